@@ -1,0 +1,42 @@
+"""Options that several commands share, and the look of their ``--help``."""
+
+import argparse
+from pathlib import Path
+from typing import List, Sequence
+
+from rnnt_kd.config_io import load_recipe
+
+__all__ = ["parser", "add_recipe", "add_device", "load_recipe", "names_in"]
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults shown, paragraphs of the description kept."""
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser that takes no abbreviations: a mistyped option is an error."""
+    return argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
+
+
+def add_recipe(target: argparse.ArgumentParser) -> None:
+    """``--config PRESET.yaml`` and repeated ``--set key=value``; read them with ``load_recipe``."""
+    target.add_argument("--config", type=Path, required=True, help="preset, egs/<corpus>/conf/<preset>.yaml")
+    target.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one value of the preset"
+    )
+
+
+def add_device(target: argparse.ArgumentParser) -> None:
+    """``--device auto|cpu|cuda`` and ``--num-threads``."""
+    target.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda where there is one")
+    target.add_argument("--num-threads", type=int, default=1, help="CPU threads of one process")
+
+
+def names_in(folder: Path, suffix: str = ".py") -> List[str]:
+    """Names on the command line are things on disk: the public modules (or files) of ``folder``."""
+    return sorted(path.name[: -len(suffix)] for path in Path(folder).glob(f"*{suffix}") if not path.name.startswith("_"))
+
+
+def join(values: Sequence[object]) -> str:
+    """Values for a sentence."""
+    return ", ".join(str(value) for value in values)
