@@ -1,0 +1,68 @@
+"""The transducer: encoder, predictor, joiner and the heads that only training uses.  No loss inside.
+
+Letters: N utterances, T frames of features, T' encoder frames, S labels, D encoder dimension,
+P predictor dimension, C labels with blank.
+"""
+
+from typing import Tuple
+
+import torch
+from torch import Tensor, nn
+
+from rnnt_kd.models.joiner import Joiner
+from rnnt_kd.models.predictor import StatelessPredictor
+
+
+class Transducer(nn.Module):
+    """Args:
+      encoder:    module with ``output_dim``, ``subsampling_factor`` and
+                  ``forward(x (N, T, F), x_lens (N,)) -> (N, T', D), (N,)``.
+      predictor:  StatelessPredictor.
+      joiner:     Joiner.
+      vocab_size: C.
+      blank_id:   the label that emits nothing.
+      ctc_head:   whether to have ``ctc_output``.
+
+    Heads (all raw logits): ``simple_am_proj`` D -> C and ``simple_lm_proj`` P -> C, the additive
+    joiner that finds the pruning ranges (arXiv 2206.13236); ``ctc_output`` D -> C, or None.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        predictor: StatelessPredictor,
+        joiner: Joiner,
+        vocab_size: int,
+        blank_id: int = 0,
+        ctc_head: bool = True,
+    ):
+        super().__init__()
+        assert 0 <= blank_id < vocab_size, (blank_id, vocab_size)
+        self.vocab_size, self.blank_id = vocab_size, blank_id
+        self.encoder, self.predictor, self.joiner = encoder, predictor, joiner
+        self.simple_am_proj = _small_linear(encoder.output_dim, vocab_size)
+        self.simple_lm_proj = _small_linear(predictor.output_dim, vocab_size)
+        self.ctc_output = _small_linear(encoder.output_dim, vocab_size) if ctc_head else None
+
+    def encode(self, x: Tensor, x_lens: Tensor) -> Tuple[Tensor, Tensor]:
+        """x (N, T, F) float32, x_lens (N,) int64 -> encoder_out (N, T', D), encoder_out_lens (N,) int64."""
+        return self.encoder(x, x_lens)
+
+    def predict(self, y: Tensor) -> Tensor:
+        """Predictor outputs before each label and after the last.
+
+        Args:
+          y: (N, S) int64 labels without start symbol, padded with any label or a negative number; S may be 0.
+        Returns:
+          (N, S + 1, P); row s has seen y[:, :s] only.
+        """
+        start = torch.tensor(self.predictor.start_context(), dtype=torch.int64, device=y.device)
+        return self.predictor(torch.cat((start.expand(y.size(0), -1), y), dim=1), need_pad=False)
+
+
+def _small_linear(in_features: int, out_features: int) -> nn.Linear:
+    """A head that starts near the uniform distribution."""
+    linear = nn.Linear(in_features, out_features)
+    nn.init.normal_(linear.weight, std=0.1 * in_features**-0.5)
+    nn.init.zeros_(linear.bias)
+    return linear
