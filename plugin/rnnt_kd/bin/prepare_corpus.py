@@ -1,0 +1,44 @@
+"""Stage 0: a corpus -> Kaldi data directories, checked.
+
+``--corpus NAME`` is the module ``rnnt_kd/data/corpora/NAME.py``.
+"""
+
+import importlib
+from pathlib import Path
+from typing import List, Optional
+
+from rnnt_kd.bin.entry import command
+from rnnt_kd.bin.options import join, names_in, parser
+from rnnt_kd.data import corpora
+from rnnt_kd.data.kaldi_dir import read_data_dir
+from rnnt_kd.errors import UserError
+
+
+@command
+def main(argv: Optional[List[str]] = None) -> None:
+    options = parser(__doc__)
+    options.add_argument("--corpus", required=True, help="name of a module in rnnt_kd/data/corpora")
+    options.add_argument("--corpus-dir", type=Path, help="the corpus as its owner distributes it")
+    options.add_argument("--out-dir", type=Path, required=True, help="the data directories are made in this folder")
+    options.add_argument("--seed", type=int, default=1, help="for splits and synthesis")
+    options.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="for the corpus module; repeatable")
+    args = options.parse_args(argv)
+
+    known = names_in(Path(corpora.__file__).parent)
+    if args.corpus not in known:
+        raise UserError("--corpus", f'no corpus "{args.corpus}"', f"one of {join(known)}")
+    pairs = {}
+    for item in args.option:
+        key, equals, value = item.partition("=")
+        if not (key and equals):
+            raise UserError("--option", f'found "{item}"', "KEY=VALUE")
+        pairs[key] = value
+
+    module = importlib.import_module(f"rnnt_kd.data.corpora.{args.corpus}")
+    for path in module.prepare(args.corpus_dir, args.out_dir, seed=args.seed, options=pairs):
+        data = read_data_dir(path, allow_pipes=True)
+        print(f"{path}: {len(data.utterances)} utterances, {len(data.speakers)} speakers")
+
+
+if __name__ == "__main__":
+    main()

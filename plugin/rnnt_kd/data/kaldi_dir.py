@@ -1,0 +1,264 @@
+"""Kaldi data directories: the one contract between corpora and everything else.
+
+A directory holds, one entry a line, ``<id> <value>``, sorted by id in byte order (``LC_ALL=C sort``):
+
+    wav.scp   recording id, path of an audio file (or a shell pipe ending in "|")
+    text      utterance id, transcript (any Unicode; may be empty)
+    utt2spk   utterance id, speaker id
+    spk2utt   speaker id, its utterance ids (may be missing: it says what utt2spk says)
+    segments  utterance id, recording id, start, end in seconds (missing: an utterance is
+              a recording; an end of -1 is the end of the recording, as in Kaldi)
+
+A relative path in ``wav.scp`` is relative to the current directory (Kaldi's rule); where no such
+file exists, to the data directory.  Pipes run only where the user allows them.
+
+``read_data_dir`` returns only what is right: any defect is one ``UserError`` that names the file and
+the line.  It opens no audio: ``data.audio`` and ``data.check_audio`` do.
+"""
+
+import math
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Mapping, Optional, Tuple
+
+from rnnt_kd.atomic import replace_dir
+from rnnt_kd.errors import UserError
+
+
+@dataclass(frozen=True)
+class RecordingEntry:
+    """One line of ``wav.scp``.  ``source`` is an absolute path, or a shell command where ``is_pipe``."""
+
+    id: str
+    source: str
+    is_pipe: bool
+    where: str  # "data/train/wav.scp:3", for messages
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One utterance; ``start`` and ``end`` in seconds of its recording, ``end`` None = to the end."""
+
+    id: str
+    recording_id: str
+    text: str
+    speaker: str
+    start: float
+    end: Optional[float]
+    where: str  # "data/train/segments:17", for messages
+
+
+@dataclass(frozen=True)
+class KaldiDataDir:
+    """A whole directory; ``utterances`` are in the order of their ids."""
+
+    path: Path
+    recordings: Dict[str, RecordingEntry]
+    utterances: List[Utterance]
+    has_segments: bool
+
+    @property
+    def speakers(self) -> List[str]:
+        return sorted({utterance.speaker for utterance in self.utterances})
+
+
+def read_data_dir(path: Path, allow_pipes: bool = False) -> KaldiDataDir:
+    """Read and check a data directory.
+
+    Args:
+      path:        the directory.
+      allow_pipes: take ``wav.scp`` entries that are shell commands.  They are not run here.
+    Raises:
+      UserError: no directory or file, empty, not UTF-8, unsorted, duplicate or mismatched ids,
+        missing audio, a pipe without ``allow_pipes``, bad times in ``segments``.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(path, "no such directory", "a Kaldi data directory with wav.scp, text and utt2spk", "check the path")
+    for name in ("wav.scp", "text", "utt2spk"):
+        if not (path / name).is_file():
+            raise UserError(path, f"has no file {name}", "wav.scp, text and utt2spk", "prepare the data directory again")
+
+    recordings = {
+        key: _recording(path, key, value, where, allow_pipes) for key, (value, where) in _read_table(path / "wav.scp").items()
+    }
+    text = _read_table(path / "text", value_may_be_empty=True)
+    utt2spk = _read_table(path / "utt2spk")
+    has_segments = (path / "segments").is_file()
+    if has_segments:
+        spans = {key: _segment(value, where) for key, (value, where) in _read_table(path / "segments").items()}
+        wheres = {key: where for key, (_, where) in _read_table(path / "segments").items()}
+        origin = "segments"
+        for key, (recording_id, _, _) in spans.items():
+            if recording_id not in recordings:
+                raise UserError(wheres[key], f'recording "{recording_id}" is not in wav.scp', "a recording id of wav.scp")
+    else:
+        spans = {key: (key, 0.0, None) for key in recordings}
+        wheres = {key: entry.where for key, entry in recordings.items()}
+        origin = "wav.scp"
+
+    for key, (_, where) in text.items():
+        if key not in spans:
+            raise UserError(where, f'transcript "{key}" has no audio', f"an utterance id of {origin}", "remove the line or add the audio")
+    for key, where in wheres.items():
+        if key not in text:
+            raise UserError(where, f'audio "{key}" has no transcript', "a line in text", "remove the line or add the transcript")
+        if key not in utt2spk:
+            raise UserError(where, f'utterance "{key}" has no speaker', "a line in utt2spk", "use the utterance id where speakers are unknown")
+    for key, (value, where) in utt2spk.items():
+        if key not in spans:
+            raise UserError(where, f'utterance "{key}" has no audio', f"an utterance id of {origin}", "remove the line or add the audio")
+        if " " in value:
+            raise UserError(where, f'found "{key} {value}"', "two fields: utterance and speaker")
+    if has_segments:
+        used = {recording_id for recording_id, _, _ in spans.values()}
+        for key, entry in recordings.items():
+            if key not in used:
+                raise UserError(entry.where, f'recording "{key}" is in no segment', "every recording used in segments", "remove the line")
+    _check_spk2utt(path, {key: value for key, (value, _) in utt2spk.items()})
+
+    utterances = [
+        Utterance(key, recording_id, text[key][0], utt2spk[key][0], start, end, wheres[key])
+        for key, (recording_id, start, end) in spans.items()
+    ]
+    return KaldiDataDir(path, recordings, utterances, has_segments)
+
+
+def write_data_dir(
+    path: Path,
+    *,
+    wav_scp: Mapping[str, object],
+    text: Mapping[str, str],
+    utt2spk: Mapping[str, str],
+    segments: Optional[Mapping[str, Tuple[str, float, float]]] = None,
+) -> Path:
+    """Write a data directory, sorted, whole or not at all; an older one is replaced.
+
+    Args:
+      path:     the directory to make.  Everything in an older one of that name goes: keep audio elsewhere.
+      wav_scp:  recording id -> path of the audio, or a shell pipe ending in "|".
+      text:     utterance id -> transcript; runs of white space become one space.
+      utt2spk:  utterance id -> speaker id.
+      segments: utterance id -> (recording id, start, end) in seconds.
+    Returns: ``path``.
+    Raises: UserError where ``read_data_dir`` would not take the result.
+    """
+    path = Path(path)
+    tables = {
+        "wav.scp": {key: str(value) for key, value in wav_scp.items()},
+        "text": {key: " ".join(value.split()) for key, value in text.items()},
+        "utt2spk": dict(utt2spk),
+        "spk2utt": _invert(utt2spk),
+    }
+    if segments is not None:
+        tables["segments"] = {key: f"{recording} {start:.6f} {end:.6f}" for key, (recording, start, end) in segments.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    try:
+        for name, table in tables.items():
+            lines = [f"{key} {table[key]}".rstrip() + "\n" for key in sorted(table)]
+            (made / name).write_text("".join(lines), encoding="utf-8", newline="\n")
+        os.chmod(made, 0o755)
+        try:
+            read_data_dir(made, allow_pipes=True)
+        except UserError as error:
+            raise UserError(str(error).replace(str(made), str(path)), "the directory was not written") from None
+        replace_dir(made, path)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return path
+
+
+def _read_table(path: Path, value_may_be_empty: bool = False) -> Dict[str, Tuple[str, str]]:
+    """``{id: (value, "file:line")}`` in the order of the file; white space inside a value becomes one space."""
+    try:
+        content = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}", "is not UTF-8", "UTF-8 text", "convert it, for example with iconv") from None
+    except PermissionError:
+        raise UserError(path, "cannot be read: permission denied", "a readable file") from None
+    table: Dict[str, Tuple[str, str]] = {}
+    previous = ""
+    lines = content.split("\n")
+    if lines and not lines[-1].strip():
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        where = f"{path}:{number}"
+        fields = re.split(r"[ \t\r]+", line.strip(" \t\r"), maxsplit=1)
+        key, value = fields[0], " ".join(fields[1].split()) if len(fields) > 1 else ""
+        if not key:
+            raise UserError(where, "is empty", "an id and a value", "remove the line")
+        if "\0" in line:
+            raise UserError(where, "holds a NUL character", "plain text")
+        if not value and not value_may_be_empty:
+            raise UserError(where, f'id "{key}" has no value', "an id and a value")
+        if key in table:
+            raise UserError(where, f'duplicate id "{key}" (first at line {table[key][1].rpartition(":")[2]})', "every id once", "remove one of the lines")
+        if key < previous:
+            raise UserError(where, f'is not sorted: "{key}" after "{previous}"', "byte order", f"run: LC_ALL=C sort -o {path} {path}")
+        table[key] = (value, where)
+        previous = key
+    if not table:
+        raise UserError(path, "is empty", "at least one line", "prepare the data directory again")
+    return table
+
+
+def _recording(directory: Path, key: str, value: str, where: str, allow_pipes: bool) -> RecordingEntry:
+    if value.endswith("|"):
+        if not allow_pipes:
+            raise UserError(where, "is a shell pipe", "the path of an audio file", "give --allow-pipes if you trust this directory")
+        return RecordingEntry(key, value[:-1].strip(), True, where)
+    for candidate in (Path(value), directory / value):
+        if candidate.is_file():
+            if not os.access(candidate, os.R_OK):
+                raise UserError(where, f"audio {value} cannot be read: permission denied", "a readable file")
+            return RecordingEntry(key, str(candidate.absolute()), False, where)
+    places = "an existing file" if os.path.isabs(value) else f"a file relative to {Path.cwd()} or to {directory}"
+    raise UserError(where, f"audio {value} does not exist", places, "mend the path or remove the utterance")
+
+
+def _segment(value: str, where: str) -> Tuple[str, float, Optional[float]]:
+    fields = value.split()
+    if len(fields) != 3:
+        raise UserError(where, f"has {len(fields) + 1} fields", "four: utterance, recording, start, end")
+    try:
+        start, end = float(fields[1]), float(fields[2])
+    except ValueError:
+        start = end = math.nan
+    if not (math.isfinite(start) and math.isfinite(end)):
+        raise UserError(where, f'times "{fields[1]} {fields[2]}" are not numbers', "start and end in seconds")
+    if end == -1.0 and start >= 0.0:
+        return fields[0], start, None
+    if start < 0.0:
+        raise UserError(where, f"starts at {fields[1]}", "a start of 0 seconds or later")
+    if end <= start:
+        raise UserError(where, f"ends at {fields[2]}, not after its start {fields[1]}", "start < end, in seconds")
+    return fields[0], start, end
+
+
+def _check_spk2utt(path: Path, utt2spk: Mapping[str, str]) -> None:
+    if not (path / "spk2utt").is_file():
+        return
+    expected = _invert(utt2spk)
+    advice = "make it again from utt2spk (utils/utt2spk_to_spk2utt.pl), or remove it"
+    found = _read_table(path / "spk2utt")
+    for key, (value, where) in found.items():
+        if key not in expected:
+            raise UserError(where, f'speaker "{key}" is not in utt2spk', "the speakers of utt2spk", advice)
+        if sorted(value.split()) != expected[key].split():
+            raise UserError(where, f'utterances of speaker "{key}" differ from utt2spk', "the same utterances", advice)
+    for key in expected:
+        if key not in found:
+            raise UserError(path / "spk2utt", f'speaker "{key}" of utt2spk is missing', "every speaker of utt2spk", advice)
+
+
+def _invert(utt2spk: Mapping[str, str]) -> Dict[str, str]:
+    spk2utt: Dict[str, List[str]] = {}
+    for utterance in sorted(utt2spk):
+        spk2utt.setdefault(utt2spk[utterance], []).append(utterance)
+    return {speaker: " ".join(utterances) for speaker, utterances in spk2utt.items()}
