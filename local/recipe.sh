@@ -1,0 +1,216 @@
+# Sourced by run.sh: options, checks, stages, jobs.  Needs $root; option variables are the ones
+# that run.sh assigns before parse_options.
+
+existing_stages="0 1 2 3 5 6 7"
+on_off_options="allow_pipes dry_run"
+
+die() { echo "error: $*" >&2; exit 1; }
+
+default_jobs() { local n; n=$(nproc 2>/dev/null || echo 1); echo $((n < 4 ? n : 4)); }
+
+#--- options ---------------------------------------------------------------------------------------
+option_names() { sed -n 's/^\([a-z_]*\)=.*# .*/\1/p' "$root/run.sh"; }
+
+parse_options() {
+  local names name
+  names=$(option_names)
+  while [ $# -gt 0 ]; do
+    case $1 in --help|-h) usage; exit 0 ;; esac
+    name=${1#--}; name=${name//-/_}
+    if [ "$1" = "$name" ] || ! grep -qxF -- "$name" <<<"$names"; then
+      die "unknown option '$1'; expected one of:$(printf ' --%s' ${names//_/-}) --help"
+    fi
+    if grep -qwF -- "$name" <<<"$on_off_options"; then
+      printf -v "$name" true; shift
+    else
+      [ $# -ge 2 ] || die "$1 needs a value"
+      printf -v "$name" '%s' "$2"; shift 2
+    fi
+  done
+}
+
+usage() {
+  sed -n '2,/^$/s/^# \{0,1\}//p' "$root/run.sh" | sed '/^See .*--help/d'
+  echo "Options:"
+  sed -n 's/^\([a-z_]*\)=\([^#]*[^# ]\)\{0,1\} *# \(.*\)/\1|\2|\3/p' "$root/run.sh" | while IFS='|' read -r name value text; do
+    case $value in '$('*) value=$(default_jobs) ;; esac
+    value=${value//\"/}
+    grep -qwF -- "$name" <<<"$on_off_options" && value=
+    printf '  --%-16s %s%s\n' "${name//_/-}" "$text" "${value:+ [$value]}"
+  done
+  cat <<EOF
+
+Corpora:       $(corpora)
+KD variants:   $(kd_variants)
+KD weightings: $(kd_weightings)
+Stages:        0 data directories   1 cuts and features   2 BPE   3 teacher   5 students   6 decode   7 score
+               (4, 8 and 9 are reserved and do not exist yet)
+
+A finished stage is skipped; a changed setting runs again what depends on it.  A run that was
+interrupted, even by kill -9, goes on where it stopped when the same command is given again.
+EOF
+}
+
+# Names on the command line are things on disk.
+corpora() { (cd "$root/egs" && ls -d */corpus.sh | cut -d/ -f1 | xargs); }
+presets() { (cd "$root/egs/$corpus/conf" 2>/dev/null && ls ./*.yaml 2>/dev/null | sed 's|^\./||; s|\.yaml$||' | xargs); }
+functions_of() { sed -n 's/^def \([a-z][a-z_0-9]*\)(.*/\1/p' "$1" | grep -v '^available_' | tr _ - | sort | xargs; }
+kd_variants() { functions_of "$root/plugin/rnnt_kd/losses/kd_variants.py"; }
+kd_weightings() { functions_of "$root/plugin/rnnt_kd/losses/kd_weightings.py"; }
+
+one_of() { # one_of OPTION VALUE CHOICES
+  [[ -n $2 && " $3 " == *" $2 "* ]] || die "$1: '$2'; expected one of: ${3// /, }"
+}
+whole_number() { # whole_number OPTION VALUE LEAST
+  [[ $2 =~ ^[0-9]+$ && $((10#$2)) -ge $3 ]] || die "$1: '$2'; expected a whole number, at least $3"
+}
+number_between() { # number_between OPTION VALUE LOW HIGH: LOW <= VALUE < HIGH
+  [[ $2 =~ ^[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?$ ]] && awk -v x="$2" -v a="$3" -v b="$4" 'BEGIN { exit !(x >= a && x < b) }' \
+    || die "$1: '$2'; expected a number from $3 to below $4"
+}
+
+check_options() {
+  one_of --env "$env" "auto k2 torch2 none"
+  one_of --device "$device" "auto cpu cuda"
+  one_of --lattice-backend "$lattice_backend" "auto $(cd "$root/plugin/rnnt_kd/lattice" && ls ./*_backend.py | sed 's|^\./||; s|_backend\.py$||' | xargs)"
+  local option
+  for option in stage stop_stage; do
+    one_of "--${option//_/-}" "${!option}" "$existing_stages"
+  done
+  [ "$stage" -le "$stop_stage" ] || die "--stage $stage comes after --stop-stage $stop_stage; expected --stage <= --stop-stage"
+  whole_number --seed "$seed" 0
+  whole_number --nj "$nj" 1
+  [ -z "$kd_variant" ] || one_of --kd-variant "$kd_variant" "$(kd_variants)"
+  [ -z "$kd_weighting" ] || one_of --kd-weighting "$kd_weighting" "$(kd_weightings)"
+  [ -z "$kd_scale" ] || number_between --kd-scale "$kd_scale" 0 1e9
+  [ -n "$sparsities" ] || die "--sparsities: empty; expected fractions, for example \"0.6 0.9\""
+  local sparsity
+  for sparsity in $sparsities; do number_between --sparsities "$sparsity" 0.01 1; done
+
+  if [ -n "$train_dir$dev_dir$test_dirs" ]; then
+    [ -n "$train_dir" ] && [ -n "$dev_dir" ] && [ -n "$test_dirs" ] \
+      || die "--train-dir, --dev-dir and --test-dirs go together; give all three"
+    [ -z "$corpus" ] || [ "$corpus" = custom ] || die "--corpus $corpus and --train-dir exclude each other"
+    corpus=custom
+  fi
+  corpus=${corpus:-synth}
+  one_of --corpus "$corpus" "$(corpora)"
+  if [ "$corpus" = custom ] && [ -z "$train_dir" ]; then
+    die "--corpus custom needs your Kaldi data directories: --train-dir, --dev-dir and --test-dirs"
+  fi
+  data_dir=${data_dir:-$root/data/$corpus}
+  exp_dir=${exp_dir:-$root/exp/$corpus}
+
+  # The preset is known before corpus.sh is read, because a corpus may choose its parts by it.
+  local chosen=$preset custom_train=$train_dir custom_dev=$dev_dir custom_tests=$test_dirs
+  . "$root/egs/$corpus/corpus.sh"
+  if [ -z "$chosen" ]; then
+    if uses_gpu; then preset=$default_preset_gpu; else preset=$default_preset_cpu; fi
+    . "$root/egs/$corpus/corpus.sh"
+  fi
+  one_of --preset "$preset" "$(presets)"
+  preset_file=$root/egs/$corpus/conf/$preset.yaml
+  if [ "$corpus" = custom ]; then
+    train_dir=$custom_train dev_dir=$custom_dev test_dirs=$custom_tests
+    data_dir=$exp_dir
+    shrink_vocab=--shrink-to-fit
+  else
+    train_dir=$data_dir/$train_dir dev_dir=$data_dir/$dev_dir
+    test_dirs=$(printf "$data_dir/%s " $test_dirs)
+    shrink_vocab=
+    if [ "$needs_corpus_dir" = true ]; then
+      [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir DIR: where the corpus is (see egs/$corpus/README.md)"
+    fi
+  fi
+  local names
+  names=$(for dir in $dev_dir $test_dirs; do set_name "$dir"; done | sort)
+  [ "$(uniq -d <<<"$names")" = "" ] || [ "$(for dir in $test_dirs; do set_name "$dir"; done | sort | uniq -d)" = "" ] \
+    || die "--test-dirs: two directories have the name '$(uniq -d <<<"$names" | head -n 1)'; expected different last parts; rename one or link to it"
+  pipes=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
+}
+
+uses_gpu() {
+  [ "$device" = cuda ] || { [ "$device" = auto ] && command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU; }
+}
+
+#--- what a stage is made of -----------------------------------------------------------------------
+wants() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; }
+
+say() { printf '\n=== stage %s: %s  (%s, %s)\n' "$1" "$2" "$corpus/$preset" "$(date +%H:%M:%S)"; }
+
+run() { # run COMMAND ...: print it under --dry-run, else run it in the checkout
+  if [ "$dry_run" = true ]; then printf '+'; printf ' %q' "$@"; echo; return; fi
+  "$@" || exit $?
+}
+
+# The folder's name stands for the set in file names: data/test -> test.
+set_name() { basename "$1"; }
+
+read_preset() { # sets features_speed_perturb, text_vocab_size, ... from the preset
+  local keys="features.speed_perturb text.vocab_size text.model_type decoding.search decoding.beam decoding.batch_seconds" key
+  if [ "$dry_run" = true ]; then
+    for key in $keys; do printf -v "${key//./_}" '%s' "<$key of $preset>"; done
+    return
+  fi
+  local assignments
+  assignments=$(python -m rnnt_kd.bin.preset --config "$preset_file" $keys) || exit 1
+  eval "$assignments"
+}
+
+student_names() {
+  local sparsity
+  for sparsity in $sparsities; do
+    set -- $(awk -v s="$sparsity" 'BEGIN { printf "sparse%g", 100 * s }')
+    printf '%s %s ' "$1" "$1_kd"
+  done
+  echo "small small_kd"
+}
+role_of() { case $1 in sparse*) echo sparse_student ;; *) echo small_student ;; esac; }
+system_options() { # system_options NAME: what bin.train must know of a student -> array system_options
+  local name=$1 sparsity=${1#sparse}
+  system_options=(--role "$(role_of "$name")" --name "$name" --exp-dir "$(system_dir "$name")")
+  case $name in sparse*|*_kd) system_options+=(--teacher-dir "$teacher_dir") ;; esac
+  case $name in sparse*) system_options+=(--sparsity "$(awk -v s="${sparsity%_kd}" 'BEGIN { printf "%g", s / 100 }')") ;; esac
+  case $name in *_kd)
+    system_options+=(--kd ${kd_variant:+--kd-variant "$kd_variant"} ${kd_weighting:+--kd-weighting "$kd_weighting"}
+      ${kd_scale:+--kd-scale "$kd_scale"}) ;;
+  esac
+}
+system_dir() { case $1 in teacher) echo "$teacher_dir" ;; *) echo "$exp_dir/students/$1" ;; esac; }
+decode_dir() { echo "$(system_dir "$1")/decode_$2_$decoding_search"; }
+
+#--- jobs side by side -----------------------------------------------------------------------------
+job_names=() job_commands=()
+add_job() { local name=$1; shift; job_names+=("$name"); job_commands+=("$(printf '%q ' "$@")"); }
+
+run_jobs() { # runs what add_job collected, $nj at once; one job alone keeps the terminal to itself
+  local i
+  if [ "$dry_run" = true ]; then
+    for i in "${!job_names[@]}"; do echo "+ ${job_commands[i]}"; done
+  elif [ "$nj" = 1 ]; then
+    for i in "${!job_names[@]}"; do bash -c "${job_commands[i]}" || exit $?; done
+  else
+    # xargs, and not background jobs: those would ignore Ctrl-C.
+    for i in "${!job_names[@]}"; do printf '%s\0%s\0' "${job_names[i]}" "${job_commands[i]}"; done |
+      xargs -0 -n 2 -P "$nj" bash -c 'set -o pipefail; eval "$1" 2>&1 | sed -u "s/^/[$0] /"; status=$?; [ $status = 0 ] || exit 255' \
+      || die "a job failed: see the lines above that begin with its [name]; mend it and run the same command again"
+  fi
+  job_names=() job_commands=()
+}
+
+lock_folder() { # one run at a time in a folder; the lock goes when the last process of the run ends
+  mkdir -p "$1" || die "$1: cannot be made; expected a folder that can be written; choose another --exp-dir"
+  command -v flock >/dev/null 2>&1 || return 0
+  exec 9>>"$1/.lock" || die "$1: cannot be written; choose another --exp-dir"
+  flock -n 9 || die "$1: another run is at work there; wait for it to end, or choose another --exp-dir"
+}
+
+list_results() {
+  [ "$dry_run" = false ] || return 0
+  echo
+  echo "Made:"
+  local path
+  for path in "$data_dir" "$exp_dir/cuts" "$exp_dir/bpe" "$teacher_dir" "$exp_dir/students" "$exp_dir/summary.md" "$exp_dir/summary.json"; do
+    [ ! -e "$path" ] || echo "  $path"
+  done
+}

@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Make the Python environment a recipe runs in: .venv/k2 or .venv/torch2 below the checkout.
+#
+#   local/setup_env.sh [--env auto|k2|torch2|none]
+#
+#   k2      CPython 3.10, torch 1.13.1, torchaudio 0.13.1, k2 1.23.4: everything from the package index
+#   torch2  CPython >= 3.11, torch 2.x; k2 where the index has a wheel that imports, else the torch backend
+#   none    the Python that is active; only looks whether the packages are there
+#   auto    k2 where a Python 3.10 is found and no GPU is present, else torch2
+#
+# Versions are pinned in requirements/*.txt.  A second run finds the environment finished and
+# touches no network.  The choice is kept in .venv/current, which local/path.sh reads.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+die() { echo "error: $*" >&2; exit 1; }
+
+env=auto
+while [ $# -gt 0 ]; do
+  case $1 in
+    --env) [ $# -ge 2 ] || die "--env needs a value: auto, k2, torch2, none"; env=$2; shift 2 ;;
+    --help|-h) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) die "unknown option '$1'; expected one of: --env --help" ;;
+  esac
+done
+
+# version_of PYTHON -> "3.10" if it runs, else nothing
+version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
+
+# find_python VERSION ... -> the first interpreter of one of these versions
+find_python() {
+  local version candidate
+  for version in "$@"; do
+    for candidate in "python$version" python3 \
+        "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$version".*/bin/python \
+        "$(command -v uv >/dev/null 2>&1 && uv python find --no-python-downloads "$version" 2>/dev/null || true)" \
+        "${CONDA_PREFIX:-/nonexistent}"/bin/python \
+        "$HOME"/miniconda3/envs/*/bin/python "$HOME"/anaconda3/envs/*/bin/python; do
+      [ -n "$candidate" ] || continue
+      candidate=$(command -v "$candidate" 2>/dev/null) || continue
+      if [ "$(version_of "$candidate")" = "$version" ]; then echo "$candidate"; return 0; fi
+    done
+  done
+  return 1
+}
+
+has_gpu() { command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU; }
+
+current_pythons="3.11 3.12 3.13 3.14"
+case $env in
+  auto)
+    if has_gpu; then
+      env=torch2; echo "environment: torch2, because there is a GPU (--env changes this)"
+    elif [ -x "$root/.venv/k2/bin/python" ] || find_python 3.10 >/dev/null; then
+      env=k2; echo "environment: k2, because Python 3.10 is here and no GPU (--env changes this)"
+    else
+      env=torch2; echo "environment: torch2, because no Python 3.10 was found (--env changes this)"
+    fi ;;
+  k2|torch2|none) echo "environment: $env, as asked" ;;
+  *) die "--env: '$env'; expected one of: auto, k2, torch2, none" ;;
+esac
+
+if [ "$env" = none ]; then
+  missing=$(python3 - <<'PY'
+import importlib.util
+needed = ["torch", "numpy", "lhotse", "urllib3", "lilcom", "soundfile", "scipy", "sentencepiece", "kaldialign",
+          "lightning_fabric", "safetensors", "omegaconf", "tensorboard", "tqdm", "filelock"]
+print(" ".join(name for name in needed if importlib.util.find_spec(name) is None))
+PY
+  ) || die "--env none: no python3 on PATH; expected an active environment; activate it, or use --env auto"
+  [ -z "$missing" ] || die "--env none: $(command -v python3) lacks: $missing; install them (pip install -e .) or use --env auto"
+  mkdir -p "$root/.venv" && echo none > "$root/.venv/current"
+  exit 0
+fi
+
+venv=$root/.venv/$env
+wanted=$(cd "$root/requirements" && cat "$env"*.txt | cksum)
+if [ "$(cat "$venv/.finished" 2>/dev/null || true)" = "$wanted" ]; then
+  echo "environment: $venv is ready"
+  echo "$env" > "$root/.venv/current"
+  exit 0
+fi
+
+if [ "$env" = k2 ]; then
+  python=$(find_python 3.10) || die "--env k2: no Python 3.10 on PATH, in pyenv, uv or conda; install one (pyenv install 3.10, uv python install 3.10) or use --env torch2"
+else
+  # shellcheck disable=SC2086
+  python=$(find_python $current_pythons) || die "--env torch2: no Python of ${current_pythons// /, } on PATH, in pyenv, uv or conda; install one or use --env k2"
+fi
+echo "environment: making $venv with $python (a few minutes, some gigabytes; only once)"
+mkdir -p "$root/.venv"
+exec 8> "$root/.venv/.lock-$env"
+command -v flock >/dev/null 2>&1 && { flock -n 8 || { echo "environment: another process is making it, waiting"; flock 8; }; }
+rm -rf "$venv"
+if ! "$python" -m venv "$venv" 2>"$root/.venv/venv.log"; then
+  if command -v uv >/dev/null 2>&1; then uv venv --seed --python "$python" "$venv"
+  else die "$python cannot make an environment ($(tail -n 1 "$root/.venv/venv.log")); install its venv package (python3-venv) or uv"; fi
+fi
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+install() { # a log instead of pages of output; its end where it fails
+  pip install --progress-bar off "$@" >"$root/.venv/install-$env.log" 2>&1 && return
+  grep -i -E '^ERROR|error:' "$root/.venv/install-$env.log" | tail -n 3 >&2
+  die "pip install $* failed; see $root/.venv/install-$env.log, mend the network or the index and run again"
+}
+# k2's wheel has a name that newer versions of pip refuse ("no matching distribution").
+[ "$env" != k2 ] || install "pip<24" "setuptools<81"
+# The build of torch comes from the user's own index settings; a CPU build is taken where they offer one.
+install -r "$root/requirements/$env.txt"
+if [ "$env" = k2 ]; then
+  install --no-deps -r "$root/requirements/k2-wheel.txt"
+  "$venv/bin/python" -c 'import k2, torchaudio' || die "k2 was installed but does not import; see the line above, or use --env torch2"
+elif pip install --progress-bar off --only-binary :all: --no-deps "k2>1.23.4" >>"$root/.venv/install-$env.log" 2>&1; then
+  if "$venv/bin/python" -c 'import k2' 2>/dev/null; then echo "environment: k2 from the index"
+  else pip uninstall -qy k2; echo "environment: the index's k2 does not fit this torch; the torch backend is used"; fi
+else
+  echo "environment: the index has no k2 for this Python; the torch backend is used"
+fi
+"$venv/bin/python" -c 'import torch, lhotse, lilcom, sentencepiece, kaldialign, lightning_fabric, safetensors, omegaconf' \
+  || die "the environment is incomplete; see the line above; remove $venv and run again"
+echo "$wanted" > "$venv/.finished"
+echo "$env" > "$root/.venv/current"
+echo "environment: $venv is ready"

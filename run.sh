@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# Train a dense RNN-T teacher and sparse students, without and with distillation over the
+# pruned lattice; decode and score them; print the table of word error rates.
+#
+#   ./run.sh                                            # everything, on speech made on this machine
+#   ./run.sh --corpus an4 --corpus-dir DIR              # a corpus of egs/
+#   ./run.sh --train-dir D --dev-dir D --test-dirs "D"  # your own Kaldi data directories
+#
+# See ./run.sh --help.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+. "$root/local/recipe.sh"
+
+corpus=                 # a folder of egs/ (default: synth)
+corpus_dir=             # where the corpus is on this machine (or is downloaded to)
+train_dir=              # your own Kaldi data directories instead of a corpus:
+dev_dir=                #   all three options together
+test_dirs=              #   one or more, in quotes
+data_dir=               # stage 0 writes Kaldi data directories here (default: data/<corpus>)
+exp_dir=                # everything else is written here (default: exp/<corpus>)
+stage=0                 # first stage: 0 1 2 3 5 6 7
+stop_stage=7            # last stage
+preset=                 # a file egs/<corpus>/conf/<preset>.yaml (default: the corpus's, by device)
+seed=1                  # of data, weights and batches
+nj=$(default_jobs)      # processes side by side
+device=auto             # auto, cpu or cuda
+lattice_backend=auto    # auto, k2 or torch
+kd_variant=             # what teacher and student are compared on (default: the preset's)
+kd_weighting=           # how lattice nodes are weighted (default: the preset's)
+kd_scale=               # weight of the teacher term (default: the preset's)
+sparsities="0.6 0.9"    # of the sparse students
+env=auto                # Python environment: auto, k2, torch2 or none
+allow_pipes=false       # run the shell pipes of wav.scp
+dry_run=false           # print the commands, run none
+
+parse_options "$@"
+check_options
+
+#---------------------------------------------------------------------------------------------------
+if [ "$dry_run" = false ]; then
+  "$root/local/setup_env.sh" --env "$env"
+  unset RNNT_KD_ENV
+  . "$root/local/path.sh"
+  lock_folder "$exp_dir"
+fi
+read_preset
+teacher_dir=$exp_dir/teacher
+train=(python -m rnnt_kd.bin.train --config "$preset_file" --train-cuts "$exp_dir/cuts/train.jsonl.gz"
+  --dev-cuts "$exp_dir/cuts/$(set_name "$dev_dir").jsonl.gz" --bpe-dir "$exp_dir/bpe"
+  --seed "$seed" --device "$device" --lattice-backend "$lattice_backend")
+
+if wants 0; then
+  say 0 "data directories"
+  if [ "$corpus" = custom ]; then
+    for dir in $train_dir $dev_dir $test_dirs; do
+      run local/validate_data_dir.sh "$dir" $pipes
+    done
+  else
+    # shellcheck disable=SC2046
+    run local/prepare_corpus.sh --corpus "$corpus_module" ${corpus_dir:+--corpus-dir "$corpus_dir"} \
+      --out-dir "$data_dir" --seed "$seed" --nj "$nj" $(printf -- '--option %s ' ${prepare_options[@]+"${prepare_options[@]}"})
+  fi
+fi
+
+if wants 1; then
+  say 1 "cuts and features"
+  # shellcheck disable=SC2086
+  run local/compute_features.sh --data-dir "$train_dir" --out-dir "$exp_dir/cuts" --name train \
+    --speed-perturb $features_speed_perturb --nj "$nj" $pipes
+  for dir in $dev_dir $test_dirs; do
+    run local/compute_features.sh --data-dir "$dir" --out-dir "$exp_dir/cuts" --name "$(set_name "$dir")" --nj "$nj" $pipes
+  done
+fi
+
+if wants 2; then
+  say 2 "byte-pair encoding"
+  run local/train_bpe.sh --text "$train_dir/text" --vocab-size "$text_vocab_size" --model-type "$text_model_type" \
+    --out-dir "$exp_dir/bpe" $shrink_vocab
+fi
+
+if wants 3; then
+  say 3 "dense teacher"
+  run "${train[@]}" --role teacher --name teacher --exp-dir "$teacher_dir"
+fi
+
+if wants 5; then
+  say 5 "students: $(student_names)"
+  for system in $(student_names); do
+    system_options "$system"
+    add_job "$system" "${train[@]}" "${system_options[@]}"
+  done
+  run_jobs
+fi
+
+if wants 6; then
+  say 6 "decode"
+  for system in teacher $(student_names); do
+    for dir in $test_dirs; do
+      name=$(set_name "$dir")
+      add_job "$system $name" python -m rnnt_kd.bin.decode --system-dir "$(system_dir "$system")" \
+        --cuts "$exp_dir/cuts/$name.jsonl.gz" --bpe-dir "$exp_dir/bpe" --test-set "$name" --device "$device" \
+        --search "$decoding_search" --beam "$decoding_beam" --batch-seconds "$decoding_batch_seconds" \
+        --out-dir "$(decode_dir "$system" "$name")"
+    done
+  done
+  run_jobs
+fi
+
+if wants 7; then
+  say 7 "score"
+  for dir in $test_dirs; do
+    name=$(set_name "$dir")
+    for system in teacher $(student_names); do
+      twin=${system%_kd}
+      run local/score.sh $([ "$twin" = "$system" ] || echo --baseline-decode-dir "$(decode_dir "$twin" "$name")") \
+        "$dir" "$(decode_dir "$system" "$name")"
+    done
+  done
+  run python -m rnnt_kd.bin.summarize --exp-dir "$exp_dir" --test-sets "$(for dir in $test_dirs; do set_name "$dir"; done | xargs)"
+fi
+
+list_results

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Set up what the tests need and run them.
+#
+#   tests/run.sh [--env auto|k2|torch2|none] [pytest options and paths]
+#
+#   tests/run.sh                          # everything, in the environment that fits this machine
+#   tests/run.sh --env torch2             # everything, in the other one
+#   tests/run.sh tests/losses -k teacher  # some of it
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+env=auto
+arguments=()
+while [ $# -gt 0 ]; do
+  case $1 in
+    --env) [ $# -ge 2 ] || { echo "error: --env needs a value: auto, k2, torch2, none" >&2; exit 1; }; env=$2; shift 2 ;;
+    --help|-h) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *) arguments+=("$1"); shift ;;
+  esac
+done
+
+"$root/local/setup_env.sh" --env "$env"
+unset RNNT_KD_ENV
+. "$root/local/path.sh"
+cd "$root"
+exec python -m pytest ${arguments[@]+"${arguments[@]}"}
