@@ -1,0 +1,154 @@
+"""What every search shares: the table of hypotheses and one model call a frame.
+
+A search reads the frames in order.  In each frame it asks for the log-probabilities of
+all hypotheses of all utterances at once, picks tokens, and writes them to the table:
+
+    table = HypothesisTable(model, encoder_out, encoder_out_lens, beam, blank_id)
+    for frame in range(table.num_frames):
+        log_probs = table.log_probs(frame)         # (n, K, C)
+        ...
+        table.extend(frame, parents, tokens, emitted, scores)
+    return table.best()
+
+N utterances, n <= N of them still have the frame, K hypotheses an utterance ("slots"),
+T frames, C vocabulary, L context of the predictor.  Inside, utterances are sorted by
+length, so that those that have a frame are the first n rows: an utterance that ended
+is not touched again, whatever it is batched with.
+"""
+
+from dataclasses import dataclass
+from typing import List
+
+import torch
+from torch import Tensor
+
+from rnnt_kd.errors import UserError
+
+_EMPTY = -1  # fills rows of tokens behind their last one; no token has this id
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One utterance, recognised."""
+
+    tokens: List[int]  # without blank
+    timestamps: List[int]  # encoder frame in which each token was emitted
+    score: float  # natural log of the probability, all merged paths together
+
+
+class HypothesisTable:
+    """All hypotheses of a batch, as tensors.
+
+    Args:
+      model:            a ``Transducer`` in eval mode; its predictor and joiner are used.
+      encoder_out:      (N, T, D), the encoder's output, padding included.
+      encoder_out_lens: (N,) int64, frames that are not padding; 0 is allowed.
+      beam:             K, hypotheses an utterance.
+      blank_id:         last symbol of the start context [-1, ..., blank].
+
+    Attributes:
+      scores: (N, K) float64, log-probability; -inf marks a slot that is not in use.
+    """
+
+    def __init__(self, model, encoder_out: Tensor, encoder_out_lens: Tensor, beam: int, blank_id: int):
+        if beam < 1:
+            raise UserError("beam", str(beam), "1 or more hypotheses")
+        device, N = encoder_out.device, encoder_out.shape[0]
+        lens, self._order = encoder_out_lens.to(device).sort(descending=True, stable=True)
+        assert encoder_out_lens.shape == (N,), (encoder_out.shape, encoder_out_lens.shape)
+        sorted_lens = lens.tolist()
+        self.num_frames = sorted_lens[0] if sorted_lens else 0
+        assert self.num_frames <= encoder_out.shape[1], (encoder_out.shape, sorted_lens)
+        self._active = [sum(length > t for length in sorted_lens) for t in range(self.num_frames)]
+
+        self._model = model
+        self._am = model.joiner.encoder_proj(encoder_out[self._order])  # (N, T, J)
+        self._context = model.predictor.context_size
+        self._tokens = torch.full((N, beam, self._context + self.num_frames), _EMPTY, device=device)
+        self._tokens[:, :, self._context - 1] = blank_id
+        self._timestamps = torch.zeros(N, beam, self.num_frames, dtype=torch.int64, device=device)
+        self._lengths = torch.zeros(N, beam, dtype=torch.int64, device=device)
+        self.scores = torch.full((N, beam), -torch.inf, dtype=torch.float64, device=device)
+        self.scores[:, 0] = 0.0
+
+    def log_probs(self, frame: int) -> Tensor:
+        """(n, K, C) float64: log p(token | frame, tokens so far), one joiner call."""
+        n = self._active[frame]
+        last = self._lengths[:n, :, None] + torch.arange(self._context, device=self._lengths.device)
+        contexts = self._tokens[:n].gather(2, last)  # (n, K, L)
+        lm = self._model.joiner.predictor_proj(self._model.predictor(contexts.flatten(0, 1), need_pad=False))
+        lm = lm.reshape(n, -1, lm.shape[-1])
+        logits = self._model.joiner(self._am[:n, frame, None].expand_as(lm), lm)
+        return logits.double().log_softmax(-1)
+
+    def extend(self, frame: int, parents: Tensor, tokens: Tensor, emitted: Tensor, scores: Tensor) -> None:
+        """Replace the hypotheses of the utterances that have this frame.
+
+        Args:
+          frame:   index of the frame, kept as the timestamp.
+          parents: (n, K) int64, the slot each new hypothesis continues.
+          tokens:  (n, K) int64, what it says in this frame.
+          emitted: (n, K) bool; False: nothing is appended (blank, or what counts as blank).
+          scores:  (n, K) float64, its log-probability.
+        """
+        n = self._active[frame]
+        assert parents.shape == tokens.shape == emitted.shape == scores.shape == self.scores[:n].shape
+        used = self._context + frame  # longest row before this frame
+        rows = parents[:, :, None]
+        old_tokens = self._tokens[:n, :, :used].gather(1, rows.expand(-1, -1, used))
+        old_times = self._timestamps[:n, :, :frame].gather(1, rows.expand(-1, -1, frame))
+        lengths = self._lengths[:n].gather(1, parents)
+
+        self._tokens[:n, :, :used] = old_tokens
+        self._timestamps[:n, :, :frame] = old_times
+        said = torch.where(emitted, tokens, torch.full_like(tokens, _EMPTY))
+        self._tokens[:n].scatter_(2, (self._context + lengths)[:, :, None], said[:, :, None])
+        self._timestamps[:n].scatter_(2, lengths[:, :, None], torch.full_like(rows, frame))
+        self._lengths[:n] = lengths + emitted
+        self.scores[:n] = scores
+
+    def merge(self, frame: int) -> None:
+        """Add up the probabilities of slots that hold the same tokens.
+
+        The first of them keeps the sum (and its timestamps), the others are freed.  Rows are
+        compared whole: no hash that could collide.
+        """
+        n = self._active[frame]
+        rows = self._tokens[:n, :, : self._context + frame + 1]
+        same = (rows[:, :, None] == rows[:, None, :]).all(-1)  # (n, K, K)
+        together = self.scores[:n, None, :].expand_as(same).masked_fill(~same, -torch.inf).logsumexp(-1)
+        repeats = same.tril(-1).any(-1)  # an earlier slot has these tokens
+        self.scores[:n] = together.masked_fill(repeats, -torch.inf)
+
+    def best(self) -> List[Hypothesis]:
+        """The best hypothesis of each utterance, in the order the utterances were given.
+
+        Best is the highest log-probability divided by the number of tokens, the start context
+        counted too, as in icefall and sherpa-onnx; of equals, the first slot.
+
+        Raises:
+          UserError: the model gave NaN.
+        """
+        if not self.scores.numel():
+            return []
+        slot = (self.scores / (self._lengths + self._context)).argmax(-1)  # (N,), the first maximum
+        rows = torch.arange(len(slot), device=slot.device)
+        lengths, scores = self._lengths[rows, slot].tolist(), self.scores[rows, slot].tolist()
+        tokens, times = self._tokens[rows, slot].tolist(), self._timestamps[rows, slot].tolist()
+        found: List[Hypothesis] = [None] * len(slot)  # type: ignore[list-item]
+        for row, place in enumerate(self._order.tolist()):
+            if scores[row] != scores[row]:
+                raise UserError(f"utterance {place} of the batch", "the model's output is not a number", "finite logits", "the weights are broken: train again")
+            length = lengths[row]
+            found[place] = Hypothesis(tokens[row][self._context :][:length], times[row][:length], scores[row])
+        return found
+
+
+def is_emitted(tokens: Tensor, blank_id: int, unk_id) -> Tensor:
+    """True where a token is written down.
+
+    ``<unk>`` counts as blank, as in sherpa-onnx: its log-probability is added to the score, the
+    tokens and with them the predictor's context stay, and so it merges with the blank path.
+    """
+    emitted = tokens != blank_id
+    return emitted if unk_id is None else emitted & (tokens != unk_id)
