@@ -122,10 +122,12 @@ check_options() {
       [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir DIR: where the corpus is (see egs/$corpus/README.md)"
     fi
   fi
-  local names
-  names=$(for dir in $dev_dir $test_dirs; do set_name "$dir"; done | sort)
-  [ "$(uniq -d <<<"$names")" = "" ] || [ "$(for dir in $test_dirs; do set_name "$dir"; done | sort | uniq -d)" = "" ] \
-    || die "--test-dirs: two directories have the name '$(uniq -d <<<"$names" | head -n 1)'; expected different last parts; rename one or link to it"
+  local dir seen=" train "
+  for dir in $(printf '%s\n' "$dev_dir" $test_dirs | sort -u); do
+    [[ $seen != *" $(set_name "$dir") "* ]] \
+      || die "--test-dirs: two directories have the name '$(set_name "$dir")'; expected different last parts; rename one or link to it"
+    seen+="$(set_name "$dir") "
+  done
   pipes=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 }
 

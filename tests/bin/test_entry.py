@@ -1,0 +1,64 @@
+"""What a command prints and returns when it cannot go on."""
+
+import errno
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from rnnt_kd.bin.entry import command
+from rnnt_kd.errors import UserError
+
+
+def status_of(error, capsys):
+    @command
+    def main(argv=None):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    return ended.value.code, capsys.readouterr().err
+
+
+def test_user_error_is_one_line(capsys):
+    status, text = status_of(UserError("data/text:3", "no words", "a transcript", "mend it"), capsys)
+    assert (status, text) == (1, "error: data/text:3: no words; expected a transcript; mend it\n")
+
+
+def test_full_disk_is_one_line_naming_the_file(capsys):
+    status, text = status_of(OSError(errno.ENOSPC, "No space left on device", "exp/model"), capsys)
+    assert status == 1
+    assert text.count("\n") == 1 and "exp/model" in text and "disk is full" in text
+
+
+def test_unreadable_file_is_one_line(capsys):
+    status, text = status_of(PermissionError(errno.EACCES, "Permission denied", "data/wav.scp"), capsys)
+    assert (status, text) == (1, "error: data/wav.scp: Permission denied\n")
+
+
+def test_own_bugs_keep_their_traceback():
+    @command
+    def main(argv=None):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        main([])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_and_terminate_end_with_130_and_no_traceback(number, root):
+    program = (
+        "from rnnt_kd.bin.entry import command\nimport time\n"
+        "@command\ndef main(argv=None):\n    print('ready', flush=True)\n    time.sleep(30)\nmain()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={"PYTHONPATH": str(root / "plugin"), "PATH": ""},
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.1)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "interrupted" in errors and "Traceback" not in errors

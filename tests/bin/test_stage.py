@@ -1,0 +1,53 @@
+"""A finished stage is skipped; a change runs it again and is named."""
+
+from rnnt_kd.bin.stage import Stage
+
+
+def make(tmp_path, settings=None, name="bpe"):
+    return Stage(tmp_path / "out", name, settings or {"vocab_size": 60}, [tmp_path / "text"], ["bpe.model"])
+
+
+def finished(tmp_path):
+    (tmp_path / "text").write_text("a b c")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "bpe.model").write_text("model")
+    make(tmp_path).finish()
+
+
+def test_skips_when_nothing_changed(tmp_path, capsys):
+    finished(tmp_path)
+    assert make(tmp_path).is_finished()
+    assert "finished already, skipped" in capsys.readouterr().out
+
+
+def test_not_finished_before_finish(tmp_path):
+    (tmp_path / "text").write_text("a b c")
+    assert not make(tmp_path).is_finished()
+
+
+def test_changed_setting_input_or_lost_output_runs_again(tmp_path, capsys):
+    finished(tmp_path)
+    assert not make(tmp_path, {"vocab_size": 61}).is_finished()
+    assert "vocab_size was 60 and is 61" in capsys.readouterr().out
+
+    (tmp_path / "text").write_text("another text")
+    assert not make(tmp_path).is_finished()
+    assert "text changed" in capsys.readouterr().out
+
+    (tmp_path / "text").write_text("a b c")
+    assert make(tmp_path).is_finished()
+    (tmp_path / "out" / "bpe.model").unlink()
+    assert not make(tmp_path).is_finished()
+    assert "bpe.model is missing" in capsys.readouterr().out
+
+
+def test_start_forgets_the_record(tmp_path):
+    finished(tmp_path)
+    make(tmp_path).start()
+    assert not make(tmp_path).is_finished()
+
+
+def test_damaged_record_counts_as_none(tmp_path):
+    finished(tmp_path)
+    (tmp_path / "out" / ".bpe.stage.json").write_text("{ half a")
+    assert not make(tmp_path).is_finished()

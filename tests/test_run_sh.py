@@ -1,0 +1,101 @@
+"""run.sh as users type it: options, errors, and what --dry-run prints.  Nothing is installed or run."""
+
+import re
+import subprocess
+
+import pytest
+
+
+def run_sh(root, *arguments):
+    return subprocess.run(
+        ["bash", str(root / "run.sh"), *arguments], capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--fancy", "1"], ["--fancy", "--corpus", "--stop-stage", "--dry-run"]),
+        (["corpus"], ["unknown option 'corpus'"]),
+        (["--stage", "4"], ["--stage: '4'", "0, 1, 2, 3, 5, 6, 7"]),
+        (["--stop-stage", "8"], ["--stop-stage: '8'", "0, 1, 2, 3, 5, 6, 7"]),
+        (["--stage", "x"], ["--stage: 'x'"]),
+        (["--stage", "5", "--stop-stage", "3"], ["--stage 5 comes after --stop-stage 3"]),
+        (["--corpus", "timit"], ["'timit'", "an4", "librispeech", "mini_librispeech", "synth"]),
+        (["--preset", "huge"], ["--preset: 'huge'", "cpu"]),
+        (["--corpus", "an4"], ["--corpus-dir"]),
+        (["--device", "tpu"], ["auto, cpu, cuda"]),
+        (["--env", "conda"], ["auto, k2, torch2, none"]),
+        (["--lattice-backend", "jax"], ["auto, k2, torch"]),
+        (["--kd-variant", "none"], ["collapsed, full"]),
+        (["--kd-weighting", "x"], ["occupancy, one-best, student-occupancy, uniform"]),
+        (["--kd-scale", "-1"], ["--kd-scale: '-1'"]),
+        (["--sparsities", "0.5 1.5"], ["--sparsities: '1.5'"]),
+        (["--sparsities", ""], ["--sparsities"]),
+        (["--seed", "1.5"], ["--seed: '1.5'"]),
+        (["--nj", "0"], ["--nj: '0'"]),
+        (["--nj"], ["--nj needs a value"]),
+        (["--train-dir", "data/train"], ["--dev-dir", "--test-dirs"]),
+        (["--corpus", "custom"], ["--train-dir"]),
+        (["--corpus", "an4", "--train-dir", "a", "--dev-dir", "b", "--test-dirs", "c"], ["exclude each other"]),
+        (["--train-dir", "a", "--dev-dir", "b", "--test-dirs", "x/test y/test"], ["two directories have the name 'test'"]),
+    ],
+)
+def test_wrong_options_are_one_line_that_lists_the_right_ones(root, arguments, words):
+    result = run_sh(root, *arguments)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: "), result.stderr
+    for word in words:
+        assert word in result.stderr
+
+
+def test_help_names_every_option(root):
+    result = run_sh(root, "--help")
+    assert result.returncode == 0 and result.stderr == ""
+    declared = re.findall(r"^([a-z_]+)=.*# ", (root / "run.sh").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(declared) > 15
+    for name in declared:
+        assert f"--{name.replace('_', '-')} " in result.stdout
+
+
+def commands(result):
+    assert result.returncode == 0, result.stderr
+    return [line for line in result.stdout.splitlines() if line.startswith("+")]
+
+
+def test_dry_run_prints_the_stages_asked_for_and_makes_nothing(root, tmp_path):
+    exp = tmp_path / "exp"
+    result = run_sh(root, "--dry-run", "--stage", "3", "--stop-stage", "5", "--exp-dir", str(exp), "--seed", "7")
+    lines = commands(result)
+    assert not exp.exists()
+    names = [re.search(r"--name (\S+)", line).group(1) for line in lines]
+    assert names == ["teacher", "sparse60", "sparse60_kd", "sparse90", "sparse90_kd", "small", "small_kd"]
+    assert all("--seed 7" in line for line in lines)
+    for name, line in zip(names, lines):
+        assert ("--kd" in line.split()) == name.endswith("_kd")
+        assert ("--sparsity" in line.split()) == name.startswith("sparse")
+    assert "--sparsity 0.9 " in lines[4]
+
+
+def test_options_reach_the_students(root, tmp_path):
+    result = run_sh(
+        root, "--dry-run", "--stage", "5", "--stop-stage", "5", "--exp-dir", str(tmp_path), "--sparsities", "0.975",
+        "--kd-variant", "full", "--kd-weighting", "one-best", "--kd-scale", "0.25",
+    )  # fmt: skip
+    lines = commands(result)
+    assert len(lines) == 4 and "--name sparse97.5_kd" in lines[1]
+    for line in (lines[1], lines[3]):
+        assert "--kd-variant full --kd-weighting one-best --kd-scale 0.25" in line
+    for line in (lines[0], lines[2]):
+        assert "--kd" not in line
+
+
+def test_own_directories_run_stages_0_to_7(root, tmp_path):
+    result = run_sh(
+        root, "--dry-run", "--train-dir", "d/train", "--dev-dir", "d/dev", "--test-dirs", "d/a d/b", "--exp-dir", str(tmp_path)
+    )
+    lines = commands(result)
+    assert [line for line in lines if "validate_data_dir" in line][3].endswith("d/b")
+    assert sum("rnnt_kd.bin.decode" in line for line in lines) == 14
+    assert sum("score.sh" in line for line in lines) == 14
+    assert "summarize" in lines[-1]
