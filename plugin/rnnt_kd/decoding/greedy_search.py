@@ -26,7 +26,7 @@ def search(
       N hypotheses; of equally probable tokens the lowest id wins.  ``score`` is the
       log-probability of the one path that was followed.
     """
-    table = HypothesisTable(model, encoder_out, encoder_out_lens, 1, blank_id)
+    table = HypothesisTable(model, encoder_out, encoder_out_lens, 1)
     for frame in range(table.num_frames):
         log_probs = table.log_probs(frame)  # (n, 1, C)
         tokens = log_probs.argmax(-1)  # the first maximum

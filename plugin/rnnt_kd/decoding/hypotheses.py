@@ -3,7 +3,7 @@
 A search reads the frames in order.  In each frame it asks for the log-probabilities of
 all hypotheses of all utterances at once, picks tokens, and writes them to the table:
 
-    table = HypothesisTable(model, encoder_out, encoder_out_lens, beam, blank_id)
+    table = HypothesisTable(model, encoder_out, encoder_out_lens, beam)
     for frame in range(table.num_frames):
         log_probs = table.log_probs(frame)         # (n, K, C)
         ...
@@ -44,13 +44,12 @@ class HypothesisTable:
       encoder_out:      (N, T, D), the encoder's output, padding included.
       encoder_out_lens: (N,) int64, frames that are not padding; 0 is allowed.
       beam:             K, hypotheses an utterance.
-      blank_id:         last symbol of the start context [-1, ..., blank].
 
     Attributes:
       scores: (N, K) float64, log-probability; -inf marks a slot that is not in use.
     """
 
-    def __init__(self, model, encoder_out: Tensor, encoder_out_lens: Tensor, beam: int, blank_id: int):
+    def __init__(self, model, encoder_out: Tensor, encoder_out_lens: Tensor, beam: int):
         if beam < 1:
             raise UserError("beam", str(beam), "1 or more hypotheses")
         device, N = encoder_out.device, encoder_out.shape[0]
@@ -63,9 +62,10 @@ class HypothesisTable:
 
         self._model = model
         self._am = model.joiner.encoder_proj(encoder_out[self._order])  # (N, T, J)
-        self._context = model.predictor.context_size
+        start = model.predictor.start_context()  # [-1, blank] for a context of 2
+        self._context = len(start)
         self._tokens = torch.full((N, beam, self._context + self.num_frames), _EMPTY, device=device)
-        self._tokens[:, :, self._context - 1] = blank_id
+        self._tokens[:, :, : self._context] = torch.tensor(start, device=device)
         self._timestamps = torch.zeros(N, beam, self.num_frames, dtype=torch.int64, device=device)
         self._lengths = torch.zeros(N, beam, dtype=torch.int64, device=device)
         self.scores = torch.full((N, beam), -torch.inf, dtype=torch.float64, device=device)
@@ -138,7 +138,8 @@ class HypothesisTable:
         found: List[Hypothesis] = [None] * len(slot)  # type: ignore[list-item]
         for row, place in enumerate(self._order.tolist()):
             if scores[row] != scores[row]:
-                raise UserError(f"utterance {place} of the batch", "the model's output is not a number", "finite logits", "the weights are broken: train again")
+                found_there = "the model's output is not a number"
+                raise UserError(f"utterance {place} of the batch", found_there, "finite logits", "the weights are broken: train again")
             length = lengths[row]
             found[place] = Hypothesis(tokens[row][self._context :][:length], times[row][:length], scores[row])
         return found

@@ -34,7 +34,7 @@ def search(
     Raises:
       UserError: ``beam`` < 1, or the model's output is not a number.
     """
-    table = HypothesisTable(model, encoder_out, encoder_out_lens, beam, blank_id)
+    table = HypothesisTable(model, encoder_out, encoder_out_lens, beam)
     for frame in range(table.num_frames):
         log_probs = table.log_probs(frame)  # (n, K, C)
         n, _, C = log_probs.shape

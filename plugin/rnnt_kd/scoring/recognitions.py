@@ -1,0 +1,118 @@
+"""What was said and what was recognised, and ``recogs-<test set>.txt`` on disk.
+
+Two lines an utterance, as icefall writes them, the words as a Python list:
+
+    an4_fash-cen1:\tref=['YES', 'PLEASE']
+    an4_fash-cen1:\thyp=['YES']
+"""
+
+import ast
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterable, List, Mapping, Tuple
+
+from rnnt_kd import atomic
+from rnnt_kd.errors import UserError
+
+_AGAIN = "decode again"
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """One utterance: its id, the reference words, the recognised words."""
+
+    utterance_id: str
+    ref: Tuple[str, ...]
+    hyp: Tuple[str, ...]
+
+
+def write_recogs(path: Path, recognitions: Iterable[Recognition]) -> None:
+    """Write the file, sorted by id, atomically."""
+    lines = []
+    for item in sorted(recognitions, key=lambda item: item.utterance_id):
+        lines += [f"{item.utterance_id}:\tref={list(item.ref)}\n", f"{item.utterance_id}:\thyp={list(item.hyp)}\n"]
+    atomic.write_text(path, "".join(lines))
+
+
+def read_recogs(path: Path) -> List[Recognition]:
+    """Read the file, sorted by id.
+
+    Raises:
+      UserError: no such file; a line that is no such line, an id twice, a reference without
+        hypothesis or the reverse (file and line are named); no utterance at all.
+    """
+    sides: Dict[str, Dict[str, Tuple[str, ...]]] = {"ref": {}, "hyp": {}}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise UserError(path, "no such file", "recognised text", "decode first") from None
+    except UnicodeDecodeError:
+        raise UserError(path, "not UTF-8 text", "recognised text", _AGAIN) from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        utterance_id, side, words = _parse(line, where)
+        if utterance_id in sides[side]:
+            raise UserError(where, f'a second {side} of "{utterance_id}"', "every id once", _AGAIN)
+        sides[side][utterance_id] = words
+    for one, other in (("ref", "hyp"), ("hyp", "ref")):
+        for utterance_id in sides[one]:
+            if utterance_id not in sides[other]:
+                raise UserError(path, f'"{utterance_id}" has no {other}', "a ref and a hyp line for every id", _AGAIN)
+    if not sides["ref"]:
+        raise UserError(path, "holds no utterance", "at least one", _AGAIN)
+    return [Recognition(key, sides["ref"][key], sides["hyp"][key]) for key in sorted(sides["ref"])]
+
+
+def check_against_text(
+    recognitions: List[Recognition], text: Mapping[str, str], left_out: Iterable[str], recogs_path: Path, text_path: Path
+) -> List[str]:
+    """Hold the references of a recogs file against a data directory's ``text``.
+
+    Args:
+      text:     utterance id -> transcript.
+      left_out: ids of ``text`` that decoding is known to have left out (unreadable audio).
+    Returns:
+      the ids of ``text`` that were not decoded, all of them in ``left_out``; sorted.
+    Raises:
+      UserError: an id or a transcript differs.
+    """
+    for item in recognitions:
+        if item.utterance_id not in text:
+            raise UserError(recogs_path, f'"{item.utterance_id}" is not in {text_path}', "the same utterances", _AGAIN)
+        words = tuple(text[item.utterance_id].split())
+        if words != item.ref:
+            found = f'ref of "{item.utterance_id}" is "{" ".join(item.ref)}"'
+            raise UserError(recogs_path, found, f'"{" ".join(words)}", as in {text_path}', _AGAIN)
+    missing = sorted(set(text) - {item.utterance_id for item in recognitions})
+    unexplained = sorted(set(missing) - set(left_out))
+    if unexplained:
+        found = f'{len(unexplained)} of {len(text)} utterances of {text_path} are missing, the first is "{unexplained[0]}"'
+        raise UserError(recogs_path, found, "the same utterances", _AGAIN)
+    return missing
+
+
+def check_same_references(recognitions: List[Recognition], baseline: List[Recognition], path: Path, baseline_path: Path) -> None:
+    """Two systems are compared on the same utterances only.  Raises UserError naming the first that differs."""
+    ours, theirs = ({item.utterance_id: item.ref for item in items} for items in (recognitions, baseline))
+    for utterance_id in sorted(set(ours) | set(theirs)):
+        for refs, one, other in ((ours, path, baseline_path), (theirs, baseline_path, path)):
+            if utterance_id not in refs:
+                raise UserError(one, f'"{utterance_id}" of {other} is missing', "the same test set", "decode both again")
+        if ours[utterance_id] != theirs[utterance_id]:
+            raise UserError(path, f'ref of "{utterance_id}" differs from {baseline_path}', "the same test set", "decode both again")
+
+
+def _parse(line: str, where: str) -> Tuple[str, str, Tuple[str, ...]]:
+    """One line -> id, "ref" or "hyp", words."""
+    utterance_id, separator, rest = line.partition(":\t")
+    side, equals, words = rest.partition("=")
+    if separator and equals and utterance_id and side in ("ref", "hyp"):
+        try:
+            value = ast.literal_eval(words)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            value = None
+        if isinstance(value, list) and all(isinstance(word, str) for word in value):
+            return utterance_id, side, tuple(value)
+    raise UserError(where, f'found "{line[:60]}"', "<id>:<TAB>ref=[...] or hyp=[...]", _AGAIN)

@@ -1,0 +1,83 @@
+"""Counts of word errors, from alignments of least edit distance (kaldialign).
+
+``ins``: a word of hyp that ref lacks; ``del``: a word of ref that hyp lacks; ``sub``: one word
+for another.  Word error rate = 100 (ins + del + sub) / words of the references.
+"""
+
+from dataclasses import dataclass
+from typing import Dict, Iterable, List, Mapping, Sequence, Tuple
+
+import kaldialign
+
+from rnnt_kd.errors import UserError
+from rnnt_kd.scoring.recognitions import Recognition
+
+GAP = ""  # stands for the missing word of an insertion or deletion: no word is empty
+
+Alignment = List[Tuple[str, str]]  # (ref word, hyp word)
+
+
+@dataclass(frozen=True)
+class ErrorCounts:
+    """Sums over utterances."""
+
+    utterances: int = 0
+    words: int = 0  # in the references
+    ins: int = 0
+    dels: int = 0
+    subs: int = 0
+
+    @property
+    def errors(self) -> int:
+        return self.ins + self.dels + self.subs
+
+    @property
+    def correct(self) -> int:
+        return self.words - self.dels - self.subs
+
+    @property
+    def wer(self) -> float:
+        """Per cent; infinite for errors without a reference word."""
+        return 100.0 * self.errors / self.words if self.words else (float("inf") if self.errors else 0.0)
+
+    def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
+        return ErrorCounts(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    def kaldi_line(self) -> str:
+        """``%WER 9.10 [ 4786 / 52576, 708 ins, 464 del, 3614 sub ]``"""
+        return f"%WER {self.wer:.2f} [ {self.errors} / {self.words}, {self.ins} ins, {self.dels} del, {self.subs} sub ]"
+
+
+def align(ref: Sequence[str], hyp: Sequence[str]) -> Alignment:
+    """Pairs of words, ``GAP`` where one side has none."""
+    return kaldialign.align(list(ref), list(hyp), GAP)
+
+
+def count(alignment: Alignment) -> ErrorCounts:
+    """The errors of one utterance."""
+    ins = sum(ref == GAP for ref, _ in alignment)
+    dels = sum(hyp == GAP for _, hyp in alignment)
+    subs = sum(GAP not in pair and pair[0] != pair[1] for pair in alignment)
+    return ErrorCounts(1, len(alignment) - ins, ins, dels, subs)
+
+
+def count_all(recognitions: Iterable[Recognition]) -> ErrorCounts:
+    """The errors of a test set."""
+    return sum((count(align(item.ref, item.hyp)) for item in recognitions), ErrorCounts())
+
+
+def count_by_speaker(recognitions: Iterable[Recognition], speakers: Mapping[str, str]) -> Dict[str, ErrorCounts]:
+    """Speaker id -> errors, sorted by speaker.
+
+    Args:
+      speakers: utterance id -> speaker id.
+    Raises:
+      UserError: an utterance without a speaker.
+    """
+    table: Dict[str, ErrorCounts] = {}
+    for item in recognitions:
+        speaker = speakers.get(item.utterance_id)
+        if speaker is None:
+            raise UserError("utt2spk", f'no speaker for "{item.utterance_id}"', "every utterance of the test set")
+        table[speaker] = table.get(speaker, ErrorCounts()) + count(align(item.ref, item.hyp))
+    return dict(sorted(table.items()))
