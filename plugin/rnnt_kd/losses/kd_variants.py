@@ -1,0 +1,83 @@
+"""What teacher and student are compared on, at one node of the lattice.
+
+A variant is one public function of this module, and its name is the value of
+``--kd-variant``.  It knows nothing of padding, weights or reduction:
+
+    variant(logits, teacher_logits, labels, termination_symbol, class_scales) -> (B, T, s_range)
+
+    logits, teacher_logits  (B, T, s_range, C), un-normalised, of one dtype
+    labels                  (B, T, s_range) int64, the symbol on the arc that leaves the
+                            node; termination_symbol where none does
+    class_scales            None, or three factors for blank, label and rest
+
+The result is Kullback-Leibler's KL(teacher || student) >= 0, in nats.  With
+``class_scales`` each class's term is q log(q / p) - q + p, for teacher q and student p:
+summed over all classes that is the same value, and every single one is >= 0 with a
+zero gradient at p = q, so that a scale can never pull the student off the teacher.
+"""
+
+from typing import List, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+ClassScales = Optional[Tuple[float, float, float]]
+
+_LOG_ZERO = -1e30  # a log-probability of nothing that survives 0 * log(0), also in float32
+
+
+def collapsed(
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor, termination_symbol: int, class_scales: ClassScales = None
+) -> Tensor:
+    """KL over {blank, label, every other symbol}: arXiv 2011.06110, section 3."""
+    teacher = _collapse(teacher_logits, labels, termination_symbol)
+    student = _collapse(logits, labels, termination_symbol)
+    terms = _divergence_terms(teacher, student, is_scaled=class_scales is not None)
+    if class_scales is not None:
+        terms = terms * terms.new_tensor(class_scales)
+    return terms.sum(dim=-1)
+
+
+def full(
+    logits: Tensor, teacher_logits: Tensor, labels: Tensor, termination_symbol: int, class_scales: ClassScales = None
+) -> Tensor:
+    """KL over all C symbols: more memory, and never less than ``collapsed``."""
+    teacher = teacher_logits.log_softmax(dim=-1).clamp(min=_LOG_ZERO)
+    student = logits.log_softmax(dim=-1).clamp(min=_LOG_ZERO)
+    terms = _divergence_terms(teacher, student, is_scaled=class_scales is not None)
+    if class_scales is None:
+        return terms.sum(dim=-1)
+    blank_scale, label_scale, rest_scale = class_scales
+    label_term = terms.gather(-1, labels.unsqueeze(-1)).squeeze(-1).masked_fill(labels == termination_symbol, 0.0)
+    return (
+        rest_scale * terms.sum(dim=-1)
+        + (blank_scale - rest_scale) * terms[..., termination_symbol]
+        + (label_scale - rest_scale) * label_term
+    )
+
+
+def available_variants() -> List[str]:
+    """Option values, in the order of this file."""
+    return ["collapsed", "full"]
+
+
+def _collapse(logits: Tensor, labels: Tensor, termination_symbol: int) -> Tensor:
+    """Log-probabilities (B, T, s_range, 3) of blank, label and rest.
+
+    Where no symbol arc leaves, ``labels`` says blank; its label class is empty, or blank
+    would count twice.  The rest is a log-sum-exp over the other symbols: 1 - p(blank) -
+    p(label) has no correct digit left once the two come close to 1.
+    """
+    log_total = logits.logsumexp(dim=-1)
+    blanks = torch.full_like(labels, termination_symbol)
+    kept = torch.stack((blanks, labels), dim=-1)  # (B, T, s_range, 2)
+    log_blank, log_label = (logits.gather(-1, kept) - log_total.unsqueeze(-1)).unbind(dim=-1)
+    log_label = log_label.masked_fill(labels == termination_symbol, _LOG_ZERO)
+    log_rest = logits.scatter(-1, kept, _LOG_ZERO).logsumexp(dim=-1) - log_total
+    return torch.stack((log_blank, log_label, log_rest), dim=-1).clamp(min=_LOG_ZERO)
+
+
+def _divergence_terms(teacher: Tensor, student: Tensor, is_scaled: bool) -> Tensor:
+    """(..., K) log-probabilities -> (..., K), the classes' shares in KL(teacher || student)."""
+    terms = teacher.exp() * (teacher - student)
+    return terms - teacher.exp() + student.exp() if is_scaled else terms

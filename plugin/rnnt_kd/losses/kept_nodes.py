@@ -1,0 +1,96 @@
+"""The nodes of a pruned lattice: which exist, which symbol leaves them, whether they connect.
+
+Everything that a distillation term has to know about the lattice apart from the
+logits on it.  Shapes: B = batch, T = frames, S = symbols, s_range = kept positions.
+"""
+
+from dataclasses import dataclass
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from rnnt_kd.errors import UserError
+
+
+@dataclass(frozen=True)
+class KeptNodes:
+    """
+    symbols:    (B, S) int64, ``termination_symbol`` in place of padding.
+    ranges:     (B, T, s_range) int64, symbol position of each kept node.
+    boundary:   (B, 4) int64, rows [0, 0, S_b, T_b].
+    labels:     (B, T, s_range) int64, symbol on the arc s -> s + 1.  No such arc leaves
+                the nodes at s = S_b: ``termination_symbol`` stands there.
+    node_mask:  (B, T, s_range) bool, True where t < T_b and s <= S_b.
+    num_arcs:   (B,) int64, S_b + T_b.
+    """
+
+    symbols: Tensor
+    ranges: Tensor
+    boundary: Tensor
+    labels: Tensor
+    node_mask: Tensor
+    num_arcs: Tensor
+    termination_symbol: int
+    rnnt_type: str
+
+
+def kept_nodes(
+    symbols: Tensor, ranges: Tensor, termination_symbol: int, boundary: Optional[Tensor], rnnt_type: str
+) -> KeptNodes:
+    """Describe the lattice that ``ranges`` keep.
+
+    ``boundary`` None means that no utterance is padded.  Padding in ``symbols`` may hold
+    anything, -1 included.
+
+    Raises:
+      UserError: no path of an utterance survives in ``ranges``, see ``_check_paths``.
+    """
+    B, S = symbols.shape
+    T = ranges.shape[1]
+    if boundary is None:
+        boundary = torch.tensor([[0, 0, S, T]], device=symbols.device).expand(B, 4).contiguous()
+    _check_paths(ranges, boundary, rnnt_type)
+
+    num_symbols = boundary[:, 2:3]  # (B, 1)
+    position = torch.arange(S, device=symbols.device)
+    symbols = torch.where(position < num_symbols, symbols, torch.full_like(symbols, termination_symbol))
+    with_last = torch.nn.functional.pad(symbols, (0, 1), value=termination_symbol)
+    labels = with_last.unsqueeze(1).expand(B, T, S + 1).gather(2, ranges)
+
+    frame = torch.arange(T, device=ranges.device).reshape(1, T, 1)
+    node_mask = (frame < boundary[:, 3].reshape(B, 1, 1)) & (ranges <= num_symbols.unsqueeze(2))
+    return KeptNodes(
+        symbols=symbols,
+        ranges=ranges,
+        boundary=boundary,
+        labels=labels,
+        node_mask=node_mask,
+        num_arcs=boundary[:, 2] + boundary[:, 3],
+        termination_symbol=termination_symbol,
+        rnnt_type=rnnt_type,
+    )
+
+
+def _check_paths(ranges: Tensor, boundary: Tensor, rnnt_type: str) -> None:
+    """An utterance without any path has an infinite loss: say which, and why.
+
+    That is so if it has more symbols than frames (where every arc uses up a frame) or
+    more than ``s_range - 1`` symbols a frame, so that its ranges end below S_b.
+    """
+    s_end, t_end = boundary[:, 2], boundary[:, 3]
+    last_frame = (t_end - 1).clamp(min=0).reshape(-1, 1, 1).expand(-1, 1, ranges.shape[2])
+    highest = ranges.gather(1, last_frame)[:, 0, -1]  # kept at the last frame
+    if rnnt_type != "regular":
+        highest = torch.minimum(highest + 1, t_end)  # a symbol arc leads out of the last frame
+    is_empty = (t_end < 1) | (s_end > highest)
+    if not bool(is_empty.any()):
+        return
+    utterance = int(is_empty.nonzero()[0])
+    raise UserError(
+        f"utterance {utterance} of the batch",
+        f"no path of the pruned lattice takes its {int(s_end[utterance])} symbols through its "
+        f"{int(t_end[utterance])} frames (rnnt_type {rnnt_type}, s_range {ranges.shape[2]})",
+        "fewer symbols than frames",
+        "leave such utterances out, or take a larger prune range",
+    )
