@@ -5,7 +5,7 @@ Promises
     an utterance ends, whatever finite values the padding holds.
   * No Python branch depends on data, so torch.onnx and torch.export follow it.
   * One frame of input gives one frame of output; T frames give ceil(T / 4).
-  * Any gain of the features' scale is dealt with inside: the input is raw log-mel.
+  * The input is raw log-mel energies; normalisation is inside, and loudness makes no difference.
 
 Departures from the paper, all for speed on CPUs or for the promises above: rotary position
 embedding (Su et al., arXiv 2104.09864) is the relative position, LayerNorm stands where the
@@ -26,11 +26,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rnnt_kd.models.encoders.subsampling import ConvSubsampling, subsampled_lengths
+from rnnt_kd.errors import UserError
+from rnnt_kd.models.encoders.subsampling import INPUT_NORMS, ConvSubsampling, subsampled_lengths
 
-# Sizes of the whole transducer with 500 labels; predictor and joiner have 128 (tiny) or 512 dimensions.
+# Parameters of the whole transducer: tiny with 80 labels and predictor and joiner of 128 dimensions, the others with 500 and 512.
 SIZES = {
-    "tiny": dict(dim=96, num_layers=4, num_heads=4, feedforward_dim=192, depthwise_kernel=15, subsampling_channels=16),  # 0.8 M
+    "tiny": dict(dim=96, num_layers=4, num_heads=4, feedforward_dim=192, depthwise_kernel=15, subsampling_channels=16),  # 0.7 M
     "S": dict(dim=144, num_layers=16, num_heads=4, feedforward_dim=576, depthwise_kernel=31, subsampling_channels=64),  # 10 M
     "M": dict(dim=256, num_layers=18, num_heads=4, feedforward_dim=1024, depthwise_kernel=31, subsampling_channels=96),  # 30 M
     "L": dict(dim=512, num_layers=19, num_heads=8, feedforward_dim=2048, depthwise_kernel=31, subsampling_channels=128),  # 118 M
@@ -55,6 +56,9 @@ class Conformer(nn.Module):
                             subtracts one constant (for streaming; no look at the future).
 
     Attributes: ``output_dim`` (D), ``subsampling_factor`` (4).
+
+    Raises:
+      UserError: dimensions that do not fit together, an unknown ``input_norm``.
     """
 
     subsampling_factor = 4
@@ -75,7 +79,12 @@ class Conformer(nn.Module):
         super().__init__()
         self.output_dim = dim
         self.head_dim = dim // num_heads
-        assert dim % num_heads == 0 and self.head_dim % 2 == 0, (dim, num_heads)
+        if dim % (2 * num_heads):
+            raise UserError("encoder option dim", f"{dim} with num_heads {num_heads}", "a multiple of 2 * num_heads")
+        if depthwise_kernel % 2 == 0:
+            raise UserError("encoder option depthwise_kernel", str(depthwise_kernel), "an odd number")
+        if input_norm not in INPUT_NORMS:
+            raise UserError("encoder option input_norm", f"unknown value {input_norm!r}", f"one of {', '.join(INPUT_NORMS)}")
         self.subsampling = ConvSubsampling(feature_dim, dim, subsampling_channels, dropout, input_norm)
         self.layers = nn.ModuleList(
             ConformerLayer(dim, num_heads, feedforward_dim, depthwise_kernel, dropout) for _ in range(num_layers)
@@ -178,7 +187,6 @@ class ConvolutionModule(nn.Module):
 
     def __init__(self, dim: int, kernel: int):
         super().__init__()
-        assert kernel % 2 == 1, kernel
         self.norm = nn.LayerNorm(dim)
         self.pointwise_in = nn.Linear(dim, 2 * dim)
         self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
