@@ -41,7 +41,7 @@ def prepare(corpus_dir: Path, out_dir: Path, *, seed: int, options: Dict[str, st
             raise UserError("--option", f"corpus an4 has no option {name}", ", ".join(OPTIONS))
     if corpus_dir is None or not Path(corpus_dir).is_dir():
         raise UserError(corpus_dir or "--corpus-dir", "no such directory", "the folder of the CMU AN4 corpus, with etc/ and wav/", "give --corpus-dir DIR")
-    corpus_dir, out_dir = Path(corpus_dir), Path(out_dir)
+    corpus_dir, out_dir = Path(corpus_dir).resolve(), Path(out_dir)
     train, test = _read_list(corpus_dir, "train"), _read_list(corpus_dir, "test")
     speakers = sorted({speaker for speaker, _, _ in train.values()})
     held_out = _number_of_dev_speakers(options.get("dev_speakers", OPTIONS["dev_speakers"]), len(speakers))

@@ -1,0 +1,279 @@
+"""Cuts on the disk -> batches of padded features.
+
+The order of the batches is a pure function of (cuts, seed, epoch, and the options below): no hidden random
+state.  So training resumes inside an epoch with ``skip_batches``, which reads no features.
+
+    loader = make_dataloader("exp/an4/cuts/train.jsonl.gz", batch_seconds=60, shuffle=True, seed=1, epoch=3)
+    len(loader)                    # batches of this epoch, skipped ones included
+    loader.left_out                # {utterance id: reason}
+    for batch in loader: ...       # Batch
+
+N utterances a batch, T frames of 10 ms in the longest.
+"""
+
+import functools
+import math
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, Optional, Sequence
+
+import torch
+from lhotse import CutSet, MonoCut
+from lhotse.dataset import DynamicBucketingSampler
+from lhotse.features.io import get_reader
+from torch.utils.data import DataLoader, Dataset
+
+from rnnt_kd.errors import UserError
+
+PADDING_VALUE = math.log(1e-10)  # of features; sherpa-onnx pads with the same
+
+
+@dataclass
+class Batch:
+    """One batch.
+
+    Attributes:
+      features:      (N, T, 80) float32, natural log; ``PADDING_VALUE`` after the end.
+      feature_lens:  (N,) int64, valid frames; at least one row has T.
+      texts, utterance_ids, durations (seconds), speakers: N each; the ids are the cuts' (``..._sp0.9``).
+    """
+
+    features: torch.Tensor
+    feature_lens: torch.Tensor
+    texts: List[str]
+    utterance_ids: List[str]
+    durations: List[float]
+    speakers: List[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CutInfo:
+    """One cut, without its features."""
+
+    id: str
+    text: str
+    speaker: str
+    duration: float  # seconds
+    num_frames: int  # of 10 ms
+
+
+def load_cuts_info(cuts_path: Path) -> List[CutInfo]:
+    """Every cut of a file, in its order.  UserError: missing, corrupt or empty file."""
+    return [_info(cut) for cut in _load_cuts(cuts_path)]
+
+
+def make_dataloader(
+    cuts_path: Path,
+    *,
+    batch_seconds: float,
+    num_buckets: int = 10,
+    shuffle: bool = False,
+    seed: int = 0,
+    epoch: int = 0,
+    min_seconds: float = 0.0,
+    max_seconds: float = math.inf,
+    tokenizer=None,
+    keep: Optional[Callable[[CutInfo], Optional[str]]] = None,
+    skip_batches: int = 0,
+    num_workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> "CutDataLoader":
+    """Batches of utterances of like length (Lhotse's dynamic bucketing).
+
+    Args:
+      cuts_path:     a cuts file of stage 1.  Its features are read from the folder beside it.
+      batch_seconds: audio a batch at most, padding included; a longer utterance is a batch of its own.
+      num_buckets:   kinds of length; fewer where there are few cuts.
+      shuffle:       random order by ``seed`` and ``epoch``; else always the same order.
+      min_seconds, max_seconds: shorter and longer cuts are left out.
+      tokenizer:     ``text.tokenizer.Tokenizer``: cuts with an unknown character are left out.
+      keep:          called with each ``CutInfo``; a string is the reason to leave the cut out.
+      skip_batches:  start after so many batches; what was skipped is not read.
+      num_workers:   processes that read features; 0 reads in this one.  The batches are the same.
+      rank, world_size: this process's share of the batches, and the number of shares.
+    Raises: UserError: missing, corrupt or empty cuts file, no cut left.
+    """
+    cuts = _load_cuts(cuts_path)
+    kept: List[MonoCut] = []
+    left_out: Dict[str, str] = {}
+    for cut in cuts:
+        reason = _reason_to_leave_out(cut, min_seconds, max_seconds, tokenizer, keep)
+        if reason is None:
+            kept.append(cut)
+        else:
+            left_out[cut.id] = reason
+    if not kept:
+        first = next(iter(left_out))
+        raise UserError(cuts_path, f"no utterance is left of {len(cuts)} (the first: {first} {left_out[first]})", "usable utterances")
+    plan = _plan(kept, batch_seconds, num_buckets, shuffle, seed, epoch, rank, world_size)
+    return CutDataLoader(plan, left_out, Path(cuts_path).parent, skip_batches, num_workers)
+
+
+class CutDataLoader:
+    """Made by ``make_dataloader``.  ``len`` counts all batches of the epoch; iterating yields those not skipped."""
+
+    def __init__(self, plan: List[List[MonoCut]], left_out: Dict[str, str], folder: Path, skip_batches: int, num_workers: int):
+        self._plan, self._folder = plan, folder
+        self.left_out = left_out
+        self.skip_batches, self.num_workers = skip_batches, num_workers
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    @property
+    def utterance_ids(self) -> List[List[str]]:
+        """Ids of each batch of the epoch, without reading features."""
+        return [[cut.id for cut in cuts] for cuts in self._plan]
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches = _Batches(self._plan[self.skip_batches :], self._folder)
+        if self.num_workers == 0:
+            return (batches[index] for index in range(len(batches)))
+        # Its own generator: a DataLoader otherwise takes a number from the global one.
+        return iter(
+            DataLoader(batches, batch_size=None, num_workers=self.num_workers, generator=torch.Generator(), collate_fn=_same)
+        )
+
+
+class _Batches(Dataset):
+    """Planned batches by index."""
+
+    def __init__(self, plan: List[List[MonoCut]], folder: Path):
+        self._plan, self._folder = plan, folder
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: int) -> Batch:
+        return collate(self._plan[index], self._folder)
+
+
+def collate(cuts: Sequence[MonoCut], folder: Path) -> Batch:
+    """Read and pad the features of some cuts; ``folder`` is that of their cuts file."""
+    matrices = [_read_features(cut, folder) for cut in cuts]
+    lens = torch.tensor([len(matrix) for matrix in matrices], dtype=torch.int64)
+    features = torch.full((len(cuts), int(lens.max()), matrices[0].shape[1]), PADDING_VALUE)
+    for row, matrix in zip(features, matrices):
+        row[: len(matrix)] = matrix
+    infos = [_info(cut) for cut in cuts]
+    return Batch(
+        features,
+        lens,
+        [info.text for info in infos],
+        [info.id for info in infos],
+        [info.duration for info in infos],
+        [info.speaker for info in infos],
+    )
+
+
+def _same(batch: Batch) -> Batch:
+    return batch
+
+
+def _info(cut: MonoCut) -> CutInfo:
+    supervision = cut.supervisions[0]
+    return CutInfo(cut.id, supervision.text or "", supervision.speaker or "", cut.duration, cut.num_frames)
+
+
+def _load_cuts(cuts_path: Path) -> CutSet:
+    path = Path(cuts_path)
+    if not path.is_file():
+        raise UserError(path, "no such file", "a cuts file (.jsonl.gz) of stage 1", "check the path, or run stage 1")
+    status = path.stat()
+    return _load_cuts_cached(str(path), status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=4)
+def _load_cuts_cached(path: str, modified: int, size: int) -> CutSet:
+    """Read once, not in every epoch."""
+    try:
+        cuts = CutSet.from_jsonl(path)
+        usable = all(cut.has_features and cut.supervisions for cut in cuts)
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError) as error:
+        raise UserError(path, f"cannot be read as cuts ({type(error).__name__})", "a cuts file (.jsonl.gz) of stage 1", "run stage 1 again") from None
+    if len(cuts) == 0:
+        raise UserError(path, "has no cuts", "a cuts file with at least one cut", "run stage 1 again")
+    if not usable:
+        raise UserError(path, "has cuts without features or transcript", "a cuts file of stage 1", "run stage 1 again")
+    return cuts
+
+
+def _reason_to_leave_out(cut: MonoCut, min_seconds: float, max_seconds: float, tokenizer, keep) -> Optional[str]:
+    if cut.duration < min_seconds:
+        return f"is {cut.duration:.2f} s long, shorter than {min_seconds:g} s"
+    if cut.duration > max_seconds:
+        return f"is {cut.duration:.2f} s long, longer than {max_seconds:g} s"
+    info = _info(cut)
+    if tokenizer is not None and tokenizer.has_unknown(info.text):
+        return "has characters that the BPE model does not know"
+    return keep(info) if keep is not None else None
+
+
+def _plan(
+    cuts: List[MonoCut], batch_seconds: float, num_buckets: int, shuffle: bool, seed: int, epoch: int, rank: int, world_size: int
+) -> List[List[MonoCut]]:
+    """The cuts of every batch of one epoch."""
+    mixed = random.Random(f"{seed} {epoch}") if shuffle else random.Random(0)
+    if shuffle:
+        cuts = mixed.sample(cuts, len(cuts))  # over the whole corpus; the sampler's own buffer is local
+    sampler = _Sampler(
+        _Cuts(cuts),
+        max_duration=batch_seconds,
+        duration_bins=_duration_bins(cuts, num_buckets),
+        shuffle=shuffle,
+        drop_last=False,
+        buffer_size=20_000,
+        seed=mixed.getrandbits(31),
+        sync_buckets=world_size > 1,  # in step across processes; else Lhotse's bucket order never changes
+        rank=rank,
+        world_size=world_size,
+    )
+    return [list(batch) for batch in sampler]
+
+
+def _duration_bins(cuts: List[MonoCut], num_buckets: int) -> List[float]:
+    """Inner borders between lengths (seconds), each bucket with about the same total; at least one border."""
+    durations = sorted(cut.duration for cut in cuts)
+    share, total, borders = sum(durations) / max(num_buckets, 1), 0.0, []
+    for duration in durations:
+        if total >= share * (len(borders) + 1):
+            borders.append(duration)
+        total += duration
+    return sorted(set(borders)) or [durations[-1] + 1.0]
+
+
+class _Source(torch.utils.data.Sampler):
+    def __init__(self, data_source=None):
+        """Nothing to do.  torch 1.13's own wants an argument that Lhotse, written for later ones, does not give."""
+
+
+class _Sampler(DynamicBucketingSampler, _Source):
+    """Lhotse's sampler, for both torch 1.13 and 2."""
+
+
+class _Cuts:
+    """An iterable that Lhotse's sampler may walk several times."""
+
+    def __init__(self, cuts: List[MonoCut]):
+        self._cuts = cuts
+
+    def __iter__(self) -> Iterator[MonoCut]:
+        return iter(self._cuts)
+
+
+def _read_features(cut: MonoCut, folder: Path) -> torch.Tensor:
+    """(T, 80) float32.  A cuts file and its ``*_feats`` folder may move together: the folder beside it comes first."""
+    stored = Path(cut.features.storage_path)
+    path = folder / stored.parent.name / stored.name
+    path = path if path.is_file() else stored
+    try:
+        matrix = get_reader(cut.features.storage_type)(str(path)).read(cut.features.storage_key)
+    except FileNotFoundError:
+        raise UserError(path, "no such file", f"the features of {cut.id}", "run stage 1 again") from None
+    except (ValueError, RuntimeError, EOFError) as error:
+        raise UserError(path, f"features of {cut.id} cannot be read ({error})", "the file that stage 1 wrote", "run stage 1 again") from None
+    if matrix.shape != (cut.features.num_frames, cut.features.num_features):
+        raise UserError(path, f"features of {cut.id} have shape {matrix.shape}", "the file that stage 1 wrote", "run stage 1 again")
+    return torch.from_numpy(matrix)

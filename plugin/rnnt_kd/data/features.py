@@ -1,0 +1,250 @@
+"""Stage 1: a Kaldi data directory -> Lhotse cuts with filter banks on the disk.
+
+``<out_dir>/<name>.jsonl.gz``       one cut an utterance and speed; id = utterance id (+ ``_sp0.9``)
+``<out_dir>/<name>_feats/*.lca``    80 log-mel filter banks, every 10 ms (lilcom: rounded to 1/32)
+``<out_dir>/<name>.left_out.json``  {utterance id: reason} of what was left out
+
+The features are Lhotse's default ``Fbank()`` at 16 kHz, which equals sherpa-onnx's front end; other
+rates are resampled, of several channels the first is taken.  Bad audio (truncated, empty, NaN, silent,
+a segment outside its recording) is counted, named and left out; more than ``max_bad_fraction`` of it
+is an error, so that a broken corpus does not pass for a small one.
+
+The result does not depend on ``num_jobs``.  The cuts are written last and atomically: where they are,
+everything is.
+"""
+
+import gzip
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterator, List, Sequence, Tuple
+
+import numpy as np
+import torch
+from lhotse import Fbank, LilcomChunkyWriter, MonoCut, Recording, SupervisionSegment
+from lhotse.audio import AudioSource
+from lhotse.augmentation import Speed
+from lhotse.augmentation.torchaudio import get_or_create_resampler
+from lhotse.features.base import Features
+from tqdm import tqdm
+
+from rnnt_kd.atomic import replace_dir, write_bytes, write_text
+from rnnt_kd.data.audio import BadAudio, is_silent, load_recording
+from rnnt_kd.data.kaldi_dir import RecordingEntry, Utterance, read_data_dir
+from rnnt_kd.errors import UserError
+
+SAMPLING_RATE = 16000
+SEGMENT_OVERSHOOT = 0.5  # seconds that a segment may end after its recording (clipped), as in Kaldi
+SHORTEST = 0.025  # seconds: one window
+SILENT = "is silent"
+
+
+@dataclass(frozen=True)
+class FeaturesSummary:
+    """What ``compute_features`` made."""
+
+    cuts_path: Path
+    num_utterances: int
+    num_cuts: int  # utterances times speeds
+    hours: float  # of all cuts
+    left_out: Dict[str, str]  # utterance id -> reason
+
+
+def compute_features(
+    data_dir: Path,
+    out_dir: Path,
+    name: str,
+    speed_perturb: Sequence[float] = (1.0,),
+    num_jobs: int = 1,
+    allow_pipes: bool = False,
+    max_bad_fraction: float = 0.05,
+) -> FeaturesSummary:
+    """Compute the features of one data directory.
+
+    Args:
+      data_dir:         a Kaldi data directory; see ``kaldi_dir``.
+      out_dir, name:    the cuts go to ``<out_dir>/<name>.jsonl.gz``.
+      speed_perturb:    speeds; each gives one cut an utterance.
+      num_jobs:         processes.
+      allow_pipes:      run the shell pipes of ``wav.scp``.
+      max_bad_fraction: of the utterances, that may be left out for bad audio (silence not counted).
+    Raises:
+      UserError: a defect of the data directory, a wrong speed, too much bad audio, nothing left.
+    """
+    out_dir = Path(out_dir)
+    speeds = _checked_speeds(speed_perturb)
+    data = read_data_dir(data_dir, allow_pipes)
+    by_recording: Dict[str, List[Utterance]] = {}
+    for utterance in data.utterances:
+        by_recording.setdefault(utterance.recording_id, []).append(utterance)
+    work = [(data.recordings[key], utterances) for key, utterances in by_recording.items()]
+    # The parts depend on the number of recordings only, so the files do not depend on num_jobs.
+    size = min(max(len(work) // 64, 20), 1000)
+    parts = [work[start : start + size] for start in range(0, len(work), size)]
+
+    cuts_path, feats_dir = out_dir / f"{name}.jsonl.gz", out_dir / f"{name}_feats"
+    out_dir.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=out_dir, prefix=f".{name}_feats.", suffix=".tmp"))
+    os.chmod(made, 0o755)
+    try:
+        cuts: List[MonoCut] = []
+        left_out: Dict[str, str] = {}
+        jobs = [(index, part, made, feats_dir, speeds) for index, part in enumerate(parts)]
+        with tqdm(total=len(data.utterances), desc=f"features of {name}", unit="utt", mininterval=1.0) as progress:
+            for part_cuts, part_left_out, seen in _run(jobs, num_jobs):
+                cuts.extend(part_cuts)
+                left_out.update(part_left_out)
+                progress.update(seen)
+        _check_left_out(data_dir, len(data.utterances), left_out, max_bad_fraction)
+        # From here on only renames: the old result goes, the new one comes, the cuts last.
+        cuts_path.unlink(missing_ok=True)
+        replace_dir(made, feats_dir)
+        write_text(out_dir / f"{name}.left_out.json", json.dumps(left_out, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        lines = "".join(json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in cuts)
+        write_bytes(cuts_path, gzip.compress(lines.encode("utf-8"), compresslevel=6, mtime=0))
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    hours = sum(cut.duration for cut in cuts) / 3600
+    return FeaturesSummary(cuts_path, len(data.utterances) - len(left_out), len(cuts), hours, left_out)
+
+
+def _checked_speeds(speed_perturb: Sequence[float]) -> List[float]:
+    speeds = [float(speed) for speed in speed_perturb]
+    for speed in speeds:
+        if not 0.5 <= speed <= 2.0:
+            raise UserError("speed_perturb", f"found {speed}", "speeds from 0.5 to 2.0")
+    if not speeds or len(set(speeds)) != len(speeds):
+        raise UserError("speed_perturb", f"found {speeds}", "different speeds, at least one")
+    return speeds
+
+
+def _check_left_out(data_dir: Path, total: int, left_out: Dict[str, str], max_bad_fraction: float) -> None:
+    if not left_out:
+        return
+    first = next((f"{key} {reason}" for key, reason in left_out.items() if reason != SILENT), None)
+    bad = sum(reason != SILENT for reason in left_out.values())
+    if len(left_out) == total:
+        raise UserError(
+            data_dir, f"no utterance can be used ({total} left out, the first: {first or next(iter(left_out)) + ' ' + SILENT})", "usable audio"
+        )
+    if bad > max_bad_fraction * total:
+        raise UserError(
+            data_dir,
+            f"{bad} of {total} utterances have bad audio (the first: {first})",
+            f"at most {100 * max_bad_fraction:g} %",
+            "repair or remove them, or raise --max-bad-fraction",
+        )
+
+
+Job = Tuple[int, List[Tuple[RecordingEntry, List[Utterance]]], Path, Path, List[float]]
+Result = Tuple[List[MonoCut], Dict[str, str], int]
+
+
+def _run(jobs: List[Job], num_jobs: int) -> Iterator[Result]:
+    """Results in the order of the jobs."""
+    if num_jobs <= 1 or len(jobs) == 1:
+        yield from map(_run_job, jobs)
+        return
+    # "spawn": a fork of a process whose OpenMP threads have run can hang.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(num_jobs, len(jobs)), mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
+    try:
+        yield from pool.map(_run_job, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run_job(job: Job) -> Result:
+    """Features of some recordings, into one file of their own."""
+    index, work, made, final, speeds = job
+    extractor = Fbank()
+    cuts: List[MonoCut] = []
+    left_out: Dict[str, str] = {}
+    seen = 0
+    with LilcomChunkyWriter(str(made / f"feats-{index:05d}.lca")) as writer, torch.no_grad():
+        stored_in = os.path.abspath(final / Path(writer.storage_path).name)
+        for recording, utterances in work:
+            seen += len(utterances)
+            try:
+                samples, rate = load_recording(recording)
+            except BadAudio as error:
+                left_out.update({utterance.id: str(error) for utterance in utterances})
+                continue
+            manifest = _recording_manifest(recording, len(samples), rate)
+            for utterance in utterances:
+                try:
+                    span = _span(utterance, samples, rate)
+                except BadAudio as error:
+                    left_out[utterance.id] = str(error)
+                    continue
+                for speed in speeds:
+                    cuts.append(_cut_with_features(utterance, manifest, span, rate, speed, extractor, writer, stored_in))
+    return cuts, left_out, seen
+
+
+def _recording_manifest(recording: RecordingEntry, num_samples: int, rate: int) -> Recording:
+    source = AudioSource("command" if recording.is_pipe else "file", channels=[0], source=recording.source)
+    manifest = Recording(recording.id, [source], sampling_rate=rate, num_samples=num_samples, duration=num_samples / rate)
+    return manifest if rate == SAMPLING_RATE else manifest.resample(SAMPLING_RATE)
+
+
+def _span(utterance: Utterance, samples: np.ndarray, rate: int) -> np.ndarray:
+    """The (n,) samples of an utterance, in its recording's rate; BadAudio where there are none to use."""
+    duration = len(samples) / rate
+    end = duration if utterance.end is None else utterance.end
+    if utterance.start >= duration or end > duration + SEGMENT_OVERSHOOT:
+        advice = "; are the times samples, not seconds?" if end > 100 * duration else ""
+        raise BadAudio(f"segment {utterance.start:g} to {end:g} s is outside its recording of {duration:g} s{advice}")
+    span = samples[round(utterance.start * rate) : round(end * rate)]
+    if len(span) < 2 * SHORTEST * rate:  # room for a speed of 2
+        raise BadAudio(f"is only {len(span) / rate:g} s long")
+    if is_silent(span):
+        raise BadAudio(SILENT)
+    return span
+
+
+def _cut_with_features(
+    utterance: Utterance,
+    recording: Recording,
+    span: np.ndarray,
+    rate: int,
+    speed: float,
+    extractor: Fbank,
+    writer: LilcomChunkyWriter,
+    stored_in: str,
+) -> MonoCut:
+    """One cut, its features written; span (n,) float32 at ``rate``."""
+    signal = torch.from_numpy(np.ascontiguousarray(span))[None]
+    if rate != SAMPLING_RATE:
+        signal = get_or_create_resampler(rate, SAMPLING_RATE)(signal)
+    duration = signal.shape[1] / SAMPLING_RATE
+    supervision = SupervisionSegment(utterance.id, recording.id, 0.0, duration, channel=0, text=utterance.text, speaker=utterance.speaker)
+    cut = MonoCut(utterance.id, utterance.start, duration, channel=0, supervisions=[supervision], recording=recording)
+    if speed != 1.0:
+        cut = cut.perturb_speed(speed)
+        signal = torch.from_numpy(Speed(speed)(signal.numpy(), SAMPLING_RATE))
+    # Resamplers round lengths up, Lhotse's manifests round to the nearest: a difference of one sample.
+    missing = cut.num_samples - signal.shape[1]
+    assert abs(missing) <= 1, (cut.id, cut.num_samples, signal.shape)
+    signal = torch.nn.functional.pad(signal, (0, missing))
+    features = extractor.extract(signal.numpy(), SAMPLING_RATE)
+    cut.features = Features(
+        type=extractor.name,
+        num_frames=features.shape[0],
+        num_features=features.shape[1],
+        frame_shift=extractor.frame_shift,
+        sampling_rate=SAMPLING_RATE,
+        start=cut.start,
+        duration=cut.duration,
+        storage_type=writer.name,
+        storage_path=stored_in,
+        storage_key=writer.write(cut.id, features),
+        recording_id=cut.recording.id,
+        channels=0,
+    )
+    return cut

@@ -1,0 +1,64 @@
+"""Transcripts <-> token ids, with the model that ``train_bpe`` wrote.
+
+Blank is 0 and ``<unk>`` is 1 in every model of this project.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import List, Sequence
+
+import sentencepiece
+
+from rnnt_kd.errors import UserError
+
+
+class Tokenizer:
+    """Made by ``Tokenizer.load``.
+
+    Attributes:
+      vocab_size: number of pieces, blank and ``<unk>`` included.
+      blank_id, unk_id: 0 and 1.
+      checksum:   SHA-256 of ``bpe.model``, hexadecimal: what teacher and student must share.
+    """
+
+    blank_id = 0
+    unk_id = 1
+
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor, checksum: str):
+        self._processor = processor
+        self.vocab_size = processor.get_piece_size()
+        self.checksum = checksum
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """``path``: the folder with ``bpe.model``, or the model.  UserError: missing, foreign, or corrupt."""
+        path = Path(path)
+        model = path / "bpe.model" if path.is_dir() else path
+        if not model.is_file():
+            raise UserError(model, "no such file", "the bpe.model of stage 2", "check the path, or run stage 2")
+        content = model.read_bytes()
+        processor = sentencepiece.SentencePieceProcessor()
+        try:
+            readable = bool(content) and processor.load_from_serialized_proto(content) is not False
+            readable = readable and processor.get_piece_size() > 2
+        except RuntimeError:
+            readable = False
+        if not readable:
+            raise UserError(model, "is not a sentencepiece model", "the bpe.model of stage 2", "run stage 2 again")
+        pieces = [processor.id_to_piece(index) for index in (0, 1)]
+        if pieces != ["<blk>", "<unk>"]:
+            raise UserError(model, f"its first pieces are {' '.join(pieces)}", "<blk> <unk>", "train the model with stage 2")
+        return cls(processor, hashlib.sha256(content).hexdigest())
+
+    def encode(self, text: str) -> List[int]:
+        """Token ids; [] for an empty text.  Never blank."""
+        # A transcript that spells "<blk>" would yield blank, which no path through the lattice can emit.
+        return [self.unk_id if token == self.blank_id else token for token in self._processor.encode(text, out_type=int)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids; blanks do not count."""
+        return self._processor.decode([int(token) for token in ids if token != self.blank_id])
+
+    def has_unknown(self, text: str) -> bool:
+        """True where the model has no piece for some character of ``text``."""
+        return self.unk_id in self.encode(text)

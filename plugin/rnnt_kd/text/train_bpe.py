@@ -1,0 +1,111 @@
+"""Stage 2: transcripts -> a sentencepiece model.
+
+``<out_dir>/bpe.model``   the model: ``<blk>`` = 0, ``<unk>`` = 1, no begin or end of sentence
+``<out_dir>/tokens.txt``  "symbol id" a line, the form that icefall and sherpa-onnx read
+"""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Iterable
+
+import sentencepiece
+
+from rnnt_kd.atomic import replace_dir
+from rnnt_kd.errors import UserError
+
+BLANK, UNKNOWN = "<blk>", "<unk>"
+MODEL_TYPES = ("bpe", "unigram", "char")
+_LONGEST_SENTENCE = 100_000  # bytes; sentencepiece silently skips longer ones
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: Path, model_type: str = "bpe") -> Path:
+    """Train and write a model; the same texts in the same order give the same bytes.
+
+    Args:
+      texts:      transcripts; empty ones do not count.
+      vocab_size: pieces, ``<blk>`` and ``<unk>`` included.
+      out_dir:    the folder to make; an older one is replaced.
+      model_type: "bpe", "unigram" or "char".
+    Returns: ``out_dir``.
+    Raises: UserError: an unknown type, no text, or a size that the text does not allow (the error says which it allows).
+    """
+    out_dir = Path(out_dir)
+    if model_type not in MODEL_TYPES:
+        raise UserError("model_type", f'found "{model_type}"', f"one of {', '.join(MODEL_TYPES)}")
+    sentences = [text for text in (" ".join(text.split()) for text in texts) if text]
+    if not sentences:
+        raise UserError("BPE training text", "there is no text", "at least one transcript that is not empty")
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}.", suffix=".tmp"))
+    try:
+        model = _train(sentences, vocab_size, model_type)
+        (made / "bpe.model").write_bytes(model)
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        lines = [f"{processor.id_to_piece(index)} {index}\n" for index in range(processor.get_piece_size())]
+        (made / "tokens.txt").write_text("".join(lines), encoding="utf-8", newline="\n")
+        os.chmod(made, 0o755)
+        replace_dir(made, out_dir)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return out_dir
+
+
+def _train(sentences, vocab_size: int, model_type: str) -> bytes:
+    try:
+        return _sentencepiece(sentences, vocab_size, model_type)
+    except RuntimeError as error:
+        needed = re.search(r"required_chars\D*\d+ vs (\d+)", str(error))
+        if needed:
+            raise UserError(
+                "vocab_size", f"{vocab_size} is too small for the characters of the text", f"at least {needed.group(1)}"
+            ) from None
+        largest = _largest_vocabulary(sentences, vocab_size, model_type, str(error))
+        if largest is None:
+            raise UserError("BPE training", f"sentencepiece failed: {error}") from None
+    raise UserError("vocab_size", f"{vocab_size} is larger than the text allows", f"at most {largest}", "choose a smaller vocabulary")
+
+
+def _sentencepiece(sentences, vocab_size: int, model_type: str) -> bytes:
+    model = io.BytesIO()
+    with contextlib.redirect_stderr(io.StringIO()):
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences),
+            model_writer=model,
+            vocab_size=vocab_size,
+            model_type=model_type,
+            character_coverage=1.0,
+            normalization_rule_name="identity",  # decode(encode(text)) is text, in any script
+            user_defined_symbols=[BLANK],
+            unk_id=1,
+            unk_piece=UNKNOWN,
+            bos_id=-1,
+            eos_id=-1,
+            pad_id=-1,
+            num_threads=1,
+            shuffle_input_sentence=False,
+            input_sentence_size=0,
+            max_sentence_length=_LONGEST_SENTENCE,
+            minloglevel=2,
+        )
+    return model.getvalue()
+
+
+def _largest_vocabulary(sentences, vocab_size: int, model_type: str, message: str):
+    """The largest size that trains: sentencepiece names it, or it is found by halving."""
+    named = re.search(r"<= (\d+)", message)
+    if named:
+        return int(named.group(1))
+    low, high = 0, vocab_size  # low trains (0: nothing does), high does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            _sentencepiece(sentences, middle, model_type)
+            low = middle
+        except RuntimeError:
+            high = middle
+    return low or None
