@@ -1,7 +1,7 @@
 """What teacher and student are compared on, at one node of the lattice.
 
-A variant is one public function of this module, and its name is the value of
-``--kd-variant``.  It knows nothing of padding, weights or reduction:
+A variant is one public function of this module, and its name, with "-" for "_", is the
+value of ``--kd-variant``.  It knows nothing of padding, weights or reduction:
 
     variant(logits, teacher_logits, labels, termination_symbol, class_scales) -> (B, T, s_range)
 
@@ -16,7 +16,7 @@ summed over all classes that is the same value, and every single one is >= 0 wit
 zero gradient at p = q, so that a scale can never pull the student off the teacher.
 """
 
-from typing import List, Optional, Tuple
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -54,11 +54,6 @@ def full(
         + (blank_scale - rest_scale) * terms[..., termination_symbol]
         + (label_scale - rest_scale) * label_term
     )
-
-
-def available_variants() -> List[str]:
-    """Option values, in the order of this file."""
-    return ["collapsed", "full"]
 
 
 def _collapse(logits: Tensor, labels: Tensor, termination_symbol: int) -> Tensor:

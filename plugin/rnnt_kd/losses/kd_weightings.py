@@ -9,13 +9,12 @@ value of ``--kd-weighting``:
     logits, teacher_logits  (B, T, s_range, C), without gradient
     backend                 module, see ``rnnt_kd.lattice``
 
-``node_weights`` puts the padding to zero and makes every utterance's weights sum to
-T_b + S_b, the number of arcs on a path.  So the term has the unit of the RNN-T loss, and
-its scale carries over between weightings, prune ranges and the full lattice.
+Only the proportions within an utterance matter, and padding does not: ``pruned_rnnt``
+puts it to zero and makes the rest sum to T_b + S_b, the number of arcs on a path.
 """
 
 from types import ModuleType
-from typing import List
+from typing import Tuple
 
 import torch
 from torch import Tensor
@@ -46,30 +45,13 @@ def one_best(nodes: KeptNodes, logits: Tensor, teacher_logits: Tensor, backend: 
     return _arcs_to_nodes(px_grad, py_grad, nodes)
 
 
-def available_weightings() -> List[str]:
-    """Option values, in the order of this file."""
-    return ["uniform", "occupancy", "student-occupancy", "one-best"]
-
-
-def node_weights(
-    weighting: str, nodes: KeptNodes, logits: Tensor, teacher_logits: Tensor, backend: ModuleType
-) -> Tensor:
-    """(B, T, s_range): the weighting called ``weighting``, normalised; without gradient."""
-    function = globals()[weighting.replace("-", "_")]
-    with torch.no_grad():
-        weights = function(nodes, logits.detach(), teacher_logits.detach(), backend)
-        weights = torch.where(nodes.node_mask, weights, torch.zeros_like(weights))
-        total = weights.sum(dim=(1, 2)).clamp(min=torch.finfo(weights.dtype).tiny)
-        return weights * (nodes.num_arcs / total).to(weights.dtype).reshape(-1, 1, 1)
-
-
 def _path_occupancy(nodes: KeptNodes, logits: Tensor, backend: ModuleType) -> Tensor:
     px, py = _log_probs(nodes, logits, backend)
     _, (px_grad, py_grad) = backend.mutual_information_recursion(px, py, nodes.boundary, return_grad=True)
     return _arcs_to_nodes(px_grad, py_grad, nodes)
 
 
-def _log_probs(nodes: KeptNodes, logits: Tensor, backend: ModuleType):
+def _log_probs(nodes: KeptNodes, logits: Tensor, backend: ModuleType) -> Tuple[Tensor, Tensor]:
     return backend.get_rnnt_logprobs_pruned(
         logits, nodes.symbols, nodes.ranges, nodes.termination_symbol, nodes.boundary, nodes.rnnt_type
     )

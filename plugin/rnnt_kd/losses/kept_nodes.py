@@ -75,22 +75,28 @@ def kept_nodes(
 def _check_paths(ranges: Tensor, boundary: Tensor, rnnt_type: str) -> None:
     """An utterance without any path has an infinite loss: say which, and why.
 
-    That is so if it has more symbols than frames (where every arc uses up a frame) or
-    more than ``s_range - 1`` symbols a frame, so that its ranges end below S_b.
+    ``get_rnnt_prune_ranges`` leaves none if there are more symbols than frames (where
+    every arc uses up a frame) or more than ``s_range - 1`` symbols a frame, so that the
+    ranges end below S_b; and with s_range 1 a "constrained" symbol arc lacks its target.
     """
+    s_range = ranges.shape[2]
     s_end, t_end = boundary[:, 2], boundary[:, 3]
-    last_frame = (t_end - 1).clamp(min=0).reshape(-1, 1, 1).expand(-1, 1, ranges.shape[2])
-    highest = ranges.gather(1, last_frame)[:, 0, -1]  # kept at the last frame
+    last_frame = (t_end - 1).clamp(min=0).reshape(-1, 1, 1).expand(-1, 1, s_range)
+    highest = ranges.gather(1, last_frame)[:, 0, -1]  # the highest position kept in it
+    if rnnt_type == "modified":
+        highest = highest + 1  # a symbol arc leads out of the last frame
     if rnnt_type != "regular":
-        highest = torch.minimum(highest + 1, t_end)  # a symbol arc leads out of the last frame
-    is_empty = (t_end < 1) | (s_end > highest)
-    if not bool(is_empty.any()):
+        highest = torch.minimum(highest, t_end)
+    if rnnt_type == "constrained" and s_range == 1:
+        highest = torch.zeros_like(highest)
+    has_no_path = (t_end < 1) | (s_end > highest)
+    if not bool(has_no_path.any()):
         return
-    utterance = int(is_empty.nonzero()[0])
+    utterance = int(has_no_path.nonzero()[0])
     raise UserError(
         f"utterance {utterance} of the batch",
         f"no path of the pruned lattice takes its {int(s_end[utterance])} symbols through its "
-        f"{int(t_end[utterance])} frames (rnnt_type {rnnt_type}, s_range {ranges.shape[2]})",
-        "fewer symbols than frames",
+        f"{int(t_end[utterance])} frames (rnnt_type {rnnt_type}, s_range {s_range})",
+        "no more symbols than frames",
         "leave such utterances out, or take a larger prune range",
     )

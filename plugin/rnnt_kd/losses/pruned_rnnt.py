@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
-from rnnt_kd.losses import kd_variants, kd_weightings
+from rnnt_kd.losses.choices import get_variant, get_weighting
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 
 
@@ -61,9 +61,9 @@ def rnnt_loss_pruned(
     Raises:
       UserError: unknown name, shapes that do not fit, or an utterance without any path.
     """
-    logits, nodes, module = _prepare(logits, symbols, ranges, termination_symbol, boundary, rnnt_type, backend)
-    if reduction not in ("none", "mean", "sum"):
-        raise UserError("reduction", repr(reduction), "none, mean or sum")
+    logits, nodes, module = _prepare(
+        logits, symbols, ranges, termination_symbol, boundary, rnnt_type, reduction, backend
+    )
     with _no_autocast(logits):
         loss = module.rnnt_loss_pruned(
             logits, nodes.symbols, ranges, termination_symbol, nodes.boundary, rnnt_type, delay_penalty, reduction
@@ -98,9 +98,9 @@ def rnnt_kd_loss(
 
       kd_class_scales:  factors of the classes blank, label and rest, each >= 0.
     """
-    logits, nodes, module = _prepare(logits, symbols, ranges, termination_symbol, boundary, rnnt_type, backend)
-    if reduction not in ("none", "mean", "sum"):
-        raise UserError("reduction", repr(reduction), "none, mean or sum")
+    logits, nodes, module = _prepare(
+        logits, symbols, ranges, termination_symbol, boundary, rnnt_type, reduction, backend
+    )
     with _no_autocast(logits):
         kd_losses = _kd_losses(
             logits, teacher_logits, nodes, module, kd_variant, kd_weighting, kd_temperature, kd_class_scales
@@ -115,8 +115,12 @@ def _prepare(
     termination_symbol: int,
     boundary: Optional[Tensor],
     rnnt_type: str,
+    reduction: str,
     backend: str,
 ) -> Tuple[Tensor, KeptNodes, ModuleType]:
+    """What both public functions need; all checks that cost next to nothing."""
+    if reduction not in ("none", "mean", "sum"):
+        raise UserError("reduction", repr(reduction), "none, mean or sum")
     if rnnt_type not in ("regular", "modified", "constrained"):
         raise UserError("rnnt_type", repr(rnnt_type), "regular, modified or constrained")
     if logits.ndim != 4 or logits.shape[:3] != ranges.shape or symbols.shape[0] != logits.shape[0]:
@@ -125,6 +129,8 @@ def _prepare(
             f"logits {tuple(logits.shape)}, ranges {tuple(ranges.shape)}, symbols {tuple(symbols.shape)}",
             "(B, T, s_range, C), (B, T, s_range) and (B, S)",
         )
+    if not 0 <= termination_symbol < logits.shape[3]:
+        raise UserError("termination symbol", str(termination_symbol), f"a class, 0 to {logits.shape[3] - 1}")
     module = get_backend(backend, logits.device)
     nodes = kept_nodes(symbols, ranges, termination_symbol, boundary, rnnt_type)
     return _at_least_float32(logits), nodes, module
@@ -141,8 +147,7 @@ def _kd_losses(
     kd_class_scales: Optional[Tuple[float, float, float]],
 ) -> Tensor:
     """(B,), the distillation term of each utterance."""
-    _check_name("kd variant", kd_variant, kd_variants.available_variants())
-    _check_name("kd weighting", kd_weighting, kd_weightings.available_weightings())
+    compare, weigh = get_variant(kd_variant), get_weighting(kd_weighting)
     if not kd_temperature > 0.0:
         raise UserError("kd temperature", str(kd_temperature), "a number above 0")
     if kd_class_scales is not None and (len(kd_class_scales) != 3 or min(kd_class_scales) < 0.0):
@@ -156,13 +161,24 @@ def _kd_losses(
         )
     teacher_logits = _at_least_float32(teacher_logits.detach()).to(logits.dtype)
 
-    weights = kd_weightings.node_weights(kd_weighting, nodes, logits, teacher_logits, module)
+    with torch.no_grad():
+        weights = _normalise(weigh(nodes, logits.detach(), teacher_logits, module), nodes)
     if kd_temperature != 1.0:
         logits, teacher_logits = logits / kd_temperature, teacher_logits / kd_temperature
-    compare = getattr(kd_variants, kd_variant)
     divergence = compare(logits, teacher_logits, nodes.labels, nodes.termination_symbol, kd_class_scales)
     divergence = torch.where(nodes.node_mask, divergence, torch.zeros_like(divergence))
     return (weights * divergence).sum(dim=(1, 2))
+
+
+def _normalise(weights: Tensor, nodes: KeptNodes) -> Tensor:
+    """Zero on padding; the sum over an utterance is T_b + S_b, the number of arcs on a path.
+
+    So the term has the unit of the RNN-T loss, and ``kd_scale`` carries over between
+    weightings, prune ranges and the full lattice.
+    """
+    weights = torch.where(nodes.node_mask, weights, torch.zeros_like(weights))
+    total = weights.sum(dim=(1, 2)).clamp(min=torch.finfo(weights.dtype).tiny)
+    return weights * (nodes.num_arcs / total).to(weights.dtype).reshape(-1, 1, 1)
 
 
 def _reduce(losses: Tensor, reduction: str) -> Tensor:
@@ -177,8 +193,3 @@ def _no_autocast(x: Tensor):
     if x.device.type not in ("cpu", "cuda"):
         return contextlib.nullcontext()
     return torch.autocast(device_type=x.device.type, enabled=False)
-
-
-def _check_name(what: str, name: str, right_ones: list) -> None:
-    if name not in right_ones:
-        raise UserError(what, f"there is no {name!r}", "one of: " + ", ".join(right_ones))
