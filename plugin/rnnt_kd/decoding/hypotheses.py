@@ -139,7 +139,12 @@ class HypothesisTable:
         for row, place in enumerate(self._order.tolist()):
             if scores[row] != scores[row]:
                 found_there = "the model's output is not a number"
-                raise UserError(f"utterance {place} of the batch", found_there, "finite logits", "the weights are broken: train again")
+                raise UserError(
+                    f"utterance {place} of the batch",
+                    found_there,
+                    "finite logits",
+                    "the weights are broken: train again",
+                )
             length = lengths[row]
             found[place] = Hypothesis(tokens[row][self._context :][:length], times[row][:length], scores[row])
         return found

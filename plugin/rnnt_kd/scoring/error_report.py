@@ -8,6 +8,7 @@ from rnnt_kd.scoring.recognitions import Recognition
 from rnnt_kd.scoring.word_errors import GAP, Alignment, ErrorCounts, align, count
 
 _SHOWN_GAP = "*"
+_SECTIONS = ("PER-UTT DETAILS:", "SUBSTITUTIONS:", "DELETIONS:", "INSERTIONS:", "PER-WORD STATS:")
 
 
 def format_errors(recognitions: Iterable[Recognition]) -> str:
@@ -24,7 +25,7 @@ def format_errors(recognitions: Iterable[Recognition]) -> str:
         f"%WER = {total.wer:.2f}",
         f"Errors: {total.ins} insertions, {total.dels} deletions, {total.subs} substitutions, "
         f"over {total.words} reference words ({total.correct} correct)",
-        "Search below for sections starting with PER-UTT DETAILS:, SUBSTITUTIONS:, DELETIONS:, INSERTIONS:, PER-WORD STATS:",
+        f"Search below for sections starting with {', '.join(_SECTIONS)}",
         "",
         "PER-UTT DETAILS: corr or (ref->hyp)  ",
         *(f"{key}:\t{_utterance(alignment)}" for key, alignment in alignments.items()),
@@ -50,9 +51,13 @@ def format_speakers(table: Mapping[str, ErrorCounts]) -> str:
     rows = [head] + [
         [name, *map(str, (c.utterances, c.words, f"{c.wer:.2f}", c.ins, c.dels, c.subs))] for name, c in table.items()
     ]
-    widths = [max(map(len, column)) for column in zip(*rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "".join(
-        "  ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))) + "\n"
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        + "\n"
         for row in rows
     )
 
@@ -60,7 +65,7 @@ def format_speakers(table: Mapping[str, ErrorCounts]) -> str:
 def _utterance(alignment: Alignment) -> str:
     parts: List[str] = []
     for is_correct, run in groupby(alignment, key=lambda pair: pair[0] == pair[1]):
-        refs, hyps = ([word for word in side if word != GAP] for side in zip(*run))
+        refs, hyps = ([word for word in side if word != GAP] for side in zip(*run, strict=True))
         parts += refs if is_correct else [f"({' '.join(refs) or _SHOWN_GAP}->{' '.join(hyps) or _SHOWN_GAP})"]
     return " ".join(parts)
 

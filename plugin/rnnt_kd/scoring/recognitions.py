@@ -66,7 +66,11 @@ def read_recogs(path: Path) -> List[Recognition]:
 
 
 def check_against_text(
-    recognitions: List[Recognition], text: Mapping[str, str], left_out: Iterable[str], recogs_path: Path, text_path: Path
+    recognitions: List[Recognition],
+    text: Mapping[str, str],
+    left_out: Iterable[str],
+    recogs_path: Path,
+    text_path: Path,
 ) -> List[str]:
     """Hold the references of a recogs file against a data directory's ``text``.
 
@@ -88,20 +92,28 @@ def check_against_text(
     missing = sorted(set(text) - {item.utterance_id for item in recognitions})
     unexplained = sorted(set(missing) - set(left_out))
     if unexplained:
-        found = f'{len(unexplained)} of {len(text)} utterances of {text_path} are missing, the first is "{unexplained[0]}"'
+        found = (
+            f'{len(unexplained)} of {len(text)} utterances of {text_path} are missing, the first is "{unexplained[0]}"'
+        )
         raise UserError(recogs_path, found, "the same utterances", _AGAIN)
     return missing
 
 
-def check_same_references(recognitions: List[Recognition], baseline: List[Recognition], path: Path, baseline_path: Path) -> None:
+def check_same_references(
+    recognitions: List[Recognition], baseline: List[Recognition], path: Path, baseline_path: Path
+) -> None:
     """Two systems are compared on the same utterances only.  Raises UserError naming the first that differs."""
     ours, theirs = ({item.utterance_id: item.ref for item in items} for items in (recognitions, baseline))
     for utterance_id in sorted(set(ours) | set(theirs)):
         for refs, one, other in ((ours, path, baseline_path), (theirs, baseline_path, path)):
             if utterance_id not in refs:
-                raise UserError(one, f'"{utterance_id}" of {other} is missing', "the same test set", "decode both again")
+                raise UserError(
+                    one, f'"{utterance_id}" of {other} is missing', "the same test set", "decode both again"
+                )
         if ours[utterance_id] != theirs[utterance_id]:
-            raise UserError(path, f'ref of "{utterance_id}" differs from {baseline_path}', "the same test set", "decode both again")
+            raise UserError(
+                path, f'ref of "{utterance_id}" differs from {baseline_path}', "the same test set", "decode both again"
+            )
 
 
 def _parse(line: str, where: str) -> Tuple[str, str, Tuple[str, ...]]:

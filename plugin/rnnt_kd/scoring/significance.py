@@ -13,7 +13,9 @@ import kaldialign
 from rnnt_kd.scoring.recognitions import Recognition
 
 
-def confidence_interval(recognitions: Sequence[Recognition], replications: int = 10000, seed: int = 0) -> Optional[Tuple[float, float]]:
+def confidence_interval(
+    recognitions: Sequence[Recognition], replications: int = 10000, seed: int = 0
+) -> Optional[Tuple[float, float]]:
     """95 % interval of the word error rate, per cent: mean of the drawn rates +- 1.96 standard deviations, not below 0.
 
     None where so few words are spoken that some draws have none.
@@ -37,7 +39,9 @@ def paired_p_value(
     Args:
       recognitions, baseline: the same utterances, in the same order, with the same references.
     """
-    assert [(item.utterance_id, item.ref) for item in recognitions] == [(item.utterance_id, item.ref) for item in baseline]
+    assert [(item.utterance_id, item.ref) for item in recognitions] == [
+        (item.utterance_id, item.ref) for item in baseline
+    ]
     refs, hyps = _words(recognitions)
     _, baseline_hyps = _words(baseline)
     not_better, not_worse = (

@@ -1,0 +1,147 @@
+"""Stage 7: word error rates of one decoding.
+
+Reads DECODE_DIR/recogs-<test set>.txt and writes beside it
+  errs-<test set>.txt   every utterance with its errors, and the errors sorted by number
+  wer-<test set>.txt    the %WER line, the interval, the comparison, the table of speakers
+  wer-<test set>.json   the same figures, for programs
+
+With --data-dir the references are held against DATA_DIR/text, and speakers come from its utt2spk
+(else from the cuts that were decoded).
+With --baseline-decode-dir the same test set, decoded by another system, is compared utterance by
+utterance (two-sided p-value, paired bootstrap).
+"""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+from rnnt_kd import atomic
+from rnnt_kd.bin.entry import command
+from rnnt_kd.bin.options import join, parser
+from rnnt_kd.bin.stage import Stage
+from rnnt_kd.data.kaldi_dir import read_data_dir
+from rnnt_kd.errors import UserError
+from rnnt_kd.scoring.error_report import format_errors, format_speakers
+from rnnt_kd.scoring.recognitions import check_against_text, check_same_references, read_recogs
+from rnnt_kd.scoring.results import figures, read_json
+from rnnt_kd.scoring.significance import confidence_interval, paired_p_value
+from rnnt_kd.scoring.word_errors import count_all, count_by_speaker
+
+
+@command
+def main(argv: Optional[List[str]] = None) -> None:
+    options = parser(__doc__)
+    options.add_argument("--decode-dir", type=Path, required=True, help="holds recogs-<test set>.txt")
+    options.add_argument("--data-dir", type=Path, help="the Kaldi data directory that was decoded")
+    options.add_argument(
+        "--baseline-decode-dir", type=Path, help="the same test set, decoded by the system to compare with"
+    )
+    options.add_argument("--test-set", help="which recogs file (needed where there are several)")
+    options.add_argument("--replications", type=int, default=10000, help="bootstrap draws")
+    options.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    args = options.parse_args(argv)
+    if args.replications < 1 or args.seed < 0:
+        raise UserError("--replications, --seed", f"{args.replications}, {args.seed}", "at least 1 and 0")
+
+    recogs = _recogs_path(args.decode_dir, args.test_set)
+    test_set = recogs.stem[len("recogs-") :]
+    baseline_recogs = args.baseline_decode_dir and _recogs_path(args.baseline_decode_dir, test_set)
+    outputs = [f"errs-{test_set}.txt", f"wer-{test_set}.txt", f"wer-{test_set}.json"]
+    kaldi_files = [args.data_dir / name for name in ("text", "utt2spk")] if args.data_dir else []
+    decoding = [args.decode_dir / name for name in ("decode.json", f"speakers-{test_set}.json")]
+    inputs = [recogs, *([baseline_recogs] if baseline_recogs else []), *kaldi_files, *decoding]
+    settings = {"replications": args.replications, "seed": args.seed}
+    stage = Stage(args.decode_dir, f"score-{test_set}", settings, inputs, outputs)
+    if not stage.is_finished():
+        stage.start()
+        _score(
+            args,
+            recogs,
+            baseline_recogs,
+            test_set,
+            ["python", "-m", "rnnt_kd.bin.score", *(sys.argv[1:] if argv is None else argv)],
+        )
+        stage.finish()
+    print((args.decode_dir / f"wer-{test_set}.txt").read_text(encoding="utf-8"), end="")
+
+
+def _score(args, recogs: Path, baseline_recogs: Optional[Path], test_set: str, command_line: List[str]) -> None:
+    recognitions = read_recogs(recogs)
+    decode = read_json(args.decode_dir / "decode.json", default={})
+    not_decoded: List[str] = []
+    utt2spk = read_json(args.decode_dir / f"speakers-{test_set}.json", default={})
+    if args.data_dir:
+        utterances = read_data_dir(args.data_dir, allow_pipes=True).utterances  # pipes are not run here
+        text = {item.id: item.text for item in utterances}
+        left_out = decode.get("left_out", {})
+        not_decoded = check_against_text(recognitions, text, left_out, recogs, args.data_dir / "text")
+        utt2spk = {item.id: item.speaker for item in utterances}
+    speakers = count_by_speaker(recognitions, utt2spk) if utt2spk else {}
+    total = count_all(recognitions)
+    if not total.words:
+        raise UserError(
+            recogs,
+            "no reference holds a word",
+            "at least one: an error rate is errors per word",
+            "check the transcripts",
+        )
+    interval = confidence_interval(recognitions, args.replications, args.seed)
+    result = {
+        "test_set": test_set,
+        "search": decode.get("search"),
+        "beam": decode.get("beam"),
+        **figures(total),
+        "ci95": interval and [round(value, 4) for value in interval],
+        "baseline": None,
+        "baseline_wer": None,
+        "p_value": None,
+        "replications": args.replications,
+        "seed": args.seed,
+        "not_decoded": not_decoded,
+        "speakers": [{"speaker": name, **figures(counts)} for name, counts in speakers.items()],
+        "command": shlex.join(command_line),
+    }
+    lines = [total.kaldi_line()]
+    lines.append(
+        f"95 % interval: {interval[0]:.2f} .. {interval[1]:.2f} (bootstrap)"
+        if interval
+        else "95 % interval: too few words"
+    )
+    if baseline_recogs:
+        baseline = read_recogs(baseline_recogs)
+        check_same_references(recognitions, baseline, recogs, baseline_recogs)
+        baseline_wer = count_all(baseline).wer
+        p_value = paired_p_value(recognitions, baseline, args.replications, args.seed)
+        result.update(
+            baseline=str(args.baseline_decode_dir), baseline_wer=round(baseline_wer, 4), p_value=round(p_value, 6)
+        )
+        lines.append(
+            f"baseline: %WER {baseline_wer:.2f}; p = {p_value:.4f} (two-sided, paired bootstrap; {baseline_recogs})"
+        )
+    if not_decoded:
+        lines.append(f"not in these figures: {len(not_decoded)} utterances that were left out ({join(not_decoded)})")
+    if speakers:
+        lines += ["", format_speakers(speakers).rstrip("\n")]
+    atomic.write_text(args.decode_dir / f"errs-{test_set}.txt", format_errors(recognitions))
+    atomic.write_text(args.decode_dir / f"wer-{test_set}.txt", "\n".join(lines) + "\n")
+    atomic.write_text(args.decode_dir / f"wer-{test_set}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+
+
+def _recogs_path(decode_dir: Path, test_set: Optional[str]) -> Path:
+    """The recogs file of a folder, the only one where ``test_set`` does not say which."""
+    found = sorted(Path(decode_dir).glob("recogs-*.txt"))
+    sets = [path.stem[len("recogs-") :] for path in found]
+    if test_set in sets:
+        return found[sets.index(test_set)]
+    if not found:
+        raise UserError(decode_dir, "holds no recogs-*.txt", "a folder that decode wrote", "decode first")
+    if test_set or len(found) > 1:
+        found_text = f"no test set '{test_set}'" if test_set else f"{len(found)} test sets"
+        raise UserError(decode_dir, found_text, f"--test-set with one of: {join(sets)}")
+    return found[0]
+
+
+if __name__ == "__main__":
+    main()

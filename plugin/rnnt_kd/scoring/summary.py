@@ -1,0 +1,151 @@
+"""The table of an experiment, from the files its systems left behind.
+
+    EXP_DIR/teacher/                          system.json, metrics ...
+    EXP_DIR/students/<name>/                  the same; <name>_kd is the distilled twin of <name>
+    <system>/decode_<test set>_<search>/      decode.json, wer-<test set>.json
+
+A system that is not trained, decoded or scored to the end has a row that says so.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional, Sequence
+
+from rnnt_kd.scoring.results import read_json
+
+KEYS = (
+    *("system", "role", "params", "nonzero_params", "sparsity", "kd", "test_set", "search"),
+    *("wer", "words", "ins", "del", "sub", "ci95", "p_value", "train_seconds", "rtf"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system on one test set with one search.
+
+    Attributes:
+      values:    exactly ``KEYS``; None where a figure does not exist (yet).
+      state:     "" when finished, else what is missing, for people.
+      commands:  that made the figures, oldest first.
+    """
+
+    values: Dict[str, Any]
+    state: str
+    commands: Sequence[str]
+
+
+def collect(exp_dir: Path, test_sets: Sequence[str], expected: Iterable[str] = ()) -> List[Row]:
+    """Rows of all systems: the teacher, then the students by name, each beside its twin.
+
+    Args:
+      test_sets: rows are made for these.
+      expected:  names of systems that should be there; also a student ``x_kd`` expects its twin ``x``.
+    Raises:
+      UserError: a file that is not what it should be.
+    """
+    exp_dir = Path(exp_dir)
+    students = {
+        path.name for path in (exp_dir / "students").glob("*") if path.is_dir() and not path.name.startswith(".")
+    }
+    names = students | (set(expected) - {"teacher"})
+    names |= {_without_kd(name) for name in names}
+    return [row for name in ["teacher", *sorted(names, key=_order)] for row in _rows(exp_dir, name, test_sets)]
+
+
+def markdown(rows: Sequence[Row], corpus: str, commands: Sequence[str] = ()) -> str:
+    """The table for people, GitHub flavour: a line on the corpus, the table, what is not finished, the commands."""
+    words = {row.values["test_set"]: row.values["words"] for row in rows if row.values["words"] is not None}
+    sets = ", ".join(f"{name} ({number} words)" for name, number in words.items()) or "nothing scored yet"
+    head = ["system", "test set", "search", "parameters", "non-zero", "sparsity", "%WER [95 %]", "ins", "del", "sub"]
+    head += ["p (vs no KD)", "train s", "RTF"]
+    lines = [
+        f"Corpus {corpus}; test sets: {sets}. Intervals: bootstrap over utterances. "
+        "p: two-sided paired bootstrap of a distilled system against its twin without distillation. "
+        "Sparsity: of the sparsified matrices, measured. RTF: encoder and search, features not counted.",
+        "",
+        _line(head),
+        _line(["---", "---", "---"] + ["---:"] * (len(head) - 3)),
+        *(_line(_cells(row)) for row in rows),
+    ]
+    unfinished = [f"- {row.values['system']} on {row.values['test_set']}: {row.state}" for row in rows if row.state]
+    if unfinished:
+        lines += ["", "Not finished:", "", *unfinished]
+    commands = [*(command for row in rows for command in row.commands), *commands]
+    if commands:
+        lines += ["", "Commands that made the figures:", "", "```", *dict.fromkeys(commands), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(exp_dir: Path, name: str, test_sets: Sequence[str]) -> List[Row]:
+    system_dir = exp_dir / "teacher" if name == "teacher" else exp_dir / "students" / name
+    system = read_json(system_dir / "system.json", default={})
+    base: Dict[str, Any] = dict.fromkeys(KEYS)
+    base.update({key: system.get(key) for key in ("params", "nonzero_params", "sparsity", "train_seconds")})
+    base.update(
+        system=name, role="teacher" if name == "teacher" else "student", kd=bool(system.get("kd", name.endswith("_kd")))
+    )
+    state = "" if system else "training is not finished" if system_dir.is_dir() else "missing, not trained"
+    rows = []
+    for test_set in test_sets:
+        values = {**base, "test_set": test_set}
+        folders = [
+            path for path in sorted(system_dir.glob(f"decode_{test_set}_*")) if path.is_dir() and _is_of(path, test_set)
+        ]
+        if state or not folders:
+            rows.append(Row(values, state or "not decoded", ()))
+        else:
+            rows += [_scored(values, folder, test_set) for folder in folders]
+    return rows
+
+
+def _is_of(folder: Path, test_set: str) -> bool:
+    """``decode_dev_other_...`` is no decoding of ``dev``, though the name begins alike."""
+    return read_json(folder / "decode.json", default={}).get("test_set", test_set) == test_set
+
+
+def _scored(values: Dict[str, Any], folder: Path, test_set: str) -> Row:
+    decode = read_json(folder / "decode.json", default={})
+    if not decode:
+        return Row({**values, "search": folder.name[len(f"decode_{test_set}_") :]}, "decoding is not finished", ())
+    values = {**values, "search": decode.get("search"), "rtf": decode.get("rtf")}
+    commands = [decode["command"]] if "command" in decode else []
+    wer = read_json(folder / f"wer-{test_set}.json", default={})
+    if not wer:
+        return Row(values, "decoded, not scored", commands)
+    values.update({key: wer.get(key) for key in ("wer", "words", "ins", "del", "sub", "ci95", "p_value")})
+    state = "not compared with its twin without distillation" if values["kd"] and values["p_value"] is None else ""
+    return Row(values, state, [*commands, *([wer["command"]] if "command" in wer else [])])
+
+
+def _cells(row: Row) -> List[str]:
+    v = row.values
+    interval = f" [{v['ci95'][0]:.2f}, {v['ci95'][1]:.2f}]" if v["ci95"] else ""
+    return [
+        v["system"],
+        v["test_set"],
+        v["search"] or "-",
+        _shown(v["params"], ",d"),
+        _shown(v["nonzero_params"], ",d"),
+        _shown(v["sparsity"], ".1%"),
+        f"{v['wer']:.2f}{interval}" if v["wer"] is not None else row.state,
+        *(_shown(v[key], "d") for key in ("ins", "del", "sub")),
+        _shown(v["p_value"], ".4f"),
+        _shown(v["train_seconds"], ".0f"),
+        _shown(v["rtf"], ".4f"),
+    ]
+
+
+def _shown(value: Optional[float], style: str) -> str:
+    return "-" if value is None else format(value, style)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _without_kd(name: str) -> str:
+    return name[: -len("_kd")] if name.endswith("_kd") else name
+
+
+def _order(name: str):
+    return _without_kd(name).startswith("small"), _without_kd(name), name.endswith("_kd")

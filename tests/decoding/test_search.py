@@ -1,0 +1,222 @@
+"""Both searches against a second implementation: one utterance at a time, plain Python, lists and dicts."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rnnt_kd.decoding import greedy_search, modified_beam_search
+from rnnt_kd.decoding.lookup import available_searches, get_search
+from rnnt_kd.errors import UserError
+from rnnt_kd.models.joiner import Joiner
+from rnnt_kd.models.predictor import StatelessPredictor
+
+BLANK, UNK = 0, 1
+SEARCHES = {"greedy_search": greedy_search.search, "modified_beam_search": modified_beam_search.search}
+
+
+class Model(torch.nn.Module):
+    """Predictor and joiner of a random transducer; a search needs no more."""
+
+    def __init__(self, seed, vocab_size=6, peak=1.0, context_size=2, blank_id=BLANK, dim=8):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.predictor = StatelessPredictor(vocab_size, dim, context_size, blank_id)
+        self.joiner = Joiner(dim, dim, dim, vocab_size)
+        with torch.no_grad():
+            self.joiner.output_linear.weight.mul_(peak)
+        self.double().eval()  # so that batching cannot change a rounding that matters
+
+
+def encoder_output(seed, lens, dim=8, padding=1e3):
+    """Random frames; what is behind the end is absurd, and must not matter."""
+    generator = torch.Generator().manual_seed(seed)
+    frames = 3 * torch.randn(len(lens), max(lens, default=0), dim, dtype=torch.float64, generator=generator)
+    lens = torch.tensor(lens, dtype=torch.int64)
+    frames[torch.arange(frames.shape[1]) >= lens[:, None]] = padding
+    return frames, lens
+
+
+def log_probs(model, frame, tokens):
+    """log p(. | one frame, tokens so far) as a list."""
+    context = (model.predictor.start_context() + tokens)[-model.predictor.context_size :]
+    with torch.no_grad():
+        lm = model.joiner.predictor_proj(model.predictor(torch.tensor([context]), need_pad=False)[0, 0])
+        return model.joiner(model.joiner.encoder_proj(frame), lm).log_softmax(-1).tolist()
+
+
+def reference_search(model, frames, beam, blank_id=BLANK, unk_id=UNK):
+    """The best (tokens, timestamps, score) of one utterance, and how far ahead of the next it is."""
+    hypotheses = {(): ([], 0.0)}  # tokens -> timestamps, log-probability
+    for time, frame in enumerate(frames):
+        candidates = []
+        for rank, (tokens, (times, score)) in enumerate(hypotheses.items()):
+            for token, value in enumerate(log_probs(model, frame, list(tokens))):
+                candidates.append((-(score + value), rank, token, tokens, times))
+        hypotheses = {}
+        for negative, _, token, tokens, times in sorted(candidates, key=lambda c: c[:3])[:beam]:
+            if token not in (blank_id, unk_id):
+                tokens, times = tokens + (token,), times + [time]
+            if tokens in hypotheses:
+                first_times, score = hypotheses[tokens]
+                high, low = max(score, -negative), min(score, -negative)
+                hypotheses[tokens] = first_times, high + math.log1p(math.exp(low - high))
+            else:
+                hypotheses[tokens] = times, -negative
+    context = model.predictor.context_size
+    tokens, (times, score) = max(hypotheses.items(), key=lambda item: item[1][1] / (len(item[0]) + context))
+    return list(tokens), times, score
+
+
+def assert_equal(found, expected):
+    assert (found.tokens, found.timestamps) == (expected[0], expected[1])
+    assert found.score == pytest.approx(expected[2], rel=1e-9, abs=1e-9)
+
+
+lengths = st.lists(st.integers(0, 9), min_size=1, max_size=5)
+
+
+@given(seed=st.integers(0, 999), lens=lengths, beam=st.integers(1, 6), peak=st.sampled_from([0.1, 0.3, 1.0, 20.0]))
+def test_beam_search_equals_plain_python(seed, lens, beam, peak):
+    model = Model(seed, peak=peak)
+    encoder_out, encoder_out_lens = encoder_output(seed, lens)
+    found = modified_beam_search.search(model, encoder_out, encoder_out_lens, beam=beam, blank_id=BLANK, unk_id=UNK)
+    for hypothesis, frames, length in zip(found, encoder_out, lens, strict=True):
+        assert_equal(hypothesis, reference_search(model, frames[:length], beam))
+
+
+@given(seed=st.integers(0, 999), lens=lengths, unk_id=st.sampled_from([UNK, None]), context_size=st.integers(1, 3))
+def test_greedy_is_beam_1_and_equals_plain_python(seed, lens, unk_id, context_size):
+    model = Model(seed, context_size=context_size)
+    encoder_out, encoder_out_lens = encoder_output(seed, lens)
+    greedy = greedy_search.search(model, encoder_out, encoder_out_lens, blank_id=BLANK, unk_id=unk_id)
+    beam_1 = modified_beam_search.search(model, encoder_out, encoder_out_lens, beam=1, blank_id=BLANK, unk_id=unk_id)
+    assert greedy == beam_1
+    for hypothesis, frames, length in zip(greedy, encoder_out, lens, strict=True):
+        assert_equal(hypothesis, reference_search(model, frames[:length], 1, unk_id=unk_id))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@given(seed=st.integers(0, 999), lens=lengths)
+def test_batch_equals_alone(name, seed, lens):
+    model = Model(seed)
+    encoder_out, encoder_out_lens = encoder_output(seed, lens)
+    together = SEARCHES[name](model, encoder_out, encoder_out_lens, beam=4)
+    for i, length in enumerate(lens):
+        alone = SEARCHES[name](model, encoder_out[i : i + 1, :length], encoder_out_lens[i : i + 1], beam=4)[0]
+        assert_equal(together[i], (alone.tokens, alone.timestamps, alone.score))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("blank_id", [0, 5])
+def test_any_blank_id(name, blank_id):
+    model = Model(7, blank_id=blank_id)
+    encoder_out, lens = encoder_output(7, [6, 4])
+    beam = 1 if name == "greedy_search" else 3
+    found = SEARCHES[name](model, encoder_out, lens, beam=beam, blank_id=blank_id, unk_id=None)
+    for hypothesis, frames, length in zip(found, encoder_out, lens, strict=True):
+        assert_equal(hypothesis, reference_search(model, frames[:length], beam, blank_id, None))
+        assert blank_id not in hypothesis.tokens
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_no_frames_give_an_empty_hypothesis(name):
+    model = Model(0)
+    empty = SEARCHES[name](model, *encoder_output(0, [0, 0]))
+    assert [(h.tokens, h.timestamps, h.score) for h in empty] == [([], [], 0.0)] * 2
+    assert SEARCHES[name](model, torch.zeros(0, 5, 8, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)) == []
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_unk_with_the_highest_probability_is_not_emitted_and_leaves_the_context(name):
+    model = Model(3)
+    with torch.no_grad():
+        model.joiner.output_linear.bias[UNK] += 100.0
+    encoder_out, lens = encoder_output(3, [7])
+    found = SEARCHES[name](model, encoder_out, lens, beam=4)[0]
+    assert found.tokens == [] and found.score == pytest.approx(0.0, abs=1e-6)
+    as_token = SEARCHES[name](model, encoder_out, lens, beam=4, unk_id=None)[0]
+    assert as_token.tokens == [UNK] * 7 and as_token.timestamps == list(range(7))
+
+
+def test_unk_path_and_blank_path_are_one_hypothesis():
+    model = Model(3)
+    frames, lens = encoder_output(3, [1])
+    with torch.no_grad():
+        model.joiner.output_linear.bias[BLANK] += 50.0
+        model.joiner.output_linear.bias[UNK] += 50.0
+    values = log_probs(model, frames[0, 0], [])
+    found = modified_beam_search.search(model, frames, lens, beam=2)[0]
+    assert found.tokens == []
+    assert found.score == pytest.approx(math.log(math.exp(values[BLANK]) + math.exp(values[UNK])))
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_of_equals_the_lowest_token_wins(name):
+    model = Model(0, peak=0.0)  # every token has the same logit ...
+    with torch.no_grad():
+        model.joiner.output_linear.bias.fill_(-9.0)
+        model.joiner.output_linear.bias[[3, 5]] = 9.0  # ... but two, which are the best
+    frames, lens = encoder_output(0, [1, 3])
+    found = SEARCHES[name](model, frames, lens, beam=4)
+    assert found[0].tokens == [3]
+    assert found == SEARCHES[name](model, frames, lens, beam=4)
+    beam = 1 if name == "greedy_search" else 4
+    assert_equal(found[1], reference_search(model, frames[1], beam))
+
+
+def test_beam_wider_than_the_vocabulary():
+    model = Model(1, vocab_size=3)
+    frames, lens = encoder_output(1, [5, 2])
+    for hypothesis, utterance, length in zip(
+        modified_beam_search.search(model, frames, lens, beam=10), frames, lens, strict=True
+    ):
+        assert_equal(hypothesis, reference_search(model, utterance[:length], 10))
+
+
+def test_wide_beam_finds_the_most_probable_tokens():
+    """With room for every hypothesis the score is the exact sum over alignments."""
+    model = Model(5, vocab_size=3)
+    frames, lens = encoder_output(5, [4])
+    found = modified_beam_search.search(model, frames, lens, beam=3**4, unk_id=None)[0]
+
+    def total(time, position):  # all paths that emit found.tokens[position:] in frames[time:]
+        if time == 4:
+            return 1.0 if position == len(found.tokens) else 0.0
+        values = log_probs(model, frames[0, time], found.tokens[:position])
+        result = math.exp(values[BLANK]) * total(time + 1, position)
+        if position < len(found.tokens):
+            result += math.exp(values[found.tokens[position]]) * total(time + 1, position + 1)
+        return result
+
+    assert found.score == pytest.approx(math.log(total(0, 0)), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_float32_models_work_and_no_gradient_is_kept(name):
+    model = Model(2).float()
+    frames, lens = encoder_output(2, [6, 3])
+    found = SEARCHES[name](model, frames.float().requires_grad_(), lens, beam=4)
+    expected = SEARCHES[name](model.double(), frames, lens, beam=4)
+    assert [h.tokens for h in found] == [h.tokens for h in expected]
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_nan_is_an_error_that_names_the_utterance(name):
+    model = Model(2)
+    frames, lens = encoder_output(2, [6, 3])
+    frames[1, 1] = math.nan
+    with pytest.raises(UserError, match="utterance 1 of the batch.*not a number"):
+        SEARCHES[name](model, frames, lens, beam=4)
+
+
+def test_searches_are_files():
+    assert available_searches() == sorted(SEARCHES)
+    for name, search in SEARCHES.items():
+        assert get_search(name) is search
+    with pytest.raises(UserError, match="one of: greedy_search, modified_beam_search"):
+        get_search("hypotheses")
+    with pytest.raises(UserError, match="beam: 0"):
+        modified_beam_search.search(Model(0), *encoder_output(0, [1]), beam=0)
