@@ -1,0 +1,121 @@
+"""Train one system of a preset, or go on with it, or find it finished."""
+
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+from rnnt_kd.bin import options
+from rnnt_kd.bin.entry import command
+from rnnt_kd.config import KdConfig, RecipeConfig, SystemConfig
+from rnnt_kd.errors import UserError
+
+DESCRIPTION = """Train one system of a preset, or go on with it, or find it finished.
+
+The same command again: a finished system is skipped, an interrupted one resumes from its
+last checkpoint and ends with the same weights.  With another configuration, the older run
+is moved to <exp-dir>.old-N first."""
+
+ROLES = ["teacher", "sparse_student", "small_student"]
+
+
+@command
+def main(argv: Optional[List[str]] = None) -> None:
+    from rnnt_kd.lattice import available_backends
+    from rnnt_kd.losses import available_variants, available_weightings
+
+    parser = options.parser(DESCRIPTION)
+    options.add_recipe(parser)
+    parser.add_argument("--role", choices=ROLES, required=True, help="which part of the preset")
+    parser.add_argument("--name", required=True, help="of the system, in the final table")
+    parser.add_argument("--train-cuts", type=Path, required=True, help="cuts of stage 1")
+    parser.add_argument("--dev-cuts", type=Path, required=True, help="cuts of stage 1")
+    parser.add_argument("--bpe-dir", type=Path, required=True, help="folder of stage 2")
+    parser.add_argument("--exp-dir", type=Path, required=True, help="folder of this system")
+    parser.add_argument("--teacher-dir", type=Path, help="a trained system: where sparse students start, and who teaches with --kd")
+    parser.add_argument("--sparsity", type=float, default=0.0, help="of a sparse student, a fraction in [0, 1)")
+    parser.add_argument("--kd", action="store_true", help="distil from --teacher-dir over the pruned lattice")
+    parser.add_argument("--kd-variant", choices=available_variants(), help="instead of the preset's kd.variant")
+    parser.add_argument("--kd-weighting", choices=available_weightings(), help="instead of the preset's kd.weighting")
+    parser.add_argument("--kd-scale", type=float, help="instead of the preset's kd.scale")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--lattice-backend", choices=["auto", *available_backends()], default="auto", help="auto: k2 where installed")
+    options.add_device(parser)
+    arguments = parser.parse_args(argv)
+
+    config = compose(
+        options.load_recipe(arguments.config, arguments.overrides),
+        role=arguments.role,
+        name=arguments.name,
+        seed=arguments.seed,
+        sparsity=arguments.sparsity,
+        with_kd=arguments.kd,
+        kd_options={"variant": arguments.kd_variant, "weighting": arguments.kd_weighting, "scale": arguments.kd_scale},
+    )
+
+    import torch
+
+    from rnnt_kd.text.tokenizer import Tokenizer
+    from rnnt_kd.training.loop import train_system
+
+    torch.set_num_threads(arguments.num_threads)
+    train_system(
+        config,
+        arguments.exp_dir,
+        train_cuts=arguments.train_cuts,
+        dev_cuts=arguments.dev_cuts,
+        tokenizer=Tokenizer.load(arguments.bpe_dir),
+        teacher_dir=arguments.teacher_dir,
+        device=_device(arguments.device),
+        backend_name=arguments.lattice_backend,
+        say=_say,
+    )
+
+
+def compose(
+    recipe: RecipeConfig, *, role: str, name: str, seed: int, sparsity: float, with_kd: bool, kd_options: dict
+) -> SystemConfig:
+    """The part of ``recipe`` that ``role`` needs, as one system's configuration.
+
+    Raises:
+      UserError: options that do not go together or are out of range.
+    """
+    if role == "sparse_student" and not 0.0 < sparsity < 1.0:
+        raise UserError("--sparsity", f"{sparsity} for a sparse student", "a fraction between 0 and 1", "for example 0.9")
+    if role != "sparse_student" and sparsity:
+        raise UserError("--sparsity", f"{sparsity} for a {role}, which is dense", "no --sparsity", "or --role sparse_student")
+    given = {key: value for key, value in kd_options.items() if value is not None}
+    if given and not with_kd:
+        raise UserError("--kd-" + sorted(given)[0], "given without --kd", "--kd as well", "add --kd, or leave it away")
+    if with_kd and role == "teacher":
+        raise UserError("--kd", "asked for a teacher", "a student's role", "leave --kd away")
+    if given.get("scale", 0.0) < 0.0:
+        raise UserError("--kd-scale", str(given["scale"]), "a number >= 0")
+    part = getattr(recipe, role)
+    return SystemConfig(
+        name=name,
+        role=role,
+        seed=seed,
+        model=recipe.teacher.model if role == "sparse_student" else part.model,
+        training=part.training,
+        sparsity=part.sparsity if role == "sparse_student" else None,
+        target_sparsity=sparsity,
+        kd=KdConfig(**{**vars(recipe.kd), **given}) if with_kd else None,
+    )
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device", "cuda, and torch sees no GPU here", "a CUDA device", "use --device cpu")
+    return name
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

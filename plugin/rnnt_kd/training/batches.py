@@ -1,0 +1,73 @@
+"""What the loop eats: batches of features and labels, without the utterances that cannot be trained on."""
+
+from pathlib import Path
+from typing import Callable, Dict, Iterator, List, Tuple
+
+import torch
+from torch import Tensor
+
+from rnnt_kd.config import SystemConfig
+from rnnt_kd.data.dataset import Batch, load_cuts_info, make_dataloader
+from rnnt_kd.errors import UserError
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training import selection
+
+
+class Data:
+    """Batches with labels.  Tokenises each text once."""
+
+    def __init__(self, config: SystemConfig, tokenizer: Tokenizer, train_cuts: Path, dev_cuts: Path):
+        self.config, self.tokenizer = config, tokenizer
+        self.paths = {"train": train_cuts, "dev": dev_cuts}
+        self.selections: Dict[str, selection.Selection] = {}
+        self._labels: Dict[str, List[int]] = {}
+
+    def select(self, encoder_frames: Callable[[Tensor], Tensor], with_ctc: bool) -> None:
+        """Leave out what cannot be trained on.  Raises UserError if nothing is left."""
+        training = self.config.training
+        for name, path in self.paths.items():
+            self.selections[name] = selection.select(
+                load_cuts_info(path),
+                encode=self.encode,
+                unk_id=self.tokenizer.unk_id,
+                encoder_frames=encoder_frames,
+                min_seconds=training.min_seconds,
+                max_seconds=training.max_seconds,
+                separate_repeats=with_ctc,
+            )
+            if self.selections[name].kept == 0:
+                raise UserError(path, f"nothing to train on ({self.selections[name].summary(name)})", "usable utterances")
+
+    def train_batches(self, epoch: int, skip: int) -> Iterator[Batch]:
+        return iter(self._loader("train", shuffle=True, epoch=epoch, skip_batches=skip))
+
+    def dev_batches(self) -> Iterator[Batch]:
+        return iter(self._loader("dev", shuffle=False, epoch=0, skip_batches=0))
+
+    def batches_per_epoch(self) -> int:
+        return len(self._loader("train", shuffle=True, epoch=0, skip_batches=0))
+
+    def encode(self, text: str) -> List[int]:
+        if text not in self._labels:
+            self._labels[text] = self.tokenizer.encode(text)
+        return self._labels[text]
+
+    def labels(self, texts: List[str], padding: int) -> Tuple[Tensor, Tensor]:
+        """(B, S) int64 padded with ``padding``, S >= 1, and (B,) int64 lengths."""
+        encoded = [self.encode(text) for text in texts]
+        lens = torch.tensor([len(labels) for labels in encoded], dtype=torch.int64)
+        padded = torch.full((len(encoded), max(1, int(lens.max()))), padding, dtype=torch.int64)
+        for row, labels in zip(padded, encoded):
+            row[: len(labels)] = torch.tensor(labels, dtype=torch.int64)
+        return padded, lens
+
+    def _loader(self, name: str, **order):
+        training, reasons = self.config.training, self.selections[name].reasons
+        return make_dataloader(
+            self.paths[name],
+            batch_seconds=training.batch_seconds,
+            num_buckets=training.num_buckets,
+            seed=self.config.seed,
+            keep=lambda cut: reasons.get(cut.id),
+            **order,
+        )

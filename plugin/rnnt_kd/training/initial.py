@@ -1,0 +1,92 @@
+"""What a run starts from: the resolved configuration, the models, the sparsifier."""
+
+import dataclasses
+from pathlib import Path
+from typing import Optional, Tuple
+
+import torch
+from torch import nn
+
+from rnnt_kd.config import SystemConfig
+from rnnt_kd.config_io import as_plain_dict
+from rnnt_kd.errors import UserError
+from rnnt_kd.sparsity.sparsifier import Sparsifier
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training import checkpoint
+from rnnt_kd.training.system_dir import file_digest
+
+
+def resolve(config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Path]) -> SystemConfig:
+    """Fill in what the tokenizer and the teacher decide, after checking that they fit.
+
+    Raises:
+      UserError: a teacher is needed and missing, or differs in BPE model, blank id or (for a
+        sparse student) in the model; it says which.
+    """
+    config = dataclasses.replace(
+        config, vocab_size=tokenizer.vocab_size, blank_id=tokenizer.blank_id, bpe_checksum=tokenizer.checksum
+    )
+    if config.role != "sparse_student" and config.kd is None:
+        return config
+    if teacher_dir is None:
+        raise UserError("--teacher-dir", f"missing, and {config.name} needs a teacher", "the folder of a trained system")
+    _, teacher = checkpoint.load_system(teacher_dir)
+    for key, what in (("bpe_checksum", "BPE model"), ("blank_id", "blank id"), ("vocab_size", "vocabulary size")):
+        theirs, ours = getattr(teacher, key), getattr(config, key)
+        if theirs != ours:
+            raise UserError(
+                teacher_dir,
+                f"the {what} of teacher and student differ (teacher {_short(theirs)}, student {_short(ours)})",
+                f"the same {what} in both",
+                "train the teacher with this --bpe-dir, or give the --bpe-dir it was trained with",
+            )
+    if config.role == "sparse_student":
+        theirs, ours = as_plain_dict(teacher.model), as_plain_dict(config.model)
+        for key in ours:
+            if key != "dropout" and theirs.get(key) != ours[key]:
+                raise UserError(
+                    teacher_dir,
+                    f"model.{key} is {theirs.get(key)}, and this preset's teacher has {ours[key]}",
+                    "a teacher of this preset: a sparse student starts from its weights",
+                    "train the teacher again",
+                )
+    return dataclasses.replace(config, teacher_checksum=file_digest(teacher_dir / checkpoint.FINAL))
+
+
+def models(config: SystemConfig, teacher_dir: Optional[Path], device: torch.device) -> Tuple[nn.Module, Optional[nn.Module]]:
+    """The model to train, on the CPU still, and the distillation teacher on ``device`` (or None)."""
+    model = checkpoint.build_model(config)
+    if config.role == "sparse_student":
+        weights = checkpoint.read_tensors(teacher_dir / checkpoint.FINAL)
+        checkpoint.load_weights(model, weights, teacher_dir / checkpoint.FINAL, "train the teacher again")
+    if config.kd is None:
+        return model, None
+    teacher, _ = checkpoint.load_system(teacher_dir, str(device))
+    return model, teacher.requires_grad_(False)
+
+
+def sparsifier(config: SystemConfig, model: nn.Module, steps_per_epoch: int) -> Optional[Sparsifier]:
+    """The sparsifier of a sparse student.
+
+    Its ramp ends early enough that the weights of at least the last epoch have frozen masks.
+    """
+    options = config.sparsity
+    if options is None or config.target_sparsity == 0.0:
+        return None
+    steps = steps_per_epoch * config.training.epochs
+    last_end = steps - steps_per_epoch if config.training.epochs > 1 else steps // 2
+    return Sparsifier(
+        model,
+        final_sparsity=config.target_sparsity,
+        begin_step=int(options.begin_fraction * steps),
+        end_step=max(1, min(int(options.end_fraction * steps), last_end)),
+        update_every_steps=options.update_every_steps,
+        structure=options.structure,
+        scope=options.scope,
+        include=options.include,
+        exclude=options.exclude,
+    )
+
+
+def _short(value: object) -> str:
+    return str(value)[:12]

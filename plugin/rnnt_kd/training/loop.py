@@ -1,0 +1,306 @@
+"""The training loop: one system from its configuration to its averaged weights.
+
+Killed at any moment and started again, a run on a CPU ends with the same bits: the
+order of the batches is a function of (seed, epoch), every random draw one of (seed,
+step), and a checkpoint holds all the rest.
+"""
+
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from rnnt_kd.config import SystemConfig
+from rnnt_kd.data.dataset import Batch
+from rnnt_kd.data.specaugment import spec_augment
+from rnnt_kd.errors import UserError
+from rnnt_kd.lattice import get_backend
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training import checkpoint, initial, summary
+from rnnt_kd.training import system_dir as system_files
+from rnnt_kd.training.batches import Data
+from rnnt_kd.training.objective import TERMS, Objective, combine, loss_scales
+from rnnt_kd.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from rnnt_kd.training.progress import Metrics, Progress, Say
+from rnnt_kd.training.selection import write_left_out
+from rnnt_kd.training.state import EpochResult, TrainState, draw_seed
+
+KEEP_LAST = 2  # checkpoints, besides the best
+
+
+def train_system(
+    config: SystemConfig,
+    system_dir: Path,
+    *,
+    train_cuts: Path,
+    dev_cuts: Path,
+    tokenizer: Tokenizer,
+    teacher_dir: Optional[Path] = None,
+    device: str = "cpu",
+    backend_name: str = "auto",
+    say: Say,
+) -> None:
+    """Train ``config`` in ``system_dir``, or go on with it, or find it finished.
+
+    Args:
+      config: ``vocab_size``, ``blank_id`` and the checksums are filled in here.
+      say:    takes a line for the user.
+    Raises:
+      UserError: another run holds the folder, teacher and data do not fit together, a damaged
+        checkpoint, no utterance left, or a loss that stays non-finite.
+    """
+    config = initial.resolve(config, tokenizer, teacher_dir)
+    backend = get_backend(backend_name)
+    inputs = {
+        "train cuts": system_files.content_digest(train_cuts),
+        "dev cuts": system_files.content_digest(dev_cuts),
+        "lattice backend": backend.__name__.rpartition(".")[2],
+    }
+    with system_files.locked(system_dir):
+        if system_files.open_system_dir(system_dir, config, inputs, say):
+            fabric = Fabric(accelerator=device, devices=1, precision=config.training.precision)
+            data = Data(config, tokenizer, train_cuts, dev_cuts)
+            Training(config, system_dir, data, fabric, backend, teacher_dir, say).run()
+
+
+class Training:
+    """One run.  ``run`` is the loop; the methods below it are its steps."""
+
+    def __init__(self, config: SystemConfig, system_dir: Path, data: Data, fabric: Fabric, backend, teacher_dir, say: Say):
+        self.config, self.training, self.dir, self.data = config, config.training, system_dir, data
+        self.teacher_dir, self.fabric, self.say = teacher_dir, fabric, say
+        torch.set_flush_denormal(True)  # AdamW's moments and the lattice are full of them
+        torch.manual_seed(draw_seed(config.seed, "initial weights", 0))
+        self.model, teacher = initial.models(config, teacher_dir, fabric.device)
+        self.model.to(fabric.device)
+        data.select(self.model.encoder.output_lengths, self.model.ctc_output is not None)
+        write_left_out(system_dir / "left_out.json", data.selections)
+        for name, chosen in data.selections.items():
+            say(f"{config.name}: {chosen.summary(name)}")
+        steps_per_epoch = data.batches_per_epoch()
+        self.total_steps = steps_per_epoch * self.training.epochs
+        self.sparsifier = initial.sparsifier(config, self.model, steps_per_epoch)
+        backend_name = backend.__name__.rpartition(".")[2].replace("_backend", "")
+        self.objective = Objective(self.model, self.training, backend, backend_name, config.kd, teacher)
+        self.optimizer = make_optimizer(self.model, self.training)
+        self.wrapped, self.wrapped_optimizer = fabric.setup(self.objective, self.optimizer)
+        self.checkpoints = system_dir / "checkpoints"
+        self.state = TrainState()
+        self.window = torch.zeros(len(TERMS) + 4, dtype=torch.float64, device=fabric.device)
+
+    def run(self) -> None:
+        """All epochs that are left, then the averaged weights."""
+        training = self.training
+        self._restore()
+        state = self.state
+        self.metrics = Metrics(self.dir, size=state.metrics_bytes, step=state.step)
+        self.progress = Progress(sys.stderr, epochs=training.epochs, total_steps=self.total_steps, first_step=state.step)
+        self.clock = time.monotonic()
+        try:
+            while state.epoch < training.epochs:
+                for batch in self.data.train_batches(state.epoch, skip=state.batch_in_epoch):
+                    self._train_step(batch)
+                    loss = self._log() if state.step % training.log_every_steps == 0 else None
+                    self.progress.update(state.step, state.epoch + 1, loss)
+                    if state.step % training.checkpoint_every_steps == 0:
+                        self._save(checkpoint.checkpoint_name(state.step))
+                self._end_epoch()
+            self._finish()
+        finally:
+            self.progress.close()
+            self.metrics.close()
+
+    def _train_step(self, batch: Batch) -> None:
+        """One batch: forward, backward, clipped update, sparsification."""
+        state, training = self.state, self.training
+        step = state.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(step)
+        torch.manual_seed(draw_seed(self.config.seed, "dropout", step))
+        scales = loss_scales(step, training, self.config.kd)
+        terms = self.wrapped(*self._inputs(batch, step))
+        loss = combine(terms, scales)
+        self.fabric.backward(loss)
+        if self.sparsifier is not None:
+            self.sparsifier.mask_gradients()
+        norm = self.fabric.clip_gradients(
+            self.wrapped, self.wrapped_optimizer, max_norm=training.gradient_clip, error_if_nonfinite=False
+        )
+        state.step += 1
+        state.batch_in_epoch += 1
+        if self._is_finite(loss, norm):
+            self.wrapped_optimizer.step()
+            state.nonfinite_in_a_row = 0
+            self._add_to_window(terms, loss, norm)
+        else:
+            self._skip(batch, terms)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.sparsifier is not None:
+            self.sparsifier.step(state.step)
+
+    def _inputs(self, batch: Batch, step: Optional[int]) -> Tuple[Any, ...]:
+        """Arguments of the objective, on the device; augmented where ``step`` is given."""
+        labels, label_lens = self.data.labels(batch.texts, self.config.blank_id)
+        features, clean = batch.features, None
+        if step is not None and self.training.specaugment is not None:
+            generator = torch.Generator().manual_seed(draw_seed(self.config.seed, "specaugment", step))
+            features = spec_augment(features, batch.feature_lens, generator, **vars(self.training.specaugment))
+            clean = batch.features if self.config.kd is not None else None
+        tensors = (features, batch.feature_lens, labels, label_lens, clean)
+        return tuple(None if tensor is None else tensor.to(self.fabric.device, non_blocking=True) for tensor in tensors)
+
+    def _learning_rate(self, step: int) -> float:
+        training = self.training
+        return learning_rate(
+            step,
+            peak=training.learning_rate,
+            warmup_steps=training.warmup_steps,
+            total_steps=self.total_steps,
+            final_fraction=training.final_learning_rate_fraction,
+        )
+
+    def _is_finite(self, loss: Tensor, norm: Tensor) -> bool:
+        if self.training.precision == "16-mixed":  # the gradient scaler meets infinite gradients by itself
+            return math.isfinite(loss.item())
+        return bool(torch.isfinite(loss.detach() + norm))
+
+    def _skip(self, batch: Batch, terms: Dict[str, Tensor]) -> None:
+        """A batch whose loss or gradient is not finite changes nothing but the counters."""
+        state, limit = self.state, self.training.max_nonfinite_batches
+        state.nonfinite_in_a_row += 1
+        state.nonfinite_batches += 1
+        values = {name: str(terms[name].item()) for name in TERMS}
+        self.metrics.write("nonfinite", state.step, state.epoch + 1, {"utterances": batch.utterance_ids, **values})
+        names = " ".join(batch.utterance_ids)
+        self.progress.say(f"{self.config.name}: step {state.step}: loss or gradient not finite, batch skipped: {names}")
+        if state.nonfinite_in_a_row >= limit:
+            raise UserError(
+                self.dir,
+                f"loss or gradient not finite in {limit} batches in a row, up to step {state.step}; the last: {names}",
+                "",
+                "lower training.learning_rate, or look at these utterances; the batches are listed in metrics.jsonl",
+            )
+
+    def _add_to_window(self, terms: Dict[str, Tensor], loss: Tensor, norm: Tensor) -> None:
+        frames = terms["frames"]
+        values = [terms[name].detach() for name in TERMS] + [loss.detach() * frames, frames, norm, torch.ones_like(frames)]
+        self.window += torch.stack(values).double()
+
+    def _log(self) -> Optional[float]:
+        """Write the means since the last line; returns the loss per frame."""
+        *sums, loss, frames, norm, batches = self.window.tolist()
+        self.window = torch.zeros_like(self.window)
+        if batches == 0:
+            return None
+        state = self.state
+        scales = loss_scales(state.step - 1, self.training, self.config.kd)
+        values = {"loss": loss / frames, **{f"{name}_loss": value / frames for name, value in zip(TERMS, sums)}}
+        values.update({f"{name}_scale": scales[name] for name in ("simple", "pruned", "kd")})
+        values.update(learning_rate=self._learning_rate(state.step - 1), gradient_norm=norm / batches)
+        if self.sparsifier is not None:
+            values["target_sparsity"] = self.sparsifier.current_target
+        values["seconds"] = round(state.train_seconds + time.monotonic() - self.clock, 3)
+        self.metrics.write("train", state.step, state.epoch + 1, values)
+        return loss / frames
+
+    def _end_epoch(self) -> None:
+        """Validate where due, then a checkpoint at the start of the next epoch."""
+        state, training = self.state, self.training
+        name = checkpoint.checkpoint_name(state.step, state.epoch + 1)
+        if (state.epoch + 1) % training.validate_every_epochs == 0 or state.epoch + 1 == training.epochs:
+            means = self._validate()
+            self.metrics.write("dev", state.step, state.epoch + 1, means)
+            self.progress.say(
+                f"epoch {state.epoch + 1}/{training.epochs} step {state.step} dev loss {means['pruned_loss']:.4f}"
+                f" (simple {means['simple_loss']:.4f}, ctc {means['ctc_loss']:.4f})"
+            )
+            frozen = self.sparsifier is None or self.sparsifier.frozen
+            state.results.append(EpochResult(name, state.epoch + 1, state.step, means["pruned_loss"], frozen))
+        state.epoch, state.batch_in_epoch = state.epoch + 1, 0
+        self._save(name)
+
+    @torch.no_grad()
+    def _validate(self) -> Dict[str, float]:
+        """Loss terms per encoder frame on the development cuts."""
+        self.wrapped.eval()
+        sums = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=self.fabric.device)
+        for batch in self.data.dev_batches():
+            terms = self.wrapped(*self._inputs(batch, None), with_kd=False)
+            sums += torch.stack([terms[name] for name in TERMS] + [terms["frames"]]).double()
+        self.wrapped.train()
+        *values, frames = sums.tolist()
+        means = {f"{name}_loss": value / frames for name, value in zip(TERMS, values) if name != "kd"}
+        if not math.isfinite(means["pruned_loss"]):
+            means["pruned_loss"] = float("1e30")  # JSON has no infinity; never among the best
+        return means
+
+    def _save(self, name: str) -> None:
+        state = self.state
+        state.window, state.metrics_bytes = self.window.tolist(), self.metrics.size
+        now = time.monotonic()
+        state.train_seconds, self.clock = state.train_seconds + now - self.clock, now
+        checkpoint.save_checkpoint(
+            self.checkpoints / name,
+            self.model.state_dict(),
+            optimizer_tensors(self.optimizer, self.model),
+            self.sparsifier.state_dict() if self.sparsifier is not None else {},
+            {**state.to_dict(), "precision": self.fabric.strategy.precision.state_dict()},
+        )
+        checkpoint.tidy(self.checkpoints, KEEP_LAST, [result.checkpoint for result in self._best()])
+
+    def _restore(self) -> None:
+        """Go on from the newest checkpoint, if there is one."""
+        checkpoint.remove_leftovers(self.checkpoints)
+        found = checkpoint.list_checkpoints(self.checkpoints)
+        if not found:
+            return
+        saved = checkpoint.load_checkpoint(found[-1])
+        precision = saved.state.pop("precision", {})
+        self.state = TrainState.from_dict(saved.state, found[-1] / checkpoint.STATE)
+        next_step = f"delete {found[-1]}"
+        checkpoint.load_weights(self.model, saved.model, found[-1] / checkpoint.MODEL, next_step)
+        load_optimizer_tensors(self.optimizer, self.model, saved.optimizer, found[-1] / checkpoint.OPTIMIZER, next_step)
+        if self.sparsifier is not None:
+            self.sparsifier.load_state_dict(saved.sparsifier)
+        self.fabric.strategy.precision.load_state_dict(precision)
+        self.window = torch.tensor(self.state.window, dtype=torch.float64, device=self.fabric.device)
+        position = f"epoch {self.state.epoch + 1}, step {self.state.step} of about {self.total_steps}"
+        self.say(f"{self.config.name}: resumes from {found[-1].name} ({position})")
+
+    def _best(self) -> List[EpochResult]:
+        """The epochs to average; the newest frozen one if no epoch was validated with frozen masks."""
+        usable = [result for result in self.state.results if result.can_average] or self.state.results[-1:]
+        return sorted(usable, key=lambda result: (result.dev_loss, -result.epoch))[: max(1, self.training.average_best)]
+
+    def _finish(self) -> None:
+        """Average the best epochs, measure, and write what marks the system as finished."""
+        best = self._best()
+        paths = [self.checkpoints / result.checkpoint / checkpoint.MODEL for result in best]
+        weights = checkpoint.average(paths)
+        checkpoint.load_weights(self.model, weights, paths[0], "")
+        if self.sparsifier is not None:
+            self.sparsifier.finalize()
+        means = self._validate()
+        checkpoint.write_tensors(self.dir / checkpoint.FINAL, self.model.state_dict())
+        self.state.train_seconds += time.monotonic() - self.clock
+        epochs = ", ".join(str(epoch) for epoch in sorted(result.epoch for result in best))
+        self.progress.say(
+            f"{self.config.name}: averaged epochs {epochs}; dev loss {means['pruned_loss']:.4f}; {self.dir / checkpoint.FINAL}"
+        )
+        values = summary.describe(self.config, self.model, self.sparsifier, self.teacher_dir, self.progress.say)
+        values.update(
+            train_seconds=round(self.state.train_seconds, 1),
+            steps=self.state.step,
+            epochs=self.state.epoch,
+            best_dev_loss=best[0].dev_loss,
+            average_dev_loss=means["pruned_loss"],
+            averaged_epochs=sorted(result.epoch for result in best),
+            nonfinite_batches=self.state.nonfinite_batches,
+        )
+        system_files.write_system(self.dir, values)
+        checkpoint.tidy(self.checkpoints, 0, [result.checkpoint for result in best])

@@ -1,0 +1,187 @@
+"""The training objective: one pruned lattice, the student on it, and the teacher on it.
+
+    L = simple_scale * L_simple + pruned_scale * L_pruned + ctc_scale * L_ctc + kd_scale * L_kd
+
+1. The student's simple heads give the smoothed loss and, from its gradient, ``ranges``.
+2. The student's joiner on these nodes gives ``logits`` and the pruned transducer loss.
+3. The teacher's joiner on the *same* nodes, without gradient and on clean features, gives
+   ``teacher_logits`` and the distillation term.
+
+Every term is a sum over the batch, and all are divided by the same number (encoder
+frames), so no scale depends on the batch size.  Losses run in float32 with autocast off.
+
+B batch, T encoder frames, S symbols, C vocabulary with blank.
+"""
+
+from types import ModuleType
+from typing import Dict, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rnnt_kd.config import KdConfig, TrainingConfig
+from rnnt_kd.errors import UserError
+from rnnt_kd.losses import rnnt_kd_loss
+
+TERMS = ("simple", "pruned", "ctc", "kd")
+
+
+def loss_scales(step: int, training: TrainingConfig, kd: Optional[KdConfig]) -> Dict[str, float]:
+    """Weight of each term at ``step`` (from 0).
+
+    While the simple heads are poor, so are the ranges: over ``pruned_loss_warmup_steps``
+    the pruned and distillation terms rise from 0.1 to 1 of their scale and the simple
+    term falls from 1 to ``simple_loss_scale``.
+    """
+    warm = min(1.0, step / training.pruned_loss_warmup_steps) if training.pruned_loss_warmup_steps > 0 else 1.0
+    pruned = 0.1 + 0.9 * warm
+    kd_scale = 0.0
+    if kd is not None:
+        ramp = min(1.0, (step + 1) / kd.ramp_steps) if kd.ramp_steps > 0 else 1.0
+        kd_scale = kd.scale * ramp * pruned
+    return {
+        "simple": 1.0 - warm * (1.0 - training.simple_loss_scale),
+        "pruned": pruned,
+        "ctc": training.ctc_loss_scale,
+        "kd": kd_scale,
+    }
+
+
+class Objective(nn.Module):
+    """Model in, loss terms out.  The only place that knows both models and losses.
+
+    Args:
+      model:    the transducer to train.
+      training: scales and lattice options.
+      backend:  a lattice backend module (``rnnt_kd.lattice.get_backend``).
+      backend_name: its name, for the distillation term.
+      kd:       distillation options, or None.
+      teacher:  transducer in eval mode, or None; kept out of ``parameters()``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        training: TrainingConfig,
+        backend: ModuleType,
+        backend_name: str,
+        kd: Optional[KdConfig] = None,
+        teacher: Optional[nn.Module] = None,
+    ):
+        super().__init__()
+        assert (kd is None) == (teacher is None), "distillation needs its options and a teacher"
+        self.model, self.training_config, self.kd = model, training, kd
+        self.backend, self.backend_name = backend, backend_name
+        self._teacher = (teacher,)  # in a tuple: not a submodule, so neither trained, saved nor put in train mode
+
+    def forward(
+        self,
+        features: Tensor,
+        feature_lens: Tensor,
+        labels: Tensor,
+        label_lens: Tensor,
+        clean_features: Optional[Tensor] = None,
+        with_kd: bool = True,
+    ) -> Dict[str, Tensor]:
+        """Sums over the batch of each term, unscaled, and the number of encoder frames.
+
+        Args:
+          features:     (B, frames, 80) float32, what the student hears.
+          feature_lens: (B,) int64.
+          labels:       (B, S) int64, padded with blank; S >= 1.
+          label_lens:   (B,) int64.
+          clean_features: what the teacher hears; ``features`` where None.
+          with_kd:      False leaves the distillation term 0 (validation).
+        Returns:
+          {"simple", "pruned", "ctc", "kd", "frames"}: 0-dim float32 tensors.
+        """
+        config, model, backend = self.training_config, self.model, self.backend
+        blank = model.blank_id
+        encoder_out, encoder_lens = model.encode(features, feature_lens)
+        predictor_out = model.predict(labels)
+        am, lm = model.simple_am_proj(encoder_out), model.simple_lm_proj(predictor_out)
+        ctc_logits = model.ctc_output(encoder_out) if model.ctc_output is not None and config.ctc_loss_scale > 0 else None
+        boundary = torch.zeros(labels.size(0), 4, dtype=torch.int64, device=labels.device)
+        boundary[:, 2], boundary[:, 3] = label_lens, encoder_lens
+
+        with _full_precision(features.device):
+            simple, (px_grad, py_grad) = backend.rnnt_loss_smoothed(
+                lm.float(),
+                am.float(),
+                labels,
+                blank,
+                lm_only_scale=config.lm_only_scale,
+                am_only_scale=config.am_only_scale,
+                boundary=boundary,
+                rnnt_type=config.rnnt_type,
+                reduction="sum",
+                return_grad=True,
+            )
+            ranges = backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, config.prune_range)
+        logits = self._joined(model, encoder_out, predictor_out, ranges)
+        teacher_logits = None
+        if with_kd and self.kd is not None:
+            heard = features if clean_features is None else clean_features
+            teacher_logits = self._teacher_logits(heard, feature_lens, labels, ranges, encoder_out.size(1))
+
+        zero = torch.zeros((), device=features.device)
+        with _full_precision(features.device):
+            logits = logits.float()
+            pruned = backend.rnnt_loss_pruned(
+                logits, labels, ranges, blank, boundary=boundary, rnnt_type=config.rnnt_type, reduction="sum"
+            )
+            ctc = zero if ctc_logits is None else _ctc_loss(ctc_logits.float(), labels, encoder_lens, label_lens, blank)
+            kd = zero
+            if teacher_logits is not None and self.kd is not None:
+                kd = rnnt_kd_loss(
+                    logits,
+                    teacher_logits.float(),
+                    labels,
+                    ranges,
+                    blank,
+                    boundary=boundary,
+                    rnnt_type=config.rnnt_type,
+                    reduction="sum",
+                    kd_variant=self.kd.variant,
+                    kd_weighting=self.kd.weighting,
+                    kd_temperature=self.kd.temperature,
+                    backend=self.backend_name,
+                )
+        return {"simple": simple, "pruned": pruned, "ctc": ctc, "kd": kd, "frames": encoder_lens.sum().to(torch.float32)}
+
+    @torch.no_grad()
+    def _teacher_logits(self, features, feature_lens, labels, ranges, num_frames: int) -> Tensor:
+        """(B, T, s_range, C): the teacher's joiner on the nodes of the student's ``ranges``."""
+        teacher = self._teacher[0]
+        encoder_out, _ = teacher.encode(features, feature_lens)
+        if encoder_out.size(1) != num_frames:
+            raise UserError(
+                "--teacher-dir",
+                f"the teacher makes {encoder_out.size(1)} encoder frames where the student makes {num_frames}",
+                "the same subsampling in both",
+            )
+        return self._joined(teacher, encoder_out, teacher.predict(labels), ranges)
+
+    def _joined(self, model, encoder_out: Tensor, predictor_out: Tensor, ranges: Tensor) -> Tensor:
+        """Joiner logits (B, T, s_range, C) on the kept nodes; projected before pruning."""
+        am = model.joiner.encoder_proj(encoder_out)
+        lm = model.joiner.predictor_proj(predictor_out)
+        am_pruned, lm_pruned = self.backend.do_rnnt_pruning(am, lm, ranges)
+        return model.joiner(am_pruned, lm_pruned)
+
+
+def combine(terms: Dict[str, Tensor], scales: Dict[str, float]) -> Tensor:
+    """The loss per encoder frame: one reduction for every term."""
+    weighted = [scales[name] * terms[name] for name in TERMS if scales[name] != 0.0]
+    return torch.stack(weighted).sum() / terms["frames"]
+
+
+def _ctc_loss(logits: Tensor, labels: Tensor, frame_lens: Tensor, label_lens: Tensor, blank: int) -> Tensor:
+    """Sum over the batch; an utterance without any valid alignment counts 0."""
+    log_probs = logits.log_softmax(dim=-1).transpose(0, 1)
+    return F.ctc_loss(log_probs, labels, frame_lens, label_lens, blank=blank, reduction="sum", zero_infinity=True)
+
+
+def _full_precision(device: torch.device):
+    return torch.autocast(device_type=device.type, enabled=False)
