@@ -7,20 +7,18 @@ Writes to OUT_DIR
 """
 
 import json
-import shlex
-import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 from tqdm import tqdm
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_device, join, parser
+from rnnt_kd.bin.options import add_device, chosen_device, command_line, join, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.dataset import make_dataloader
-from rnnt_kd.decoding.decode import decode
+from rnnt_kd.decoding.decode import Decoded, decode
 from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
@@ -32,9 +30,7 @@ from rnnt_kd.training.checkpoint import load_system
 @command
 def main(argv: Optional[List[str]] = None) -> None:
     options = parser(__doc__)
-    options.add_argument(
-        "--system-dir", type=Path, required=True, help="a trained system: config.yaml, model.safetensors"
-    )
+    options.add_argument("--system-dir", type=Path, required=True, help="holds config.yaml and model.safetensors")
     options.add_argument("--cuts", type=Path, required=True, help="cuts of the test set, from stage 1")
     options.add_argument("--bpe-dir", type=Path, required=True, help="holds bpe.model")
     options.add_argument("--out-dir", type=Path, required=True, help="made where it is missing")
@@ -44,86 +40,67 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--batch-seconds", type=float, default=120.0, help="audio a batch, padding included")
     add_device(options)
     args = options.parse_args(argv)
-    search = get_search(args.search)
-    if args.beam < 1 or not args.batch_seconds > 0 or args.num_threads < 1:
-        raise UserError(
-            "--beam, --batch-seconds, --num-threads",
-            f"{args.beam}, {args.batch_seconds}, {args.num_threads}",
-            "positive numbers",
-        )
-    if not args.test_set or "/" in args.test_set:
-        raise UserError("--test-set", f"'{args.test_set}'", "a name, not a path")
-    device = args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device", "cuda, but torch finds no GPU", "cpu or auto on this machine")
+    _check(args)
 
-    left_out_path = _left_out_path(args.cuts)
-    inputs = [
-        args.system_dir / "config.yaml",
-        args.system_dir / "model.safetensors",
-        args.cuts,
-        left_out_path,
-        args.bpe_dir / "bpe.model",
-    ]
-    settings = {
-        "search": args.search,
-        "beam": args.beam,
-        "batch_seconds": args.batch_seconds,
-        "device": device,
-        "threads": args.num_threads,
-    }
-    recogs, speakers = f"recogs-{args.test_set}.txt", f"speakers-{args.test_set}.json"
-    stage = Stage(args.out_dir, f"decode-{args.test_set}", settings, inputs, [recogs, speakers, "decode.json"])
+    settings: Dict[str, Any] = {"search": args.search, "beam": args.beam, "test_set": args.test_set}
+    settings.update(device=chosen_device(args.device), num_threads=args.num_threads, batch_seconds=args.batch_seconds)
+    left_out_path = args.cuts.with_name(args.cuts.name.replace(".jsonl.gz", "") + ".left_out.json")  # of stage 1
+    inputs = [args.system_dir / "config.yaml", args.system_dir / "model.safetensors", args.bpe_dir / "bpe.model"]
+    outputs = [f"recogs-{args.test_set}.txt", f"speakers-{args.test_set}.json", "decode.json"]
+    name = f"decode-{args.test_set}"
+    stage = Stage(args.out_dir, name, settings, [*inputs, args.cuts, left_out_path], outputs)
     if stage.is_finished():
         return
 
     torch.set_num_threads(args.num_threads)
     tokenizer = Tokenizer.load(args.bpe_dir)
-    model, config = load_system(args.system_dir, device)
+    model, config = load_system(args.system_dir, settings["device"])
     if config.bpe_checksum != tokenizer.checksum:
-        found = f"its BPE model is another one (checksum {tokenizer.checksum[:12]})"
-        raise UserError(
-            args.bpe_dir,
-            found,
-            f"that of {args.system_dir} ({config.bpe_checksum[:12]})",
-            "give the BPE folder it was trained with",
-        )
+        expected = f"that of {args.system_dir} (checksum {config.bpe_checksum[:12]})"
+        raise UserError(args.bpe_dir, f"another BPE model (checksum {tokenizer.checksum[:12]})", expected)
     loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds)
     with tqdm(loader, desc=f"{config.name} on {args.test_set}", unit="batch", mininterval=1.0) as batches:
+        search = get_search(args.search)
         decoded = decode(model, batches, search, tokenizer, beam=args.beam, blank_id=config.blank_id)
-
     record = {
         "system": config.name,
-        "search": args.search,
-        "beam": args.beam,
-        "test_set": args.test_set,
+        **settings,
         "utterances": len(decoded.words),
         "audio_seconds": round(decoded.audio_seconds, 3),
         "decode_seconds": round(decoded.seconds, 3),
         "rtf": round(decoded.real_time_factor, 5),
-        "device": device,
-        "num_threads": args.num_threads,
         "left_out": {**read_json(left_out_path, default={}), **loader.left_out},
-        "command": shlex.join(["python", "-m", "rnnt_kd.bin.decode", *(sys.argv[1:] if argv is None else argv)]),
+        "command": command_line("rnnt_kd.bin.decode", argv),
     }
     stage.start()
-    for stale in (f"errs-{args.test_set}.txt", f"wer-{args.test_set}.txt", f"wer-{args.test_set}.json"):
-        (args.out_dir / stale).unlink(missing_ok=True)  # they describe an older decoding
-    write_recogs(args.out_dir / recogs, [Recognition(key, ref, hyp) for key, (ref, hyp) in decoded.words.items()])
-    atomic.write_text(
-        args.out_dir / speakers, json.dumps(decoded.speakers, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    )
-    atomic.write_text(args.out_dir / "decode.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    _write(args.out_dir, args.test_set, decoded, record)
     stage.finish()
     print(
-        f"{config.name} on {args.test_set}: {len(decoded.words)} utterances, {decoded.audio_seconds:.1f} s of audio, "
-        f"real-time factor {decoded.real_time_factor:.4f} ({device}, {args.search}) -> {args.out_dir / recogs}"
+        f"{config.name} on {args.test_set}: {record['utterances']} utterances, {decoded.audio_seconds:.1f} s of audio, "
+        f"real-time factor {record['rtf']} ({settings['device']}, {args.search}) -> {args.out_dir / outputs[0]}"
     )
 
 
-def _left_out_path(cuts: Path) -> Path:
-    """What stage 1 left out, beside the cuts."""
-    return cuts.with_name(cuts.name.replace(".jsonl.gz", "") + ".left_out.json")
+def _check(args) -> None:
+    get_search(args.search)
+    if args.beam < 1:
+        raise UserError("--beam", str(args.beam), "1 or more")
+    if not args.batch_seconds > 0:
+        raise UserError("--batch-seconds", str(args.batch_seconds), "a positive number")
+    if args.num_threads < 1:
+        raise UserError("--num-threads", str(args.num_threads), "1 or more")
+    if not args.test_set or "/" in args.test_set:
+        raise UserError("--test-set", f"'{args.test_set}'", "a name, not a path")
+
+
+def _write(out_dir: Path, test_set: str, decoded: Decoded, record: Dict[str, Any]) -> None:
+    """The outputs, ``decode.json`` last; scores of an older decoding go first."""
+    for stale in (f"errs-{test_set}.txt", f"wer-{test_set}.txt", f"wer-{test_set}.json", "decode.json"):
+        (out_dir / stale).unlink(missing_ok=True)
+    recognitions = [Recognition(utterance_id, ref, hyp) for utterance_id, (ref, hyp) in decoded.words.items()]
+    write_recogs(out_dir / f"recogs-{test_set}.txt", recognitions)
+    for name, values in ((f"speakers-{test_set}.json", decoded.speakers), ("decode.json", record)):
+        atomic.write_text(out_dir / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

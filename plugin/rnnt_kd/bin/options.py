@@ -1,12 +1,15 @@
 """Options that several commands share, and the look of their ``--help``."""
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
-from typing import List, Sequence
+from typing import List, Optional, Sequence
 
 from rnnt_kd.config_io import load_recipe
+from rnnt_kd.errors import UserError
 
-__all__ = ["parser", "add_recipe", "add_device", "load_recipe", "names_in"]
+__all__ = ["parser", "add_recipe", "add_device", "chosen_device", "command_line", "load_recipe", "names_in"]
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -30,6 +33,22 @@ def add_device(target: argparse.ArgumentParser) -> None:
     """``--device auto|cpu|cuda`` and ``--num-threads``."""
     target.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda where there is one")
     target.add_argument("--num-threads", type=int, default=1, help="CPU threads of one process")
+
+
+def chosen_device(name: str) -> str:
+    """What ``--device`` means on this machine: "cpu" or "cuda".  UserError: cuda without a GPU."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda", "torch finds no GPU", "a CUDA device", "choose --device cpu")
+    return name
+
+
+def command_line(module: str, argv: Optional[Sequence[str]]) -> str:
+    """The command as a user would type it, for the records of a run.  ``argv`` as ``main`` got it."""
+    return shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
 
 
 def names_in(folder: Path, suffix: str = ".py") -> List[str]:

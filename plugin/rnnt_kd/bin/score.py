@@ -12,22 +12,18 @@ utterance (two-sided p-value, paired bootstrap).
 """
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import List, Optional
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import join, parser
+from rnnt_kd.bin.options import command_line, join, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.kaldi_dir import read_data_dir
 from rnnt_kd.errors import UserError
-from rnnt_kd.scoring.error_report import format_errors, format_speakers
+from rnnt_kd.scoring.error_report import format_errors
 from rnnt_kd.scoring.recognitions import check_against_text, check_same_references, read_recogs
-from rnnt_kd.scoring.results import figures, read_json
-from rnnt_kd.scoring.significance import confidence_interval, paired_p_value
-from rnnt_kd.scoring.word_errors import count_all, count_by_speaker
+from rnnt_kd.scoring.results import describe, read_json, score
 
 
 @command
@@ -56,19 +52,15 @@ def main(argv: Optional[List[str]] = None) -> None:
     stage = Stage(args.decode_dir, f"score-{test_set}", settings, inputs, outputs)
     if not stage.is_finished():
         stage.start()
-        _score(
-            args,
-            recogs,
-            baseline_recogs,
-            test_set,
-            ["python", "-m", "rnnt_kd.bin.score", *(sys.argv[1:] if argv is None else argv)],
-        )
+        _score(args, recogs, baseline_recogs, test_set, command_line("rnnt_kd.bin.score", argv))
         stage.finish()
     print((args.decode_dir / f"wer-{test_set}.txt").read_text(encoding="utf-8"), end="")
 
 
-def _score(args, recogs: Path, baseline_recogs: Optional[Path], test_set: str, command_line: List[str]) -> None:
+def _score(args, recogs: Path, baseline_recogs: Optional[Path], test_set: str, typed: str) -> None:
     recognitions = read_recogs(recogs)
+    if not any(item.ref for item in recognitions):
+        raise UserError(recogs, "no reference holds a word", "at least one", "check the transcripts")
     decode = read_json(args.decode_dir / "decode.json", default={})
     not_decoded: List[str] = []
     utt2spk = read_json(args.decode_dir / f"speakers-{test_set}.json", default={})
@@ -78,54 +70,20 @@ def _score(args, recogs: Path, baseline_recogs: Optional[Path], test_set: str, c
         left_out = decode.get("left_out", {})
         not_decoded = check_against_text(recognitions, text, left_out, recogs, args.data_dir / "text")
         utt2spk = {item.id: item.speaker for item in utterances}
-    speakers = count_by_speaker(recognitions, utt2spk) if utt2spk else {}
-    total = count_all(recognitions)
-    if not total.words:
-        raise UserError(
-            recogs,
-            "no reference holds a word",
-            "at least one: an error rate is errors per word",
-            "check the transcripts",
-        )
-    interval = confidence_interval(recognitions, args.replications, args.seed)
+    baseline = read_recogs(baseline_recogs) if baseline_recogs else None
+    if baseline:
+        check_same_references(recognitions, baseline, recogs, baseline_recogs)
     result = {
         "test_set": test_set,
         "search": decode.get("search"),
         "beam": decode.get("beam"),
-        **figures(total),
-        "ci95": interval and [round(value, 4) for value in interval],
-        "baseline": None,
-        "baseline_wer": None,
-        "p_value": None,
-        "replications": args.replications,
-        "seed": args.seed,
+        **score(recognitions, utt2spk=utt2spk, baseline=baseline, replications=args.replications, seed=args.seed),
+        "baseline": str(args.baseline_decode_dir) if baseline else None,
         "not_decoded": not_decoded,
-        "speakers": [{"speaker": name, **figures(counts)} for name, counts in speakers.items()],
-        "command": shlex.join(command_line),
+        "command": typed,
     }
-    lines = [total.kaldi_line()]
-    lines.append(
-        f"95 % interval: {interval[0]:.2f} .. {interval[1]:.2f} (bootstrap)"
-        if interval
-        else "95 % interval: too few words"
-    )
-    if baseline_recogs:
-        baseline = read_recogs(baseline_recogs)
-        check_same_references(recognitions, baseline, recogs, baseline_recogs)
-        baseline_wer = count_all(baseline).wer
-        p_value = paired_p_value(recognitions, baseline, args.replications, args.seed)
-        result.update(
-            baseline=str(args.baseline_decode_dir), baseline_wer=round(baseline_wer, 4), p_value=round(p_value, 6)
-        )
-        lines.append(
-            f"baseline: %WER {baseline_wer:.2f}; p = {p_value:.4f} (two-sided, paired bootstrap; {baseline_recogs})"
-        )
-    if not_decoded:
-        lines.append(f"not in these figures: {len(not_decoded)} utterances that were left out ({join(not_decoded)})")
-    if speakers:
-        lines += ["", format_speakers(speakers).rstrip("\n")]
     atomic.write_text(args.decode_dir / f"errs-{test_set}.txt", format_errors(recognitions))
-    atomic.write_text(args.decode_dir / f"wer-{test_set}.txt", "\n".join(lines) + "\n")
+    atomic.write_text(args.decode_dir / f"wer-{test_set}.txt", describe(result))
     atomic.write_text(args.decode_dir / f"wer-{test_set}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 

@@ -5,14 +5,12 @@ EXP_DIR/summary.json (a list of objects, one a row).  What is not finished is in
 """
 
 import json
-import shlex
-import sys
 from pathlib import Path
 from typing import List, Optional
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import parser
+from rnnt_kd.bin.options import command_line, parser
 from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.summary import collect, markdown
 
@@ -35,7 +33,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if not test_sets:
         raise UserError("--test-sets", "empty", "at least one name")
     rows = collect(args.exp_dir, test_sets, args.systems.split())
-    own_command = shlex.join(["python", "-m", "rnnt_kd.bin.summarize", *(sys.argv[1:] if argv is None else argv)])
+    own_command = command_line("rnnt_kd.bin.summarize", argv)
     table = markdown(rows, args.corpus or args.exp_dir.resolve().name, [own_command])
     atomic.write_text(args.exp_dir / "summary.md", table)
     values = [row.values for row in rows]

@@ -1,4 +1,4 @@
-"""``errs-<test set>.txt``, in the form icefall users know, and the table of speakers."""
+"""``errs-<test set>.txt``, in the form icefall users know."""
 
 from collections import Counter
 from itertools import groupby
@@ -43,23 +43,6 @@ def format_errors(recognitions: Iterable[Recognition]) -> str:
         *_words(pairs),
     ]
     return "\n".join(lines) + "\n"
-
-
-def format_speakers(table: Mapping[str, ErrorCounts]) -> str:
-    """A plain table, one speaker a line, aligned."""
-    head = ["speaker", "utterances", "words", "%WER", "ins", "del", "sub"]
-    rows = [head] + [
-        [name, *map(str, (c.utterances, c.words, f"{c.wer:.2f}", c.ins, c.dels, c.subs))] for name, c in table.items()
-    ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        + "\n"
-        for row in rows
-    )
 
 
 def _utterance(alignment: Alignment) -> str:

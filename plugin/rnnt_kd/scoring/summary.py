@@ -7,6 +7,7 @@
 A system that is not trained, decoded or scored to the end has a row that says so.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Sequence
@@ -17,6 +18,7 @@ KEYS = (
     *("system", "role", "params", "nonzero_params", "sparsity", "kd", "test_set", "search"),
     *("wer", "words", "ins", "del", "sub", "ci95", "p_value", "train_seconds", "rtf"),
 )
+_SET_ASIDE = re.compile(r"^\.|\.old-\d+$")  # hidden, or an earlier run that training moved away
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,8 @@ def collect(exp_dir: Path, test_sets: Sequence[str], expected: Iterable[str] = (
       UserError: a file that is not what it should be.
     """
     exp_dir = Path(exp_dir)
-    students = {
-        path.name for path in (exp_dir / "students").glob("*") if path.is_dir() and not path.name.startswith(".")
-    }
-    names = students | (set(expected) - {"teacher"})
+    folders = [path.name for path in (exp_dir / "students").glob("*") if path.is_dir()]
+    names = {name for name in folders if not _SET_ASIDE.search(name)} | (set(expected) - {"teacher"})
     names |= {_without_kd(name) for name in names}
     return [row for name in ["teacher", *sorted(names, key=_order)] for row in _rows(exp_dir, name, test_sets)]
 
@@ -81,16 +81,14 @@ def _rows(exp_dir: Path, name: str, test_sets: Sequence[str]) -> List[Row]:
     system = read_json(system_dir / "system.json", default={})
     base: Dict[str, Any] = dict.fromkeys(KEYS)
     base.update({key: system.get(key) for key in ("params", "nonzero_params", "sparsity", "train_seconds")})
-    base.update(
-        system=name, role="teacher" if name == "teacher" else "student", kd=bool(system.get("kd", name.endswith("_kd")))
-    )
+    base.update(system=name, role="teacher" if name == "teacher" else "student")
+    base.update(kd=bool(system.get("kd", name.endswith("_kd"))))
     state = "" if system else "training is not finished" if system_dir.is_dir() else "missing, not trained"
+    decodings = [(_test_set_of(path, test_sets), path) for path in sorted(system_dir.glob("decode_*")) if path.is_dir()]
     rows = []
     for test_set in test_sets:
         values = {**base, "test_set": test_set}
-        folders = [
-            path for path in sorted(system_dir.glob(f"decode_{test_set}_*")) if path.is_dir() and _is_of(path, test_set)
-        ]
+        folders = [path for of_set, path in decodings if of_set == test_set]
         if state or not folders:
             rows.append(Row(values, state or "not decoded", ()))
         else:
@@ -98,9 +96,10 @@ def _rows(exp_dir: Path, name: str, test_sets: Sequence[str]) -> List[Row]:
     return rows
 
 
-def _is_of(folder: Path, test_set: str) -> bool:
-    """``decode_dev_other_...`` is no decoding of ``dev``, though the name begins alike."""
-    return read_json(folder / "decode.json", default={}).get("test_set", test_set) == test_set
+def _test_set_of(folder: Path, test_sets: Sequence[str]) -> Optional[str]:
+    """What ``decode.json`` says; without it the longest name that fits the folder's (dev_other, not dev)."""
+    fitting = [name for name in test_sets if folder.name.startswith(f"decode_{name}_")]
+    return read_json(folder / "decode.json", default={}).get("test_set", max(fitting, key=len, default=None))
 
 
 def _scored(values: Dict[str, Any], folder: Path, test_set: str) -> Row:

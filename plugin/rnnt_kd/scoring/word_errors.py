@@ -43,10 +43,6 @@ class ErrorCounts:
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
         return ErrorCounts(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
-    def kaldi_line(self) -> str:
-        """``%WER 9.10 [ 4786 / 52576, 708 ins, 464 del, 3614 sub ]``"""
-        return f"%WER {self.wer:.2f} [ {self.errors} / {self.words}, {self.ins} ins, {self.dels} del, {self.subs} sub ]"
-
 
 def align(ref: Sequence[str], hyp: Sequence[str]) -> Alignment:
     """Pairs of words, ``GAP`` where one side has none."""
