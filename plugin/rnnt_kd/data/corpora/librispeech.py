@@ -1,0 +1,281 @@
+"""LibriSpeech (read English, 16 kHz) -> Kaldi data directories.
+
+    <corpus_dir>/<part>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.{flac,opus}
+    <corpus_dir>/<part>/<speaker>/<chapter>/<speaker>-<chapter>.trans.txt
+
+Audio stays where it lies.  ``corpus_dir`` may also be the folder that holds ``LibriSpeech/``.  Without a
+``corpus_dir`` the parts are downloaded by Lhotse to ``<out_dir>/download``.
+
+Which part is what (options ``train``, ``dev``, ``test``: comma lists of parts):
+
+  train  all parts named must be there; speakers held out for dev and test are taken away.
+  dev    the official parts that are there, together.  Where none is: held-out training speakers, whole
+         (``dev_speakers``; "auto" = 32,669,1737,7312 where they are, else four drawn by the seed).
+  test   a directory for each part, by its name.  Where no part is named: one directory ``test``, of
+         ``test_speakers`` held out of train, or else **the dev set again**: a warning says so, because a
+         system chosen by its dev loss looks a little better there than on new speech.
+
+``<out_dir>/split.json`` says what was done.
+"""
+
+import errno
+import json
+import logging
+import random
+import tarfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+
+from rnnt_kd import atomic
+from rnnt_kd.data.kaldi_dir import write_data_dir
+from rnnt_kd.errors import UserError
+
+OPTIONS = {
+    "train": "train-clean-100,train-clean-360,train-other-500",
+    "dev": "dev-clean,dev-other",
+    "test": "test-clean,test-other",
+    "dev_speakers": "auto",
+    "test_speakers": "",
+    "download": "auto",  # auto: where no corpus directory is given; yes: missing parts too; no
+    "base_url": "http://www.openslr.org/resources",
+}
+SUFFIXES = (".flac", ".opus")  # in the order of preference
+DEV_SPEAKERS = ("32", "669", "1737", "7312")  # of train-clean-5, two women and two men
+
+
+@dataclass(frozen=True)
+class Utterance:
+    id: str  # "<speaker>-<chapter>-<number>"
+    audio: Path
+    text: str
+
+    @property
+    def speaker(self) -> str:
+        return self.id.split("-")[0]
+
+
+def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Dict[str, str]) -> List[Path]:
+    """Make ``out_dir/train``, ``out_dir/dev`` and the test directories.
+
+    Args:
+      corpus_dir: the LibriSpeech tree, or None to download it.
+      out_dir:    e.g. ``data/librispeech``.
+      seed:       draws held-out speakers where "auto" has to.
+      options:    see ``OPTIONS``.
+    Returns: the directories: train, dev, test(s).
+    Raises: UserError for a missing or empty part, a missing or unreadable file, audio without transcript, transcript
+      without audio, unknown speakers, a wrong option, a download that fails.
+    """
+    return prepare_parts("librispeech", OPTIONS, corpus_dir, out_dir, seed, options)
+
+
+def prepare_parts(
+    corpus: str, defaults: Mapping[str, str], corpus_dir: Optional[Path], out_dir: Path, seed: int, options: Mapping[str, str]
+) -> List[Path]:
+    """``prepare`` for a corpus of LibriSpeech's layout with other default options."""
+    settings = _read_options(corpus, defaults, options)
+    train_parts, dev_parts, test_parts = (_names(settings[key]) for key in ("train", "dev", "test"))
+    if not train_parts:
+        raise UserError("--option train", "names no part", "a comma list of parts, for example train-clean-5")
+    out_dir = Path(out_dir)
+    root = _find_root(corpus_dir, out_dir, train_parts + dev_parts + test_parts, settings)
+    for part in train_parts + test_parts:
+        if not (root / part).is_dir():
+            raise _missing_part(root, part)
+    present_dev_parts = [part for part in dev_parts if (root / part).is_dir()]
+    read = {part: read_part(root / part) for part in dict.fromkeys(train_parts + present_dev_parts + test_parts)}
+    train = [utterance for part in train_parts for utterance in read[part]]
+    split: Dict[str, object] = {"corpus": str(root), "train": {"parts": train_parts}}
+
+    test_speakers = _names(settings["test_speakers"])
+    if present_dev_parts:
+        dev = [utterance for part in present_dev_parts for utterance in read[part]]
+        dev_speakers: List[str] = []
+        split["dev"] = {"parts": present_dev_parts}
+    else:
+        dev_speakers = _choose_dev_speakers(settings["dev_speakers"], train, seed, without=test_speakers)
+        dev = _of(train, dev_speakers, "dev_speakers")
+        split["dev"] = {"held_out_speakers": dev_speakers, "why": f"no part {' or '.join(dev_parts) or 'named'} in {root}"}
+    both = set(dev_speakers) & set(test_speakers)
+    if both:
+        raise UserError("--option test_speakers", f"{', '.join(sorted(both))} also in dev_speakers", "different speakers for dev and test")
+
+    tests: Dict[str, List[Utterance]] = {part: read[part] for part in test_parts}
+    if test_speakers:
+        tests["test"] = _of(train, test_speakers, "test_speakers")
+        split["test"] = {"held_out_speakers": test_speakers}
+    elif test_parts:
+        split["test"] = {"parts": test_parts}
+    else:
+        tests["test"] = dev
+        split["test"] = {"same_as": "dev"}
+        logging.getLogger(__name__).warning(
+            "%s: no test part is named, so test is the dev set again; --option test_speakers=ID,ID holds others out", corpus
+        )
+    held_out = {*dev_speakers, *test_speakers}
+    kept = [utterance for utterance in train if utterance.speaker not in held_out]
+    if not kept:
+        raise UserError(root, "all training speakers are held out", "speakers left for train", "hold out fewer with dev_speakers and test_speakers")
+    made = [_write(out_dir / name, utterances) for name, utterances in {"train": kept, "dev": dev, **tests}.items()]
+    atomic.write_text(out_dir / "split.json", json.dumps(split, indent=1) + "\n")
+    return made
+
+
+def read_part(part: Path) -> List[Utterance]:
+    """All utterances of ``<corpus_dir>/<part>``, by id; every defect is a ``UserError`` that names the file."""
+    utterances: List[Utterance] = []
+    for speaker in _folders(part):
+        for chapter in _folders(speaker):
+            utterances += _read_chapter(chapter)
+    if not utterances:
+        raise UserError(part, "holds no speech", "<speaker>/<chapter>/*.flac and *.trans.txt", "unpack this part again")
+    return sorted(utterances, key=lambda utterance: utterance.id)
+
+
+def _read_chapter(chapter: Path) -> List[Utterance]:
+    prefix = f"{chapter.parent.name}-{chapter.name}"
+    audio: Dict[str, Path] = {}
+    try:
+        names = sorted(path.name for path in chapter.iterdir())
+    except PermissionError:
+        raise UserError(chapter, "cannot be read: permission denied", "a readable folder") from None
+    for suffix in reversed(SUFFIXES):
+        audio.update({name[: -len(suffix)]: chapter / name for name in names if name.endswith(suffix) and not name.startswith(".")})
+    transcript = chapter / f"{prefix}.trans.txt"
+    if not audio and not transcript.is_file():
+        raise UserError(chapter, "is empty", f"{prefix}-0000.flac and {prefix}.trans.txt", "unpack this part again")
+    if not transcript.is_file():
+        raise UserError(transcript, f"no such file, but {len(audio)} audio files beside it", "their transcripts", "unpack this part again")
+    try:
+        lines = transcript.read_bytes().decode("utf-8").splitlines()
+    except (PermissionError, UnicodeDecodeError) as error:
+        raise UserError(transcript, f"cannot be read: {error}", "UTF-8 text that may be read") from None
+
+    utterances: Dict[str, Utterance] = {}
+    for number, line in enumerate(lines, 1):
+        where = f"{transcript}:{number}"
+        key, _, text = line.strip().partition(" ")
+        if not key.startswith(f"{prefix}-") or not text.strip():
+            raise UserError(where, f'found "{line[:60]}"', f"{prefix}-<number> and its words", "unpack this part again")
+        if key in utterances:
+            raise UserError(where, f"a second transcript for {key}", "one", "remove a line")
+        if key not in audio:
+            raise UserError(where, f"{key} has no audio", f"{chapter / key}{' or '.join(SUFFIXES)}", "unpack this part again, or remove the line")
+        utterances[key] = Utterance(key, audio[key].absolute(), text.strip())
+    for key, path in audio.items():
+        if key not in utterances:
+            raise UserError(path, "has no transcript", f"a line in {transcript}", "add the line, or remove the audio")
+    return list(utterances.values())
+
+
+def _folders(folder: Path) -> List[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except PermissionError:
+        raise UserError(folder, "cannot be read: permission denied", "a readable folder") from None
+
+
+def _choose_dev_speakers(option: str, train: Sequence[Utterance], seed: int, without: Sequence[str]) -> List[str]:
+    if option != "auto":
+        chosen = _names(option)
+        if not chosen:
+            raise UserError("--option dev_speakers", "names nobody, and no dev part is there", "auto, or a comma list of speakers")
+        return chosen
+    speakers = sorted({utterance.speaker for utterance in train} - set(without), key=lambda name: (len(name), name))
+    if set(DEV_SPEAKERS) <= set(speakers) and len(speakers) > len(DEV_SPEAKERS):
+        return list(DEV_SPEAKERS)
+    if len(speakers) < 2:
+        raise UserError("--option dev", f"no dev part, and {len(speakers)} training speaker to hold out", "a dev part, or two speakers")
+    count = min(len(DEV_SPEAKERS), len(speakers) // 2)
+    return sorted(random.Random(seed).sample(speakers, count), key=lambda name: (len(name), name))
+
+
+def _of(utterances: Sequence[Utterance], speakers: Sequence[str], option: str) -> List[Utterance]:
+    known = {utterance.speaker for utterance in utterances}
+    for speaker in speakers:
+        if speaker not in known:
+            raise UserError(f"--option {option}", f'speaker "{speaker}" is not in the training parts', f"of {len(known)} speakers, for example {min(known)}")
+    return [utterance for utterance in utterances if utterance.speaker in set(speakers)]
+
+
+def _write(path: Path, utterances: Sequence[Utterance]) -> Path:
+    return write_data_dir(
+        path,
+        wav_scp={utterance.id: utterance.audio for utterance in utterances},
+        text={utterance.id: utterance.text for utterance in utterances},
+        utt2spk={utterance.id: utterance.speaker for utterance in utterances},
+    )
+
+
+def _find_root(corpus_dir: Optional[Path], out_dir: Path, parts: Sequence[str], settings: Mapping[str, str]) -> Path:
+    """The folder of the parts; downloads what is missing where ``download`` says so."""
+    if corpus_dir is None and settings["download"] == "no":
+        raise UserError("--corpus-dir", "is not given, and download=no", "the LibriSpeech folder", "give --corpus-dir DIR")
+    may_download = settings["download"] == "yes" or corpus_dir is None
+    given = Path(corpus_dir) if corpus_dir is not None else out_dir / "download"
+    if not may_download and not given.is_dir():
+        raise UserError(given, "no such directory", "the LibriSpeech folder", "check --corpus-dir, or leave it out to download")
+    root = given / "LibriSpeech" if (given / "LibriSpeech").is_dir() or (may_download and given.name != "LibriSpeech") else given
+    if may_download:
+        _download(root, parts, settings["base_url"])
+    return root.resolve()
+
+
+def _download(root: Path, parts: Sequence[str], base_url: str) -> None:
+    """Fetch and unpack parts that are not there (Lhotse leaves ``.completed`` in a whole one)."""
+    from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH, download_librispeech
+
+    downloading = root.parent / f".{root.name}.downloading"
+    for part in dict.fromkeys(parts):
+        is_whole = (root / part).is_dir() and not (downloading / part).exists()
+        if is_whole:
+            continue
+        if part not in (*LIBRISPEECH, *MINI_LIBRISPEECH):
+            raise UserError("--option train, dev or test", f'no part "{part}" of LibriSpeech', ", ".join((*LIBRISPEECH, *MINI_LIBRISPEECH)))
+        atomic.write_text(downloading / part, "")
+        try:
+            download_librispeech(root.parent, dataset_parts=[part], base_url=base_url)
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            (root.parent / f"{part}.tar.gz").unlink(missing_ok=True)
+            raise UserError(
+                f"download of {part} from {base_url}", f"the archive is damaged ({error}), removed", "LibriSpeech's own archive", "run the same command again"
+            ) from None
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            reason = getattr(error, "reason", error)
+            raise UserError(
+                f"download of {part} from {base_url}",
+                f"failed: {reason}",
+                "a network",
+                "run the same command again to go on, or give --corpus-dir DIR of a LibriSpeech that you have",
+            ) from None
+        if not (root / part).is_dir():
+            raise UserError(f"download of {part} from {base_url}", f"the archive holds no LibriSpeech/{part}", "LibriSpeech's own archive")
+        (downloading / part).unlink()
+
+
+def _missing_part(root: Path, part: str) -> UserError:
+    found = sorted(path.name for path in _folders(root)) if root.is_dir() else []
+    return UserError(
+        root,
+        f"no part {part}",
+        f"a folder {part} beside {', '.join(found[:12]) or 'nothing'}",
+        "choose a preset or parts that are there, unpack it, or download it with --option download=yes",
+    )
+
+
+def _names(value: str) -> List[str]:
+    return list(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
+
+
+def _read_options(corpus: str, defaults: Mapping[str, str], options: Mapping[str, str]) -> Dict[str, str]:
+    for name in options:
+        if name not in defaults:
+            raise UserError("--option", f"corpus {corpus} has no option {name}", ", ".join(defaults))
+    settings = {**defaults, **options}
+    if settings["download"] not in ("auto", "yes", "no"):
+        raise UserError("--option download", f'found "{settings["download"]}"', "auto, yes or no")
+    return settings
