@@ -22,6 +22,8 @@ class Joiner(nn.Module):
         self.encoder_proj = nn.Linear(encoder_dim, joiner_dim)
         self.predictor_proj = nn.Linear(predictor_dim, joiner_dim)
         self.output_linear = nn.Linear(joiner_dim, vocab_size)
+        nn.init.normal_(self.output_linear.weight, std=1.5 * joiner_dim**-0.5)  # wide at once: see transducer._head
+        nn.init.zeros_(self.output_linear.bias)
 
     def forward(self, am: Tensor, lm: Tensor) -> Tensor:
         """Raw logits (..., C) of two projected tensors (..., J) that broadcast against each other."""
