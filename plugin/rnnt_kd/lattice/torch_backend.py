@@ -281,8 +281,8 @@ def _penalise_delay(px: Tensor, T: int, boundary: Optional[Tensor], delay_penalt
     if delay_penalty <= 0.0:
         return px
     frame = torch.arange(px.shape[2], device=px.device)
-    middle = (T - 1) / 2 if boundary is None else (boundary[:, 3].reshape(-1, 1, 1) - 1) / 2
-    return px + ((middle - frame) * delay_penalty).to(px.dtype)
+    last = T - 1 if boundary is None else boundary[:, 3].reshape(-1, 1, 1) - 1
+    return px + (last - 2 * frame).to(px.dtype) * (delay_penalty / 2)
 
 
 def _lower_bound_from_the_right(x: Tensor) -> Tensor:

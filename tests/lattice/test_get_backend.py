@@ -1,0 +1,104 @@
+"""Choosing a backend, with and without k2."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnnt_kd.errors import UserError
+from rnnt_kd.lattice import available_backends, get_backend
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FUNCTIONS = (
+    "rnnt_loss_smoothed",
+    "get_rnnt_prune_ranges",
+    "do_rnnt_pruning",
+    "get_rnnt_logprobs_pruned",
+    "mutual_information_recursion",
+    "rnnt_loss_pruned",
+    "supports",
+)
+
+
+def test_names_are_files():
+    assert available_backends() == ["k2", "torch"]
+
+
+@pytest.mark.parametrize("name", ["auto", "torch", "k2"])
+def test_every_backend_has_every_function(name):
+    if name == "k2":
+        pytest.importorskip("k2", reason="k2 is not in this environment")
+    module = get_backend(name)
+    assert all(callable(getattr(module, function)) for function in FUNCTIONS)
+
+
+def test_unknown_name_lists_the_right_ones():
+    with pytest.raises(UserError, match="auto, k2, torch"):
+        get_backend("k3")
+
+
+def test_auto_falls_back_where_k2_cannot_compute(monkeypatch):
+    k2_backend = pytest.importorskip("rnnt_kd.lattice.k2_backend", reason="k2 is not in this environment")
+    monkeypatch.setattr(k2_backend.k2, "with_cuda", False)
+    assert get_backend("auto", torch.device("cpu")) is k2_backend
+    assert get_backend("auto", torch.device("cuda")) is get_backend("torch")
+    with pytest.raises(UserError, match="cannot compute on cuda"):
+        get_backend("k2", torch.device("cuda"))
+
+
+WITHOUT_K2 = """
+import sys
+
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("k2", "_k2", "torchaudio"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Hide())
+
+import torch
+from lattice_cases import make_case
+from rnnt_kd import rnnt_loss_pruned
+from rnnt_kd.errors import UserError
+from rnnt_kd.lattice import get_backend
+
+backend = get_backend("auto")
+print(backend.__name__)
+try:
+    get_backend("k2")
+except UserError as error:
+    print(error)
+case = make_case(1)
+logits = case.logits.requires_grad_()
+loss = rnnt_loss_pruned(
+    logits, *case.arguments, teacher_logits=case.teacher_logits, kd_variant="collapsed", kd_weighting="occupancy"
+)
+loss.backward()
+assert torch.isfinite(loss) and torch.isfinite(logits.grad).all()
+print(f"{loss.item():.12f}")
+"""
+
+
+def test_everything_works_with_k2_hidden():
+    """In a fresh process, as on a machine without k2; the value is that of this process."""
+    from lattice_cases import make_case
+
+    from rnnt_kd import rnnt_loss_pruned
+
+    path = os.pathsep.join([str(ROOT / "plugin"), str(ROOT / "tests")])
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_K2], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    name, error, value = done.stdout.splitlines()
+    assert name == "rnnt_kd.lattice.torch_backend"
+    assert "k2" in error and "use the torch backend" in error
+    case = make_case(1)
+    here = rnnt_loss_pruned(
+        case.logits, *case.arguments, teacher_logits=case.teacher_logits, kd_weighting="occupancy"
+    )
+    assert float(value) == pytest.approx(here.item(), rel=1e-9)

@@ -1,0 +1,190 @@
+"""The specification, in plain loops and float64: RNN-T losses and distillation terms.
+
+Nothing here is fast or clever, and nothing comes from the package under test.  A lattice
+is the list of all its paths; a path is the list of (t, s, kind) that it reads, kind being
+"label" or "blank".  Tensors are used for their autograd only, so that gradients can be
+compared as well.
+
+    logits    (B, T, s_range, C), kept nodes only; k-th kept node of frame t is s = ranges[b][t][k]
+    symbols   list of lists, without padding; their lengths are S_b
+    ranges    nested list or tensor (B, T, s_range)
+    frames    list of T_b
+"""
+
+import math
+
+import torch
+
+
+def all_paths(num_symbols, num_frames, rnnt_type, is_kept=lambda t, s: True):
+    """Every path from (t, s) = (0, 0) to (T_b, S_b), as lists of (t, s, kind)."""
+
+    def extend(t, s):
+        if t == num_frames:
+            if s == num_symbols:
+                yield []
+            return
+        if not is_kept(t, s):
+            return
+        for rest in extend(t + 1, s):
+            yield [(t, s, "blank")] + rest
+        if s == num_symbols:
+            return
+        if rnnt_type == "regular":
+            for rest in extend(t, s + 1):
+                yield [(t, s, "label")] + rest
+        elif rnnt_type == "modified":
+            for rest in extend(t + 1, s + 1):
+                yield [(t, s, "label")] + rest
+        elif rnnt_type == "constrained":
+            if is_kept(t, s + 1):
+                for rest in extend(t + 1, s + 1):
+                    yield [(t, s, "label"), (t, s + 1, "blank")] + rest
+
+    return list(extend(0, 0))
+
+
+def log_add(values):
+    """log of the sum of exp(values); a list of 0-dim tensors."""
+    values = torch.stack(values)
+    largest = values.detach().max()
+    return largest + (values - largest).exp().sum().log()
+
+
+def path_scores(paths, log_prob, num_frames, delay_penalty=0.0):
+    """Log-probability of each path; ``log_prob(t, s, kind)`` is one posterior."""
+    scores = []
+    for path in paths:
+        score = torch.zeros((), dtype=torch.float64)
+        for t, s, kind in path:
+            score = score + log_prob(t, s, kind)
+            if kind == "label":
+                score = score + delay_penalty * ((num_frames - 1) / 2 - t)
+        scores.append(score)
+    return scores
+
+
+def _log_prob_of(logits, symbols, ranges, b, blank):
+    """(t, s, kind) -> log-probability on the kept nodes of utterance b."""
+
+    def log_prob(t, s, kind):
+        k = [int(x) for x in ranges[b][t]].index(s)
+        row = logits[b, t, k]
+        return row[symbols[b][s] if kind == "label" else blank] - log_add(list(row))
+
+    return log_prob
+
+
+def _kept_paths(symbols, ranges, frames, b, rnnt_type):
+    return all_paths(
+        len(symbols[b]), frames[b], rnnt_type, lambda t, s: s in [int(x) for x in ranges[b][t]]
+    )
+
+
+def rnnt_losses_pruned(logits, symbols, ranges, blank, frames, rnnt_type="regular", delay_penalty=0.0):
+    """(B,) losses on the kept nodes."""
+    losses = []
+    for b in range(len(symbols)):
+        paths = _kept_paths(symbols, ranges, frames, b, rnnt_type)
+        log_prob = _log_prob_of(logits, symbols, ranges, b, blank)
+        losses.append(-log_add(path_scores(paths, log_prob, frames[b], delay_penalty)))
+    return torch.stack(losses)
+
+
+def rnnt_losses_smoothed(lm, am, symbols, blank, frames, lm_only_scale, am_only_scale, rnnt_type="regular", delay_penalty=0.0):
+    """(B,) losses of the additive joiner; lm (B, S + 1, C), am (B, T, C), padding included."""
+    B, S1, C = lm.shape
+    unigram = torch.zeros(C, dtype=torch.float64)
+    for b in range(B):
+        for s in range(S1):
+            total = log_add(list(lm[b, s]))
+            unigram = unigram + (lm[b, s] - total).exp() / (B * S1)
+    log_unigram = unigram.log()
+
+    losses = []
+    for b in range(B):
+
+        def log_prob(t, s, kind):
+            c = symbols[b][s] if kind == "label" else blank
+            joint = am[b, t] + lm[b, s]
+            am_only = am[b, t] + log_unigram
+            return (
+                (1 - lm_only_scale - am_only_scale) * (joint[c] - log_add(list(joint)))
+                + lm_only_scale * (lm[b, s, c] - log_add(list(lm[b, s])))
+                + am_only_scale * (am_only[c] - log_add(list(am_only)))
+            )
+
+        paths = all_paths(len(symbols[b]), frames[b], rnnt_type)
+        losses.append(-log_add(path_scores(paths, log_prob, frames[b], delay_penalty)))
+    return torch.stack(losses)
+
+
+def node_reads(logits, symbols, ranges, blank, frames, b, rnnt_type, best_only=False):
+    """{(t, s): expected number of reads} over all paths, or on the best one."""
+    paths = _kept_paths(symbols, ranges, frames, b, rnnt_type)
+    log_prob = _log_prob_of(logits.detach(), symbols, ranges, b, blank)
+    scores = [float(score) for score in path_scores(paths, log_prob, frames[b])]
+    best = max(scores)
+    if best_only:
+        shares = [1.0 if i == scores.index(best) else 0.0 for i in range(len(paths))]
+    else:
+        shares = [math.exp(score - best) for score in scores]
+    reads = {}
+    for path, share in zip(paths, shares):
+        for t, s, _ in path:
+            reads[t, s] = reads.get((t, s), 0.0) + share / sum(shares)
+    return reads
+
+
+def node_weights(weighting, logits, teacher_logits, symbols, ranges, blank, frames, b, rnnt_type="regular"):
+    """{(t, s): weight}, summing to T_b + S_b."""
+    num_symbols, num_frames = len(symbols[b]), frames[b]
+    if weighting == "uniform":
+        weights = {
+            (t, int(s)): 1.0 for t in range(num_frames) for s in ranges[b][t] if int(s) <= num_symbols
+        }
+    else:
+        of = logits if weighting == "student-occupancy" else teacher_logits
+        weights = node_reads(of, symbols, ranges, blank, frames, b, rnnt_type, best_only=weighting == "one-best")
+    total = sum(weights.values())
+    return {node: weight * (num_symbols + num_frames) / total for node, weight in weights.items()}
+
+
+def divergence(variant, student, teacher, label, blank, class_scales=(1.0, 1.0, 1.0)):
+    """KL(teacher || student) at one node; ``label`` None where no symbol arc leaves.
+
+    student, teacher: (C,) logits.  A class's term is q log(q / p) - q + p, scaled.
+    """
+    p = [(x - log_add(list(student))).exp() for x in student]
+    q = [(x - log_add(list(teacher))).exp() for x in teacher]
+    classes = [[c] for c in range(len(p))]
+    if variant == "collapsed":
+        kept = [blank] if label is None else [blank, label]
+        classes = [[c] for c in kept] + [[c for c in range(len(p)) if c not in kept]]
+    value = 0.0
+    for members in classes:
+        if not members:
+            continue
+        scale = class_scales[0 if members == [blank] else 1 if members == [label] else 2]
+        p_class, q_class = sum(p[c] for c in members), sum(q[c] for c in members)
+        value = value + scale * (q_class * (q_class.log() - p_class.log()) - q_class + p_class)
+    return value
+
+
+def kd_losses(
+    logits, teacher_logits, symbols, ranges, blank, frames, rnnt_type="regular", *, variant, weighting,
+    temperature=1.0, class_scales=(1.0, 1.0, 1.0),
+):
+    """(B,) distillation terms."""
+    losses = []
+    for b in range(len(symbols)):
+        weights = node_weights(weighting, logits, teacher_logits, symbols, ranges, blank, frames, b, rnnt_type)
+        value = torch.zeros((), dtype=torch.float64)
+        for (t, s), weight in weights.items():
+            k = [int(x) for x in ranges[b][t]].index(s)
+            label = symbols[b][s] if s < len(symbols[b]) else None
+            value = value + weight * divergence(
+                variant, logits[b, t, k] / temperature, teacher_logits[b, t, k].detach() / temperature, label, blank, class_scales
+            )
+        losses.append(value)
+    return torch.stack(losses)

@@ -1,0 +1,129 @@
+"""The layers of the package, held by walking every import with ``ast``.
+
+    bin -> {training, decoding} -> {losses -> lattice, models, sparsity, text, data, scoring}
+
+A part may import what stands below it, itself, and ``errors``.  The mathematics sees no
+config, file or logger.  Each third-party package with a door comes in by that door only.
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "plugin" / "rnnt_kd"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+MATHEMATICS = {"lattice", "losses", "models", "sparsity"}
+TOOLS = {"config", "config_io", "atomic"}  # top-level modules beside errors
+LOWER = MATHEMATICS | {"text", "data", "scoring"}
+UPPER = {"training", "decoding", "export", "report"}
+MAY_IMPORT = {
+    "lattice": set(),
+    "losses": {"lattice"},
+    "models": set(),
+    "sparsity": set(),
+    "text": TOOLS,
+    "data": TOOLS | {"text"},
+    "scoring": TOOLS,
+    "training": TOOLS | LOWER,
+    "decoding": TOOLS | LOWER | {"training"},
+    "export": TOOLS | LOWER | {"training", "decoding"},
+    "report": TOOLS | LOWER | {"training", "decoding"},
+    "bin": TOOLS | LOWER | UPPER,
+    "errors": set(),
+    "atomic": set(),
+    "config": set(),
+    "config_io": {"config", "atomic"},
+    "__init__": {"losses"},  # the lazy exports
+}
+
+# third-party package -> where it may be imported
+DOORS = {
+    "k2": ("lattice/k2_backend.py", "decoding/fast_beam_search.py"),
+    "_k2": (),
+    "lhotse": ("data/",),
+    "sentencepiece": ("text/",),
+    "kaldialign": ("scoring/",),
+    "argparse": ("bin/",),
+}
+NOT_IN_MATHEMATICS = {"os", "io", "pathlib", "json", "yaml", "logging", "omegaconf", "tqdm", "tensorboard", "safetensors"}
+LISTS_ITS_OWN_FILES = {"lattice/__init__.py", "models/__init__.py"}  # names on the command line are things on disk
+
+
+def imported_modules(path):
+    """Dotted names, relative ones resolved, wherever in the file the import stands."""
+    package = ("rnnt_kd",) + path.relative_to(PACKAGE).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = list(package[: len(package) - node.level + 1]) if node.level else []
+            base += [node.module] if node.module else []
+            yield ".".join(base)
+            if base == ["rnnt_kd"]:  # from rnnt_kd import losses
+                for alias in node.names:
+                    yield f"rnnt_kd.{alias.name}"
+
+
+def calls(path, names):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names:
+            yield node.func.id
+
+
+def relative(path):
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def part_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").parts[0]
+
+
+def test_the_package_is_there():
+    assert {"lattice", "losses"} <= {part_of(path) for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_arrows_never_point_up(path):
+    part = part_of(path)
+    assert part in MAY_IMPORT, f"{part} has no place in the layers: give it one in this test and in the documentation"
+    allowed = MAY_IMPORT[part] | {part, "errors"}
+    for name in imported_modules(path):
+        parts = name.split(".")
+        if parts[0] == "rnnt_kd" and len(parts) > 1:
+            assert parts[1] in allowed, f"{relative(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=relative)
+def test_third_party_packages_come_in_by_their_doors(path):
+    for name in imported_modules(path):
+        for package, doors in DOORS.items():
+            if name == package or name.startswith(package + "."):
+                assert relative(path).startswith(doors or "-"), f"{relative(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if part_of(path) in MATHEMATICS], ids=relative)
+def test_mathematics_sees_no_file_and_no_logger(path):
+    forbidden = set(NOT_IN_MATHEMATICS)
+    if relative(path) in LISTS_ITS_OWN_FILES:
+        forbidden -= {"pathlib", "os"}
+    for name in imported_modules(path):
+        assert name.split(".")[0] not in forbidden, f"{relative(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if part_of(path) != "bin"], ids=relative)
+def test_only_commands_print(path):
+    assert not list(calls(path, {"print", "exit", "quit", "input"}))
+
+
+def test_the_walk_sees_imports(tmp_path, monkeypatch):
+    """The rule can fail: relative, nested, aliased imports are all seen."""
+    file = tmp_path / "losses" / "bad.py"
+    file.parent.mkdir()
+    file.write_text(
+        "import k2 as fast\nfrom ..training import loop\nfrom rnnt_kd import bin\ndef f():\n    from lhotse.cut import Cut\n"
+    )
+    monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
+    assert set(imported_modules(file)) == {"k2", "rnnt_kd.training", "rnnt_kd", "rnnt_kd.bin", "lhotse.cut"}
