@@ -65,7 +65,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         dev_cuts=arguments.dev_cuts,
         tokenizer=Tokenizer.load(arguments.bpe_dir),
         teacher_dir=arguments.teacher_dir,
-        device=_device(arguments.device),
+        device=options.chosen_device(arguments.device),
         backend_name=arguments.lattice_backend,
         say=_say,
     )
@@ -101,16 +101,6 @@ def compose(
         target_sparsity=sparsity,
         kd=KdConfig(**{**vars(recipe.kd), **given}) if with_kd else None,
     )
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device", "cuda, and torch sees no GPU here", "a CUDA device", "use --device cpu")
-    return name
 
 
 def _say(line: str) -> None:
