@@ -133,6 +133,10 @@ def _prepare(
         raise UserError("termination symbol", str(termination_symbol), f"a class, 0 to {logits.shape[3] - 1}")
     module = get_backend(backend, logits.device)
     nodes = kept_nodes(symbols, ranges, termination_symbol, boundary, rnnt_type)
+    smallest, largest = int(nodes.labels.min()), int(nodes.labels.max())
+    if smallest < 0 or largest >= logits.shape[3]:
+        wrong = smallest if smallest < 0 else largest
+        raise UserError("symbols", f"symbol {wrong}", f"classes of the joiner, 0 to {logits.shape[3] - 1}")
     return _at_least_float32(logits), nodes, module
 
 
