@@ -15,16 +15,24 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--data-dir", type=Path, required=True, help="Kaldi data directory")
     options.add_argument("--out-dir", type=Path, required=True, help="the cuts go to OUT_DIR/NAME.jsonl.gz")
     options.add_argument("--name", required=True, help="train, dev, test ...")
-    options.add_argument("--speed-perturb", type=float, nargs="+", default=[1.0], metavar="SPEED", help="one copy for each speed")
+    options.add_argument(
+        "--speed-perturb", type=float, nargs="+", default=[1.0], metavar="SPEED", help="one copy for each speed"
+    )
     options.add_argument("--nj", type=int, default=1, help="processes")
     options.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
-    options.add_argument("--max-bad-fraction", type=float, default=0.05, help="more utterances with bad audio than this are an error")
+    options.add_argument(
+        "--max-bad-fraction", type=float, default=0.05, help="more utterances with bad audio than this are an error"
+    )
     args = options.parse_args(argv)
 
     stage = Stage(
         args.out_dir,
-        f"features of {args.name}",
-        {"data_dir": str(args.data_dir), "speed_perturb": args.speed_perturb, "max_bad_fraction": args.max_bad_fraction},
+        f"features_{args.name}",
+        {
+            "data_dir": str(args.data_dir),
+            "speed_perturb": args.speed_perturb,
+            "max_bad_fraction": args.max_bad_fraction,
+        },
         [args.data_dir / name for name in ("wav.scp", "text", "utt2spk", "segments")],
         [f"{args.name}.jsonl.gz", f"{args.name}_feats"],
     )
@@ -35,11 +43,13 @@ def main(argv: Optional[List[str]] = None) -> None:
         args.data_dir, args.out_dir, args.name, args.speed_perturb, args.nj, args.allow_pipes, args.max_bad_fraction
     )
     stage.finish()
-    print(f"{summary.cuts_path}: {summary.num_cuts} cuts of {summary.num_utterances} utterances, {summary.hours:.2f} hours")
+    counts = f"{summary.num_cuts} cuts of {summary.num_utterances} utterances"
+    print(f"{summary.cuts_path}: {counts}, {summary.hours:.2f} hours")
     if summary.left_out:
         shown = ", ".join(f"{key} ({reason})" for key, reason in list(summary.left_out.items())[:5])
         more = ", ..." if len(summary.left_out) > 5 else ""
-        print(f"left out {len(summary.left_out)} utterances: {shown}{more}; all in {args.out_dir / (args.name + '.left_out.json')}")
+        where = args.out_dir / f"{args.name}.left_out.json"
+        print(f"left out {len(summary.left_out)} utterances: {shown}{more}; all in {where}")
 
 
 if __name__ == "__main__":

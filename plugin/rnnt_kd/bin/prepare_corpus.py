@@ -21,7 +21,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--corpus-dir", type=Path, help="the corpus as its owner distributes it")
     options.add_argument("--out-dir", type=Path, required=True, help="the data directories are made in this folder")
     options.add_argument("--seed", type=int, default=1, help="for splits and synthesis")
-    options.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="for the corpus module; repeatable")
+    options.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="for the corpus module; repeatable"
+    )
     args = options.parse_args(argv)
 
     known = names_in(Path(corpora.__file__).parent)

@@ -14,10 +14,14 @@ from rnnt_kd.text.train_bpe import MODEL_TYPES, train_bpe
 @command
 def main(argv: Optional[List[str]] = None) -> None:
     options = parser(__doc__)
-    options.add_argument("--text", type=Path, nargs="+", required=True, help="text files of Kaldi data directories (id, transcript)")
+    options.add_argument(
+        "--text", type=Path, nargs="+", required=True, help="text files of Kaldi data directories (id, transcript)"
+    )
     options.add_argument("--vocab-size", type=int, required=True, help="pieces, <blk> and <unk> included")
     options.add_argument("--model-type", choices=MODEL_TYPES, default="bpe", help="sentencepiece's")
-    options.add_argument("--out-dir", type=Path, required=True, help="gets bpe.model and tokens.txt; an older folder is replaced")
+    options.add_argument(
+        "--out-dir", type=Path, required=True, help="gets bpe.model and tokens.txt; an older folder is replaced"
+    )
     args = options.parse_args(argv)
 
     settings = {"vocab_size": args.vocab_size, "model_type": args.model_type}

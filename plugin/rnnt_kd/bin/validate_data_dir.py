@@ -13,7 +13,9 @@ from rnnt_kd.data.kaldi_dir import read_data_dir
 def main(argv: Optional[List[str]] = None) -> None:
     options = parser(__doc__)
     options.add_argument("data_dir", type=Path, nargs="+", metavar="DIR", help="with wav.scp, text, utt2spk")
-    options.add_argument("--allow-pipes", action="store_true", help="take shell pipes in wav.scp; they are not run here")
+    options.add_argument(
+        "--allow-pipes", action="store_true", help="take shell pipes in wav.scp; they are not run here"
+    )
     options.add_argument("--no-audio", action="store_true", help="do not open the audio files")
     args = options.parse_args(argv)
     for path in args.data_dir:

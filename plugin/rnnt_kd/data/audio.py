@@ -7,7 +7,6 @@ complaint: a truncated file is recognised by what its header promises.
 """
 
 import io
-import os
 import re
 import struct
 import subprocess
@@ -35,18 +34,14 @@ def load_recording(recording: RecordingEntry) -> Tuple[np.ndarray, int]:
     """
     if recording.is_pipe:
         stream: BinaryIO = io.BytesIO(_run_pipe(recording.source))
-        promised = None  # WAV headers written into a pipe cannot know the length
     else:
-        promised = promised_bytes(Path(recording.source))
+        _check_whole(Path(recording.source))
         stream = open(recording.source, "rb")
     with stream:
-        if promised is not None and promised > os.path.getsize(recording.source):
-            size = os.path.getsize(recording.source)
-            raise BadAudio(f"truncated: {size} bytes where the header promises {promised}")
         samples, sampling_rate, frames = _decode(stream)
     if len(samples) == 0:
         raise BadAudio("has no samples")
-    if len(samples) < frames and not recording.is_pipe:
+    if len(samples) < frames and not recording.is_pipe:  # headers in a pipe cannot know the length
         raise BadAudio(f"truncated: {len(samples)} samples where the header promises {frames}")
     if not np.isfinite(samples).all():
         raise BadAudio(f"{int((~np.isfinite(samples)).sum())} samples are NaN or infinite")
@@ -66,13 +61,7 @@ def check_header(recording: RecordingEntry) -> Optional[float]:
     if recording.is_pipe:
         return None
     path = Path(recording.source)
-    if not path.is_file():
-        raise BadAudio("does not exist")
-    size, promised = path.stat().st_size, promised_bytes(path)
-    if size == 0:
-        raise BadAudio("is an empty file")
-    if promised is not None and promised > size:
-        raise BadAudio(f"truncated: {size} bytes where the header promises {promised}")
+    _check_whole(path)
     try:
         header = soundfile.info(str(path))
     except (soundfile.SoundFileError, OSError) as error:
@@ -82,15 +71,26 @@ def check_header(recording: RecordingEntry) -> Optional[float]:
     return header.frames / header.samplerate
 
 
-def promised_bytes(path: Path) -> Optional[int]:
-    """Size that the header of a WAV or NIST SPHERE file promises; None where it promises nothing."""
+def _check_whole(path: Path) -> None:
+    """BadAudio for an empty file, and for a WAV, SPHERE or Ogg file that ends before its time.
+
+    libsndfile reads such a stump without complaint.  (Of FLAC it complains by itself.)
+    """
+    if not path.is_file():
+        raise BadAudio("does not exist")
+    size, promised = path.stat().st_size, None
+    if size == 0:
+        raise BadAudio("is an empty file")
     with open(path, "rb") as stream:
         head = stream.read(1024)
         if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
-            return _wav_promise(stream)
-        if head[:7] == b"NIST_1A":
-            return _sphere_promise(head)
-    return None
+            promised = _wav_promise(stream)
+        elif head[:7] == b"NIST_1A":
+            promised = _sphere_promise(head)
+        elif head[:4] == b"OggS" and not _ogg_ends(stream, size):
+            raise BadAudio("truncated: its last Ogg page is not marked as the last")
+    if promised is not None and promised > size:
+        raise BadAudio(f"truncated: {size} bytes where the header promises {promised}")
 
 
 def _wav_promise(stream: BinaryIO) -> Optional[int]:
@@ -108,11 +108,20 @@ def _wav_promise(stream: BinaryIO) -> Optional[int]:
 
 def _sphere_promise(head: bytes) -> Optional[int]:
     text = head.decode("latin-1")
-    fields = dict(re.findall(r"^(\w+) -i (\d+)\s*$", text, flags=re.MULTILINE))
+    fields = dict(re.findall(r"^(\w+) -\w+ (\d+)\s*$", text, flags=re.MULTILINE))
     if "shorten" in text or not {"sample_count", "sample_n_bytes"} <= set(fields):
         return None
     header_size = int(text.split("\n")[1])
-    return header_size + int(fields["sample_count"]) * int(fields["sample_n_bytes"]) * int(fields.get("channel_count", 1))
+    return header_size + int(fields["sample_count"]) * int(fields["sample_n_bytes"]) * int(
+        fields.get("channel_count", 1)
+    )
+
+
+def _ogg_ends(stream: BinaryIO, size: int) -> bool:
+    stream.seek(max(0, size - 65307))  # no page is longer
+    tail = stream.read()
+    last = tail.rfind(b"OggS")
+    return 0 <= last < len(tail) - 5 and bool(tail[last + 5] & 4)
 
 
 def _decode(stream: BinaryIO) -> Tuple[np.ndarray, int, int]:
@@ -133,7 +142,7 @@ def _reason(error: Exception) -> str:
 
 
 def _run_pipe(command: str) -> bytes:
-    done = subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    done = subprocess.run(command, shell=True, stdin=subprocess.DEVNULL, capture_output=True)
     if done.returncode != 0:
         last = done.stderr.decode("utf-8", "replace").strip().split("\n")[-1]
         raise BadAudio(f"pipe ended with status {done.returncode} ({last})")

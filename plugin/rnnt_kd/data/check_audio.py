@@ -22,7 +22,9 @@ def check_audio(data: KaldiDataDir) -> float:
         try:
             duration = check_header(recording)
         except BadAudio as error:
-            raise UserError(recording.where, f"audio {recording.source} {error}", "a sound file", "repair or remove it") from None
+            raise UserError(
+                recording.where, f"audio {recording.source} {error}", "a sound file", "repair or remove it"
+            ) from None
         if duration is not None:
             durations[recording.id] = duration
     total = 0.0
@@ -34,7 +36,7 @@ def check_audio(data: KaldiDataDir) -> float:
         if utterance.start >= duration or end > duration + SEGMENT_OVERSHOOT:
             raise UserError(
                 utterance.where,
-                f'segment "{utterance.id}" from {utterance.start:g} to {end:g} is outside its recording of {duration:g} s',
+                f"segment from {utterance.start:g} to {end:g} s is outside its recording of {duration:g} s",
                 "times in seconds",
                 "are they samples, or those of another sampling rate?",
             )

@@ -14,6 +14,7 @@ N utterances a batch, T frames of 10 ms in the longest.
 import functools
 import math
 import random
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Sequence
@@ -106,7 +107,11 @@ def make_dataloader(
             left_out[cut.id] = reason
     if not kept:
         first = next(iter(left_out))
-        raise UserError(cuts_path, f"no utterance is left of {len(cuts)} (the first: {first} {left_out[first]})", "usable utterances")
+        raise UserError(
+            cuts_path,
+            f"no utterance is left of {len(cuts)} (the first: {first} {left_out[first]})",
+            "usable utterances",
+        )
     plan = _plan(kept, batch_seconds, num_buckets, shuffle, seed, epoch, rank, world_size)
     return CutDataLoader(plan, left_out, Path(cuts_path).parent, skip_batches, num_workers)
 
@@ -114,7 +119,9 @@ def make_dataloader(
 class CutDataLoader:
     """Made by ``make_dataloader``.  ``len`` counts all batches of the epoch; iterating yields those not skipped."""
 
-    def __init__(self, plan: List[List[MonoCut]], left_out: Dict[str, str], folder: Path, skip_batches: int, num_workers: int):
+    def __init__(
+        self, plan: List[List[MonoCut]], left_out: Dict[str, str], folder: Path, skip_batches: int, num_workers: int
+    ):
         self._plan, self._folder = plan, folder
         self.left_out = left_out
         self.skip_batches, self.num_workers = skip_batches, num_workers
@@ -133,7 +140,9 @@ class CutDataLoader:
             return (batches[index] for index in range(len(batches)))
         # Its own generator: a DataLoader otherwise takes a number from the global one.
         return iter(
-            DataLoader(batches, batch_size=None, num_workers=self.num_workers, generator=torch.Generator(), collate_fn=_same)
+            DataLoader(
+                batches, batch_size=None, num_workers=self.num_workers, generator=torch.Generator(), collate_fn=_same
+            )
         )
 
 
@@ -155,8 +164,8 @@ def collate(cuts: Sequence[MonoCut], folder: Path) -> Batch:
     matrices = [_read_features(cut, folder) for cut in cuts]
     lens = torch.tensor([len(matrix) for matrix in matrices], dtype=torch.int64)
     features = torch.full((len(cuts), int(lens.max()), matrices[0].shape[1]), PADDING_VALUE)
-    for row, matrix in zip(features, matrices):
-        row[: len(matrix)] = matrix
+    for index, matrix in enumerate(matrices):
+        features[index, : len(matrix)] = matrix
     infos = [_info(cut) for cut in cuts]
     return Batch(
         features,
@@ -192,7 +201,12 @@ def _load_cuts_cached(path: str, modified: int, size: int) -> CutSet:
         cuts = CutSet.from_jsonl(path)
         usable = all(cut.has_features and cut.supervisions for cut in cuts)
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError) as error:
-        raise UserError(path, f"cannot be read as cuts ({type(error).__name__})", "a cuts file (.jsonl.gz) of stage 1", "run stage 1 again") from None
+        raise UserError(
+            path,
+            f"cannot be read as cuts ({type(error).__name__})",
+            "a cuts file (.jsonl.gz) of stage 1",
+            "run stage 1 again",
+        ) from None
     if len(cuts) == 0:
         raise UserError(path, "has no cuts", "a cuts file with at least one cut", "run stage 1 again")
     if not usable:
@@ -212,7 +226,14 @@ def _reason_to_leave_out(cut: MonoCut, min_seconds: float, max_seconds: float, t
 
 
 def _plan(
-    cuts: List[MonoCut], batch_seconds: float, num_buckets: int, shuffle: bool, seed: int, epoch: int, rank: int, world_size: int
+    cuts: List[MonoCut],
+    batch_seconds: float,
+    num_buckets: int,
+    shuffle: bool,
+    seed: int,
+    epoch: int,
+    rank: int,
+    world_size: int,
 ) -> List[List[MonoCut]]:
     """The cuts of every batch of one epoch."""
     mixed = random.Random(f"{seed} {epoch}") if shuffle else random.Random(0)
@@ -226,11 +247,16 @@ def _plan(
         drop_last=False,
         buffer_size=20_000,
         seed=mixed.getrandbits(31),
-        sync_buckets=world_size > 1,  # in step across processes; else Lhotse's bucket order never changes
+        sync_buckets=True,  # False ends the epoch at the first empty bucket (Lhotse 1.33), and cuts are lost
         rank=rank,
         world_size=world_size,
     )
-    return [list(batch) for batch in sampler]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="We have exceeded the max_duration")  # alone in a batch: intended
+        plan = [list(batch) for batch in sampler]
+    if shuffle:  # Lhotse's order of buckets is the same in every epoch
+        mixed.shuffle(plan)
+    return plan
 
 
 def _duration_bins(cuts: List[MonoCut], num_buckets: int) -> List[float]:
@@ -273,7 +299,11 @@ def _read_features(cut: MonoCut, folder: Path) -> torch.Tensor:
     except FileNotFoundError:
         raise UserError(path, "no such file", f"the features of {cut.id}", "run stage 1 again") from None
     except (ValueError, RuntimeError, EOFError) as error:
-        raise UserError(path, f"features of {cut.id} cannot be read ({error})", "the file that stage 1 wrote", "run stage 1 again") from None
+        raise UserError(
+            path, f"features of {cut.id} cannot be read ({error})", "the file that stage 1 wrote", "run stage 1 again"
+        ) from None
     if matrix.shape != (cut.features.num_frames, cut.features.num_features):
-        raise UserError(path, f"features of {cut.id} have shape {matrix.shape}", "the file that stage 1 wrote", "run stage 1 again")
+        raise UserError(
+            path, f"features of {cut.id} have shape {matrix.shape}", "the file that stage 1 wrote", "run stage 1 again"
+        )
     return torch.from_numpy(matrix)

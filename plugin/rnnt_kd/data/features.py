@@ -18,24 +18,27 @@ import json
 import multiprocessing
 import os
 import shutil
-import tempfile
+import signal
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from lhotse import Fbank, LilcomChunkyWriter, MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 from lhotse.augmentation import Speed
 from lhotse.augmentation.torchaudio import get_or_create_resampler
 from lhotse.features.base import Features
+from lhotse.utils import compute_num_samples
 from tqdm import tqdm
 
 from rnnt_kd.atomic import replace_dir, write_bytes, write_text
 from rnnt_kd.data.audio import BadAudio, is_silent, load_recording
-from rnnt_kd.data.kaldi_dir import RecordingEntry, Utterance, read_data_dir
+from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
 from rnnt_kd.errors import UserError
 
 SAMPLING_RATE = 16000
@@ -74,11 +77,24 @@ def compute_features(
       allow_pipes:      run the shell pipes of ``wav.scp``.
       max_bad_fraction: of the utterances, that may be left out for bad audio (silence not counted).
     Raises:
-      UserError: a defect of the data directory, a wrong speed, too much bad audio, nothing left.
+      UserError: a defect of the data directory, a wrong speed, too much bad audio, nothing left,
+        another process that is writing the same result.
     """
     out_dir = Path(out_dir)
     speeds = _checked_speeds(speed_perturb)
     data = read_data_dir(data_dir, allow_pipes)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(str(out_dir / f".{name}.lock"), timeout=0):
+            return _compute(data, out_dir, name, speeds, num_jobs, max_bad_fraction)
+    except Timeout:
+        advice = "wait for it, or choose another folder"
+        raise UserError(out_dir, f"another process is writing {name}", "one at a time", advice) from None
+
+
+def _compute(
+    data: KaldiDataDir, out_dir: Path, name: str, speeds: List[float], num_jobs: int, max_bad_fraction: float
+) -> FeaturesSummary:
     by_recording: Dict[str, List[Utterance]] = {}
     for utterance in data.utterances:
         by_recording.setdefault(utterance.recording_id, []).append(utterance)
@@ -88,9 +104,9 @@ def compute_features(
     parts = [work[start : start + size] for start in range(0, len(work), size)]
 
     cuts_path, feats_dir = out_dir / f"{name}.jsonl.gz", out_dir / f"{name}_feats"
-    out_dir.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=out_dir, prefix=f".{name}_feats.", suffix=".tmp"))
-    os.chmod(made, 0o755)
+    made = out_dir / f".{name}_feats.tmp"
+    shutil.rmtree(made, ignore_errors=True)  # of a run that was killed
+    made.mkdir()
     try:
         cuts: List[MonoCut] = []
         left_out: Dict[str, str] = {}
@@ -100,11 +116,12 @@ def compute_features(
                 cuts.extend(part_cuts)
                 left_out.update(part_left_out)
                 progress.update(seen)
-        _check_left_out(data_dir, len(data.utterances), left_out, max_bad_fraction)
+        _check_left_out(data.path, len(data.utterances), left_out, max_bad_fraction)
         # From here on only renames: the old result goes, the new one comes, the cuts last.
         cuts_path.unlink(missing_ok=True)
         replace_dir(made, feats_dir)
-        write_text(out_dir / f"{name}.left_out.json", json.dumps(left_out, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        reasons = json.dumps(left_out, indent=1, sort_keys=True, ensure_ascii=False)
+        write_text(out_dir / f"{name}.left_out.json", reasons + "\n")
         lines = "".join(json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in cuts)
         write_bytes(cuts_path, gzip.compress(lines.encode("utf-8"), compresslevel=6, mtime=0))
     finally:
@@ -124,21 +141,14 @@ def _checked_speeds(speed_perturb: Sequence[float]) -> List[float]:
 
 
 def _check_left_out(data_dir: Path, total: int, left_out: Dict[str, str], max_bad_fraction: float) -> None:
-    if not left_out:
-        return
-    first = next((f"{key} {reason}" for key, reason in left_out.items() if reason != SILENT), None)
-    bad = sum(reason != SILENT for reason in left_out.values())
+    bad = {key: reason for key, reason in left_out.items() if reason != SILENT}
+    first = next((f"{key} {reason}" for key, reason in (bad or left_out).items()), "")
     if len(left_out) == total:
-        raise UserError(
-            data_dir, f"no utterance can be used ({total} left out, the first: {first or next(iter(left_out)) + ' ' + SILENT})", "usable audio"
-        )
-    if bad > max_bad_fraction * total:
-        raise UserError(
-            data_dir,
-            f"{bad} of {total} utterances have bad audio (the first: {first})",
-            f"at most {100 * max_bad_fraction:g} %",
-            "repair or remove them, or raise --max-bad-fraction",
-        )
+        raise UserError(data_dir, f"no utterance can be used ({total} left out; {first})", "usable audio")
+    if len(bad) > max_bad_fraction * total:
+        found = f"{len(bad)} of {total} utterances have bad audio (the first: {first})"
+        advice = "repair or remove them, or raise --max-bad-fraction"
+        raise UserError(data_dir, found, f"at most {100 * max_bad_fraction:g} %", advice)
 
 
 Job = Tuple[int, List[Tuple[RecordingEntry, List[Utterance]]], Path, Path, List[float]]
@@ -151,12 +161,25 @@ def _run(jobs: List[Job], num_jobs: int) -> Iterator[Result]:
         yield from map(_run_job, jobs)
         return
     # "spawn": a fork of a process whose OpenMP threads have run can hang.
+    others = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(num_jobs, len(jobs)), mp_context=context, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(min(num_jobs, len(jobs)), mp_context=context, initializer=_start_worker)
     try:
         yield from pool.map(_run_job, jobs)
+    except BrokenProcessPool:
+        advice = "run with a smaller --nj"
+        raise UserError("compute_features", "a worker process was killed (memory?)", "", advice) from None
+    except BaseException:
+        for worker in set(multiprocessing.active_children()) - others:
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers
 
 
 def _run_job(job: Job) -> Result:
@@ -183,13 +206,17 @@ def _run_job(job: Job) -> Result:
                     left_out[utterance.id] = str(error)
                     continue
                 for speed in speeds:
-                    cuts.append(_cut_with_features(utterance, manifest, span, rate, speed, extractor, writer, stored_in))
+                    cut, signal_16k = _cut(utterance, manifest, span, rate, speed)
+                    matrix = extractor.extract(signal_16k, SAMPLING_RATE)
+                    key = writer.write(cut.id, matrix)
+                    cut.features = _features_manifest(cut, matrix, extractor, stored_in, key)
+                    cuts.append(cut)
     return cuts, left_out, seen
 
 
 def _recording_manifest(recording: RecordingEntry, num_samples: int, rate: int) -> Recording:
     source = AudioSource("command" if recording.is_pipe else "file", channels=[0], source=recording.source)
-    manifest = Recording(recording.id, [source], sampling_rate=rate, num_samples=num_samples, duration=num_samples / rate)
+    manifest = Recording(recording.id, [source], rate, num_samples, num_samples / rate)
     return manifest if rate == SAMPLING_RATE else manifest.resample(SAMPLING_RATE)
 
 
@@ -208,43 +235,39 @@ def _span(utterance: Utterance, samples: np.ndarray, rate: int) -> np.ndarray:
     return span
 
 
-def _cut_with_features(
-    utterance: Utterance,
-    recording: Recording,
-    span: np.ndarray,
-    rate: int,
-    speed: float,
-    extractor: Fbank,
-    writer: LilcomChunkyWriter,
-    stored_in: str,
-) -> MonoCut:
-    """One cut, its features written; span (n,) float32 at ``rate``."""
-    signal = torch.from_numpy(np.ascontiguousarray(span))[None]
+def _cut(
+    utterance: Utterance, recording: Recording, span: np.ndarray, rate: int, speed: float
+) -> Tuple[MonoCut, np.ndarray]:
+    """A cut without features, and its (1, n) float32 samples at 16 kHz; ``span`` (m,) is at ``rate``."""
+    samples = torch.from_numpy(np.ascontiguousarray(span))[None]
     if rate != SAMPLING_RATE:
-        signal = get_or_create_resampler(rate, SAMPLING_RATE)(signal)
-    duration = signal.shape[1] / SAMPLING_RATE
-    supervision = SupervisionSegment(utterance.id, recording.id, 0.0, duration, channel=0, text=utterance.text, speaker=utterance.speaker)
-    cut = MonoCut(utterance.id, utterance.start, duration, channel=0, supervisions=[supervision], recording=recording)
+        samples = get_or_create_resampler(rate, SAMPLING_RATE)(samples)
+    duration = compute_num_samples(len(span) / rate, SAMPLING_RATE) / SAMPLING_RATE
+    supervision = SupervisionSegment(
+        utterance.id, recording.id, 0.0, duration, channel=0, text=utterance.text, speaker=utterance.speaker
+    )
+    cut = MonoCut(utterance.id, utterance.start, duration, 0, supervisions=[supervision], recording=recording)
     if speed != 1.0:
         cut = cut.perturb_speed(speed)
-        signal = torch.from_numpy(Speed(speed)(signal.numpy(), SAMPLING_RATE))
-    # Resamplers round lengths up, Lhotse's manifests round to the nearest: a difference of one sample.
-    missing = cut.num_samples - signal.shape[1]
-    assert abs(missing) <= 1, (cut.id, cut.num_samples, signal.shape)
-    signal = torch.nn.functional.pad(signal, (0, missing))
-    features = extractor.extract(signal.numpy(), SAMPLING_RATE)
-    cut.features = Features(
+        samples = torch.from_numpy(Speed(speed)(samples.numpy(), SAMPLING_RATE))
+    # Resamplers round lengths up, Lhotse's manifests round to the nearest.
+    missing = cut.num_samples - samples.shape[1]
+    assert abs(missing) <= 2, (cut.id, cut.num_samples, samples.shape)
+    return cut, torch.nn.functional.pad(samples, (0, missing)).numpy()
+
+
+def _features_manifest(cut: MonoCut, matrix: np.ndarray, extractor: Fbank, path: str, key: str) -> Features:
+    return Features(
         type=extractor.name,
-        num_frames=features.shape[0],
-        num_features=features.shape[1],
+        num_frames=matrix.shape[0],
+        num_features=matrix.shape[1],
         frame_shift=extractor.frame_shift,
         sampling_rate=SAMPLING_RATE,
         start=cut.start,
         duration=cut.duration,
-        storage_type=writer.name,
-        storage_path=stored_in,
-        storage_key=writer.write(cut.id, features),
+        storage_type=LilcomChunkyWriter.name,
+        storage_path=path,
+        storage_key=key,
         recording_id=cut.recording.id,
         channels=0,
     )
-    return cut

@@ -78,51 +78,64 @@ def read_data_dir(path: Path, allow_pipes: bool = False) -> KaldiDataDir:
     """
     path = Path(path)
     if not path.is_dir():
-        raise UserError(path, "no such directory", "a Kaldi data directory with wav.scp, text and utt2spk", "check the path")
+        expected = "a Kaldi data directory with wav.scp, text and utt2spk"
+        raise UserError(path, "no such directory", expected, "check the path")
     for name in ("wav.scp", "text", "utt2spk"):
         if not (path / name).is_file():
-            raise UserError(path, f"has no file {name}", "wav.scp, text and utt2spk", "prepare the data directory again")
+            raise UserError(
+                path, f"has no file {name}", "wav.scp, text and utt2spk", "prepare the data directory again"
+            )
 
     recordings = {
-        key: _recording(path, key, value, where, allow_pipes) for key, (value, where) in _read_table(path / "wav.scp").items()
+        key: _recording(path, key, value, where, allow_pipes)
+        for key, (value, where) in _read_table(path / "wav.scp").items()
     }
     text = _read_table(path / "text", value_may_be_empty=True)
     utt2spk = _read_table(path / "utt2spk")
     has_segments = (path / "segments").is_file()
     if has_segments:
-        spans = {key: _segment(value, where) for key, (value, where) in _read_table(path / "segments").items()}
-        wheres = {key: where for key, (_, where) in _read_table(path / "segments").items()}
+        table = _read_table(path / "segments")
+        spans = {key: _segment(value, where) for key, (value, where) in table.items()}
+        wheres = {key: where for key, (_, where) in table.items()}
         origin = "segments"
         for key, (recording_id, _, _) in spans.items():
             if recording_id not in recordings:
-                raise UserError(wheres[key], f'recording "{recording_id}" is not in wav.scp', "a recording id of wav.scp")
+                raise UserError(
+                    wheres[key], f'recording "{recording_id}" is not in wav.scp', "a recording id of wav.scp"
+                )
     else:
         spans = {key: (key, 0.0, None) for key in recordings}
         wheres = {key: entry.where for key, entry in recordings.items()}
         origin = "wav.scp"
 
+    drop, known = "remove the line or add the audio", f"an utterance id of {origin}"
     for key, (_, where) in text.items():
         if key not in spans:
-            raise UserError(where, f'transcript "{key}" has no audio', f"an utterance id of {origin}", "remove the line or add the audio")
+            raise UserError(where, f'transcript "{key}" has no audio', known, drop)
     for key, where in wheres.items():
         if key not in text:
-            raise UserError(where, f'audio "{key}" has no transcript', "a line in text", "remove the line or add the transcript")
+            raise UserError(
+                where, f'audio "{key}" has no transcript', "a line in text", "remove it or add the transcript"
+            )
         if key not in utt2spk:
-            raise UserError(where, f'utterance "{key}" has no speaker', "a line in utt2spk", "use the utterance id where speakers are unknown")
+            advice = "take the utterance id where speakers are unknown"
+            raise UserError(where, f'utterance "{key}" has no speaker', "a line in utt2spk", advice)
     for key, (value, where) in utt2spk.items():
         if key not in spans:
-            raise UserError(where, f'utterance "{key}" has no audio', f"an utterance id of {origin}", "remove the line or add the audio")
-        if " " in value:
+            raise UserError(where, f'utterance "{key}" has no audio', known, drop)
+        if len(value.split()) != 1:
             raise UserError(where, f'found "{key} {value}"', "two fields: utterance and speaker")
     if has_segments:
         used = {recording_id for recording_id, _, _ in spans.values()}
         for key, entry in recordings.items():
             if key not in used:
-                raise UserError(entry.where, f'recording "{key}" is in no segment', "every recording used in segments", "remove the line")
+                raise UserError(
+                    entry.where, f'recording "{key}" is in no segment', "its id in segments", "remove the line"
+                )
     _check_spk2utt(path, {key: value for key, (value, _) in utt2spk.items()})
 
     utterances = [
-        Utterance(key, recording_id, text[key][0], utt2spk[key][0], start, end, wheres[key])
+        Utterance(key, recording_id, " ".join(text[key][0].split()), utt2spk[key][0], start, end, wheres[key])
         for key, (recording_id, start, end) in spans.items()
     ]
     return KaldiDataDir(path, recordings, utterances, has_segments)
@@ -155,7 +168,7 @@ def write_data_dir(
         "spk2utt": _invert(utt2spk),
     }
     if segments is not None:
-        tables["segments"] = {key: f"{recording} {start:.6f} {end:.6f}" for key, (recording, start, end) in segments.items()}
+        tables["segments"] = {key: f"{rec} {start:.6f} {end:.6f}" for key, (rec, start, end) in segments.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
@@ -174,7 +187,7 @@ def write_data_dir(
 
 
 def _read_table(path: Path, value_may_be_empty: bool = False) -> Dict[str, Tuple[str, str]]:
-    """``{id: (value, "file:line")}`` in the order of the file; white space inside a value becomes one space."""
+    """``{id: (value, "file:line")}`` in the order of the file; outer white space of a value goes."""
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -190,7 +203,7 @@ def _read_table(path: Path, value_may_be_empty: bool = False) -> Dict[str, Tuple
     for number, line in enumerate(lines, 1):
         where = f"{path}:{number}"
         fields = re.split(r"[ \t\r]+", line.strip(" \t\r"), maxsplit=1)
-        key, value = fields[0], " ".join(fields[1].split()) if len(fields) > 1 else ""
+        key, value = fields[0], fields[1].strip() if len(fields) > 1 else ""
         if not key:
             raise UserError(where, "is empty", "an id and a value", "remove the line")
         if "\0" in line:
@@ -198,9 +211,11 @@ def _read_table(path: Path, value_may_be_empty: bool = False) -> Dict[str, Tuple
         if not value and not value_may_be_empty:
             raise UserError(where, f'id "{key}" has no value', "an id and a value")
         if key in table:
-            raise UserError(where, f'duplicate id "{key}" (first at line {table[key][1].rpartition(":")[2]})', "every id once", "remove one of the lines")
+            first = table[key][1].rpartition(":")[2]
+            raise UserError(where, f'duplicate id "{key}" (first at line {first})', "every id once", "remove one line")
         if key < previous:
-            raise UserError(where, f'is not sorted: "{key}" after "{previous}"', "byte order", f"run: LC_ALL=C sort -o {path} {path}")
+            advice = f"run: LC_ALL=C sort -o {path} {path}"
+            raise UserError(where, f'is not sorted: "{key}" after "{previous}"', "byte order", advice)
         table[key] = (value, where)
         previous = key
     if not table:
@@ -211,7 +226,9 @@ def _read_table(path: Path, value_may_be_empty: bool = False) -> Dict[str, Tuple
 def _recording(directory: Path, key: str, value: str, where: str, allow_pipes: bool) -> RecordingEntry:
     if value.endswith("|"):
         if not allow_pipes:
-            raise UserError(where, "is a shell pipe", "the path of an audio file", "give --allow-pipes if you trust this directory")
+            raise UserError(
+                where, "is a shell pipe", "the path of an audio file", "give --allow-pipes if you trust this directory"
+            )
         return RecordingEntry(key, value[:-1].strip(), True, where)
     for candidate in (Path(value), directory / value):
         if candidate.is_file():
@@ -251,10 +268,13 @@ def _check_spk2utt(path: Path, utt2spk: Mapping[str, str]) -> None:
         if key not in expected:
             raise UserError(where, f'speaker "{key}" is not in utt2spk', "the speakers of utt2spk", advice)
         if sorted(value.split()) != expected[key].split():
-            raise UserError(where, f'utterances of speaker "{key}" differ from utt2spk', "the same utterances", advice)
+            found_there = f'utterances of speaker "{key}" differ from utt2spk'
+            raise UserError(where, found_there, "the same utterances", advice)
     for key in expected:
         if key not in found:
-            raise UserError(path / "spk2utt", f'speaker "{key}" of utt2spk is missing', "every speaker of utt2spk", advice)
+            raise UserError(
+                path / "spk2utt", f'speaker "{key}" of utt2spk is missing', "every speaker of utt2spk", advice
+            )
 
 
 def _invert(utt2spk: Mapping[str, str]) -> Dict[str, str]:

@@ -37,7 +37,9 @@ def spec_augment(
         longest = torch.minimum(longest, (lens * max_time_fraction / num_time_masks).long())
     widest = torch.full((num_utterances,), min(max_frequency_bins, num_bins))
     time_mask = _masked_positions(num_time_masks, longest, lens, num_frames, generator)
-    frequency_mask = _masked_positions(num_frequency_masks, widest, torch.full_like(lens, num_bins), num_bins, generator)
+    frequency_mask = _masked_positions(
+        num_frequency_masks, widest, torch.full_like(lens, num_bins), num_bins, generator
+    )
     time_mask, frequency_mask = time_mask.to(features.device), frequency_mask.to(features.device)
 
     valid = torch.arange(num_frames, device=features.device) < feature_lens.to(features.device)[:, None]

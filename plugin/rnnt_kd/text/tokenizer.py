@@ -47,13 +47,17 @@ class Tokenizer:
             raise UserError(model, "is not a sentencepiece model", "the bpe.model of stage 2", "run stage 2 again")
         pieces = [processor.id_to_piece(index) for index in (0, 1)]
         if pieces != ["<blk>", "<unk>"]:
-            raise UserError(model, f"its first pieces are {' '.join(pieces)}", "<blk> <unk>", "train the model with stage 2")
+            raise UserError(
+                model, f"its first pieces are {' '.join(pieces)}", "<blk> <unk>", "train the model with stage 2"
+            )
         return cls(processor, hashlib.sha256(content).hexdigest())
 
     def encode(self, text: str) -> List[int]:
         """Token ids; [] for an empty text.  Never blank."""
         # A transcript that spells "<blk>" would yield blank, which no path through the lattice can emit.
-        return [self.unk_id if token == self.blank_id else token for token in self._processor.encode(text, out_type=int)]
+        return [
+            self.unk_id if token == self.blank_id else token for token in self._processor.encode(text, out_type=int)
+        ]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; blanks do not count."""

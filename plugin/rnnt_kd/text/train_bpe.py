@@ -32,7 +32,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: Path, model_type: 
       out_dir:    the folder to make; an older one is replaced.
       model_type: "bpe", "unigram" or "char".
     Returns: ``out_dir``.
-    Raises: UserError: an unknown type, no text, or a size that the text does not allow (the error says which it allows).
+    Raises: UserError: an unknown type, no text, or a size that the text does not allow (it says what it allows).
     """
     out_dir = Path(out_dir)
     if model_type not in MODEL_TYPES:
@@ -67,7 +67,12 @@ def _train(sentences, vocab_size: int, model_type: str) -> bytes:
         largest = _largest_vocabulary(sentences, vocab_size, model_type, str(error))
         if largest is None:
             raise UserError("BPE training", f"sentencepiece failed: {error}") from None
-    raise UserError("vocab_size", f"{vocab_size} is larger than the text allows", f"at most {largest}", "choose a smaller vocabulary")
+    raise UserError(
+        "vocab_size",
+        f"{vocab_size} is larger than the text allows",
+        f"at most {largest}",
+        "choose a smaller vocabulary",
+    )
 
 
 def _sentencepiece(sentences, vocab_size: int, model_type: str) -> bytes:

@@ -1,0 +1,195 @@
+"""Batches: a pure function of (seed, epoch), every cut once, padded right, resumable without reading."""
+
+import gzip
+import random
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from lhotse import CutSet
+
+from rnnt_kd.data.dataset import PADDING_VALUE, load_cuts_info, make_dataloader
+from rnnt_kd.data.features import compute_features
+from rnnt_kd.data.kaldi_dir import write_data_dir
+from rnnt_kd.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def cuts_path(tmp_path_factory):
+    """30 utterances of 0.2 to 1.36 s."""
+    folder = tmp_path_factory.mktemp("dataset")
+    rng = np.random.default_rng(0)
+    audio = {}
+    for index in range(30):
+        audio[f"u{index:02d}"] = folder / f"{index}.wav"
+        soundfile.write(audio[f"u{index:02d}"], 0.1 * rng.normal(size=int(16000 * (0.2 + 0.04 * index))), 16000)
+    text = {key: "ONE" if index % 3 else "" for index, key in enumerate(audio)}
+    write_data_dir(folder / "data", wav_scp=audio, text=text, utt2spk={key: f"s{key[1]}" for key in audio})
+    return compute_features(folder / "data", folder / "cuts", "x").cuts_path
+
+
+def load(cuts_path, **options):
+    return make_dataloader(cuts_path, **{"batch_seconds": 4.0, "num_buckets": 3, "shuffle": True, "seed": 1, **options})
+
+
+def test_every_cut_comes_once_and_batches_keep_to_their_seconds(cuts_path):
+    loader = load(cuts_path)
+    batches = list(loader)
+    assert len(loader) == len(batches) == len(loader.utterance_ids) > 3
+    assert sorted(uid for batch in batches for uid in batch.utterance_ids) == [f"u{index:02d}" for index in range(30)]
+    assert all(max(batch.durations) * len(batch.durations) <= 4.0 for batch in batches)
+
+
+def test_a_batch_is_padded_features_in_the_order_of_its_ids(cuts_path):
+    cuts = {cut.id: cut for cut in CutSet.from_jsonl(cuts_path)}
+    for batch in load(cuts_path):
+        assert batch.features.dtype == torch.float32 and batch.feature_lens.dtype == torch.int64
+        assert batch.features.shape == (len(batch.texts), int(batch.feature_lens.max()), 80)
+        for row, length, uid, text, seconds, speaker in zip(
+            batch.features, batch.feature_lens, batch.utterance_ids, batch.texts, batch.durations, batch.speakers
+        ):
+            np.testing.assert_array_equal(row[:length].numpy(), cuts[uid].load_features())
+            assert (row[length:] == np.float32(PADDING_VALUE)).all()
+            supervision = cuts[uid].supervisions[0]
+            assert (text, seconds, speaker) == (supervision.text or "", cuts[uid].duration, supervision.speaker)
+
+
+def test_the_order_is_a_function_of_seed_and_epoch_alone(cuts_path):
+    first = load(cuts_path, epoch=2).utterance_ids
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    for epoch in (0, 1):
+        list(load(cuts_path, epoch=epoch))
+    assert load(cuts_path, epoch=2).utterance_ids == first
+    others = [load(cuts_path, epoch=3).utterance_ids, load(cuts_path, epoch=2, seed=2).utterance_ids]
+    others += [load(cuts_path, epoch=1, seed=2).utterance_ids]  # seed + epoch are the same
+    assert first not in others
+    assert (
+        load(cuts_path, shuffle=False, epoch=0).utterance_ids
+        == load(cuts_path, shuffle=False, epoch=9, seed=9).utterance_ids
+    )
+
+
+def test_loading_takes_nothing_from_global_generators(cuts_path):
+    random.seed(3), np.random.seed(3), torch.manual_seed(3)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    list(load(cuts_path))
+    list(load(cuts_path, num_workers=1))
+    assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
+
+
+def test_skipped_batches_are_not_read_and_the_rest_is_the_same(cuts_path, tmp_path):
+    whole = list(load(cuts_path, epoch=1))
+    rest = list(load(cuts_path, epoch=1, skip_batches=3))
+    assert [batch.utterance_ids for batch in rest] == [batch.utterance_ids for batch in whole[3:]]
+    assert all(torch.equal(a.features, b.features) for a, b in zip(rest, whole[3:]))
+    assert list(load(cuts_path, epoch=1, skip_batches=len(whole))) == []
+    moved = shutil.copy(cuts_path, tmp_path / "x.jsonl.gz")
+    (tmp_path / "x_feats").mkdir()
+    for part in (0, 1):
+        (tmp_path / "x_feats" / f"feats-0000{part}.lca").write_bytes(b"")  # reading it would fail
+    assert list(load(moved, epoch=1, skip_batches=len(whole))) == []
+    with pytest.raises(UserError):
+        list(load(moved, epoch=1))
+
+
+def test_workers_give_the_same_batches(cuts_path):
+    for a, b in zip(load(cuts_path), load(cuts_path, num_workers=2)):
+        assert a.utterance_ids == b.utterance_ids and torch.equal(a.features, b.features)
+
+
+def test_two_processes_share_the_epoch(cuts_path):
+    shares = [load(cuts_path, rank=rank, world_size=2).utterance_ids for rank in (0, 1)]
+    assert len(shares[0]) == len(shares[1])
+    assert {uid for share in shares for batch in share for uid in batch} == {f"u{index:02d}" for index in range(30)}
+
+
+class OneWordTokenizer:
+    def has_unknown(self, text):
+        return text == "ONE"
+
+
+def test_what_does_not_fit_is_left_out_and_named(cuts_path):
+    loader = load(
+        cuts_path,
+        min_seconds=0.25,
+        max_seconds=1.3,
+        tokenizer=OneWordTokenizer(),
+        keep=lambda info: "no" if info.id == "u03" else None,
+    )
+    assert loader.left_out["u00"] == "is 0.20 s long, shorter than 0.25 s"
+    assert loader.left_out["u28"] == "is 1.32 s long, longer than 1.3 s"
+    assert loader.left_out["u04"] == "has characters that the BPE model does not know"
+    assert loader.left_out["u03"] == "no"
+    kept = {uid for batch in loader.utterance_ids for uid in batch}
+    assert kept == {f"u{index:02d}" for index in range(6, 28, 3)} and kept | set(loader.left_out) == {
+        f"u{i:02d}" for i in range(30)
+    }
+
+
+def test_nothing_left_is_an_error(cuts_path):
+    with pytest.raises(
+        UserError, match=r"no utterance is left of 30 \(the first: u00 is 0.20 s long, shorter than 9 s\)"
+    ):
+        load(cuts_path, min_seconds=9)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_few_cuts_are_enough(cuts_path, tmp_path, count, shuffle):
+    lines = gzip.decompress(cuts_path.read_bytes()).splitlines(keepends=True)[:count]
+    (tmp_path / "few.jsonl.gz").write_bytes(gzip.compress(b"".join(lines)))
+    loader = load(tmp_path / "few.jsonl.gz", shuffle=shuffle, num_buckets=30, batch_seconds=0.1)
+    assert [len(ids) for ids in loader.utterance_ids] == [1] * count  # each longer than a batch: alone
+    assert sum(len(batch.texts) for batch in loader) == count
+
+
+def test_cuts_and_features_may_move_together(cuts_path, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(cuts_path.parent, moved)
+    for path in moved.glob("x_feats/*"):  # another value there, to see which is read
+        path.write_bytes(path.read_bytes())
+    text = gzip.decompress((moved / "x.jsonl.gz").read_bytes()).replace(str(cuts_path.parent).encode(), b"/nowhere")
+    (moved / "x.jsonl.gz").write_bytes(gzip.compress(text))
+    assert len(list(load(moved / "x.jsonl.gz"))) == len(load(cuts_path))
+
+
+def test_infos_are_in_the_order_of_the_file(cuts_path):
+    infos = load_cuts_info(cuts_path)
+    assert [info.id for info in infos] == [f"u{index:02d}" for index in range(30)]
+    assert (infos[1].text, infos[1].speaker, infos[1].duration, infos[1].num_frames) == ("ONE", "s0", 0.24, 24)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"not gzip",
+        gzip.compress(b""),
+        gzip.compress(b"{}\n"),
+        gzip.compress(b"[1]\n"),
+        gzip.compress(b"{\n"),
+        gzip.compress(b"\xff\xfe"),
+    ],
+)
+def test_a_foreign_or_corrupt_cuts_file_is_one_line(tmp_path, content):
+    (tmp_path / "x.jsonl.gz").write_bytes(content)
+    with pytest.raises(UserError, match="x.jsonl.gz: .*run stage 1"):
+        load(tmp_path / "x.jsonl.gz")
+
+
+def test_missing_cuts_and_missing_or_corrupt_features_are_one_line(cuts_path, tmp_path):
+    with pytest.raises(UserError, match="nothing.jsonl.gz: no such file"):
+        load(tmp_path / "nothing.jsonl.gz")
+    text = gzip.decompress(cuts_path.read_bytes()).replace(b"x_feats", b"y_feats")
+    (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(text))
+    with pytest.raises(UserError, match="y_feats/feats-0000..lca: no such file.*run stage 1"):
+        list(load(tmp_path / "x.jsonl.gz"))
+    (tmp_path / "y_feats").mkdir()
+    archive = (cuts_path.parent / "x_feats" / "feats-00000.lca").read_bytes()
+    for broken in (b"", archive[:1000], bytes(len(archive))):
+        for part in (0, 1):
+            (tmp_path / "y_feats" / f"feats-0000{part}.lca").write_bytes(broken)
+        with pytest.raises(UserError, match="features of u.. .*run stage 1"):
+            list(load(tmp_path / "x.jsonl.gz"))

@@ -1,0 +1,307 @@
+"""Features: equal to Lhotse's own reading of the same audio; every kind of audio; bad audio is named."""
+
+import gzip
+import json
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from filelock import FileLock
+from lhotse import CutSet, Fbank
+
+from rnnt_kd.data.audio import BadAudio, load_recording
+from rnnt_kd.data.check_audio import check_audio
+from rnnt_kd.data.features import compute_features
+from rnnt_kd.data.kaldi_dir import RecordingEntry, read_data_dir
+from rnnt_kd.errors import UserError
+
+LILCOM = 2.0**-5  # a tick: stored values are off by at most this, and a little more at chunk starts
+
+
+def tone(seconds: float, rate: int = 16000, seed: int = 0) -> np.ndarray:
+    time = np.arange(int(seconds * rate)) / rate
+    noise = np.random.default_rng(seed).normal(size=len(time))
+    return 0.3 * np.sin(2 * np.pi * 440 * time) + 0.05 * noise
+
+
+def make_dir(path: Path, audio: dict, segments=None) -> Path:
+    """A data directory of {recording id: path or pipe}; not checked, so that it may be wrong."""
+    path.mkdir(parents=True)
+    keys = sorted(segments or audio)
+    (path / "wav.scp").write_text("".join(f"{key} {audio[key]}\n" for key in sorted(audio)))
+    (path / "text").write_text("".join(f"{key} SOME WORDS\n" for key in keys))
+    (path / "utt2spk").write_text("".join(f"{key} spk\n" for key in keys))
+    if segments:
+        (path / "segments").write_text("".join(f"{key} {segments[key]}\n" for key in keys))
+    return path
+
+
+def write(path: Path, samples, rate=16000, **options) -> Path:
+    soundfile.write(path, samples, rate, **options)
+    return path
+
+
+def cuts_of(out: Path, name: str) -> dict:
+    return {cut.id: cut for cut in CutSet.from_jsonl(out / f"{name}.jsonl.gz")}
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """Every kind of audio, in one directory, with its cuts."""
+    folder = tmp_path_factory.mktemp("kinds")
+    left, right = tone(1.0, seed=1), tone(1.0, seed=2)
+    audio = {
+        "flac": write(folder / "a.flac", left),
+        "float": write(folder / "a.float.wav", left, subtype="FLOAT"),
+        "long": write(folder / "long.flac", tone(35.0)),
+        "opus": write(folder / "a.opus", left, format="OGG", subtype="OPUS"),
+        "rate11025": write(folder / "r11.wav", tone(1.0, 11025), 11025),
+        "rate44100": write(folder / "r44.wav", tone(1.003, 44100), 44100),
+        "rate8000": write(folder / "r8.wav", tone(1.0, 8000), 8000),
+        "short": write(folder / "short.wav", tone(0.2)),
+        "sph": write(folder / "a.sph", left, format="NIST", subtype="PCM_16"),
+        "stereo": write(folder / "stereo.wav", np.stack([left, right], axis=1)),
+        "ulaw": write(folder / "u.sph", left, format="NIST", subtype="ULAW"),
+        "wav": write(folder / "a.wav", left),
+    }
+    summary = compute_features(make_dir(folder / "data", audio), folder / "cuts", "x", [0.9, 1.0, 1.1])
+    return folder, summary, cuts_of(folder / "cuts", "x")
+
+
+def test_every_kind_of_audio_gives_three_cuts(kinds):
+    _, summary, cuts = kinds
+    assert (summary.num_utterances, summary.num_cuts, summary.left_out) == (12, 36, {})
+    assert {cut_id for cut_id in cuts if cut_id.startswith("opus")} == {"opus_sp0.9", "opus", "opus_sp1.1"}
+    assert all(
+        cut.supervisions[0].text == "SOME WORDS" and cut.supervisions[0].speaker == "spk" for cut in cuts.values()
+    )
+
+
+@pytest.mark.parametrize("kind", ["flac", "float", "opus", "stereo", "wav", "short", "long"])
+@pytest.mark.parametrize("speed", ["", "_sp0.9", "_sp1.1"])
+def test_features_equal_lhotses_own(kinds, kind, speed):
+    cut = kinds[2][kind + speed]
+    expected = Fbank().extract(cut.load_audio()[:1], 16000)
+    assert cut.load_features().shape == expected.shape == (cut.num_frames, 80)
+    assert np.abs(cut.load_features() - expected).max() < 2 * LILCOM
+
+
+def test_sphere_equals_wav(kinds):
+    """Lhotse reads it by a program that is not here."""
+    cuts = kinds[2]
+    np.testing.assert_array_equal(cuts["sph"].load_features(), cuts["wav"].load_features())
+    assert np.abs(cuts["ulaw"].load_features() - cuts["wav"].load_features()).mean() < 0.5
+
+
+@pytest.mark.parametrize("kind", ["rate8000", "rate11025", "rate44100"])
+@pytest.mark.parametrize("speed", ["", "_sp0.9"])
+def test_other_rates_are_resampled(kinds, kind, speed):
+    cut = kinds[2][kind + speed]
+    features = cut.load_features()
+    expected = Fbank().extract(cut.load_audio(), 16000)  # resamplers differ between environments
+    assert features.shape == expected.shape
+    bins = 45  # below 3 kHz: resamplers agree there
+    assert np.abs(features[2:-2, :bins] - expected[2:-2, :bins]).mean() < 0.1
+
+
+def test_a_slower_copy_is_longer(kinds):
+    cuts = kinds[2]
+    assert cuts["wav"].duration == 1.0
+    assert cuts["wav_sp0.9"].duration == pytest.approx(1 / 0.9, abs=1e-4)
+    assert cuts["short_sp1.1"].num_frames == 18
+
+
+def test_the_first_channel_is_taken(kinds):
+    cuts = kinds[2]
+    np.testing.assert_array_equal(cuts["stereo"].load_features(), cuts["wav"].load_features())
+
+
+def test_stored_values_are_natural_logs_in_the_expected_range(kinds):
+    features = kinds[2]["wav"].load_features()
+    assert features.dtype == np.float32 and -16 < features.min() and features.max() < 16
+
+
+def test_the_result_does_not_depend_on_the_number_of_jobs(tmp_path):
+    folder = tmp_path
+    audio = {f"u{index:02d}": write(folder / f"{index}.wav", tone(0.3, seed=index)) for index in range(45)}
+    data = make_dir(folder / "data", audio)
+    for jobs in (1, 2):
+        compute_features(data, folder / "cuts", "x", [1.0], num_jobs=jobs)
+        content = {p.name: p.read_bytes() for p in (folder / "cuts" / "x_feats").iterdir()}
+        content["cuts"] = (folder / "cuts" / "x.jsonl.gz").read_bytes()
+        before = content if jobs == 1 else before
+    assert content == before and len(content) == 4
+    assert sorted(p.name for p in (folder / "cuts").iterdir() if "lock" not in p.name) == [
+        "x.jsonl.gz",
+        "x.left_out.json",
+        "x_feats",
+    ]
+    assert not multiprocessing.active_children()
+
+
+def test_segments_are_cut_where_they_say(tmp_path):
+    samples = np.concatenate([tone(1.0, seed=1), tone(0.5, seed=2)])
+    audio = {"rec": write(tmp_path / "rec.wav", samples), "rec8": write(tmp_path / "r8.wav", tone(2.0, 8000), 8000)}
+    segments = {"u1": "rec 0 1", "u2": "rec 1 -1", "u3": "rec 0.5 1.7", "u4": "rec8 0.31 1.234"}
+    compute_features(make_dir(tmp_path / "data", audio, segments), tmp_path / "cuts", "x", [1.0, 1.1])
+    cuts = cuts_of(tmp_path / "cuts", "x")
+    for cut_id, start, end in (("u1", 0, 1), ("u2", 1, 1.5), ("u3", 0.5, 1.5)):  # u3 overshoots: clipped
+        expected = Fbank().extract(
+            soundfile.read(audio["rec"], dtype="float32")[0][int(start * 16000) : int(end * 16000)], 16000
+        )
+        assert np.abs(cuts[cut_id].load_features() - expected).max() < 2 * LILCOM
+        assert (cuts[cut_id].start, cuts[cut_id].duration) == (start, end - start)
+    assert cuts["u4"].num_frames == 92 and cuts["u4_sp1.1"].num_frames == 84
+    # start 0.31 s is sample 4960, and Lhotse finds the same audio there
+    expected = Fbank().extract(cuts["u2_sp1.1"].load_audio(), 16000)
+    assert np.abs(cuts["u2_sp1.1"].load_features()[3:-3] - expected[3:-3]).mean() < 0.05
+
+
+def test_pipes_run_where_allowed(tmp_path):
+    wav = write(tmp_path / "a.wav", tone(0.5))
+    data = make_dir(tmp_path / "data", {"a": f"cat {wav} |"})
+    with pytest.raises(UserError, match="--allow-pipes"):
+        compute_features(data, tmp_path / "cuts", "x")
+    assert not (tmp_path / "cuts").exists()
+    compute_features(data, tmp_path / "cuts", "x", allow_pipes=True)
+    assert cuts_of(tmp_path / "cuts", "x")["a"].num_frames == 50
+
+
+def bad_audio(folder: Path) -> dict:
+    folder.mkdir()
+    good = tone(1.0)
+    with_nan = good.copy()
+    with_nan[7] = np.nan
+    made = {
+        "nan": write(folder / "nan.wav", with_nan, subtype="FLOAT"),
+        "infinite": write(folder / "inf.wav", np.where(np.isnan(with_nan), np.inf, good), subtype="DOUBLE"),
+        "silent": write(folder / "silent.flac", np.zeros(16000)),
+        "no_samples": write(folder / "none.wav", np.zeros(0)),
+        "too_short": write(folder / "blip.wav", tone(0.02)),
+        "empty_file": folder / "empty.wav",
+        "no_audio": folder / "words.wav",
+    }
+    made["empty_file"].write_bytes(b"")
+    made["no_audio"].write_text("these are words\n")
+    for suffix, options in {
+        "wav": {},
+        "flac": {},
+        "opus": {"format": "OGG", "subtype": "OPUS"},
+        "sph": {"format": "NIST", "subtype": "PCM_16"},
+    }.items():
+        path = write(folder / f"cut.{suffix}", np.tile(good, 5), **options)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        made[f"truncated_{suffix}"] = path
+    return made
+
+
+REASONS = {
+    "nan": "1 samples are NaN",
+    "infinite": "1 samples are NaN or infinite",
+    "silent": "is silent",
+    "no_samples": "has no samples",
+    "too_short": "only 0.02 s long",
+    "empty_file": "is an empty file",
+    "no_audio": "unreadable",
+    "truncated_wav": "truncated",
+    "truncated_flac": "truncated",
+    "truncated_opus": "truncated",
+    "truncated_sph": "truncated",
+}
+
+
+def test_bad_audio_is_named_and_left_out(tmp_path):
+    audio = bad_audio(tmp_path / "bad")
+    audio["ok"] = write(tmp_path / "ok.wav", tone(0.5))
+    audio["pipe"] = "echo no such corpus >&2; exit 3 |"
+    data = make_dir(tmp_path / "data", audio)
+    summary = compute_features(data, tmp_path / "cuts", "x", allow_pipes=True, max_bad_fraction=1.0)
+    assert set(cuts_of(tmp_path / "cuts", "x")) == {"ok"}
+    assert summary.left_out == json.loads((tmp_path / "cuts" / "x.left_out.json").read_text())
+    assert summary.left_out.pop("pipe") == "pipe ended with status 3 (no such corpus)"
+    assert set(summary.left_out) == set(REASONS)
+    for name, reason in REASONS.items():
+        assert reason in summary.left_out[name], (name, summary.left_out[name])
+
+
+def test_much_bad_audio_is_an_error_and_leaves_nothing(tmp_path):
+    audio = bad_audio(tmp_path / "bad")
+    data = make_dir(tmp_path / "data", {"a": audio["nan"], "b": write(tmp_path / "ok.wav", tone(0.5))})
+    with pytest.raises(
+        UserError, match=r"1 of 2 utterances have bad audio \(the first: a 1 samples are NaN.*at most 5 %"
+    ):
+        compute_features(data, tmp_path / "cuts", "x")
+    for name in REASONS:
+        data = make_dir(tmp_path / name, {"a": audio[name]})
+        with pytest.raises(UserError, match=r"no utterance can be used \(1 left out; a .*" + REASONS[name]):
+            compute_features(data, tmp_path / "cuts", "x", max_bad_fraction=1.0)
+    assert [p.name for p in (tmp_path / "cuts").iterdir() if p.suffix != ".lock"] == []
+
+
+def test_segments_outside_the_recording_are_left_out_and_a_wrong_rate_is_guessed(tmp_path):
+    wav = write(tmp_path / "a.wav", tone(1.0))
+    segments = {"a": "r 0 0.9", "b": "r 1.2 1.4", "c": "r 0 16000", "d": "r 0.3 1.6"}
+    data = make_dir(tmp_path / "data", {"r": wav}, segments)
+    summary = compute_features(data, tmp_path / "cuts", "x", max_bad_fraction=1.0)
+    assert set(summary.left_out) == {"b", "c", "d"}
+    assert "are the times samples" in summary.left_out["c"]
+    with pytest.raises(UserError, match=r"segments:2: segment from 1.2 to 1.4 s is outside its recording of 1 s"):
+        check_audio(read_data_dir(data))
+
+
+@pytest.mark.parametrize(
+    "name", ["no_samples", "empty_file", "no_audio", "truncated_wav", "truncated_opus", "truncated_sph"]
+)
+def test_the_quick_check_sees_what_headers_tell(tmp_path, name):
+    data = make_dir(tmp_path / "data", {"a": bad_audio(tmp_path / "bad")[name]})
+    with pytest.raises(UserError, match=r"data/wav.scp:1: audio .*" + REASONS[name]):
+        check_audio(read_data_dir(data))
+
+
+def test_the_quick_check_sums_the_seconds(kinds):
+    folder = kinds[0]
+    assert check_audio(read_data_dir(folder / "data")) == pytest.approx(9 + 35 + 0.2 + 1.003, abs=0.01)
+
+
+def test_a_missing_file_is_bad_audio_even_after_the_directory_was_read(tmp_path):
+    wav = write(tmp_path / "a.wav", tone(1.0))
+    entry = read_data_dir(make_dir(tmp_path / "data", {"a": wav})).recordings["a"]
+    wav.unlink()
+    with pytest.raises(BadAudio, match="does not exist"):
+        load_recording(entry)
+
+
+def test_a_streamed_wav_header_promises_nothing(tmp_path):
+    content = bytearray(write(tmp_path / "a.wav", tone(0.5)).read_bytes())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    (tmp_path / "s.wav").write_bytes(content)
+    samples, rate = load_recording(RecordingEntry("a", str(tmp_path / "s.wav"), False, ""))
+    assert (len(samples), rate) == (8000, 16000)
+
+
+@pytest.mark.parametrize("speeds", [[], [0.0], [1.0, 1.0], [3.0], [float("nan")]])
+def test_wrong_speeds_are_errors(tmp_path, speeds):
+    data = make_dir(tmp_path / "data", {"a": write(tmp_path / "a.wav", tone(0.5))})
+    with pytest.raises(UserError, match="speed_perturb"):
+        compute_features(data, tmp_path / "cuts", "x", speeds)
+
+
+def test_a_second_writer_is_turned_away(tmp_path):
+    data = make_dir(tmp_path / "data", {"a": write(tmp_path / "a.wav", tone(0.5))})
+    (tmp_path / "cuts").mkdir()
+    with FileLock(str(tmp_path / "cuts" / ".x.lock")):
+        with pytest.raises(UserError, match="another process is writing x"):
+            compute_features(data, tmp_path / "cuts", "x")
+
+
+def test_a_failed_run_keeps_the_old_result(tmp_path):
+    data = make_dir(tmp_path / "data", {"a": write(tmp_path / "a.wav", tone(0.5))})
+    compute_features(data, tmp_path / "cuts", "x")
+    before = gzip.decompress((tmp_path / "cuts" / "x.jsonl.gz").read_bytes())
+    (tmp_path / "a.wav").write_bytes(b"")
+    with pytest.raises(UserError):
+        compute_features(data, tmp_path / "cuts", "x")
+    assert gzip.decompress((tmp_path / "cuts" / "x.jsonl.gz").read_bytes()) == before
+    assert cuts_of(tmp_path / "cuts", "x")["a"].load_features().shape == (50, 80)
