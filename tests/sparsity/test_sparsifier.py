@@ -1,0 +1,277 @@
+"""Promises of the sparsifier: reference of dense masters, recovery, freezing, exact zeros, resume, errors."""
+
+import pytest
+import torch
+from torch import nn
+
+from rnnt_kd.errors import UserError
+from rnnt_kd.sparsity.report import measured_sparsity, sparsity_report
+from rnnt_kd.sparsity.schedule import cubic_sparsity
+from rnnt_kd.sparsity.sparsifier import Sparsifier, available_structures
+from rnnt_kd.sparsity.structures import unstructured
+
+INCLUDE = [r"(0|2)\.weight"]
+
+
+def make_model(seed=1):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 8), nn.LayerNorm(8))
+
+
+def make_sparsifier(model, final=0.8, begin=2, end=20, every=3, **options):
+    return Sparsifier(model, final, begin, end, every, include=INCLUDE, **options)
+
+
+def make_optimizer(model):
+    return torch.optim.AdamW(model.parameters(), lr=1e-2)
+
+
+def backward(model, step):
+    torch.manual_seed(1000 + step)
+    x = torch.randn(32, 10).to(model[0].weight.dtype)
+    model.zero_grad()
+    (model(x) - torch.sin(x[:, :8] * 3)).square().mean().backward()
+
+
+def train(model, optimizer, sparsifier, steps):
+    for step in steps:
+        backward(model, step)
+        optimizer.step()
+        sparsifier.step(step)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0)], ids=["sgd", "adamw"]
+)
+def test_equals_dense_masters_with_masked_forward(make):
+    """The textbook form: the optimizer has dense weights, the forward masks them, the gradient goes straight through."""
+    model, forward = make_model().double(), make_model().double()
+    optimizer, sparsifier = make(model.parameters()), make_sparsifier(model)
+    dense = {n: nn.Parameter(p.detach().clone()) for n, p in forward.named_parameters()}
+    masks = {n: torch.ones_like(p, dtype=torch.bool) for n, p in dense.items()}
+    reference = make(list(dense.values()))
+    for step in range(1, 20):  # up to the freeze
+        train(model, optimizer, sparsifier, [step])
+        for n, p in forward.named_parameters():
+            p.data = dense[n].data * masks[n]
+        backward(forward, step)
+        for n, p in forward.named_parameters():
+            dense[n].grad = p.grad.clone()
+        reference.step()
+        if step > 2 and (step - 2) % 3 == 0:
+            masks.update({n: unstructured(dense[n].data, cubic_sparsity(step, 2, 20, 0.8)) for n in sparsifier.names})
+        for n, p in model.named_parameters():
+            torch.testing.assert_close(p.data, dense[n].data * masks[n], atol=1e-12, rtol=1e-9)
+    assert sparsifier.sparsity_report(model)["0.weight"][0] < 40
+
+
+def test_weights_come_back_until_the_ramp_ends_and_never_after():
+    model = make_model()
+    sparsifier, optimizer = make_sparsifier(model, every=1), make_optimizer(model)
+    returned, previous = 0, None
+    for step in range(1, 41):
+        train(model, optimizer, sparsifier, [step])
+        kept = model[0].weight.detach() != 0
+        if previous is not None:
+            returned += int((kept & ~previous).sum()) if step <= 20 else 0
+            assert step <= 20 or torch.equal(kept, previous)
+        assert sparsifier.frozen == (step >= 20)
+        previous = kept
+    assert returned > 0
+
+
+def test_a_dropped_weight_returns_when_it_grows_and_one_that_does_not_keeps_its_value():
+    model = nn.Sequential(nn.Linear(4, 1, bias=False))
+    model[0].weight.data = torch.tensor([[1.0, 2.0, 3.0, 4.0]])
+    sparsifier = Sparsifier(model, 0.5, 0, 3, 1, include=[r"0\.weight"])
+    sparsifier.step(2)  # target 0.5 * (1 - 1/27): two of four
+    assert model[0].weight.tolist() == [[0.0, 0.0, 3.0, 4.0]]
+    with torch.no_grad():
+        model[0].weight[0, 0] += 5.0  # an optimizer's update: dense 1 + 5
+    sparsifier.step(3)
+    assert model[0].weight.tolist() == [[6.0, 0.0, 0.0, 4.0]] and sparsifier.frozen
+    with torch.no_grad():
+        model[0].weight += 100.0
+    sparsifier.step(4)
+    assert model[0].weight.tolist() == [[106.0, 0.0, 0.0, 104.0]]
+
+
+def test_nothing_happens_before_the_ramp():
+    sparse, dense = make_model(), make_model()
+    train(sparse, make_optimizer(sparse), make_sparsifier(sparse, begin=5), range(1, 6))
+    optimizer = make_optimizer(dense)
+    for step in range(1, 6):
+        backward(dense, step)
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(sparse.state_dict().values(), dense.state_dict().values()))
+
+
+@pytest.mark.parametrize("steps", [13, 30])  # ended on the ramp, ended after it
+def test_zeros_are_exact_after_finalize_and_as_many_as_asked(steps):
+    model = make_model()
+    sparsifier = make_sparsifier(model)
+    train(model, make_optimizer(model), sparsifier, range(1, steps + 1))
+    sparsifier.finalize()
+    report = sparsifier.sparsity_report(model)
+    target = sparsifier.current_target
+    assert target == (0.8 if steps == 30 else cubic_sparsity(11, 2, 20, 0.8))
+    assert report == {n: (t - round(target * t), t) for n, t in {"0.weight": 160, "2.weight": 128}.items()}
+    dropped = model.state_dict()["0.weight"][~sparsifier.state_dict()["0.weight.weight_mask"]]
+    assert (dropped == 0).all() and not torch.signbit(dropped).any()  # +0.0, also in a file
+    assert type(model[0]) is nn.Linear and set(model.state_dict()) == set(make_model().state_dict())
+    whole = sparsity_report(model)
+    assert set(whole) == {n for n, _ in model.named_parameters()}
+    assert measured_sparsity(whole) < measured_sparsity(report) == pytest.approx(target, abs=0.01)
+
+
+def test_zeros_are_exact_at_every_step_and_survive_averaging_after_the_ramp():
+    model = make_model()
+    sparsifier, optimizer = make_sparsifier(model), make_optimizer(model)
+    sums = {}
+    for step in range(1, 26):
+        train(model, optimizer, sparsifier, [step])
+        if step == 12:
+            assert sparsifier.sparsity_report(model)["0.weight"][0] == 160 - round(cubic_sparsity(11, 2, 20, 0.8) * 160)
+        if step >= 20:
+            sums = {n: sums.get(n, 0) + p.detach() for n, p in model.named_parameters()}
+    average = make_model(2)
+    average.load_state_dict({n: s / 6 for n, s in sums.items()})
+    assert sparsifier.sparsity_report(average) == sparsifier.sparsity_report(model)
+
+
+def test_apply_masks_to_another_model():
+    model, other = make_model(), make_model(2)
+    sparsifier = make_sparsifier(model)
+    train(model, make_optimizer(model), sparsifier, range(1, 21))
+    sparsifier.apply_masks(other)
+    assert sparsifier.sparsity_report(other) == sparsifier.sparsity_report(model)
+
+
+@pytest.mark.parametrize("killed_at", [1, 7, 11, 19, 20, 24])
+@pytest.mark.parametrize("scope", ["per-layer", "global"])
+def test_a_resumed_run_is_bit_identical(killed_at, scope):
+    def start(seed):
+        model = make_model(seed)
+        return model, make_optimizer(model), make_sparsifier(model, scope=scope)
+
+    straight = start(1)
+    train(*straight, range(1, 31))
+    first = start(1)
+    train(*first, range(1, killed_at + 1))
+    saved = [part.state_dict() for part in first]
+    assert all(isinstance(v, torch.Tensor) for v in saved[2].values())
+    saved[2] = {k: v.clone() for k, v in saved[2].items()}
+    second = start(99)
+    for part, state in zip(second, saved):
+        part.load_state_dict(state)
+    train(*second, range(killed_at + 1, 31))
+    for a, b in zip(straight[0].state_dict().values(), second[0].state_dict().values()):
+        assert torch.equal(a, b)
+    a, b = straight[2].state_dict(), second[2].state_dict()
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_state_survives_safetensors(tmp_path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    model = make_model()
+    sparsifier = make_sparsifier(model)
+    train(model, make_optimizer(model), sparsifier, range(1, 8))
+    safetensors.save_file(sparsifier.state_dict(), str(tmp_path / "state.safetensors"))
+    loaded = safetensors.load_file(str(tmp_path / "state.safetensors"))
+    other = make_sparsifier(make_model())
+    other.load_state_dict(loaded)
+    state = sparsifier.state_dict()
+    assert state.keys() == other.state_dict().keys() and all(torch.equal(state[k], v) for k, v in other.state_dict().items())
+
+
+def test_a_state_dict_is_a_snapshot():
+    model = make_model()
+    sparsifier, optimizer = make_sparsifier(model), make_optimizer(model)
+    train(model, optimizer, sparsifier, range(1, 8))
+    state = sparsifier.state_dict()
+    copy = {k: v.clone() for k, v in state.items()}
+    train(model, optimizer, sparsifier, range(8, 25))
+    assert all(torch.equal(state[k], copy[k]) for k in copy)
+
+
+def test_foreign_states_are_refused_and_change_nothing():
+    model = make_model()
+    sparsifier = make_sparsifier(model)
+    train(model, make_optimizer(model), sparsifier, range(1, 8))
+    good = sparsifier.state_dict()
+    bad = [
+        {},
+        {k: v for k, v in good.items() if not k.startswith("2.")},
+        {**good, "5.weight.weight_mask": good["2.weight.weight_mask"]},
+        {**good, "0.weight.hidden": torch.zeros(3, 3)},
+        make_sparsifier(make_model(), final=0.6).state_dict(),
+        make_sparsifier(make_model(), end=21).state_dict(),
+    ]
+    for state in bad:
+        with pytest.raises(UserError):
+            sparsifier.load_state_dict(state)
+    assert all(torch.equal(v, good[k]) for k, v in sparsifier.state_dict().items())
+
+
+def test_global_scope_lets_matrices_compete():
+    model = make_model()
+    model[2].weight.data *= 100
+    Sparsifier(model, 0.5, 0, 1, 1, scope="global", include=INCLUDE).step(1)
+    report = sparsity_report(model, ["0.weight", "2.weight"])
+    assert report == {"0.weight": (16, 160), "2.weight": (128, 128)}  # 144 of 288, all from the small one
+    flat = torch.cat([make_model()[0].weight.flatten(), 100 * make_model()[2].weight.flatten()])
+    kept = torch.cat([model[0].weight.flatten(), model[2].weight.flatten()])
+    assert torch.equal(kept, flat * unstructured(flat, 0.5))
+
+
+def test_gradients_of_dropped_weights_are_masked_only_after_the_ramp():
+    model = make_model()
+    sparsifier, optimizer = make_sparsifier(model), make_optimizer(model)
+    train(model, optimizer, sparsifier, range(1, 15))
+    dropped = model[0].weight == 0
+    sparsifier.mask_gradients()
+    assert (model[0].weight.grad[dropped] != 0).any()
+    train(model, optimizer, sparsifier, range(15, 22))
+    dropped = model[0].weight == 0
+    assert (model[0].weight.grad[dropped] != 0).any()
+    sparsifier.mask_gradients()
+    assert (model[0].weight.grad[dropped] == 0).all() and (model[0].weight.grad[~dropped] != 0).any()
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(structure="blocks"), "unstructured"),
+        (dict(structure="nn"), "unstructured"),
+        (dict(scope="layer"), "per-layer, global"),
+        (dict(final=1.0), "[0, 1)"),
+        (dict(final=90), "0.9"),
+        (dict(final=float("nan")), "[0, 1)"),
+        (dict(begin=5, end=4), "begin <= end"),
+        (dict(every=0), "at least 1"),
+    ],
+)
+def test_wrong_values_are_named(options, words):
+    with pytest.raises(UserError) as error:
+        make_sparsifier(make_model(), **options)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "include, exclude, words",
+    [
+        ([r"0\.weight", r"encoder\..*"], [], r"encoder\\..*"),
+        ([r"0"], [], "0.weight"),
+        ([r"0\.weight"], [r".*weight"], "leaves no parameter"),
+        ([r"(0\.weight"], [], "regular expression"),
+        ([], [], "leaves no parameter"),
+    ],
+)
+def test_patterns_that_match_nothing_are_errors(include, exclude, words):
+    with pytest.raises(UserError) as error:
+        Sparsifier(make_model(), 0.5, 0, 10, include=include, exclude=exclude)
+    assert words in str(error.value)
+
+
+def test_structures_are_the_functions_of_the_file():
+    assert available_structures() == ["unstructured"]
