@@ -17,7 +17,7 @@ from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import add_device, chosen_device, command_line, join, parser
 from rnnt_kd.bin.stage import Stage
-from rnnt_kd.data.dataset import make_dataloader
+from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
 from rnnt_kd.decoding.decode import Decoded, decode
 from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
@@ -62,6 +62,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     with tqdm(loader, desc=f"{config.name} on {args.test_set}", unit="batch", mininterval=1.0) as batches:
         search = get_search(args.search)
         decoded = decode(model, batches, search, tokenizer, beam=args.beam, blank_id=config.blank_id)
+    in_cuts = {cut.id for cut in load_cuts_info(args.cuts)}
+    assert in_cuts == {*decoded.words, *loader.left_out}, "the loader lost utterances"  # a rate of a part is no rate
     record = {
         "system": config.name,
         **settings,

@@ -1,0 +1,153 @@
+"""``python -m rnnt_kd.bin.decode`` on a tiny system with random weights, then score and summarize."""
+
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import soundfile
+import torch
+
+from rnnt_kd.bin import decode, score, summarize
+from rnnt_kd.config import ModelConfig, SystemConfig
+from rnnt_kd.config_io import write_system_config
+from rnnt_kd.data.features import compute_features
+from rnnt_kd.data.kaldi_dir import write_data_dir
+from rnnt_kd.scoring.recognitions import read_recogs
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.text.train_bpe import train_bpe
+from rnnt_kd.training.checkpoint import build_model, load_system
+
+TEXTS = {"a-1": "one two", "a-2": "two", "b-1": "three ONE", "b-2": "one", "b-3": ""}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """exp/: cuts, bpe and a teacher that emits something; data/test."""
+    folder = tmp_path_factory.mktemp("decode")
+    generator = np.random.default_rng(0)
+    audio = {key: folder / f"{key}.wav" for key in TEXTS}
+    for index, path in enumerate(audio.values()):
+        soundfile.write(path, 0.1 * generator.normal(size=8000 + 4000 * index), 16000)
+    data = write_data_dir(folder / "data/test", wav_scp=audio, text=TEXTS, utt2spk={key: key[0] for key in TEXTS})
+    compute_features(data, folder / "exp/cuts", "test")
+    train_bpe([text for text in TEXTS.values() if text], 16, folder / "exp/bpe")
+    tokenizer = Tokenizer.load(folder / "exp/bpe")
+    config = SystemConfig(
+        model=ModelConfig(size="tiny"), vocab_size=tokenizer.vocab_size, bpe_checksum=tokenizer.checksum
+    )
+    torch.manual_seed(1)
+    model = build_model(config)
+    with torch.no_grad():
+        model.joiner.output_linear.weight.mul_(4)
+        model.joiner.output_linear.bias[:2] -= 1.0
+    teacher = folder / "exp/teacher"
+    teacher.mkdir()
+    write_system_config(teacher / "config.yaml", config)
+    safetensors.torch.save_file(model.state_dict(), teacher / "model.safetensors")
+    values = {"params": 9, "nonzero_params": 9, "sparsity": 0.0, "kd": False, "train_seconds": 3.0}
+    (teacher / "system.json").write_text(json.dumps(values))
+    return folder
+
+
+def options(made, out_dir, **changed):
+    values = {"system-dir": made / "exp/teacher", "cuts": made / "exp/cuts/test.jsonl.gz", "bpe-dir": made / "exp/bpe"}
+    values.update({"out-dir": out_dir, "test-set": "test", "device": "cpu"})
+    values.update({key.replace("_", "-"): value for key, value in changed.items()})
+    return [part for key, value in values.items() for part in (f"--{key}", str(value))]
+
+
+@pytest.mark.parametrize("search", ["greedy_search", "modified_beam_search"])
+def test_recogs_do_not_depend_on_the_batch(made, tmp_path, search):
+    for seconds in (0.1, 120):
+        decode.main(options(made, tmp_path / str(seconds), search=search, batch_seconds=seconds))
+    together = read_recogs(tmp_path / "120" / "recogs-test.txt")
+    assert together == read_recogs(tmp_path / "0.1" / "recogs-test.txt")
+    assert {item.utterance_id: " ".join(item.ref) for item in together} == TEXTS
+    assert any(item.hyp for item in together)
+
+
+def test_words_are_those_of_the_frames_most_probable_tokens(made, tmp_path):
+    """Greedy, written out with the model's own modules."""
+    from rnnt_kd.data.dataset import make_dataloader
+
+    decode.main(options(made, tmp_path, search="greedy_search"))
+    found = {item.utterance_id: item.hyp for item in read_recogs(tmp_path / "recogs-test.txt")}
+    model, _ = load_system(made / "exp/teacher")
+    tokenizer = Tokenizer.load(made / "exp/bpe")
+    for batch in make_dataloader(made / "exp/cuts/test.jsonl.gz", batch_seconds=0.1):
+        tokens = []
+        with torch.no_grad():
+            frames, _ = model.encode(batch.features, batch.feature_lens)
+            for frame in frames[0]:
+                lm = model.predict(torch.tensor([tokens], dtype=torch.int64))[0, -1]
+                joiner = model.joiner
+                best = int(joiner(joiner.encoder_proj(frame), joiner.predictor_proj(lm)).argmax())
+                tokens += [best] if best > 1 else []
+        assert found[batch.utterance_ids[0]] == tuple(tokenizer.decode(tokens).split())
+
+
+def test_decode_score_summarize(made, capsys):
+    out_dir = made / "exp/teacher/decode_test_greedy_search"
+    arguments = options(made, out_dir, search="greedy_search")
+    decode.main(arguments)
+    record = json.loads((out_dir / "decode.json").read_text())
+    seconds = sum(0.5 + 0.25 * index for index in range(5))
+    assert record["utterances"] == 5 and record["audio_seconds"] == pytest.approx(seconds, abs=0.01)
+    assert record["rtf"] == pytest.approx(record["decode_seconds"] / record["audio_seconds"], abs=1e-3)
+    assert (record["search"], record["beam"], record["test_set"], record["left_out"]) == (
+        "greedy_search",
+        4,
+        "test",
+        {},
+    )
+    capsys.readouterr()
+
+    score.main(["--data-dir", str(made / "data/test"), "--decode-dir", str(out_dir)])
+    printed = capsys.readouterr().out
+    assert printed.startswith("%WER ") and "speaker" in printed
+    summarize.main(["--exp-dir", str(made / "exp"), "--test-sets", "test"])
+    row = json.loads((made / "exp/summary.json").read_text())[0]
+    assert f"%WER {row['wer']:.2f} [ {row['ins'] + row['del'] + row['sub']} / {row['words']}," in printed
+    assert row["rtf"] == record["rtf"] and row["words"] == 6
+
+    decode.main(arguments)
+    assert "finished already" in capsys.readouterr().out and (out_dir / "wer-test.json").exists()
+    decode.main(options(made, out_dir, search="greedy_search", beam=2))  # another setting: old scores must go
+    assert not (out_dir / "wer-test.json").exists() and not (out_dir / "errs-test.txt").exists()
+
+
+def test_speakers_and_left_out_utterances_are_recorded(made, tmp_path):
+    left_out = made / "exp/cuts/test.left_out.json"
+    before = left_out.read_text()
+    try:
+        left_out.write_text(json.dumps({"c-1": "is silent"}))
+        decode.main(options(made, tmp_path))
+    finally:
+        left_out.write_text(before)
+    assert json.loads((tmp_path / "decode.json").read_text())["left_out"] == {"c-1": "is silent"}
+    assert json.loads((tmp_path / "speakers-test.json").read_text()) == {key: key[0] for key in TEXTS}
+
+
+def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):
+    other_bpe = tmp_path / "bpe"
+    train_bpe(["quite another text with letters"], 20, other_bpe)
+    cases = [
+        ({"search": "best"}, "search: 'best'; expected one of: greedy_search, modified_beam_search"),
+        ({"beam": 0}, "--beam: 0"),
+        ({"batch_seconds": -1}, "--batch-seconds: -1.0"),
+        ({"num_threads": 0}, "--num-threads: 0"),
+        ({"test_set": "a/b"}, "--test-set: 'a/b'"),
+        ({"system_dir": tmp_path / "none"}, "no trained system here"),
+        ({"bpe_dir": tmp_path / "none"}, "bpe.model"),
+        ({"bpe_dir": other_bpe}, "another BPE model"),
+        ({"cuts": tmp_path / "none.jsonl.gz"}, "none.jsonl.gz"),
+    ]
+    if not torch.cuda.is_available():
+        cases.append(({"device": "cuda"}, "torch finds no GPU"))
+    for changed, message in cases:
+        with pytest.raises(SystemExit) as end:
+            decode.main(options(made, tmp_path / "out", **changed))
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert end.value.code == 1 and error.startswith("error: ") and message in error, (message, error)
+        assert not (tmp_path / "out").exists()
