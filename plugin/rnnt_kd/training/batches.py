@@ -36,7 +36,7 @@ class Data:
                 separate_repeats=with_ctc,
             )
             if self.selections[name].kept == 0:
-                raise UserError(path, f"nothing to train on ({self.selections[name].summary(name)})", "usable utterances")
+                raise UserError(path, f"nothing is left ({self.selections[name].summary(name)})", "usable utterances")
 
     def train_batches(self, epoch: int, skip: int) -> Iterator[Batch]:
         return iter(self._loader("train", shuffle=True, epoch=epoch, skip_batches=skip))

@@ -32,7 +32,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.models import build_transducer
 
 MODEL, OPTIMIZER, SPARSIFIER, STATE = "model.safetensors", "optimizer.safetensors", "sparsifier.safetensors", "state.json"
-FINAL = "model.safetensors"  # in the system's folder
+CONFIG, FINAL = "config.yaml", "model.safetensors"  # in the system's folder
 _NAME = re.compile(r"step-(\d+)(-epoch-\d+)?")
 
 Tensors = Dict[str, Tensor]
@@ -180,21 +180,27 @@ def build_model(config: SystemConfig) -> nn.Module:
     )
 
 
+def read_system(system_dir: Path) -> SystemConfig:
+    """The configuration of a finished system.  Raises UserError if there is none in the folder."""
+    system_dir = Path(system_dir)
+    if not (system_dir / CONFIG).exists():
+        raise UserError(system_dir, "no trained system here", f"{CONFIG} and {FINAL}", "train it first")
+    if not (system_dir / FINAL).exists():
+        raise UserError(system_dir / FINAL, "missing: this system is not trained to the end", "", "run its training again")
+    return read_system_config(system_dir / CONFIG)
+
+
 def load_system(system_dir: Path, device: str = "cpu") -> Tuple[nn.Module, SystemConfig]:
     """A finished system: the transducer in eval mode on ``device``, and its configuration.
 
     Raises:
       UserError: the folder holds no finished system, or its files do not belong together.
     """
-    system_dir = Path(system_dir)
-    if not (system_dir / "config.yaml").exists():
-        raise UserError(system_dir, "no trained system here", "config.yaml and model.safetensors", "train it first")
-    config = read_system_config(system_dir / "config.yaml")
-    if not (system_dir / FINAL).exists():
-        raise UserError(system_dir / FINAL, "missing: this system is not trained to the end", "", "run its training again")
+    config = read_system(system_dir)
+    path, next_step = Path(system_dir) / FINAL, f"move {system_dir} away and train it again"
+    tensors = read_tensors(path, next_step)
     model = build_model(config)
-    next_step = f"move {system_dir} away and train it again"
-    load_weights(model, read_tensors(system_dir / FINAL, next_step), system_dir / FINAL, next_step)
+    load_weights(model, tensors, path, next_step)
     return model.to(device).eval(), config
 
 

@@ -30,7 +30,7 @@ def resolve(config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Pa
         return config
     if teacher_dir is None:
         raise UserError("--teacher-dir", f"missing, and {config.name} needs a teacher", "the folder of a trained system")
-    _, teacher = checkpoint.load_system(teacher_dir)
+    teacher = checkpoint.read_system(teacher_dir)
     for key, what in (("bpe_checksum", "BPE model"), ("blank_id", "blank id"), ("vocab_size", "vocabulary size")):
         theirs, ours = getattr(teacher, key), getattr(config, key)
         if theirs != ours:

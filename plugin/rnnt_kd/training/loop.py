@@ -29,6 +29,7 @@ from rnnt_kd.training.optimizer import learning_rate, load_optimizer_tensors, ma
 from rnnt_kd.training.progress import Metrics, Progress, Say
 from rnnt_kd.training.selection import write_left_out
 from rnnt_kd.training.state import EpochResult, TrainState, draw_seed
+from rnnt_kd.training.valid_config import check_config
 
 KEEP_LAST = 2  # checkpoints, besides the best
 
@@ -54,8 +55,9 @@ def train_system(
       UserError: another run holds the folder, teacher and data do not fit together, a damaged
         checkpoint, no utterance left, or a loss that stays non-finite.
     """
+    check_config(config, device)
     config = initial.resolve(config, tokenizer, teacher_dir)
-    backend = get_backend(backend_name)
+    backend = get_backend(backend_name, torch.device(device))
     inputs = {
         "train cuts": system_files.content_digest(train_cuts),
         "dev cuts": system_files.content_digest(dev_cuts),
@@ -273,19 +275,32 @@ class Training:
         self.say(f"{self.config.name}: resumes from {found[-1].name} ({position})")
 
     def _best(self) -> List[EpochResult]:
-        """The epochs to average; the newest frozen one if no epoch was validated with frozen masks."""
-        usable = [result for result in self.state.results if result.can_average] or self.state.results[-1:]
-        return sorted(usable, key=lambda result: (result.dev_loss, -result.epoch))[: max(1, self.training.average_best)]
+        """The epochs that may be averaged, best first; the newest if none had frozen masks."""
+        results = [result for result in self.state.results if self._weights(result).exists() or result is self.state.results[-1]]
+        usable = [result for result in results if result.can_average] or results[-1:]
+        return sorted(usable, key=lambda result: (result.dev_loss, -result.epoch))[: self.training.average_best]
+
+    def _weights(self, result: EpochResult) -> Path:
+        return self.checkpoints / result.checkpoint / checkpoint.MODEL
+
+    def _average(self) -> Tuple[List[EpochResult], Dict[str, float]]:
+        """Put the mean of the best epochs into the model: of as many, up to ``average_best``, as do best together."""
+        trials = []
+        best = self._best()
+        for count in range(1, len(best) + 1):
+            weights = checkpoint.average([self._weights(result) for result in best[:count]])
+            checkpoint.load_weights(self.model, weights, self._weights(best[0]), "")
+            if self.sparsifier is not None:
+                self.sparsifier.finalize()
+            trials.append((self._validate(), {name: tensor.clone() for name, tensor in self.model.state_dict().items()}))
+        chosen = min(range(len(trials)), key=lambda index: (trials[index][0]["pruned_loss"], -index))
+        means, weights = trials[chosen]
+        self.model.load_state_dict(weights)
+        return best[: chosen + 1], means
 
     def _finish(self) -> None:
         """Average the best epochs, measure, and write what marks the system as finished."""
-        best = self._best()
-        paths = [self.checkpoints / result.checkpoint / checkpoint.MODEL for result in best]
-        weights = checkpoint.average(paths)
-        checkpoint.load_weights(self.model, weights, paths[0], "")
-        if self.sparsifier is not None:
-            self.sparsifier.finalize()
-        means = self._validate()
+        best, means = self._average()
         checkpoint.write_tensors(self.dir / checkpoint.FINAL, self.model.state_dict())
         self.state.train_seconds += time.monotonic() - self.clock
         epochs = ", ".join(str(epoch) for epoch in sorted(result.epoch for result in best))
