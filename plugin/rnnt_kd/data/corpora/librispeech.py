@@ -18,18 +18,15 @@ Which part is what (options ``train``, ``dev``, ``test``: comma lists of parts):
 ``<out_dir>/split.json`` says what was done.
 """
 
-import errno
 import json
 import logging
 import random
-import tarfile
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Dict, List, Mapping, Optional, Sequence
 
 from rnnt_kd import atomic
 from rnnt_kd.data.kaldi_dir import write_data_dir
+from rnnt_kd.data.librispeech_tree import Utterance, download, folders, read_part
 from rnnt_kd.errors import UserError
 
 OPTIONS = {
@@ -41,19 +38,7 @@ OPTIONS = {
     "download": "auto",  # auto: where no corpus directory is given; yes: missing parts too; no
     "base_url": "http://www.openslr.org/resources",
 }
-SUFFIXES = (".flac", ".opus")  # in the order of preference
 DEV_SPEAKERS = ("32", "669", "1737", "7312")  # of train-clean-5, two women and two men
-
-
-@dataclass(frozen=True)
-class Utterance:
-    id: str  # "<speaker>-<chapter>-<number>"
-    audio: Path
-    text: str
-
-    @property
-    def speaker(self) -> str:
-        return self.id.split("-")[0]
 
 
 def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Dict[str, str]) -> List[Path]:
@@ -72,7 +57,12 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
 
 
 def prepare_parts(
-    corpus: str, defaults: Mapping[str, str], corpus_dir: Optional[Path], out_dir: Path, seed: int, options: Mapping[str, str]
+    corpus: str,
+    defaults: Mapping[str, str],
+    corpus_dir: Optional[Path],
+    out_dir: Path,
+    seed: int,
+    options: Mapping[str, str],
 ) -> List[Path]:
     """``prepare`` for a corpus of LibriSpeech's layout with other default options."""
     settings = _read_options(corpus, defaults, options)
@@ -97,10 +87,17 @@ def prepare_parts(
     else:
         dev_speakers = _choose_dev_speakers(settings["dev_speakers"], train, seed, without=test_speakers)
         dev = _of(train, dev_speakers, "dev_speakers")
-        split["dev"] = {"held_out_speakers": dev_speakers, "why": f"no part {' or '.join(dev_parts) or 'named'} in {root}"}
+        split["dev"] = {
+            "held_out_speakers": dev_speakers,
+            "why": f"no part {' or '.join(dev_parts) or 'named'} in {root}",
+        }
     both = set(dev_speakers) & set(test_speakers)
     if both:
-        raise UserError("--option test_speakers", f"{', '.join(sorted(both))} also in dev_speakers", "different speakers for dev and test")
+        raise UserError(
+            "--option test_speakers",
+            f"{', '.join(sorted(both))} also in dev_speakers",
+            "different speakers for dev and test",
+        )
 
     tests: Dict[str, List[Utterance]] = {part: read[part] for part in test_parts}
     if test_speakers:
@@ -112,82 +109,40 @@ def prepare_parts(
         tests["test"] = dev
         split["test"] = {"same_as": "dev"}
         logging.getLogger(__name__).warning(
-            "%s: no test part is named, so test is the dev set again; --option test_speakers=ID,ID holds others out", corpus
+            "%s: no test part is named, so test is the dev set again; --option test_speakers=ID,ID holds others out",
+            corpus,
         )
     held_out = {*dev_speakers, *test_speakers}
     kept = [utterance for utterance in train if utterance.speaker not in held_out]
     if not kept:
-        raise UserError(root, "all training speakers are held out", "speakers left for train", "hold out fewer with dev_speakers and test_speakers")
+        raise UserError(
+            root,
+            "all training speakers are held out",
+            "speakers left for train",
+            "hold out fewer with dev_speakers and test_speakers",
+        )
     made = [_write(out_dir / name, utterances) for name, utterances in {"train": kept, "dev": dev, **tests}.items()]
     atomic.write_text(out_dir / "split.json", json.dumps(split, indent=1) + "\n")
     return made
-
-
-def read_part(part: Path) -> List[Utterance]:
-    """All utterances of ``<corpus_dir>/<part>``, by id; every defect is a ``UserError`` that names the file."""
-    utterances: List[Utterance] = []
-    for speaker in _folders(part):
-        for chapter in _folders(speaker):
-            utterances += _read_chapter(chapter)
-    if not utterances:
-        raise UserError(part, "holds no speech", "<speaker>/<chapter>/*.flac and *.trans.txt", "unpack this part again")
-    return sorted(utterances, key=lambda utterance: utterance.id)
-
-
-def _read_chapter(chapter: Path) -> List[Utterance]:
-    prefix = f"{chapter.parent.name}-{chapter.name}"
-    audio: Dict[str, Path] = {}
-    try:
-        names = sorted(path.name for path in chapter.iterdir())
-    except PermissionError:
-        raise UserError(chapter, "cannot be read: permission denied", "a readable folder") from None
-    for suffix in reversed(SUFFIXES):
-        audio.update({name[: -len(suffix)]: chapter / name for name in names if name.endswith(suffix) and not name.startswith(".")})
-    transcript = chapter / f"{prefix}.trans.txt"
-    if not audio and not transcript.is_file():
-        raise UserError(chapter, "is empty", f"{prefix}-0000.flac and {prefix}.trans.txt", "unpack this part again")
-    if not transcript.is_file():
-        raise UserError(transcript, f"no such file, but {len(audio)} audio files beside it", "their transcripts", "unpack this part again")
-    try:
-        lines = transcript.read_bytes().decode("utf-8").splitlines()
-    except (PermissionError, UnicodeDecodeError) as error:
-        raise UserError(transcript, f"cannot be read: {error}", "UTF-8 text that may be read") from None
-
-    utterances: Dict[str, Utterance] = {}
-    for number, line in enumerate(lines, 1):
-        where = f"{transcript}:{number}"
-        key, _, text = line.strip().partition(" ")
-        if not key.startswith(f"{prefix}-") or not text.strip():
-            raise UserError(where, f'found "{line[:60]}"', f"{prefix}-<number> and its words", "unpack this part again")
-        if key in utterances:
-            raise UserError(where, f"a second transcript for {key}", "one", "remove a line")
-        if key not in audio:
-            raise UserError(where, f"{key} has no audio", f"{chapter / key}{' or '.join(SUFFIXES)}", "unpack this part again, or remove the line")
-        utterances[key] = Utterance(key, audio[key].absolute(), text.strip())
-    for key, path in audio.items():
-        if key not in utterances:
-            raise UserError(path, "has no transcript", f"a line in {transcript}", "add the line, or remove the audio")
-    return list(utterances.values())
-
-
-def _folders(folder: Path) -> List[Path]:
-    try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    except PermissionError:
-        raise UserError(folder, "cannot be read: permission denied", "a readable folder") from None
 
 
 def _choose_dev_speakers(option: str, train: Sequence[Utterance], seed: int, without: Sequence[str]) -> List[str]:
     if option != "auto":
         chosen = _names(option)
         if not chosen:
-            raise UserError("--option dev_speakers", "names nobody, and no dev part is there", "auto, or a comma list of speakers")
+            raise UserError(
+                "--option dev_speakers", "names nobody, and no dev part is there", "auto, or a comma list of speakers"
+            )
         return chosen
     speakers = sorted({utterance.speaker for utterance in train} - set(without), key=lambda name: (len(name), name))
     if set(DEV_SPEAKERS) <= set(speakers) and len(speakers) > len(DEV_SPEAKERS):
         return list(DEV_SPEAKERS)
     if len(speakers) < 2:
-        raise UserError("--option dev", f"no dev part, and {len(speakers)} training speaker to hold out", "a dev part, or two speakers")
+        raise UserError(
+            "--option dev",
+            f"no dev part, and {len(speakers)} training speaker to hold out",
+            "a dev part, or two speakers",
+        )
     count = min(len(DEV_SPEAKERS), len(speakers) // 2)
     return sorted(random.Random(seed).sample(speakers, count), key=lambda name: (len(name), name))
 
@@ -196,7 +151,11 @@ def _of(utterances: Sequence[Utterance], speakers: Sequence[str], option: str) -
     known = {utterance.speaker for utterance in utterances}
     for speaker in speakers:
         if speaker not in known:
-            raise UserError(f"--option {option}", f'speaker "{speaker}" is not in the training parts', f"of {len(known)} speakers, for example {min(known)}")
+            raise UserError(
+                f"--option {option}",
+                f'speaker "{speaker}" is not in the training parts',
+                f"of {len(known)} speakers, for example {min(known)}",
+            )
     return [utterance for utterance in utterances if utterance.speaker in set(speakers)]
 
 
@@ -212,53 +171,25 @@ def _write(path: Path, utterances: Sequence[Utterance]) -> Path:
 def _find_root(corpus_dir: Optional[Path], out_dir: Path, parts: Sequence[str], settings: Mapping[str, str]) -> Path:
     """The folder of the parts; downloads what is missing where ``download`` says so."""
     if corpus_dir is None and settings["download"] == "no":
-        raise UserError("--corpus-dir", "is not given, and download=no", "the LibriSpeech folder", "give --corpus-dir DIR")
+        raise UserError(
+            "--corpus-dir", "is not given, and download=no", "the LibriSpeech folder", "give --corpus-dir DIR"
+        )
     may_download = settings["download"] == "yes" or corpus_dir is None
     given = Path(corpus_dir) if corpus_dir is not None else out_dir / "download"
     if not may_download and not given.is_dir():
-        raise UserError(given, "no such directory", "the LibriSpeech folder", "check --corpus-dir, or leave it out to download")
-    root = given / "LibriSpeech" if (given / "LibriSpeech").is_dir() or (may_download and given.name != "LibriSpeech") else given
+        raise UserError(
+            given, "no such directory", "the LibriSpeech folder", "check --corpus-dir, or leave it out to download"
+        )
+    inside = given / "LibriSpeech"
+    holds_parts = any((given / part).is_dir() for part in parts)
+    root = inside if inside.is_dir() or (may_download and not holds_parts and given.name != "LibriSpeech") else given
     if may_download:
-        _download(root, parts, settings["base_url"])
+        download(root, parts, settings["base_url"])
     return root.resolve()
 
 
-def _download(root: Path, parts: Sequence[str], base_url: str) -> None:
-    """Fetch and unpack parts that are not there (Lhotse leaves ``.completed`` in a whole one)."""
-    from lhotse.recipes.librispeech import LIBRISPEECH, MINI_LIBRISPEECH, download_librispeech
-
-    downloading = root.parent / f".{root.name}.downloading"
-    for part in dict.fromkeys(parts):
-        is_whole = (root / part).is_dir() and not (downloading / part).exists()
-        if is_whole:
-            continue
-        if part not in (*LIBRISPEECH, *MINI_LIBRISPEECH):
-            raise UserError("--option train, dev or test", f'no part "{part}" of LibriSpeech', ", ".join((*LIBRISPEECH, *MINI_LIBRISPEECH)))
-        atomic.write_text(downloading / part, "")
-        try:
-            download_librispeech(root.parent, dataset_parts=[part], base_url=base_url)
-        except (tarfile.TarError, EOFError, zlib.error) as error:
-            (root.parent / f"{part}.tar.gz").unlink(missing_ok=True)
-            raise UserError(
-                f"download of {part} from {base_url}", f"the archive is damaged ({error}), removed", "LibriSpeech's own archive", "run the same command again"
-            ) from None
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise
-            reason = getattr(error, "reason", error)
-            raise UserError(
-                f"download of {part} from {base_url}",
-                f"failed: {reason}",
-                "a network",
-                "run the same command again to go on, or give --corpus-dir DIR of a LibriSpeech that you have",
-            ) from None
-        if not (root / part).is_dir():
-            raise UserError(f"download of {part} from {base_url}", f"the archive holds no LibriSpeech/{part}", "LibriSpeech's own archive")
-        (downloading / part).unlink()
-
-
 def _missing_part(root: Path, part: str) -> UserError:
-    found = sorted(path.name for path in _folders(root)) if root.is_dir() else []
+    found = sorted(path.name for path in folders(root)) if root.is_dir() else []
     return UserError(
         root,
         f"no part {part}",

@@ -60,7 +60,12 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
     Raises: UserError for an unknown option, a wrong value, a ``corpus_dir``, a missing espeak-ng.
     """
     if corpus_dir is not None:
-        raise UserError("--corpus-dir", f"found {corpus_dir}, but the corpus synth is made here", "no --corpus-dir", "remove the option")
+        raise UserError(
+            "--corpus-dir",
+            f"found {corpus_dir}, but the corpus synth is made here",
+            "no --corpus-dir",
+            "remove the option",
+        )
     sizes, num_jobs = _read_options(options)
     out_dir = Path(out_dir).absolute()
     parts = {part: _plan(part, minutes, seed) for part, minutes in sizes.items()}
@@ -120,9 +125,14 @@ def make_utterance(task: Task) -> Tuple[str, np.ndarray]:
 
 def _record(sentence: str, speaker: Speaker, rng: random.Random) -> np.ndarray:
     prosody = espeak.Prosody(
-        rate=rng.randint(140, 200), pitch=rng.randint(35, 65), range=rng.randint(30, 70), word_gap=rng.choice([0, 0, 0, 1, 2, 3])
+        rate=rng.randint(140, 200),
+        pitch=rng.randint(35, 65),
+        range=rng.randint(30, 70),
+        word_gap=rng.choice([0, 0, 0, 1, 2, 3]),
     )
-    spoken = espeak.speak(grammar.spoken_form(sentence, rng), speaker.accent, speaker.variant, prosody, seed=rng.getrandbits(31))
+    spoken = espeak.speak(
+        grammar.spoken_form(sentence, rng), speaker.accent, speaker.variant, prosody, seed=rng.getrandbits(31)
+    )
     speech = acoustics.resample(spoken.astype(np.int64), espeak.SAMPLING_RATE, SAMPLING_RATE)
     speech = acoustics.set_peak(acoustics.trim(speech, margin=SAMPLING_RATE // 50), 20000)
     speech_power = acoustics.power(speech)
@@ -130,7 +140,11 @@ def _record(sentence: str, speaker: Speaker, rng: random.Random) -> np.ndarray:
     signal_ = np.concatenate([np.zeros(before, np.int64), speech, np.zeros(after, np.int64)])
     if rng.random() < 0.5:
         signal_ = acoustics.reverberate(
-            signal_, SAMPLING_RATE, rng.getrandbits(63), decay_seconds=rng.uniform(0.1, 0.35), late_db=rng.uniform(-15.0, -6.0)
+            signal_,
+            SAMPLING_RATE,
+            rng.getrandbits(63),
+            decay_seconds=rng.uniform(0.1, 0.35),
+            late_db=rng.uniform(-15.0, -6.0),
         )
     background = acoustics.noise(len(signal_), rng.getrandbits(63), tilt=rng.uniform(0.0, 1.5))
     signal_ = acoustics.add_noise(signal_, speech_power, background, snr_db=rng.uniform(15.0, 30.0))
@@ -159,7 +173,9 @@ def _make_all(tasks: List[Task], folder: Path, num_jobs: int) -> Iterator[Tuple[
                 bar.update(len(sentences))
                 yield from sentences
             return
-        with ProcessPoolExecutor(num_jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker) as pool:
+        with ProcessPoolExecutor(
+            num_jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
+        ) as pool:
             try:
                 for sentences in pool.map(_make_chunk, chunks):
                     bar.update(len(sentences))
@@ -208,8 +224,16 @@ def _read_options(options: Dict[str, str]) -> Tuple[Dict[str, float], int]:
         except ValueError:
             values[name] = -1.0
         whole = name == "num_jobs"
-        if not (0 <= values[name] < 100000) or (whole and values[name] != int(values[name])) or (not whole and values[name] == 0):
-            raise UserError(f"--option {name}", f'found "{text}"', "a whole number, 0 for one a processor" if whole else "a number of minutes above 0")
+        if (
+            not (0 <= values[name] < 100000)
+            or (whole and values[name] != int(values[name]))
+            or (not whole and values[name] == 0)
+        ):
+            raise UserError(
+                f"--option {name}",
+                f'found "{text}"',
+                "a whole number, 0 for one a processor" if whole else "a number of minutes above 0",
+            )
     train = values["minutes"]
     sizes = {"train": train, "dev": min(train, values["dev_minutes"]), "test": min(train, values["test_minutes"])}
     return sizes, int(values["num_jobs"]) or min(8, len(os.sched_getaffinity(0)))

@@ -26,7 +26,7 @@ def random_integers(seed: int, count: int) -> np.ndarray:
 
 
 def resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndarray:
-    """Band-limited resampling (Kaiser window, about 80 dB); ``ceil(n * target / source)`` samples."""
+    """Band-limited resampling, flat to 3/4 of the band, then falling; ``ceil(n * target / source)`` samples."""
     divisor = math.gcd(source_rate, target_rate)
     up, down = target_rate // divisor, source_rate // divisor
     half = 14 * max(up, down)

@@ -68,7 +68,9 @@ def _spelling(rng: random.Random) -> str:
     carriers = ["{}", "{}", "SPELL {}", "MY NAME IS {}", "PLEASE SPELL {}", "CALL {}", "SEND {} TO {}"]
     carrier = rng.choice(carriers)
     if carrier.count("{}") == 2:
-        return carrier.format(" ".join(rng.choice(_LETTERS) for _ in range(3)), " ".join(rng.choice(_LETTERS) for _ in range(3)))
+        return carrier.format(
+            " ".join(rng.choice(_LETTERS) for _ in range(3)), " ".join(rng.choice(_LETTERS) for _ in range(3))
+        )
     return carrier.format(spelled)
 
 
@@ -100,25 +102,32 @@ def _date(rng: random.Random) -> str:
 
 def _time(rng: random.Random) -> str:
     hour = (_DIGITS[1:] + _TEENS[:3])[rng.randrange(12)]
-    minutes = rng.choice([f"OH {rng.choice(_DIGITS[1:])}", rng.choice(_TEENS), _below_hundred(rng, lowest=20, highest=59)])
+    minutes = rng.choice(
+        [f"OH {rng.choice(_DIGITS[1:])}", rng.choice(_TEENS), _below_hundred(rng, lowest=20, highest=59)]
+    )
     clock = f"{hour} {minutes} {rng.choice(['A M', 'P M'])}"
-    return rng.choice(["SET THE ALARM FOR {}", "{} ON " + rng.choice(_DAYS), "WAKE ME AT {}", "THE TIME IS {}"]).format(clock)
+    return rng.choice(["SET THE ALARM FOR {}", "{} ON " + rng.choice(_DAYS), "WAKE ME AT {}", "THE TIME IS {}"]).format(
+        clock
+    )
 
 
 def _command(rng: random.Random) -> str:
+    def one_of(words: str) -> str:
+        return rng.choice(words.split())
+
     room = rng.choice(_ROOMS)
     small = _below_hundred(rng)
     sentence = rng.choice(
         [
-            f"TURN {rng.choice(['ON', 'OFF'])} THE {room} {rng.choice(['LIGHT', 'RADIO'])}",
-            f"{rng.choice(['OPEN', 'CLOSE'])} THE {room} {rng.choice(['DOOR', 'WINDOW'])} {rng.choice(['NOW', 'AT ' + small])}",
-            f"{rng.choice(['PLAY', 'STOP', 'REPEAT'])} SONG {rng.choice(['NUMBER ', ''])}{small}",
-            f"SET THE {rng.choice(['VOLUME', 'TEMPERATURE'])} TO {small}",
-            f"SET {rng.choice(['THE', 'MY'])} TIMER FOR {small} MINUTES",
-            f"GO {rng.choice(['FORWARD', 'BACK', 'LEFT', 'RIGHT'])} {small} STEPS",
-            f"TURN {rng.choice(['LEFT', 'RIGHT'])} AND GO {rng.choice(['FORWARD', 'BACK'])} {small} STEPS",
-            f"{rng.choice(['START', 'STOP'])} THE TIMER AND {rng.choice(['OPEN', 'CLOSE'])} THE {rng.choice(['DOOR', 'WINDOW'])}",
-            f"MOVE {rng.choice(['UP', 'DOWN'])} {small} STEPS AND {rng.choice(['STOP', 'REPEAT'])}",
+            f"TURN {one_of('ON OFF')} THE {room} {one_of('LIGHT RADIO')}",
+            f"{one_of('OPEN CLOSE')} THE {room} {one_of('DOOR WINDOW')} {rng.choice(['NOW', 'AT ' + small])}",
+            f"{one_of('PLAY STOP REPEAT')} SONG {rng.choice(['NUMBER ', ''])}{small}",
+            f"SET THE {one_of('VOLUME TEMPERATURE')} TO {small}",
+            f"SET {one_of('THE MY')} TIMER FOR {small} MINUTES",
+            f"GO {one_of('FORWARD BACK LEFT RIGHT')} {small} STEPS",
+            f"TURN {one_of('LEFT RIGHT')} AND GO {one_of('FORWARD BACK')} {small} STEPS",
+            f"{one_of('START STOP')} THE TIMER AND {one_of('OPEN CLOSE')} THE {one_of('DOOR WINDOW')}",
+            f"MOVE {one_of('UP DOWN')} {small} STEPS AND {one_of('STOP REPEAT')}",
         ]
     )
     return f"{sentence} PLEASE" if rng.random() < 0.2 else sentence
