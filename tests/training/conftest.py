@@ -1,0 +1,129 @@
+"""A corpus of a few seconds made of tones, a BPE model on it, and a trained teacher."""
+
+import wave
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rnnt_kd.bin.train import compose
+from rnnt_kd.config_io import load_recipe
+from rnnt_kd.data.features import compute_features
+from rnnt_kd.data.kaldi_dir import write_data_dir
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.text.train_bpe import train_bpe
+from rnnt_kd.training.loop import train_system
+
+PRESET = """
+text: {vocab_size: 12, model_type: char}
+teacher:
+  model: &model
+    size: tiny
+    encoder_options: {num_layers: 1, dim: 32, feedforward_dim: 32}
+    predictor_dim: 16
+    joiner_dim: 16
+  training: &training
+    epochs: 3
+    batch_seconds: 6
+    num_buckets: 2
+    warmup_steps: 4
+    pruned_loss_warmup_steps: 4
+    average_best: 2
+    checkpoint_every_steps: 3
+    log_every_steps: 2
+    prune_range: 3
+sparse_student:
+  training: *training
+  sparsity: {end_fraction: 0.5, update_every_steps: 2}
+small_student: {model: *model, training: *training}
+"""
+
+
+@dataclass
+class Corpus:
+    """Paths, and ``train(...)`` in this process."""
+
+    folder: Path
+    train_cuts: Path
+    dev_cuts: Path
+    bpe_dir: Path
+    preset: Path
+
+    def arguments(self, role: str, exp_dir: Path, *more: str) -> list:
+        """Of ``rnnt_kd.bin.train``."""
+        return [
+            *("--config", str(self.preset), "--role", role, "--name", exp_dir.name, "--exp-dir", str(exp_dir)),
+            *("--train-cuts", str(self.train_cuts), "--dev-cuts", str(self.dev_cuts), "--bpe-dir", str(self.bpe_dir)),
+            *("--device", "cpu", "--lattice-backend", "torch", *more),
+        ]
+
+    def config(self, role: str = "teacher", name: str = "x", sparsity: float = 0.0, with_kd: bool = False, overrides=(), **kd):
+        recipe = load_recipe(self.preset, list(overrides))
+        return compose(recipe, role=role, name=name, seed=1, sparsity=sparsity, with_kd=with_kd, kd_options=kd)
+
+    def train(self, config, exp_dir: Path, **options) -> list:
+        """Returns the lines that were said."""
+        said = []
+        given = dict(
+            train_cuts=self.train_cuts,
+            dev_cuts=self.dev_cuts,
+            tokenizer=Tokenizer.load(self.bpe_dir),
+            backend_name="torch",
+            say=said.append,
+        )
+        train_system(config, exp_dir, **{**given, **options})
+        return said
+
+
+def write_tones(path: Path, text: str, generator: np.random.Generator) -> None:
+    """0.12 s of a tone for each letter, some noise."""
+    time = np.arange(1920) / 16000.0
+    letters = [np.sin(2 * np.pi * (300 + 350 * (ord(letter) - ord("a"))) * time) for letter in text.replace(" ", "f")]
+    samples = 0.3 * np.concatenate(letters) + 0.01 * generator.standard_normal(1920 * len(text))
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+
+
+def make_cuts(folder: Path, name: str, texts: dict) -> Path:
+    """Cuts of utterance id -> text."""
+    generator = np.random.default_rng(0)
+    audio = folder / f"{name}_audio"
+    audio.mkdir(parents=True)
+    for utterance, text in texts.items():
+        write_tones(audio / f"{utterance}.wav", text, generator)
+    write_data_dir(
+        folder / name,
+        wav_scp={utterance: audio / f"{utterance}.wav" for utterance in texts},
+        text=texts,
+        utt2spk={utterance: utterance.split("-")[0] for utterance in texts},
+    )
+    return compute_features(folder / name, folder / "cuts", name).cuts_path
+
+
+@pytest.fixture(scope="session")
+def tone_corpus(tmp_path_factory) -> Corpus:
+    folder = tmp_path_factory.mktemp("tones")
+    generator = np.random.default_rng(1)
+
+    def texts(name, count):
+        lengths = generator.integers(4, 12, count)
+        words = ["".join(generator.choice(list("abcde"), length)) for length in lengths]
+        return {f"{name}-{index:03d}": word[:3] + " " + word[3:] for index, word in enumerate(words)}
+
+    train, dev = texts("train", 24), texts("dev", 6)
+    (folder / "preset.yaml").write_text(PRESET)
+    bpe_dir = train_bpe(train.values(), 8, folder / "bpe", "char")
+    return Corpus(folder, make_cuts(folder, "train", train), make_cuts(folder, "dev", dev), bpe_dir, folder / "preset.yaml")
+
+
+@pytest.fixture(scope="session")
+def teacher_dir(tone_corpus, tmp_path_factory) -> Path:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("systems") / "teacher"
+    tone_corpus.train(tone_corpus.config(name="teacher"), folder)
+    return folder

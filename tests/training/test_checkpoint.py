@@ -1,0 +1,90 @@
+"""Averages, what is kept, and finished systems that are not what they should be."""
+
+import pytest
+import torch
+
+from rnnt_kd.errors import UserError
+from rnnt_kd.training import checkpoint
+from rnnt_kd.training.state import EpochResult, TrainState, draw_seed
+
+
+def test_average_is_the_mean_and_keeps_exact_zeros(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(5, 7, generator=generator) > 0.5
+    tensors = [{"w": torch.randn(5, 7, generator=generator) * mask} for _ in range(3)]
+    for index, values in enumerate(tensors):
+        checkpoint.write_tensors(tmp_path / f"{index}.safetensors", values)
+    mean = checkpoint.average([tmp_path / f"{index}.safetensors" for index in range(3)])["w"]
+    assert mean.dtype == torch.float32
+    torch.testing.assert_close(mean, sum(values["w"].double() for values in tensors).div(3).float(), rtol=0, atol=0)
+    assert torch.equal(mean == 0, ~mask)
+
+
+def test_average_of_one_changes_no_bit(tmp_path):
+    values = {"w": torch.randn(9), "n": torch.tensor([3])}
+    checkpoint.write_tensors(tmp_path / "one", values)
+    mean = checkpoint.average([tmp_path / "one"])
+    assert torch.equal(mean["w"], values["w"]) and torch.equal(mean["n"], values["n"])
+
+
+def save(folder, name):
+    checkpoint.save_checkpoint(folder / name, {"w": torch.ones(2)}, {"w/step": torch.ones(1)}, {}, TrainState().to_dict())
+
+
+def test_tidy_keeps_the_last_whole_and_the_weights_of_the_best(tmp_path):
+    names = [checkpoint.checkpoint_name(step, epoch) for step, epoch in ((3, None), (4, 1), (6, None), (8, None), (8, 2))]
+    for name in reversed(names):
+        save(tmp_path, name)
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == names
+    checkpoint.tidy(tmp_path, 2, [names[1]])
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == [names[1], names[3], names[4]]
+    assert not (tmp_path / names[1] / "optimizer.safetensors").exists()
+    assert checkpoint.load_checkpoint(tmp_path / names[4]).optimizer["w/step"].item() == 1.0
+    with pytest.raises(UserError, match="optimizer.safetensors"):
+        checkpoint.load_checkpoint(tmp_path / names[1])
+
+
+def test_state_survives_json_exactly():
+    state = TrainState(step=7, window=[0.1, 1e-30, 1 / 3], results=[EpochResult("a", 1, 7, 1 / 7, True)])
+    assert TrainState.from_dict(state.to_dict(), "x") == state
+    for broken in ({}, {**state.to_dict(), "format": 0}, {**state.to_dict(), "surprise": 1}):
+        with pytest.raises(UserError, match="state.json"):
+            TrainState.from_dict(broken, "state.json")
+
+
+def test_draws_differ_by_seed_purpose_and_number():
+    draws = {draw_seed(seed, purpose, number) for seed in (1, 2) for purpose in ("a", "b") for number in range(50)}
+    assert len(draws) == 200 and all(0 <= draw < 2**63 for draw in draws)
+
+
+def test_load_system_gives_the_model_in_eval_mode(teacher_dir):
+    model, config = checkpoint.load_system(teacher_dir)
+    assert not model.training and config.role == "teacher" and config.vocab_size == model.vocab_size
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda d: (d / "config.yaml").unlink(), "no trained system"),
+        (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: missing"),
+        (lambda d: (d / "model.safetensors").write_bytes(b"not weights"), "model.safetensors: damaged"),
+        (lambda d: (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:-9]), "model.safetensors: damaged"),
+        (lambda d: checkpoint.write_tensors(d / "model.safetensors", {"w": torch.ones(1)}), "model.safetensors: has no tensor"),
+    ],
+)
+def test_load_system_names_what_is_wrong(teacher_dir, tmp_path, damage, message):
+    for name in ("config.yaml", "model.safetensors"):
+        (tmp_path / name).write_bytes((teacher_dir / name).read_bytes())
+    damage(tmp_path)
+    with pytest.raises(UserError, match=message):
+        checkpoint.load_system(tmp_path)
+
+
+def test_load_weights_names_the_tensor_that_differs(teacher_dir):
+    model, _ = checkpoint.load_system(teacher_dir)
+    tensors = model.state_dict()
+    name = "joiner.output_linear.weight"
+    with pytest.raises(UserError, match=f"'{name}' is \\(1, 1\\)"):
+        checkpoint.load_weights(model, {**tensors, name: torch.zeros(1, 1)}, "file", "")
+    with pytest.raises(UserError, match="'extra' is not of this model"):
+        checkpoint.load_weights(model, {**tensors, "extra": torch.zeros(1)}, "file", "")

@@ -1,0 +1,171 @@
+"""The training objective against the plain loops, and what it promises about teacher and scales."""
+
+import dataclasses
+import itertools
+
+import pytest
+import reference
+import torch
+
+from rnnt_kd.config import KdConfig, TrainingConfig
+from rnnt_kd.lattice import get_backend
+from rnnt_kd.models import build_transducer
+from rnnt_kd.training.objective import Objective, combine, loss_scales
+
+SMALL = dict(num_layers=1, dim=16, feedforward_dim=16)
+TRAINING = TrainingConfig(prune_range=9, lm_only_scale=0.25, simple_loss_scale=0.5, ctc_loss_scale=0.2)
+
+
+def make_model(seed, blank_id=0):
+    torch.manual_seed(seed)
+    model = build_transducer(
+        encoder="conformer", size="tiny", encoder_options=SMALL, predictor_dim=8, joiner_dim=8,
+        dropout=0.0, ctc_head=True, vocab_size=4, blank_id=blank_id,
+    )  # fmt: skip
+    for head in (model.simple_am_proj, model.simple_lm_proj, model.ctc_output):
+        torch.nn.init.normal_(head.weight)  # far from uniform: differences show
+    return model
+
+
+def make_batch(frames=(16, 9, 12), labels=((1, 3), (2,), ())):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(len(frames), max(frames), 80, generator=generator) * 3 - 5
+    padded = torch.zeros(len(labels), max(map(len, labels)), dtype=torch.int64)
+    for row, symbols in zip(padded, labels):
+        row[: len(symbols)] = torch.tensor(symbols, dtype=torch.int64)
+    return features, torch.tensor(frames), padded, torch.tensor([len(symbols) for symbols in labels])
+
+
+def objective(model, training=TRAINING, kd=None, teacher=None, backend="torch"):
+    return Objective(model, training, get_backend(backend), backend, kd, teacher)
+
+
+def full_lattice(model, features, lens, labels):
+    """Joiner logits of every node, float64, and ranges that keep all of them."""
+    encoder_out, encoder_lens = model.encode(features, lens)
+    lm = model.joiner.predictor_proj(model.predict(labels))
+    am = model.joiner.encoder_proj(encoder_out)
+    ranges = torch.arange(labels.size(1) + 1).expand(len(labels), encoder_out.size(1), -1)
+    return model.joiner(am[:, :, None], lm[:, None]).double(), ranges, encoder_lens.tolist()
+
+
+def transcripts(labels, label_lens):
+    return [row[:length].tolist() for row, length in zip(labels, label_lens)]
+
+
+@pytest.mark.parametrize("backend", ["torch", "k2"])
+def test_terms_equal_the_plain_loops(backend):
+    if backend == "k2":
+        pytest.importorskip("k2")
+    model, teacher, batch = make_model(0), make_model(1), make_batch()
+    features, lens, labels, label_lens = batch
+    kd = KdConfig(variant="collapsed", weighting="occupancy", temperature=2.0)
+    terms = objective(model, kd=kd, teacher=teacher, backend=backend)(*batch)
+
+    logits, ranges, frames = full_lattice(model, features, lens, labels)
+    teacher_logits, _, _ = full_lattice(teacher, features, lens, labels)
+    symbols = transcripts(labels, label_lens)
+    am = model.simple_am_proj(model.encode(features, lens)[0]).double()
+    lm = model.simple_lm_proj(model.predict(labels)).double()
+    expected = {
+        "simple": reference.rnnt_losses_smoothed(lm, am, symbols, 0, frames, 0.25, 0.0).sum(),
+        "pruned": reference.rnnt_losses_pruned(logits, symbols, ranges, 0, frames).sum(),
+        "ctc": sum(plain_ctc(model, features, lens, symbols)),
+        "kd": reference.kd_losses(
+            logits, teacher_logits, symbols, ranges, 0, frames, variant="collapsed", weighting="occupancy", temperature=2.0
+        ).sum(),
+        "frames": torch.tensor(float(sum(frames))),
+    }
+    for name, value in expected.items():
+        assert terms[name].item() == pytest.approx(value.item(), rel=1e-4), name
+
+
+def plain_ctc(model, features, lens, symbols):
+    """Every label sequence over the frames that collapses to the transcript."""
+    encoder_out, encoder_lens = model.encode(features, lens)
+    log_probs = model.ctc_output(encoder_out).double().log_softmax(-1)
+    for row, length, wanted in zip(log_probs, encoder_lens.tolist(), symbols):
+        paths = itertools.product(range(4), repeat=length)
+        right = [path for path in paths if [c for c, _ in itertools.groupby(path) if c != 0] == wanted]
+        yield -torch.logsumexp(torch.stack([sum(row[t, c] for t, c in enumerate(path)) for path in right]), 0)
+
+
+def test_an_utterance_counts_the_same_alone_and_in_a_batch():
+    model, (features, lens, labels, label_lens) = make_model(0), make_batch()
+    together = objective(model)(features, lens, labels, label_lens)
+    alone = [objective(model)(features[b : b + 1, : lens[b]], lens[b : b + 1], labels[b : b + 1], label_lens[b : b + 1]) for b in range(3)]
+    for name in together:
+        assert together[name].item() == pytest.approx(sum(terms[name].item() for terms in alone), rel=1e-4, abs=1e-4), name
+
+
+def test_loss_does_not_depend_on_how_often_the_batch_is_repeated():
+    """All terms have one reduction: kd_scale means the same at any batch size."""
+    model, teacher = make_model(0), make_model(1)
+    run = objective(model, kd=KdConfig(), teacher=teacher)
+    once, scales = make_batch(), {"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 3.0}
+    thrice = [torch.cat([tensor] * 3) for tensor in once]
+    assert combine(run(*once), scales).item() == pytest.approx(combine(run(*thrice), scales).item(), rel=1e-5)
+
+
+def test_teacher_equal_to_student_teaches_nothing():
+    model, batch = make_model(0), make_batch()
+    terms = objective(model, kd=KdConfig(), teacher=make_model(0))(*batch)
+    assert abs(terms["kd"].item()) < 1e-5
+    terms["kd"].backward()
+    assert all(p.grad is None or p.grad.abs().max() < 1e-5 for p in model.parameters())
+
+
+def test_no_gradient_and_no_parameter_of_the_teacher():
+    model, teacher = make_model(0), make_model(1)
+    run = objective(model, kd=KdConfig(), teacher=teacher)
+    run(*make_batch())["kd"].backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
+    assert not {id(p) for p in run.parameters()} & {id(p) for p in teacher.parameters()}
+    assert run.train() and teacher.eval() and run.train() and not teacher.training
+
+
+def test_teacher_hears_the_clean_features():
+    model, (features, lens, labels, label_lens) = make_model(0), make_batch()
+    masked = features.clone()
+    masked[:, 3:6] = -5.0
+    same = objective(model, kd=KdConfig(), teacher=make_model(0))
+    assert same(masked, lens, labels, label_lens)["kd"].item() == pytest.approx(0.0, abs=1e-5)
+    assert same(masked, lens, labels, label_lens, features)["kd"].item() > 1e-3
+
+
+def test_empty_transcripts_are_finite():
+    model = make_model(0)
+    features, lens, _, _ = make_batch()
+    terms = objective(model, kd=KdConfig(), teacher=make_model(1))(
+        features, lens, torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
+    )
+    combine(terms, {"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 1.0}).backward()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_validation_leaves_distillation_out():
+    run = objective(make_model(0), kd=KdConfig(), teacher=make_model(1))
+    assert run(*make_batch(), with_kd=False)["kd"].item() == 0.0
+
+
+@pytest.mark.skipif(torch.__version__.startswith("1."), reason="torch 1 has no mixed bfloat16 LayerNorm on a CPU")
+def test_losses_are_float32_whatever_the_model_runs_in():
+    model, batch = make_model(0), make_batch()
+    exact = objective(model, kd=KdConfig(), teacher=make_model(1))(*batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = objective(model, kd=KdConfig(), teacher=make_model(1))(*batch)
+    for name in ("simple", "pruned", "ctc", "kd"):
+        assert rough[name].dtype == torch.float32
+        assert rough[name].item() == pytest.approx(exact[name].item(), rel=0.05, abs=0.05), name
+
+
+def test_scales_ramp():
+    training = dataclasses.replace(TRAINING, pruned_loss_warmup_steps=10)
+    kd = KdConfig(scale=2.0, ramp_steps=4)
+    first, middle, last = (loss_scales(step, training, kd) for step in (0, 5, 10))
+    assert first == pytest.approx({"simple": 1.0, "pruned": 0.1, "ctc": 0.2, "kd": 2.0 * 0.25 * 0.1})
+    assert middle == pytest.approx({"simple": 0.75, "pruned": 0.55, "ctc": 0.2, "kd": 2.0 * 0.55})
+    assert last == pytest.approx({"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 2.0})
+    assert loss_scales(10**6, training, None)["kd"] == 0.0
+    assert loss_scales(0, dataclasses.replace(training, pruned_loss_warmup_steps=0), None)["pruned"] == 1.0

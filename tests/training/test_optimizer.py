@@ -1,0 +1,77 @@
+"""Learning rate, parameter groups, and AdamW's state on its way through a file."""
+
+import math
+
+import pytest
+import torch
+
+from rnnt_kd.config import TrainingConfig
+from rnnt_kd.errors import UserError
+from rnnt_kd.models import build_transducer
+from rnnt_kd.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors, parameter_groups
+
+
+def rate(step, **changes):
+    return learning_rate(step, **{**dict(peak=1.0, warmup_steps=10, total_steps=110, final_fraction=0.1), **changes})
+
+
+def test_learning_rate_rises_linearly_then_falls_as_a_cosine():
+    assert [rate(step) for step in range(10)] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert rate(59) == pytest.approx(0.1 + 0.9 * 0.5)  # half of the way down
+    assert rate(34) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
+    assert rate(109) == pytest.approx(0.1)
+    assert rate(5000) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("changes", [dict(warmup_steps=0), dict(total_steps=5), dict(total_steps=10)])
+def test_learning_rate_of_degenerate_runs(changes):
+    assert all(0.0 < rate(step, **changes) <= 1.0 for step in range(120))
+
+
+def model():
+    torch.manual_seed(0)
+    return build_transducer(
+        encoder="conformer", size="tiny", encoder_options=dict(num_layers=1), predictor_dim=8, joiner_dim=8,
+        dropout=0.1, ctc_head=True, vocab_size=5, blank_id=0,
+    )  # fmt: skip
+
+
+def test_norms_biases_and_embeddings_do_not_decay():
+    network = model()
+    decay, keep = parameter_groups(network, 0.01)
+    decaying = {id(parameter) for parameter in decay["params"]}
+    assert decay["weight_decay"] == 0.01 and keep["weight_decay"] == 0.0
+    assert len(decay["params"]) + len(keep["params"]) == len(list(network.parameters()))
+    for name, parameter in network.named_parameters():
+        exempt = parameter.ndim < 2 or any(word in name for word in ("norm", "bias", "embedding"))
+        assert (id(parameter) in decaying) == (not exempt), name
+    assert any("linear" in name and id(parameter) in decaying for name, parameter in network.named_parameters())
+
+
+def test_state_goes_through_tensors_without_change():
+    def run(steps, network, optimizer, start=0):
+        for step in range(start, start + steps):
+            generator = torch.Generator().manual_seed(step)
+            for parameter in network.parameters():
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+
+    whole, config = model(), TrainingConfig()
+    run(6, whole, make_optimizer(whole, config))
+    first, second = model(), model()
+    optimizer = make_optimizer(first, config)
+    run(3, first, optimizer)
+    second.load_state_dict(first.state_dict())
+    resumed = make_optimizer(second, config)
+    tensors = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizer, first).items()}
+    load_optimizer_tensors(resumed, second, tensors, "file", "")
+    run(3, second, resumed, start=3)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters()))
+
+
+def test_state_of_another_model_is_named():
+    network = model()
+    with pytest.raises(UserError, match="optimizer.safetensors.*'other.weight/exp_avg'"):
+        load_optimizer_tensors(
+            make_optimizer(network, TrainingConfig()), network, {"other.weight/exp_avg": torch.zeros(1)}, "optimizer.safetensors", ""
+        )

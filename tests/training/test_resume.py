@@ -1,0 +1,151 @@
+"""Killed at any moment and started again, a run ends with the bits of one that was not killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rnnt_kd import atomic
+from rnnt_kd.errors import UserError
+from rnnt_kd.training import checkpoint
+
+
+def start(root, arguments):
+    environment = {**os.environ, "PYTHONPATH": str(root / "plugin"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "rnnt_kd.bin.train", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def metrics(system_dir):
+    """Lines without wall-clock times."""
+    lines = [json.loads(line) for line in (system_dir / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def wait_for_step(system_dir, step, process):
+    path = system_dir / "metrics.jsonl"
+    while process.poll() is None:
+        if path.exists() and any(f'"step": {n},' in path.read_text() for n in range(step, step + 3)):
+            return
+        time.sleep(0.002)
+    pytest.fail(f"ended before step {step}: {process.stdout.read()}")
+
+
+def test_kill_9_changes_no_bit(tone_corpus, teacher_dir, tmp_path, root):
+    """A sparse student with distillation, killed on the ramp and after it."""
+    options = ["--teacher-dir", str(teacher_dir), "--sparsity", "0.5", "--kd"]
+    whole, killed = tmp_path / "a" / "student", tmp_path / "b" / "student"
+    config = tone_corpus.config("sparse_student", "student", sparsity=0.5, with_kd=True)
+    tone_corpus.train(config, whole, teacher_dir=teacher_dir)
+
+    for step in (4, 14):
+        process = start(root, tone_corpus.arguments("sparse_student", killed, *options))
+        wait_for_step(killed, step, process)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    process = start(root, tone_corpus.arguments("sparse_student", killed, *options))
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "resumes from step-" in output
+    assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
+    assert metrics(whole) == metrics(killed)
+    before, after = (json.loads((folder / "system.json").read_text()) for folder in (whole, killed))
+    before.pop("train_seconds"), after.pop("train_seconds")
+    assert before == after
+
+
+def test_interrupted_between_any_two_renames(tone_corpus, tmp_path, monkeypatch):
+    """Stopped in place of each atomic write in turn; every restart goes on; the end is the same."""
+    config = tone_corpus.config("teacher", overrides=["teacher.training.epochs=1"])
+    tone_corpus.train(config, tmp_path / "whole")
+    real, writes, limit = os.replace, 0, 0
+
+    def replace(source, target):
+        nonlocal writes
+        writes += 1
+        if writes > limit:
+            raise KeyboardInterrupt
+        real(source, target)
+
+    monkeypatch.setattr(atomic.os, "replace", replace)
+    for limit in range(1, 20):
+        writes = 0
+        try:
+            tone_corpus.train(config, tmp_path / "stopped")
+            break
+        except KeyboardInterrupt:
+            assert not (tmp_path / "stopped" / "system.json").exists()
+    assert limit > 8, "the writes of a start and of one checkpoint were each interrupted"
+    monkeypatch.undo()
+    names = ("model.safetensors", "config.yaml", "left_out.json")
+    for name in names:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "stopped" / name).read_bytes(), name
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "stopped")
+    assert not list((tmp_path / "stopped" / "checkpoints").glob(".*"))
+
+
+@pytest.fixture
+def interrupted(tone_corpus, tmp_path, monkeypatch):
+    """A run stopped after its second checkpoint."""
+    folder, saves = tmp_path / "interrupted", 0
+    real = checkpoint.save_checkpoint
+
+    def save(*arguments):
+        nonlocal saves
+        saves += 1
+        if saves > 2:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_checkpoint", save)
+        with pytest.raises(KeyboardInterrupt):
+            tone_corpus.train(tone_corpus.config(), folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_damaged_checkpoint_is_named_and_the_way_out_works(tone_corpus, interrupted, name):
+    newest = checkpoint.list_checkpoints(interrupted / "checkpoints")[-1]
+    content = bytearray((newest / name).read_bytes())
+    content[len(content) // 2 :] = b""
+    (newest / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        tone_corpus.train(tone_corpus.config(), interrupted)
+    assert str(newest / name) in str(caught.value) and f"delete {newest}" in str(caught.value)
+    for path in newest.iterdir():
+        path.unlink()
+    newest.rmdir()
+    said = tone_corpus.train(tone_corpus.config(), interrupted)
+    assert any("resumes from step-00000003" in line for line in said)
+
+
+def test_one_flipped_bit_is_found(tone_corpus, interrupted):
+    newest = checkpoint.list_checkpoints(interrupted / "checkpoints")[-1]
+    content = bytearray((newest / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (newest / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        tone_corpus.train(tone_corpus.config(), interrupted)
+
+
+def test_a_foreign_state_is_named(tone_corpus, interrupted):
+    state = checkpoint.list_checkpoints(interrupted / "checkpoints")[-1] / "state.json"
+    state.write_text('{"sha256": {}, "format": 99}')
+    with pytest.raises(UserError, match="state.json"):
+        tone_corpus.train(tone_corpus.config(), interrupted)
+
+
+def test_a_lost_best_checkpoint_does_not_stop_the_end(tone_corpus, interrupted):
+    """After falling back to an older checkpoint, its list may name folders that are gone."""
+    newest = checkpoint.list_checkpoints(interrupted / "checkpoints")[-1]
+    state = json.loads((newest / "state.json").read_text())
+    gone = {"checkpoint": "step-00000001-epoch-0001", "epoch": 1, "step": 1, "dev_loss": 0.0, "can_average": True}
+    state["results"] = [gone, *state["results"]]
+    (newest / "state.json").write_text(json.dumps(state))
+    tone_corpus.train(tone_corpus.config(), interrupted)
+    assert (interrupted / "system.json").exists()

@@ -1,0 +1,265 @@
+"""The train command: systems, their files, and each bad input as one line with nothing half-written."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from rnnt_kd import atomic
+from rnnt_kd.bin import train as command
+from rnnt_kd.config_io import read_system_config
+from rnnt_kd.errors import UserError
+from rnnt_kd.text.train_bpe import train_bpe
+from rnnt_kd.training import checkpoint
+from rnnt_kd.training.loop import Training
+
+ONE_EPOCH = ["teacher.training.epochs=1", "sparse_student.training.epochs=1", "small_student.training.epochs=1"]
+
+
+def records(folder, kind):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+def test_a_finished_system_has_its_files(teacher_dir):
+    system = json.loads((teacher_dir / "system.json").read_text())
+    assert system["system"] == system["role"] == "teacher" and system["kd"] is False and system["teacher"] is None
+    assert system["params"] == sum(tensor.numel() for tensor in load_file(teacher_dir / "model.safetensors").values())
+    assert system["nonzero_params"] <= system["params"] and system["sparsity"] == 0.0
+    assert system["epochs"] == 3 and system["steps"] == records(teacher_dir, "train")[-1]["step"]
+    assert system["best_dev_loss"] == min(line["pruned_loss"] for line in records(teacher_dir, "dev"))
+    assert system["train_seconds"] > 0 and list((teacher_dir / "tensorboard").iterdir())
+
+
+def test_loss_falls_and_terms_are_logged_apart(teacher_dir):
+    train, dev = records(teacher_dir, "train"), records(teacher_dir, "dev")
+    assert train[-1]["pruned_loss"] < 0.7 * train[0]["pruned_loss"] and dev[-1]["pruned_loss"] < dev[0]["pruned_loss"]
+    for line in train:
+        terms = {name: line[f"{name}_loss"] for name in ("simple", "pruned", "ctc")}
+        assert all(value > 0 for value in terms.values()) and line["kd_loss"] == 0.0
+    last = train[-1]  # after the warm-up the scales are constant: the sum must be the loss
+    total = 0.5 * last["simple_loss"] + last["pruned_loss"] + 0.2 * last["ctc_loss"]
+    assert last["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_final_weights_average_the_best_epochs(tone_corpus, teacher_dir):
+    system = json.loads((teacher_dir / "system.json").read_text())
+    kept = {path.name: path for path in (teacher_dir / "checkpoints").iterdir()}
+    paths = [next(path for name, path in kept.items() if name.endswith(f"epoch-{epoch:04d}")) for epoch in system["averaged_epochs"]]
+    assert len(kept) == len(paths)
+    final = load_file(teacher_dir / "model.safetensors")
+    for name, value in final.items():
+        mean = sum(load_file(path / "model.safetensors")[name].double() for path in paths) / len(paths)
+        torch.testing.assert_close(value, mean.float())
+
+
+def test_sparse_student_keeps_exact_zeros_through_the_average(tone_corpus, teacher_dir, tmp_path):
+    config = tone_corpus.config("sparse_student", "s", sparsity=0.75, overrides=["sparse_student.training.average_best=5"])
+    said = tone_corpus.train(config, tmp_path / "s", teacher_dir=teacher_dir)
+    system = json.loads((tmp_path / "s" / "system.json").read_text())
+    final = load_file(tmp_path / "s" / "model.safetensors")
+    matched = [value for name, value in final.items() if "feedforward1.linear_in.weight" in name]
+    assert matched and all((value == 0).float().mean().item() == pytest.approx(0.75, abs=0.01) for value in matched)
+    assert system["sparsity"] == pytest.approx(0.75, abs=0.01)
+    nonzero = sum(int((value != 0).sum()) for value in final.values())
+    assert system["nonzero_params"] == nonzero
+    assert system["sparsity_total"] == pytest.approx(1 - nonzero / system["params"])
+    assert 1 not in system["averaged_epochs"]  # the masks still moved in the first epoch
+    assert not any("resumes" in line for line in said)
+
+
+def test_sparse_student_starts_from_the_teacher(tone_corpus, teacher_dir, tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(Training, "_train_step", lambda self, batch: started.append(self.model.state_dict()) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        tone_corpus.train(tone_corpus.config("sparse_student", "s", sparsity=0.5), tmp_path / "s", teacher_dir=teacher_dir)
+    teacher = load_file(teacher_dir / "model.safetensors")
+    assert all(torch.equal(started[0][name], teacher[name]) for name in teacher)
+
+
+def test_distillation_is_logged_and_changes_the_student(tone_corpus, teacher_dir, tmp_path):
+    plain, taught = tmp_path / "small", tmp_path / "small_kd"
+    tone_corpus.train(tone_corpus.config("small_student", "small", overrides=ONE_EPOCH), plain)
+    config = tone_corpus.config("small_student", "small_kd", with_kd=True, overrides=ONE_EPOCH, variant="full", weighting="uniform", scale=2.0)
+    tone_corpus.train(config, taught, teacher_dir=teacher_dir)
+    assert all(line["kd_loss"] > 0 for line in records(taught, "train"))
+    assert json.loads((taught / "system.json").read_text())["kd"] is True
+    assert dataclasses.astuple(read_system_config(taught / "config.yaml").kd)[:3] == ("full", "uniform", 2.0)
+    first, second = (load_file(folder / "model.safetensors") for folder in (plain, taught))
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_finished_already_is_skipped(tone_corpus, teacher_dir):
+    before = (teacher_dir / "model.safetensors").stat().st_mtime_ns
+    said = tone_corpus.train(tone_corpus.config(name="teacher"), teacher_dir)
+    assert len(said) == 1 and "finished already, skipped" in said[0]
+    assert (teacher_dir / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_configuration_is_not_continued(tone_corpus, teacher_dir, tmp_path):
+    shutil.copytree(teacher_dir, tmp_path / "teacher")
+    config = tone_corpus.config(name="teacher", overrides=ONE_EPOCH)
+    said = tone_corpus.train(config, tmp_path / "teacher")
+    assert "training.epochs 3 -> 1" in said[0] and "teacher.old-1" in said[0]
+    assert (tmp_path / "teacher.old-1" / "model.safetensors").read_bytes() == (teacher_dir / "model.safetensors").read_bytes()
+    assert read_system_config(tmp_path / "teacher" / "config.yaml").training.epochs == 1
+    said = tone_corpus.train(config, tmp_path / "teacher", train_cuts=tone_corpus.dev_cuts)
+    assert "changed train cuts" in said[0] and (tmp_path / "teacher.old-2").is_dir()
+
+
+def test_unusable_utterances_are_left_out_and_named(tone_corpus, tmp_path):
+    """A BPE model that lacks a letter: its utterances are counted and named."""
+    bpe = train_bpe(["aa bb cc dd"], 7, tmp_path / "bpe", "char")  # no e
+    from rnnt_kd.text.tokenizer import Tokenizer
+
+    said = tone_corpus.train(tone_corpus.config(overrides=ONE_EPOCH), tmp_path / "x", tokenizer=Tokenizer.load(bpe))
+    named = json.loads((tmp_path / "x" / "left_out.json").read_text())["train"]
+    (reason,) = named
+    texts = dict(line.split(maxsplit=1) for line in (tone_corpus.folder / "train" / "text").read_text().splitlines())
+    assert named[reason] == sorted(name for name, text in texts.items() if "e" in text)
+    assert any(f"left out: {len(named[reason])} {reason}" in line for line in said)
+
+
+def poison(monkeypatch, is_bad):
+    """NaN features in the training steps for which ``is_bad(step)``."""
+    real = Training._inputs
+
+    def inputs(self, batch, step):
+        features, *rest = real(self, batch, step)
+        return (features * float("nan") if step is not None and is_bad(step) else features, *rest)
+
+    monkeypatch.setattr(Training, "_inputs", inputs)
+
+
+def test_a_nonfinite_batch_is_skipped_and_named(tone_corpus, tmp_path, monkeypatch, capsys):
+    poison(monkeypatch, lambda step: step in (1, 2))
+    tone_corpus.train(tone_corpus.config(overrides=ONE_EPOCH), tmp_path / "x")
+    skipped = records(tmp_path / "x", "nonfinite")
+    assert [line["step"] for line in skipped] == [2, 3]
+    assert all(name.startswith("train-") for line in skipped for name in line["utterances"])
+    assert f"batch skipped: {' '.join(skipped[0]['utterances'])}" in capsys.readouterr().err
+    assert all(torch.isfinite(value).all() for value in load_file(tmp_path / "x" / "model.safetensors").values())
+    assert json.loads((tmp_path / "x" / "system.json").read_text())["nonfinite_batches"] == 2
+
+
+def test_nonfinite_batches_in_a_row_stop_the_run(tone_corpus, tmp_path, monkeypatch):
+    poison(monkeypatch, lambda step: step >= 2)
+    config = tone_corpus.config(overrides=["teacher.training.max_nonfinite_batches=3"])
+    with pytest.raises(UserError, match="3 batches in a row, up to step 5; the last: train-.*learning_rate"):
+        tone_corpus.train(config, tmp_path / "x")
+    assert not (tmp_path / "x" / "system.json").exists()
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tone_corpus, tmp_path):
+    with FileLock(str(tmp_path / ".x.lock")):
+        with pytest.raises(UserError, match="another run is training"):
+            tone_corpus.train(tone_corpus.config(), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(tone_corpus, tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="something else"):
+        tone_corpus.train(tone_corpus.config(), tmp_path / "x")
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["thesis.tex"]
+
+
+def test_a_teacher_of_another_bpe_model_is_refused(tone_corpus, teacher_dir, tmp_path):
+    from rnnt_kd.text.tokenizer import Tokenizer
+
+    other = Tokenizer.load(train_bpe(["e d c b a"], 8, tmp_path / "bpe", "char"))
+    config = tone_corpus.config("small_student", with_kd=True)
+    with pytest.raises(UserError, match="BPE model of teacher and student differ"):
+        tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir, tokenizer=other)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_teacher_of_another_blank_is_refused(tone_corpus, teacher_dir, tmp_path):
+    shutil.copytree(teacher_dir, tmp_path / "teacher")
+    path = tmp_path / "teacher" / "config.yaml"
+    path.write_text(path.read_text().replace("blank_id: 0", "blank_id: 3"))
+    with pytest.raises(UserError, match="blank id of teacher and student differ .teacher 3, student 0"):
+        tone_corpus.train(tone_corpus.config("small_student", with_kd=True), tmp_path / "x", teacher_dir=tmp_path / "teacher")
+
+
+def test_a_teacher_of_another_model_cannot_start_a_sparse_student(tone_corpus, teacher_dir, tmp_path):
+    config = tone_corpus.config("sparse_student", sparsity=0.5, overrides=["teacher.model.joiner_dim=24"])
+    with pytest.raises(UserError, match="model.joiner_dim is 16.*24"):
+        tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
+
+
+@pytest.mark.parametrize("key, value, message", [
+    ("epochs", 0, "training.epochs: 0"), ("rnnt_type", "fast", "regular, modified, constrained"),
+    ("precision", "8", "32-true"), ("precision", "16-mixed", "on a CPU"), ("betas", [0.9], "two numbers"),
+    ("max_seconds", 0.01, "min_seconds"), ("batch_seconds", 0.0, "a number > 0"),
+])  # fmt: skip
+def test_wrong_values_are_named(tone_corpus, tmp_path, key, value, message):
+    config = tone_corpus.config()
+    setattr(config.training, key, value)
+    with pytest.raises(UserError, match=message):
+        tone_corpus.train(config, tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def run(tone_corpus, capsys, role, folder, *more):
+    """The command in this process: exit status and what it wrote to stderr."""
+    with pytest.raises(SystemExit) as ended:
+        command.main(tone_corpus.arguments(role, folder, *more))
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("role, more, message", [
+    ("sparse_student", ["--sparsity", "0.5"], "--teacher-dir: missing"),
+    ("sparse_student", ["--sparsity", "90"], "--sparsity: 90.0"),
+    ("teacher", ["--sparsity", "0.5"], "dense"),
+    ("teacher", ["--kd"], "a student's role"),
+    ("small_student", ["--kd-scale", "2"], "--kd as well"),
+    ("small_student", ["--kd", "--teacher-dir", "nowhere"], "nowhere: no trained system here"),
+    ("teacher", ["--train-cuts", "nowhere.jsonl.gz"], "nowhere.jsonl.gz: no such"),
+    ("teacher", ["--bpe-dir", "nowhere"], "nowhere"),
+    ("teacher", ["--set", "teacher.training.epoch=3"], "did you mean 'epochs'"),
+])  # fmt: skip
+def test_bad_input_is_one_line(tone_corpus, tmp_path, capsys, role, more, message):
+    status, said = run(tone_corpus, capsys, role, tmp_path / "x", *more)
+    assert status == 1 and message in said
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_wrong_choices_list_the_right_ones(tone_corpus, tmp_path, capsys):
+    status, said = run(tone_corpus, capsys, "small_student", tmp_path / "x", "--kd", "--kd-variant", "best")
+    assert status == 2 and "collapsed" in said and "full" in said
+
+
+def test_interrupt_says_how_to_go_on(tone_corpus, tmp_path, capsys, monkeypatch):
+    def interrupt(self, batch):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Training, "_train_step", interrupt)
+    status, said = run(tone_corpus, capsys, "teacher", tmp_path / "x")
+    assert status == 130 and "run the same command again" in said and "Traceback" not in said
+
+
+def test_full_disk_is_one_line_and_leaves_no_half_checkpoint(tone_corpus, tmp_path, capsys, monkeypatch):
+    real = atomic.write_bytes
+
+    def write_bytes(path, content):
+        if path.name == checkpoint.OPTIMIZER:
+            raise OSError(28, "No space left on device", str(path))
+        real(path, content)
+
+    monkeypatch.setattr(atomic, "write_bytes", write_bytes)
+    status, said = run(tone_corpus, capsys, "teacher", tmp_path / "x")
+    assert status == 1 and "disk is full" in said and "Traceback" not in said
+    assert checkpoint.list_checkpoints(tmp_path / "x" / "checkpoints") == []
+
+
+def test_plain_progress_lines_tell_step_loss_and_time_left(tone_corpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rnnt_kd.training.progress.PLAIN_LINE_SECONDS", 0.0)
+    tone_corpus.train(tone_corpus.config(overrides=ONE_EPOCH), tmp_path / "x")
+    assert any(line.startswith("epoch 1/1 step 2/") and " loss " in line and " eta 0:" in line for line in capsys.readouterr().err.splitlines())
