@@ -172,6 +172,17 @@ def test_p_value_is_two_sided_paired_and_never_zero():
     assert paired_p_value(alike, base) == paired_p_value(alike, base)
 
 
+def test_p_value_is_that_of_a_plain_paired_bootstrap():
+    base, other = noisy(1, 0.3), noisy(4, 0.26)
+    errors = [[count(align(item.ref, item.hyp)).errors for item in items] for items in (base, other)]
+    gains = [ours - theirs for ours, theirs in zip(*errors, strict=True)]
+    generator = random.Random(5)
+    sums = [sum(generator.choices(gains, k=len(gains))) for _ in range(4000)]
+    expected = 2 * min(sum(s <= 0 for s in sums), sum(s >= 0 for s in sums)) / len(sums)
+    assert 0.01 < expected < 0.9
+    assert paired_p_value(other, base) == pytest.approx(expected, abs=0.04)
+
+
 def test_p_value_pairs_utterances():
     """One more error in each of 8 of 150 utterances: far within the interval, yet clear when paired."""
     base = noisy(1, 0.3)
