@@ -166,3 +166,21 @@ def test_too_small_a_prune_range_is_named():
     _, (px_grad, py_grad) = torch_backend.rnnt_loss_smoothed(case.lm, case.am, case.symbols, 0, return_grad=True)
     with pytest.raises(UserError, match="at least 2"):
         torch_backend.get_rnnt_prune_ranges(px_grad, py_grad, case.boundary, 1)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
+def test_gpu_equals_cpu(rnnt_type):
+    from rnnt_kd import rnnt_loss_pruned
+
+    case = make_case(1, B=4, T=60, S=15, C=30, s_range=5, blank=3, rnnt_type=rnnt_type)
+
+    def loss(x):
+        device = x.device
+        arguments = [a.to(device) if isinstance(a, torch.Tensor) else a for a in case.arguments]
+        options = dict(teacher_logits=case.teacher_logits.to(device), kd_weighting="occupancy", backend="torch")
+        return rnnt_loss_pruned(x, *arguments, reduction="none", **options)
+
+    value, (grad,) = gradients(loss, case.logits)
+    gpu_value, (gpu_grad,) = gradients(loss, case.logits.cuda())
+    assert_same((gpu_value.cpu(), gpu_grad.cpu()), (value, grad))

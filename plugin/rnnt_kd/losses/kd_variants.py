@@ -21,9 +21,9 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-ClassScales = Optional[Tuple[float, float, float]]
+from rnnt_kd.lattice.node_log_probs import LOG_ZERO, node_log_probs
 
-_LOG_ZERO = -1e30  # a log-probability of nothing that survives 0 * log(0), also in float32
+ClassScales = Optional[Tuple[float, float, float]]
 
 
 def collapsed(
@@ -42,8 +42,8 @@ def full(
     logits: Tensor, teacher_logits: Tensor, labels: Tensor, termination_symbol: int, class_scales: ClassScales = None
 ) -> Tensor:
     """KL over all C symbols: more memory, and never less than ``collapsed``."""
-    teacher = teacher_logits.log_softmax(dim=-1).clamp(min=_LOG_ZERO)
-    student = logits.log_softmax(dim=-1).clamp(min=_LOG_ZERO)
+    teacher = teacher_logits.log_softmax(dim=-1).clamp(min=LOG_ZERO)
+    student = logits.log_softmax(dim=-1).clamp(min=LOG_ZERO)
     terms = _divergence_terms(teacher, student, is_scaled=class_scales is not None)
     if class_scales is None:
         return terms.sum(dim=-1)
@@ -60,16 +60,11 @@ def _collapse(logits: Tensor, labels: Tensor, termination_symbol: int) -> Tensor
     """Log-probabilities (B, T, s_range, 3) of blank, label and rest.
 
     Where no symbol arc leaves, ``labels`` says blank; its label class is empty, or blank
-    would count twice.  The rest is a log-sum-exp over the other symbols: 1 - p(blank) -
-    p(label) has no correct digit left once the two come close to 1.
+    would count twice.
     """
-    log_total = logits.logsumexp(dim=-1)
-    blanks = torch.full_like(labels, termination_symbol)
-    kept = torch.stack((blanks, labels), dim=-1)  # (B, T, s_range, 2)
-    log_blank, log_label = (logits.gather(-1, kept) - log_total.unsqueeze(-1)).unbind(dim=-1)
-    log_label = log_label.masked_fill(labels == termination_symbol, _LOG_ZERO)
-    log_rest = logits.scatter(-1, kept, _LOG_ZERO).logsumexp(dim=-1) - log_total
-    return torch.stack((log_blank, log_label, log_rest), dim=-1).clamp(min=_LOG_ZERO)
+    log_blank, log_label, log_rest = node_log_probs(logits, labels, termination_symbol)
+    log_label = log_label.masked_fill(labels == termination_symbol, LOG_ZERO)
+    return torch.stack((log_blank, log_label, log_rest), dim=-1).clamp(min=LOG_ZERO)
 
 
 def _divergence_terms(teacher: Tensor, student: Tensor, is_scaled: bool) -> Tensor:
