@@ -48,7 +48,13 @@ def test_a_batch_is_padded_features_in_the_order_of_its_ids(cuts_path):
         assert batch.features.dtype == torch.float32 and batch.feature_lens.dtype == torch.int64
         assert batch.features.shape == (len(batch.texts), int(batch.feature_lens.max()), 80)
         for row, length, uid, text, seconds, speaker in zip(
-            batch.features, batch.feature_lens, batch.utterance_ids, batch.texts, batch.durations, batch.speakers
+            batch.features,
+            batch.feature_lens,
+            batch.utterance_ids,
+            batch.texts,
+            batch.durations,
+            batch.speakers,
+            strict=True,
         ):
             np.testing.assert_array_equal(row[:length].numpy(), cuts[uid].load_features())
             assert (row[length:] == np.float32(PADDING_VALUE)).all()
@@ -83,7 +89,7 @@ def test_skipped_batches_are_not_read_and_the_rest_is_the_same(cuts_path, tmp_pa
     whole = list(load(cuts_path, epoch=1))
     rest = list(load(cuts_path, epoch=1, skip_batches=3))
     assert [batch.utterance_ids for batch in rest] == [batch.utterance_ids for batch in whole[3:]]
-    assert all(torch.equal(a.features, b.features) for a, b in zip(rest, whole[3:]))
+    assert all(torch.equal(a.features, b.features) for a, b in zip(rest, whole[3:], strict=True))
     assert list(load(cuts_path, epoch=1, skip_batches=len(whole))) == []
     moved = shutil.copy(cuts_path, tmp_path / "x.jsonl.gz")
     (tmp_path / "x_feats").mkdir()
@@ -95,7 +101,7 @@ def test_skipped_batches_are_not_read_and_the_rest_is_the_same(cuts_path, tmp_pa
 
 
 def test_workers_give_the_same_batches(cuts_path):
-    for a, b in zip(load(cuts_path), load(cuts_path, num_workers=2)):
+    for a, b in zip(load(cuts_path), load(cuts_path, num_workers=2), strict=True):
         assert a.utterance_ids == b.utterance_ids and torch.equal(a.features, b.features)
 
 
@@ -129,6 +135,8 @@ def test_what_does_not_fit_is_left_out_and_named(cuts_path):
 
 
 def test_nothing_left_is_an_error(cuts_path):
+    with pytest.raises(UserError, match="batch_seconds: found 0"):
+        load(cuts_path, batch_seconds=0)
     with pytest.raises(
         UserError, match=r"no utterance is left of 30 \(the first: u00 is 0.20 s long, shorter than 9 s\)"
     ):
@@ -143,6 +151,10 @@ def test_few_cuts_are_enough(cuts_path, tmp_path, count, shuffle):
     loader = load(tmp_path / "few.jsonl.gz", shuffle=shuffle, num_buckets=30, batch_seconds=0.1)
     assert [len(ids) for ids in loader.utterance_ids] == [1] * count  # each longer than a batch: alone
     assert sum(len(batch.texts) for batch in loader) == count
+
+
+def test_few_seconds_are_one_batch_whatever_the_number_of_buckets(cuts_path):
+    assert len(load(cuts_path, batch_seconds=100.0, num_buckets=30)) == 1
 
 
 def test_cuts_and_features_may_move_together(cuts_path, tmp_path):

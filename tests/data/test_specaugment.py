@@ -43,7 +43,7 @@ def test_masks_keep_to_their_limits_and_are_filled_with_the_mean(lens, seed):
     features, lens = batch(lens)
     masked = augment(features, lens, seed)
     assert masked.dtype == features.dtype and masked.shape == features.shape
-    for before, after, length in zip(features, masked, lens.tolist()):
+    for before, after, length in zip(features, masked, lens.tolist(), strict=True):
         assert torch.equal(after[length:], before[length:])
         changed = after[:length] != before[:length]
         frames = changed.all(dim=1)

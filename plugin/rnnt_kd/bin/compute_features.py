@@ -1,12 +1,13 @@
 """Stage 1: a Kaldi data directory -> cuts with 80-bin log-mel features."""
 
+import argparse
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Mapping, Optional
 
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import parser
 from rnnt_kd.bin.stage import Stage
-from rnnt_kd.data.features import compute_features
+from rnnt_kd.data.features import MAX_BAD_FRACTION, compute_features
 
 
 @command
@@ -20,9 +21,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     options.add_argument("--nj", type=int, default=1, help="processes")
     options.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
-    options.add_argument(
-        "--max-bad-fraction", type=float, default=0.05, help="more utterances with bad audio than this are an error"
-    )
+    add_max_bad_fraction(options)
     args = options.parse_args(argv)
 
     stage = Stage(
@@ -46,10 +45,20 @@ def main(argv: Optional[List[str]] = None) -> None:
     counts = f"{summary.num_cuts} cuts of {summary.num_utterances} utterances"
     print(f"{summary.cuts_path}: {counts}, {summary.hours:.2f} hours")
     if summary.left_out:
-        shown = ", ".join(f"{key} ({reason})" for key, reason in list(summary.left_out.items())[:5])
-        more = ", ..." if len(summary.left_out) > 5 else ""
         where = args.out_dir / f"{args.name}.left_out.json"
-        print(f"left out {len(summary.left_out)} utterances: {shown}{more}; all in {where}")
+        print(f"left out {len(summary.left_out)} utterances: {shortened(summary.left_out)}; all in {where}")
+
+
+def add_max_bad_fraction(options: argparse.ArgumentParser) -> None:
+    """``--max-bad-fraction``, for the commands that open audio."""
+    text = "more utterances with bad audio than this fraction are an error; fewer are left out"
+    options.add_argument("--max-bad-fraction", type=float, default=MAX_BAD_FRACTION, help=text)
+
+
+def shortened(reasons: Mapping[str, str]) -> str:
+    """The first five of {utterance id: reason}, in words."""
+    shown = ", ".join(f"{key} ({reason})" for key, reason in list(reasons.items())[:5])
+    return shown + (", ..." if len(reasons) > 5 else "")
 
 
 if __name__ == "__main__":

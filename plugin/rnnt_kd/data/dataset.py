@@ -96,6 +96,8 @@ def make_dataloader(
       rank, world_size: this process's share of the batches, and the number of shares.
     Raises: UserError: missing, corrupt or empty cuts file, no cut left.
     """
+    if not batch_seconds > 0:
+        raise UserError("batch_seconds", f"found {batch_seconds}", "seconds of audio, more than 0")
     cuts = _load_cuts(cuts_path)
     kept: List[MonoCut] = []
     left_out: Dict[str, str] = {}
@@ -242,7 +244,7 @@ def _plan(
     sampler = _Sampler(
         _Cuts(cuts),
         max_duration=batch_seconds,
-        duration_bins=_duration_bins(cuts, num_buckets),
+        duration_bins=_duration_bins(cuts, num_buckets, batch_seconds),
         shuffle=shuffle,
         drop_last=False,
         buffer_size=20_000,
@@ -259,12 +261,14 @@ def _plan(
     return plan
 
 
-def _duration_bins(cuts: List[MonoCut], num_buckets: int) -> List[float]:
+def _duration_bins(cuts: List[MonoCut], num_buckets: int, batch_seconds: float) -> List[float]:
     """Inner borders between lengths (seconds), each bucket with about the same total; at least one border."""
     durations = sorted(cut.duration for cut in cuts)
-    share, total, borders = sum(durations) / max(num_buckets, 1), 0.0, []
+    # Every bucket ends in a partial batch, so few cuts get few buckets: two full batches in each at least.
+    num_buckets = max(1, min(num_buckets, int(sum(durations) / (2 * batch_seconds))))
+    share, total, borders = sum(durations) / num_buckets, 0.0, []
     for duration in durations:
-        if total >= share * (len(borders) + 1):
+        if total >= share * (len(borders) + 1) and len(borders) < num_buckets - 1:
             borders.append(duration)
         total += duration
     return sorted(set(borders)) or [durations[-1] + 1.0]

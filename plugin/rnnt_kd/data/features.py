@@ -45,6 +45,7 @@ SAMPLING_RATE = 16000
 SEGMENT_OVERSHOOT = 0.5  # seconds that a segment may end after its recording (clipped), as in Kaldi
 SHORTEST = 0.025  # seconds: one window
 SILENT = "is silent"
+MAX_BAD_FRACTION = 0.05  # of utterances, that may have bad audio
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def compute_features(
     speed_perturb: Sequence[float] = (1.0,),
     num_jobs: int = 1,
     allow_pipes: bool = False,
-    max_bad_fraction: float = 0.05,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> FeaturesSummary:
     """Compute the features of one data directory.
 

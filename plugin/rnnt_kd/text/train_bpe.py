@@ -4,14 +4,13 @@
 ``<out_dir>/tokens.txt``  "symbol id" a line, the form that icefall and sherpa-onnx read
 """
 
-import contextlib
 import io
 import os
 import re
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Iterable
+from typing import Iterable, List
 
 import sentencepiece
 
@@ -55,62 +54,58 @@ def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: Path, model_type: 
     return out_dir
 
 
-def _train(sentences, vocab_size: int, model_type: str) -> bytes:
+def _train(sentences: List[str], vocab_size: int, model_type: str) -> bytes:
+    smallest = 3  # <blk>, <unk>, the word boundary: below it sentencepiece names no reason
     try:
-        return _sentencepiece(sentences, vocab_size, model_type)
+        model = _sentencepiece(sentences, max(vocab_size, smallest), model_type)
     except RuntimeError as error:
         needed = re.search(r"required_chars\D*\d+ vs (\d+)", str(error))
-        if needed:
-            raise UserError(
-                "vocab_size", f"{vocab_size} is too small for the characters of the text", f"at least {needed.group(1)}"
-            ) from None
-        largest = _largest_vocabulary(sentences, vocab_size, model_type, str(error))
-        if largest is None:
-            raise UserError("BPE training", f"sentencepiece failed: {error}") from None
-    raise UserError(
-        "vocab_size",
-        f"{vocab_size} is larger than the text allows",
-        f"at most {largest}",
-        "choose a smaller vocabulary",
-    )
+        if not needed:
+            largest = _largest_vocabulary(sentences, vocab_size, model_type, str(error))
+            found, advice = f"{vocab_size} is larger than the text allows", "choose a smaller vocabulary"
+            raise UserError("vocab_size", found, f"at most {largest}", advice) from None
+        smallest = int(needed.group(1))
+    if vocab_size < smallest:
+        found = f"{vocab_size} is too small for the characters of the text"
+        raise UserError("vocab_size", found, f"at least {smallest}", "choose a larger vocabulary")
+    return model
 
 
-def _sentencepiece(sentences, vocab_size: int, model_type: str) -> bytes:
+def _sentencepiece(sentences: List[str], vocab_size: int, model_type: str) -> bytes:
     model = io.BytesIO()
-    with contextlib.redirect_stderr(io.StringIO()):
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(sentences),
-            model_writer=model,
-            vocab_size=vocab_size,
-            model_type=model_type,
-            character_coverage=1.0,
-            normalization_rule_name="identity",  # decode(encode(text)) is text, in any script
-            user_defined_symbols=[BLANK],
-            unk_id=1,
-            unk_piece=UNKNOWN,
-            bos_id=-1,
-            eos_id=-1,
-            pad_id=-1,
-            num_threads=1,
-            shuffle_input_sentence=False,
-            input_sentence_size=0,
-            max_sentence_length=_LONGEST_SENTENCE,
-            minloglevel=2,
-        )
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_writer=model,
+        vocab_size=vocab_size,
+        model_type=model_type,
+        character_coverage=1.0,
+        normalization_rule_name="identity",  # decode(encode(text)) is text, in any script
+        user_defined_symbols=[BLANK],
+        unk_id=1,
+        unk_piece=UNKNOWN,
+        bos_id=-1,
+        eos_id=-1,
+        pad_id=-1,
+        num_threads=1,
+        shuffle_input_sentence=False,
+        input_sentence_size=0,
+        max_sentence_length=_LONGEST_SENTENCE,
+        minloglevel=2,
+    )
     return model.getvalue()
 
 
-def _largest_vocabulary(sentences, vocab_size: int, model_type: str, message: str):
+def _largest_vocabulary(sentences: List[str], vocab_size: int, model_type: str, message: str) -> int:
     """The largest size that trains: sentencepiece names it, or it is found by halving."""
     named = re.search(r"<= (\d+)", message)
     if named:
         return int(named.group(1))
-    low, high = 0, vocab_size  # low trains (0: nothing does), high does not
+    low, high = 0, vocab_size  # low is not too large, high is
     while high - low > 1:
         middle = (low + high) // 2
         try:
             _sentencepiece(sentences, middle, model_type)
             low = middle
-        except RuntimeError:
-            high = middle
-    return low or None
+        except RuntimeError as error:
+            low, high = (middle, high) if "required_chars" in str(error) else (low, middle)
+    return low

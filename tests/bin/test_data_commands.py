@@ -1,0 +1,135 @@
+"""Stages 0 to 2 from the command line: the whole path, the skip, and every error as one line with status 1."""
+
+import errno
+import re
+
+import numpy as np
+import pytest
+import soundfile
+
+from rnnt_kd.bin import compute_features, prepare_corpus, train_bpe, validate_data_dir
+from rnnt_kd.data import features
+from rnnt_kd.data.dataset import make_dataloader
+from rnnt_kd.data.kaldi_dir import write_data_dir
+from rnnt_kd.text.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    rng = np.random.default_rng(0)
+    audio = {f"u{index}": tmp_path / f"{index}.wav" for index in range(4)}
+    for path in audio.values():
+        soundfile.write(path, 0.1 * rng.normal(size=8000), 16000)
+    text = dict(zip(audio, ["ÜBER ALLES", "SAY IT", "SAY IT AGAIN", ""], strict=True))
+    return write_data_dir(tmp_path / "data", wav_scp=audio, text=text, utt2spk=dict.fromkeys(audio, "s"))
+
+
+def fails(capsys, command, *argv) -> str:
+    """Its one line on stderr."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        command.main([str(value) for value in argv])
+    lines = [
+        line
+        for line in re.split(r"[\r\n]", capsys.readouterr().err)
+        if line and "utt/s" not in line and "it]" not in line
+    ]
+    lines = [line for line in lines if not re.match(r"features of .*\d+%", line)]
+    assert end.value.code == 1 and len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_the_whole_path_runs_and_then_skips(data_dir, tmp_path, capsys):
+    validate_data_dir.main([str(data_dir)])
+    assert "4 utterances, 1 speakers, 0.00 hours: valid" in capsys.readouterr().out
+    cuts = ["--data-dir", str(data_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "train"]
+    cuts += ["--speed-perturb", "0.9", "1.0", "1.1"]
+    bpe = ["--text", str(data_dir / "text"), "--vocab-size", "20", "--out-dir", str(tmp_path / "bpe")]
+    compute_features.main(cuts)
+    train_bpe.main(bpe)
+    assert "12 cuts of 4 utterances" in capsys.readouterr().out
+    compute_features.main(cuts)
+    train_bpe.main(bpe)
+    assert capsys.readouterr().out.count("finished already, skipped") == 2
+    tokenizer = Tokenizer.load(tmp_path / "bpe")
+    (batch,) = make_dataloader(tmp_path / "cuts" / "train.jsonl.gz", batch_seconds=60, tokenizer=tokenizer)
+    assert len(batch.texts) == 12 and tokenizer.decode(tokenizer.encode("ÜBER")) == "ÜBER"
+    soundfile.write(tmp_path / "4.wav", np.random.default_rng(1).normal(size=8000) * 0.1, 16000)
+    with open(data_dir / "wav.scp", "a") as scp, open(data_dir / "text", "a") as text:
+        scp.write(f"u4 {tmp_path}/4.wav\n")
+        text.write("u4 MORE WORDS\n")
+    (data_dir / "utt2spk").write_text("".join(f"u{index} s\n" for index in range(5)))
+    (data_dir / "spk2utt").unlink()
+    compute_features.main(cuts)
+    train_bpe.main(bpe)
+    out = capsys.readouterr().out
+    assert "15 cuts of 5 utterances" in out and out.count("runs again, because") == 2
+
+
+def test_what_is_left_out_is_said(data_dir, tmp_path, capsys):
+    soundfile.write(tmp_path / "1.wav", np.zeros(8000), 16000)
+    (tmp_path / "2.wav").write_bytes(b"")
+    loose = ["--max-bad-fraction", "0.5"]
+    validate_data_dir.main([str(data_dir), *loose])
+    assert "1 utterances have bad audio and will be left out: u2 (is an empty file)" in capsys.readouterr().out
+    compute_features.main(["--data-dir", str(data_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "x", *loose])
+    assert "left out 2 utterances: u1 (is silent), u2 (is an empty file); all in" in capsys.readouterr().out
+
+
+def test_wrong_data_directories_are_one_line(data_dir, tmp_path, capsys):
+    cuts = ["--out-dir", tmp_path / "cuts", "--name", "x"]
+    assert "no such directory" in fails(capsys, validate_data_dir, tmp_path / "nowhere")
+    assert "no such directory" in fails(capsys, compute_features, "--data-dir", tmp_path / "nowhere", *cuts)
+    (tmp_path / "2.wav").write_bytes(b"")
+    assert "wav.scp:3: audio" in fails(capsys, validate_data_dir, data_dir)
+    assert "1 of 4 utterances have bad audio" in fails(capsys, compute_features, "--data-dir", data_dir, *cuts)
+    (tmp_path / "2.wav").rename(tmp_path / "elsewhere.wav")
+    assert "2.wav does not exist" in fails(capsys, validate_data_dir, data_dir)
+    (tmp_path / "elsewhere.wav").rename(tmp_path / "2.wav")
+    (data_dir / "text").write_text("")
+    assert "text: is empty" in fails(capsys, validate_data_dir, data_dir)
+    assert not list(tmp_path.glob("cuts/x*"))
+
+
+def test_wrong_text_and_sizes_are_one_line(data_dir, tmp_path, capsys):
+    out = ["--out-dir", tmp_path / "bpe"]
+    assert "no such file" in fails(capsys, train_bpe, "--text", tmp_path / "text", "--vocab-size", 20, *out)
+    assert "at most" in fails(capsys, train_bpe, "--text", data_dir / "text", "--vocab-size", 999, *out)
+    assert "at least" in fails(capsys, train_bpe, "--text", data_dir / "text", "--vocab-size", 4, *out)
+    (data_dir / "text").write_bytes(b"u0 \xff\n")
+    assert "is not UTF-8" in fails(capsys, train_bpe, "--text", data_dir / "text", "--vocab-size", 20, *out)
+    assert not (tmp_path / "bpe").exists()
+
+
+def test_wrong_corpora_are_one_line(tmp_path, capsys):
+    out = ["--out-dir", tmp_path / "out"]
+    message = fails(capsys, prepare_corpus, "--corpus", "nothing", *out)
+    assert 'no corpus "nothing"' in message and "an4" in message and "__init__" not in message
+    assert "no such directory" in fails(capsys, prepare_corpus, "--corpus", "an4", "--corpus-dir", tmp_path / "x", *out)
+    assert "--corpus-dir" in fails(capsys, prepare_corpus, "--corpus", "an4", *out)
+    assert "KEY=VALUE" in fails(capsys, prepare_corpus, "--corpus", "an4", "--option", "seven", *out)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("trouble", ["full", "interrupt"])
+def test_a_full_disk_and_an_interrupt_leave_nothing_half_written(data_dir, tmp_path, capsys, monkeypatch, trouble):
+    class Writer(features.LilcomChunkyWriter):
+        def write(self, key, value):
+            if key == "u2" and trouble == "full":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            if key == "u2":
+                raise KeyboardInterrupt
+            return super().write(key, value)
+
+    monkeypatch.setattr(features, "LilcomChunkyWriter", Writer)
+    with pytest.raises(SystemExit) as end:
+        compute_features.main(["--data-dir", str(data_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "x"])
+    assert end.value.code == (1 if trouble == "full" else 130)
+    error = capsys.readouterr().err
+    assert ("the disk is full" if trouble == "full" else "interrupted; run the same command again") in error
+    assert "Traceback" not in error
+    assert [path.name for path in (tmp_path / "cuts").iterdir() if path.suffix != ".lock"] == []
+    monkeypatch.undo()
+    compute_features.main(["--data-dir", str(data_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "x"])
+    assert (tmp_path / "cuts" / "x.jsonl.gz").is_file()
