@@ -56,9 +56,8 @@ if wants 0; then
       run local/validate_data_dir.sh "$dir" $pipes
     done
   else
-    # shellcheck disable=SC2046
     run local/prepare_corpus.sh --corpus "$corpus_module" ${corpus_dir:+--corpus-dir "$corpus_dir"} \
-      --out-dir "$data_dir" --seed "$seed" --nj "$nj" $(printf -- '--option %s ' ${prepare_options[@]+"${prepare_options[@]}"})
+      --out-dir "$data_dir" --seed "$seed" --nj "$nj" ${prepare_options[@]+"${prepare_options[@]/#/--option=}"}
   fi
 fi
 
@@ -116,7 +115,7 @@ if wants 7; then
         "$dir" "$(decode_dir "$system" "$name")"
     done
   done
-  run python -m rnnt_kd.bin.summarize --exp-dir "$exp_dir" --test-sets "$(for dir in $test_dirs; do set_name "$dir"; done | xargs)"
+  run python -m rnnt_kd.bin.summarize --corpus "$corpus" --systems "teacher $(student_names)" --exp-dir "$exp_dir" --test-sets "$(for dir in $test_dirs; do set_name "$dir"; done | xargs)"
 fi
 
 list_results

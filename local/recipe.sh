@@ -6,7 +6,7 @@ on_off_options="allow_pipes dry_run"
 
 die() { echo "error: $*" >&2; exit 1; }
 
-default_jobs() { local n; n=$(nproc 2>/dev/null || echo 1); echo $((n < 4 ? n : 4)); }
+default_jobs() { local n; n=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); echo $((n < 4 ? n : 4)); }
 
 #--- options ---------------------------------------------------------------------------------------
 option_names() { sed -n 's/^\([a-z_]*\)=.*# .*/\1/p' "$root/run.sh"; }

@@ -51,3 +51,14 @@ def test_damaged_record_counts_as_none(tmp_path):
     finished(tmp_path)
     (tmp_path / "out" / ".bpe.stage.json").write_text("{ half a")
     assert not make(tmp_path).is_finished()
+
+
+def test_outputs_known_only_at_the_end_count_too(tmp_path, capsys):
+    made = tmp_path / "made"
+    stage = Stage(tmp_path, "corpus", {"seed": 1}, [], [])
+    made.write_text("x")
+    stage.finish(["made"])
+    assert stage.is_finished()
+    made.unlink()
+    assert not stage.is_finished()
+    assert "made is missing" in capsys.readouterr().out

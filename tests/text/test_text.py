@@ -145,3 +145,13 @@ def test_missing_foreign_and_corrupt_models_are_one_line(tmp_path):
     (folder / "bpe.model").write_bytes(foreign.getvalue())
     with pytest.raises(UserError, match="its first pieces are <unk> <s>; expected <blk> <unk>"):
         Tokenizer.load(folder)
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
+def test_shrink_to_fit_takes_the_largest_that_the_text_allows(tmp_path, model_type):
+    with pytest.raises(UserError) as error:
+        train_bpe(ENGLISH, 5000, tmp_path / "bpe", model_type)
+    largest = int(str(error.value).split("at most ")[1].split(";")[0])
+    made = train_bpe(ENGLISH, 5000, tmp_path / "bpe", model_type, shrink_to_fit=True)
+    assert Tokenizer.load(made).vocab_size == largest
+    assert Tokenizer.load(train_bpe(ENGLISH, largest - 1, tmp_path / "b", model_type, shrink_to_fit=True)).vocab_size == largest - 1

@@ -9,6 +9,7 @@ from typing import List, Optional
 
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import join, names_in, parser
+from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data import corpora
 from rnnt_kd.data.kaldi_dir import read_data_dir
 from rnnt_kd.errors import UserError
@@ -21,6 +22,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--corpus-dir", type=Path, help="the corpus as its owner distributes it")
     options.add_argument("--out-dir", type=Path, required=True, help="the data directories are made in this folder")
     options.add_argument("--seed", type=int, default=1, help="for splits and synthesis")
+    options.add_argument("--nj", type=int, default=1, help="processes, where the corpus module can use them")
     options.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="for the corpus module; repeatable"
     )
@@ -36,10 +38,24 @@ def main(argv: Optional[List[str]] = None) -> None:
             raise UserError("--option", f'found "{item}"', "KEY=VALUE")
         pairs[key] = value
 
+    stage = Stage(
+        args.out_dir,
+        "corpus",
+        {"corpus": args.corpus, "corpus_dir": str(args.corpus_dir or ""), "seed": args.seed, "options": pairs},
+        inputs=[],
+        outputs=[],
+    )
+    if stage.is_finished():
+        return
+    stage.start()
     module = importlib.import_module(f"rnnt_kd.data.corpora.{args.corpus}")
-    for path in module.prepare(args.corpus_dir, args.out_dir, seed=args.seed, options=pairs):
+    if "num_jobs" in module.OPTIONS:
+        pairs.setdefault("num_jobs", str(args.nj))
+    made = module.prepare(args.corpus_dir, args.out_dir, seed=args.seed, options=pairs)
+    for path in made:
         data = read_data_dir(path, allow_pipes=True)
         print(f"{path}: {len(data.utterances)} utterances, {len(data.speakers)} speakers")
+    stage.finish(str(Path(path).relative_to(args.out_dir) / "wav.scp") for path in made)
 
 
 if __name__ == "__main__":

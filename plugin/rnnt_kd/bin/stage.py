@@ -8,7 +8,7 @@ killed has none.
 import hashlib
 import json
 from pathlib import Path
-from typing import List, Mapping, Sequence
+from typing import Iterable, List, Mapping, Sequence
 
 from rnnt_kd import atomic
 
@@ -21,7 +21,8 @@ class Stage:
       name:     what the record is called and what messages say.
       settings: everything but files that the outputs depend on; JSON values.
       inputs:   files whose contents the outputs depend on.
-      outputs:  paths, relative to ``out_dir``, that must exist for the stage to count as finished.
+      outputs:  paths, relative to ``out_dir``, that must exist for the stage to count as finished;
+                those known only at the end are given to ``finish``.
     """
 
     def __init__(self, out_dir: Path, name: str, settings: Mapping, inputs: Sequence[Path], outputs: Sequence[str]):
@@ -39,7 +40,8 @@ class Stage:
         except (FileNotFoundError, ValueError):
             return False
         reasons = _differences(before, self._now)
-        reasons += [f"{name} is missing" for name in self.outputs if not (self.out_dir / name).exists()]
+        outputs = self.outputs + before.get("outputs", [])
+        reasons += [f"{name} is missing" for name in outputs if not (self.out_dir / name).exists()]
         if reasons:
             print(f"{self.name}: runs again, because {'; '.join(reasons)}", flush=True)
             return False
@@ -50,9 +52,10 @@ class Stage:
         """Forget an older record: from here on the outputs are being replaced."""
         self.record_path.unlink(missing_ok=True)
 
-    def finish(self) -> None:
+    def finish(self, outputs: Iterable[str] = ()) -> None:
         """Record that the outputs belong to these settings and inputs."""
-        atomic.write_text(self.record_path, json.dumps(self._now, indent=1, sort_keys=True) + "\n")
+        record = {**self._now, "outputs": sorted(outputs)}
+        atomic.write_text(self.record_path, json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 def file_digest(path: Path) -> str:

@@ -22,13 +22,16 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument(
         "--out-dir", type=Path, required=True, help="gets bpe.model and tokens.txt; an older folder is replaced"
     )
+    options.add_argument(
+        "--shrink-to-fit", action="store_true", help="where the text allows fewer pieces, take as many as it allows"
+    )
     args = options.parse_args(argv)
 
-    settings = {"vocab_size": args.vocab_size, "model_type": args.model_type}
+    settings = {"vocab_size": args.vocab_size, "model_type": args.model_type, "shrink_to_fit": args.shrink_to_fit}
     stage = Stage(args.out_dir, "BPE", settings, args.text, ["bpe.model", "tokens.txt"])
     if stage.is_finished():
         return
-    train_bpe(_transcripts(args.text), args.vocab_size, args.out_dir, args.model_type)
+    train_bpe(_transcripts(args.text), args.vocab_size, args.out_dir, args.model_type, args.shrink_to_fit)
     tokenizer = Tokenizer.load(args.out_dir)
     stage.finish()
     print(f"{args.out_dir / 'bpe.model'}: {tokenizer.vocab_size} pieces")

@@ -22,7 +22,9 @@ MODEL_TYPES = ("bpe", "unigram", "char")
 _LONGEST_SENTENCE = 100_000  # bytes; sentencepiece silently skips longer ones
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: Path, model_type: str = "bpe") -> Path:
+def train_bpe(
+    texts: Iterable[str], vocab_size: int, out_dir: Path, model_type: str = "bpe", shrink_to_fit: bool = False
+) -> Path:
     """Train and write a model; the same texts in the same order give the same bytes.
 
     Args:
@@ -30,6 +32,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: Path, model_type: 
       vocab_size: pieces, ``<blk>`` and ``<unk>`` included.
       out_dir:    the folder to make; an older one is replaced.
       model_type: "bpe", "unigram" or "char".
+      shrink_to_fit: where the text allows fewer pieces, take as many as it allows.
     Returns: ``out_dir``.
     Raises: UserError: an unknown type, no text, or a size that the text does not allow (it says what it allows).
     """
@@ -42,7 +45,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: Path, model_type: 
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}.", suffix=".tmp"))
     try:
-        model = _train(sentences, vocab_size, model_type)
+        model = _train(sentences, vocab_size, model_type, shrink_to_fit)
         (made / "bpe.model").write_bytes(model)
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         lines = [f"{processor.id_to_piece(index)} {index}\n" for index in range(processor.get_piece_size())]
@@ -54,7 +57,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, out_dir: Path, model_type: 
     return out_dir
 
 
-def _train(sentences: List[str], vocab_size: int, model_type: str) -> bytes:
+def _train(sentences: List[str], vocab_size: int, model_type: str, shrink_to_fit: bool) -> bytes:
     smallest = 3  # <blk>, <unk>, the word boundary: below it sentencepiece names no reason
     try:
         model = _sentencepiece(sentences, max(vocab_size, smallest), model_type)
@@ -62,6 +65,8 @@ def _train(sentences: List[str], vocab_size: int, model_type: str) -> bytes:
         needed = re.search(r"required_chars\D*\d+ vs (\d+)", str(error))
         if not needed:
             largest = _largest_vocabulary(sentences, vocab_size, model_type, str(error))
+            if shrink_to_fit:
+                return _sentencepiece(sentences, largest, model_type)
             found, advice = f"{vocab_size} is larger than the text allows", "choose a smaller vocabulary"
             raise UserError("vocab_size", found, f"at most {largest}", advice) from None
         smallest = int(needed.group(1))
