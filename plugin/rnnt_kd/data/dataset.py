@@ -13,18 +13,16 @@ N utterances a batch, T frames of 10 ms in the longest.
 
 import functools
 import math
-import random
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Optional, Sequence
 
 import torch
 from lhotse import CutSet, MonoCut
-from lhotse.dataset import DynamicBucketingSampler
 from lhotse.features.io import get_reader
 from torch.utils.data import DataLoader, Dataset
 
+from rnnt_kd.data.batch_order import plan_batches
 from rnnt_kd.errors import UserError
 
 PADDING_VALUE = math.log(1e-10)  # of features; sherpa-onnx pads with the same
@@ -114,7 +112,7 @@ def make_dataloader(
             f"no utterance is left of {len(cuts)} (the first: {first} {left_out[first]})",
             "usable utterances",
         )
-    plan = _plan(kept, batch_seconds, num_buckets, shuffle, seed, epoch, rank, world_size)
+    plan = plan_batches(kept, batch_seconds, num_buckets, shuffle, seed, epoch, rank, world_size)
     return CutDataLoader(plan, left_out, Path(cuts_path).parent, skip_batches, num_workers)
 
 
@@ -225,72 +223,6 @@ def _reason_to_leave_out(cut: MonoCut, min_seconds: float, max_seconds: float, t
     if tokenizer is not None and tokenizer.has_unknown(info.text):
         return "has characters that the BPE model does not know"
     return keep(info) if keep is not None else None
-
-
-def _plan(
-    cuts: List[MonoCut],
-    batch_seconds: float,
-    num_buckets: int,
-    shuffle: bool,
-    seed: int,
-    epoch: int,
-    rank: int,
-    world_size: int,
-) -> List[List[MonoCut]]:
-    """The cuts of every batch of one epoch."""
-    mixed = random.Random(f"{seed} {epoch}") if shuffle else random.Random(0)
-    if shuffle:
-        cuts = mixed.sample(cuts, len(cuts))  # over the whole corpus; the sampler's own buffer is local
-    sampler = _Sampler(
-        _Cuts(cuts),
-        max_duration=batch_seconds,
-        duration_bins=_duration_bins(cuts, num_buckets, batch_seconds),
-        shuffle=shuffle,
-        drop_last=False,
-        buffer_size=20_000,
-        seed=mixed.getrandbits(31),
-        sync_buckets=True,  # False ends the epoch at the first empty bucket (Lhotse 1.33), and cuts are lost
-        rank=rank,
-        world_size=world_size,
-    )
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="We have exceeded the max_duration")  # alone in a batch: intended
-        plan = [list(batch) for batch in sampler]
-    if shuffle:  # Lhotse's order of buckets is the same in every epoch
-        mixed.shuffle(plan)
-    return plan
-
-
-def _duration_bins(cuts: List[MonoCut], num_buckets: int, batch_seconds: float) -> List[float]:
-    """Inner borders between lengths (seconds), each bucket with about the same total; at least one border."""
-    durations = sorted(cut.duration for cut in cuts)
-    # Every bucket ends in a partial batch, so few cuts get few buckets: two full batches in each at least.
-    num_buckets = max(1, min(num_buckets, int(sum(durations) / (2 * batch_seconds))))
-    share, total, borders = sum(durations) / num_buckets, 0.0, []
-    for duration in durations:
-        if total >= share * (len(borders) + 1) and len(borders) < num_buckets - 1:
-            borders.append(duration)
-        total += duration
-    return sorted(set(borders)) or [durations[-1] + 1.0]
-
-
-class _Source(torch.utils.data.Sampler):
-    def __init__(self, data_source=None):
-        """Nothing to do.  torch 1.13's own wants an argument that Lhotse, written for later ones, does not give."""
-
-
-class _Sampler(DynamicBucketingSampler, _Source):
-    """Lhotse's sampler, for both torch 1.13 and 2."""
-
-
-class _Cuts:
-    """An iterable that Lhotse's sampler may walk several times."""
-
-    def __init__(self, cuts: List[MonoCut]):
-        self._cuts = cuts
-
-    def __iter__(self) -> Iterator[MonoCut]:
-        return iter(self._cuts)
 
 
 def _read_features(cut: MonoCut, folder: Path) -> torch.Tensor:
