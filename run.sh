@@ -40,6 +40,7 @@ check_options
 if [ "$dry_run" = false ]; then
   "$root/local/setup_env.sh" --env "$env"
   unset RNNT_KD_ENV
+  [ "$env" != none ] || RNNT_KD_ENV=none
   . "$root/local/path.sh"
   lock_folder "$exp_dir"
 fi

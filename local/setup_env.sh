@@ -9,7 +9,7 @@
 #   auto    k2 where a Python 3.10 is found and no GPU is present, else torch2
 #
 # Versions are pinned in requirements/*.txt.  A second run finds the environment finished and
-# touches no network.  The choice is kept in .venv/current, which local/path.sh reads.
+# touches no network.  The environment made last is named in .venv/current, which local/path.sh reads.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -69,7 +69,6 @@ print(" ".join(name for name in needed if importlib.util.find_spec(name) is None
 PY
   ) || die "--env none: no python3 on PATH; expected an active environment; activate it, or use --env auto"
   [ -z "$missing" ] || die "--env none: $(command -v python3) lacks: $missing; install them (pip install -e .) or use --env auto"
-  mkdir -p "$root/.venv" && echo none > "$root/.venv/current"
   exit 0
 fi
 

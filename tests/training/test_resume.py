@@ -42,7 +42,7 @@ def test_kill_9_changes_no_bit(tone_corpus, teacher_dir, tmp_path, root):
     config = tone_corpus.config("sparse_student", "student", sparsity=0.5, with_kd=True)
     tone_corpus.train(config, whole, teacher_dir=teacher_dir)
 
-    for step in (4, 14):
+    for step in (4, 10):
         process = start(root, tone_corpus.arguments("sparse_student", killed, *options))
         wait_for_step(killed, step, process)
         os.kill(process.pid, signal.SIGKILL)
