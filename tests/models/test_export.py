@@ -27,13 +27,31 @@ class OfflineEncoder(torch.nn.Module):
         return self.encoder_proj(out), lens
 
 
+class OfflinePredictor(torch.nn.Module):
+    """sherpa-onnx's "decoder" file: two labels in, one projected vector out."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.predictor, self.predictor_proj = model.predictor, model.joiner.predictor_proj
+
+    def forward(self, y):
+        return self.predictor_proj(self.predictor(y, need_pad=False)[:, 0])
+
+
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(6)
     return build_transducer(
-        encoder="conformer", size="tiny", encoder_options={"num_layers": 2}, predictor_dim=32, joiner_dim=32, dropout=0.1,
-        ctc_head=False, vocab_size=30, blank_id=0,
-    ).eval()  # fmt: skip
+        encoder="conformer",
+        size="tiny",
+        encoder_options={"num_layers": 2},
+        predictor_dim=32,
+        joiner_dim=32,
+        dropout=0.1,
+        ctc_head=False,
+        vocab_size=30,
+        blank_id=0,
+    ).eval()
 
 
 def batch(lens):
@@ -46,30 +64,50 @@ def test_a_trace_at_one_size_is_right_at_others(model):
     traced = torch.jit.trace(encoder, batch([50, 31]), check_trace=False)
     for lens in ([50, 31], [1], [7, 3, 123], [400]):
         x, x_lens = batch(lens)
-        for got, expected in zip(traced(x, x_lens), encoder(x, x_lens)):
+        for got, expected in zip(traced(x, x_lens), encoder(x, x_lens), strict=True):
             torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
 def test_onnx_export(model):
     if TORCH >= (2, 0) and importlib.util.find_spec("onnx") is None:
         pytest.skip("torch 2 needs the package onnx to export; torch 1.13 is checked in the other environment")
-    predictor = lambda y: model.joiner.predictor_proj(model.predictor(y, need_pad=False)[:, 0])  # noqa: E731
-    wrapper = torch.nn.Module()
-    wrapper.predictor, wrapper.proj, wrapper.forward = model.predictor, model.joiner.predictor_proj, predictor
     parts = [
-        (OfflineEncoder(model), batch([50, 31]), ["x", "x_lens"], ["encoder_out", "encoder_out_lens"], {"x": {0: "N", 1: "T"}}),
-        (wrapper, (torch.tensor([[-1, 0], [3, 4]]),), ["y"], ["decoder_out"], {"y": {0: "N"}}),
-        (model.joiner, (torch.randn(2, 32), torch.randn(2, 32)), ["encoder_out", "decoder_out"], ["logit"], {"encoder_out": {0: "N"}}),
+        (
+            OfflineEncoder(model),
+            batch([50, 31]),
+            ["x", "x_lens"],
+            ["encoder_out", "encoder_out_lens"],
+            {"x": {0: "N", 1: "T"}},
+        ),
+        (OfflinePredictor(model), (torch.tensor([[-1, 0], [3, 4]]),), ["y"], ["decoder_out"], {"y": {0: "N"}}),
+        (
+            model.joiner,
+            (torch.randn(2, 32), torch.randn(2, 32)),
+            ["encoder_out", "decoder_out"],
+            ["logit"],
+            {"encoder_out": {0: "N"}},
+        ),
     ]
     more = {"dynamo": False} if TORCH >= (2, 5) else {}
     for module, arguments, inputs, outputs, axes in parts:
         file = io.BytesIO()
-        torch.onnx.export(module, arguments, file, opset_version=13, input_names=inputs, output_names=outputs, dynamic_axes=axes, **more)
+        torch.onnx.export(
+            module,
+            arguments,
+            file,
+            opset_version=13,
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_axes=axes,
+            **more,
+        )
         for name in inputs + outputs:  # an unused input is dropped by the exporter
             assert name.encode() in file.getvalue(), name
 
 
-@pytest.mark.skipif(TORCH < (2, 5), reason="torch.export with dynamic sizes needs torch 2.5; torch 1.13 exports through TorchScript")
+@pytest.mark.skipif(
+    TORCH < (2, 5), reason="torch.export with dynamic sizes needs torch 2.5; torch 1.13 exports through TorchScript"
+)
 def test_torch_export_with_dynamic_sizes(model):
     from torch.export import Dim, export
 

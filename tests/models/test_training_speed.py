@@ -11,27 +11,34 @@ from rnnt_kd.models import build_transducer
 def build(dropout=0.1, **options):
     torch.manual_seed(8)
     return build_transducer(
-        encoder="conformer", size="tiny", encoder_options=options, predictor_dim=128, joiner_dim=128, dropout=dropout,
-        ctc_head=True, vocab_size=80, blank_id=0,
-    ).train()  # fmt: skip
+        encoder="conformer",
+        size="tiny",
+        encoder_options=options,
+        predictor_dim=128,
+        joiner_dim=128,
+        dropout=dropout,
+        ctc_head=True,
+        vocab_size=80,
+        blank_id=0,
+    ).train()
 
 
 def test_a_training_step_is_much_faster_than_real_time():
-    """About 350 times real time on one core of 2019; the bound leaves room for a busy machine."""
+    """About 350 times real time on one core of 2019; the bound, in CPU time, leaves room for a slower one."""
     model = build()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     x, x_lens, y = torch.randn(8, 800, 80) * 3.5 - 7.5, torch.full((8,), 800), torch.randint(1, 80, (8, 30))
     times = []
     for _ in range(4):
-        start = time.perf_counter()
+        start = time.process_time()
         optimizer.zero_grad()
         out, _ = model.encode(x, x_lens)
         lm = model.joiner.predictor_proj(model.predict(y))
         logits = model.joiner(model.joiner.encoder_proj(out).unsqueeze(2).expand(-1, -1, 5, -1), lm[:, :5].unsqueeze(1))
         (logits.square().mean() + model.ctc_output(out).square().mean()).backward()
         optimizer.step()
-        times.append(time.perf_counter() - start)
-    assert 64 / min(times) > 30, times
+        times.append(time.process_time() - start)
+    assert 64 / min(times) > 60, times
 
 
 def test_learns_a_small_task_from_scratch():

@@ -12,9 +12,16 @@ from rnnt_kd.models.predictor import StatelessPredictor
 from rnnt_kd.sparsity.report import select_parameters
 
 ARGUMENTS = dict(
-    encoder="conformer", size="tiny", encoder_options={}, predictor_dim=128, joiner_dim=128, dropout=0.1, ctc_head=True,
-    vocab_size=80, blank_id=0,
-)  # fmt: skip
+    encoder="conformer",
+    size="tiny",
+    encoder_options={},
+    predictor_dim=128,
+    joiner_dim=128,
+    dropout=0.1,
+    ctc_head=True,
+    vocab_size=80,
+    blank_id=0,
+)
 
 
 def build(**changes):
@@ -23,7 +30,8 @@ def build(**changes):
 
 
 @pytest.mark.parametrize(
-    "size, vocab_size, dim, millions", [("tiny", 80, 128, 0.7), ("S", 500, 512, 10), ("M", 500, 512, 30), ("L", 500, 512, 118)]
+    "size, vocab_size, dim, millions",
+    [("tiny", 80, 128, 0.7), ("S", 500, 512, 10), ("M", 500, 512, 30), ("L", 500, 512, 118)],
 )
 def test_sizes_have_the_promised_parameters(size, vocab_size, dim, millions):
     model = build(size=size, vocab_size=vocab_size, predictor_dim=dim, joiner_dim=dim)
@@ -58,11 +66,17 @@ def test_wrong_names_are_one_line_that_lists_the_right_ones(changes, words):
 
 def test_options_override_single_values_of_the_row():
     model = build(encoder_options={"num_layers": 2, "dim": 64})
-    assert len(model.encoder.layers) == 2 and model.encoder.output_dim == 64 and model.joiner.encoder_proj.in_features == 64
+    assert (
+        len(model.encoder.layers) == 2
+        and model.encoder.output_dim == 64
+        and model.joiner.encoder_proj.in_features == 64
+    )
 
 
 def test_same_seed_same_weights():
-    assert all(torch.equal(a, b) for a, b in zip(build().state_dict().values(), build().state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(build().state_dict().values(), build().state_dict().values(), strict=True)
+    )
 
 
 def test_predictor_equals_a_convolution_over_labels():
@@ -81,7 +95,9 @@ def test_predictor_equals_a_convolution_over_labels():
 
 def test_negative_labels_have_no_embedding_and_no_gradient():
     predictor = StatelessPredictor(5, 4)
-    torch.testing.assert_close(predictor(torch.tensor([[-1, 0]]), need_pad=False), predictor(torch.tensor([[-7, 0]]), need_pad=False))
+    torch.testing.assert_close(
+        predictor(torch.tensor([[-1, 0]]), need_pad=False), predictor(torch.tensor([[-7, 0]]), need_pad=False)
+    )
     predictor(torch.tensor([[-1, 3]])).sum().backward()
     assert (predictor.embedding.weight.grad[[0, 1, 2, 4]] == 0).all()
 
@@ -122,10 +138,21 @@ def test_default_patterns_match_the_names_they_are_written_for():
     names = set(select_parameters(model, config.include, config.exclude))
     layer = "encoder.layers.0."
     assert {
-        "encoder.subsampling.linear.weight", layer + "feedforward1.linear_in.weight", layer + "feedforward2.linear_out.weight",
-        layer + "attention.qkv_proj.weight", layer + "attention.out_proj.weight", layer + "convolution.pointwise_in.weight",
-        layer + "convolution.pointwise_out.weight", "predictor.context_proj.weight", "joiner.encoder_proj.weight",
-        "joiner.predictor_proj.weight", "joiner.output_linear.weight",
-    } <= names  # fmt: skip
-    assert not any(word in n for n in names for word in ("norm", "bias", "depthwise", "embedding", "simple", "ctc", "conv1", "conv2"))
+        "encoder.subsampling.linear.weight",
+        layer + "feedforward1.linear_in.weight",
+        layer + "feedforward2.linear_out.weight",
+        layer + "attention.qkv_proj.weight",
+        layer + "attention.out_proj.weight",
+        layer + "convolution.pointwise_in.weight",
+        layer + "convolution.pointwise_out.weight",
+        "predictor.context_proj.weight",
+        "joiner.encoder_proj.weight",
+        "joiner.predictor_proj.weight",
+        "joiner.output_linear.weight",
+    } <= names
+    assert not any(
+        word in n
+        for n in names
+        for word in ("norm", "bias", "depthwise", "embedding", "simple", "ctc", "conv1", "conv2")
+    )
     assert all(dict(model.named_parameters())[n].dim() == 2 for n in names)

@@ -19,7 +19,7 @@ def test_cubic_equals_the_closed_form(begin, length, step, percent):
 def test_ends_are_exact_and_the_ramp_never_falls():
     values = [cubic_sparsity(step, 10, 60, 0.9) for step in range(80)]
     assert values[10] == 0.0 and values[60] == values[79] == 0.9
-    assert all(a <= b for a, b in zip(values, values[1:]))
+    assert all(a <= b for a, b in zip(values[:-1], values[1:], strict=True))
     assert cubic_sparsity(35, 10, 60, 0.9) == 0.9 * 0.875
 
 

@@ -41,10 +41,12 @@ def train(model, optimizer, sparsifier, steps):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0)], ids=["sgd", "adamw"]
+    "make",
+    [lambda p: torch.optim.SGD(p, lr=0.1), lambda p: torch.optim.AdamW(p, lr=1e-2, weight_decay=0)],
+    ids=["sgd", "adamw"],
 )
 def test_equals_dense_masters_with_masked_forward(make):
-    """The textbook form: the optimizer has dense weights, the forward masks them, the gradient goes straight through."""
+    """The textbook form: dense weights in the optimizer, a masked forward, a straight-through gradient."""
     model, forward = make_model().double(), make_model().double()
     optimizer, sparsifier = make(model.parameters()), make_sparsifier(model)
     dense = {n: nn.Parameter(p.detach().clone()) for n, p in forward.named_parameters()}
@@ -103,7 +105,9 @@ def test_nothing_happens_before_the_ramp():
     for step in range(1, 6):
         backward(dense, step)
         optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(sparse.state_dict().values(), dense.state_dict().values()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(sparse.state_dict().values(), dense.state_dict().values(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("steps", [13, 30])  # ended on the ramp, ended after it
@@ -162,10 +166,10 @@ def test_a_resumed_run_is_bit_identical(killed_at, scope):
     assert all(isinstance(v, torch.Tensor) for v in saved[2].values())
     saved[2] = {k: v.clone() for k, v in saved[2].items()}
     second = start(99)
-    for part, state in zip(second, saved):
+    for part, state in zip(second, saved, strict=True):
         part.load_state_dict(state)
     train(*second, range(killed_at + 1, 31))
-    for a, b in zip(straight[0].state_dict().values(), second[0].state_dict().values()):
+    for a, b in zip(straight[0].state_dict().values(), second[0].state_dict().values(), strict=True):
         assert torch.equal(a, b)
     a, b = straight[2].state_dict(), second[2].state_dict()
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
@@ -181,7 +185,9 @@ def test_state_survives_safetensors(tmp_path):
     other = make_sparsifier(make_model())
     other.load_state_dict(loaded)
     state = sparsifier.state_dict()
-    assert state.keys() == other.state_dict().keys() and all(torch.equal(state[k], v) for k, v in other.state_dict().items())
+    assert state.keys() == other.state_dict().keys() and all(
+        torch.equal(state[k], v) for k, v in other.state_dict().items()
+    )
 
 
 def test_a_state_dict_is_a_snapshot():

@@ -53,7 +53,9 @@ def build_transducer(
     known = [name for name in inspect.signature(encoder_class).parameters if name != "dropout"]
     for name in encoder_options:
         if name not in known:
-            raise UserError(f"encoder_options of encoder {encoder}", f"unknown option {name!r}", f"one of {', '.join(known)}")
+            raise UserError(
+                f"encoder_options of encoder {encoder}", f"unknown option {name!r}", f"one of {', '.join(known)}"
+            )
     if not 0 <= blank_id < vocab_size:
         raise UserError("blank_id", f"{blank_id} with a vocabulary of {vocab_size}", "a label of the vocabulary")
     network = encoder_class(dropout=dropout, **{**module.SIZES[size], **encoder_options})

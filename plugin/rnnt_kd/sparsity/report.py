@@ -42,7 +42,10 @@ def select_parameters(model: nn.Module, include: Iterable[str], exclude: Iterabl
 def sparsity_report(model: nn.Module, names: Optional[Iterable[str]] = None) -> Dict[str, Tuple[int, int]]:
     """Name -> (non-zero weights, weights), for the parameters ``names``, or all of the model."""
     parameters = dict(model.named_parameters())
-    return {n: (int(torch.count_nonzero(parameters[n])), parameters[n].numel()) for n in (parameters if names is None else names)}
+    return {
+        n: (int(torch.count_nonzero(parameters[n])), parameters[n].numel())
+        for n in (parameters if names is None else names)
+    }
 
 
 def measured_sparsity(report: Dict[str, Tuple[int, int]]) -> float:

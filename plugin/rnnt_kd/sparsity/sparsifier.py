@@ -152,18 +152,21 @@ class Sparsifier:
             expected.update({f"{n}.hidden": w.shape for n, w in self._weights.items()})
         expected.update({"frozen": torch.Size(), "current_target": torch.Size(), "settings": self._settings().shape})
         wrong = sorted(k for k in expected.keys() | state.keys() if k not in state or state[k].shape != expected.get(k))
+        remedy = "use the settings of the interrupted run, or start afresh"
         if wrong:
-            raise UserError("sparsifier state", f"{len(wrong)} entries missing, foreign or of another shape, e.g. {wrong[0]}",
-                            "a checkpoint of this system", "use the settings of the interrupted run, or start afresh")  # fmt: skip
+            found = f"{len(wrong)} entries missing, foreign or of another shape, e.g. {wrong[0]}"
+            raise UserError("sparsifier state", found, "a checkpoint of this system", remedy)
         if not torch.equal(state["settings"].cpu(), self._settings()):
-            raise UserError("sparsifier state", f"final sparsity, begin, end, interval = {state['settings'].tolist()}",
-                            f"{self._settings().tolist()}", "use the settings of the interrupted run, or start afresh")  # fmt: skip
+            found = f"final sparsity, begin, end, interval = {state['settings'].tolist()}"
+            raise UserError("sparsifier state", found, f"{self._settings().tolist()}", remedy)
         self._masks = {n: state[f"{n}.weight_mask"].to(w.device, torch.bool).clone() for n, w in self._weights.items()}
         self._hidden = {} if frozen else {n: state[f"{n}.hidden"].to(w).clone() for n, w in self._weights.items()}
         self.current_target, self.frozen = float(state["current_target"]), frozen
 
     def _settings(self) -> Tensor:
-        return torch.tensor([self.final_sparsity, self.begin_step, self.end_step, self.update_every_steps], dtype=torch.float64)
+        return torch.tensor(
+            [self.final_sparsity, self.begin_step, self.end_step, self.update_every_steps], dtype=torch.float64
+        )
 
     def _compute_masks(self, sparsity: float) -> Dict[str, Tensor]:
         """Masks from the dense weights, which the model holds at this moment."""
@@ -171,7 +174,7 @@ class Sparsifier:
             return {n: self._structure(w.data, sparsity) for n, w in self._weights.items()}
         flat = self._structure(torch.cat([w.data.flatten() for w in self._weights.values()]), sparsity)
         pieces = flat.split([w.numel() for w in self._weights.values()])
-        return {n: m.view_as(w).clone() for (n, w), m in zip(self._weights.items(), pieces)}
+        return {n: m.view_as(w).clone() for (n, w), m in zip(self._weights.items(), pieces, strict=True)}
 
     def _freeze(self) -> None:
         self.frozen, self._hidden = True, {}
@@ -179,10 +182,14 @@ class Sparsifier:
 
 def available_structures() -> List[str]:
     """Names of the functions in ``structures.py``."""
-    return sorted(n for n, f in vars(structures).items() if inspect.isfunction(f) and f.__module__ == structures.__name__)
+    return sorted(
+        n for n, f in vars(structures).items() if inspect.isfunction(f) and f.__module__ == structures.__name__
+    )
 
 
 def _find_structure(name: str) -> Callable[[Tensor, float], Tensor]:
     if name not in available_structures():
-        raise UserError("sparsity.structure", f"unknown structure {name!r}", f"one of {', '.join(available_structures())}")
+        raise UserError(
+            "sparsity.structure", f"unknown structure {name!r}", f"one of {', '.join(available_structures())}"
+        )
     return getattr(structures, name)

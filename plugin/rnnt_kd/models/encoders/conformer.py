@@ -29,12 +29,21 @@ from torch import Tensor, nn
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.encoders.subsampling import INPUT_NORMS, ConvSubsampling, subsampled_lengths
 
-# Parameters of the whole transducer: tiny with 80 labels and predictor and joiner of 128 dimensions, the others with 500 and 512.
+# Parameters are those of a whole transducer: tiny with 80 labels and a predictor and joiner of 128 dimensions,
+# the others with 500 labels and 512 dimensions.
 SIZES = {
-    "tiny": dict(dim=96, num_layers=4, num_heads=4, feedforward_dim=192, depthwise_kernel=15, subsampling_channels=16),  # 0.7 M
-    "S": dict(dim=144, num_layers=16, num_heads=4, feedforward_dim=576, depthwise_kernel=31, subsampling_channels=64),  # 10 M
-    "M": dict(dim=256, num_layers=18, num_heads=4, feedforward_dim=1024, depthwise_kernel=31, subsampling_channels=96),  # 30 M
-    "L": dict(dim=512, num_layers=19, num_heads=8, feedforward_dim=2048, depthwise_kernel=31, subsampling_channels=128),  # 118 M
+    "tiny": dict(
+        dim=96, num_layers=4, num_heads=4, feedforward_dim=192, depthwise_kernel=15, subsampling_channels=16
+    ),  # 0.7 M
+    "S": dict(
+        dim=144, num_layers=16, num_heads=4, feedforward_dim=576, depthwise_kernel=31, subsampling_channels=64
+    ),  # 10 M
+    "M": dict(
+        dim=256, num_layers=18, num_heads=4, feedforward_dim=1024, depthwise_kernel=31, subsampling_channels=96
+    ),  # 30 M
+    "L": dict(
+        dim=512, num_layers=19, num_heads=8, feedforward_dim=2048, depthwise_kernel=31, subsampling_channels=128
+    ),  # 118 M
 }
 
 MASKED_SCORE = -1e4  # exp(-1e4) is 0 in every precision, and 1e4 fits float16
@@ -84,7 +93,9 @@ class Conformer(nn.Module):
         if depthwise_kernel % 2 == 0:
             raise UserError("encoder option depthwise_kernel", str(depthwise_kernel), "an odd number")
         if input_norm not in INPUT_NORMS:
-            raise UserError("encoder option input_norm", f"unknown value {input_norm!r}", f"one of {', '.join(INPUT_NORMS)}")
+            raise UserError(
+                "encoder option input_norm", f"unknown value {input_norm!r}", f"one of {', '.join(INPUT_NORMS)}"
+            )
         self.subsampling = ConvSubsampling(feature_dim, dim, subsampling_channels, dropout, input_norm)
         self.layers = nn.ModuleList(
             ConformerLayer(dim, num_heads, feedforward_dim, depthwise_kernel, dropout) for _ in range(num_layers)
@@ -175,7 +186,9 @@ class SelfAttention(nn.Module):
         """(N, T', D) -> (N, T', D); ``score_bias`` (N, 1, T') is very negative at padded keys."""
         batch, frames, dim = x.size(0), x.size(1), x.size(2)
         heads, head_dim = self.num_heads, dim // self.num_heads
-        qkv = self.qkv_proj(self.norm(x)).view(batch, frames, 3, heads, head_dim).permute(2, 0, 3, 1, 4)  # (3, N, H, T', E)
+        qkv = (
+            self.qkv_proj(self.norm(x)).view(batch, frames, 3, heads, head_dim).permute(2, 0, 3, 1, 4)
+        )  # (3, N, H, T', E)
         query, key = rotate(qkv[:2], cos, sin).unbind(0)
         scores = torch.matmul(query * head_dim**-0.5, key.transpose(2, 3)) + score_bias.unsqueeze(1)
         context = torch.matmul(scores.softmax(-1), qkv[2])  # (N, H, T', E)
