@@ -1,6 +1,4 @@
-"""The tiny transducer can be trained on one CPU thread, and it learns from scratch at the recipes' learning rate."""
-
-import time
+"""The tiny transducer learns from scratch at the recipes' learning rate."""
 
 import torch
 import torch.nn.functional as F
@@ -21,24 +19,6 @@ def build(dropout=0.1, **options):
         vocab_size=80,
         blank_id=0,
     ).train()
-
-
-def test_a_training_step_is_much_faster_than_real_time():
-    """About 350 times real time on one core of 2019; the bound, in CPU time, leaves room for a slower one."""
-    model = build()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    x, x_lens, y = torch.randn(8, 800, 80) * 3.5 - 7.5, torch.full((8,), 800), torch.randint(1, 80, (8, 30))
-    times = []
-    for _ in range(4):
-        start = time.process_time()
-        optimizer.zero_grad()
-        out, _ = model.encode(x, x_lens)
-        lm = model.joiner.predictor_proj(model.predict(y))
-        logits = model.joiner(model.joiner.encoder_proj(out).unsqueeze(2).expand(-1, -1, 5, -1), lm[:, :5].unsqueeze(1))
-        (logits.square().mean() + model.ctc_output(out).square().mean()).backward()
-        optimizer.step()
-        times.append(time.process_time() - start)
-    assert 64 / min(times) > 60, times
 
 
 def test_learns_a_small_task_from_scratch():
