@@ -91,7 +91,9 @@ def rnnt_losses_pruned(logits, symbols, ranges, blank, frames, rnnt_type="regula
     return torch.stack(losses)
 
 
-def rnnt_losses_smoothed(lm, am, symbols, blank, frames, lm_only_scale, am_only_scale, rnnt_type="regular", delay_penalty=0.0):
+def rnnt_losses_smoothed(
+    lm, am, symbols, blank, frames, lm_only_scale, am_only_scale, rnnt_type="regular", delay_penalty=0.0
+):
     """(B,) losses of the additive joiner; lm (B, S + 1, C), am (B, T, C), padding included."""
     B, S1, C = lm.shape
     unigram = torch.zeros(C, dtype=torch.float64)
@@ -172,8 +174,18 @@ def divergence(variant, student, teacher, label, blank, class_scales=(1.0, 1.0, 
 
 
 def kd_losses(
-    logits, teacher_logits, symbols, ranges, blank, frames, rnnt_type="regular", *, variant, weighting,
-    temperature=1.0, class_scales=(1.0, 1.0, 1.0),
+    logits,
+    teacher_logits,
+    symbols,
+    ranges,
+    blank,
+    frames,
+    rnnt_type="regular",
+    *,
+    variant,
+    weighting,
+    temperature=1.0,
+    class_scales=(1.0, 1.0, 1.0),
 ):
     """(B,) distillation terms."""
     losses = []
@@ -183,8 +195,7 @@ def kd_losses(
         for (t, s), weight in weights.items():
             k = [int(x) for x in ranges[b][t]].index(s)
             label = symbols[b][s] if s < len(symbols[b]) else None
-            value = value + weight * divergence(
-                variant, logits[b, t, k] / temperature, teacher_logits[b, t, k].detach() / temperature, label, blank, class_scales
-            )
+            student, teacher = logits[b, t, k] / temperature, teacher_logits[b, t, k].detach() / temperature
+            value = value + weight * divergence(variant, student, teacher, label, blank, class_scales)
         losses.append(value)
     return torch.stack(losses)

@@ -35,7 +35,8 @@ def test_without_a_teacher_it_is_k2(case):
     k2 = pytest.importorskip("k2", reason="k2 is not in this environment")
     expected = gradients(lambda x: k2.rnnt_loss_pruned(x, *case.arguments, reduction="none"), case.logits)
     for backend in ("k2", "torch"):
-        found = gradients(lambda x: rnnt_loss_pruned(x, *case.arguments, reduction="none", backend=backend), case.logits)
+        options = dict(reduction="none", backend=backend)
+        found = gradients(lambda x: rnnt_loss_pruned(x, *case.arguments, **options), case.logits)  # noqa: B023
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
 
 

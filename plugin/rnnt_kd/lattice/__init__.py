@@ -10,6 +10,9 @@ k2's names, argument order and meaning:
     mutual_information_recursion px, py -> log-probability of all paths (and arc occupancies)
     rnnt_loss_pruned             joiner logits on the kept nodes -> loss
     supports(device)             can this installation compute on that device?
+
+A new backend brings its recursion and ``supports``; it takes the rest from
+``arc_log_probs``, ``prune_ranges`` and ``rnnt_losses``, as ``k2_backend`` does.
 """
 
 import importlib

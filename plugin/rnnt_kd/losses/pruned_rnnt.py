@@ -133,9 +133,9 @@ def _prepare(
         raise UserError("termination symbol", str(termination_symbol), f"a class, 0 to {logits.shape[3] - 1}")
     module = get_backend(backend, logits.device)
     nodes = kept_nodes(symbols, ranges, termination_symbol, boundary, rnnt_type)
-    smallest, largest = int(nodes.labels.min()), int(nodes.labels.max())
-    if smallest < 0 or largest >= logits.shape[3]:
-        wrong = smallest if smallest < 0 else largest
+    is_wrong = (nodes.labels < 0) | (nodes.labels >= logits.shape[3])
+    if bool(is_wrong.any()):
+        wrong = int(nodes.labels[is_wrong][0])
         raise UserError("symbols", f"symbol {wrong}", f"classes of the joiner, 0 to {logits.shape[3] - 1}")
     return _at_least_float32(logits), nodes, module
 
@@ -170,7 +170,6 @@ def _kd_losses(
     if kd_temperature != 1.0:
         logits, teacher_logits = logits / kd_temperature, teacher_logits / kd_temperature
     divergence = compare(logits, teacher_logits, nodes.labels, nodes.termination_symbol, kd_class_scales)
-    divergence = torch.where(nodes.node_mask, divergence, torch.zeros_like(divergence))
     return (weights * divergence).sum(dim=(1, 2))
 
 
