@@ -59,7 +59,9 @@ class Corpus:
             *("--device", "cpu", "--lattice-backend", "torch", *more),
         ]
 
-    def config(self, role: str = "teacher", name: str = "x", sparsity: float = 0.0, with_kd: bool = False, overrides=(), **kd):
+    def config(
+        self, role: str = "teacher", name: str = "x", sparsity: float = 0.0, with_kd: bool = False, overrides=(), **kd
+    ):
         recipe = load_recipe(self.preset, list(overrides))
         return compose(recipe, role=role, name=name, seed=1, sparsity=sparsity, with_kd=with_kd, kd_options=kd)
 
@@ -118,7 +120,9 @@ def tone_corpus(tmp_path_factory) -> Corpus:
     train, dev = texts("train", 24), texts("dev", 6)
     (folder / "preset.yaml").write_text(PRESET)
     bpe_dir = train_bpe(train.values(), 8, folder / "bpe", "char")
-    return Corpus(folder, make_cuts(folder, "train", train), make_cuts(folder, "dev", dev), bpe_dir, folder / "preset.yaml")
+    return Corpus(
+        folder, make_cuts(folder, "train", train), make_cuts(folder, "dev", dev), bpe_dir, folder / "preset.yaml"
+    )
 
 
 @pytest.fixture(scope="session")

@@ -28,11 +28,15 @@ def test_average_of_one_changes_no_bit(tmp_path):
 
 
 def save(folder, name):
-    checkpoint.save_checkpoint(folder / name, {"w": torch.ones(2)}, {"w/step": torch.ones(1)}, {}, TrainState().to_dict())
+    checkpoint.save_checkpoint(
+        folder / name, {"w": torch.ones(2)}, {"w/step": torch.ones(1)}, {}, TrainState().to_dict()
+    )
 
 
 def test_tidy_keeps_the_last_whole_and_the_weights_of_the_best(tmp_path):
-    names = [checkpoint.checkpoint_name(step, epoch) for step, epoch in ((3, None), (4, 1), (6, None), (8, None), (8, 2))]
+    names = [
+        checkpoint.checkpoint_name(step, epoch) for step, epoch in ((3, None), (4, 1), (6, None), (8, None), (8, 2))
+    ]
     for name in reversed(names):
         save(tmp_path, name)
     assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == names
@@ -68,8 +72,14 @@ def test_load_system_gives_the_model_in_eval_mode(teacher_dir):
         (lambda d: (d / "config.yaml").unlink(), "no trained system"),
         (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: missing"),
         (lambda d: (d / "model.safetensors").write_bytes(b"not weights"), "model.safetensors: damaged"),
-        (lambda d: (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:-9]), "model.safetensors: damaged"),
-        (lambda d: checkpoint.write_tensors(d / "model.safetensors", {"w": torch.ones(1)}), "model.safetensors: has no tensor"),
+        (
+            lambda d: (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:-9]),
+            "model.safetensors: damaged",
+        ),
+        (
+            lambda d: checkpoint.write_tensors(d / "model.safetensors", {"w": torch.ones(1)}),
+            "model.safetensors: has no tensor",
+        ),
     ],
 )
 def test_load_system_names_what_is_wrong(teacher_dir, tmp_path, damage, message):

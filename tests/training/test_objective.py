@@ -31,7 +31,7 @@ def make_batch(frames=(16, 9, 12), labels=((1, 3), (2,), ())):
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(len(frames), max(frames), 80, generator=generator) * 3 - 5
     padded = torch.zeros(len(labels), max(map(len, labels)), dtype=torch.int64)
-    for row, symbols in zip(padded, labels):
+    for row, symbols in zip(padded, labels, strict=True):
         row[: len(symbols)] = torch.tensor(symbols, dtype=torch.int64)
     return features, torch.tensor(frames), padded, torch.tensor([len(symbols) for symbols in labels])
 
@@ -50,7 +50,7 @@ def full_lattice(model, features, lens, labels):
 
 
 def transcripts(labels, label_lens):
-    return [row[:length].tolist() for row, length in zip(labels, label_lens)]
+    return [row[:length].tolist() for row, length in zip(labels, label_lens, strict=True)]
 
 
 @pytest.mark.parametrize("backend", ["torch", "k2"])
@@ -72,7 +72,15 @@ def test_terms_equal_the_plain_loops(backend):
         "pruned": reference.rnnt_losses_pruned(logits, symbols, ranges, 0, frames).sum(),
         "ctc": sum(plain_ctc(model, features, lens, symbols)),
         "kd": reference.kd_losses(
-            logits, teacher_logits, symbols, ranges, 0, frames, variant="collapsed", weighting="occupancy", temperature=2.0
+            logits,
+            teacher_logits,
+            symbols,
+            ranges,
+            0,
+            frames,
+            variant="collapsed",
+            weighting="occupancy",
+            temperature=2.0,
         ).sum(),
         "frames": torch.tensor(float(sum(frames))),
     }
@@ -84,7 +92,7 @@ def plain_ctc(model, features, lens, symbols):
     """Every label sequence over the frames that collapses to the transcript."""
     encoder_out, encoder_lens = model.encode(features, lens)
     log_probs = model.ctc_output(encoder_out).double().log_softmax(-1)
-    for row, length, wanted in zip(log_probs, encoder_lens.tolist(), symbols):
+    for row, length, wanted in zip(log_probs, encoder_lens.tolist(), symbols, strict=True):
         paths = itertools.product(range(4), repeat=length)
         right = [path for path in paths if [c for c, _ in itertools.groupby(path) if c != 0] == wanted]
         yield -torch.logsumexp(torch.stack([sum(row[t, c] for t, c in enumerate(path)) for path in right]), 0)
@@ -93,9 +101,14 @@ def plain_ctc(model, features, lens, symbols):
 def test_an_utterance_counts_the_same_alone_and_in_a_batch():
     model, (features, lens, labels, label_lens) = make_model(0), make_batch()
     together = objective(model)(features, lens, labels, label_lens)
-    alone = [objective(model)(features[b : b + 1, : lens[b]], lens[b : b + 1], labels[b : b + 1], label_lens[b : b + 1]) for b in range(3)]
+    alone = [
+        objective(model)(features[b : b + 1, : lens[b]], lens[b : b + 1], labels[b : b + 1], label_lens[b : b + 1])
+        for b in range(3)
+    ]
     for name in together:
-        assert together[name].item() == pytest.approx(sum(terms[name].item() for terms in alone), rel=1e-4, abs=1e-4), name
+        assert together[name].item() == pytest.approx(sum(terms[name].item() for terms in alone), rel=1e-4, abs=1e-4), (
+            name
+        )
 
 
 def test_loss_does_not_depend_on_how_often_the_batch_is_repeated():

@@ -8,7 +8,13 @@ import torch
 from rnnt_kd.config import TrainingConfig
 from rnnt_kd.errors import UserError
 from rnnt_kd.models import build_transducer
-from rnnt_kd.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors, parameter_groups
+from rnnt_kd.training.optimizer import (
+    learning_rate,
+    load_optimizer_tensors,
+    make_optimizer,
+    optimizer_tensors,
+    parameter_groups,
+)
 
 
 def rate(step, **changes):
@@ -66,12 +72,16 @@ def test_state_goes_through_tensors_without_change():
     tensors = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizer, first).items()}
     load_optimizer_tensors(resumed, second, tensors, "file", "")
     run(3, second, resumed, start=3)
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters()))
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
 
 
 def test_state_of_another_model_is_named():
     network = model()
     with pytest.raises(UserError, match="optimizer.safetensors.*'other.weight/exp_avg'"):
         load_optimizer_tensors(
-            make_optimizer(network, TrainingConfig()), network, {"other.weight/exp_avg": torch.zeros(1)}, "optimizer.safetensors", ""
+            make_optimizer(network, TrainingConfig()),
+            network,
+            {"other.weight/exp_avg": torch.zeros(1)},
+            "optimizer.safetensors",
+            "",
         )

@@ -72,7 +72,7 @@ def test_interrupted_between_any_two_renames(tone_corpus, tmp_path, monkeypatch)
         real(source, target)
 
     monkeypatch.setattr(atomic.os, "replace", replace)
-    for limit in range(1, 20):
+    for limit in range(1, 20):  # noqa: B007
         writes = 0
         try:
             tone_corpus.train(config, tmp_path / "stopped")

@@ -49,7 +49,10 @@ def test_loss_falls_and_terms_are_logged_apart(teacher_dir):
 def test_final_weights_average_the_best_epochs(tone_corpus, teacher_dir):
     system = json.loads((teacher_dir / "system.json").read_text())
     kept = {path.name: path for path in (teacher_dir / "checkpoints").iterdir()}
-    paths = [next(path for name, path in kept.items() if name.endswith(f"epoch-{epoch:04d}")) for epoch in system["averaged_epochs"]]
+    paths = [
+        next(path for name, path in kept.items() if name.endswith(f"epoch-{epoch:04d}"))
+        for epoch in system["averaged_epochs"]
+    ]
     assert len(kept) == len(paths)
     final = load_file(teacher_dir / "model.safetensors")
     for name, value in final.items():
@@ -58,7 +61,9 @@ def test_final_weights_average_the_best_epochs(tone_corpus, teacher_dir):
 
 
 def test_sparse_student_keeps_exact_zeros_through_the_average(tone_corpus, teacher_dir, tmp_path):
-    config = tone_corpus.config("sparse_student", "s", sparsity=0.75, overrides=["sparse_student.training.average_best=5"])
+    config = tone_corpus.config(
+        "sparse_student", "s", sparsity=0.75, overrides=["sparse_student.training.average_best=5"]
+    )
     said = tone_corpus.train(config, tmp_path / "s", teacher_dir=teacher_dir)
     system = json.loads((tmp_path / "s" / "system.json").read_text())
     final = load_file(tmp_path / "s" / "model.safetensors")
@@ -76,7 +81,9 @@ def test_sparse_student_starts_from_the_teacher(tone_corpus, teacher_dir, tmp_pa
     started = []
     monkeypatch.setattr(Training, "_train_step", lambda self, batch: started.append(self.model.state_dict()) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        tone_corpus.train(tone_corpus.config("sparse_student", "s", sparsity=0.5), tmp_path / "s", teacher_dir=teacher_dir)
+        tone_corpus.train(
+            tone_corpus.config("sparse_student", "s", sparsity=0.5), tmp_path / "s", teacher_dir=teacher_dir
+        )
     teacher = load_file(teacher_dir / "model.safetensors")
     assert all(torch.equal(started[0][name], teacher[name]) for name in teacher)
 
@@ -84,7 +91,9 @@ def test_sparse_student_starts_from_the_teacher(tone_corpus, teacher_dir, tmp_pa
 def test_distillation_is_logged_and_changes_the_student(tone_corpus, teacher_dir, tmp_path):
     plain, taught = tmp_path / "small", tmp_path / "small_kd"
     tone_corpus.train(tone_corpus.config("small_student", "small", overrides=ONE_EPOCH), plain)
-    config = tone_corpus.config("small_student", "small_kd", with_kd=True, overrides=ONE_EPOCH, variant="full", weighting="uniform", scale=2.0)
+    config = tone_corpus.config(
+        "small_student", "small_kd", with_kd=True, overrides=ONE_EPOCH, variant="full", weighting="uniform", scale=2.0
+    )
     tone_corpus.train(config, taught, teacher_dir=teacher_dir)
     assert all(line["kd_loss"] > 0 for line in records(taught, "train"))
     assert json.loads((taught / "system.json").read_text())["kd"] is True
@@ -105,7 +114,9 @@ def test_another_configuration_is_not_continued(tone_corpus, teacher_dir, tmp_pa
     config = tone_corpus.config(name="teacher", overrides=ONE_EPOCH)
     said = tone_corpus.train(config, tmp_path / "teacher")
     assert "training.epochs 3 -> 1" in said[0] and "teacher.old-1" in said[0]
-    assert (tmp_path / "teacher.old-1" / "model.safetensors").read_bytes() == (teacher_dir / "model.safetensors").read_bytes()
+    assert (tmp_path / "teacher.old-1" / "model.safetensors").read_bytes() == (
+        teacher_dir / "model.safetensors"
+    ).read_bytes()
     assert read_system_config(tmp_path / "teacher" / "config.yaml").training.epochs == 1
     said = tone_corpus.train(config, tmp_path / "teacher", train_cuts=tone_corpus.dev_cuts)
     assert "changed train cuts" in said[0] and (tmp_path / "teacher.old-2").is_dir()
@@ -184,7 +195,9 @@ def test_a_teacher_of_another_blank_is_refused(tone_corpus, teacher_dir, tmp_pat
     path = tmp_path / "teacher" / "config.yaml"
     path.write_text(path.read_text().replace("blank_id: 0", "blank_id: 3"))
     with pytest.raises(UserError, match="blank id of teacher and student differ .teacher 3, student 0"):
-        tone_corpus.train(tone_corpus.config("small_student", with_kd=True), tmp_path / "x", teacher_dir=tmp_path / "teacher")
+        tone_corpus.train(
+            tone_corpus.config("small_student", with_kd=True), tmp_path / "x", teacher_dir=tmp_path / "teacher"
+        )
 
 
 def test_a_teacher_of_another_model_cannot_start_a_sparse_student(tone_corpus, teacher_dir, tmp_path):
@@ -262,4 +275,7 @@ def test_full_disk_is_one_line_and_leaves_no_half_checkpoint(tone_corpus, tmp_pa
 def test_plain_progress_lines_tell_step_loss_and_time_left(tone_corpus, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("rnnt_kd.training.progress.PLAIN_LINE_SECONDS", 0.0)
     tone_corpus.train(tone_corpus.config(overrides=ONE_EPOCH), tmp_path / "x")
-    assert any(line.startswith("epoch 1/1 step 2/") and " loss " in line and " eta 0:" in line for line in capsys.readouterr().err.splitlines())
+    assert any(
+        line.startswith("epoch 1/1 step 2/") and " loss " in line and " eta 0:" in line
+        for line in capsys.readouterr().err.splitlines()
+    )

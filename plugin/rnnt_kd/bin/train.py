@@ -31,14 +31,18 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--dev-cuts", type=Path, required=True, help="cuts of stage 1")
     parser.add_argument("--bpe-dir", type=Path, required=True, help="folder of stage 2")
     parser.add_argument("--exp-dir", type=Path, required=True, help="folder of this system")
-    parser.add_argument("--teacher-dir", type=Path, help="a trained system: where sparse students start, and who teaches with --kd")
+    parser.add_argument(
+        "--teacher-dir", type=Path, help="a trained system: where sparse students start, and who teaches with --kd"
+    )
     parser.add_argument("--sparsity", type=float, default=0.0, help="of a sparse student, a fraction in [0, 1)")
     parser.add_argument("--kd", action="store_true", help="distil from --teacher-dir over the pruned lattice")
     parser.add_argument("--kd-variant", choices=available_variants(), help="instead of the preset's kd.variant")
     parser.add_argument("--kd-weighting", choices=available_weightings(), help="instead of the preset's kd.weighting")
     parser.add_argument("--kd-scale", type=float, help="instead of the preset's kd.scale")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--lattice-backend", choices=["auto", *available_backends()], default="auto", help="auto: k2 where installed")
+    parser.add_argument(
+        "--lattice-backend", choices=["auto", *available_backends()], default="auto", help="auto: k2 where installed"
+    )
     options.add_device(parser)
     arguments = parser.parse_args(argv)
 
@@ -80,9 +84,13 @@ def compose(
       UserError: options that do not go together or are out of range.
     """
     if role == "sparse_student" and not 0.0 < sparsity < 1.0:
-        raise UserError("--sparsity", f"{sparsity} for a sparse student", "a fraction between 0 and 1", "for example 0.9")
+        raise UserError(
+            "--sparsity", f"{sparsity} for a sparse student", "a fraction between 0 and 1", "for example 0.9"
+        )
     if role != "sparse_student" and sparsity:
-        raise UserError("--sparsity", f"{sparsity} for a {role}, which is dense", "no --sparsity", "or --role sparse_student")
+        raise UserError(
+            "--sparsity", f"{sparsity} for a {role}, which is dense", "no --sparsity", "or --role sparse_student"
+        )
     given = {key: value for key, value in kd_options.items() if value is not None}
     if given and not with_kd:
         raise UserError("--kd-" + sorted(given)[0], "given without --kd", "--kd as well", "add --kd, or leave it away")

@@ -57,7 +57,7 @@ class Data:
         encoded = [self.encode(text) for text in texts]
         lens = torch.tensor([len(labels) for labels in encoded], dtype=torch.int64)
         padded = torch.full((len(encoded), max(1, int(lens.max()))), padding, dtype=torch.int64)
-        for row, labels in zip(padded, encoded):
+        for row, labels in zip(padded, encoded, strict=True):
             row[: len(labels)] = torch.tensor(labels, dtype=torch.int64)
         return padded, lens
 

@@ -31,7 +31,12 @@ from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.models import build_transducer
 
-MODEL, OPTIMIZER, SPARSIFIER, STATE = "model.safetensors", "optimizer.safetensors", "sparsifier.safetensors", "state.json"
+MODEL, OPTIMIZER, SPARSIFIER, STATE = (
+    "model.safetensors",
+    "optimizer.safetensors",
+    "sparsifier.safetensors",
+    "state.json",
+)
 CONFIG, FINAL = "config.yaml", "model.safetensors"  # in the system's folder
 _NAME = re.compile(r"step-(\d+)(-epoch-\d+)?")
 
@@ -54,7 +59,9 @@ def checkpoint_name(step: int, finished_epoch: Optional[int] = None) -> str:
     return f"step-{step:08d}" if finished_epoch is None else f"step-{step:08d}-epoch-{finished_epoch:04d}"
 
 
-def save_checkpoint(folder: Path, model: Tensors, optimizer: Tensors, sparsifier: Tensors, state: Dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path, model: Tensors, optimizer: Tensors, sparsifier: Tensors, state: Dict[str, Any]
+) -> None:
     """Write one checkpoint; after a crash at any moment ``folder`` is whole or absent."""
     making = folder.with_name(f".making-{folder.name}")
     shutil.rmtree(making, ignore_errors=True)
@@ -83,7 +90,9 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     except FileNotFoundError:
         raise UserError(state_path, "missing", "a whole checkpoint", _way_out(folder)) from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(state_path, "damaged or not of this program", "a checkpoint's state", _way_out(folder)) from None
+        raise UserError(
+            state_path, "damaged or not of this program", "a checkpoint's state", _way_out(folder)
+        ) from None
     tensors = {}
     for name, digest in expected.items():
         path = folder / name
@@ -186,7 +195,9 @@ def read_system(system_dir: Path) -> SystemConfig:
     if not (system_dir / CONFIG).exists():
         raise UserError(system_dir, "no trained system here", f"{CONFIG} and {FINAL}", "train it first")
     if not (system_dir / FINAL).exists():
-        raise UserError(system_dir / FINAL, "missing: this system is not trained to the end", "", "run its training again")
+        raise UserError(
+            system_dir / FINAL, "missing: this system is not trained to the end", "", "run its training again"
+        )
     return read_system_config(system_dir / CONFIG)
 
 
@@ -205,7 +216,9 @@ def load_system(system_dir: Path, device: str = "cpu") -> Tuple[nn.Module, Syste
 
 
 def _serialize(tensors: Tensors) -> bytes:
-    return safetensors.torch.save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
+    return safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    )
 
 
 def _read(path: Path, next_step: str) -> bytes:

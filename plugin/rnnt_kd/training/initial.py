@@ -29,7 +29,9 @@ def resolve(config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Pa
     if config.role != "sparse_student" and config.kd is None:
         return config
     if teacher_dir is None:
-        raise UserError("--teacher-dir", f"missing, and {config.name} needs a teacher", "the folder of a trained system")
+        raise UserError(
+            "--teacher-dir", f"missing, and {config.name} needs a teacher", "the folder of a trained system"
+        )
     teacher = checkpoint.read_system(teacher_dir)
     for key, what in (("bpe_checksum", "BPE model"), ("blank_id", "blank id"), ("vocab_size", "vocabulary size")):
         theirs, ours = getattr(teacher, key), getattr(config, key)
@@ -53,7 +55,9 @@ def resolve(config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Pa
     return dataclasses.replace(config, teacher_checksum=file_digest(teacher_dir / checkpoint.FINAL))
 
 
-def models(config: SystemConfig, teacher_dir: Optional[Path], device: torch.device) -> Tuple[nn.Module, Optional[nn.Module]]:
+def models(
+    config: SystemConfig, teacher_dir: Optional[Path], device: torch.device
+) -> Tuple[nn.Module, Optional[nn.Module]]:
     """The model to train, on the CPU still, and the distillation teacher on ``device`` (or None)."""
     model = checkpoint.build_model(config)
     if config.role == "sparse_student":

@@ -73,7 +73,9 @@ def train_system(
 class Training:
     """One run.  ``run`` is the loop; the methods below it are its steps."""
 
-    def __init__(self, config: SystemConfig, system_dir: Path, data: Data, fabric: Fabric, backend, teacher_dir, say: Say):
+    def __init__(
+        self, config: SystemConfig, system_dir: Path, data: Data, fabric: Fabric, backend, teacher_dir, say: Say
+    ):
         self.config, self.training, self.dir, self.data = config, config.training, system_dir, data
         self.teacher_dir, self.fabric, self.say = teacher_dir, fabric, say
         torch.set_flush_denormal(True)  # AdamW's moments and the lattice are full of them
@@ -101,7 +103,9 @@ class Training:
         self._restore()
         state = self.state
         self.metrics = Metrics(self.dir, size=state.metrics_bytes, step=state.step)
-        self.progress = Progress(sys.stderr, epochs=training.epochs, total_steps=self.total_steps, first_step=state.step)
+        self.progress = Progress(
+            sys.stderr, epochs=training.epochs, total_steps=self.total_steps, first_step=state.step
+        )
         self.clock = time.monotonic()
         try:
             while state.epoch < training.epochs:
@@ -190,7 +194,12 @@ class Training:
 
     def _add_to_window(self, terms: Dict[str, Tensor], loss: Tensor, norm: Tensor) -> None:
         frames = terms["frames"]
-        values = [terms[name].detach() for name in TERMS] + [loss.detach() * frames, frames, norm, torch.ones_like(frames)]
+        values = [terms[name].detach() for name in TERMS] + [
+            loss.detach() * frames,
+            frames,
+            norm,
+            torch.ones_like(frames),
+        ]
         self.window += torch.stack(values).double()
 
     def _log(self) -> Optional[float]:
@@ -201,7 +210,10 @@ class Training:
             return None
         state = self.state
         scales = loss_scales(state.step - 1, self.training, self.config.kd)
-        values = {"loss": loss / frames, **{f"{name}_loss": value / frames for name, value in zip(TERMS, sums)}}
+        values = {
+            "loss": loss / frames,
+            **{f"{name}_loss": value / frames for name, value in zip(TERMS, sums, strict=True)},
+        }
         values.update({f"{name}_scale": scales[name] for name in ("simple", "pruned", "kd")})
         values.update(learning_rate=self._learning_rate(state.step - 1), gradient_norm=norm / batches)
         if self.sparsifier is not None:
@@ -236,7 +248,7 @@ class Training:
             sums += torch.stack([terms[name] for name in TERMS] + [terms["frames"]]).double()
         self.wrapped.train()
         *values, frames = sums.tolist()
-        means = {f"{name}_loss": value / frames for name, value in zip(TERMS, values) if name != "kd"}
+        means = {f"{name}_loss": value / frames for name, value in zip(TERMS, values, strict=True) if name != "kd"}
         if not math.isfinite(means["pruned_loss"]):
             means["pruned_loss"] = float("1e30")  # JSON has no infinity; never among the best
         return means
@@ -276,7 +288,11 @@ class Training:
 
     def _best(self) -> List[EpochResult]:
         """The epochs that may be averaged, best first; the newest if none had frozen masks."""
-        results = [result for result in self.state.results if self._weights(result).exists() or result is self.state.results[-1]]
+        results = [
+            result
+            for result in self.state.results
+            if self._weights(result).exists() or result is self.state.results[-1]
+        ]
         usable = [result for result in results if result.can_average] or results[-1:]
         return sorted(usable, key=lambda result: (result.dev_loss, -result.epoch))[: self.training.average_best]
 
@@ -292,7 +308,9 @@ class Training:
             checkpoint.load_weights(self.model, weights, self._weights(best[0]), "")
             if self.sparsifier is not None:
                 self.sparsifier.finalize()
-            trials.append((self._validate(), {name: tensor.clone() for name, tensor in self.model.state_dict().items()}))
+            trials.append(
+                (self._validate(), {name: tensor.clone() for name, tensor in self.model.state_dict().items()})
+            )
         chosen = min(range(len(trials)), key=lambda index: (trials[index][0]["pruned_loss"], -index))
         means, weights = trials[chosen]
         self.model.load_state_dict(weights)
@@ -305,7 +323,8 @@ class Training:
         self.state.train_seconds += time.monotonic() - self.clock
         epochs = ", ".join(str(epoch) for epoch in sorted(result.epoch for result in best))
         self.progress.say(
-            f"{self.config.name}: averaged epochs {epochs}; dev loss {means['pruned_loss']:.4f}; {self.dir / checkpoint.FINAL}"
+            f"{self.config.name}: averaged epochs {epochs}, dev loss {means['pruned_loss']:.4f},"
+            f" {self.dir / checkpoint.FINAL}"
         )
         values = summary.describe(self.config, self.model, self.sparsifier, self.teacher_dir, self.progress.say)
         values.update(

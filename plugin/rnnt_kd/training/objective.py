@@ -101,7 +101,9 @@ class Objective(nn.Module):
         encoder_out, encoder_lens = model.encode(features, feature_lens)
         predictor_out = model.predict(labels)
         am, lm = model.simple_am_proj(encoder_out), model.simple_lm_proj(predictor_out)
-        ctc_logits = model.ctc_output(encoder_out) if model.ctc_output is not None and config.ctc_loss_scale > 0 else None
+        ctc_logits = (
+            model.ctc_output(encoder_out) if model.ctc_output is not None and config.ctc_loss_scale > 0 else None
+        )
         boundary = torch.zeros(labels.size(0), 4, dtype=torch.int64, device=labels.device)
         boundary[:, 2], boundary[:, 3] = label_lens, encoder_lens
 
@@ -148,7 +150,13 @@ class Objective(nn.Module):
                     kd_temperature=self.kd.temperature,
                     backend=self.backend_name,
                 )
-        return {"simple": simple, "pruned": pruned, "ctc": ctc, "kd": kd, "frames": encoder_lens.sum().to(torch.float32)}
+        return {
+            "simple": simple,
+            "pruned": pruned,
+            "ctc": ctc,
+            "kd": kd,
+            "frames": encoder_lens.sum().to(torch.float32),
+        }
 
     @torch.no_grad()
     def _teacher_logits(self, features, feature_lens, labels, ranges, num_frames: int) -> Tensor:

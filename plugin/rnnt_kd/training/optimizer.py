@@ -81,7 +81,9 @@ def load_optimizer_tensors(
     for key, value in tensors.items():
         name, _, field = key.rpartition("/")
         if name not in position:
-            raise UserError(where, f"tensor '{key}' is not of this model", "the state of this model's optimizer", next_step)
+            raise UserError(
+                where, f"tensor '{key}' is not of this model", "the state of this model's optimizer", next_step
+            )
         state.setdefault(position[name], {})[field] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 

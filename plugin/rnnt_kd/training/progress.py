@@ -27,7 +27,9 @@ class Progress:
         self.start = self.last_line = time.monotonic()
         self.bar = None
         if stream.isatty():
-            self.bar = tqdm(total=total_steps, initial=first_step, file=stream, unit="step", dynamic_ncols=True, smoothing=0.05)
+            self.bar = tqdm(
+                total=total_steps, initial=first_step, file=stream, unit="step", dynamic_ncols=True, smoothing=0.05
+            )
 
     def update(self, step: int, epoch: int, loss: Optional[float]) -> None:
         """``step`` batches are done; ``epoch`` counts from 1; ``loss`` only when newly measured."""
@@ -38,7 +40,9 @@ class Progress:
             self.bar.update(step - self.bar.n)
         elif loss is not None and time.monotonic() - self.last_line >= PLAIN_LINE_SECONDS:
             self.last_line = time.monotonic()
-            self.say(f"epoch {epoch}/{self.epochs} step {step}/{self.total_steps} loss {loss:.4f} eta {self._left(step)}")
+            self.say(
+                f"epoch {epoch}/{self.epochs} step {step}/{self.total_steps} loss {loss:.4f} eta {self._left(step)}"
+            )
 
     def say(self, line: str) -> None:
         """A line that does not tear the bar."""
@@ -82,7 +86,9 @@ class Metrics:
         self.file.write(line.encode("utf-8") + b"\n")
         self.file.flush()
         scalars = [
-            Summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in values.items() if isinstance(value, (int, float))
+            Summary.Value(tag=f"{kind}/{name}", simple_value=value)
+            for name, value in values.items()
+            if isinstance(value, (int, float))
         ]
         self.board.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
 

@@ -53,9 +53,11 @@ def select(
       separate_repeats: with a CTC head, a symbol repeated at once needs a blank frame in between.
     """
     utterances = list(utterances)
-    frames = encoder_frames(torch.tensor([utterance.num_frames for utterance in utterances], dtype=torch.int64)).tolist()
+    frames = encoder_frames(
+        torch.tensor([utterance.num_frames for utterance in utterances], dtype=torch.int64)
+    ).tolist()
     selection = Selection(total=len(utterances))
-    for utterance, available in zip(utterances, frames):
+    for utterance, available in zip(utterances, frames, strict=True):
         symbols = encode(utterance.text)
         if unk_id in symbols:
             selection.reasons[utterance.id] = UNKNOWN_TEXT
@@ -70,14 +72,19 @@ def select(
 
 def needed_frames(symbols: Sequence[int], separate_repeats: bool) -> int:
     """Encoder frames that an alignment of ``symbols`` needs."""
-    repeats = sum(first == second for first, second in zip(symbols, symbols[1:])) if separate_repeats else 0
+    repeats = (
+        sum(first == second for first, second in zip(symbols, symbols[1:], strict=False)) if separate_repeats else 0
+    )
     return len(symbols) + repeats
 
 
 def write_left_out(path: Path, selections: Dict[str, Selection]) -> None:
     """``{"train": {reason: [ids]}, "dev": ...}`` as JSON."""
     content = {
-        name: {reason: sorted(i for i, r in chosen.reasons.items() if r == reason) for reason in sorted(set(chosen.reasons.values()))}
+        name: {
+            reason: sorted(i for i, r in chosen.reasons.items() if r == reason)
+            for reason in sorted(set(chosen.reasons.values()))
+        }
         for name, chosen in selections.items()
     }
     atomic.write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

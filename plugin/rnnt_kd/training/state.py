@@ -54,7 +54,10 @@ class TrainState:
             return TrainState(**values)
         except (KeyError, TypeError, ValueError):
             raise UserError(
-                where, "not a training state of this version", "a file that rnnt_kd wrote", "delete this checkpoint's folder"
+                where,
+                "not a training state of this version",
+                "a file that rnnt_kd wrote",
+                "delete this checkpoint's folder",
             ) from None
 
 

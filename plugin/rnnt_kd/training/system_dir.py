@@ -1,7 +1,7 @@
 """The folder of one system: who may write there, what is in it, whether to go on with it.
 
-    config.yaml  inputs.json  left_out.json  metrics.jsonl  tensorboard/  checkpoints/
-    model.safetensors  system.json          (the last two only when training has ended)
+config.yaml  inputs.json  left_out.json  metrics.jsonl  tensorboard/  checkpoints/
+model.safetensors  system.json          (the last two only when training has ended)
 """
 
 import gzip

@@ -20,9 +20,13 @@ def check_config(config: SystemConfig, device: str) -> None:
             value = getattr(values, key)
             if not is_right(value):
                 raise UserError(f"{section}.{key}", str(value), expected, "correct it in the preset or with --set")
-    on_cpu = ("32-true",) if torch.__version__.startswith("1.") else ("32-true", "bf16-mixed")  # torch 1: no mixed LayerNorm
+    on_cpu = (
+        ("32-true",) if torch.__version__.startswith("1.") else ("32-true", "bf16-mixed")
+    )  # torch 1: no mixed LayerNorm
     if device == "cpu" and config.training.precision not in on_cpu:
-        raise UserError("training.precision", f"{config.training.precision} on a CPU", " or ".join(on_cpu), "or --device cuda")
+        raise UserError(
+            "training.precision", f"{config.training.precision} on a CPU", " or ".join(on_cpu), "or --device cuda"
+        )
     if config.training.min_seconds > config.training.max_seconds:
         values = f"{config.training.min_seconds} > {config.training.max_seconds}"
         raise UserError("training.min_seconds", f"{values} (max_seconds)", "min_seconds <= max_seconds")
