@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+
 from rnnt_kd.config import KdConfig, RecipeConfig, SystemConfig
 from rnnt_kd.config_io import load_recipe, read_system_config, write_system_config
 from rnnt_kd.errors import UserError

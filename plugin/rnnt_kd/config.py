@@ -93,7 +93,11 @@ class SparsityConfig:
     structure: str = "unstructured"
     scope: str = "per-layer"  # or "global"
     include: List[str] = field(
-        default_factory=lambda: [r"encoder\..*(linear|pointwise|proj).*\.weight", r"predictor\..*proj.*\.weight", r"joiner\..*\.weight"]
+        default_factory=lambda: [
+            r"encoder\..*(linear|pointwise|proj).*\.weight",
+            r"predictor\..*proj.*\.weight",
+            r"joiner\..*\.weight",
+        ]
     )
     exclude: List[str] = field(default_factory=lambda: [r".*norm.*", r".*depthwise.*", r".*embedding.*", r".*bias.*"])
 

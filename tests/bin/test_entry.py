@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+
 from rnnt_kd.bin.entry import command
 from rnnt_kd.errors import UserError
 

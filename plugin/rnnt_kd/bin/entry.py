@@ -13,7 +13,7 @@ from typing import Callable, List, Optional
 from rnnt_kd.errors import UserError
 
 
-def command(main: Callable[[Optional[List[str]]], None]) -> Callable[[Optional[List[str]]], None]:
+def command(main: Callable[[Optional[List[str]]], None]) -> Callable[..., None]:
     """Decorate ``main(argv=None)``: errors become one line on stderr and an exit status."""
 
     @functools.wraps(main)

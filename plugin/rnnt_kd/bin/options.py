@@ -25,13 +25,20 @@ def add_recipe(target: argparse.ArgumentParser) -> None:
     """``--config PRESET.yaml`` and repeated ``--set key=value``; read them with ``load_recipe``."""
     target.add_argument("--config", type=Path, required=True, help="preset, egs/<corpus>/conf/<preset>.yaml")
     target.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="override one value of the preset"
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override one value of the preset",
     )
 
 
 def add_device(target: argparse.ArgumentParser) -> None:
     """``--device auto|cpu|cuda`` and ``--num-threads``."""
-    target.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda where there is one")
+    target.add_argument(
+        "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda where there is one"
+    )
     target.add_argument("--num-threads", type=int, default=1, help="CPU threads of one process")
 
 
@@ -52,8 +59,10 @@ def command_line(module: str, argv: Optional[Sequence[str]]) -> str:
 
 
 def names_in(folder: Path, suffix: str = ".py") -> List[str]:
-    """Names on the command line are things on disk: the public modules (or files) of ``folder``."""
-    return sorted(path.name[: -len(suffix)] for path in Path(folder).glob(f"*{suffix}") if not path.name.startswith("_"))
+    """Names on the command line are things on disk: the public modules (or files) of a folder."""
+    return sorted(
+        path.name[: -len(suffix)] for path in Path(folder).glob(f"*{suffix}") if not path.name.startswith("_")
+    )
 
 
 def join(values: Sequence[object]) -> str:

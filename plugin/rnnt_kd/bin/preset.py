@@ -1,8 +1,8 @@
 """Values of a preset as shell assignments, for run.sh.
 
-    $ python -m rnnt_kd.bin.preset --config egs/an4/conf/cpu.yaml text.vocab_size features.speed_perturb
-    text_vocab_size=60
-    features_speed_perturb='0.9 1.0 1.1'
+$ python -m rnnt_kd.bin.preset --config egs/an4/conf/cpu.yaml text.vocab_size features.speed_perturb
+text_vocab_size=60
+features_speed_perturb='0.9 1.0 1.1'
 """
 
 import shlex
