@@ -54,10 +54,10 @@ if wants 0; then
   say 0 "data directories"
   if [ "$corpus" = custom ]; then
     for dir in $train_dir $dev_dir $test_dirs; do
-      run local/validate_data_dir.sh "$dir" $pipes
+      run "$root"/local/validate_data_dir.sh "$dir" $pipes
     done
   else
-    run local/prepare_corpus.sh --corpus "$corpus_module" ${corpus_dir:+--corpus-dir "$corpus_dir"} \
+    run "$root"/local/prepare_corpus.sh --corpus "$corpus_module" ${corpus_dir:+--corpus-dir "$corpus_dir"} \
       --out-dir "$data_dir" --seed "$seed" --nj "$nj" ${prepare_options[@]+"${prepare_options[@]/#/--option=}"}
   fi
 fi
@@ -65,16 +65,16 @@ fi
 if wants 1; then
   say 1 "cuts and features"
   # shellcheck disable=SC2086
-  run local/compute_features.sh --data-dir "$train_dir" --out-dir "$exp_dir/cuts" --name train \
+  run "$root"/local/compute_features.sh --data-dir "$train_dir" --out-dir "$exp_dir/cuts" --name train \
     --speed-perturb $features_speed_perturb --nj "$nj" $pipes
   for dir in $dev_dir $test_dirs; do
-    run local/compute_features.sh --data-dir "$dir" --out-dir "$exp_dir/cuts" --name "$(set_name "$dir")" --nj "$nj" $pipes
+    run "$root"/local/compute_features.sh --data-dir "$dir" --out-dir "$exp_dir/cuts" --name "$(set_name "$dir")" --nj "$nj" $pipes
   done
 fi
 
 if wants 2; then
   say 2 "byte-pair encoding"
-  run local/train_bpe.sh --text "$train_dir/text" --vocab-size "$text_vocab_size" --model-type "$text_model_type" \
+  run "$root"/local/train_bpe.sh --text "$train_dir/text" --vocab-size "$text_vocab_size" --model-type "$text_model_type" \
     --out-dir "$exp_dir/bpe" $shrink_vocab
 fi
 
@@ -112,7 +112,7 @@ if wants 7; then
     name=$(set_name "$dir")
     for system in teacher $(student_names); do
       twin=${system%_kd}
-      run local/score.sh $([ "$twin" = "$system" ] || echo --baseline-decode-dir "$(decode_dir "$twin" "$name")") \
+      run "$root"/local/score.sh $([ "$twin" = "$system" ] || echo --baseline-decode-dir "$(decode_dir "$twin" "$name")") \
         "$dir" "$(decode_dir "$system" "$name")"
     done
   done

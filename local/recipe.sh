@@ -69,6 +69,12 @@ number_between() { # number_between OPTION VALUE LOW HIGH: LOW <= VALUE < HIGH
     || die "$1: '$2'; expected a number from $3 to below $4"
 }
 
+simple_path() { # simple_path OPTION PATH: lists of directories are split at blanks, so no name may hold one
+  local forbidden='[][:space:]*?%[]'
+  [ "$1" != --test-dirs ] || forbidden='[]*?%[]'
+  [[ ! $2 =~ $forbidden ]] || die "$1: '$2'; expected a path without blanks and without any of * ? % [ ]; link to it or choose another"
+}
+
 check_options() {
   one_of --env "$env" "auto k2 torch2 none"
   one_of --device "$device" "auto cpu cuda"
@@ -88,8 +94,9 @@ check_options() {
   for sparsity in $sparsities; do number_between --sparsities "$sparsity" 0.01 1; done
 
   if [ -n "$train_dir$dev_dir$test_dirs" ]; then
-    [ -n "$train_dir" ] && [ -n "$dev_dir" ] && [ -n "$test_dirs" ] \
+    [ -n "$train_dir" ] && [ -n "$dev_dir" ] && [ -n "${test_dirs//[[:space:]]/}" ] \
       || die "--train-dir, --dev-dir and --test-dirs go together; give all three"
+    train_dir=${train_dir%/} dev_dir=${dev_dir%/} test_dirs=$(sed 's|/\{1,\}\([[:space:]]\)|\1|g; s|/*$||' <<<"$test_dirs" | xargs)
     [ -z "$corpus" ] || [ "$corpus" = custom ] || die "--corpus $corpus and --train-dir exclude each other"
     corpus=custom
   fi
@@ -100,6 +107,7 @@ check_options() {
   fi
   data_dir=${data_dir:-$root/data/$corpus}
   exp_dir=${exp_dir:-$root/exp/$corpus}
+  for option in train_dir dev_dir test_dirs data_dir exp_dir; do simple_path "--${option//_/-}" "${!option}"; done
 
   # The preset is known before corpus.sh is read, because a corpus may choose its parts by it.
   local chosen=$preset custom_train=$train_dir custom_dev=$dev_dir custom_tests=$test_dirs
@@ -140,7 +148,7 @@ wants() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; }
 
 say() { printf '\n=== stage %s: %s  (%s, %s)\n' "$1" "$2" "$corpus/$preset" "$(date +%H:%M:%S)"; }
 
-run() { # run COMMAND ...: print it under --dry-run, else run it in the checkout
+run() { # run COMMAND ...: print it under --dry-run, else run it
   if [ "$dry_run" = true ]; then printf '+'; printf ' %q' "$@"; echo; return; fi
   "$@" || exit $?
 }

@@ -26,10 +26,10 @@ def environment():
     return {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
 
 
-def run(root, *arguments, status=0):
+def run(root, *arguments, status=0, cwd=None):
     result = subprocess.run(
-        command(root, *arguments), capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment(), timeout=900
-    )
+        command(root, *arguments), capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment(), cwd=cwd, timeout=900
+    )  # fmt: skip
     assert result.returncode == status, result.stdout[-3000:] + result.stderr[-3000:]
     assert "Traceback" not in result.stdout + result.stderr
     return result
@@ -86,6 +86,13 @@ def test_an_empty_data_directory_is_one_clear_error(root, tmp_path):
     own = ["--train-dir", tmp_path / "d", "--dev-dir", tmp_path / "d", "--test-dirs", tmp_path / "d"]
     result = run(root, *own, "--exp-dir", tmp_path / "exp", status=1)
     assert result.stderr.count("\n") == 1 and str(tmp_path / "d") in result.stderr
+
+
+def test_it_runs_from_any_folder_with_relative_paths(root, tmp_path):
+    (tmp_path / "d").mkdir()
+    result = run(root, "--train-dir", "d", "--dev-dir", "d", "--test-dirs", "d", "--exp-dir", "exp", status=1, cwd=tmp_path)
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: d: has no file wav.scp")
+    assert (tmp_path / "exp").is_dir()
 
 
 def test_ctrl_c_ends_the_run_and_all_its_jobs(root, tmp_path):

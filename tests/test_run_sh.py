@@ -39,6 +39,9 @@ def run_sh(root, *arguments):
         (["--corpus", "custom"], ["--train-dir"]),
         (["--corpus", "an4", "--train-dir", "a", "--dev-dir", "b", "--test-dirs", "c"], ["exclude each other"]),
         (["--train-dir", "a", "--dev-dir", "b", "--test-dirs", "x/test y/test"], ["two directories have the name 'test'"]),
+        (["--train-dir", "a", "--dev-dir", "b", "--test-dirs", " "], ["--test-dirs", "all three"]),
+        (["--train-dir", "my data", "--dev-dir", "b", "--test-dirs", "c"], ["--train-dir: 'my data'", "without blanks"]),
+        (["--exp-dir", "exp [1]"], ["--exp-dir: 'exp [1]'", "without blanks"]),
     ],
 )
 def test_wrong_options_are_one_line_that_lists_the_right_ones(root, arguments, words):
@@ -99,3 +102,9 @@ def test_own_directories_run_stages_0_to_7(root, tmp_path):
     assert sum("rnnt_kd.bin.decode" in line for line in lines) == 14
     assert sum("score.sh" in line for line in lines) == 14
     assert "summarize" in lines[-1]
+
+
+def test_a_trailing_slash_does_not_change_a_directory(root):
+    arguments = ["--dry-run", "--stop-stage", "1", "--train-dir", "d/train/", "--dev-dir", "d/dev", "--test-dirs", "d/dev/ d/a/"]
+    lines = commands(run_sh(root, *arguments))
+    assert [line.split()[-1] for line in lines if "validate_data_dir" in line] == ["d/train", "d/dev", "d/dev", "d/a"]
