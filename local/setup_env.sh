@@ -61,14 +61,14 @@ case $env in
 esac
 
 if [ "$env" = none ]; then
-  missing=$(python3 - <<'PY'
+  missing=$(python - <<'PY'
 import importlib.util
 needed = ["torch", "numpy", "lhotse", "urllib3", "lilcom", "soundfile", "scipy", "sentencepiece", "kaldialign",
           "lightning_fabric", "safetensors", "omegaconf", "tensorboard", "tqdm", "filelock"]
 print(" ".join(name for name in needed if importlib.util.find_spec(name) is None))
 PY
-  ) || die "--env none: no python3 on PATH; expected an active environment; activate it, or use --env auto"
-  [ -z "$missing" ] || die "--env none: $(command -v python3) lacks: $missing; install them (pip install -e .) or use --env auto"
+  ) || die "--env none: no python on PATH; expected an active environment; activate it, or use --env auto"
+  [ -z "$missing" ] || die "--env none: $(command -v python) lacks: $missing; install them (pip install -e .) or use --env auto"
   exit 0
 fi
 

@@ -13,7 +13,10 @@ __all__ = ["parser", "add_recipe", "add_device", "chosen_device", "command_line"
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Defaults shown, paragraphs of the description kept."""
+    """Defaults shown where there are any, paragraphs of the description kept."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False, []) else super()._get_help_string(action)
 
 
 def parser(description: str) -> argparse.ArgumentParser:
