@@ -200,10 +200,12 @@ run_jobs() { # runs what add_job collected, $nj at once; one job alone keeps the
   elif [ "$nj" = 1 ]; then
     for i in "${!job_names[@]}"; do bash -c "${job_commands[i]}" || exit $?; done
   else
-    # xargs, and not background jobs: those would ignore Ctrl-C.
+    # xargs, and not background jobs: those would ignore Ctrl-C.  It takes sed along, so nobody else can say it.
+    trap 'echo "interrupted; run the same command again to go on from here" >&2; exit 130' INT
     for i in "${!job_names[@]}"; do printf '%s\0%s\0' "${job_names[i]}" "${job_commands[i]}"; done |
       xargs -0 -n 2 -P "$nj" bash -c 'set -o pipefail; eval "$1" 2>&1 | sed -u "s/^/[$0] /"; status=$?; [ $status = 0 ] || exit 255' \
       || die "a job failed: see the lines above that begin with its [name]; mend it and run the same command again"
+    trap - INT
   fi
   job_names=() job_commands=()
 }

@@ -12,13 +12,13 @@ from rnnt_kd.bin.entry import command
 from rnnt_kd.errors import UserError
 
 
-def status_of(error, capsys):
+def status_of(error, capsys, argv=()):
     @command
     def main(argv=None):
         raise error
 
     with pytest.raises(SystemExit) as ended:
-        main([])
+        main(list(argv))
     return ended.value.code, capsys.readouterr().err
 
 
@@ -31,6 +31,13 @@ def test_full_disk_is_one_line_naming_the_file(capsys):
     status, text = status_of(OSError(errno.ENOSPC, "No space left on device", "exp/model"), capsys)
     assert status == 1
     assert text.count("\n") == 1 and "exp/model" in text and "disk is full" in text
+
+
+def test_full_disk_names_the_output_folder_where_the_error_names_nothing(capsys):
+    error = OSError(errno.ENOSPC, "No space left on device")
+    _, text = status_of(error, capsys, ["--nj", "2", "--out-dir", "exp/cuts"])
+    assert text.startswith("error: exp/cuts: the disk is full")
+    assert status_of(error, capsys)[1].startswith("error: the disk is full")
 
 
 def test_unreadable_file_is_one_line(capsys):
@@ -63,3 +70,29 @@ def test_interrupt_and_terminate_end_with_130_and_no_traceback(number, root):
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 130
     assert "interrupted" in errors and "Traceback" not in errors
+
+
+def test_an_interrupt_that_c_code_turned_into_another_error_is_an_interrupt(root):
+    program = (
+        "from rnnt_kd.bin.entry import command\nimport os, signal\n"
+        "@command\ndef main(argv=None):\n    try:\n        os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n        raise RuntimeError('KeyboardInterrupt: <EMPTY MESSAGE>') from None\nmain()\n"
+    )
+    environment = {"PYTHONPATH": str(root / "plugin"), "PATH": ""}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.returncode == 130
+    assert "interrupted" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.8])
+def test_an_interrupt_in_the_imports_is_one_line(root, seconds):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rnnt_kd.bin.score", "--decode-dir", "/nonexistent"], stderr=subprocess.PIPE, text=True,
+        env={"PYTHONPATH": str(root / "plugin"), "PATH": ""},
+    )  # fmt: skip
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    if "interrupted" in errors:  # else it was quicker, or Python itself was not up yet
+        assert (process.returncode, errors.count("\n")) == (130, 1)
+    assert "rnnt_kd" not in errors or "Traceback" not in errors

@@ -10,6 +10,7 @@ import signal
 import sys
 from typing import Callable, List, Optional
 
+from rnnt_kd.bin import INTERRUPTED, end_at_once
 from rnnt_kd.errors import UserError
 
 
@@ -18,32 +19,50 @@ def command(main: Callable[[Optional[List[str]]], None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def wrapped(argv: Optional[List[str]] = None) -> None:
+        interrupts: List[int] = []  # signal numbers, as they came
+
+        def interrupt(signum, frame):
+            interrupts.append(signum)
+            raise KeyboardInterrupt
+
         try:
-            signal.signal(signal.SIGTERM, _interrupt)
+            signal.signal(signal.SIGTERM, interrupt)
+            if signal.getsignal(signal.SIGINT) in (end_at_once, signal.default_int_handler):  # else it is ignored
+                signal.signal(signal.SIGINT, interrupt)
         except ValueError:  # not in the main thread: somebody else owns the signals
             pass
         try:
             main(argv)
-        except UserError as error:
-            _end(f"error: {error}", 1)
-        except KeyboardInterrupt:
-            _end("interrupted; run the same command again to go on from here", 130)
         except BrokenPipeError:
             sys.stderr.close()
             sys.exit(1)
-        except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                _end(f"error: {place}the disk is full; free some space and run the same command again", 1)
-            if error.filename is None:
+        except (Exception, KeyboardInterrupt) as error:
+            # C code turns KeyboardInterrupt into errors of its own.
+            if interrupts or isinstance(error, KeyboardInterrupt):
+                _end(INTERRUPTED, 130)
+            line = _line(error, sys.argv[1:] if argv is None else argv)
+            if line is None:
                 raise
-            _end(f"error: {place}{error.strerror}", 1)
+            _end(f"error: {line}", 1)
 
     return wrapped
 
 
-def _interrupt(signum, frame):
-    raise KeyboardInterrupt
+def _line(error: BaseException, argv: List[str]) -> Optional[str]:
+    """What a user can mend, in a line; None for a bug of ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = error.filename or _output_folder(argv)
+        return f"{place + ': ' if place else ''}the disk is full; free some space and run the same command again"
+    return f"{error.filename}: {error.strerror}" if error.filename else None
+
+
+def _output_folder(argv: List[str]) -> str:
+    """Where a command writes, by its options; most libraries do not say which file met the full disk."""
+    return next((value for option, value in zip(argv, argv[1:]) if option in ("--out-dir", "--exp-dir")), "")
 
 
 def _end(line: str, status: int) -> None:
