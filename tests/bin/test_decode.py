@@ -1,6 +1,7 @@
 """``python -m rnnt_kd.bin.decode`` on a tiny system with random weights, then score and summarize."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -132,6 +133,9 @@ def test_speakers_and_left_out_utterances_are_recorded(made, tmp_path):
 def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):
     other_bpe = tmp_path / "bpe"
     train_bpe(["quite another text with letters"], 20, other_bpe)
+    other_blank = shutil.copytree(made / "exp/teacher", tmp_path / "other_blank")
+    config = other_blank / "config.yaml"
+    config.write_text(config.read_text().replace("blank_id: 0", "blank_id: 2"))
     cases = [
         ({"search": "best"}, "search: 'best'; expected one of: greedy_search, modified_beam_search"),
         ({"beam": 0}, "--beam: 0"),
@@ -141,6 +145,7 @@ def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):
         ({"system_dir": tmp_path / "none"}, "no trained system here"),
         ({"bpe_dir": tmp_path / "none"}, "bpe.model"),
         ({"bpe_dir": other_bpe}, "another BPE model"),
+        ({"system_dir": other_blank}, "blank_id is 2; expected 0"),
         ({"cuts": tmp_path / "none.jsonl.gz"}, "none.jsonl.gz"),
     ]
     if not torch.cuda.is_available():

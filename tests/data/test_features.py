@@ -195,6 +195,8 @@ def bad_audio(folder: Path) -> dict:
         path = write(folder / f"cut.{suffix}", np.tile(good, 5), **options)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         made[f"truncated_{suffix}"] = path
+    made["cut_in_last_page"] = write(folder / "one_page.opus", good, format="OGG", subtype="OPUS")
+    made["cut_in_last_page"].write_bytes(made["cut_in_last_page"].read_bytes()[:-10])
     return made
 
 
@@ -210,6 +212,7 @@ REASONS = {
     "truncated_flac": "truncated",
     "truncated_opus": "truncated",
     "truncated_sph": "truncated",
+    "cut_in_last_page": "truncated",
 }
 
 
@@ -257,7 +260,7 @@ def test_segments_outside_the_recording_are_left_out_and_a_wrong_rate_is_guessed
 
 
 @pytest.mark.parametrize(
-    "name", ["no_samples", "empty_file", "no_audio", "truncated_wav", "truncated_opus", "truncated_sph"]
+    "name", ["no_samples", "empty_file", "no_audio", "truncated_wav", "truncated_opus", "truncated_sph", "cut_in_last_page"]
 )
 def test_the_quick_check_sees_what_headers_tell(tmp_path, name):
     data = make_dir(tmp_path / "data", {"a": bad_audio(tmp_path / "bad")[name]})

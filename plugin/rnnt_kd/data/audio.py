@@ -88,7 +88,7 @@ def _check_whole(path: Path) -> None:
         elif head[:7] == b"NIST_1A":
             promised = _sphere_promise(head)
         elif head[:4] == b"OggS" and not _ogg_ends(stream, size):
-            raise BadAudio("truncated: its last Ogg page is not marked as the last")
+            raise BadAudio("truncated: its last Ogg page is cut off or not marked as the last")
     if promised is not None and promised > size:
         raise BadAudio(f"truncated: {size} bytes where the header promises {promised}")
 
@@ -120,8 +120,11 @@ def _sphere_promise(head: bytes) -> Optional[int]:
 def _ogg_ends(stream: BinaryIO, size: int) -> bool:
     stream.seek(max(0, size - 65307))  # no page is longer
     tail = stream.read()
-    last = tail.rfind(b"OggS")
-    return 0 <= last < len(tail) - 5 and bool(tail[last + 5] & 4)
+    page = tail[tail.rfind(b"OggS") :] if b"OggS" in tail else b""
+    if len(page) < 27 or not page[5] & 4:  # flag: last page of the stream
+        return False
+    segments = page[27 : 27 + page[26]]
+    return len(page) >= 27 + page[26] + sum(segments)
 
 
 def _decode(stream: BinaryIO) -> Tuple[np.ndarray, int, int]:
