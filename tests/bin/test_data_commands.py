@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 import soundfile
+from filelock import FileLock
 
 from rnnt_kd.bin import compute_features, prepare_corpus, train_bpe, validate_data_dir
 from rnnt_kd.data import features
@@ -100,6 +101,12 @@ def test_wrong_text_and_sizes_are_one_line(data_dir, tmp_path, capsys):
     (data_dir / "text").write_bytes(b"u0 \xff\n")
     assert "is not UTF-8" in fails(capsys, train_bpe, "--text", data_dir / "text", "--vocab-size", 20, *out)
     assert not (tmp_path / "bpe").exists()
+
+
+def test_one_process_at_a_time_makes_a_corpus(tmp_path, capsys):
+    with FileLock(str(tmp_path / ".out.lock")):
+        text = fails(capsys, prepare_corpus, "--corpus", "synth", "--out-dir", tmp_path / "out")
+    assert "another process is making this corpus" in text and not (tmp_path / "out").exists()
 
 
 def test_wrong_corpora_are_one_line(tmp_path, capsys):

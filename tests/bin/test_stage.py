@@ -1,5 +1,7 @@
 """A finished stage is skipped; a change runs it again and is named."""
 
+import os
+
 from rnnt_kd.bin.stage import Stage
 
 
@@ -18,6 +20,22 @@ def test_skips_when_nothing_changed(tmp_path, capsys):
     finished(tmp_path)
     assert make(tmp_path).is_finished()
     assert "finished already, skipped" in capsys.readouterr().out
+
+
+def test_a_newer_source_runs_again(tmp_path, capsys):
+    finished(tmp_path)
+    audio = tmp_path / "a.wav"
+    audio.write_text("")
+    record = tmp_path / "out" / ".bpe.stage.json"
+
+    def stage():
+        return Stage(tmp_path / "out", "bpe", {"vocab_size": 60}, [tmp_path / "text"], ["bpe.model"], sources=[audio])
+
+    os.utime(audio, ns=(0, record.stat().st_mtime_ns - 1))
+    assert stage().is_finished()
+    os.utime(audio, ns=(0, record.stat().st_mtime_ns + 1))
+    assert not stage().is_finished()
+    assert f"{audio} changed since" in capsys.readouterr().out
 
 
 def test_not_finished_before_finish(tmp_path):

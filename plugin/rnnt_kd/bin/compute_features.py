@@ -8,6 +8,7 @@ from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.features import MAX_BAD_FRACTION, compute_features
+from rnnt_kd.data.kaldi_dir import read_data_dir
 
 
 @command
@@ -24,6 +25,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     add_max_bad_fraction(options)
     args = options.parse_args(argv)
 
+    recordings = read_data_dir(args.data_dir, args.allow_pipes).recordings.values()
     stage = Stage(
         args.out_dir,
         f"features_{args.name}",
@@ -34,6 +36,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         },
         [args.data_dir / name for name in ("wav.scp", "text", "utt2spk", "segments")],
         [f"{args.name}.jsonl.gz", f"{args.name}_feats"],
+        sources=[Path(recording.source) for recording in recordings if not recording.is_pipe],
     )
     if stage.is_finished():
         return

@@ -3,9 +3,12 @@
 ``--corpus NAME`` is the module ``rnnt_kd/data/corpora/NAME.py``.
 """
 
+import argparse
 import importlib
 from pathlib import Path
-from typing import List, Optional
+from typing import Dict, List, Optional
+
+from filelock import FileLock, Timeout
 
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import join, names_in, parser
@@ -47,6 +50,17 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     if stage.is_finished():
         return
+    out_dir = args.out_dir.absolute()
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(str(out_dir.with_name(f".{out_dir.name}.lock")), timeout=0):
+            _prepare(args, pairs, stage)
+    except Timeout:
+        advice = "wait for it, or choose another folder"
+        raise UserError(args.out_dir, "another process is making this corpus", "one at a time", advice) from None
+
+
+def _prepare(args: argparse.Namespace, pairs: Dict[str, str], stage: Stage) -> None:
     stage.start()
     module = importlib.import_module(f"rnnt_kd.data.corpora.{args.corpus}")
     if "num_jobs" in module.OPTIONS:

@@ -21,12 +21,21 @@ class Stage:
       name:     what the record is called and what messages say.
       settings: everything but files that the outputs depend on; JSON values.
       inputs:   files whose contents the outputs depend on.
+      sources:  such files that are too large to read for this: a newer one runs the stage again.
       outputs:  paths, relative to ``out_dir``, that must exist for the stage to count as finished;
                 those known only at the end are given to ``finish``.
     """
 
-    def __init__(self, out_dir: Path, name: str, settings: Mapping, inputs: Sequence[Path], outputs: Sequence[str]):
-        self.out_dir, self.name, self.outputs = Path(out_dir), name, list(outputs)
+    def __init__(
+        self,
+        out_dir: Path,
+        name: str,
+        settings: Mapping,
+        inputs: Sequence[Path],
+        outputs: Sequence[str],
+        sources: Sequence[Path] = (),
+    ):
+        self.out_dir, self.name, self.outputs, self.sources = Path(out_dir), name, list(outputs), list(sources)
         self.record_path = self.out_dir / f".{name}.stage.json"
         self._now = {
             "settings": json.loads(json.dumps(dict(settings))),
@@ -42,6 +51,7 @@ class Stage:
         reasons = _differences(before, self._now)
         outputs = self.outputs + before.get("outputs", [])
         reasons += [f"{name} is missing" for name in outputs if not (self.out_dir / name).exists()]
+        reasons += self._newer_sources()
         if reasons:
             print(f"{self.name}: runs again, because {'; '.join(reasons)}", flush=True)
             return False
@@ -56,6 +66,12 @@ class Stage:
         """Record that the outputs belong to these settings and inputs."""
         record = {**self._now, "outputs": sorted(outputs)}
         atomic.write_text(self.record_path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+    def _newer_sources(self) -> List[str]:
+        finished = self.record_path.stat().st_mtime_ns
+        newer = [path for path in self.sources if path.exists() and path.stat().st_mtime_ns > finished]
+        more = f" and {len(newer) - 1} more" if len(newer) > 1 else ""
+        return [f"{newer[0]}{more} changed since"] if newer else []
 
 
 def file_digest(path: Path) -> str:

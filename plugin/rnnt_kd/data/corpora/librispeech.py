@@ -194,7 +194,7 @@ def _missing_part(root: Path, part: str) -> UserError:
         root,
         f"no part {part}",
         f"a folder {part} beside {', '.join(found[:12]) or 'nothing'}",
-        "choose a preset or parts that are there, unpack it, or download it with --option download=yes",
+        "choose a --preset whose parts are there, unpack it, or leave --corpus-dir out to download",
     )
 
 
