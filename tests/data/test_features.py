@@ -230,6 +230,17 @@ def test_bad_audio_is_named_and_left_out(tmp_path):
         assert reason in summary.left_out[name], (name, summary.left_out[name])
 
 
+@pytest.mark.parametrize("pipe", [False, True])
+def test_audio_is_read_by_libsndfile_itself(tmp_path, pipe, monkeypatch):
+    """It swallows what is raised in a Python callback: Ctrl-C would pass for a truncated file."""
+    path = write(tmp_path / "a.flac", tone(0.5))
+    opened = []
+    real = soundfile.SoundFile
+    monkeypatch.setattr(soundfile, "SoundFile", lambda file, **more: opened.append(file) or real(file, **more))
+    samples, _ = load_recording(RecordingEntry("a", f"cat {path}" if pipe else str(path), pipe, ""))
+    assert len(samples) == 8000 and [type(file) for file in opened] == [int]
+
+
 def test_much_bad_audio_is_an_error_and_leaves_nothing(tmp_path):
     audio = bad_audio(tmp_path / "bad")
     data = make_dir(tmp_path / "data", {"a": audio["nan"], "b": write(tmp_path / "ok.wav", tone(0.5))})

@@ -6,10 +6,10 @@ A damaged file is a ``BadAudio`` with the reason, also where libsndfile reads th
 complaint: a truncated file is recognised by what its header promises.
 """
 
-import io
 import re
 import struct
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import BinaryIO, Optional, Tuple
 
@@ -33,7 +33,9 @@ def load_recording(recording: RecordingEntry) -> Tuple[np.ndarray, int]:
       or where the pipe fails.
     """
     if recording.is_pipe:
-        stream: BinaryIO = io.BytesIO(_run_pipe(recording.source))
+        stream: BinaryIO = tempfile.TemporaryFile()
+        stream.write(_run_pipe(recording.source))
+        stream.seek(0)
     else:
         _check_whole(Path(recording.source))
         stream = open(recording.source, "rb")
@@ -130,7 +132,8 @@ def _ogg_ends(stream: BinaryIO, size: int) -> bool:
 def _decode(stream: BinaryIO) -> Tuple[np.ndarray, int, int]:
     """First channel, sampling rate, and the number of samples that the header promises."""
     try:
-        with soundfile.SoundFile(stream) as audio:
+        # By its descriptor: Ctrl-C in a Python callback of libsndfile would be swallowed, and look like a truncated file.
+        with soundfile.SoundFile(stream.fileno(), closefd=False) as audio:
             blocks = [block[:, 0].copy() for block in audio.blocks(1 << 20, dtype="float32", always_2d=True)]
             samples = np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
             return samples, audio.samplerate, audio.frames
