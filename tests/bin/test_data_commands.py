@@ -103,6 +103,14 @@ def test_wrong_text_and_sizes_are_one_line(data_dir, tmp_path, capsys):
     assert not (tmp_path / "bpe").exists()
 
 
+def test_the_folder_of_a_corpus_may_be_relative(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = [f"--option={name}=0.1" for name in ("minutes", "dev_minutes", "test_minutes")]
+    for words in ("train: ", "corpus: finished already, skipped (data)"):
+        prepare_corpus.main(["--corpus", "synth", "--out-dir", "data", *few])
+        assert words in capsys.readouterr().out
+
+
 def test_one_process_at_a_time_makes_a_corpus(tmp_path, capsys):
     with FileLock(str(tmp_path / ".out.lock")):
         text = fails(capsys, prepare_corpus, "--corpus", "synth", "--out-dir", tmp_path / "out")

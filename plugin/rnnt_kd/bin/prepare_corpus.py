@@ -69,7 +69,8 @@ def _prepare(args: argparse.Namespace, pairs: Dict[str, str], stage: Stage) -> N
     for path in made:
         data = read_data_dir(path, allow_pipes=True)
         print(f"{path}: {len(data.utterances)} utterances, {len(data.speakers)} speakers")
-    stage.finish(str(Path(path).relative_to(args.out_dir) / "wav.scp") for path in made)
+    out_dir = args.out_dir.resolve()
+    stage.finish(str(Path(path).resolve().relative_to(out_dir) / "wav.scp") for path in made)
 
 
 if __name__ == "__main__":
