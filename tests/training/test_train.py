@@ -200,6 +200,19 @@ def test_a_teacher_of_another_blank_is_refused(tone_corpus, teacher_dir, tmp_pat
         )
 
 
+def test_a_damaged_teacher_touches_no_student(tone_corpus, teacher_dir, tmp_path):
+    shutil.copytree(teacher_dir, tmp_path / "teacher")
+    weights = tmp_path / "teacher" / "model.safetensors"
+    config = tone_corpus.config("sparse_student", sparsity=0.5, overrides=ONE_EPOCH)
+    tone_corpus.train(config, tmp_path / "x", teacher_dir=tmp_path / "teacher")
+    weights.write_bytes(weights.read_bytes()[:1000])
+    for folder in (tmp_path / "x", tmp_path / "new"):
+        with pytest.raises(UserError, match="model.safetensors: damaged"):
+            tone_corpus.train(config, folder, teacher_dir=tmp_path / "teacher")
+    assert (tmp_path / "x" / "system.json").exists()
+    assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {"teacher", "x"}
+
+
 def test_a_teacher_of_another_model_cannot_start_a_sparse_student(tone_corpus, teacher_dir, tmp_path):
     config = tone_corpus.config("sparse_student", sparsity=0.5, overrides=["teacher.model.joiner_dim=24"])
     with pytest.raises(UserError, match="model.joiner_dim is 16.*24"):

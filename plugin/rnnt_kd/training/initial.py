@@ -52,6 +52,7 @@ def resolve(config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Pa
                     "a teacher of this preset: a sparse student starts from its weights",
                     "train the teacher again",
                 )
+    checkpoint.load_system(teacher_dir)  # a damaged one is an error before anything is written
     return dataclasses.replace(config, teacher_checksum=file_digest(teacher_dir / checkpoint.FINAL))
 
 
