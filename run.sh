@@ -12,7 +12,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$root/local/recipe.sh"
 
 corpus=                 # a folder of egs/ (default: synth)
-corpus_dir=             # where the corpus is on this machine (or is downloaded to)
+corpus_dir=             # where the corpus is; left out, LibriSpeech is downloaded to DATA_DIR/download
 train_dir=              # your own Kaldi data directories instead of a corpus:
 dev_dir=                #   all three options together
 test_dirs=              #   one or more, in quotes

@@ -92,6 +92,7 @@ check_options() {
   [ -n "$sparsities" ] || die "--sparsities: empty; expected fractions, for example \"0.6 0.9\""
   local sparsity
   for sparsity in $sparsities; do number_between --sparsities "$sparsity" 0.01 1; done
+  [ -z "$(student_names | xargs -n 1 | sort | uniq -d)" ] || die "--sparsities: '$sparsities'; expected different fractions"
 
   if [ -n "$train_dir$dev_dir$test_dirs" ]; then
     [ -n "$train_dir" ] && [ -n "$dev_dir" ] && [ -n "${test_dirs//[[:space:]]/}" ] \

@@ -32,6 +32,7 @@ def run_sh(root, *arguments):
         (["--kd-scale", "-1"], ["--kd-scale: '-1'"]),
         (["--sparsities", "0.5 1.5"], ["--sparsities: '1.5'"]),
         (["--sparsities", ""], ["--sparsities"]),
+        (["--sparsities", "0.9 0.60 .6"], ["--sparsities: '0.9 0.60 .6'", "different fractions"]),
         (["--seed", "1.5"], ["--seed: '1.5'"]),
         (["--nj", "0"], ["--nj: '0'"]),
         (["--nj"], ["--nj needs a value"]),
