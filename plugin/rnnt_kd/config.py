@@ -78,7 +78,7 @@ class TrainingConfig:
 class KdConfig:
     variant: str = "collapsed"  # a function of losses/kd_variants.py
     weighting: str = "occupancy"  # a function of losses/kd_weightings.py
-    scale: float = 0.5
+    scale: float = 1.0
     temperature: float = 1.0
     ramp_steps: int = 0  # kd scale grows linearly from 0 over these steps
 
