@@ -1,7 +1,7 @@
 """The one exception for what a user can put right.
 
 Library code raises ``UserError``; ``rnnt_kd.bin`` prints its single line and
-exits with status 2, without a traceback.
+exits with status 1, without a traceback.
 """
 
 
