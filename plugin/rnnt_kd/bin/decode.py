@@ -59,7 +59,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         expected = f"that of {args.system_dir} (checksum {config.bpe_checksum[:12]})"
         raise UserError(args.bpe_dir, f"another BPE model (checksum {tokenizer.checksum[:12]})", expected)
     if config.blank_id != tokenizer.blank_id:
-        raise UserError(args.system_dir / "config.yaml", f"blank_id is {config.blank_id}", f"{tokenizer.blank_id}, as in {args.bpe_dir}")
+        expected = f"{tokenizer.blank_id}, as in {args.bpe_dir}"
+        raise UserError(args.system_dir / "config.yaml", f"blank_id is {config.blank_id}", expected)
     loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds)
     with tqdm(loader, desc=f"{config.name} on {args.test_set}", unit="batch", mininterval=1.0) as batches:
         search = get_search(args.search)

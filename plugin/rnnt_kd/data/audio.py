@@ -132,7 +132,7 @@ def _ogg_ends(stream: BinaryIO, size: int) -> bool:
 def _decode(stream: BinaryIO) -> Tuple[np.ndarray, int, int]:
     """First channel, sampling rate, and the number of samples that the header promises."""
     try:
-        # By its descriptor: Ctrl-C in a Python callback of libsndfile would be swallowed, and look like a truncated file.
+        # By its descriptor: libsndfile would swallow Ctrl-C in a Python callback, and the file would seem truncated.
         with soundfile.SoundFile(stream.fileno(), closefd=False) as audio:
             blocks = [block[:, 0].copy() for block in audio.blocks(1 << 20, dtype="float32", always_2d=True)]
             samples = np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
