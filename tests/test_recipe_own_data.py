@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import soundfile
 from scipy.signal import resample_poly
-
 from test_recipe import run
 
 RATE = 16000
