@@ -11,7 +11,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tqdm import tqdm
 
-PLAIN_LINE_SECONDS = 5.0  # at most one plain line in this time
+PLAIN_LINE_SECONDS = 15.0  # at most one plain line in this time
 
 
 class Progress:
