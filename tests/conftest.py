@@ -1,12 +1,16 @@
 """Shared fixtures.  Tests that need real speech skip, and say so, without ``../shared/corpora``."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# Started in the background of a script, a process ignores Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "rnnt_kd", deadline=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck)
