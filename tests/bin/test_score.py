@@ -148,7 +148,9 @@ def test_summarize_prints_what_it_writes(tmp_path, capsys):
     (tmp_path / "exp" / "teacher").mkdir(parents=True)
     options = ["--exp-dir", tmp_path / "exp", "--test-sets", "test", "--systems", "teacher small_kd", "--corpus", "an4"]
     status, printed = run(capsys, *options, main=summarize.main)
-    assert status == 0 and printed == (tmp_path / "exp/summary.md").read_text()
+    table, title, commands = (tmp_path / "exp/summary.md").read_text().partition("\nCommands that made the figures:")
+    assert status == 0 and printed == table and title
+    assert "rnnt_kd.bin.summarize --exp-dir" in commands
     rows = json.loads((tmp_path / "exp/summary.json").read_text())
     assert [row["system"] for row in rows] == ["teacher", "small", "small_kd"]
     status, printed = run(capsys, "--exp-dir", tmp_path / "none", "--test-sets", "test", main=summarize.main)

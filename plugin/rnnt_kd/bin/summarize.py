@@ -33,12 +33,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     if not test_sets:
         raise UserError("--test-sets", "empty", "at least one name")
     rows = collect(args.exp_dir, test_sets, args.systems.split())
+    corpus = args.corpus or args.exp_dir.resolve().name
     own_command = command_line("rnnt_kd.bin.summarize", argv)
-    table = markdown(rows, args.corpus or args.exp_dir.resolve().name, [own_command])
-    atomic.write_text(args.exp_dir / "summary.md", table)
+    atomic.write_text(args.exp_dir / "summary.md", markdown(rows, corpus, [own_command]))
     values = [row.values for row in rows]
     atomic.write_text(args.exp_dir / "summary.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-    print(table, end="")
+    print(markdown(rows, corpus), end="")
 
 
 if __name__ == "__main__":

@@ -52,8 +52,11 @@ def collect(exp_dir: Path, test_sets: Sequence[str], expected: Iterable[str] = (
     return [row for name in ["teacher", *sorted(names, key=_order)] for row in _rows(exp_dir, name, test_sets)]
 
 
-def markdown(rows: Sequence[Row], corpus: str, commands: Sequence[str] = ()) -> str:
-    """The table for people, GitHub flavour: a line on the corpus, the table, what is not finished, the commands."""
+def markdown(rows: Sequence[Row], corpus: str, commands: Optional[Sequence[str]] = None) -> str:
+    """The table for people, GitHub flavour: a line on the corpus, the table, what is not finished.
+
+    With ``commands`` (those of this table itself) all commands that made the figures follow.
+    """
     words = {row.values["test_set"]: row.values["words"] for row in rows if row.values["words"] is not None}
     sets = ", ".join(f"{name} ({number} words)" for name, number in words.items()) or "nothing scored yet"
     head = ["system", "test set", "search", "parameters", "non-zero", "sparsity", "%WER [95 %]", "ins", "del", "sub"]
@@ -70,8 +73,8 @@ def markdown(rows: Sequence[Row], corpus: str, commands: Sequence[str] = ()) -> 
     unfinished = [f"- {row.values['system']} on {row.values['test_set']}: {row.state}" for row in rows if row.state]
     if unfinished:
         lines += ["", "Not finished:", "", *unfinished]
-    commands = [*(command for row in rows for command in row.commands), *commands]
-    if commands:
+    if commands is not None:
+        commands = [*(command for row in rows for command in row.commands), *commands]
         lines += ["", "Commands that made the figures:", "", "```", *dict.fromkeys(commands), "```"]
     return "\n".join(lines) + "\n"
 
