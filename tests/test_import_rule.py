@@ -50,6 +50,8 @@ DOORS = {
 NOT_IN_MATHEMATICS = {"os", "io", "pathlib", "json", "yaml", "logging"}
 NOT_IN_MATHEMATICS |= {"omegaconf", "tqdm", "tensorboard", "safetensors"}
 LISTS_ITS_OWN_FILES = {"lattice/__init__.py", "models/__init__.py"}  # names on the command line are things on disk
+LISTS_ITS_OWN_FILES |= {"losses/node_scores/__init__.py"}
+SAYS_WHAT_IT_CHOSE = {"losses/node_scores/__init__.py"}  # at debug level
 
 
 def imported_modules(path):
@@ -110,6 +112,8 @@ def test_mathematics_sees_no_file_and_no_logger(path):
     forbidden = set(NOT_IN_MATHEMATICS)
     if relative(path) in LISTS_ITS_OWN_FILES:
         forbidden -= {"pathlib", "os"}
+    if relative(path) in SAYS_WHAT_IT_CHOSE:
+        forbidden -= {"logging"}
     for name in imported_modules(path):
         assert name.split(".")[0] not in forbidden, f"{relative(path)} imports {name}"
 

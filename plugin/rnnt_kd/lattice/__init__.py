@@ -9,10 +9,11 @@ k2's names, argument order and meaning:
     get_rnnt_logprobs_pruned     joiner logits on the kept nodes -> px, py
     mutual_information_recursion px, py -> log-probability of all paths (and arc occupancies)
     rnnt_loss_pruned             joiner logits on the kept nodes -> loss
+    pruned_recursion             posteriors on the kept nodes -> log-probability of all paths (and their use)
     supports(device)             can this installation compute on that device?
 
 A new backend brings its recursion and ``supports``; it takes the rest from
-``arc_log_probs``, ``prune_ranges`` and ``rnnt_losses``, as ``k2_backend`` does.
+``arc_log_probs``, ``prune_ranges``, ``pruned_recursion`` and ``rnnt_losses``, as ``k2_backend`` does.
 """
 
 import importlib

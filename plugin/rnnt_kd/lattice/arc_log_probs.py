@@ -39,8 +39,15 @@ def get_rnnt_logprobs_pruned(
     assert ranges.shape == (B, T, s_range) and symbols.shape == (B, S), (logits.shape, ranges.shape, symbols.shape)
     labels = pad(symbols, (0, 1), value=termination_symbol).unsqueeze(1).expand(B, T, S + 1).gather(2, ranges)
     log_blank, log_label, _ = node_log_probs(logits, labels, termination_symbol)
+    return arcs_of_nodes(log_blank, log_label, ranges, S, boundary, rnnt_type)
 
-    nothing = torch.full((B, T, S + 1), NEG_INF, dtype=logits.dtype, device=logits.device)
+
+def arcs_of_nodes(
+    log_blank: Tensor, log_label: Tensor, ranges: Tensor, S: int, boundary: Optional[Tensor], rnnt_type: str
+) -> Tuple[Tensor, Tensor]:
+    """``px, py`` of the whole lattice from the posteriors on the kept nodes, each (B, T, s_range)."""
+    B, T, _ = ranges.shape
+    nothing = torch.full((B, T, S + 1), NEG_INF, dtype=log_blank.dtype, device=log_blank.device)
     px = nothing.scatter(2, ranges, log_label)[:, :, :S].transpose(1, 2)  # (B, S, T)
     py = nothing.scatter(2, ranges, log_blank).transpose(1, 2)  # (B, S + 1, T)
     return _as_read_by_the_recursion(px, py, boundary, rnnt_type), py

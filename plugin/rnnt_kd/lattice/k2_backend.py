@@ -11,6 +11,7 @@ from k2 import mutual_information_recursion
 
 from rnnt_kd.lattice.arc_log_probs import get_rnnt_logprobs_pruned  # noqa: F401
 from rnnt_kd.lattice.prune_ranges import do_rnnt_pruning, get_rnnt_prune_ranges  # noqa: F401
+from rnnt_kd.lattice.pruned_recursion import pruned_recursion_with
 from rnnt_kd.lattice.rnnt_losses import losses_with
 
 
@@ -20,3 +21,4 @@ def supports(device: torch.device) -> bool:
 
 
 rnnt_loss_smoothed, rnnt_loss_pruned = losses_with(mutual_information_recursion)
+pruned_recursion = pruned_recursion_with(mutual_information_recursion)

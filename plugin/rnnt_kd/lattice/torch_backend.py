@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice.arc_log_probs import get_rnnt_logprobs_pruned  # noqa: F401
 from rnnt_kd.lattice.prune_ranges import do_rnnt_pruning, get_rnnt_prune_ranges  # noqa: F401
+from rnnt_kd.lattice.pruned_recursion import pruned_recursion_with
 from rnnt_kd.lattice.rnnt_losses import losses_with
 from rnnt_kd.lattice.scan import scan_lattice
 
@@ -77,3 +78,4 @@ def _check_boundary(boundary: Tensor, S: int, T: int) -> None:
 
 
 rnnt_loss_smoothed, rnnt_loss_pruned = losses_with(mutual_information_recursion)
+pruned_recursion = pruned_recursion_with(mutual_information_recursion)

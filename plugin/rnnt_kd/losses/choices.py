@@ -31,6 +31,11 @@ def get_weighting(name: str) -> Callable:
     return _choose("kd weighting", name, _functions(kd_weightings))
 
 
+def needs_logits(variant: Callable) -> bool:
+    """Does a variant compare whole logits, by the name of its first argument, or node scores?"""
+    return next(iter(inspect.signature(variant).parameters)) == "logits"
+
+
 def _functions(module: ModuleType) -> Dict[str, Callable]:
     return {
         name.replace("_", "-"): value

@@ -1,14 +1,18 @@
 """What teacher and student are compared on, at one node of the lattice.
 
 A variant is one public function of this module, and its name, with "-" for "_", is the
-value of ``--kd-variant``.  It knows nothing of padding, weights or reduction:
+value of ``--kd-variant``.  It knows nothing of padding, weights or reduction, and says by its
+first argument what it needs:
 
+    variant(scores, teacher_scores, class_scales) -> (B, T, s_range)
+        NodeScores: log-probabilities of blank, label and rest, each (B, T, s_range).  Enough for a
+        teacher in a cache, and nobody has to build logits.
     variant(logits, teacher_logits, labels, termination_symbol, class_scales) -> (B, T, s_range)
+        logits, teacher_logits  (B, T, s_range, C), un-normalised, of one dtype
+        labels                  (B, T, s_range) int64, the symbol on the arc that leaves the
+                                node; termination_symbol where none does
 
-    logits, teacher_logits  (B, T, s_range, C), un-normalised, of one dtype
-    labels                  (B, T, s_range) int64, the symbol on the arc that leaves the
-                            node; termination_symbol where none does
-    class_scales            None, or three factors for blank, label and rest
+    class_scales                None, or three factors for blank, label and rest
 
 The result is Kullback-Leibler's KL(teacher || student) >= 0, in nats.  With
 ``class_scales`` each class's term is q log(q / p) - q + p, for teacher q and student p:
@@ -21,17 +25,16 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from rnnt_kd.lattice.node_log_probs import LOG_ZERO, node_log_probs
+from rnnt_kd.lattice.node_log_probs import LOG_ZERO
+from rnnt_kd.losses.node_scores import NodeScores
 
 ClassScales = Optional[Tuple[float, float, float]]
 
 
-def collapsed(
-    logits: Tensor, teacher_logits: Tensor, labels: Tensor, termination_symbol: int, class_scales: ClassScales = None
-) -> Tensor:
+def collapsed(scores: NodeScores, teacher_scores: NodeScores, class_scales: ClassScales = None) -> Tensor:
     """KL over {blank, label, every other symbol}: arXiv 2011.06110, section 3."""
-    teacher = _collapse(teacher_logits, labels, termination_symbol)
-    student = _collapse(logits, labels, termination_symbol)
+    student = torch.stack(scores, dim=-1).clamp(min=LOG_ZERO)
+    teacher = torch.stack(teacher_scores, dim=-1).clamp(min=LOG_ZERO)
     terms = _divergence_terms(teacher, student, is_scaled=class_scales is not None)
     if class_scales is not None:
         terms = terms * terms.new_tensor(class_scales)
@@ -54,17 +57,6 @@ def full(
         + (blank_scale - rest_scale) * terms[..., termination_symbol]
         + (label_scale - rest_scale) * label_term
     )
-
-
-def _collapse(logits: Tensor, labels: Tensor, termination_symbol: int) -> Tensor:
-    """Log-probabilities (B, T, s_range, 3) of blank, label and rest.
-
-    Where no symbol arc leaves, ``labels`` says blank; its label class is empty, or blank
-    would count twice.
-    """
-    log_blank, log_label, log_rest = node_log_probs(logits, labels, termination_symbol)
-    log_label = log_label.masked_fill(labels == termination_symbol, LOG_ZERO)
-    return torch.stack((log_blank, log_label, log_rest), dim=-1).clamp(min=LOG_ZERO)
 
 
 def _divergence_terms(teacher: Tensor, student: Tensor, is_scaled: bool) -> Tensor:

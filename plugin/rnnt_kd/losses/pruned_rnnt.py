@@ -9,7 +9,6 @@ blank, s_range = symbol positions kept in a frame.  All log-probabilities are na
 The work is in float32 (float64 for float64 logits), whatever autocast says.
 """
 
-import contextlib
 from types import ModuleType
 from typing import Optional, Tuple
 
@@ -18,8 +17,12 @@ from torch import Tensor
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
-from rnnt_kd.losses.choices import get_variant, get_weighting
+from rnnt_kd.lattice.node_log_probs import LOG_ZERO, node_log_probs
+from rnnt_kd.losses.choices import get_variant, needs_logits
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
+from rnnt_kd.losses.node_scores import NodeScores
+from rnnt_kd.losses.precision import at_least_float32, no_autocast
+from rnnt_kd.losses.terms import check_options, kd_losses, reduce, rnnt_losses
 
 
 def rnnt_loss_pruned(
@@ -61,19 +64,17 @@ def rnnt_loss_pruned(
     Raises:
       UserError: unknown name, shapes that do not fit, or an utterance without any path.
     """
-    logits, nodes, module = _prepare(
-        logits, symbols, ranges, termination_symbol, boundary, rnnt_type, reduction, backend
-    )
-    with _no_autocast(logits):
-        loss = module.rnnt_loss_pruned(
-            logits, nodes.symbols, ranges, termination_symbol, nodes.boundary, rnnt_type, delay_penalty, reduction
-        )
+    check_options(reduction, rnnt_type, kd_temperature)
+    logits, nodes, module = _prepare(logits, symbols, ranges, termination_symbol, boundary, rnnt_type, backend)
+    with no_autocast(logits):
+        scores = scores_of_logits(logits, nodes)
+        loss = reduce(rnnt_losses(scores, nodes, module, delay_penalty), reduction)
         if teacher_logits is None or kd_scale == 0.0:
             return loss
-        kd_losses = _kd_losses(
-            logits, teacher_logits, nodes, module, kd_variant, kd_weighting, kd_temperature, None
+        kd = distillation(
+            logits, scores, teacher_logits, nodes, module, kd_variant, kd_weighting, kd_temperature, None
         )
-        return loss + kd_scale * _reduce(kd_losses, reduction)
+        return loss + kd_scale * reduce(kd, reduction)
 
 
 def rnnt_kd_loss(
@@ -98,14 +99,60 @@ def rnnt_kd_loss(
 
       kd_class_scales:  factors of the classes blank, label and rest, each >= 0.
     """
-    logits, nodes, module = _prepare(
-        logits, symbols, ranges, termination_symbol, boundary, rnnt_type, reduction, backend
-    )
-    with _no_autocast(logits):
-        kd_losses = _kd_losses(
-            logits, teacher_logits, nodes, module, kd_variant, kd_weighting, kd_temperature, kd_class_scales
+    check_options(reduction, rnnt_type, kd_temperature, kd_class_scales)
+    logits, nodes, module = _prepare(logits, symbols, ranges, termination_symbol, boundary, rnnt_type, backend)
+    with no_autocast(logits):
+        scores = scores_of_logits(logits, nodes)
+        kd = distillation(
+            logits, scores, teacher_logits, nodes, module, kd_variant, kd_weighting, kd_temperature, kd_class_scales
         )
-        return _reduce(kd_losses, reduction)
+        return reduce(kd, reduction)
+
+
+def scores_of_logits(logits: Tensor, nodes: KeptNodes) -> NodeScores:
+    """What ``node_scores`` computes, from whole logits (B, T, s_range, C).  Padded nodes hold anything."""
+    log_blank, log_label, log_rest = node_log_probs(logits, nodes.labels, nodes.termination_symbol)
+    log_label = log_label.masked_fill(nodes.labels == nodes.termination_symbol, LOG_ZERO)  # count blank once
+    return NodeScores(log_blank, log_label, log_rest)
+
+
+def distillation(
+    logits: Tensor,
+    scores: NodeScores,
+    teacher_logits: Tensor,
+    nodes: KeptNodes,
+    backend: ModuleType,
+    kd_variant: str,
+    kd_weighting: str,
+    kd_temperature: float,
+    kd_class_scales: Optional[Tuple[float, float, float]],
+) -> Tensor:
+    """(B,), the distillation term of each utterance; ``scores`` are those of ``logits``."""
+    compare = get_variant(kd_variant)
+    if teacher_logits.shape != logits.shape:
+        raise UserError(
+            "teacher logits",
+            f"shape {tuple(teacher_logits.shape)}",
+            f"the student's (B, T, s_range, C) = {tuple(logits.shape)}",
+            "teacher and student must share vocabulary, frame rate and ranges",
+        )
+    teacher_logits = at_least_float32(teacher_logits.detach()).to(logits.dtype)
+    with torch.no_grad():
+        teacher_scores = scores_of_logits(teacher_logits, nodes)
+
+    def divergence() -> Tensor:
+        student, teacher = logits, teacher_logits
+        if kd_temperature != 1.0:
+            student, teacher = logits / kd_temperature, teacher_logits / kd_temperature
+        if needs_logits(compare):
+            return compare(student, teacher, nodes.labels, nodes.termination_symbol, kd_class_scales)
+        if kd_temperature == 1.0:
+            return compare(scores, teacher_scores, kd_class_scales)
+        with torch.no_grad():
+            teacher = scores_of_logits(teacher, nodes)
+        return compare(scores_of_logits(student, nodes), teacher, kd_class_scales)
+
+    return kd_losses(divergence, scores, teacher_scores, nodes, backend, kd_weighting)
 
 
 def _prepare(
@@ -115,14 +162,9 @@ def _prepare(
     termination_symbol: int,
     boundary: Optional[Tensor],
     rnnt_type: str,
-    reduction: str,
     backend: str,
 ) -> Tuple[Tensor, KeptNodes, ModuleType]:
     """What both public functions need; all checks that cost next to nothing."""
-    if reduction not in ("none", "mean", "sum"):
-        raise UserError("reduction", repr(reduction), "none, mean or sum")
-    if rnnt_type not in ("regular", "modified", "constrained"):
-        raise UserError("rnnt_type", repr(rnnt_type), "regular, modified or constrained")
     if logits.ndim != 4 or logits.shape[:3] != ranges.shape or symbols.shape[0] != logits.shape[0]:
         raise UserError(
             "transducer loss",
@@ -137,62 +179,4 @@ def _prepare(
     if bool(is_wrong.any()):
         wrong = int(nodes.labels[is_wrong][0])
         raise UserError("symbols", f"symbol {wrong}", f"classes of the joiner, 0 to {logits.shape[3] - 1}")
-    return _at_least_float32(logits), nodes, module
-
-
-def _kd_losses(
-    logits: Tensor,
-    teacher_logits: Tensor,
-    nodes: KeptNodes,
-    module: ModuleType,
-    kd_variant: str,
-    kd_weighting: str,
-    kd_temperature: float,
-    kd_class_scales: Optional[Tuple[float, float, float]],
-) -> Tensor:
-    """(B,), the distillation term of each utterance."""
-    compare, weigh = get_variant(kd_variant), get_weighting(kd_weighting)
-    if not kd_temperature > 0.0:
-        raise UserError("kd temperature", str(kd_temperature), "a number above 0")
-    if kd_class_scales is not None and (len(kd_class_scales) != 3 or min(kd_class_scales) < 0.0):
-        raise UserError("kd class scales", str(kd_class_scales), "three numbers >= 0, for blank, label and rest")
-    if teacher_logits.shape != logits.shape:
-        raise UserError(
-            "teacher logits",
-            f"shape {tuple(teacher_logits.shape)}",
-            f"the student's (B, T, s_range, C) = {tuple(logits.shape)}",
-            "teacher and student must share vocabulary, frame rate and ranges",
-        )
-    teacher_logits = _at_least_float32(teacher_logits.detach()).to(logits.dtype)
-
-    with torch.no_grad():
-        weights = _normalise(weigh(nodes, logits.detach(), teacher_logits, module), nodes)
-    if kd_temperature != 1.0:
-        logits, teacher_logits = logits / kd_temperature, teacher_logits / kd_temperature
-    divergence = compare(logits, teacher_logits, nodes.labels, nodes.termination_symbol, kd_class_scales)
-    return (weights * divergence).sum(dim=(1, 2))
-
-
-def _normalise(weights: Tensor, nodes: KeptNodes) -> Tensor:
-    """Zero on padding; the sum over an utterance is T_b + S_b, the number of arcs on a path.
-
-    So the term has the unit of the RNN-T loss, and ``kd_scale`` carries over between
-    weightings, prune ranges and the full lattice.
-    """
-    weights = torch.where(nodes.node_mask, weights, torch.zeros_like(weights))
-    total = weights.sum(dim=(1, 2)).clamp(min=torch.finfo(weights.dtype).tiny)
-    return weights * (nodes.num_arcs / total).to(weights.dtype).reshape(-1, 1, 1)
-
-
-def _reduce(losses: Tensor, reduction: str) -> Tensor:
-    return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
-
-
-def _at_least_float32(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-
-
-def _no_autocast(x: Tensor):
-    if x.device.type not in ("cpu", "cuda"):
-        return contextlib.nullcontext()
-    return torch.autocast(device_type=x.device.type, enabled=False)
+    return at_least_float32(logits), nodes, module

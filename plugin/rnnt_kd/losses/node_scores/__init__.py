@@ -1,0 +1,210 @@
+"""Posteriors of blank, label and rest on the kept nodes, straight from the joiner's inputs.
+
+    scores = node_scores(JoinerParts(am, lm, weight, bias), nodes)
+
+The logits of the joiner, (B, T, s_range, C), never exist: three numbers of each node are all
+that the transducer loss and the collapsed distillation term read, so a block of logits is
+made, reduced and dropped, and made again in the backward pass.  Padded nodes are not
+computed at all.  Student (with gradient) and teacher (under ``torch.no_grad``) use the same
+function.
+
+An implementation is a module ``<name>_impl.py`` of this package with two functions:
+
+    why_not(joiner) -> None, or the reason why it cannot run on these tensors
+    split_logits(am, lm, weight, bias, labels, am_rows, lm_rows, blank, activation)
+        -> (blank, label, log_rest), see ``torch_impl.py``
+
+B = batch, T = frames, S = symbols, C = classes with blank, J = joiner dimension,
+s_range = kept symbol positions a frame.
+"""
+
+import importlib
+import logging
+from pathlib import Path
+from types import ModuleType
+from typing import Callable, List, NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from rnnt_kd.errors import UserError
+from rnnt_kd.lattice.node_log_probs import LOG_ZERO
+from rnnt_kd.losses.kept_nodes import KeptNodes
+from rnnt_kd.losses.precision import no_autocast
+
+AUTO_ORDER = ("triton", "torch")  # the last one runs on anything
+
+
+class NodeScores(NamedTuple):
+    """Log-probabilities on the kept nodes, each (B, T, s_range); 0 on padded nodes.
+
+    The three sum to 1.  Where no symbol arc leaves a node (s = S_b), ``log_label`` is that of
+    nothing, about -1e30, and everything but blank is the rest.
+    """
+
+    log_blank: Tensor
+    log_label: Tensor
+    log_rest: Tensor
+
+
+class JoinerParts(NamedTuple):
+    """A joiner ``linear(activation(am + lm))`` and its inputs.
+
+    am:          (B, T, J), the encoder's side, projected; or pruned, (B, T, s_range, J).
+    lm:          (B, S + 1, J), the predictor's side, projected; or pruned, (B, T, s_range, J).
+    weight:      (C, J), of the output layer.
+    bias:        (C,), or None.
+    activation:  any differentiable function that works elementwise.
+    """
+
+    am: Tensor
+    lm: Tensor
+    weight: Tensor
+    bias: Optional[Tensor] = None
+    activation: Callable[[Tensor], Tensor] = torch.tanh
+
+
+def node_scores(
+    joiner: JoinerParts, nodes: KeptNodes, *, temperature: float = 1.0, impl: str = "auto"
+) -> NodeScores:
+    """Score every valid node (t < T_b, s <= S_b).
+
+    Args:
+      joiner:       any floating dtypes; the work is in float32 (float64 where am or weight is),
+                    and gradients come back in the dtypes of the inputs.
+      nodes:        ``losses.kept_nodes.kept_nodes(...)``.
+      temperature:  divides the logits.
+      impl:         "auto", or one of ``available_impls()``.
+
+    Two runs on the same inputs and the same number of threads agree bit for bit on a CPU; see
+    the implementations for other devices.
+
+    Raises:
+      UserError: shapes or devices that do not fit, labels that are no classes, an implementation
+        that cannot run here.
+    """
+    _check(joiner, nodes)
+    module = choose_impl(impl, joiner)
+    am, lm = _once_per_frame(joiner.am), joiner.lm
+    weight, bias = joiner.weight, joiner.bias
+    if temperature != 1.0:
+        weight = weight.to(_work_dtype(joiner)) / temperature
+        bias = None if bias is None else bias.to(weight.dtype) / temperature
+
+    mask = nodes.node_mask
+    B, T, s_range = mask.shape
+    utterance, frame, _ = mask.nonzero(as_tuple=True)
+    flat = mask.reshape(-1).nonzero().squeeze(1)  # (N,), place of each valid node
+    labels = nodes.labels[mask]
+    am_rows = flat if am.ndim == 4 else utterance * T + frame
+    lm_rows = flat if lm.ndim == 4 else utterance * lm.shape[1] + nodes.ranges[mask]
+    J = weight.shape[1]
+    with no_autocast(am):
+        blank, label, log_rest = module.split_logits(
+            am.reshape(-1, J),
+            lm.reshape(-1, J),
+            weight,
+            bias,
+            labels,
+            am_rows,
+            lm_rows,
+            nodes.termination_symbol,
+            joiner.activation,
+        )
+        label = label.masked_fill(labels == nodes.termination_symbol, LOG_ZERO)  # count blank once
+        log_total = torch.stack((blank, label, log_rest)).logsumexp(dim=0)
+
+        def on_nodes(values: Tensor) -> Tensor:
+            return values.new_zeros(B * T * s_range).index_put((flat,), values).reshape(B, T, s_range)
+
+        return NodeScores(on_nodes(blank - log_total), on_nodes(label - log_total), on_nodes(log_rest - log_total))
+
+
+def available_impls() -> List[str]:
+    """Names of the implementations of this package, installed or not: ["torch", "triton"]."""
+    return sorted(path.name[: -len("_impl.py")] for path in Path(__file__).parent.glob("*_impl.py"))
+
+
+def choose_impl(name: str, joiner: JoinerParts) -> ModuleType:
+    """The implementation called ``name``; "auto" is the fastest that can run on these tensors.
+
+    Raises:
+      UserError: no such implementation, or it cannot run on these tensors.
+    """
+    if name == "auto":
+        for candidate in [name for name in AUTO_ORDER if name in available_impls()]:
+            module = _import(candidate)
+            reason = module.why_not(joiner)
+            if reason is None:
+                logging.getLogger(__name__).debug("node scores: %s, on %s", candidate, joiner.am.device)
+                return module
+            logging.getLogger(__name__).debug("node scores: not %s (%s)", candidate, reason)
+        raise AssertionError("torch runs on anything")
+    if name not in available_impls():
+        right_ones = ", ".join(["auto", *available_impls()])
+        raise UserError("impl", f"there is no {name!r}", f"one of: {right_ones}")
+    module = _import(name)
+    reason = module.why_not(joiner)
+    if reason is not None:
+        raise UserError("impl", f"{name!r} cannot run: {reason}", "an implementation that can", "choose auto or torch")
+    return module
+
+
+def joiner_logits(joiner: JoinerParts, nodes: KeptNodes) -> Tensor:
+    """(B, T, s_range, C): whole logits, for comparisons that need every class.  Memory grows with C."""
+    _check(joiner, nodes)
+    B, T, s_range = nodes.ranges.shape
+    am = joiner.am if joiner.am.ndim == 4 else joiner.am.unsqueeze(2)
+    lm = joiner.lm
+    if lm.ndim == 3:
+        lm = lm[torch.arange(B, device=lm.device).reshape(B, 1, 1), nodes.ranges]
+    dtype = _work_dtype(joiner)
+    with no_autocast(am):
+        hidden = joiner.activation(am.to(dtype) + lm.to(dtype))
+        bias = None if joiner.bias is None else joiner.bias.to(dtype)
+        return torch.nn.functional.linear(hidden, joiner.weight.to(dtype), bias)
+
+
+def _import(name: str) -> ModuleType:
+    return importlib.import_module(f"rnnt_kd.losses.node_scores.{name}_impl")
+
+
+def _once_per_frame(am: Tensor) -> Tensor:
+    """k2's pruning repeats the encoder's side along s_range without copying it: take one of them."""
+    return am[:, :, 0] if am.ndim == 4 and am.stride(2) == 0 else am
+
+
+def _work_dtype(joiner: JoinerParts) -> torch.dtype:
+    return torch.float64 if torch.float64 in (joiner.am.dtype, joiner.weight.dtype) else torch.float32
+
+
+def _check(joiner: JoinerParts, nodes: KeptNodes) -> None:
+    """Everything about the inputs that can be told from their shapes, dtypes and labels."""
+    am, lm, weight, bias = joiner.am, joiner.lm, joiner.weight, joiner.bias
+    B, T, s_range = nodes.ranges.shape
+    S = nodes.symbols.shape[1]
+    if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
+        bias_shape = None if bias is None else tuple(bias.shape)
+        raise UserError("output layer", f"weight {tuple(weight.shape)}, bias {bias_shape}", "(C, J) and (C,)")
+    C, J = weight.shape
+    pruned = (B, T, s_range, J)
+    if am.shape not in ((B, T, J), pruned) or lm.shape not in ((B, S + 1, J), pruned):
+        raise UserError(
+            "joiner inputs",
+            f"am {tuple(am.shape)}, lm {tuple(lm.shape)}",
+            f"(B, T, J) = {(B, T, J)} and (B, S + 1, J) = {(B, S + 1, J)}, or both pruned, {pruned}",
+            "give them projected to the width of the output layer, and of the same batch as the ranges",
+        )
+    given = [tensor for tensor in (am, lm, weight, bias) if tensor is not None]
+    if not all(tensor.is_floating_point() for tensor in given):
+        dtypes = ", ".join(str(tensor.dtype) for tensor in given)
+        raise UserError("joiner inputs", f"dtypes {dtypes}", "floating point tensors")
+    devices = {str(tensor.device) for tensor in (*given, nodes.ranges)}
+    if len(devices) > 1:
+        raise UserError("joiner inputs", "tensors on " + " and ".join(sorted(devices)), "one device")
+    if not 0 <= nodes.termination_symbol < C:
+        raise UserError("termination symbol", str(nodes.termination_symbol), f"a class, 0 to {C - 1}")
+    is_wrong = (nodes.labels < 0) | (nodes.labels >= C)
+    if bool(is_wrong.any()):
+        wrong = int(nodes.labels[is_wrong][0])
+        raise UserError("symbols", f"symbol {wrong}", f"classes of the joiner, 0 to {C - 1}")
