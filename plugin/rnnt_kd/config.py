@@ -79,6 +79,7 @@ class KdConfig:
     variant: str = "collapsed"  # a function of losses/kd_variants.py
     weighting: str = "occupancy"  # a function of losses/kd_weightings.py
     scale: float = 1.0
+    ranges: str = "teacher"  # whose lattice nodes: "teacher", from the cache of stage 4, or "student", teacher online
     temperature: float = 1.0
     ramp_steps: int = 0  # kd scale grows linearly from 0 over these steps
 

@@ -59,7 +59,7 @@ def test_terms_equal_the_plain_loops(backend):
         pytest.importorskip("k2")
     model, teacher, batch = make_model(0), make_model(1), make_batch()
     features, lens, labels, label_lens = batch
-    kd = KdConfig(variant="collapsed", weighting="occupancy", temperature=2.0)
+    kd = KdConfig(variant="collapsed", weighting="occupancy", temperature=2.0, ranges="student")
     terms = objective(model, kd=kd, teacher=teacher, backend=backend)(*batch)
 
     logits, ranges, frames = full_lattice(model, features, lens, labels)
@@ -114,7 +114,7 @@ def test_an_utterance_counts_the_same_alone_and_in_a_batch():
 def test_loss_does_not_depend_on_how_often_the_batch_is_repeated():
     """All terms have one reduction: kd_scale means the same at any batch size."""
     model, teacher = make_model(0), make_model(1)
-    run = objective(model, kd=KdConfig(), teacher=teacher)
+    run = objective(model, kd=KdConfig(ranges="student"), teacher=teacher)
     once, scales = make_batch(), {"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 3.0}
     thrice = [torch.cat([tensor] * 3) for tensor in once]
     assert combine(run(*once), scales).item() == pytest.approx(combine(run(*thrice), scales).item(), rel=1e-5)
@@ -122,7 +122,7 @@ def test_loss_does_not_depend_on_how_often_the_batch_is_repeated():
 
 def test_teacher_equal_to_student_teaches_nothing():
     model, batch = make_model(0), make_batch()
-    terms = objective(model, kd=KdConfig(), teacher=make_model(0))(*batch)
+    terms = objective(model, kd=KdConfig(ranges="student"), teacher=make_model(0))(*batch)
     assert abs(terms["kd"].item()) < 1e-5
     terms["kd"].backward()
     assert all(p.grad is None or p.grad.abs().max() < 1e-5 for p in model.parameters())
@@ -130,7 +130,7 @@ def test_teacher_equal_to_student_teaches_nothing():
 
 def test_no_gradient_and_no_parameter_of_the_teacher():
     model, teacher = make_model(0), make_model(1)
-    run = objective(model, kd=KdConfig(), teacher=teacher)
+    run = objective(model, kd=KdConfig(ranges="student"), teacher=teacher)
     run(*make_batch())["kd"].backward()
     assert all(p.grad is None for p in teacher.parameters())
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.parameters())
@@ -142,7 +142,7 @@ def test_teacher_hears_the_clean_features():
     model, (features, lens, labels, label_lens) = make_model(0), make_batch()
     masked = features.clone()
     masked[:, 3:6] = -5.0
-    same = objective(model, kd=KdConfig(), teacher=make_model(0))
+    same = objective(model, kd=KdConfig(ranges="student"), teacher=make_model(0))
     assert same(masked, lens, labels, label_lens)["kd"].item() == pytest.approx(0.0, abs=1e-5)
     assert same(masked, lens, labels, label_lens, features)["kd"].item() > 1e-3
 
@@ -150,7 +150,7 @@ def test_teacher_hears_the_clean_features():
 def test_empty_transcripts_are_finite():
     model = make_model(0)
     features, lens, _, _ = make_batch()
-    terms = objective(model, kd=KdConfig(), teacher=make_model(1))(
+    terms = objective(model, kd=KdConfig(ranges="student"), teacher=make_model(1))(
         features, lens, torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
     )
     combine(terms, {"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 1.0}).backward()
@@ -158,16 +158,16 @@ def test_empty_transcripts_are_finite():
 
 
 def test_validation_leaves_distillation_out():
-    run = objective(make_model(0), kd=KdConfig(), teacher=make_model(1))
+    run = objective(make_model(0), kd=KdConfig(ranges="student"), teacher=make_model(1))
     assert run(*make_batch(), with_kd=False)["kd"].item() == 0.0
 
 
 @pytest.mark.skipif(torch.__version__.startswith("1."), reason="torch 1 has no mixed bfloat16 LayerNorm on a CPU")
 def test_losses_are_float32_whatever_the_model_runs_in():
     model, batch = make_model(0), make_batch()
-    exact = objective(model, kd=KdConfig(), teacher=make_model(1))(*batch)
+    exact = objective(model, kd=KdConfig(ranges="student"), teacher=make_model(1))(*batch)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = objective(model, kd=KdConfig(), teacher=make_model(1))(*batch)
+        rough = objective(model, kd=KdConfig(ranges="student"), teacher=make_model(1))(*batch)
     for name in ("simple", "pruned", "ctc", "kd"):
         assert rough[name].dtype == torch.float32
         assert rough[name].item() == pytest.approx(exact[name].item(), rel=0.05, abs=0.05), name

@@ -44,7 +44,8 @@ def kept_nodes(
     anything, -1 included.
 
     Raises:
-      UserError: no path of an utterance survives in ``ranges``, see ``_check_paths``.
+      UserError: no path of an utterance survives in ``ranges``, see ``_check_paths``; or blank
+        stands among the symbols of an utterance.
     """
     B, S = symbols.shape
     T = ranges.shape[1]
@@ -54,7 +55,9 @@ def kept_nodes(
 
     num_symbols = boundary[:, 2:3]  # (B, 1)
     position = torch.arange(S, device=symbols.device)
-    symbols = torch.where(position < num_symbols, symbols, torch.full_like(symbols, termination_symbol))
+    is_symbol = position < num_symbols  # (B, S)
+    _check_no_blank(symbols, is_symbol, termination_symbol)
+    symbols = torch.where(is_symbol, symbols, torch.full_like(symbols, termination_symbol))
     with_last = torch.nn.functional.pad(symbols, (0, 1), value=termination_symbol)
     labels = with_last.unsqueeze(1).expand(B, T, S + 1).gather(2, ranges)
 
@@ -70,6 +73,19 @@ def kept_nodes(
         termination_symbol=termination_symbol,
         rnnt_type=rnnt_type,
     )
+
+
+def _check_no_blank(symbols: Tensor, is_symbol: Tensor, termination_symbol: int) -> None:
+    """Blank is no label: as one it would end its utterance's lattice in the middle."""
+    is_wrong = is_symbol & (symbols == termination_symbol)
+    if bool(is_wrong.any()):
+        utterance, position = is_wrong.nonzero()[0].tolist()
+        raise UserError(
+            f"utterance {utterance} of the batch",
+            f"symbol {position} is {termination_symbol}, the blank",
+            "labels other than blank",
+            "check blank's number, and that the text is encoded without it",
+        )
 
 
 def _check_paths(ranges: Tensor, boundary: Tensor, rnnt_type: str) -> None:

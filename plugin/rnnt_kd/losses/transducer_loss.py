@@ -154,7 +154,9 @@ def pruned_transducer_terms(
         tempered = _as_scores(teacher, nodes, kd_temperature, tempered_teacher, impl)
 
     def divergence() -> Tensor:
-        of_student = scores if kd_temperature == 1.0 else node_scores(student, nodes, temperature=kd_temperature, impl=impl)
+        of_student = scores
+        if kd_temperature != 1.0:
+            of_student = node_scores(student, nodes, temperature=kd_temperature, impl=impl)
         return compare(of_student, NodeScores(*(x.to(of_student[0].dtype) for x in tempered)), kd_class_scales)
 
     kd = kd_losses(divergence, scores, teacher_scores, nodes, module, kd_weighting)

@@ -2,10 +2,11 @@
 
     L = simple_scale * L_simple + pruned_scale * L_pruned + ctc_scale * L_ctc + kd_scale * L_kd
 
-1. The student's simple heads give the smoothed loss and, from its gradient, ``ranges``.
-2. The student's joiner on these nodes gives ``logits`` and the pruned transducer loss.
-3. The teacher's joiner on the *same* nodes, without gradient and on clean features, gives
-   ``teacher_logits`` and the distillation term.
+1. ``ranges`` say which nodes of the lattice are kept: the student's, from the gradient of its
+   smoothed loss, or the teacher's, from the cache of stage 4.
+2. The student's joiner on these nodes gives the pruned transducer loss.
+3. The teacher's posteriors on the *same* nodes, of clean features, give the distillation term:
+   from its joiner, run here without gradient, or from the cache.
 
 Every term is a sum over the batch, and all are divided by the same number (encoder
 frames), so no scale depends on the batch size.  Losses run in float32 with autocast off.
@@ -14,7 +15,7 @@ B batch, T encoder frames, S symbols, C vocabulary with blank.
 """
 
 from types import ModuleType
-from typing import Dict, Optional
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,8 @@ from torch import Tensor, nn
 
 from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.errors import UserError
-from rnnt_kd.losses import rnnt_kd_loss
+from rnnt_kd.losses import JoinerParts, NodeScores, pruned_transducer_terms
+from rnnt_kd.losses.packed_posteriors import unpack
 
 TERMS = ("simple", "pruned", "ctc", "kd")
 
@@ -48,6 +50,23 @@ def loss_scales(step: int, training: TrainingConfig, kd: Optional[KdConfig]) -> 
     }
 
 
+class CachedTeacher(NamedTuple):
+    """What a teacher left for one batch in its cache.
+
+    starts:    (B, T) int64, first kept symbol position of each frame; padding: any.
+    packed:    (B, T, s_range, 2) float16, posteriors on the kept nodes, see ``losses/packed_posteriors.py``.
+    tempered:  the same at the temperature of the distillation; None where that is 1.
+    """
+
+    starts: Tensor
+    packed: Tensor
+    tempered: Optional[Tensor] = None
+
+    def ranges(self) -> Tensor:
+        """(B, T, s_range) int64."""
+        return self.starts.unsqueeze(2) + torch.arange(self.packed.shape[2], device=self.starts.device)
+
+
 class Objective(nn.Module):
     """Model in, loss terms out.  The only place that knows both models and losses.
 
@@ -57,7 +76,7 @@ class Objective(nn.Module):
       backend:  a lattice backend module (``rnnt_kd.lattice.get_backend``).
       backend_name: its name, for the distillation term.
       kd:       distillation options, or None.
-      teacher:  transducer in eval mode, or None; kept out of ``parameters()``.
+      teacher:  transducer in eval mode, for ``kd.ranges`` "student"; kept out of ``parameters()``.
     """
 
     def __init__(
@@ -70,10 +89,11 @@ class Objective(nn.Module):
         teacher: Optional[nn.Module] = None,
     ):
         super().__init__()
-        assert (kd is None) == (teacher is None), "distillation needs its options and a teacher"
+        assert (teacher is not None) == (kd is not None and kd.ranges == "student"), "online, and only then"
         self.model, self.training_config, self.kd = model, training, kd
         self.backend, self.backend_name = backend, backend_name
-        self._teacher = (teacher,)  # in a tuple: not a submodule, so neither trained, saved nor put in train mode
+        # In a tuple it is no submodule: neither trained, saved nor put in train mode.
+        self._online_teacher = (teacher,)
 
     def forward(
         self,
@@ -83,6 +103,7 @@ class Objective(nn.Module):
         label_lens: Tensor,
         clean_features: Optional[Tensor] = None,
         with_kd: bool = True,
+        cached: Optional[CachedTeacher] = None,
     ) -> Dict[str, Tensor]:
         """Sums over the batch of each term, unscaled, and the number of encoder frames.
 
@@ -92,7 +113,8 @@ class Objective(nn.Module):
           labels:       (B, S) int64, padded with blank; S >= 1.
           label_lens:   (B,) int64.
           clean_features: what the teacher hears; ``features`` where None.
-          with_kd:      False leaves the distillation term 0 (validation).
+          with_kd:      False leaves the distillation term 0, on the student's ranges (validation).
+          cached:       the teacher's ranges and posteriors, for ``kd.ranges`` "teacher".
         Returns:
           {"simple", "pruned", "ctc", "kd", "frames"}: 0-dim float32 tensors.
         """
@@ -107,6 +129,13 @@ class Objective(nn.Module):
         boundary = torch.zeros(labels.size(0), 4, dtype=torch.int64, device=labels.device)
         boundary[:, 2], boundary[:, 3] = label_lens, encoder_lens
 
+        joiner = _joiner_parts(model, encoder_out, predictor_out)
+        kd_options, teacher = {}, None
+        if with_kd and self.kd is not None:
+            heard = features if clean_features is None else clean_features
+            kd_options, teacher = self._teacher(heard, feature_lens, labels, encoder_out.size(1), cached)
+
+        zero = torch.zeros((), device=features.device)
         with _full_precision(features.device):
             simple, (px_grad, py_grad) = backend.rnnt_loss_smoothed(
                 lm.float(),
@@ -120,36 +149,26 @@ class Objective(nn.Module):
                 reduction="sum",
                 return_grad=True,
             )
-            ranges = backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, config.prune_range)
-        logits = self._joined(model, encoder_out, predictor_out, ranges)
-        teacher_logits = None
-        if with_kd and self.kd is not None:
-            heard = features if clean_features is None else clean_features
-            teacher_logits = self._teacher_logits(heard, feature_lens, labels, ranges, encoder_out.size(1))
-
-        zero = torch.zeros((), device=features.device)
-        with _full_precision(features.device):
-            logits = logits.float()
-            pruned = backend.rnnt_loss_pruned(
-                logits, labels, ranges, blank, boundary=boundary, rnnt_type=config.rnnt_type, reduction="sum"
+            if cached is not None:
+                ranges = cached.ranges()
+            else:
+                ranges = backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, config.prune_range)
+            pruned, kd = pruned_transducer_terms(
+                joiner.am,
+                joiner.lm,
+                joiner.weight,
+                joiner.bias,
+                labels,
+                ranges,
+                blank,
+                boundary,
+                config.rnnt_type,
+                reduction="sum",
+                teacher=teacher,
+                backend=self.backend_name,
+                **kd_options,
             )
             ctc = zero if ctc_logits is None else _ctc_loss(ctc_logits.float(), labels, encoder_lens, label_lens, blank)
-            kd = zero
-            if teacher_logits is not None and self.kd is not None:
-                kd = rnnt_kd_loss(
-                    logits,
-                    teacher_logits.float(),
-                    labels,
-                    ranges,
-                    blank,
-                    boundary=boundary,
-                    rnnt_type=config.rnnt_type,
-                    reduction="sum",
-                    kd_variant=self.kd.variant,
-                    kd_weighting=self.kd.weighting,
-                    kd_temperature=self.kd.temperature,
-                    backend=self.backend_name,
-                )
         return {
             "simple": simple,
             "pruned": pruned,
@@ -159,9 +178,21 @@ class Objective(nn.Module):
         }
 
     @torch.no_grad()
-    def _teacher_logits(self, features, feature_lens, labels, ranges, num_frames: int) -> Tensor:
-        """(B, T, s_range, C): the teacher's joiner on the nodes of the student's ``ranges``."""
-        teacher = self._teacher[0]
+    def _teacher(
+        self, features, feature_lens, labels, num_frames: int, cached: Optional[CachedTeacher]
+    ) -> Tuple[Dict[str, Any], Union[JoinerParts, NodeScores]]:
+        """Options of the distillation term, and the teacher as it takes it."""
+        options: Dict[str, Any] = {
+            "kd_variant": self.kd.variant,
+            "kd_weighting": self.kd.weighting,
+            "kd_temperature": self.kd.temperature,
+        }
+        if cached is not None:
+            if cached.tempered is not None:
+                options["tempered_teacher"] = unpack(cached.tempered)
+            return options, unpack(cached.packed)
+        teacher = self._online_teacher[0]
+        assert teacher is not None, "a batch without its cached teacher"
         encoder_out, _ = teacher.encode(features, feature_lens)
         if encoder_out.size(1) != num_frames:
             raise UserError(
@@ -169,14 +200,16 @@ class Objective(nn.Module):
                 f"the teacher makes {encoder_out.size(1)} encoder frames where the student makes {num_frames}",
                 "the same subsampling in both",
             )
-        return self._joined(teacher, encoder_out, teacher.predict(labels), ranges)
+        return options, _joiner_parts(teacher, encoder_out, teacher.predict(labels))
 
-    def _joined(self, model, encoder_out: Tensor, predictor_out: Tensor, ranges: Tensor) -> Tensor:
-        """Joiner logits (B, T, s_range, C) on the kept nodes; projected before pruning."""
-        am = model.joiner.encoder_proj(encoder_out)
-        lm = model.joiner.predictor_proj(predictor_out)
-        am_pruned, lm_pruned = self.backend.do_rnnt_pruning(am, lm, ranges)
-        return model.joiner(am_pruned, lm_pruned)
+
+def _joiner_parts(model: nn.Module, encoder_out: Tensor, predictor_out: Tensor) -> JoinerParts:
+    """The joiner's inputs, projected before pruning, and its output layer."""
+    joiner = model.joiner
+    output = joiner.output_linear
+    return JoinerParts(
+        joiner.encoder_proj(encoder_out), joiner.predictor_proj(predictor_out), output.weight, output.bias
+    )
 
 
 def combine(terms: Dict[str, Tensor], scales: Dict[str, float]) -> Tensor:
