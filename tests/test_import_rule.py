@@ -1,6 +1,6 @@
 """The layers of the package, held by walking every import with ``ast``.
 
-    bin -> {training, decoding} -> {losses -> lattice, models, sparsity, text, data, scoring}
+    bin -> {training, decoding, benchmark} -> {losses -> lattice, models, sparsity, text, data, scoring}
 
 A part may import what stands below it, itself, and ``errors``.  The mathematics sees no
 config, file or logger.  Each third-party package with a door comes in by that door only.
@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MATHEMATICS = {"lattice", "losses", "models", "sparsity"}
 TOOLS = {"config", "config_io", "atomic"}  # top-level modules beside errors
 LOWER = MATHEMATICS | {"text", "data", "scoring"}
-UPPER = {"training", "decoding", "export", "report"}
+UPPER = {"training", "decoding", "benchmark", "export", "report"}
 MAY_IMPORT = {
     "lattice": set(),
     "losses": {"lattice"},
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "scoring": TOOLS,
     "training": TOOLS | LOWER,
     "decoding": TOOLS | LOWER | {"training"},
+    "benchmark": TOOLS | LOWER | {"training"},
     "export": TOOLS | LOWER | {"training", "decoding"},
     "report": TOOLS | LOWER | {"training", "decoding"},
     "bin": TOOLS | LOWER | UPPER,
@@ -40,11 +41,14 @@ MAY_IMPORT = {
 
 # third-party package -> where it may be imported
 DOORS = {
-    "k2": ("lattice/k2_backend.py", "decoding/fast_beam_search.py"),
+    "k2": ("lattice/k2_backend.py", "decoding/fast_beam_search.py", "benchmark/peers/k2_peer.py"),
     "_k2": (),
     "lhotse": ("data/",),
     "sentencepiece": ("text/",),
     "kaldialign": ("scoring/",),
+    "matplotlib": ("benchmark/plot.py", "report/"),
+    "torchaudio": ("benchmark/peers/torchaudio_peer.py",),
+    "warprnnt_numba": ("benchmark/peers/warprnnt_numba_peer.py",),
     "argparse": ("bin/",),
 }
 NOT_IN_MATHEMATICS = {"os", "io", "pathlib", "json", "yaml", "logging"}
