@@ -12,10 +12,12 @@ N utterances a batch, T frames of 10 ms in the longest.
 """
 
 import functools
+import hashlib
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Optional, Sequence
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 import torch
 from lhotse import CutSet, MonoCut
@@ -60,6 +62,22 @@ class CutInfo:
 def load_cuts_info(cuts_path: Path) -> List[CutInfo]:
     """Every cut of a file, in its order.  UserError: missing, corrupt or empty file."""
     return [_info(cut) for cut in _load_cuts(cuts_path)]
+
+
+def cuts_digest(cuts_path: Path) -> str:
+    """SHA-256 over what a model can learn from a cuts file: ids, transcripts, lengths and where in their files the
+    features lie (which changes with them); not the folders.  UserError as ``load_cuts_info``."""
+    digest = hashlib.sha256()
+    for cut in _load_cuts(cuts_path):
+        info = _info(cut)
+        digest.update(json.dumps([info.id, info.text, info.num_frames, cut.features.storage_key]).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def read_batches(cuts_path: Path, plan: Iterable[Sequence[int]]) -> Iterator[Batch]:
+    """Batches of given cuts, each named by its place in the file (0, 1, ...; the order of ``load_cuts_info``)."""
+    cuts = list(_load_cuts(cuts_path))
+    return (collate([cuts[place] for place in places], Path(cuts_path).parent) for places in plan)
 
 
 def make_dataloader(

@@ -1,0 +1,110 @@
+"""Stage 4: what distillation needs of the teacher, computed once for every training utterance.
+
+Runs the teacher over clean features and writes, for each frame, where its pruned lattice starts
+and, for each kept node, its posteriors of blank, label and rest (4 * prune_range + 2 bytes a
+frame).  Students that read this cache run no teacher.
+
+Prune range, rnnt_type and temperature are those of the preset's students.  The same command again
+makes what is missing or damaged; another teacher, BPE model or corpus makes everything anew.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import List, Optional
+
+from tqdm import tqdm
+
+from rnnt_kd.bin import options
+from rnnt_kd.bin.entry import command
+from rnnt_kd.errors import UserError
+from rnnt_kd.lattice import available_backends
+
+PLAIN_LINE_SECONDS = 15.0  # at most one line in this time where there is no terminal
+
+
+@command
+def main(argv: Optional[List[str]] = None) -> None:
+    parser = options.parser(__doc__)
+    options.add_recipe(parser)
+    parser.add_argument("--teacher-dir", type=Path, required=True, help="a trained system")
+    parser.add_argument("--cuts", type=Path, required=True, help="training cuts of stage 1")
+    parser.add_argument("--bpe-dir", type=Path, required=True, help="folder of stage 2")
+    parser.add_argument("--cache-dir", type=Path, required=True, help="made where it is missing")
+    parser.add_argument("--job", type=int, default=1, help="which of the --nj jobs this is, from 1")
+    parser.add_argument("--nj", type=int, default=1, help="jobs that fill the cache together, also at the same time")
+    parser.add_argument("--shard-utterances", type=int, default=2000, help="cuts a file")
+    parser.add_argument("--batch-seconds", type=float, default=120.0, help="audio a batch, padding included")
+    parser.add_argument(
+        "--lattice-backend", choices=["auto", *available_backends()], default="auto", help="auto: k2 where installed"
+    )
+    options.add_device(parser)
+    arguments = parser.parse_args(argv)
+    _check(arguments)
+
+    import torch
+
+    from rnnt_kd.text.tokenizer import Tokenizer
+    from rnnt_kd.training.cache_teacher import cache_teacher, lattice_of
+
+    torch.set_num_threads(arguments.num_threads)
+    progress = _Progress()
+    try:
+        cache_teacher(
+            arguments.teacher_dir,
+            arguments.cuts,
+            Tokenizer.load(arguments.bpe_dir),
+            arguments.cache_dir,
+            lattice_of(options.load_recipe(arguments.config, arguments.overrides)),
+            shard_utterances=arguments.shard_utterances,
+            batch_seconds=arguments.batch_seconds,
+            job=arguments.job,
+            num_jobs=arguments.nj,
+            device=options.chosen_device(arguments.device),
+            backend_name=arguments.lattice_backend,
+            say=progress.say,
+            progress=progress,
+        )
+    finally:
+        progress.close()
+
+
+class _Progress:
+    """A bar on a terminal, elsewhere a line now and then; both with the time left."""
+
+    def __init__(self) -> None:
+        self._bar: Optional[tqdm] = None
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            if self._bar is None:
+                self._bar = tqdm(total=total, unit="utterance", file=sys.stderr, dynamic_ncols=True)
+            self._bar.update(done - self._bar.n)
+        elif done == 0:
+            self._start = self._last = time.monotonic()
+        elif done < total and time.monotonic() - self._last >= PLAIN_LINE_SECONDS:
+            self._last = time.monotonic()
+            left = int((self._last - self._start) / done * (total - done))
+            self.say(f"teacher cache: {done} of {total} utterances, eta {left // 60}:{left % 60:02d}")
+
+    def say(self, line: str) -> None:
+        tqdm.write(line, file=sys.stderr)  # does not tear the bar
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+
+def _check(arguments) -> None:
+    for key in ("nj", "shard_utterances", "num_threads"):
+        if getattr(arguments, key) < 1:
+            raise UserError(f"--{key.replace('_', '-')}", str(getattr(arguments, key)), "1 or more")
+    if not 1 <= arguments.job <= arguments.nj:
+        raise UserError("--job", str(arguments.job), f"1 to {arguments.nj}, the number of jobs (--nj)")
+    if not arguments.batch_seconds > 0:
+        raise UserError("--batch-seconds", str(arguments.batch_seconds), "a positive number")
+
+
+if __name__ == "__main__":
+    main()

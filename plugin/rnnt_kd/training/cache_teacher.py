@@ -1,0 +1,311 @@
+"""Stage 4: run the teacher once over the training utterances and keep what distillation needs of it.
+
+Clean features, eval mode, no gradient.  The ranges come from the teacher's own simple heads, the
+posteriors from its joiner on these nodes.  Shard i holds the cuts i * n to (i + 1) * n - 1 of the
+file, without those that no lattice can be made of, and is computed by itself: so its bytes do not
+depend on which job makes it, on what was there before, or on how often the work was interrupted.
+
+B batch, T encoder frames, S symbols.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Callable, Dict, Iterator, List, Optional
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from rnnt_kd.config import RecipeConfig, SystemConfig
+from rnnt_kd.data.dataset import Batch, CutInfo, cuts_digest, load_cuts_info, read_batches
+from rnnt_kd.data.teacher_shards import Damaged, Entry, Facts, Shard, shard_indices, shard_path, write_shard
+from rnnt_kd.errors import UserError
+from rnnt_kd.lattice import get_backend
+from rnnt_kd.losses import JoinerParts
+from rnnt_kd.losses.kept_nodes import kept_nodes
+from rnnt_kd.losses.node_scores import node_scores
+from rnnt_kd.losses.packed_posteriors import pack
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training import checkpoint
+from rnnt_kd.training.progress import Say
+from rnnt_kd.training.selection import select
+from rnnt_kd.training.system_dir import file_digest
+from rnnt_kd.training.valid_config import check_config
+
+FRAMES_PER_SECOND = 100
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """What the cache takes from the students' preset.  See ``Facts``."""
+
+    prune_range: int
+    rnnt_type: str
+    temperature: float
+    min_seconds: float
+    max_seconds: float
+
+
+def lattice_of(recipe: RecipeConfig) -> Lattice:
+    """Raises UserError where the students of a preset need different caches, or a value is out of range."""
+    students = {"sparse_student": recipe.sparse_student.training, "small_student": recipe.small_student.training}
+    for training in students.values():
+        check_config(SystemConfig(training=training, kd=recipe.kd), "cuda")
+    sparse, small = students.values()
+    for key in ("prune_range", "rnnt_type"):
+        if getattr(sparse, key) != getattr(small, key):
+            found = f"{getattr(sparse, key)} and {getattr(small, key)} of sparse_student and small_student"
+            raise UserError(f"training.{key}", found, "one value: both read the same teacher cache")
+    return Lattice(
+        sparse.prune_range,
+        sparse.rnnt_type,
+        recipe.kd.temperature,
+        min(sparse.min_seconds, small.min_seconds),
+        max(sparse.max_seconds, small.max_seconds),
+    )
+
+
+def cache_teacher(
+    teacher_dir: Path,
+    cuts: Path,
+    tokenizer: Tokenizer,
+    cache_dir: Path,
+    lattice: Lattice,
+    *,
+    shard_utterances: int = 2000,
+    batch_seconds: float = 120.0,
+    job: int = 1,
+    num_jobs: int = 1,
+    device: str = "cpu",
+    backend_name: str = "auto",
+    say: Say,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Make the shards of ``cache_dir`` that are missing, damaged, or made with something else.
+
+    Args:
+      batch_seconds:  audio a batch at most, padding included.
+      job, num_jobs:  this process makes the shards job - 1, job - 1 + num_jobs, ...
+      say:            takes a line for the user.
+      progress:       called with utterances done and all that this process has to do.
+    Raises:
+      UserError: teacher, BPE model and cuts do not fit together, or a posterior is not a number.
+    """
+    Path(cache_dir).mkdir(parents=True, exist_ok=True)
+    work = _Work(teacher_dir, cuts, tokenizer, lattice, shard_utterances, batch_seconds, device, backend_name)
+    own = range(job - 1, work.num_shards, num_jobs)
+    reasons = {index: work.why_not_finished(cache_dir, index) for index in own}
+    todo = [index for index in own if reasons[index]]
+    _remove_surplus(cache_dir, work.num_shards, job, num_jobs)
+    whose = f"teacher cache, job {job} of {num_jobs}" if num_jobs > 1 else "teacher cache"
+    if not todo:
+        say(f"{whose}: finished already, skipped ({cache_dir})")
+        return
+    for reason in sorted(set(reasons.values()) - {"", "missing"}):
+        named = [shard_path(cache_dir, index).name for index in todo if reasons[index] == reason]
+        more = f" and {len(named) - 3} more" if len(named) > 3 else ""
+        say(f"{whose}: makes {', '.join(named[:3])}{more} again: {reason}")
+    total, done = sum(len(work.places(index)) for index in todo), 0
+    say(f"{whose}: {len(todo)} of {len(own)} shards to make, {total} utterances; {work.selection.summary('cuts')}")
+    progress(0, total)
+    for index, lock in _locked_in_turn(cache_dir, todo):
+        with lock:
+            if not work.why_not_finished(cache_dir, index):  # another process was faster
+                done += len(work.places(index))
+                progress(done, total)
+                continue
+            entries: Dict[str, Entry] = {}
+            for entries_of_batch in work.batches(index):
+                entries.update(entries_of_batch)
+                done += len(entries_of_batch)
+                progress(done, total)
+            ordered = [entries[work.infos[place].id] for place in work.places(index)]
+            write_shard(cache_dir, work.facts, index, work.num_shards, ordered)
+    paths = [shard_path(cache_dir, index) for index in own]
+    frames, size = sum(Shard(path).num_frames for path in paths), sum(path.stat().st_size for path in paths)
+    each = f", {size / frames:.2f} bytes a frame" if frames else ""
+    say(f"{whose}: finished, {frames} frames in {size / 1e6:.1f} MB{each} ({cache_dir})")
+
+
+class _Work:
+    """The teacher and the utterances; ``batches`` runs one on the others."""
+
+    def __init__(
+        self,
+        teacher_dir: Path,
+        cuts: Path,
+        tokenizer: Tokenizer,
+        lattice: Lattice,
+        shard_utterances: int,
+        batch_seconds: float,
+        device: str,
+        backend_name: str,
+    ):
+        self.teacher_dir, self.cuts, self.tokenizer = teacher_dir, cuts, tokenizer
+        self.lattice, self.batch_seconds, self.device = lattice, batch_seconds, torch.device(device)
+        self.backend: ModuleType = get_backend(backend_name, self.device)
+        self.model, config = checkpoint.load_system(teacher_dir, device)
+        self.training = config.training
+        for what, theirs, ours in (
+            ("BPE model", config.bpe_checksum[:12], tokenizer.checksum[:12]),
+            ("blank id", config.blank_id, tokenizer.blank_id),
+        ):
+            if theirs != ours:
+                raise UserError(teacher_dir, f"trained with {what} {theirs}", f"{ours}, that of --bpe-dir")
+        self.infos: List[CutInfo] = load_cuts_info(cuts)
+        self.num_shards = -(-len(self.infos) // shard_utterances)
+        self._labels: Dict[str, List[int]] = {}
+        self.selection = select(
+            self.infos,
+            encode=self._encode,
+            unk_id=tokenizer.unk_id,
+            encoder_frames=self.model.encoder.output_lengths,
+            min_seconds=lattice.min_seconds,
+            max_seconds=lattice.max_seconds,
+            separate_repeats=False,
+        )
+        if self.selection.kept == 0:
+            raise UserError(cuts, f"nothing is left ({self.selection.summary('cuts')})", "usable utterances")
+        self.facts = Facts(
+            teacher=file_digest(Path(teacher_dir) / checkpoint.FINAL),
+            bpe=tokenizer.checksum,
+            cuts=cuts_digest(cuts),
+            blank_id=tokenizer.blank_id,
+            subsampling=self.model.encoder.subsampling_factor,
+            lm_only_scale=config.training.lm_only_scale,
+            am_only_scale=config.training.am_only_scale,
+            shard_utterances=shard_utterances,
+            **asdict(lattice),
+        )
+
+    def why_not_finished(self, cache_dir: Path, index: int) -> str:
+        """Why shard ``index`` has to be made; "" if it is there, whole, and of the same facts."""
+        try:
+            shard = Shard(shard_path(cache_dir, index))
+            changes = shard.facts.differences(asdict(self.facts))
+            if changes:
+                return "; ".join(f"{what} was {there} and is {here}" for what, there, here in changes)
+            if (shard.index, shard.count) != (index, self.num_shards):
+                return f"it is shard {shard.index} of {shard.count}"
+            shard.verify()
+        except FileNotFoundError:
+            return "missing"
+        except Damaged as error:
+            return f"damaged: {error}"
+        return ""
+
+    def places(self, index: int) -> List[int]:
+        """Places in the cuts file of the utterances of a shard."""
+        size = self.facts.shard_utterances
+        inside = range(index * size, min((index + 1) * size, len(self.infos)))
+        return [place for place in inside if self.infos[place].id not in self.selection.reasons]
+
+    def batches(self, index: int) -> Iterator[Dict[str, Entry]]:
+        """The entries of a shard, in batches of like length, longest first."""
+        places = sorted(self.places(index), key=lambda place: (-self.infos[place].num_frames, place))
+        plan: List[List[int]] = []
+        most = self.batch_seconds * FRAMES_PER_SECOND
+        for place in places:
+            longest = self.infos[plan[-1][0]].num_frames if plan else 0
+            if plan and longest * (len(plan[-1]) + 1) <= most:
+                plan[-1].append(place)
+            else:
+                plan.append([place])
+        return (self._entries(batch) for batch in read_batches(self.cuts, plan))
+
+    @torch.no_grad()
+    def _entries(self, batch: Batch) -> Dict[str, Entry]:
+        model, lattice = self.model, self.lattice
+        labels, label_lens = self._padded_labels(batch.texts)
+        encoder_out, encoder_lens = model.encode(batch.features.to(self.device), batch.feature_lens.to(self.device))
+        predictor_out = model.predict(labels)
+        boundary = torch.zeros(len(labels), 4, dtype=torch.int64, device=self.device)
+        boundary[:, 2], boundary[:, 3] = label_lens, encoder_lens
+        _, (px_grad, py_grad) = self.backend.rnnt_loss_smoothed(
+            model.simple_lm_proj(predictor_out),
+            model.simple_am_proj(encoder_out),
+            labels,
+            model.blank_id,
+            lm_only_scale=self.training.lm_only_scale,
+            am_only_scale=self.training.am_only_scale,
+            boundary=boundary,
+            rnnt_type=lattice.rnnt_type,
+            reduction="sum",
+            return_grad=True,
+        )
+        ranges = self.backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, lattice.prune_range)
+        assert ranges.size(2) == lattice.prune_range, (ranges.shape, lattice.prune_range)
+        nodes = kept_nodes(labels, ranges, model.blank_id, boundary, lattice.rnnt_type)
+        joiner = _joiner_parts(model, encoder_out, predictor_out)
+        packed = self._packed(joiner, nodes, 1.0, batch)
+        tempered = self._packed(joiner, nodes, lattice.temperature, batch) if lattice.temperature != 1.0 else None
+        starts = ranges[:, :, 0].cpu()
+        return {
+            name: Entry(name, starts[b, :T], packed[b, :T], None if tempered is None else tempered[b, :T])
+            for b, (name, T) in enumerate(zip(batch.utterance_ids, encoder_lens.tolist(), strict=True))
+        }
+
+    def _packed(self, joiner: JoinerParts, nodes, temperature: float, batch: Batch) -> Tensor:
+        """(B, T, s_range, 2) float16, 0 on padded nodes."""
+        scores = node_scores(joiner, nodes, temperature=temperature)
+        is_bad = (torch.isnan(torch.stack(scores)).any(dim=0) & nodes.node_mask).flatten(1).any(dim=1)
+        if bool(is_bad.any()):
+            name = batch.utterance_ids[int(is_bad.nonzero()[0])]
+            raise UserError(self.teacher_dir, f"its posteriors of {name} are not numbers", "", "train the teacher again")
+        return pack(scores).masked_fill(~nodes.node_mask.unsqueeze(3), 0.0).cpu()
+
+    def _padded_labels(self, texts: List[str]):
+        """(B, S) and (B,) int64, S >= prune range - 1: so that no batch of short texts narrows the ranges."""
+        encoded = [self._encode(text) for text in texts]
+        width = max(self.lattice.prune_range - 1, 1, *(len(labels) for labels in encoded))
+        padded = torch.full((len(encoded), width), self.tokenizer.blank_id, dtype=torch.int64)
+        for row, labels in zip(padded, encoded, strict=True):
+            row[: len(labels)] = torch.tensor(labels, dtype=torch.int64)
+        lens = torch.tensor([len(labels) for labels in encoded], dtype=torch.int64)
+        return padded.to(self.device), lens.to(self.device)
+
+    def _encode(self, text: str) -> List[int]:
+        if text not in self._labels:
+            self._labels[text] = self.tokenizer.encode(text)
+        return self._labels[text]
+
+
+def _joiner_parts(model: nn.Module, encoder_out: Tensor, predictor_out: Tensor) -> JoinerParts:
+    joiner, output = model.joiner, model.joiner.output_linear
+    am, lm = joiner.encoder_proj(encoder_out), joiner.predictor_proj(predictor_out)
+    return JoinerParts(am, lm, output.weight, output.bias)
+
+
+def _locked_in_turn(cache_dir: Path, indices: List[int]) -> Iterator:
+    """(index, held lock) of each shard; those that another process is making come last, when it has ended."""
+    later: List[int] = []
+    for wait, these in ((False, indices), (True, later)):
+        for index in these:
+            lock = FileLock(str(cache_dir / f".{shard_path(cache_dir, index).stem}.lock"))
+            try:
+                lock.acquire(timeout=-1 if wait else 0)
+            except Timeout:
+                later.append(index)
+                continue
+            yield index, _Held(lock)
+
+
+class _Held:
+    """Releases a lock that is held already."""
+
+    def __init__(self, lock: FileLock):
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *error: Optional[object]) -> None:
+        self._lock.release()
+
+
+def _remove_surplus(cache_dir: Path, num_shards: int, job: int, num_jobs: int) -> None:
+    """Shards beyond the last, of an older and larger cache."""
+    for index in shard_indices(cache_dir):
+        if index >= num_shards and index % num_jobs == job - 1:
+            shard_path(cache_dir, index).unlink(missing_ok=True)
