@@ -37,9 +37,9 @@ def wait_for_step(system_dir, step, process):
 
 def test_kill_9_changes_no_bit(tone_corpus, teacher_dir, tmp_path, root):
     """A sparse student with distillation, killed on the ramp and after it."""
-    options = ["--teacher-dir", str(teacher_dir), "--sparsity", "0.5", "--kd"]
+    options = ["--teacher-dir", str(teacher_dir), "--sparsity", "0.5", "--kd", "--kd-ranges", "student"]
     whole, killed = tmp_path / "a" / "student", tmp_path / "b" / "student"
-    config = tone_corpus.config("sparse_student", "student", sparsity=0.5, with_kd=True)
+    config = tone_corpus.config("sparse_student", "student", sparsity=0.5, with_kd=True, ranges="student")
     tone_corpus.train(config, whole, teacher_dir=teacher_dir)
 
     for step in (4, 10):

@@ -92,8 +92,9 @@ def test_distillation_is_logged_and_changes_the_student(tone_corpus, teacher_dir
     plain, taught = tmp_path / "small", tmp_path / "small_kd"
     tone_corpus.train(tone_corpus.config("small_student", "small", overrides=ONE_EPOCH), plain)
     config = tone_corpus.config(
-        "small_student", "small_kd", with_kd=True, overrides=ONE_EPOCH, variant="full", weighting="uniform", scale=2.0
-    )
+        "small_student", "small_kd", with_kd=True, overrides=ONE_EPOCH, ranges="student", variant="full",
+        weighting="uniform", scale=2.0,
+    )  # fmt: skip
     tone_corpus.train(config, taught, teacher_dir=teacher_dir)
     assert all(line["kd_loss"] > 0 for line in records(taught, "train"))
     assert json.loads((taught / "system.json").read_text())["kd"] is True
@@ -184,7 +185,7 @@ def test_a_teacher_of_another_bpe_model_is_refused(tone_corpus, teacher_dir, tmp
     from rnnt_kd.text.tokenizer import Tokenizer
 
     other = Tokenizer.load(train_bpe(["e d c b a"], 8, tmp_path / "bpe", "char"))
-    config = tone_corpus.config("small_student", with_kd=True)
+    config = tone_corpus.config("small_student", with_kd=True, ranges="student")
     with pytest.raises(UserError, match="BPE model of teacher and student differ"):
         tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir, tokenizer=other)
     assert not (tmp_path / "x").exists()
@@ -194,10 +195,9 @@ def test_a_teacher_of_another_blank_is_refused(tone_corpus, teacher_dir, tmp_pat
     shutil.copytree(teacher_dir, tmp_path / "teacher")
     path = tmp_path / "teacher" / "config.yaml"
     path.write_text(path.read_text().replace("blank_id: 0", "blank_id: 3"))
+    config = tone_corpus.config("small_student", with_kd=True, ranges="student")
     with pytest.raises(UserError, match="blank id of teacher and student differ .teacher 3, student 0"):
-        tone_corpus.train(
-            tone_corpus.config("small_student", with_kd=True), tmp_path / "x", teacher_dir=tmp_path / "teacher"
-        )
+        tone_corpus.train(config, tmp_path / "x", teacher_dir=tmp_path / "teacher")
 
 
 def test_a_damaged_teacher_touches_no_student(tone_corpus, teacher_dir, tmp_path):
@@ -245,7 +245,7 @@ def run(tone_corpus, capsys, role, folder, *more):
     ("teacher", ["--sparsity", "0.5"], "dense"),
     ("teacher", ["--kd"], "a student's role"),
     ("small_student", ["--kd-scale", "2"], "--kd as well"),
-    ("small_student", ["--kd", "--teacher-dir", "nowhere"], "nowhere: no trained system here"),
+    ("small_student", ["--kd", "--kd-ranges", "student", "--teacher-dir", "nowhere"], "nowhere: no trained system here"),
     ("teacher", ["--train-cuts", "nowhere.jsonl.gz"], "nowhere.jsonl.gz: no such"),
     ("teacher", ["--bpe-dir", "nowhere"], "nowhere"),
     ("teacher", ["--set", "teacher.training.epoch=3"], "did you mean 'epochs'"),

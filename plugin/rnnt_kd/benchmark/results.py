@@ -47,7 +47,7 @@ class Row:
 
 def rows_of_group(jobs: Sequence[Job]) -> List[Row]:
     """The rows of the jobs that ran, with their ratios to k2 and to the matrix products among them."""
-    rows = [_row(job) for job in jobs if job.cannot is None]
+    rows = [row_of(job) for job in jobs if job.cannot is None]
     k2 = _find(rows, "k2")
     products = _find(rows, "matmul")
     for row in rows:
@@ -152,9 +152,10 @@ def slopes(rows: Sequence[Row]) -> List[Slope]:
     return found
 
 
-def _row(job: Job) -> Row:
+def row_of(job: Job) -> Row:
+    """The row of a job that ran, without ratios."""
     specification = job.specification
-    subject, prune_range = specification["subject"], specification["prune_range"]
+    subject, prune_range = specification.get("subject", "ours"), specification["prune_range"]
     seconds = [median(values) for values in job.seconds]
     batches = [
         {

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
-from rnnt_kd.errors import UserError
-
 Tell = Callable[[float, str], None]  # work done, and by whom
 
 
@@ -143,7 +141,7 @@ class _Worker:
             pass
 
     def _last_words(self) -> str:
-        """Why the process ended; its traceback, if it has one, is a bug of ours."""
+        """Why the process ended.  RuntimeError with its traceback, if it has one: a bug of ours."""
         status = self.process.wait()
         self.errors.seek(0)
         text = self.errors.read().decode("utf-8", "replace").strip()
@@ -180,10 +178,3 @@ def free_memory() -> Optional[int]:
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def check_positive(**values: float) -> None:
-    """Raises UserError, naming the option, for a number below 1."""
-    for name, value in values.items():
-        if value < 1:
-            raise UserError("--" + name.replace("_", "-"), str(value), "a number from 1 on")

@@ -3,7 +3,7 @@
 A row's time is followed by its lowest and highest; "-" stands where there is nothing to compare with.
 """
 
-from typing import List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 from rnnt_kd.benchmark.results import Goal, Row, Slope
 
@@ -47,6 +47,33 @@ def slopes_table(slopes: Sequence[Slope], joiner_dim: int, bytes_a_number: int) 
         lines.append((slope.name, slope.variant, *values))
     lines.append(("(gradient of the output layer alone)", "", str(joiner_dim * bytes_a_number + bytes_a_number), ""))
     return _align(lines, left_columns=(0, 1))
+
+
+def steps_table(rows: Sequence[Dict[str, Any]]) -> str:
+    """Of ``train_step.rows``."""
+    lines: List[Sequence[str]] = [
+        ("size", "C", "batch", "teacher", "seconds", "low..high", "peak MB", "time ÷ none", "memory ÷ none", "goal")
+    ]
+    for row in rows:
+        limit, ratio = row["limit"], row["time_vs_none"]
+        goal = (
+            "" if limit is None or ratio is None else f"<= {limit:g}: {'reached' if ratio <= limit else 'NOT reached'}"
+        )
+        lines.append(
+            (
+                row["size"],
+                str(row["vocab"]),
+                str(row["batch"]),
+                row["variant"],
+                _number(row["seconds"]),
+                f"{_number(row['low'])}..{_number(row['high'])}",
+                f"{row['peak_mb']:.1f}",
+                _ratio(ratio),
+                _ratio(row["memory_vs_none"]),
+                goal,
+            )
+        )
+    return _align(lines, left_columns=(0, 3, 9))
 
 
 def _verdict(goal: Goal) -> str:

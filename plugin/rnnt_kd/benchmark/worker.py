@@ -28,16 +28,19 @@ Make = Callable[[Dict[str, Any]], Tuple[List[Subject], Dict[str, Any]]]
 def serve(make: Make, requests: TextIO, answers: TextIO) -> None:
     """Answer until the input ends.
 
-    ``make`` turns the specification into the subjects, one a batch, and facts about them.  Subjects that cannot run here are an answer: a UserError's text, or "out of memory".
+    ``make`` turns the specification into the subjects, one a batch, and facts about them.  That
+    they cannot run here is an answer, too: a UserError's text, "out of memory", or whatever a peer
+    raises.  Our own errors end the process, with their traceback.
     """
 
     def answer(**values: Any) -> None:
         answers.write(json.dumps(values) + "\n")
         answers.flush()
 
+    specification = json.loads(requests.readline())
     try:
-        specification = json.loads(requests.readline())
         torch.set_num_threads(specification["num_threads"])
+        torch.set_flush_denormal(True)  # as in training
         subjects, facts = make(specification)
         answer(ready=facts)
         for line in iter(requests.readline, ""):
@@ -46,10 +49,13 @@ def serve(make: Make, requests: TextIO, answers: TextIO) -> None:
             answer(**measure(function, leaves, request["with_memory"])._asdict())
     except (UserError, MemoryError) as error:
         answer(cannot=str(error) or "out of memory")
-    except RuntimeError as error:  # torch's own "out of memory" is one, on either device
-        if "memory" not in str(error):
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "memory" in str(error):  # torch's, on either device
+            answer(cannot="out of memory")
+        elif specification.get("subject", "ours") == "ours":
             raise
-        answer(cannot="out of memory")
+        else:
+            answer(cannot=" ".join(f"{type(error).__name__}: {error}".split())[:300])
 
 
 def loss_subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, Any]]:

@@ -62,7 +62,8 @@ def _line(error: BaseException, argv: List[str]) -> Optional[str]:
 
 def _output_folder(argv: List[str]) -> str:
     """Where a command writes, by its options; most libraries do not say which file met the full disk."""
-    return next((value for option, value in zip(argv, argv[1:]) if option in ("--out-dir", "--exp-dir", "--cache-dir")), "")
+    options = ("--out-dir", "--exp-dir", "--cache-dir")
+    return next((value for option, value in zip(argv, argv[1:]) if option in options), "")
 
 
 def _end(line: str, status: int) -> None:

@@ -16,6 +16,7 @@ last checkpoint and ends with the same weights.  With another configuration, the
 is moved to <exp-dir>.old-N first."""
 
 ROLES = ["teacher", "sparse_student", "small_student"]
+KD_RANGES = ["teacher", "student"]
 
 
 @command
@@ -32,10 +33,16 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--bpe-dir", type=Path, required=True, help="folder of stage 2")
     parser.add_argument("--exp-dir", type=Path, required=True, help="folder of this system")
     parser.add_argument(
-        "--teacher-dir", type=Path, help="a trained system: where sparse students start, and who teaches with --kd"
+        "--teacher-dir", type=Path, help="a trained system: where sparse students start, and who teaches online"
     )
     parser.add_argument("--sparsity", type=float, default=0.0, help="of a sparse student, a fraction in [0, 1)")
-    parser.add_argument("--kd", action="store_true", help="distil from --teacher-dir over the pruned lattice")
+    parser.add_argument("--kd", action="store_true", help="distil from a teacher over the pruned lattice")
+    parser.add_argument(
+        "--kd-ranges",
+        choices=KD_RANGES,
+        help="instead of the preset's kd.ranges: teacher, from --kd-cache; student, --teacher-dir runs online",
+    )
+    parser.add_argument("--kd-cache", type=Path, help="folder of stage 4, for --kd-ranges teacher")
     parser.add_argument("--kd-variant", choices=available_variants(), help="instead of the preset's kd.variant")
     parser.add_argument("--kd-weighting", choices=available_weightings(), help="instead of the preset's kd.weighting")
     parser.add_argument("--kd-scale", type=float, help="instead of the preset's kd.scale")
@@ -53,8 +60,14 @@ def main(argv: Optional[List[str]] = None) -> None:
         seed=arguments.seed,
         sparsity=arguments.sparsity,
         with_kd=arguments.kd,
-        kd_options={"variant": arguments.kd_variant, "weighting": arguments.kd_weighting, "scale": arguments.kd_scale},
+        kd_options={
+            "ranges": arguments.kd_ranges,
+            "variant": arguments.kd_variant,
+            "weighting": arguments.kd_weighting,
+            "scale": arguments.kd_scale,
+        },
     )
+    _check_cache(config, arguments.kd_cache)
 
     import torch
 
@@ -69,6 +82,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         dev_cuts=arguments.dev_cuts,
         tokenizer=Tokenizer.load(arguments.bpe_dir),
         teacher_dir=arguments.teacher_dir,
+        kd_cache=arguments.kd_cache,
         device=options.chosen_device(arguments.device),
         backend_name=arguments.lattice_backend,
         say=_say,
@@ -109,6 +123,17 @@ def compose(
         target_sparsity=sparsity,
         kd=KdConfig(**{**vars(recipe.kd), **given}) if with_kd else None,
     )
+
+
+def _check_cache(config: SystemConfig, kd_cache: Optional[Path]) -> None:
+    if kd_cache is None:  # a missing one is found by whoever needs it
+        return
+    if config.kd is None:
+        raise UserError("--kd-cache", "given without --kd", "--kd as well", "add --kd, or leave it away")
+    if config.kd.ranges != "teacher":
+        raise UserError(
+            "--kd-cache", "given, and kd.ranges is student: the teacher runs online", "no --kd-cache", "leave it away"
+        )
 
 
 def _say(line: str) -> None:

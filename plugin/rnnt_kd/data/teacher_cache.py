@@ -137,7 +137,9 @@ class TeacherCache:
                 array[b, :frames] = mapped[name][begin : begin + frames, :s_range]
         if starts.max() + s_range > max_symbols + 1:
             b = int(starts.max(axis=1).argmax())
-            found = f"{utterance_ids[b]} has symbol {starts[b].max() + s_range - 1}, and this batch {max_symbols} in all"
+            found = (
+                f"{utterance_ids[b]} has symbol {starts[b].max() + s_range - 1}, and this batch {max_symbols} in all"
+            )
             raise UserError(self.folder, found, "the transcripts that the teacher was cached with", AGAIN)
         tensors = {name: torch.from_numpy(array) for name, array in nodes.items()}
         return Cached(torch.from_numpy(starts), tensors["packed"], tensors.get("tempered"))

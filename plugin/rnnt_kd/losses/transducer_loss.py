@@ -151,7 +151,9 @@ def pruned_transducer_terms(
 
     with torch.no_grad():
         teacher_scores = _as_scores(teacher, nodes, 1.0, None, impl)
-        tempered = _as_scores(teacher, nodes, kd_temperature, tempered_teacher, impl)
+        tempered = teacher_scores
+        if kd_temperature != 1.0:
+            tempered = _as_scores(teacher, nodes, kd_temperature, tempered_teacher, impl)
 
     def divergence() -> Tensor:
         of_student = scores

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rnnt_kd.config import SystemConfig
-from rnnt_kd.data.dataset import Batch, load_cuts_info, make_dataloader
+from rnnt_kd.data.dataset import Batch, CutInfo, load_cuts_info, make_dataloader
 from rnnt_kd.errors import UserError
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import selection
@@ -37,6 +37,11 @@ class Data:
             )
             if self.selections[name].kept == 0:
                 raise UserError(path, f"nothing is left ({self.selections[name].summary(name)})", "usable utterances")
+
+    def kept(self, name: str) -> List[CutInfo]:
+        """The utterances of "train" or "dev" that ``select`` left in."""
+        reasons = self.selections[name].reasons
+        return [info for info in load_cuts_info(self.paths[name]) if info.id not in reasons]
 
     def train_batches(self, epoch: int, skip: int) -> Iterator[Batch]:
         return iter(self._loader("train", shuffle=True, epoch=epoch, skip_batches=skip))

@@ -252,7 +252,9 @@ class _Work:
         is_bad = (torch.isnan(torch.stack(scores)).any(dim=0) & nodes.node_mask).flatten(1).any(dim=1)
         if bool(is_bad.any()):
             name = batch.utterance_ids[int(is_bad.nonzero()[0])]
-            raise UserError(self.teacher_dir, f"its posteriors of {name} are not numbers", "", "train the teacher again")
+            raise UserError(
+                self.teacher_dir, f"its posteriors of {name} are not numbers", "", "train the teacher again"
+            )
         return pack(scores).masked_fill(~nodes.node_mask.unsqueeze(3), 0.0).cpu()
 
     def _padded_labels(self, texts: List[str]):

@@ -9,14 +9,19 @@ from torch import nn
 
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict
+from rnnt_kd.data.dataset import cuts_digest
+from rnnt_kd.data.teacher_cache import TeacherCache
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import checkpoint
+from rnnt_kd.training.batches import Data
 from rnnt_kd.training.system_dir import file_digest
 
 
-def resolve(config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Path]) -> SystemConfig:
+def resolve(
+    config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Path], cache: Optional[TeacherCache] = None
+) -> SystemConfig:
     """Fill in what the tokenizer and the teacher decide, after checking that they fit.
 
     Raises:
@@ -28,6 +33,8 @@ def resolve(config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Pa
     )
     if config.role != "sparse_student" and config.kd is None:
         return config
+    if teacher_dir is None and cache is not None and config.role != "sparse_student":
+        return dataclasses.replace(config, teacher_checksum=cache.facts.teacher)
     if teacher_dir is None:
         raise UserError(
             "--teacher-dir", f"missing, and {config.name} needs a teacher", "the folder of a trained system"
@@ -52,19 +59,65 @@ def resolve(config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Pa
                     "a teacher of this preset: a sparse student starts from its weights",
                     "train the teacher again",
                 )
-    checkpoint.load_system(teacher_dir)  # a damaged one is an error before anything is written
+    if cache is None or config.role == "sparse_student":  # else nobody reads its weights
+        checkpoint.load_system(teacher_dir)  # a damaged one is an error before anything is written
     return dataclasses.replace(config, teacher_checksum=file_digest(teacher_dir / checkpoint.FINAL))
+
+
+def teacher_cache(
+    config: SystemConfig, tokenizer: Tokenizer, kd_cache: Optional[Path], teacher_dir: Optional[Path], train_cuts: Path
+) -> Optional[TeacherCache]:
+    """The cache that ``config`` distils from, its checksums not compared yet; None where it distils from none.
+
+    Raises:
+      UserError: it is missing, not finished, or made with something else than this training has.
+    """
+    if config.kd is None or config.kd.ranges != "teacher":
+        return None
+    if kd_cache is None:
+        raise UserError(
+            "--kd-cache",
+            f"missing, and {config.name} learns from a cached teacher (kd.ranges teacher)",
+            "the folder of stage 4",
+            "or --kd-ranges student, with a teacher that runs online",
+        )
+    expected = {
+        "bpe": tokenizer.checksum,
+        "blank_id": tokenizer.blank_id,
+        "prune_range": config.training.prune_range,
+        "rnnt_type": config.training.rnnt_type,
+        "temperature": config.kd.temperature,
+        "cuts": cuts_digest(train_cuts),
+    }
+    if teacher_dir is not None:
+        checkpoint.read_system(teacher_dir)
+        expected = {"teacher": file_digest(teacher_dir / checkpoint.FINAL), **expected}
+    return TeacherCache.open(kd_cache, expected, verify=False)
+
+
+def check_cache(cache: TeacherCache, config: SystemConfig, data: Data) -> None:
+    """Read the whole cache once, and look for every utterance that ``config`` would train on.
+
+    Raises:
+      UserError: a damaged shard, a missing utterance, or another number of encoder frames.
+    """
+    cache.verify()
+    model = checkpoint.build_model(config)
+    data.select(model.encoder.output_lengths, model.ctc_output is not None)
+    utterances = data.kept("train")
+    frames = model.encoder.output_lengths(torch.tensor([utterance.num_frames for utterance in utterances]))
+    cache.check_utterances([utterance.id for utterance in utterances], frames.tolist())
 
 
 def models(
     config: SystemConfig, teacher_dir: Optional[Path], device: torch.device
 ) -> Tuple[nn.Module, Optional[nn.Module]]:
-    """The model to train, on the CPU still, and the distillation teacher on ``device`` (or None)."""
+    """The model to train, on the CPU still, and the teacher that runs online on ``device`` (or None)."""
     model = checkpoint.build_model(config)
     if config.role == "sparse_student":
         weights = checkpoint.read_tensors(teacher_dir / checkpoint.FINAL)
         checkpoint.load_weights(model, weights, teacher_dir / checkpoint.FINAL, "train the teacher again")
-    if config.kd is None:
+    if config.kd is None or config.kd.ranges != "student":
         return model, None
     teacher, _ = checkpoint.load_system(teacher_dir, str(device))
     return model, teacher.requires_grad_(False)

@@ -18,13 +18,14 @@ from torch import Tensor
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data.dataset import Batch
 from rnnt_kd.data.specaugment import spec_augment
+from rnnt_kd.data.teacher_cache import TeacherCache
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import checkpoint, initial, summary
 from rnnt_kd.training import system_dir as system_files
 from rnnt_kd.training.batches import Data
-from rnnt_kd.training.objective import TERMS, Objective, combine, loss_scales
+from rnnt_kd.training.objective import TERMS, CachedTeacher, Objective, combine, loss_scales
 from rnnt_kd.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from rnnt_kd.training.progress import Metrics, Progress, Say
 from rnnt_kd.training.selection import write_left_out
@@ -42,6 +43,7 @@ def train_system(
     dev_cuts: Path,
     tokenizer: Tokenizer,
     teacher_dir: Optional[Path] = None,
+    kd_cache: Optional[Path] = None,
     device: str = "cpu",
     backend_name: str = "auto",
     say: Say,
@@ -50,33 +52,47 @@ def train_system(
 
     Args:
       config: ``vocab_size``, ``blank_id`` and the checksums are filled in here.
+      kd_cache: of stage 4, for ``config.kd.ranges`` "teacher"; then no teacher runs.
       say:    takes a line for the user.
     Raises:
-      UserError: another run holds the folder, teacher and data do not fit together, a damaged
-        checkpoint, no utterance left, or a loss that stays non-finite.
+      UserError: another run holds the folder, teacher (or its cache) and data do not fit together,
+        a damaged checkpoint, no utterance left, or a loss that stays non-finite.
     """
     check_config(config, device)
-    config = initial.resolve(config, tokenizer, teacher_dir)
+    cache = initial.teacher_cache(config, tokenizer, kd_cache, teacher_dir, train_cuts)
+    config = initial.resolve(config, tokenizer, teacher_dir, cache)
     backend = get_backend(backend_name, torch.device(device))
     inputs = {
         "train cuts": system_files.content_digest(train_cuts),
         "dev cuts": system_files.content_digest(dev_cuts),
         "lattice backend": backend.__name__.rpartition(".")[2],
     }
+    if cache is not None:
+        inputs["teacher cache"] = cache.digest
+    data = Data(config, tokenizer, train_cuts, dev_cuts)
     with system_files.locked(system_dir):
+        if cache is not None and not system_files.is_finished(system_dir, config, inputs):
+            initial.check_cache(cache, config, data)  # before anything is written
         if system_files.open_system_dir(system_dir, config, inputs, say):
             fabric = Fabric(accelerator=device, devices=1, precision=config.training.precision)
-            data = Data(config, tokenizer, train_cuts, dev_cuts)
-            Training(config, system_dir, data, fabric, backend, teacher_dir, say).run()
+            Training(config, system_dir, data, fabric, backend, teacher_dir, say, cache).run()
 
 
 class Training:
     """One run.  ``run`` is the loop; the methods below it are its steps."""
 
     def __init__(
-        self, config: SystemConfig, system_dir: Path, data: Data, fabric: Fabric, backend, teacher_dir, say: Say
+        self,
+        config: SystemConfig,
+        system_dir: Path,
+        data: Data,
+        fabric: Fabric,
+        backend,
+        teacher_dir: Optional[Path],
+        say: Say,
+        cache: Optional[TeacherCache] = None,
     ):
-        self.config, self.training, self.dir, self.data = config, config.training, system_dir, data
+        self.config, self.training, self.dir, self.data, self.cache = config, config.training, system_dir, data, cache
         self.teacher_dir, self.fabric, self.say = teacher_dir, fabric, say
         torch.set_flush_denormal(True)  # AdamW's moments and the lattice are full of them
         torch.manual_seed(draw_seed(config.seed, "initial weights", 0))
@@ -129,7 +145,7 @@ class Training:
             group["lr"] = self._learning_rate(step)
         torch.manual_seed(draw_seed(self.config.seed, "dropout", step))
         scales = loss_scales(step, training, self.config.kd)
-        terms = self.wrapped(*self._inputs(batch, step))
+        terms = self.wrapped(*self._inputs(batch, step), cached=self._cached(batch))
         loss = combine(terms, scales)
         self.fabric.backward(loss)
         if self.sparsifier is not None:
@@ -156,9 +172,20 @@ class Training:
         if step is not None and self.training.specaugment is not None:
             generator = torch.Generator().manual_seed(draw_seed(self.config.seed, "specaugment", step))
             features = spec_augment(features, batch.feature_lens, generator, **vars(self.training.specaugment))
-            clean = batch.features if self.config.kd is not None else None
+            is_online = self.config.kd is not None and self.cache is None
+            clean = batch.features if is_online else None
         tensors = (features, batch.feature_lens, labels, label_lens, clean)
         return tuple(None if tensor is None else tensor.to(self.fabric.device, non_blocking=True) for tensor in tensors)
+
+    def _cached(self, batch: Batch) -> Optional[CachedTeacher]:
+        """What the teacher left for the batch, on the device; None without a cache."""
+        if self.cache is None:
+            return None
+        labels, _ = self.data.labels(batch.texts, self.config.blank_id)
+        frames = self.model.encoder.output_lengths(batch.feature_lens)
+        found = self.cache.lookup(batch.utterance_ids, frames, int(frames.max()), labels.size(1))
+        device = self.fabric.device
+        return CachedTeacher(*(None if x is None else x.to(device, non_blocking=True) for x in found))
 
     def _learning_rate(self, step: int) -> float:
         training = self.training

@@ -39,7 +39,8 @@ def describe(
         "sparsity": sparsity,
         "sparsity_total": total_sparsity,
         "kd": config.kd is not None,
-        "teacher": str(teacher_dir) if config.teacher_checksum else None,
+        "kd_ranges": config.kd.ranges if config.kd is not None else None,
+        "teacher": str(teacher_dir) if config.teacher_checksum and teacher_dir is not None else None,
         "bpe_checksum": config.bpe_checksum,
         "seed": config.seed,
     }

@@ -66,6 +66,11 @@ def open_system_dir(system_dir: Path, config: SystemConfig, inputs: Dict[str, st
     return True
 
 
+def is_finished(system_dir: Path, config: SystemConfig, inputs: Dict[str, str]) -> bool:
+    """Would ``open_system_dir`` skip the training?"""
+    return (system_dir / SYSTEM).exists() and not _difference(system_dir, config, inputs)
+
+
 def content_digest(path: Path) -> str:
     """SHA-256 of a manifest's content (unpacked: gzip keeps a time stamp)."""
     opened = gzip.open if path.suffix == ".gz" else open

@@ -7,6 +7,7 @@ import torch
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.errors import UserError
 from rnnt_kd.losses import available_variants, available_weightings
+from rnnt_kd.losses.choices import get_variant, needs_logits
 
 RNNT_TYPES = ("regular", "modified", "constrained")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -30,6 +31,9 @@ def check_config(config: SystemConfig, device: str) -> None:
     if config.training.min_seconds > config.training.max_seconds:
         values = f"{config.training.min_seconds} > {config.training.max_seconds}"
         raise UserError("training.min_seconds", f"{values} (max_seconds)", "min_seconds <= max_seconds")
+    if config.kd is not None and config.kd.ranges == "teacher" and needs_logits(get_variant(config.kd.variant)):
+        found = f"{config.kd.variant} compares whole logits, and with kd.ranges teacher there are cached posteriors"
+        raise UserError("kd.variant", found, "collapsed, or kd.ranges student", "give --kd-ranges student")
     if config.sparsity is not None and config.sparsity.begin_fraction > config.sparsity.end_fraction:
         values = f"{config.sparsity.begin_fraction} > {config.sparsity.end_fraction}"
         raise UserError("sparsity.begin_fraction", f"{values} (end_fraction)", "begin_fraction <= end_fraction")
@@ -73,6 +77,7 @@ def _kd_rules() -> List[Rule]:
     return [
         _one_of("variant", available_variants()),
         _one_of("weighting", available_weightings()),
+        _one_of("ranges", ("teacher", "student")),
         *_at_least(0, "scale", "ramp_steps"),
         *_positive("temperature"),
     ]
