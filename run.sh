@@ -18,7 +18,7 @@ dev_dir=                #   all three options together
 test_dirs=              #   one or more, in quotes
 data_dir=               # stage 0 writes Kaldi data directories here (default: data/<corpus>)
 exp_dir=                # everything else is written here (default: exp/<corpus>)
-stage=0                 # first stage: 0 1 2 3 5 6 7
+stage=0                 # first stage: 0 1 2 3 4 5 6 7
 stop_stage=7            # last stage
 preset=                 # a file egs/<corpus>/conf/<preset>.yaml (default: the corpus's, by device)
 seed=1                  # of data, weights and batches
@@ -28,6 +28,7 @@ lattice_backend=auto    # auto, k2 or torch
 kd_variant=             # what teacher and student are compared on (default: the preset's)
 kd_weighting=           # how lattice nodes are weighted (default: the preset's)
 kd_scale=               # weight of the teacher term (default: the preset's)
+kd_ranges=              # teacher: distil from its cache; student: it runs in every step (default: the preset's)
 sparsities="0.6 0.9"    # of the sparse students
 env=auto                # Python environment: auto, k2, torch2 or none
 allow_pipes=false       # run the shell pipes of wav.scp
@@ -45,7 +46,7 @@ if [ "$dry_run" = false ]; then
   lock_folder "$exp_dir"
 fi
 read_preset
-teacher_dir=$exp_dir/teacher
+teacher_dir=$exp_dir/teacher kd_cache=$exp_dir/kd_cache
 train=(python -m rnnt_kd.bin.train --config "$preset_file" --train-cuts "$exp_dir/cuts/train.jsonl.gz"
   --dev-cuts "$exp_dir/cuts/$(set_name "$dev_dir").jsonl.gz" --bpe-dir "$exp_dir/bpe"
   --seed "$seed" --device "$device" --lattice-backend "$lattice_backend")
@@ -81,6 +82,20 @@ fi
 if wants 3; then
   say 3 "dense teacher"
   run "${train[@]}" --role teacher --name teacher --exp-dir "$teacher_dir"
+fi
+
+if wants 4; then
+  if [ "$kd_ranges" = student ]; then
+    say 4 "no teacher's cache: with --kd-ranges student the teacher runs in every step"
+  else
+    say 4 "teacher's cache"
+    for job in $(seq "$nj"); do
+      add_job "cache $job" python -m rnnt_kd.bin.cache_teacher --config "$preset_file" --teacher-dir "$teacher_dir" \
+        --cuts "$exp_dir/cuts/train.jsonl.gz" --bpe-dir "$exp_dir/bpe" --cache-dir "$kd_cache" \
+        --job "$job" --nj "$nj" --device "$device" --lattice-backend "$lattice_backend"
+    done
+    run_jobs
+  fi
 fi
 
 if wants 5; then

@@ -1,7 +1,7 @@
 # Sourced by run.sh: options, checks, stages, jobs.  Needs $root; option variables are the ones
 # that run.sh assigns before parse_options.
 
-existing_stages="0 1 2 3 5 6 7"
+existing_stages="0 1 2 3 4 5 6 7"
 on_off_options="allow_pipes dry_run"
 
 die() { echo "error: $*" >&2; exit 1; }
@@ -43,8 +43,8 @@ usage() {
 Corpora:       $(corpora)
 KD variants:   $(kd_variants)
 KD weightings: $(kd_weightings)
-Stages:        0 data directories   1 cuts and features   2 BPE   3 teacher   5 students   6 decode   7 score
-               (4, 8 and 9 are reserved and do not exist yet)
+Stages:        0 data directories   1 cuts and features   2 BPE   3 teacher   4 teacher's cache   5 students
+               6 decode   7 score   (8 and 9 are reserved and do not exist yet)
 
 A finished stage is skipped; a changed setting runs again what depends on it.  A run that was
 interrupted, even by kill -9, goes on where it stopped when the same command is given again.
@@ -88,6 +88,7 @@ check_options() {
   whole_number --nj "$nj" 1
   [ -z "$kd_variant" ] || one_of --kd-variant "$kd_variant" "$(kd_variants)"
   [ -z "$kd_weighting" ] || one_of --kd-weighting "$kd_weighting" "$(kd_weightings)"
+  [ -z "$kd_ranges" ] || one_of --kd-ranges "$kd_ranges" "teacher student"
   [ -z "$kd_scale" ] || number_between --kd-scale "$kd_scale" 0 1e9
   [ -n "$sparsities" ] || die "--sparsities: empty; expected fractions, for example \"0.6 0.9\""
   local sparsity
@@ -159,13 +160,16 @@ set_name() { basename "$1"; }
 
 read_preset() { # sets features_speed_perturb, text_vocab_size, ... from the preset
   local keys="features.speed_perturb text.vocab_size text.model_type decoding.search decoding.beam decoding.batch_seconds" key
+  local asked_for=$kd_ranges
   if [ "$dry_run" = true ]; then
     for key in $keys; do printf -v "${key//./_}" '%s' "<$key of $preset>"; done
+    kd_ranges=${asked_for:-teacher}
     return
   fi
   local assignments
-  assignments=$(python -m rnnt_kd.bin.preset --config "$preset_file" $keys) || exit 1
+  assignments=$(python -m rnnt_kd.bin.preset --config "$preset_file" $keys kd.ranges) || exit 1
   eval "$assignments"
+  kd_ranges=${asked_for:-$kd_ranges}
 }
 
 student_names() {
@@ -180,10 +184,12 @@ role_of() { case $1 in sparse*) echo sparse_student ;; *) echo small_student ;; 
 system_options() { # system_options NAME: what bin.train must know of a student -> array system_options
   local name=$1 sparsity=${1#sparse}
   system_options=(--role "$(role_of "$name")" --name "$name" --exp-dir "$(system_dir "$name")")
-  case $name in sparse*|*_kd) system_options+=(--teacher-dir "$teacher_dir") ;; esac
+  case $name:$kd_ranges in sparse*|*_kd:student) system_options+=(--teacher-dir "$teacher_dir") ;; esac
   case $name in sparse*) system_options+=(--sparsity "$(awk -v s="${sparsity%_kd}" 'BEGIN { printf "%g", s / 100 }')") ;; esac
   case $name in *_kd)
-    system_options+=(--kd ${kd_variant:+--kd-variant "$kd_variant"} ${kd_weighting:+--kd-weighting "$kd_weighting"}
+    system_options+=(--kd --kd-ranges "$kd_ranges")
+    [ "$kd_ranges" = student ] || system_options+=(--kd-cache "$kd_cache")
+    system_options+=(${kd_variant:+--kd-variant "$kd_variant"} ${kd_weighting:+--kd-weighting "$kd_weighting"}
       ${kd_scale:+--kd-scale "$kd_scale"}) ;;
   esac
 }

@@ -17,8 +17,8 @@ def run_sh(root, *arguments):
     [
         (["--fancy", "1"], ["--fancy", "--corpus", "--stop-stage", "--dry-run"]),
         (["corpus"], ["unknown option 'corpus'"]),
-        (["--stage", "4"], ["--stage: '4'", "0, 1, 2, 3, 5, 6, 7"]),
-        (["--stop-stage", "8"], ["--stop-stage: '8'", "0, 1, 2, 3, 5, 6, 7"]),
+        (["--stage", "9"], ["--stage: '9'", "0, 1, 2, 3, 4, 5, 6, 7"]),
+        (["--stop-stage", "8"], ["--stop-stage: '8'", "0, 1, 2, 3, 4, 5, 6, 7"]),
         (["--stage", "x"], ["--stage: 'x'"]),
         (["--stage", "5", "--stop-stage", "3"], ["--stage 5 comes after --stop-stage 3"]),
         (["--corpus", "timit"], ["'timit'", "an4", "librispeech", "mini_librispeech", "synth"]),
@@ -30,6 +30,7 @@ def run_sh(root, *arguments):
         (["--kd-variant", "none"], ["collapsed, full"]),
         (["--kd-weighting", "x"], ["occupancy, one-best, student-occupancy, uniform"]),
         (["--kd-scale", "-1"], ["--kd-scale: '-1'"]),
+        (["--kd-ranges", "both"], ["--kd-ranges: 'both'", "teacher, student"]),
         (["--sparsities", "0.5 1.5"], ["--sparsities: '1.5'"]),
         (["--sparsities", ""], ["--sparsities"]),
         (["--sparsities", "0.9 0.60 .6"], ["--sparsities: '0.9 0.60 .6'", "different fractions"]),
@@ -70,7 +71,7 @@ def commands(result):
 def test_dry_run_prints_the_stages_asked_for_and_makes_nothing(root, tmp_path):
     exp = tmp_path / "exp"
     result = run_sh(root, "--dry-run", "--stage", "3", "--stop-stage", "5", "--exp-dir", str(exp), "--seed", "7")
-    lines = commands(result)
+    lines = [line for line in commands(result) if "cache_teacher" not in line]
     assert not exp.exists()
     names = [re.search(r"--name (\S+)", line).group(1) for line in lines]
     assert names == ["teacher", "sparse60", "sparse60_kd", "sparse90", "sparse90_kd", "small", "small_kd"]
@@ -92,6 +93,26 @@ def test_options_reach_the_students(root, tmp_path):
         assert "--kd-variant full --kd-weighting one-best --kd-scale 0.25" in line
     for line in (lines[0], lines[2]):
         assert "--kd" not in line
+
+
+def test_jobs_fill_the_cache_and_students_with_distillation_read_it(root, tmp_path):
+    arguments = ["--dry-run", "--stage", "4", "--stop-stage", "5", "--exp-dir", str(tmp_path), "--nj", "3"]
+    lines = commands(run_sh(root, *arguments))
+    jobs = [line for line in lines if "cache_teacher" in line]
+    assert [re.search(r"--job (\d) --nj (\d)", line).groups() for line in jobs] == [("1", "3"), ("2", "3"), ("3", "3")]
+    assert all(f"--cache-dir {tmp_path}/kd_cache " in line for line in jobs)
+    for line in lines[3:]:
+        assert ("--kd-ranges teacher --kd-cache" in line) == ("_kd --exp-dir" in line)
+
+
+def test_an_online_teacher_has_no_cache(root, tmp_path):
+    arguments = ["--dry-run", "--stage", "4", "--stop-stage", "5", "--exp-dir", str(tmp_path), "--kd-ranges", "student"]
+    lines = commands(run_sh(root, *arguments))
+    assert not any("cache" in line for line in lines)
+    for line in lines:
+        assert ("--kd-ranges student" in line) == ("_kd --exp-dir" in line)
+        if "_kd --exp-dir" in line:
+            assert f"--teacher-dir {tmp_path}/teacher" in line
 
 
 def test_own_directories_run_stages_0_to_7(root, tmp_path):
