@@ -1,50 +1,31 @@
-"""Stage 4: run the teacher once over the training utterances and keep what distillation needs of it.
+"""Stage 4: keep what distillation needs of the teacher, for every training utterance.
 
-Clean features, eval mode, no gradient.  The ranges come from the teacher's own simple heads, the
-posteriors from its joiner on these nodes.  Shard i holds the cuts i * n to (i + 1) * n - 1 of the
-file, without those that no lattice can be made of, and is computed by itself: so its bytes do not
-depend on which job makes it, on what was there before, or on how often the work was interrupted.
-
-B batch, T encoder frames, S symbols.
+Shard i holds the cuts i * n to (i + 1) * n - 1 of the file, without those that no lattice can be
+made of, and is computed by itself: so its bytes do not depend on which job makes it, on what was
+there before, or on how often the work was interrupted.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
-from typing import Callable, Dict, Iterator, List, Optional
+from typing import Callable, Dict, Iterator, List
 
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
 
 from rnnt_kd.config import RecipeConfig, SystemConfig
-from rnnt_kd.data.dataset import Batch, CutInfo, cuts_digest, load_cuts_info, read_batches
+from rnnt_kd.data.dataset import CutInfo, cuts_digest, load_cuts_info, read_batches
 from rnnt_kd.data.teacher_shards import Damaged, Entry, Facts, Shard, shard_indices, shard_path, write_shard
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
-from rnnt_kd.losses import JoinerParts
-from rnnt_kd.losses.kept_nodes import kept_nodes
-from rnnt_kd.losses.node_scores import node_scores
-from rnnt_kd.losses.packed_posteriors import pack
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import checkpoint
 from rnnt_kd.training.progress import Say
 from rnnt_kd.training.selection import select
 from rnnt_kd.training.system_dir import file_digest
+from rnnt_kd.training.teacher_posteriors import Lattice, TeacherPosteriors
 from rnnt_kd.training.valid_config import check_config
 
 FRAMES_PER_SECOND = 100
-
-
-@dataclass(frozen=True)
-class Lattice:
-    """What the cache takes from the students' preset.  See ``Facts``."""
-
-    prune_range: int
-    rnnt_type: str
-    temperature: float
-    min_seconds: float
-    max_seconds: float
 
 
 def lattice_of(recipe: RecipeConfig) -> Lattice:
@@ -109,19 +90,18 @@ def cache_teacher(
     total, done = sum(len(work.places(index)) for index in todo), 0
     say(f"{whose}: {len(todo)} of {len(own)} shards to make, {total} utterances; {work.selection.summary('cuts')}")
     progress(0, total)
-    for index, lock in _locked_in_turn(cache_dir, todo):
-        with lock:
-            if not work.why_not_finished(cache_dir, index):  # another process was faster
-                done += len(work.places(index))
-                progress(done, total)
-                continue
-            entries: Dict[str, Entry] = {}
-            for entries_of_batch in work.batches(index):
-                entries.update(entries_of_batch)
-                done += len(entries_of_batch)
-                progress(done, total)
-            ordered = [entries[work.infos[place].id] for place in work.places(index)]
-            write_shard(cache_dir, work.facts, index, work.num_shards, ordered)
+    for index in _locked_in_turn(Path(cache_dir), todo):
+        if not work.why_not_finished(cache_dir, index):  # another process was faster
+            done += len(work.places(index))
+            progress(done, total)
+            continue
+        entries: Dict[str, Entry] = {}
+        for entries_of_batch in work.batches(index):
+            entries.update(entries_of_batch)
+            done += len(entries_of_batch)
+            progress(done, total)
+        ordered = [entries[work.infos[place].id] for place in work.places(index)]
+        write_shard(cache_dir, work.facts, index, work.num_shards, ordered)
     paths = [shard_path(cache_dir, index) for index in own]
     frames, size = sum(Shard(path).num_frames for path in paths), sum(path.stat().st_size for path in paths)
     each = f", {size / frames:.2f} bytes a frame" if frames else ""
@@ -142,11 +122,8 @@ class _Work:
         device: str,
         backend_name: str,
     ):
-        self.teacher_dir, self.cuts, self.tokenizer = teacher_dir, cuts, tokenizer
-        self.lattice, self.batch_seconds, self.device = lattice, batch_seconds, torch.device(device)
-        self.backend: ModuleType = get_backend(backend_name, self.device)
-        self.model, config = checkpoint.load_system(teacher_dir, device)
-        self.training = config.training
+        self.cuts, self.tokenizer, self.batch_seconds = cuts, tokenizer, batch_seconds
+        model, config = checkpoint.load_system(teacher_dir, device)
         for what, theirs, ours in (
             ("BPE model", config.bpe_checksum[:12], tokenizer.checksum[:12]),
             ("blank id", config.blank_id, tokenizer.blank_id),
@@ -160,19 +137,23 @@ class _Work:
             self.infos,
             encode=self._encode,
             unk_id=tokenizer.unk_id,
-            encoder_frames=self.model.encoder.output_lengths,
+            encoder_frames=model.encoder.output_lengths,
             min_seconds=lattice.min_seconds,
             max_seconds=lattice.max_seconds,
             separate_repeats=False,
         )
         if self.selection.kept == 0:
             raise UserError(cuts, f"nothing is left ({self.selection.summary('cuts')})", "usable utterances")
+        backend, place = get_backend(backend_name, torch.device(device)), torch.device(device)
+        self.posteriors = TeacherPosteriors(
+            model, config.training, lattice, backend, self._encode, place, Path(teacher_dir)
+        )
         self.facts = Facts(
             teacher=file_digest(Path(teacher_dir) / checkpoint.FINAL),
             bpe=tokenizer.checksum,
             cuts=cuts_digest(cuts),
             blank_id=tokenizer.blank_id,
-            subsampling=self.model.encoder.subsampling_factor,
+            subsampling=model.encoder.subsampling_factor,
             lm_only_scale=config.training.lm_only_scale,
             am_only_scale=config.training.am_only_scale,
             shard_utterances=shard_utterances,
@@ -212,60 +193,7 @@ class _Work:
                 plan[-1].append(place)
             else:
                 plan.append([place])
-        return (self._entries(batch) for batch in read_batches(self.cuts, plan))
-
-    @torch.no_grad()
-    def _entries(self, batch: Batch) -> Dict[str, Entry]:
-        model, lattice = self.model, self.lattice
-        labels, label_lens = self._padded_labels(batch.texts)
-        encoder_out, encoder_lens = model.encode(batch.features.to(self.device), batch.feature_lens.to(self.device))
-        predictor_out = model.predict(labels)
-        boundary = torch.zeros(len(labels), 4, dtype=torch.int64, device=self.device)
-        boundary[:, 2], boundary[:, 3] = label_lens, encoder_lens
-        _, (px_grad, py_grad) = self.backend.rnnt_loss_smoothed(
-            model.simple_lm_proj(predictor_out),
-            model.simple_am_proj(encoder_out),
-            labels,
-            model.blank_id,
-            lm_only_scale=self.training.lm_only_scale,
-            am_only_scale=self.training.am_only_scale,
-            boundary=boundary,
-            rnnt_type=lattice.rnnt_type,
-            reduction="sum",
-            return_grad=True,
-        )
-        ranges = self.backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, lattice.prune_range)
-        assert ranges.size(2) == lattice.prune_range, (ranges.shape, lattice.prune_range)
-        nodes = kept_nodes(labels, ranges, model.blank_id, boundary, lattice.rnnt_type)
-        joiner = _joiner_parts(model, encoder_out, predictor_out)
-        packed = self._packed(joiner, nodes, 1.0, batch)
-        tempered = self._packed(joiner, nodes, lattice.temperature, batch) if lattice.temperature != 1.0 else None
-        starts = ranges[:, :, 0].cpu()
-        return {
-            name: Entry(name, starts[b, :T], packed[b, :T], None if tempered is None else tempered[b, :T])
-            for b, (name, T) in enumerate(zip(batch.utterance_ids, encoder_lens.tolist(), strict=True))
-        }
-
-    def _packed(self, joiner: JoinerParts, nodes, temperature: float, batch: Batch) -> Tensor:
-        """(B, T, s_range, 2) float16, 0 on padded nodes."""
-        scores = node_scores(joiner, nodes, temperature=temperature)
-        is_bad = (torch.isnan(torch.stack(scores)).any(dim=0) & nodes.node_mask).flatten(1).any(dim=1)
-        if bool(is_bad.any()):
-            name = batch.utterance_ids[int(is_bad.nonzero()[0])]
-            raise UserError(
-                self.teacher_dir, f"its posteriors of {name} are not numbers", "", "train the teacher again"
-            )
-        return pack(scores).masked_fill(~nodes.node_mask.unsqueeze(3), 0.0).cpu()
-
-    def _padded_labels(self, texts: List[str]):
-        """(B, S) and (B,) int64, S >= prune range - 1: so that no batch of short texts narrows the ranges."""
-        encoded = [self._encode(text) for text in texts]
-        width = max(self.lattice.prune_range - 1, 1, *(len(labels) for labels in encoded))
-        padded = torch.full((len(encoded), width), self.tokenizer.blank_id, dtype=torch.int64)
-        for row, labels in zip(padded, encoded, strict=True):
-            row[: len(labels)] = torch.tensor(labels, dtype=torch.int64)
-        lens = torch.tensor([len(labels) for labels in encoded], dtype=torch.int64)
-        return padded.to(self.device), lens.to(self.device)
+        return (self.posteriors(batch) for batch in read_batches(self.cuts, plan))
 
     def _encode(self, text: str) -> List[int]:
         if text not in self._labels:
@@ -273,14 +201,8 @@ class _Work:
         return self._labels[text]
 
 
-def _joiner_parts(model: nn.Module, encoder_out: Tensor, predictor_out: Tensor) -> JoinerParts:
-    joiner, output = model.joiner, model.joiner.output_linear
-    am, lm = joiner.encoder_proj(encoder_out), joiner.predictor_proj(predictor_out)
-    return JoinerParts(am, lm, output.weight, output.bias)
-
-
-def _locked_in_turn(cache_dir: Path, indices: List[int]) -> Iterator:
-    """(index, held lock) of each shard; those that another process is making come last, when it has ended."""
+def _locked_in_turn(cache_dir: Path, indices: List[int]) -> Iterator[int]:
+    """Each shard, locked until the next one is asked for; those that another process is making come last."""
     later: List[int] = []
     for wait, these in ((False, indices), (True, later)):
         for index in these:
@@ -290,20 +212,10 @@ def _locked_in_turn(cache_dir: Path, indices: List[int]) -> Iterator:
             except Timeout:
                 later.append(index)
                 continue
-            yield index, _Held(lock)
-
-
-class _Held:
-    """Releases a lock that is held already."""
-
-    def __init__(self, lock: FileLock):
-        self._lock = lock
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *error: Optional[object]) -> None:
-        self._lock.release()
+            try:
+                yield index
+            finally:
+                lock.release()
 
 
 def _remove_surplus(cache_dir: Path, num_shards: int, job: int, num_jobs: int) -> None:

@@ -1,0 +1,115 @@
+"""A teacher's pruned lattice and its posteriors there, for the cache of stage 4.
+
+Clean features, eval mode, no gradient.  The ranges come from the teacher's own simple heads, the
+posteriors from its joiner on these nodes.
+
+B batch, T encoder frames, S symbols.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Callable, Dict, List, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from rnnt_kd.config import TrainingConfig
+from rnnt_kd.data.dataset import Batch
+from rnnt_kd.data.teacher_shards import Entry
+from rnnt_kd.errors import UserError
+from rnnt_kd.losses import JoinerParts
+from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
+from rnnt_kd.losses.node_scores import node_scores
+from rnnt_kd.losses.packed_posteriors import pack
+
+
+@dataclass(frozen=True)
+class Lattice:
+    """What the cache takes from the students' preset; the same in ``data.teacher_shards.Facts``."""
+
+    prune_range: int
+    rnnt_type: str
+    temperature: float
+    min_seconds: float
+    max_seconds: float
+
+
+class TeacherPosteriors:
+    """Batch in, entries of the cache out.
+
+    Args:
+      model:    the teacher, in eval mode, on ``device``.
+      training: its own configuration: the scales of its smoothed loss.
+      lattice:  of the students.
+      backend:  a lattice backend module.
+      encode:   text -> labels.
+      where:    for messages, the teacher's folder.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        training: TrainingConfig,
+        lattice: Lattice,
+        backend: ModuleType,
+        encode: Callable[[str], List[int]],
+        device: torch.device,
+        where: Path,
+    ):
+        self.model, self.training, self.lattice, self.backend = model, training, lattice, backend
+        self.encode, self.device, self.where = encode, device, where
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Dict[str, Entry]:
+        """By utterance id.  Raises UserError, naming the utterance, where a posterior is not a number."""
+        model, lattice = self.model, self.lattice
+        labels, label_lens = self._padded_labels(batch.texts)
+        encoder_out, encoder_lens = model.encode(batch.features.to(self.device), batch.feature_lens.to(self.device))
+        predictor_out = model.predict(labels)
+        boundary = torch.zeros(len(labels), 4, dtype=torch.int64, device=self.device)
+        boundary[:, 2], boundary[:, 3] = label_lens, encoder_lens
+        _, (px_grad, py_grad) = self.backend.rnnt_loss_smoothed(
+            model.simple_lm_proj(predictor_out),
+            model.simple_am_proj(encoder_out),
+            labels,
+            model.blank_id,
+            lm_only_scale=self.training.lm_only_scale,
+            am_only_scale=self.training.am_only_scale,
+            boundary=boundary,
+            rnnt_type=lattice.rnnt_type,
+            reduction="sum",
+            return_grad=True,
+        )
+        ranges = self.backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, lattice.prune_range)
+        assert ranges.size(2) == lattice.prune_range, (ranges.shape, lattice.prune_range)
+        nodes = kept_nodes(labels, ranges, model.blank_id, boundary, lattice.rnnt_type)
+        joiner, output = model.joiner, model.joiner.output_linear
+        am, lm = joiner.encoder_proj(encoder_out), joiner.predictor_proj(predictor_out)
+        parts = JoinerParts(am, lm, output.weight, output.bias)
+        packed = self._packed(parts, nodes, 1.0, batch)
+        tempered = self._packed(parts, nodes, lattice.temperature, batch) if lattice.temperature != 1.0 else None
+        starts = ranges[:, :, 0].cpu()
+        return {
+            name: Entry(name, starts[b, :T], packed[b, :T], None if tempered is None else tempered[b, :T])
+            for b, (name, T) in enumerate(zip(batch.utterance_ids, encoder_lens.tolist(), strict=True))
+        }
+
+    def _packed(self, parts: JoinerParts, nodes: KeptNodes, temperature: float, batch: Batch) -> Tensor:
+        """(B, T, s_range, 2) float16, 0 on padded nodes."""
+        scores = node_scores(parts, nodes, temperature=temperature)
+        is_bad = (torch.isnan(torch.stack(scores)).any(dim=0) & nodes.node_mask).flatten(1).any(dim=1)
+        if bool(is_bad.any()):
+            name = batch.utterance_ids[int(is_bad.nonzero()[0])]
+            raise UserError(self.where, f"its posteriors of {name} are not numbers", "", "train the teacher again")
+        return pack(scores).masked_fill(~nodes.node_mask.unsqueeze(3), 0.0).cpu()
+
+    def _padded_labels(self, texts: List[str]) -> Tuple[Tensor, Tensor]:
+        """(B, S) and (B,) int64, S >= prune range - 1: so that no batch of short texts narrows the ranges."""
+        encoded = [self.encode(text) for text in texts]
+        lens = torch.tensor([len(labels) for labels in encoded], dtype=torch.int64)
+        width = max(self.lattice.prune_range - 1, 1, int(lens.max()))
+        padded = torch.full((len(encoded), width), self.model.blank_id, dtype=torch.int64)
+        for row, labels in zip(padded, encoded, strict=True):
+            row[: len(labels)] = torch.tensor(labels, dtype=torch.int64)
+        return padded.to(self.device), lens.to(self.device)
