@@ -1,14 +1,25 @@
 """Time and memory against vocabulary, frames and batch size, as one picture of six panels."""
 
+import importlib.util
 from pathlib import Path
 from typing import Callable, List, Sequence, Tuple
 
 from rnnt_kd.benchmark.results import Row
+from rnnt_kd.errors import UserError
 
+SUFFIXES = (".png", ".svg", ".pdf")
 PANELS = ("vocabulary C", "frames T of the batch", "utterances B in the batch")
 STYLES = {"none": "-", "online": "--", "cache": ":"}
 
 Point = Tuple[float, float]
+
+
+def check(path: Path) -> None:
+    """Raises UserError: no matplotlib, or a suffix that says no format.  Cheap, before hours of measuring."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("--plot", "matplotlib is not installed", "", "install it, or leave --plot away")
+    if path.suffix not in SUFFIXES:
+        raise UserError("--plot", str(path), "a name that ends in " + ", ".join(SUFFIXES))
 
 
 def plot_results(rows: Sequence[Row], path: Path, title: str) -> None:

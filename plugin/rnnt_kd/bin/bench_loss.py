@@ -25,6 +25,7 @@ from rnnt_kd.bin.bench_options import (
     add_measuring,
     batches_of,
     check_measuring,
+    check_outputs,
     machine,
     names,
     numbers,
@@ -46,7 +47,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--vocab", default="500,5000", help="classes with blank, some numbers")
     options.add_argument("--impl", default="auto", help=f"of ours, some of: {join(['auto', *available_impls()])}")
     options.add_argument("--variants", default=",".join(ours.VARIANTS), help="of ours, and of naive")
-    options.add_argument("--peers", default="k2,naive", help=f"some of: {join(available_peers())}; '' for none")
+    options.add_argument(
+        "--peers", default="k2,k2_indexed,naive", help=f"some of: {join(available_peers())}; '' for none"
+    )
     options.add_argument("--dtype", choices=list(BYTES), default="float32", help="of all inputs")
     options.add_argument("--plot", type=Path, help="write a picture: .png, .svg or .pdf")
     add_measuring(options)
@@ -56,6 +59,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         return
 
     check_measuring(arguments)
+    check_outputs(arguments.json, arguments.plot)
+    if arguments.plot:
+        plot.check(arguments.plot)
     vocabs, batches = numbers("--vocab", arguments.vocab), batches_of(arguments)
     if vocabs[0] < 3:
         raise UserError("--vocab", str(vocabs[0]), "3 classes or more: blank, a label, another label")

@@ -4,7 +4,7 @@ import argparse
 import platform
 import sys
 from pathlib import Path
-from typing import Any, Callable, List, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 from tqdm import tqdm
 
@@ -36,6 +36,15 @@ def check_measuring(arguments: argparse.Namespace) -> None:
             raise UserError("--" + name.replace("_", "-"), str(getattr(arguments, name)), "a number from 1 on")
     if arguments.prune_range < 2:
         raise UserError("--prune-range", str(arguments.prune_range), "a number from 2 on")
+
+
+def check_outputs(*paths: Optional[Path]) -> None:
+    """Make the folders of what is written at the end: better fail now than after the measuring."""
+    for path in paths:
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise UserError(path, "is a folder", "the name of a file")
 
 
 def batches_of(arguments: argparse.Namespace) -> List[List[Batch]]:
@@ -74,6 +83,9 @@ def run_groups(
     Args:
       module: ``python -m module --worker`` is a worker.
       title:  of a job's group, for the bar.
+
+    Raises:
+      UserError: nobody could be measured.
     """
     total = sum(job.work * arguments.batches * (arguments.rounds + 1) for jobs in groups for job in jobs)
     layout = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {desc}"
@@ -88,9 +100,12 @@ def run_groups(
             run_group(jobs, module, rounds=arguments.rounds, seconds_per_row=arguments.seconds_per_row, tell=tell)
             for job in jobs:
                 if job.cannot is not None:
-                    bar.write(f"{job.name}, {where}: {job.cannot}", file=sys.stderr)
+                    bar.write(f"{where}: {job.name}: left out, {job.cannot}", file=sys.stderr)
             finished(jobs)
             bar.set_description_str("", refresh=False)
+    reasons = [job.cannot for jobs in groups for job in jobs]
+    if all(reason is not None for reason in reasons):
+        raise UserError("benchmark", "nothing could be measured: " + str(next(iter(reasons), "nobody takes part")))
 
 
 def machine(device: str, num_threads: int) -> str:

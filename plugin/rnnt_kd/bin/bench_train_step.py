@@ -14,7 +14,16 @@ from rnnt_kd.benchmark import table, train_step
 from rnnt_kd.benchmark.rounds import Job
 from rnnt_kd.benchmark.shapes import num_nodes
 from rnnt_kd.benchmark.worker import serve
-from rnnt_kd.bin.bench_options import add_measuring, batches_of, check_measuring, machine, names, numbers, run_groups
+from rnnt_kd.bin.bench_options import (
+    add_measuring,
+    batches_of,
+    check_measuring,
+    check_outputs,
+    machine,
+    names,
+    numbers,
+    run_groups,
+)
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import chosen_device, join, parser
 from rnnt_kd.errors import UserError
@@ -35,6 +44,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         return
 
     check_measuring(arguments)
+    check_outputs(arguments.json)
     device = chosen_device(arguments.device)
     variants = names("--variants", arguments.variants, train_step.VARIANTS)
     sizes = [size.strip() for size in arguments.size.split(",") if size.strip()]
