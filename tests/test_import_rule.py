@@ -43,6 +43,7 @@ MAY_IMPORT = {
 DOORS = {
     "k2": ("lattice/k2_backend.py", "decoding/fast_beam_search.py", "benchmark/peers/k2_peer.py"),
     "_k2": (),
+    "triton": ("lattice/triton_", "losses/node_scores/triton_"),
     "lhotse": ("data/",),
     "sentencepiece": ("text/",),
     "kaldialign": ("scoring/",),

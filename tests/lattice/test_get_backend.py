@@ -20,34 +20,75 @@ FUNCTIONS = (
     "get_rnnt_logprobs_pruned",
     "mutual_information_recursion",
     "rnnt_loss_pruned",
+    "pruned_recursion",
     "supports",
 )
 
 
 def test_names_are_files():
-    assert available_backends() == ["k2", "torch"]
+    assert available_backends() == ["k2", "torch", "triton"]
 
 
-@pytest.mark.parametrize("name", ["auto", "torch", "k2"])
+@pytest.mark.parametrize("name", ["auto", "torch", "k2", "triton"])
 def test_every_backend_has_every_function(name):
-    if name == "k2":
-        pytest.importorskip("k2", reason="k2 is not in this environment")
+    if name in ("k2", "triton"):
+        pytest.importorskip(name, reason=f"{name} is not in this environment")
     module = get_backend(name)
     assert all(callable(getattr(module, function)) for function in FUNCTIONS)
 
 
 def test_unknown_name_lists_the_right_ones():
-    with pytest.raises(UserError, match="auto, k2, torch"):
+    with pytest.raises(UserError, match="auto, k2, torch, triton"):
         get_backend("k3")
 
 
 def test_auto_falls_back_where_k2_cannot_compute(monkeypatch):
     k2_backend = pytest.importorskip("rnnt_kd.lattice.k2_backend", reason="k2 is not in this environment")
+    monkeypatch.setitem(sys.modules, "rnnt_kd.lattice.triton_backend", None)  # importing it fails
     monkeypatch.setattr(k2_backend.k2, "with_cuda", False)
     assert get_backend("auto", torch.device("cpu")) is k2_backend
     assert get_backend("auto", torch.device("cuda")) is get_backend("torch")
     with pytest.raises(UserError, match="cannot compute on cuda"):
         get_backend("k2", torch.device("cuda"))
+
+
+def test_auto_on_a_gpu_is_k2_then_triton_then_torch(monkeypatch):
+    """With stand-ins, so that it is held wherever the tests run."""
+
+    class Everywhere:
+        @staticmethod
+        def supports(device):
+            return True
+
+    class OnCpu:
+        @staticmethod
+        def supports(device):
+            return device.type == "cpu"
+
+    gpu, cpu = torch.device("cuda"), torch.device("cpu")
+    k2, triton = "rnnt_kd.lattice.k2_backend", "rnnt_kd.lattice.triton_backend"
+    monkeypatch.setitem(sys.modules, triton, Everywhere)
+    monkeypatch.setitem(sys.modules, k2, Everywhere)
+    assert get_backend("auto", gpu) is sys.modules[k2]
+    monkeypatch.setitem(sys.modules, k2, OnCpu)
+    assert get_backend("auto", gpu) is sys.modules[triton]
+    assert get_backend("auto", cpu) is get_backend("auto") is sys.modules[k2]
+    monkeypatch.setitem(sys.modules, k2, None)
+    assert get_backend("auto", gpu) is sys.modules[triton]
+    assert get_backend("auto", cpu) is get_backend("auto") is get_backend("torch")  # interpreted kernels are slow
+    monkeypatch.setitem(sys.modules, triton, None)
+    assert get_backend("auto", gpu) is get_backend("torch")
+
+
+def test_triton_without_triton_or_gpu_is_an_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rnnt_kd.lattice.triton_backend", None)
+    with pytest.raises(UserError, match="'triton' cannot be imported"):
+        get_backend("triton")
+    monkeypatch.undo()
+    backend = pytest.importorskip("rnnt_kd.lattice.triton_backend", reason="triton is not in this environment")
+    monkeypatch.setattr(backend, "IS_INTERPRETED", False)
+    with pytest.raises(UserError, match="cannot compute on cpu"):
+        get_backend("triton", torch.device("cpu"))
 
 
 WITHOUT_K2 = """

@@ -27,29 +27,31 @@ from rnnt_kd.errors import UserError
 
 
 def available_backends() -> List[str]:
-    """Names of the backends of this package, installed or not: ["k2", "torch"]."""
+    """Names of the backends of this package, installed or not: ["k2", "torch", "triton"]."""
     return sorted(path.name[: -len("_backend.py")] for path in Path(__file__).parent.glob("*_backend.py"))
 
 
 def get_backend(name: str = "auto", device: Optional[torch.device] = None) -> ModuleType:
-    """The backend called ``name``; ``auto`` is k2 where it works, else torch.
+    """The backend called ``name``; ``auto`` is k2 where it works, else triton on a GPU, else torch.
 
     Args:
       name:    "auto" or one of ``available_backends()``.
       device:  where the tensors live.  ``auto`` passes over a k2 that was built
                without CUDA when they live on a GPU; a backend asked for by name
-               that cannot compute there is an error.
+               that cannot compute there is an error.  None: the CPU.
 
     Raises:
       UserError: no such backend, or it is not installed, or not for ``device``.
     """
     if name == "auto":
-        try:
-            module = importlib.import_module("rnnt_kd.lattice.k2_backend")
-        except (ImportError, OSError):  # OSError: a k2 built for another torch or CUDA
-            module = None
-        if module is not None and (device is None or module.supports(device)):
-            return module
+        is_gpu = device is not None and device.type == "cuda"  # elsewhere Triton only interprets its kernels
+        for candidate in ("k2", "triton") if is_gpu else ("k2",):
+            try:
+                module = importlib.import_module(f"rnnt_kd.lattice.{candidate}_backend")
+            except (ImportError, OSError):  # OSError: a k2 built for another torch or CUDA
+                continue
+            if device is None or module.supports(device):
+                return module
         return importlib.import_module("rnnt_kd.lattice.torch_backend")
 
     if name not in available_backends():

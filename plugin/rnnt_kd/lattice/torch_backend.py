@@ -45,7 +45,7 @@ def mutual_information_recursion(
       UserError: a row of ``boundary`` that does not begin at 0 or does not fit the lattice.
     """
     if boundary is not None:
-        _check_boundary(boundary, px.shape[1], py.shape[2])
+        check_boundary(boundary, px.shape[1], py.shape[2])
     scores, px_grad, py_grad = _Recursion.apply(px, py, boundary, return_grad)
     return (scores, (px_grad, py_grad)) if return_grad else scores
 
@@ -70,7 +70,7 @@ class _Recursion(torch.autograd.Function):
         return px_grad * scale, py_grad * scale, None, None
 
 
-def _check_boundary(boundary: Tensor, S: int, T: int) -> None:
+def check_boundary(boundary: Tensor, S: int, T: int) -> None:
     assert boundary.dtype == torch.int64 and boundary.ndim == 2 and boundary.shape[1] == 4, boundary
     for row in boundary.tolist():
         if row[0] != 0 or row[1] != 0 or not (0 <= row[2] <= S and 0 <= row[3] <= T):
