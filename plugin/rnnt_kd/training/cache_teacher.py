@@ -73,13 +73,17 @@ def cache_teacher(
     Raises:
       UserError: teacher, BPE model and cuts do not fit together, or a posterior is not a number.
     """
-    Path(cache_dir).mkdir(parents=True, exist_ok=True)
+    cache_dir = Path(cache_dir)
     work = _Work(teacher_dir, cuts, tokenizer, lattice, shard_utterances, batch_seconds, device, backend_name)
+    cache_dir.mkdir(parents=True, exist_ok=True)
     own = range(job - 1, work.num_shards, num_jobs)
     reasons = {index: work.why_not_finished(cache_dir, index) for index in own}
     todo = [index for index in own if reasons[index]]
     _remove_surplus(cache_dir, work.num_shards, job, num_jobs)
     whose = f"teacher cache, job {job} of {num_jobs}" if num_jobs > 1 else "teacher cache"
+    if not own:
+        say(f"{whose}: nothing to do, the cache has {work.num_shards} shards ({cache_dir})")
+        return
     if not todo:
         say(f"{whose}: finished already, skipped ({cache_dir})")
         return
@@ -90,7 +94,7 @@ def cache_teacher(
     total, done = sum(len(work.places(index)) for index in todo), 0
     say(f"{whose}: {len(todo)} of {len(own)} shards to make, {total} utterances; {work.selection.summary('cuts')}")
     progress(0, total)
-    for index in _locked_in_turn(Path(cache_dir), todo):
+    for index in _locked_in_turn(cache_dir, todo):
         if not work.why_not_finished(cache_dir, index):  # another process was faster
             done += len(work.places(index))
             progress(done, total)
@@ -101,6 +105,8 @@ def cache_teacher(
             done += len(entries_of_batch)
             progress(done, total)
         ordered = [entries[work.infos[place].id] for place in work.places(index)]
+        for leftover in cache_dir.glob(f".{shard_path(cache_dir, index).name}.*.tmp"):  # of a killed process
+            leftover.unlink(missing_ok=True)
         write_shard(cache_dir, work.facts, index, work.num_shards, ordered)
     paths = [shard_path(cache_dir, index) for index in own]
     frames, size = sum(Shard(path).num_frames for path in paths), sum(path.stat().st_size for path in paths)

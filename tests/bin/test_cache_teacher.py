@@ -1,0 +1,306 @@
+"""``python -m rnnt_kd.bin.cache_teacher``: whatever happens to it, the cache ends with the same bytes."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import safetensors.torch
+import soundfile
+import torch
+
+from rnnt_kd import atomic
+from rnnt_kd.bin import cache_teacher as command
+from rnnt_kd.config import ModelConfig, SystemConfig
+from rnnt_kd.config_io import write_system_config
+from rnnt_kd.data.features import compute_features
+from rnnt_kd.data.kaldi_dir import write_data_dir
+from rnnt_kd.data.teacher_cache import TeacherCache
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.text.train_bpe import train_bpe
+from rnnt_kd.training.checkpoint import build_model
+
+WORDS = ["one", "two", "three", "four", ""]
+NUM_SHARDS = 8  # of three cuts
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """exp/: 24 cuts (each utterance at two speeds), bpe and a teacher with random weights; preset.yaml."""
+    folder = tmp_path_factory.mktemp("cache")
+    generator = np.random.default_rng(0)
+    texts = {f"s-{n:02d}": " ".join(generator.choice(WORDS, n % 4)).strip() for n in range(12)}
+    audio = {key: folder / f"{key}.wav" for key in texts}
+    for index, path in enumerate(audio.values()):
+        soundfile.write(path, 0.1 * generator.normal(size=9000 + 2000 * index), 16000)
+    data = write_data_dir(folder / "data/train", wav_scp=audio, text=texts, utt2spk={key: "s" for key in texts})
+    compute_features(data, folder / "exp/cuts", "train", [1.0, 1.1])
+    train_bpe([text for text in texts.values() if text], 16, folder / "exp/bpe")
+    make_teacher(folder / "exp/teacher", Tokenizer.load(folder / "exp/bpe"), seed=1)
+    (folder / "preset.yaml").write_text("text: {vocab_size: 16}\n")
+    return folder
+
+
+def make_teacher(folder, tokenizer, seed):
+    model = ModelConfig(size="tiny", encoder_options={"num_layers": 1, "dim": 32, "feedforward_dim": 32})
+    config = SystemConfig(model=model, vocab_size=tokenizer.vocab_size, bpe_checksum=tokenizer.checksum)
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True)
+    write_system_config(folder / "config.yaml", config)
+    safetensors.torch.save_file(build_model(config).state_dict(), folder / "model.safetensors")
+    return folder
+
+
+def arguments(made, cache_dir, *more, **changed):
+    values = {"config": made / "preset.yaml", "teacher-dir": made / "exp/teacher", "bpe-dir": made / "exp/bpe"}
+    values.update({"cuts": made / "exp/cuts/train.jsonl.gz", "cache-dir": cache_dir, "shard-utterances": 3})
+    values.update({"device": "cpu", "lattice-backend": "torch"})
+    values.update({key.replace("_", "-"): value for key, value in changed.items()})
+    return [*(part for key, value in values.items() for part in (f"--{key}", str(value))), *map(str, more)]
+
+
+def contents(cache_dir):
+    return {path.name: path.read_bytes() for path in sorted(cache_dir.glob("*.safetensors"))}
+
+
+@pytest.fixture(scope="module")
+def whole(made, tmp_path_factory):
+    """A cache that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "kd_cache"
+    command.main(arguments(made, folder))
+    assert len(contents(folder)) == NUM_SHARDS
+    return folder
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+def start(root, given):
+    environment = {**os.environ, "PYTHONPATH": str(root / "plugin"), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "rnnt_kd.bin.cache_teacher", *given]
+    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_every_utterance_is_there_at_each_speed_and_with_any_text(made, whole):
+    cache = TeacherCache.open(whole)
+    assert len(cache) == 24 and cache.facts.prune_range == 5
+    ids = ["s-00", "s-00_sp1.1", "s-03", "s-11_sp1.1"]
+    with pytest.raises(ValueError, match="frames for s-00"):
+        cache.check_utterances(ids, [1, 2, 3, 4])
+
+
+def test_finished_already_is_one_line_and_touches_nothing(made, copy, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in copy.iterdir()}
+    command.main(arguments(made, copy))
+    assert capsys.readouterr().err == f"teacher cache: finished already, skipped ({copy})\n"
+    assert {path.name: path.stat().st_mtime_ns for path in copy.glob("*.safetensors")} == {
+        name: stamp for name, stamp in before.items() if name.endswith(".safetensors")
+    }
+
+
+def killed_in_the_middle(made, folder, root):
+    """What a process had written when it was killed."""
+    process = start(root, arguments(made, folder))
+    while process.poll() is None and len(contents(folder)) < 2:
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    return contents(folder)
+
+
+def test_kill_9_loses_one_shard_at_most(made, whole, tmp_path, root):
+    for attempt in range(5):  # on a busy machine it may end before it can be killed
+        folder = tmp_path / str(attempt)
+        left = killed_in_the_middle(made, folder, root)
+        if len(left) < NUM_SHARDS:
+            break
+    assert 2 <= len(left) < NUM_SHARDS, "killed in the middle"
+    assert all(contents(whole)[name] == content for name, content in left.items())
+    process = start(root, arguments(made, folder))
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and f"{NUM_SHARDS - len(left)} of {NUM_SHARDS} shards to make" in said
+    assert contents(folder) == contents(whole)
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_interrupted_at_any_write_it_goes_on(made, whole, tmp_path, monkeypatch):
+    folder, real = tmp_path / "stopped", os.replace
+    for done in range(NUM_SHARDS + 1):
+        writes = 0
+
+        def replace(source, target):
+            nonlocal writes
+            writes += 1
+            if writes > 1:
+                raise KeyboardInterrupt
+            real(source, target)
+
+        monkeypatch.setattr(atomic.os, "replace", replace)
+        try:
+            command.main(arguments(made, folder))
+            break
+        except SystemExit as end:
+            assert end.code == 130 and len(contents(folder)) == done + 1
+    assert done == NUM_SHARDS - 1 and contents(folder) == contents(whole)
+
+
+def test_what_a_killed_write_left_is_swept_up(made, whole, copy):
+    victim = copy / "shard-00003.safetensors"
+    victim.unlink()
+    (copy / f".{victim.name}.abc.tmp").write_bytes(b"half")
+    (copy / ".shard-00002.safetensors.abc.tmp").write_bytes(b"another job is writing this")
+    command.main(arguments(made, copy))
+    assert contents(copy) == contents(whole)
+    assert [path.name for path in copy.glob(".*.tmp")] == [".shard-00002.safetensors.abc.tmp"]
+
+
+def test_two_jobs_at_once_make_the_bytes_of_one(made, whole, tmp_path, root):
+    folder = tmp_path / "shared"
+    processes = [start(root, arguments(made, folder, job=job, nj=2)) for job in (1, 2)]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert all(f"job {job} of 2: 4 of 4 shards to make" in said for job, said in enumerate(outputs, 1))
+    assert contents(folder) == contents(whole)
+
+
+def test_the_same_job_twice_at_once_does_no_harm(made, whole, tmp_path, root):
+    folder = tmp_path / "shared"
+    processes = [start(root, arguments(made, folder)) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert contents(folder) == contents(whole)
+
+
+def test_jobs_one_after_the_other_and_one_without_a_shard(made, whole, tmp_path, capsys):
+    for job in (3, 1, 2, 9):
+        command.main(arguments(made, tmp_path / "x", job=job, nj=9 if job == 9 else 3))
+    assert contents(tmp_path / "x") == contents(whole)
+    assert "job 9 of 9: nothing to do, the cache has 8 shards" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_shard_is_named_and_made_anew(made, whole, copy, capsys, damage):
+    victim = copy / "shard-00004.safetensors"
+    content = bytearray(victim.read_bytes())
+    content[-50] ^= 8
+    victim.write_bytes({"truncated": content[:-30], "flipped": content, "empty": b""}[damage])
+    stamps = {path.name: path.stat().st_mtime_ns for path in copy.glob("*.safetensors")}
+    command.main(arguments(made, copy))
+    said = capsys.readouterr().err
+    assert "makes shard-00004.safetensors again: damaged" in said and f"1 of {NUM_SHARDS} shards to make" in said
+    assert contents(copy) == contents(whole)
+    changed = [path.name for path in copy.glob("*.safetensors") if path.stat().st_mtime_ns != stamps[path.name]]
+    assert changed == [victim.name]
+
+
+def test_what_changed_is_said_and_everything_made_anew(made, copy, tmp_path, capsys):
+    tokenizer = Tokenizer.load(made / "exp/bpe")
+    other = make_teacher(tmp_path / "teacher2", tokenizer, seed=2)
+    for changed, more, message in (
+        ({"teacher_dir": other}, [], "teacher weights was"),
+        ({}, ["--set", "kd.temperature=2"], "temperature was 1.0 and is 2.0"),
+        ({}, [f"--set={role}.training.prune_range=4" for role in ("sparse_student", "small_student")],
+         "prune range was 5 and is 4"),
+    ):  # fmt: skip
+        command.main(arguments(made, copy, *more, **changed))
+        said = capsys.readouterr().err
+        assert message in said and f"{NUM_SHARDS} of {NUM_SHARDS} shards to make" in said, said
+        command.main(arguments(made, copy, *more, **changed))
+        assert "finished already" in capsys.readouterr().err
+        command.main(arguments(made, copy))
+        capsys.readouterr()
+
+
+def test_another_bpe_model_or_corpus_changes_the_facts(made, copy, tmp_path, capsys):
+    train_bpe(["five six seven eight one two three four"], 18, tmp_path / "bpe")
+    make_teacher(tmp_path / "teacher", Tokenizer.load(tmp_path / "bpe"), seed=1)
+    command.main(arguments(made, copy, bpe_dir=tmp_path / "bpe", teacher_dir=tmp_path / "teacher"))
+    assert "BPE model was" in capsys.readouterr().err
+    cuts = shutil.copytree(made / "exp/cuts", tmp_path / "cuts") / "train.jsonl.gz"
+    command.main(arguments(made, copy, cuts=cuts))
+    command.main(arguments(made, copy))
+    assert "finished already" in capsys.readouterr().err  # the same cuts in another folder
+
+
+def test_another_size_of_shards_leaves_no_old_ones(made, whole, copy, capsys):
+    command.main(arguments(made, copy, shard_utterances=20))
+    assert "shard_utterances was 3 and is 20" in capsys.readouterr().err
+    assert list(contents(copy)) == ["shard-00000.safetensors", "shard-00001.safetensors"]
+    assert len(TeacherCache.open(copy)) == 24
+    command.main(arguments(made, copy))
+    assert contents(copy) == contents(whole)
+
+
+def test_utterances_that_cannot_be_trained_on_are_left_out_and_counted(made, tmp_path, capsys):
+    limits = [f"--set={role}.training.max_seconds=1.0" for role in ("sparse_student", "small_student")]
+    command.main(arguments(made, tmp_path / "x", *limits))
+    assert "longer than max_seconds" in capsys.readouterr().err
+    cache = TeacherCache.open(tmp_path / "x")
+    assert 0 < len(cache) < 24
+    with pytest.raises(ValueError, match="1 of 1 utterances are missing, the first: s-11"):
+        cache.check_utterances(["s-11"], [1])
+
+
+def test_bad_input_is_one_line_and_writes_nothing(made, tmp_path, capsys):
+    train_bpe(["quite another text with letters"], 20, tmp_path / "bpe")
+    broken = shutil.copytree(made / "exp/teacher", tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:999])
+    cases = [
+        ({"job": 3, "nj": 2}, [], "--job: 3; expected 1 to 2"),
+        ({"job": 0}, [], "--job: 0"),
+        ({"nj": 0}, [], "--nj: 0"),
+        ({"shard_utterances": 0}, [], "--shard-utterances: 0"),
+        ({"num_threads": 0}, [], "--num-threads: 0"),
+        ({"batch_seconds": 0}, [], "--batch-seconds: 0.0"),
+        ({"teacher_dir": tmp_path / "none"}, [], "no trained system here"),
+        ({"teacher_dir": broken}, [], "model.safetensors: damaged"),
+        ({"cuts": tmp_path / "none.jsonl.gz"}, [], "none.jsonl.gz: no such file"),
+        ({"bpe_dir": tmp_path / "none"}, [], "bpe.model"),
+        ({"bpe_dir": tmp_path / "bpe"}, [], "trained with BPE model"),
+        ({}, ["--set", "kd.temperature=0"], "kd.temperature: 0"),
+        ({}, ["--set", "small_student.training.prune_range=9"], "training.prune_range: 5 and 9"),
+        ({}, ["--set=small_student.training.max_seconds=0.2", "--set=sparse_student.training.max_seconds=0.2"],
+         "nothing is left"),
+    ]  # fmt: skip
+    for changed, more, message in cases:
+        with pytest.raises(SystemExit) as end:
+            command.main(arguments(made, tmp_path / "out", *more, **changed))
+        said = capsys.readouterr().err.splitlines()
+        assert end.value.code == 1 and said[-1].startswith("error: ") and message in said[-1], (message, said)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_of_nans_is_named_with_the_utterance(made, tmp_path, capsys):
+    broken = shutil.copytree(made / "exp/teacher", tmp_path / "nan")
+    weights = safetensors.torch.load_file(broken / "model.safetensors")
+    weights["joiner.output_linear.bias"][3] = float("nan")
+    safetensors.torch.save_file(weights, broken / "model.safetensors")
+    with pytest.raises(SystemExit):
+        command.main(arguments(made, tmp_path / "out", teacher_dir=broken))
+    assert "its posteriors of s-0" in capsys.readouterr().err and not contents(tmp_path / "out")
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_shard(made, tmp_path, capsys, monkeypatch):
+    def write_bytes(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic, "write_bytes", write_bytes)
+    with pytest.raises(SystemExit) as end:
+        command.main(arguments(made, tmp_path / "out"))
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 1 and said.startswith(f"error: {tmp_path / 'out'}: the disk is full")
+
+
+def test_plain_progress_lines_tell_the_time_left(made, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "PLAIN_LINE_SECONDS", 0.0)
+    command.main(arguments(made, tmp_path / "x"))
+    lines = capsys.readouterr().err.splitlines()
+    assert "teacher cache: 8 of 8 shards to make, 24 utterances; cuts: 24 of 24 utterances" in lines
+    assert any(line.startswith("teacher cache: 3 of 24 utterances, eta 0:0") for line in lines)
+    assert "bytes a frame" in lines[-1]

@@ -1,0 +1,296 @@
+"""The teacher's cache as files: what is written comes back, what is wrong is named."""
+
+import dataclasses
+import json
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+import safetensors
+import torch
+
+from rnnt_kd.data import teacher_shards
+from rnnt_kd.data.teacher_cache import TeacherCache
+from rnnt_kd.data.teacher_shards import Entry, Facts, shard_path, write_shard
+from rnnt_kd.errors import UserError
+
+FACTS = Facts(
+    teacher="a" * 64, bpe="b" * 64, cuts="c" * 64, blank_id=0, subsampling=4, prune_range=5, rnnt_type="regular",
+    temperature=1.0, lm_only_scale=0.25, am_only_scale=0.0, min_seconds=0.1, max_seconds=35.0, shard_utterances=4,
+)  # fmt: skip
+
+
+def make_entries(lengths, seed=0, tempered=False, name="{}"):
+    """Random entries; starts rise from 0, one symbol a frame at most."""
+    generator = torch.Generator().manual_seed(seed)
+    entries = []
+    for number, length in enumerate(lengths):
+        starts = torch.randint(0, 2, (length,), generator=generator).cumsum(0)
+        numbers = [torch.randn(length, 5, 2, generator=generator).half() for _ in range(2)]
+        entries.append(Entry(name.format(number), starts, numbers[0], numbers[1] if tempered else None))
+    return entries
+
+
+def write_cache(folder, facts, entries):
+    size = facts.shard_utterances
+    parts = [entries[begin : begin + size] for begin in range(0, len(entries), size)]
+    for index, part in enumerate(parts):
+        write_shard(folder, facts, index, len(parts), part)
+    return folder
+
+
+@pytest.fixture
+def entries():
+    return make_entries([7, 3, 12, 1, 9, 5, 2, 8, 4, 6], name="spk{}-utt_sp0.9")
+
+
+@pytest.fixture
+def folder(tmp_path, entries):
+    return write_cache(tmp_path / "cache", FACTS, entries)
+
+
+def message(call, *arguments, **options) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **options)
+    return str(caught.value)
+
+
+def lookup(cache, entries, T=None, max_symbols=40):
+    lens = torch.tensor([len(entry.starts) for entry in entries])
+    return cache.lookup([entry.id for entry in entries], lens, T or int(lens.max()), max_symbols)
+
+
+def expect(found, entries, s_range):
+    for b, entry in enumerate(entries):
+        length = len(entry.starts)
+        assert torch.equal(found.starts[b, :length], entry.starts)
+        assert (found.starts[b, length:] == entry.starts[-1]).all()
+        for got, given in ((found.packed, entry.packed), (found.tempered, entry.tempered)):
+            assert (got is None) == (given is None)
+            if got is not None:
+                assert torch.equal(got[b, :length], given[:, :s_range]) and not got[b, length:].any()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_what_was_written_comes_back(tmp_path, temperature):
+    entries = make_entries([7, 3, 12, 1, 9, 5, 2, 8, 4, 6], tempered=temperature != 1.0)
+    cache = TeacherCache.open(write_cache(tmp_path, dataclasses.replace(FACTS, temperature=temperature), entries))
+    assert len(cache) == len(entries)
+    for seed in range(5):  # shuffled: any utterances together, across shards
+        order = torch.randperm(len(entries), generator=torch.Generator().manual_seed(seed))[:6].tolist()
+        chosen = [entries[place] for place in order]
+        found = lookup(cache, chosen, T=13)
+        assert found.starts.dtype == torch.int64 and found.packed.dtype == torch.float16
+        assert found.packed.shape == (6, 13, 5, 2)
+        expect(found, chosen, 5)
+
+
+def test_a_batch_of_short_texts_gets_fewer_columns(tmp_path):
+    entries = [entry._replace(starts=torch.zeros_like(entry.starts)) for entry in make_entries([4, 6])]
+    cache = TeacherCache.open(write_cache(tmp_path, FACTS, entries))
+    for max_symbols, s_range in ((1, 2), (2, 3), (4, 5), (5, 5)):
+        found = lookup(cache, entries, max_symbols=max_symbols)
+        assert found.packed.shape[2] == s_range
+        expect(found, entries, s_range)
+
+
+def test_a_frame_costs_what_its_numbers_cost(tmp_path):
+    """22 bytes at five positions; all the rest is at most a tenth of that, on AN4's short utterances."""
+    entries = make_entries([75] * 400, name="fash-an251-fash-b-{:06d}_sp0.9")
+    write_shard(tmp_path, FACTS, 0, 1, entries)
+    size = shard_path(tmp_path, 0).stat().st_size
+    assert 4 * 5 + 2 < size / (400 * 75) <= 1.10 * (4 * 5 + 2)
+
+
+def test_a_shard_is_an_ordinary_file_that_describes_itself(folder, entries):
+    with safetensors.safe_open(str(shard_path(folder, 1)), framework="np") as file:
+        values = json.loads(file.metadata()["teacher_cache"])
+        packed, ids = file.get_tensor("packed"), file.get_tensor("ids")
+    assert np.array_equal(packed, torch.cat([entry.packed for entry in entries[4:8]]).numpy())
+    assert ids.tobytes().decode().splitlines() == [entry.id for entry in entries[4:8]]
+    assert {key: values[key] for key in dataclasses.asdict(FACTS)} == dataclasses.asdict(FACTS)
+    assert (values["format"], values["shard"], values["shards"]) == (1, 1, 3)
+
+
+def test_equal_contents_give_equal_bytes(folder, entries, tmp_path):
+    again = write_cache(tmp_path / "again", FACTS, entries)
+    for index in range(3):
+        assert shard_path(again, index).read_bytes() == shard_path(folder, index).read_bytes()
+    assert TeacherCache.open(again).digest == TeacherCache.open(folder).digest
+    other = write_cache(tmp_path / "other", FACTS, make_entries([7, 3, 12], seed=1))
+    assert TeacherCache.open(other).digest != TeacherCache.open(folder).digest
+
+
+def test_a_shard_may_be_empty(tmp_path, entries):
+    write_shard(tmp_path, FACTS, 0, 3, [])
+    write_shard(tmp_path, FACTS, 1, 3, entries[:2])
+    write_shard(tmp_path, FACTS, 2, 3, [])
+    cache = TeacherCache.open(tmp_path)
+    expect(lookup(cache, entries[:2]), entries[:2], 5)
+    write_shard(tmp_path, FACTS, 1, 3, [])
+    assert "1 of 1 utterances are missing" in message(lookup, TeacherCache.open(tmp_path), entries[:1])
+
+
+def test_every_flipped_bit_is_found_and_its_shard_named(folder):
+    path = shard_path(folder, 1)
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        said = message(TeacherCache.open, folder)
+        assert str(path) in said and "cache_teacher" in said, (place, said)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, -200, -1])
+def test_a_truncated_shard_is_named_without_reading_it(folder, keep):
+    path = shard_path(folder, 2)
+    path.write_bytes(path.read_bytes()[:keep])
+    said = message(TeacherCache.open, folder, verify=False)
+    assert said.startswith(f"{path}: damaged: it ") and "makes this one anew" in said
+
+
+def test_more_bytes_than_promised_are_found(folder):
+    path = shard_path(folder, 0)
+    path.write_bytes(path.read_bytes() + b"\0")
+    assert f"{path}: damaged" in message(TeacherCache.open, folder, verify=False)
+
+
+def test_verify_false_leaves_the_checksums_to_verify(folder):
+    path = shard_path(folder, 0)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    cache = TeacherCache.open(folder, verify=False)
+    assert "its checksum is wrong" in message(cache.verify)
+
+
+def test_a_missing_cache_and_a_missing_shard_are_named(folder, tmp_path):
+    assert "no teacher cache here" in message(TeacherCache.open, tmp_path / "nowhere")
+    shard_path(folder, 0).unlink()
+    said = message(TeacherCache.open, folder)
+    assert "not finished: 1 of 3 shards are missing, the first shard-00000.safetensors" in said
+
+
+def test_a_cache_of_two_teachers_is_refused(folder, entries):
+    write_shard(folder, dataclasses.replace(FACTS, teacher="f" * 64), 1, 3, entries[4:8])
+    said = message(TeacherCache.open, folder)
+    assert "shard-00001" in said and "ffffffffffff..." in said and "aaaaaaaaaaaa..." in said
+
+
+def test_a_shard_in_the_place_of_another_is_refused(folder):
+    shard_path(folder, 2).write_bytes(shard_path(folder, 1).read_bytes())
+    assert "shard-00002" in message(TeacherCache.open, folder)
+
+
+def test_another_format_is_named(folder, entries, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher_shards, "FORMAT", 2)
+        write_shard(folder, FACTS, 1, 3, entries[4:8])
+    said = message(TeacherCache.open, folder)
+    assert "shard-00001" in said and "its format is 2, and this program writes 1" in said
+
+
+@pytest.mark.parametrize("key, value, parts", [
+    ("teacher", "d" * 64, ("teacher weights aaaaaaaaaaaa...", "teacher weights dddddddddddd...")),
+    ("bpe", "d" * 64, ("BPE model bbbb", "BPE model dddd")), ("cuts", "d" * 64, ("cuts cccc", "cuts dddd")),
+    ("prune_range", 4, ("prune range 5", "prune range 4")), ("subsampling", 2, ("subsampling 4", "subsampling 2")),
+    ("temperature", 2.0, ("temperature 1.0", "temperature 2.0")), ("blank_id", 3, ("blank id 0", "blank id 3")),
+    ("rnnt_type", "modified", ("rnnt_type regular", "rnnt_type modified")),
+])  # fmt: skip
+def test_a_cache_made_with_something_else_names_both(folder, key, value, parts):
+    TeacherCache.open(folder, {key: getattr(FACTS, key)})
+    said = message(TeacherCache.open, folder, {key: value})
+    assert str(folder) in said and all(part in said for part in parts) and "cache_teacher" in said
+
+
+def test_missing_utterances_are_counted_and_one_is_named(folder, entries):
+    cache = TeacherCache.open(folder)
+    ids = [entries[0].id, "spk77-utt", entries[1].id, "spk0", "z" * 300]
+    said = message(cache.check_utterances, ids, [7, 1, 3, 1, 1])
+    assert "3 of 5 utterances are missing, the first: spk77-utt" in said and "it has 10" in said
+    assert "missing" in message(cache.lookup, ids, torch.tensor([7, 1, 3, 1, 1]), 9, 9)
+
+
+def test_another_number_of_frames_names_both(folder, entries):
+    said = message(TeacherCache.open(folder).lookup, [entries[2].id], torch.tensor([24]), 24, 40)
+    assert f"12 encoder frames for {entries[2].id}, and the student makes 24" in said and "subsampling" in said
+
+
+def test_positions_beyond_the_labels_are_an_error_and_no_crash_later(folder, entries):
+    last = int(entries[2].starts[-1])
+    said = message(lookup, TeacherCache.open(folder), [entries[1], entries[2]], max_symbols=last + 3)
+    assert entries[2].id in said and "transcripts" in said
+
+
+def test_ids_of_any_script(tmp_path):
+    entries = [entry._replace(id=name) for entry, name in zip(make_entries([3, 2]), ("Übung-1", "発話"))]
+    expect(lookup(TeacherCache.open(write_cache(tmp_path, FACTS, entries)), entries[::-1]), entries[::-1], 5)
+
+
+def test_unusable_entries_are_refused(tmp_path):
+    (entry,) = make_entries([3])
+    said = message(write_shard, tmp_path, FACTS, 0, 1, [entry._replace(starts=torch.tensor([0, 1, 40000]))])
+    assert "40000 symbols" in said and entry.id in said
+    assert "line feed" in message(write_shard, tmp_path, FACTS, 0, 1, [entry._replace(id="a\nb")])
+    assert not list(tmp_path.iterdir())
+
+
+def test_lookups_do_not_read_the_cache_into_memory(tmp_path):
+    size = 4 * 500_000 * 22
+    for index in range(4):
+        zeros = torch.zeros(50_000, 5, 2, dtype=torch.float16)
+        long = [Entry(f"{index}-{k}", torch.zeros(50_000), zeros) for k in range(10)]
+        write_shard(tmp_path, FACTS, index, 4, long)
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.safetensors")) >= size
+    tracemalloc.start()
+    try:
+        cache = TeacherCache.open(tmp_path)
+        for index in range(4):
+            cache.lookup([f"{index}-3"], torch.tensor([50_000]), 50_000, 9)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 5e6 < size / 8  # one utterance of 1.1 MB, its starts as int64, and blocks while verifying
+
+
+class Lookups(torch.utils.data.Dataset):
+    """What a loader would do in its workers."""
+
+    def __init__(self, cache, batches):
+        self.cache, self.batches = cache, batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        ids, lens = self.batches[index]
+        return tuple(self.cache.lookup(ids, torch.tensor(lens), max(lens), 40))[:2]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_worker_processes_read_the_same(folder, entries, method):
+    cache = TeacherCache.open(folder)
+    lookup(cache, entries)  # maps are open: they must not be sent along
+    batches = [([e.id for e in chosen], [len(e.starts) for e in chosen]) for chosen in (entries[1::2], entries[::3])]
+    loader = torch.utils.data.DataLoader(
+        Lookups(cache, batches), batch_size=None, num_workers=1, multiprocessing_context=method
+    )
+    for (starts, packed), chosen in zip(loader, (entries[1::2], entries[::3]), strict=True):
+        expected = lookup(cache, chosen)
+        assert torch.equal(starts, expected.starts) and torch.equal(packed, expected.packed)
+
+
+def test_a_pickled_cache_holds_no_posteriors(tmp_path):
+    cache = TeacherCache.open(write_cache(tmp_path, FACTS, make_entries([50_000])))
+    before = cache.lookup(["0"], torch.tensor([50_000]), 50_000, 60_000)
+    sent = pickle.dumps(cache)
+    assert len(sent) < 10_000
+    assert torch.equal(pickle.loads(sent).lookup(["0"], torch.tensor([50_000]), 50_000, 60_000).packed, before.packed)
+
+
+def test_a_cache_that_changes_under_a_training_is_noticed(folder, entries):
+    cache = TeacherCache.open(folder)
+    write_cache(folder, FACTS, make_entries([7, 3, 12, 1, 9, 5, 2, 8, 4, 6], seed=1, name="spk{}-utt_sp0.9"))
+    assert "changed while it was in use" in message(lookup, cache, entries)

@@ -1,0 +1,358 @@
+"""Training from the teacher's cache: no teacher runs, and what it learns from is what the teacher said."""
+
+import copy
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rnnt_kd.bin import train as command
+from rnnt_kd.config_io import load_recipe
+from rnnt_kd.data.dataset import load_cuts_info, read_batches
+from rnnt_kd.data.features import compute_features
+from rnnt_kd.data.teacher_cache import TeacherCache
+from rnnt_kd.data.teacher_shards import shard_path
+from rnnt_kd.errors import UserError
+from rnnt_kd.lattice import get_backend
+from rnnt_kd.losses.kept_nodes import kept_nodes
+from rnnt_kd.losses.packed_posteriors import unpack
+from rnnt_kd.models.transducer import Transducer
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.text.train_bpe import train_bpe
+from rnnt_kd.training import checkpoint
+from rnnt_kd.training.batches import Data
+from rnnt_kd.training.cache_teacher import cache_teacher, lattice_of
+from rnnt_kd.training.loop import Training
+from rnnt_kd.training.objective import CachedTeacher, Objective
+
+ONE_EPOCH = ["small_student.training.epochs=1", "sparse_student.training.epochs=1"]
+
+
+def make_cache(tone_corpus, teacher_dir, folder, overrides=(), cuts=None, **options):
+    given = dict(shard_utterances=7, backend_name="torch", say=lambda line: None)
+    cache_teacher(
+        teacher_dir,
+        cuts or tone_corpus.train_cuts,
+        Tokenizer.load(tone_corpus.bpe_dir),
+        folder,
+        lattice_of(load_recipe(tone_corpus.preset, list(overrides))),
+        **{**given, **options},
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kd_cache(tone_corpus, teacher_dir, tmp_path_factory):
+    return make_cache(tone_corpus, teacher_dir, tmp_path_factory.mktemp("cache") / "kd_cache")
+
+
+def student_config(tone_corpus, name="small_kd", overrides=ONE_EPOCH, **kd):
+    return tone_corpus.config("small_student", name, with_kd=True, overrides=overrides, **kd)
+
+
+def batch_of(tone_corpus, places, cuts=None):
+    """Features, lengths, labels, label lengths of some cuts, and their ids."""
+    (batch,) = read_batches(cuts or tone_corpus.train_cuts, [places])
+    data = Data(None, Tokenizer.load(tone_corpus.bpe_dir), None, None)
+    labels, label_lens = data.labels(batch.texts, 0)
+    return (batch.features, batch.feature_lens, labels, label_lens), batch.utterance_ids
+
+
+def cached_batch(folder, inputs, ids, subsampled):
+    cache = TeacherCache.open(folder)
+    return CachedTeacher(*cache.lookup(ids, subsampled, int(subsampled.max()), inputs[2].size(1)))
+
+
+def encoder_frames(lens):
+    return torch.div(torch.div(lens + 1, 2, rounding_mode="floor") + 1, 2, rounding_mode="floor")
+
+
+def full_posteriors(model, inputs, ranges, temperature=1.0):
+    """Posteriors of blank, label, rest on the kept nodes, float64, from whole logits."""
+    features, lens, labels, label_lens = inputs
+    model = copy.deepcopy(model).double()
+    encoder_out, _ = model.encode(features.double(), lens)
+    am, lm = model.joiner.encoder_proj(encoder_out), model.joiner.predictor_proj(model.predict(labels))
+    posteriors = (model.joiner(am[:, :, None], lm[:, None]) / temperature).softmax(-1)  # (B, T, S + 1, C)
+    B, T, s_range = ranges.shape
+    result = torch.zeros(B, T, s_range, 3, dtype=torch.float64)
+    for b in range(B):
+        for t in range(int(encoder_frames(lens)[b])):
+            for k, s in enumerate(ranges[b, t].tolist()):
+                if s > label_lens[b]:
+                    continue
+                blank = posteriors[b, t, s, 0]
+                label = posteriors[b, t, s, labels[b, s]] if s < label_lens[b] else torch.zeros(())
+                result[b, t, k] = torch.stack((blank, label, 1 - blank - label))
+    return result
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_cache_holds_the_teachers_posteriors_on_its_own_ranges(tone_corpus, teacher_dir, tmp_path, temperature):
+    folder = make_cache(tone_corpus, teacher_dir, tmp_path, [f"kd.temperature={temperature}"])
+    teacher, config = checkpoint.load_system(teacher_dir)
+    inputs, ids = batch_of(tone_corpus, [3, 11, 17, 20])  # of several shards
+    features, lens, labels, label_lens = inputs
+    cached = cached_batch(folder, inputs, ids, encoder_frames(lens))
+    for packed, at in ((cached.packed, 1.0), (cached.tempered, temperature)):
+        if at == 1.0 and packed is None:
+            continue
+        expected = full_posteriors(teacher, inputs, cached.ranges(), at)
+        found = torch.stack([x.exp() for x in unpack(packed)], dim=-1).double()
+        is_node = expected.sum(-1) > 0
+        torch.testing.assert_close(found[is_node], expected[is_node], rtol=0.02, atol=2e-4)
+        assert not packed[~is_node].any()
+    assert (cached.tempered is None) == (temperature == 1.0)
+
+    backend = get_backend("torch")
+    boundary = torch.stack([0 * lens, 0 * lens, label_lens, encoder_frames(lens)], dim=1)
+    am = teacher.simple_am_proj(teacher.encode(features, lens)[0])
+    lm = teacher.simple_lm_proj(teacher.predict(labels))
+    _, grads = backend.rnnt_loss_smoothed(
+        lm, am, labels, 0, config.training.lm_only_scale, config.training.am_only_scale, boundary, return_grad=True
+    )
+    ranges = backend.get_rnnt_prune_ranges(*grads, boundary, 3)
+    mask = kept_nodes(labels, ranges, 0, boundary, "regular").node_mask
+    assert torch.equal(cached.ranges()[mask], ranges[mask])
+
+
+def test_the_occupancy_is_recovered_from_what_is_stored(tone_corpus, teacher_dir, kd_cache):
+    teacher, _ = checkpoint.load_system(teacher_dir)
+    inputs, ids = batch_of(tone_corpus, [0, 9, 23])
+    _, lens, labels, label_lens = inputs
+    cached = cached_batch(kd_cache, inputs, ids, encoder_frames(lens))
+    boundary = torch.stack([0 * lens, 0 * lens, label_lens, encoder_frames(lens)], dim=1)
+    exact = full_posteriors(teacher, inputs, cached.ranges()).clamp(min=1e-300).log()
+    rounded = unpack(cached.packed)
+    recursion = get_backend("torch").pruned_recursion
+    arguments = (cached.ranges(), boundary)
+    _, wanted = recursion(exact[..., 0].clamp(min=-1e30), exact[..., 1].clamp(min=-1e30), *arguments, return_grad=True)
+    _, found = recursion(rounded.log_blank, rounded.log_label, *arguments, return_grad=True)
+    for first, second in zip(found, wanted):
+        torch.testing.assert_close(first.double(), second.double(), rtol=0, atol=5e-3)
+    total = (found[0] + found[1]).sum(dim=(1, 2))
+    torch.testing.assert_close(total, (label_lens + encoder_frames(lens)).float(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("weighting", ["occupancy", "uniform"])
+def test_online_and_cached_agree_to_float16_rounding(
+    tone_corpus, teacher_dir, tmp_path, monkeypatch, temperature, weighting
+):
+    """On the same ranges.  The student is another model, and hears masked features."""
+    folder = make_cache(tone_corpus, teacher_dir, tmp_path, [f"kd.temperature={temperature}"])
+    teacher, config = checkpoint.load_system(teacher_dir)
+    torch.manual_seed(3)
+    student = checkpoint.build_model(config).eval()
+    inputs, ids = batch_of(tone_corpus, [1, 2, 8, 15, 22])
+    clean, lens = inputs[0], inputs[1]
+    masked = clean.clone()
+    masked[:, 4:9] = -8.0
+    cached = cached_batch(folder, inputs, ids, encoder_frames(lens))
+    backend, kd = get_backend("torch"), load_recipe(tone_corpus.preset, [f"kd.temperature={temperature}"]).kd
+    kd.weighting = weighting
+
+    def terms_and_gradients(ranges, **options):
+        objective = Objective(
+            student, config.training, backend, "torch", dataclasses.replace(kd, ranges=ranges),
+            teacher if ranges == "student" else None,
+        )  # fmt: skip
+        terms = objective(masked, *inputs[1:], **options)
+        student.zero_grad()
+        terms["kd"].backward()
+        gradients = {name: p.grad.clone() for name, p in student.named_parameters() if p.grad is not None}
+        return {name: value.item() for name, value in terms.items()}, gradients
+
+    from_cache, cached_gradients = terms_and_gradients("teacher", cached=cached)
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "get_rnnt_prune_ranges", lambda *arguments: cached.ranges())
+        online, online_gradients = terms_and_gradients("student", clean_features=clean)
+    assert from_cache["kd"] > 0.1
+    for name in ("simple", "pruned", "ctc", "frames"):
+        assert from_cache[name] == pytest.approx(online[name], rel=1e-6), name
+    rounding = 2.0**-11  # of float16: half a unit in the last place
+    assert from_cache["kd"] == pytest.approx(online["kd"], rel=4 * rounding)
+    assert set(cached_gradients) == set(online_gradients)
+    largest = max(gradient.abs().max() for gradient in online_gradients.values())
+    for name, gradient in online_gradients.items():
+        assert (cached_gradients[name] - gradient).abs().max() <= 4 * rounding * largest, name
+
+
+@pytest.mark.parametrize("with_teacher_dir", [False, True])
+def test_no_teacher_runs_nor_is_loaded(tone_corpus, teacher_dir, kd_cache, tmp_path, monkeypatch, with_teacher_dir):
+    def load(*arguments):
+        raise AssertionError("the teacher's weights were read")
+
+    monkeypatch.setattr(checkpoint, "load_system", load)
+    models, real = set(), Transducer.encode
+
+    def encode(self, *arguments):
+        models.add(id(self))
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Transducer, "encode", encode)
+    options = {"teacher_dir": teacher_dir} if with_teacher_dir else {}
+    tone_corpus.train(student_config(tone_corpus), tmp_path / "x", kd_cache=kd_cache, **options)
+    assert len(models) == 1
+    system = json.loads((tmp_path / "x" / "system.json").read_text())
+    assert system["kd"] is True and system["kd_ranges"] == "teacher"
+    assert system["teacher"] == (str(teacher_dir) if with_teacher_dir else None)
+    lines = [json.loads(line) for line in (tmp_path / "x" / "metrics.jsonl").read_text().splitlines()]
+    assert all(line["kd_loss"] > 0 for line in lines if line["kind"] == "train")
+
+
+def test_a_sparse_student_takes_its_weights_from_the_teacher_and_the_rest_from_the_cache(
+    tone_corpus, teacher_dir, kd_cache, tmp_path
+):
+    config = tone_corpus.config("sparse_student", "s", sparsity=0.5, with_kd=True, overrides=ONE_EPOCH)
+    with pytest.raises(UserError, match="--teacher-dir: missing"):
+        tone_corpus.train(config, tmp_path / "s", kd_cache=kd_cache)
+    tone_corpus.train(config, tmp_path / "s", kd_cache=kd_cache, teacher_dir=teacher_dir)
+    system = json.loads((tmp_path / "s" / "system.json").read_text())
+    assert system["sparsity"] == pytest.approx(0.5, abs=0.01) and system["teacher"] == str(teacher_dir)
+
+
+def test_every_epoch_reads_the_same_whatever_the_augmentation(tone_corpus, kd_cache, tmp_path, monkeypatch):
+    read, heard = {}, {}
+    real_inputs, real_cached = Training._inputs, Training._cached
+
+    def inputs(self, batch, step):
+        found = real_inputs(self, batch, step)
+        if step is not None:
+            for name, features, length in zip(batch.utterance_ids, found[0], batch.feature_lens):
+                heard.setdefault(name, []).append(features[:length].clone())
+            assert found[4] is None  # nobody needs the clean features
+        return found
+
+    def cached(self, batch):
+        found = real_cached(self, batch)
+        frames = self.model.encoder.output_lengths(batch.feature_lens)
+        for name, starts, packed, length in zip(batch.utterance_ids, found.starts, found.packed, frames):
+            read.setdefault(name, []).append((starts[:length], packed[:length]))
+        return found
+
+    monkeypatch.setattr(Training, "_inputs", inputs)
+    monkeypatch.setattr(Training, "_cached", cached)
+    config = student_config(tone_corpus, overrides=["small_student.training.epochs=2"])
+    tone_corpus.train(config, tmp_path / "x", kd_cache=kd_cache)
+    assert len(read) == 24 and all(len(times) == 2 for times in read.values())
+    assert all(torch.equal(first[0], second[0]) and torch.equal(first[1], second[1]) for first, second in read.values())
+    assert sum(not torch.equal(first, second) for first, second in heard.values()) > 12
+
+
+def test_speed_perturbed_copies_have_their_own_entries(tone_corpus, teacher_dir, tmp_path):
+    cuts = compute_features(tone_corpus.folder / "train", tmp_path / "cuts", "train", [0.9, 1.0, 1.1]).cuts_path
+    folder = make_cache(tone_corpus, teacher_dir, tmp_path / "kd_cache", cuts=cuts)
+    assert len(TeacherCache.open(folder)) == 3 * 24
+    ids = {info.id for info in load_cuts_info(cuts)}
+    assert "train-000" in ids and "train-000_sp0.9" in ids
+    tone_corpus.train(student_config(tone_corpus), tmp_path / "x", kd_cache=folder, train_cuts=cuts)
+    assert (tmp_path / "x" / "system.json").exists()
+
+
+def test_interrupted_it_ends_with_the_same_bits(tone_corpus, kd_cache, tmp_path, monkeypatch):
+    config = student_config(tone_corpus, overrides=["small_student.training.epochs=2"])
+    tone_corpus.train(config, tmp_path / "whole", kd_cache=kd_cache)
+    real, saves = checkpoint.save_checkpoint, 0
+
+    def save(*arguments):
+        nonlocal saves
+        saves += 1
+        if saves > 1:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_checkpoint", save)
+        with pytest.raises(KeyboardInterrupt):
+            tone_corpus.train(config, tmp_path / "stopped", kd_cache=kd_cache)
+    said = tone_corpus.train(config, tmp_path / "stopped", kd_cache=kd_cache)
+    assert any("resumes from step-" in line for line in said)
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_changed_cache_trains_anew_and_an_equal_one_does_not(tone_corpus, teacher_dir, kd_cache, tmp_path):
+    folder = shutil.copytree(kd_cache, tmp_path / "kd_cache")
+    config, exp_dir = student_config(tone_corpus), tmp_path / "x"
+    tone_corpus.train(config, exp_dir, kd_cache=folder)
+    (said,) = tone_corpus.train(config, exp_dir, kd_cache=kd_cache)
+    assert "finished already, skipped" in said
+    make_cache(tone_corpus, teacher_dir, folder, shard_utterances=9)
+    said = tone_corpus.train(config, exp_dir, kd_cache=folder)
+    assert "changed teacher cache since the run" in said[0] and (tmp_path / "x.old-1").is_dir()
+
+
+def test_a_cache_that_does_not_fit_is_one_error_before_anything_is_written(
+    tone_corpus, teacher_dir, kd_cache, tmp_path, monkeypatch
+):
+    other_teacher = shutil.copytree(teacher_dir, tmp_path / "teacher")
+    weights = load_file(other_teacher / "model.safetensors")
+    weights["ctc_output.bias"] += 1.0
+    checkpoint.write_tensors(other_teacher / "model.safetensors", weights)
+    other_bpe = Tokenizer.load(train_bpe(["e d c b a"], 8, tmp_path / "bpe", "char"))
+    damaged = shutil.copytree(kd_cache, tmp_path / "damaged")
+    content = bytearray(shard_path(damaged, 2).read_bytes())
+    content[-400] ^= 16
+    shard_path(damaged, 2).write_bytes(content)
+    unfinished = shutil.copytree(kd_cache, tmp_path / "unfinished")
+    shard_path(unfinished, 1).unlink()
+    short = make_cache(
+        tone_corpus, teacher_dir, tmp_path / "short",
+        [f"{role}.training.max_seconds=1.0" for role in ("sparse_student", "small_student")],
+    )  # fmt: skip
+    config = student_config(tone_corpus)
+    prune = ["small_student.training.prune_range=4"]
+    full = dataclasses.replace(config, kd=dataclasses.replace(config.kd, variant="full"))
+    cases = [
+        (config, {"kd_cache": None}, "--kd-cache: missing"),
+        (config, {"kd_cache": tmp_path / "none"}, "no teacher cache here"),
+        (config, {"teacher_dir": other_teacher}, "teacher weights"),
+        (config, {"tokenizer": other_bpe}, "made with BPE model"),
+        (config, {"train_cuts": tone_corpus.dev_cuts}, "made with cuts"),
+        (student_config(tone_corpus, overrides=prune), {}, "made with prune range 3; expected prune range 4"),
+        (student_config(tone_corpus, overrides=["kd.temperature=3"]), {}, "made with temperature 1.0; expected"),
+        (config, {"kd_cache": damaged}, "shard-00002.safetensors: damaged: its checksum"),
+        (config, {"kd_cache": unfinished}, "the first shard-00001.safetensors"),
+        (config, {"kd_cache": short}, "of 24 utterances are missing, the first: train-"),
+        (full, {}, "kd.variant: full compares whole logits"),
+    ]
+    for wanted, options, message in cases:
+        with pytest.raises(UserError) as caught:
+            tone_corpus.train(wanted, tmp_path / "x", **{"kd_cache": kd_cache, **options})
+        assert message in str(caught.value), (message, str(caught.value))
+        assert not (tmp_path / "x").exists()
+    monkeypatch.setattr("rnnt_kd.models.encoders.conformer.Conformer.output_lengths", lambda self, lens: lens // 2)
+    with pytest.raises(UserError, match="encoder frames for train-.*subsampling"):
+        tone_corpus.train(config, tmp_path / "x", kd_cache=kd_cache)
+    assert not (tmp_path / "x").exists()
+
+
+def run(tone_corpus, capsys, folder, *more):
+    with pytest.raises(SystemExit) as ended:
+        command.main(tone_corpus.arguments("small_student", folder, *more))
+    return ended.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--kd"], "--kd-cache: missing"),
+    (["--kd-cache", "x"], "--kd-cache: given without --kd"),
+    (["--kd-ranges", "teacher"], "--kd-ranges: given without --kd"),
+    (["--kd", "--kd-ranges", "student", "--kd-cache", "x"], "the teacher runs online"),
+    (["--kd", "--kd-ranges", "student"], "--teacher-dir: missing"),
+    (["--kd", "--set", "kd.ranges=both"], "kd.ranges: both; expected one of: teacher, student"),
+])  # fmt: skip
+def test_wrong_options_are_one_line(tone_corpus, tmp_path, capsys, more, message):
+    status, said = run(tone_corpus, capsys, tmp_path / "x", *more)
+    assert status == 1 and message in said and said.startswith("error: ") and said.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_command_trains_from_the_cache(tone_corpus, kd_cache, tmp_path):
+    more = ["--kd", "--kd-ranges", "teacher", "--kd-cache", str(kd_cache), "--set", ONE_EPOCH[0]]
+    command.main(tone_corpus.arguments("small_student", tmp_path / "x", *more))
+    inputs = json.loads((tmp_path / "x" / "inputs.json").read_text())
+    assert inputs["teacher cache"] == TeacherCache.open(kd_cache).digest
