@@ -18,7 +18,7 @@ from rnnt_kd.benchmark.loss_inputs import BLANK, aligned_ranges
 from rnnt_kd.benchmark.results import Row, row_of
 from rnnt_kd.benchmark.rounds import Job
 from rnnt_kd.benchmark.shapes import Batch
-from rnnt_kd.benchmark.worker import SMALL_BATCH, Subject
+from rnnt_kd.benchmark.worker import SMALL_BATCH, Subject, warm_up
 from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.models import build_transducer
@@ -61,7 +61,9 @@ def step_subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[st
     small, _ = prepared(SMALL_BATCH)
     for _ in range(2):
         small()
-    return [prepared([tuple(shape) for shape in batch]) for batch in specification["batches"]], {}
+    subjects = [prepared([tuple(shape) for shape in batch]) for batch in specification["batches"]]
+    warm_up(subjects, device)
+    return subjects, {}
 
 
 def rows(jobs: Sequence[Job]) -> List[Dict[str, Any]]:

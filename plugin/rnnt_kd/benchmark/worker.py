@@ -78,7 +78,14 @@ def loss_subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[st
     for _ in range(2):
         measure(*small, with_memory=False)
     subjects = [prepared([tuple(shape) for shape in batch]) for batch in specification["batches"]]
-    if device.type == "cuda":  # kernels are compiled and chosen for the true sizes
-        for function, leaves in subjects:
-            measure(function, leaves, with_memory=False)
+    warm_up(subjects, device)
     return subjects, facts
+
+
+def warm_up(subjects: Sequence[Subject], device: torch.device) -> None:
+    """Passes of full size: kernels are chosen, and the allocator settles.
+
+    On a CPU the longest batch, the last one, is enough; on a GPU kernels are compiled for each size.
+    """
+    for function, leaves in subjects if device.type == "cuda" else subjects[-1:]:
+        measure(function, leaves, with_memory=False)

@@ -90,7 +90,7 @@ def run_groups(
     total = sum(job.work * arguments.batches * (arguments.rounds + 1) for jobs in groups for job in jobs)
     layout = "{percentage:3.0f}%|{bar:20}| {elapsed}<{remaining} {desc}"
     with tqdm(total=total, bar_format=layout, mininterval=1.0, smoothing=0.0) as bar:
-        for jobs in groups:
+        for jobs in filter(None, groups):
             where = title(jobs[0])
 
             def tell(work: float, name: str) -> None:
