@@ -5,12 +5,18 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Started in the background of a script, a process ignores Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Where there is no GPU, Triton's kernels run in its interpreter.  It looks at this when it is imported, so
+# it is set here, for all tests; "auto" does not choose interpreted kernels.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 settings.register_profile(
     "rnnt_kd", deadline=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck)
@@ -36,6 +42,4 @@ def root() -> Path:
 @pytest.fixture(autouse=True)
 def one_thread():
     """Two shared cores deliver about one; results do not depend on the thread count this way."""
-    import torch
-
     torch.set_num_threads(1)

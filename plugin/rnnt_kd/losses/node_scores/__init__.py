@@ -135,6 +135,8 @@ def choose_impl(name: str, joiner: JoinerParts) -> ModuleType:
         for candidate in [name for name in AUTO_ORDER if name in available_impls()]:
             module = _import(candidate)
             reason = module.why_not(joiner)
+            if reason is None and candidate == "triton" and joiner.am.device.type == "cpu":
+                reason = "on a CPU Triton only interprets its kernels, for tests"
             if reason is None:
                 logging.getLogger(__name__).debug("node scores: %s, on %s", candidate, joiner.am.device)
                 return module
