@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -230,7 +229,7 @@ def test_another_bpe_model_or_corpus_changes_the_facts(made, copy, tmp_path, cap
 
 def test_another_size_of_shards_leaves_no_old_ones(made, whole, copy, capsys):
     command.main(arguments(made, copy, shard_utterances=20))
-    assert "shard_utterances was 3 and is 20" in capsys.readouterr().err
+    assert "shard size was 3 and is 20" in capsys.readouterr().err
     assert list(contents(copy)) == ["shard-00000.safetensors", "shard-00001.safetensors"]
     assert len(TeacherCache.open(copy)) == 24
     command.main(arguments(made, copy))

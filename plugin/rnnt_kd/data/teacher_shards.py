@@ -41,7 +41,7 @@ _LARGEST_HEADER = 1 << 20  # bytes
 class Facts:
     """How a cache was made: all that its contents depend on.
 
-    A student needs the same ``_FOR_STUDENTS``; for the rest it does not matter.
+    A student must agree on all but the scales, the limits in seconds and the size of the shards.
     """
 
     teacher: str  # SHA-256 of the teacher's weights
@@ -67,7 +67,13 @@ class Facts:
         ]
 
 
-_NAMES = {"teacher": "teacher weights", "bpe": "BPE model", "blank_id": "blank id", "prune_range": "prune range"}
+_NAMES = {
+    "teacher": "teacher weights",
+    "bpe": "BPE model",
+    "blank_id": "blank id",
+    "prune_range": "prune range",
+    "shard_utterances": "shard size",
+}
 
 
 class Entry(NamedTuple):
