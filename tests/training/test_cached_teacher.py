@@ -325,6 +325,10 @@ def test_a_cache_that_does_not_fit_is_one_error_before_anything_is_written(
             tone_corpus.train(wanted, tmp_path / "x", **{"kd_cache": kd_cache, **options})
         assert message in str(caught.value), (message, str(caught.value))
         assert not (tmp_path / "x").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("rnnt_kd.models.encoders.conformer.Conformer.subsampling_factor", 2)
+        with pytest.raises(UserError, match="made with 4 feature frames an encoder frame, and small_kd has 2"):
+            tone_corpus.train(config, tmp_path / "x", kd_cache=kd_cache)
     monkeypatch.setattr("rnnt_kd.models.encoders.conformer.Conformer.output_lengths", lambda self, lens: lens // 2)
     with pytest.raises(UserError, match="encoder frames for train-.*subsampling"):
         tone_corpus.train(config, tmp_path / "x", kd_cache=kd_cache)

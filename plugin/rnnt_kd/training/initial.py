@@ -99,10 +99,14 @@ def check_cache(cache: TeacherCache, config: SystemConfig, data: Data) -> None:
     """Read the whole cache once, and look for every utterance that ``config`` would train on.
 
     Raises:
-      UserError: a damaged shard, a missing utterance, or another number of encoder frames.
+      UserError: a damaged shard, another subsampling, a missing utterance, or another number of encoder frames.
     """
     cache.verify()
     model = checkpoint.build_model(config)
+    theirs, ours = cache.facts.subsampling, model.encoder.subsampling_factor
+    if theirs != ours:
+        found = f"made with {theirs} feature frames an encoder frame, and {config.name} has {ours}"
+        raise UserError(cache.folder, found, "the same subsampling in both")
     data.select(model.encoder.output_lengths, model.ctc_output is not None)
     utterances = data.kept("train")
     frames = model.encoder.output_lengths(torch.tensor([utterance.num_frames for utterance in utterances]))
