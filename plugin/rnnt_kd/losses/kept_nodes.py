@@ -44,13 +44,18 @@ def kept_nodes(
     anything, -1 included.
 
     Raises:
-      UserError: no path of an utterance survives in ``ranges``, see ``_check_paths``; or blank
-        stands among the symbols of an utterance.
+      UserError: shapes, dtypes or devices that do not fit; ``boundary`` or ``ranges`` that lie
+        outside the lattice; blank among the symbols of an utterance; no path of an utterance in
+        ``ranges``, see ``_check_paths``.
     """
+    _check_tensors(symbols, ranges, boundary)
     B, S = symbols.shape
     T = ranges.shape[1]
     if boundary is None:
         boundary = torch.tensor([[0, 0, S, T]], device=symbols.device).expand(B, 4).contiguous()
+    else:
+        _check_boundary(boundary, S, T)
+    _check_ranges(ranges, S)
     _check_paths(ranges, boundary, rnnt_type)
 
     num_symbols = boundary[:, 2:3]  # (B, 1)
@@ -73,6 +78,44 @@ def kept_nodes(
         termination_symbol=termination_symbol,
         rnnt_type=rnnt_type,
     )
+
+
+def _check_tensors(symbols: Tensor, ranges: Tensor, boundary: Optional[Tensor]) -> None:
+    given = {"symbols": symbols, "ranges": ranges}
+    if boundary is not None:
+        given["boundary"] = boundary
+    found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in given.items())
+    fits = symbols.ndim == 2 and ranges.ndim == 3 and symbols.shape[0] == ranges.shape[0] and ranges.numel() > 0
+    if not fits or (boundary is not None and boundary.shape != (symbols.shape[0], 4)):
+        raise UserError("transducer loss", found, "(B, S), (B, T, s_range) and (B, 4), with a frame at least")
+    for name, tensor in given.items():
+        if tensor.dtype != torch.int64:
+            raise UserError(name, str(tensor.dtype), "int64")
+    devices = {str(tensor.device) for tensor in given.values()}
+    if len(devices) > 1:
+        raise UserError("transducer loss", f"{', '.join(given)} on " + " and ".join(sorted(devices)), "one device")
+
+
+def _check_boundary(boundary: Tensor, S: int, T: int) -> None:
+    ends = boundary[:, 2:]
+    is_wrong = (boundary[:, :2] != 0) | (ends < 0) | (ends > ends.new_tensor([S, T]))
+    if bool(is_wrong.any()):
+        row = boundary[is_wrong.any(dim=1)][0].tolist()
+        raise UserError("boundary", f"row {row}", f"[0, 0, S_b, T_b] with S_b <= {S}, T_b <= {T}")
+
+
+def _check_ranges(ranges: Tensor, S: int) -> None:
+    """Positions of a frame follow one another: the recursions rely on it."""
+    is_wrong = (ranges < 0) | (ranges > S)
+    is_wrong[:, :, 1:] |= ranges[:, :, 1:] != ranges[:, :, :-1] + 1
+    if bool(is_wrong.any()):
+        utterance, frame, _ = is_wrong.nonzero()[0].tolist()
+        raise UserError(
+            "ranges",
+            f"{ranges[utterance, frame].tolist()} in frame {frame} of utterance {utterance}",
+            f"consecutive symbol positions, 0 to {S}",
+            "make them by get_rnnt_prune_ranges for this batch",
+        )
 
 
 def _check_no_blank(symbols: Tensor, is_symbol: Tensor, termination_symbol: int) -> None:

@@ -19,11 +19,12 @@ LARGEST = 65504.0  # of float16
 
 
 def pack(scores: NodeScores) -> Tensor:
-    """NodeScores of any shape (...) -> (..., 2) float16."""
+    """NodeScores of any shape (...) -> (..., 2) float16.  NaN stays NaN."""
     log_blank, log_label, log_rest = scores
     log_not_blank = torch.logaddexp(log_label, log_rest)
-    odds = torch.stack((log_blank - log_not_blank, log_label - log_rest), dim=-1)
-    return odds.nan_to_num(nan=0.0).clamp(-LARGEST, LARGEST).to(torch.float16)
+    of_label = (log_label - log_rest).masked_fill(log_label == log_rest, 0.0)  # both -inf: any odds will do
+    odds = torch.stack((log_blank - log_not_blank, of_label), dim=-1)
+    return odds.clamp(-LARGEST, LARGEST).to(torch.float16)
 
 
 def unpack(packed: Tensor) -> NodeScores:

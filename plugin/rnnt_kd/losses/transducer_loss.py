@@ -23,6 +23,7 @@ from rnnt_kd.losses.choices import get_variant, needs_logits
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 from rnnt_kd.losses.node_scores import JoinerParts, NodeScores, joiner_logits, node_scores
 from rnnt_kd.losses.pruned_rnnt import distillation, scores_of_logits
+from rnnt_kd.losses.precision import at_least_float32
 from rnnt_kd.losses.terms import TransducerTerms, check_options, kd_losses, reduce, rnnt_losses
 
 Teacher = Union[None, JoinerParts, NodeScores]
@@ -136,8 +137,10 @@ def pruned_transducer_terms(
     if isinstance(teacher, JoinerParts):
         _check_vocabulary(teacher, student)
         teacher = _without_gradient(teacher)
+    elif isinstance(teacher, NodeScores):
+        teacher = _as_constants(teacher, nodes)
     elif teacher is not None:
-        _check_scores(teacher, nodes)
+        raise UserError("teacher", type(teacher).__name__, "JoinerParts, NodeScores or None")
 
     if teacher is not None and needs_logits(compare):
         return _with_logits(
@@ -211,8 +214,7 @@ def _as_scores(
             "its posteriors at that temperature, too",
             "make the cache with this temperature, or give tempered_teacher",
         )
-    _check_scores(tempered, nodes)
-    return tempered
+    return _as_constants(tempered, nodes)
 
 
 def _without_gradient(joiner: JoinerParts) -> JoinerParts:
@@ -230,7 +232,8 @@ def _check_vocabulary(teacher: JoinerParts, student: JoinerParts) -> None:
         )
 
 
-def _check_scores(scores: NodeScores, nodes: KeptNodes) -> None:
+def _as_constants(scores: NodeScores, nodes: KeptNodes) -> NodeScores:
+    """Without gradient, in float32 at least, and 0 on padded nodes, which a cache leaves undefined."""
     for name, values in zip(NodeScores._fields, scores):
         if values.shape != nodes.ranges.shape or values.device != nodes.ranges.device:
             raise UserError(
@@ -239,3 +242,6 @@ def _check_scores(scores: NodeScores, nodes: KeptNodes) -> None:
                 f"(B, T, s_range) = {tuple(nodes.ranges.shape)} on {nodes.ranges.device}",
                 "teacher and student must share frame rate and ranges",
             )
+        if not values.is_floating_point():
+            raise UserError("teacher scores", f"{name} of {values.dtype}", "log-probabilities in floating point")
+    return NodeScores(*(at_least_float32(x.detach()).masked_fill(~nodes.node_mask, 0.0) for x in scores))

@@ -54,7 +54,8 @@ class JoinerParts(NamedTuple):
     lm:          (B, S + 1, J), the predictor's side, projected; or pruned, (B, T, s_range, J).
     weight:      (C, J), of the output layer.
     bias:        (C,), or None.
-    activation:  any differentiable function that works elementwise.
+    activation:  any differentiable function that works elementwise, without parameters to train; the
+                 backward pass calls it again, and it must give the same.
     """
 
     am: Tensor
@@ -162,7 +163,8 @@ def joiner_logits(joiner: JoinerParts, nodes: KeptNodes) -> Tensor:
         lm = lm[torch.arange(B, device=lm.device).reshape(B, 1, 1), nodes.ranges]
     dtype = _work_dtype(joiner)
     with no_autocast(am):
-        hidden = joiner.activation(am.to(dtype) + lm.to(dtype))
+        inputs = (am.to(dtype) + lm.to(dtype)).masked_fill(~nodes.node_mask.unsqueeze(3), 0.0)  # padding may hold NaN
+        hidden = joiner.activation(inputs)
         bias = None if joiner.bias is None else joiner.bias.to(dtype)
         return torch.nn.functional.linear(hidden, joiner.weight.to(dtype), bias)
 
@@ -201,6 +203,10 @@ def _check(joiner: JoinerParts, nodes: KeptNodes) -> None:
     if not all(tensor.is_floating_point() for tensor in given):
         dtypes = ", ".join(str(tensor.dtype) for tensor in given)
         raise UserError("joiner inputs", f"dtypes {dtypes}", "floating point tensors")
+    if torch.is_grad_enabled() and isinstance(joiner.activation, torch.nn.Module):
+        if any(parameter.requires_grad for parameter in joiner.activation.parameters()):
+            name = type(joiner.activation).__name__
+            raise UserError("activation", f"{name} has parameters to train", "a function without any, such as tanh")
     devices = {str(tensor.device) for tensor in (*given, nodes.ranges)}
     if len(devices) > 1:
         raise UserError("joiner inputs", "tensors on " + " and ".join(sorted(devices)), "one device")
