@@ -129,7 +129,7 @@ class Objective(nn.Module):
         boundary = torch.zeros(labels.size(0), 4, dtype=torch.int64, device=labels.device)
         boundary[:, 2], boundary[:, 3] = label_lens, encoder_lens
 
-        joiner = _joiner_parts(model, encoder_out, predictor_out)
+        joiner = joiner_parts(model, encoder_out, predictor_out)
         kd_options, teacher = {}, None
         if with_kd and self.kd is not None:
             heard = features if clean_features is None else clean_features
@@ -200,10 +200,10 @@ class Objective(nn.Module):
                 f"the teacher makes {encoder_out.size(1)} encoder frames where the student makes {num_frames}",
                 "the same subsampling in both",
             )
-        return options, _joiner_parts(teacher, encoder_out, teacher.predict(labels))
+        return options, joiner_parts(teacher, encoder_out, teacher.predict(labels))
 
 
-def _joiner_parts(model: nn.Module, encoder_out: Tensor, predictor_out: Tensor) -> JoinerParts:
+def joiner_parts(model: nn.Module, encoder_out: Tensor, predictor_out: Tensor) -> JoinerParts:
     """The joiner's inputs, projected before pruning, and its output layer."""
     joiner = model.joiner
     output = joiner.output_linear

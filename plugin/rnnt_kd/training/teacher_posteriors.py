@@ -22,6 +22,7 @@ from rnnt_kd.losses import JoinerParts
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 from rnnt_kd.losses.node_scores import node_scores
 from rnnt_kd.losses.packed_posteriors import pack
+from rnnt_kd.training.objective import joiner_parts
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,7 @@ class TeacherPosteriors:
         ranges = self.backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, lattice.prune_range)
         assert ranges.size(2) == lattice.prune_range, (ranges.shape, lattice.prune_range)
         nodes = kept_nodes(labels, ranges, model.blank_id, boundary, lattice.rnnt_type)
-        joiner, output = model.joiner, model.joiner.output_linear
-        am, lm = joiner.encoder_proj(encoder_out), joiner.predictor_proj(predictor_out)
-        parts = JoinerParts(am, lm, output.weight, output.bias)
+        parts = joiner_parts(model, encoder_out, predictor_out)
         packed = self._packed(parts, nodes, 1.0, batch)
         tempered = self._packed(parts, nodes, lattice.temperature, batch) if lattice.temperature != 1.0 else None
         starts = ranges[:, :, 0].cpu()
