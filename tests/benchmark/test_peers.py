@@ -56,7 +56,10 @@ def compare(function, made, lattice, variant, tolerance):
         torch.testing.assert_close(mine, right.to(mine.dtype), rtol=10 * tolerance, atol=10 * tolerance)
 
 
-@pytest.mark.parametrize("name", available_peers())
+LOSSES = [name for name in available_peers() if get_peer(name).LATTICE]
+
+
+@pytest.mark.parametrize("name", LOSSES)
 def test_a_peer_computes_the_loss_and_its_gradient(name, small):
     peer = get_peer(name)
     reason = peer.why_not(CPU)
@@ -102,6 +105,29 @@ def test_matmul_does_the_three_products_of_the_valid_nodes(small, monkeypatch):
     N = small.num_nodes
     assert N == 5 * 3 + 4 * 3
     assert sizes == [((N, 4), (4, 5)), ((N, 5), (5, 4)), ((5, N), (N, 4))]
+
+
+def test_the_other_matmul_does_the_same_products(small, monkeypatch):
+    """Over all blocks: every valid node once, through (J -> C), (C -> J) and into (C, J)."""
+    peer = get_peer("matmul_onednn")
+    monkeypatch.setattr(peer, "ROWS", 10)
+    sizes = []
+
+    def record(name, true):
+        def recorded(x, y, *more, **keywords):
+            sizes.append((name, tuple(x.shape), tuple(y.shape)))
+            return true(x, y, *more, **keywords)
+
+        monkeypatch.setattr(peer, name, recorded)
+
+    record("linear", peer.linear)
+    record("transposed_product", peer.transposed_product)
+    assert peer.prepare(small, "none")() is None
+    expected = []
+    for rows in (10, 10, 7):
+        expected += [("linear", (rows, 4), (5, 4)), ("linear", (rows, 5), (4, 5))]
+        expected += [("transposed_product", (rows, 5), (rows, 4))]
+    assert sizes == expected
 
 
 def test_an_unknown_peer_is_an_error_with_the_right_names():

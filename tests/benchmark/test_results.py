@@ -91,6 +91,13 @@ def test_goals_against_k2_hold_without_its_pruning_too():
     assert times == {"cache, C=500: time ÷ k2": True, "cache, C=500: time ÷ k2_indexed": False}
 
 
+def test_goals_against_matmul_hold_with_our_kernels_too():
+    found = goals(rows_of_group([job("ours", "cache", 0.5), job("matmul", seconds=0.3), job("matmul_onednn", seconds=0.1)]), "cpu")
+    assert {goal.what: goal.is_reached for goal in found} == {
+        "cache, C=500: time ÷ matmul": True, "cache, C=500: time ÷ matmul_onednn": False
+    }  # fmt: skip
+
+
 def test_goals_on_a_gpu_are_against_the_naive_loss_of_the_same_variant():
     jobs = [job("ours", "online", 0.4), job("naive", "none", 0.5), job("naive", "online", 1.0), job("matmul", seconds=0.25)]
     found = {goal.what: goal.value for goal in goals(rows_of_group(jobs), "cuda")}

@@ -73,7 +73,7 @@ def test_what_a_peer_raises_is_an_answer_and_what_we_raise_is_not():
 def test_every_peer_has_the_whole_interface():
     for name in peers.available_peers():
         peer = peers.get_peer(name)
-        assert set(peer.VARIANTS) <= {"none", "online", "cache"} and peer.LATTICE in ("pruned", "full")
+        assert set(peer.VARIANTS) <= {"none", "online", "cache"} and peer.LATTICE in ("pruned", "full", "")
         small, large = (peer.estimated_bytes(2, 10, 4, 3, C, 8) for C in (10, 1000))
         assert 0 < small < large
         reason = peer.why_not(torch.device("cpu"))

@@ -40,8 +40,6 @@ def measure(function: Callable[[], Optional[Tensor]], leaves: Sequence[Tensor], 
         _map_blocks_from(SMALL_BLOCK if with_memory else LARGE_BLOCK)
     elif not with_memory:
         _run(function, leaves)
-    for leaf in leaves:
-        leaf.grad = None
     gc.collect()
     before = _start_memory(device) if with_memory else 0
     _wait(device)

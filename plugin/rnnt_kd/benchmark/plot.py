@@ -39,11 +39,11 @@ def plot_results(rows: Sequence[Row], path: Path, title: str) -> None:
     for name, variant in subjects:
         mine = [row for row in rows if (row.name, row.variant) == (name, variant)]
         teacher = "no teacher" if variant == "none" else f"teacher {variant}"
-        label = name if name == "matmul" else f"{name}, {teacher}"
+        label = name if mine[0].is_floor else f"{name}, {teacher}"
         style = dict(color=colours[name], linestyle=STYLES[variant], marker="o", markersize=4, linewidth=1.5)
         for upper, (points_of_time, points_of_memory) in enumerate(_all_points(mine, rows)):
             axes[0, upper].plot(*_columns(points_of_time), label=label, **style)
-            if name != "matmul":  # its memory is there before it starts
+            if not mine[0].is_floor:  # its memory is there before it starts
                 axes[1, upper].plot(*_columns(points_of_memory), **style)
     smallest_vocab, smallest_batch = min(row.vocab for row in rows), min(row.batch for row in rows)
     notes = (f"B = {smallest_batch}", f"C = {_vocab_for_frames(rows)}, B = {smallest_batch}", f"C = {smallest_vocab}")

@@ -20,11 +20,11 @@ def results_table(rows: Sequence[Row]) -> str:
             (
                 str(row.vocab),
                 str(row.batch),
-                "" if row.peer == "matmul" else row.variant,
+                "" if row.is_floor else row.variant,
                 row.name,
                 _number(row.seconds),
                 f"{_number(row.low)}..{_number(row.high)}",
-                "" if row.peer == "matmul" else f"{row.peak_mb:.1f}",
+                "" if row.is_floor else f"{row.peak_mb:.1f}",
                 _ratio(row.time_vs_k2),
                 _ratio(row.memory_vs_k2),
                 _ratio(row.time_vs_matmul),

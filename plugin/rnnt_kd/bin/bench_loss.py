@@ -2,8 +2,9 @@
 
 Ours, without a teacher (none), with the teacher's joiner on the same nodes (online) and with its
 scores as they come from a cache (cache); the peers, without a teacher, or naive: our loss with whole
-logits; and the bare matrix products of the output layer (matmul).  From the projected encoder and
-predictor outputs to the gradients of these and of the output layer.
+logits; and the bare matrix products of the output layer (matmul; matmul_onednn: by the kernels that
+ours uses).  From the projected encoder and predictor outputs to the gradients of these and of the
+output layer.
 
 Each has a process of its own and takes turns with the others.  Lengths are those of FILE, or drawn
 from a distribution fitted on LibriSpeech; ranges follow an alignment drawn at random.
@@ -48,7 +49,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--impl", default="auto", help=f"of ours, some of: {join(['auto', *available_impls()])}")
     options.add_argument("--variants", default=",".join(ours.VARIANTS), help="of ours, and of naive")
     options.add_argument(
-        "--peers", default="k2,k2_indexed,naive", help=f"some of: {join(available_peers())}; '' for none"
+        "--peers", default="k2,k2_indexed,naive,matmul_onednn", help=f"some of: {join(available_peers())}; '' for none"
     )
     options.add_argument("--dtype", choices=list(BYTES), default="float32", help="of all inputs")
     options.add_argument("--plot", type=Path, help="write a picture: .png, .svg or .pdf")
@@ -125,7 +126,7 @@ def _jobs(
         module = ours if name == "ours" else matmul if name == "matmul" else get_peer(name)
         needs = max(_estimate(module, batch, vocab, arguments) for batch in batches)
         title = f"{name} {subject['impl']}" if name == "ours" else name
-        title += "" if name == "matmul" else f" {subject['variant']}"
+        title += "" if name in results.FLOORS else f" {subject['variant']}"
         if free is not None and needs > 0.8 * free:
             say(
                 f"{title}: left out at C {vocab}, batch {len(batches[0])}:"

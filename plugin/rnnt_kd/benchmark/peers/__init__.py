@@ -1,7 +1,7 @@
 """Whom the loss is compared with.  A peer named ``x`` is the file ``x_peer.py``, with
 
     VARIANTS                the variants it can do: some of "none", "online", "cache"
-    LATTICE                 "pruned", or "full" where it walks every (t, s): another, smaller loss
+    LATTICE                 "pruned"; "full" where it walks every (t, s): another, smaller loss; "" for no loss
     why_not(device)         None, or a phrase: why it cannot run here
     estimated_bytes(B, T, S, s_range, C, J)   rough peak, in float32, so as not to start what cannot fit
     prepare(inputs, variant) -> function      () -> loss to differentiate, or None
