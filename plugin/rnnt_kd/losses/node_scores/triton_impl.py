@@ -14,7 +14,6 @@ Without a GPU it runs in Triton's interpreter, slowly, if TRITON_INTERPRET=1 was
 Python started; "auto" leaves it alone there.
 """
 
-import functools
 from types import ModuleType
 from typing import Callable, List, NamedTuple, Optional, Tuple
 
@@ -225,7 +224,6 @@ class _Work:
         return dict(num_warps=self.sizes.num_warps, num_stages=self.sizes.num_stages)
 
 
-@functools.lru_cache(maxsize=None)
 def _kernels() -> ModuleType:
     """Imported late: Triton may be absent."""
     from rnnt_kd.losses.node_scores import triton_kernels
