@@ -38,6 +38,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--vocab", default="500", help="classes with blank, some numbers")
     options.add_argument("--variants", default=",".join(train_step.VARIANTS))
     add_measuring(options)
+    options.set_defaults(rounds=7)  # differences of 3 % are what it is about
     arguments = options.parse_args(argv)
     if arguments.worker:
         serve(train_step.step_subjects, sys.stdin, sys.stdout)
