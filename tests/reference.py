@@ -16,6 +16,38 @@ import math
 import torch
 
 
+def joiner_logits(am, lm, weight, bias, ranges, activation=torch.tanh):
+    """(B, T, s_range, C); am (B, T, J), lm (B, S + 1, J), each or pruned to (B, T, s_range, J); bias (C,) or None."""
+
+    def at(b, t, k):
+        of_am = am[b, t] if am.ndim == 3 else am[b, t, k]
+        of_lm = lm[b, int(ranges[b][t][k])] if lm.ndim == 3 else lm[b, t, k]
+        hidden = activation(of_am + of_lm)
+        logits = torch.stack([(row * hidden).sum() for row in weight])
+        return logits if bias is None else logits + bias
+
+    return torch.stack(
+        [
+            torch.stack([torch.stack([at(b, t, k) for k in range(len(ranges[b][t]))]) for t in range(len(ranges[b]))])
+            for b in range(len(ranges))
+        ]
+    )
+
+
+def posteriors(logits, label, blank):
+    """Log-probabilities of blank, of the label and of the rest at one node; None for a class that is empty.
+
+    logits: (C,); ``label`` None where no symbol arc leaves.
+    """
+    total = log_add(list(logits))
+    others = [logits[c] for c in range(len(logits)) if c not in (blank, label)]
+    return (
+        logits[blank] - total,
+        None if label is None else logits[label] - total,
+        log_add(others) - total if others else None,
+    )
+
+
 def all_paths(num_symbols, num_frames, rnnt_type, is_kept=lambda t, s: True):
     """Every path from (t, s) = (0, 0) to (T_b, S_b), as lists of (t, s, kind)."""
 

@@ -22,8 +22,8 @@ from rnnt_kd.lattice import get_backend
 from rnnt_kd.losses.choices import get_variant, needs_logits
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 from rnnt_kd.losses.node_scores import JoinerParts, NodeScores, joiner_logits, node_scores
-from rnnt_kd.losses.pruned_rnnt import distillation, scores_of_logits
 from rnnt_kd.losses.precision import at_least_float32
+from rnnt_kd.losses.pruned_rnnt import distillation, scores_of_logits
 from rnnt_kd.losses.terms import TransducerTerms, check_options, kd_losses, reduce, rnnt_losses
 
 Teacher = Union[None, JoinerParts, NodeScores]

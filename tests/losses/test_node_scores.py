@@ -1,0 +1,425 @@
+"""Node scores: against the plain loops and whole logits, and the promises about memory, padding, bits.
+
+The measure of an error is that of whole logits in the same precision, see ``joiner_cases.py``.
+"""
+
+import json
+import logging
+
+import pytest
+import reference
+import torch
+from hypothesis import given
+from joiner_cases import (
+    IMPLS,
+    JoinerCase,
+    allowed_error,
+    assert_no_worse,
+    every_dtype,
+    every_impl,
+    every_shape,
+    joiner_cases,
+    leaves_of,
+    make_joiner_case,
+    naive_logits,
+    odd_case,
+    place_for,
+    with_leaves,
+)
+
+from rnnt_kd.errors import UserError
+from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
+from rnnt_kd.losses.node_scores import JoinerParts, NodeScores, available_impls, choose_impl, node_scores, torch_impl
+
+SEEDS = range(3)
+NOTHING = -1e29  # below it stands the log-probability of an empty class
+
+
+def of_logits(logits: torch.Tensor, nodes: KeptNodes) -> NodeScores:
+    """By log_softmax over all classes; -inf for an empty class."""
+    logs = logits.log_softmax(dim=-1)
+    labels = nodes.labels.unsqueeze(-1)
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    is_own = (classes == nodes.termination_symbol) | (classes == labels)
+    log_label = logs.gather(-1, labels).squeeze(-1)
+    log_label = log_label.masked_fill(nodes.labels == nodes.termination_symbol, float("-inf"))
+    return NodeScores(logs[..., nodes.termination_symbol], log_label, logs.masked_fill(is_own, 10 * NOTHING).logsumexp(-1))
+
+
+def measured(scores: NodeScores, nodes: KeptNodes, exists: torch.Tensor) -> torch.Tensor:
+    """What exists of the scores, in a row."""
+    return torch.stack(scores)[exists & nodes.node_mask]
+
+
+def value_and_gradients(joiner: JoinerParts, function):
+    """[function(joiner), its gradients], with a factor of its own for each element of the value."""
+    leaves = [x.detach().clone().requires_grad_() for x in leaves_of(joiner)]
+    value = function(with_leaves(joiner, leaves))
+    factors = torch.linspace(-1.0, 2.0, value.numel(), dtype=value.dtype, device=value.device).reshape(value.shape)
+    return [value, *torch.autograd.grad((value * factors).sum(), leaves)]
+
+
+def three_ways(case: JoinerCase, impl: str, temperature: float = 1.0):
+    """Values and gradients of the package, of whole logits in the inputs' precision, and in float64."""
+    nodes = case.nodes
+    dtype = case.student.weight.dtype
+
+    def exactly(joiner):
+        return of_logits(naive_logits(joiner, nodes.ranges) / temperature, nodes)
+
+    double = JoinerParts(*(None if x is None else x.double() for x in case.student[:4]), case.student.activation)
+    exists = torch.stack(exactly(double)) > NOTHING
+    found = value_and_gradients(
+        case.student, lambda x: measured(node_scores(x, nodes, temperature=temperature, impl=impl), nodes, exists)
+    )
+    naive = value_and_gradients(
+        case.student,
+        lambda x: measured(of_logits(naive_logits(x, nodes.ranges, dtype) / temperature, nodes), nodes, exists),
+    )
+    return found, naive, value_and_gradients(double, lambda x: measured(exactly(x), nodes, exists))
+
+
+@given(joiner_cases())
+def test_value_and_gradient_are_the_plain_loops(case):
+    nodes, lattice = case.nodes, case.lattice
+
+    def specified(joiner):
+        logits = reference.joiner_logits(*joiner[:4], lattice.ranges)
+        values = []
+        for b, t, k in nodes.node_mask.nonzero().tolist():
+            s = int(lattice.ranges[b, t, k])
+            label = lattice.transcripts[b][s] if s < len(lattice.transcripts[b]) else None
+            values += [x for x in reference.posteriors(logits[b, t, k], label, lattice.blank) if x is not None]
+        return torch.stack(values)
+
+    def found(joiner):
+        values = torch.stack(node_scores(joiner, nodes, impl="torch"), dim=-1)[nodes.node_mask].reshape(-1)
+        return values[values > NOTHING]
+
+    for ours, theirs in zip(value_and_gradients(case.student, found), value_and_gradients(case.student, specified)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+@every_impl
+@every_dtype
+@every_shape
+def test_no_worse_than_whole_logits(shape, dtype, impl):
+    runs = [three_ways(place_for(impl, odd_case(shape, seed).to(dtype)), impl) for seed in SEEDS]
+    found = runs[0][0]
+    assert found[0].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert all(grad.dtype == dtype for grad in found[1:])
+    if dtype == torch.float64:  # which naive and true are, alike
+        for ours, right in zip(found, runs[0][2]):
+            torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-12)
+    else:
+        assert_no_worse(runs, allowed_error(impl, dtype))
+
+
+@every_impl
+@every_dtype
+def test_temperature_divides_the_logits(dtype, impl):
+    cases = [place_for(impl, make_joiner_case(seed, B=2, T=6, S=4, C=9, J=20).to(dtype)) for seed in range(4)]
+    runs = [three_ways(case, impl, temperature=2.5) for case in cases]
+    if dtype == torch.float64:
+        for ours, right in zip(runs[0][0], runs[0][2]):
+            torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-12)
+    else:
+        assert_no_worse(runs, allowed_error(impl, dtype))
+
+
+@every_impl
+@every_shape
+def test_three_classes_sum_to_one_and_padding_is_zero(shape, impl):
+    case = place_for(impl, odd_case(shape).to(torch.float32))
+    nodes = case.nodes
+    scores = torch.stack(node_scores(case.student, nodes, impl=impl))
+    total = scores.exp().sum(dim=0)
+    torch.testing.assert_close(total[nodes.node_mask], torch.ones_like(total[nodes.node_mask]))
+    assert not scores[:, ~nodes.node_mask].any()
+    is_end = nodes.node_mask & (nodes.labels == nodes.termination_symbol)
+    assert is_end.any() and (scores[1][is_end] < NOTHING).all()
+
+
+@every_impl
+def test_blank_alone_is_certain(impl):
+    """C = 1: neither a label nor a rest."""
+    joiner = JoinerParts(torch.randn(1, 3, 4), torch.randn(1, 1, 4), torch.randn(1, 4), torch.randn(1))
+    nodes = kept_nodes(torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 3, 1, dtype=torch.int64), 0, None, "regular")
+    case = place_for(impl, JoinerCase(None, joiner, joiner))
+    nodes = KeptNodes(*(x.to(case.student.am.device) if torch.is_tensor(x) else x for x in vars(nodes).values()))
+    value, *grads = value_and_gradients(case.student, lambda x: node_scores(x, nodes, impl=impl).log_blank)
+    assert not value.any() and not any(grad.any() for grad in grads)
+
+
+@every_impl
+def test_rest_of_almost_no_probability(impl):
+    """p(blank) = 1 - 1e-22: 1 - p(blank) - p(label) would have no correct digit in float32."""
+    runs = []
+    for seed in range(4):
+        case = place_for(impl, make_joiner_case(seed, B=2, T=5, S=3, C=6).to(torch.float32))
+        case.student.bias[case.lattice.blank] += 50.0
+        runs.append(three_ways(case, impl))
+    assert (runs[0][0][0] < -40.0).any()
+    assert_no_worse(runs, allowed_error(impl, torch.float32))
+
+
+@every_impl
+@pytest.mark.parametrize("size", [1e3, 1e10, 1e20])
+def test_extreme_logits_stay_finite(impl, size):
+    case = place_for(impl, make_joiner_case(5, B=2, T=5, S=3, C=6, logit_scale=size).to(torch.float32))
+    nodes = case.nodes
+    for part in value_and_gradients(case.student, lambda x: torch.stack(node_scores(x, nodes, impl=impl)).exp()):
+        assert torch.isfinite(part).all()
+
+
+@every_impl
+def test_symbols_ruled_out_by_minus_infinity(impl):
+    """A masked vocabulary, down to no rest at all: no NaN."""
+    case = place_for(impl, make_joiner_case(5, B=2, T=5, S=3, C=6).to(torch.float32))
+    nodes = case.nodes
+    used = {case.lattice.blank, *nodes.labels.flatten().tolist()}
+    bias = case.student.bias.clone()
+    bias[[c for c in range(6) if c not in used]] = float("-inf")
+    joiner = case.student._replace(bias=bias)
+    value, *grads = value_and_gradients(joiner, lambda x: torch.stack(node_scores(x, nodes, impl=impl)).exp())
+    assert all(torch.isfinite(part).all() for part in (value, *grads))
+    torch.testing.assert_close(value.sum(dim=0)[nodes.node_mask], torch.ones(int(nodes.node_mask.sum())).to(value))
+
+
+@every_impl
+@pytest.mark.parametrize("pruned", [False, True])
+def test_padding_is_never_computed(pruned, impl):
+    """NaN on it: in the scores of no node, and with a gradient of exactly zero."""
+    case = make_joiner_case(12, B=3, T=8, S=6, C=7, J=5, pruned=pruned, s_range=4)
+    case = place_for(impl, case.to(torch.float32))
+    nodes, (am, lm, *rest) = case.nodes, case.student
+    T, S = nodes.ranges.shape[1], nodes.symbols.shape[1]
+    frames, symbols = nodes.boundary[:, 3:], nodes.boundary[:, 2:3]
+    if pruned:
+        am_padding = lm_padding = ~nodes.node_mask
+    else:
+        am_padding = torch.arange(T, device=am.device) >= frames
+        lm_padding = torch.arange(S + 1, device=am.device) > symbols
+    assert am_padding.any() and lm_padding.any()
+    poisoned = JoinerParts(am.clone(), lm.clone(), *rest)
+    poisoned.am[am_padding], poisoned.lm[lm_padding] = float("nan"), float("nan")
+
+    def scored(joiner):
+        return torch.stack(node_scores(joiner, nodes, impl=impl)).clamp(min=NOTHING)
+
+    expected = value_and_gradients(JoinerParts(am.clone(), lm.clone(), *rest), scored)
+    found = value_and_gradients(poisoned, scored)
+    for clean, part in zip(expected, found):
+        assert torch.equal(part, clean)
+    assert not found[1][am_padding].any() and not found[2][lm_padding].any()
+
+
+def test_pruned_without_a_copy_is_scored_once_per_frame():
+    """k2's pruning repeats the encoder's side by strides: the same bits as before the pruning."""
+    case = make_joiner_case(4, B=2, T=6, S=4, C=7, J=5).to(torch.float32)
+    nodes, (am, lm, *rest) = case.nodes, case.student
+    repeated = am.unsqueeze(2).expand(*nodes.ranges.shape, 5)
+    for a, b in zip(
+        node_scores(JoinerParts(am, lm, *rest), nodes, impl="torch"),
+        node_scores(JoinerParts(repeated, lm, *rest), nodes, impl="torch"),
+    ):
+        assert torch.equal(a, b)
+
+
+@every_impl
+def test_strides_of_the_inputs_do_not_matter(impl):
+    case = place_for(impl, make_joiner_case(4, B=3, T=6, S=4, C=7, J=5).to(torch.float32))
+    nodes, (am, lm, weight, bias, _) = case.nodes, case.student
+    other = JoinerParts(
+        am.transpose(0, 1).contiguous().transpose(0, 1),
+        lm.transpose(1, 2).contiguous().transpose(1, 2),
+        weight.t().contiguous().t(),
+        torch.stack((bias, bias), dim=1)[:, 0],
+    )
+
+    def scored(joiner):
+        return torch.stack(node_scores(joiner, nodes, impl=impl)).clamp(min=NOTHING)
+
+    for a, b in zip(value_and_gradients(other, scored), value_and_gradients(case.student, scored)):
+        torch.testing.assert_close(a, b)
+
+
+@every_impl
+@pytest.mark.parametrize("wanted", [("am",), ("lm",), ("weight",), ("bias",), ("weight", "bias"), ("am", "lm")])
+def test_gradients_of_some_inputs_only(wanted, impl):
+    case = place_for(impl, make_joiner_case(4, B=2, T=6, S=4, C=7, J=5).to(torch.float32))
+    nodes = case.nodes
+
+    def grads(names):
+        leaves = {name: getattr(case.student, name).detach().clone() for name in ("am", "lm", "weight", "bias")}
+        inputs = [leaves[name].requires_grad_() for name in names]
+        score = torch.stack(node_scores(JoinerParts(**leaves), nodes, impl=impl)).clamp(min=NOTHING)
+        found = torch.autograd.grad((score * torch.arange(score.numel()).reshape(score.shape).to(score)).sum(), inputs)
+        return dict(zip(names, found))
+
+    everything = grads(("am", "lm", "weight", "bias"))
+    for name, grad in grads(wanted).items():
+        torch.testing.assert_close(grad, everything[name])
+
+
+@pytest.mark.parametrize("shape", ["all nodes", "pruned before", "no bias", "another activation", "one label"])
+def test_gradcheck(shape):
+    case = odd_case(shape)
+    nodes = case.nodes
+
+    def scored(*leaves):
+        return torch.stack(node_scores(with_leaves(case.student, leaves), nodes, impl="torch")).clamp(min=-50.0)
+
+    leaves = [x.clone().requires_grad_() for x in leaves_of(case.student)]
+    assert torch.autograd.gradcheck(scored, leaves)
+
+
+@pytest.mark.parametrize("rows", [1, 2, -1, 0, 1000])
+def test_any_size_of_block(rows, monkeypatch):
+    """One node at a time; N - 1, N and more nodes at once."""
+    case = make_joiner_case(8, B=3, T=6, S=4, C=7, J=5)
+    nodes = case.nodes
+
+    def scored(joiner):
+        return torch.stack(node_scores(joiner, nodes, impl="torch")).clamp(min=NOTHING)
+
+    expected = value_and_gradients(case.student, scored)
+    N = int(nodes.node_mask.sum())
+    monkeypatch.setattr(torch_impl, "MOST_ROWS", rows if rows > 0 else N + rows)
+    for a, b in zip(value_and_gradients(case.student, scored), expected):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("impl, threads", [("torch", 1), ("torch", 2), ("triton", 1)])
+def test_same_bits_from_run_to_run(impl, threads):
+    torch.set_num_threads(threads)
+    case = place_for(impl, make_joiner_case(9, B=3, T=24, S=6, C=150, J=70, s_range=4).to(torch.float32))
+    nodes = case.nodes
+
+    def run():
+        return value_and_gradients(case.student, lambda x: torch.stack(node_scores(x, nodes, impl=impl)))
+
+    first = run()
+    for _ in range(3 if impl == "torch" else 1):
+        assert all(torch.equal(a, b) for a, b in zip(run(), first))
+
+
+def peak_bytes(run, tmp_path) -> int:
+    """Most bytes that PyTorch held at once on the CPU during ``run()``, above those held before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    profile.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = [event for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]]
+    events = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
+    held = peak = 0
+    for event in events:
+        held += int(event["args"]["Bytes"])
+        peak = max(peak, held)
+    assert events and peak > 0
+    return peak
+
+
+def test_never_more_than_a_block_of_logits(tmp_path, monkeypatch):
+    """Of 2000 nodes and 600 classes, one array of logits has 5 MB; a block of 50 nodes 0.12 MB."""
+    case = make_joiner_case(1, B=4, T=250, S=40, C=600, J=8, s_range=5).to(torch.float32)
+    nodes = case.nodes
+    N, (C, J) = int(nodes.node_mask.sum()), case.student.weight.shape
+    assert N > 2000
+    monkeypatch.setattr(torch_impl, "MOST_ROWS", 50)
+    leaves = [x.requires_grad_() for x in leaves_of(case.student)]
+
+    def run():
+        scores = node_scores(with_leaves(case.student, leaves), nodes, impl="torch")
+        torch.autograd.grad(scores.log_blank.sum() + scores.log_rest.sum(), leaves)
+
+    block, of_a_node, of_weight = 4 * 50 * C, 8 * nodes.ranges.numel(), 4 * C * J
+    peak = peak_bytes(run, tmp_path)
+    bound = 4 * block + 16 * of_a_node + 6 * of_weight + 4 * 4 * (case.student.am.numel() + case.student.lm.numel())
+    assert peak < bound < 4 * N * C / 2, (peak, bound)
+
+    def naively():
+        scores = of_logits(naive_logits(with_leaves(case.student, leaves), nodes.ranges), nodes)
+        torch.autograd.grad(scores.log_blank.sum() + scores.log_rest.sum(), leaves)
+
+    assert peak_bytes(naively, tmp_path) > 2 * 4 * N * C  # so the measure sees logits where there are some
+
+
+def test_memory_does_not_grow_with_the_vocabulary(tmp_path, monkeypatch):
+    """Apart from the weight, its gradient and their copies."""
+    monkeypatch.setattr(torch_impl, "BLOCK_ELEMENTS", 2**14)
+    above = {}
+    for C in (200, 1600):
+        case = make_joiner_case(1, B=4, T=250, S=40, C=C, J=8, s_range=5).to(torch.float32)
+        nodes = case.nodes
+        leaves = [x.requires_grad_() for x in leaves_of(case.student)]
+
+        def run():
+            scores = node_scores(with_leaves(case.student, leaves), nodes, impl="torch")  # noqa: B023
+            torch.autograd.grad(scores.log_blank.sum() + scores.log_rest.sum(), leaves)  # noqa: B023
+
+        above[C] = peak_bytes(run, tmp_path) - 4 * 4 * C * (8 + 1)
+    assert above[1600] < 1.2 * above[200], above
+
+
+def test_autocast_changes_nothing():
+    case = make_joiner_case(4, B=2, T=6, S=4, C=7, J=5).to(torch.float32)
+    nodes = case.nodes
+
+    def scored(joiner):
+        return torch.stack(node_scores(joiner, nodes, impl="torch"))
+
+    expected = value_and_gradients(case.student, scored)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = value_and_gradients(case.student, scored)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+
+
+def test_auto_says_what_it_chose(caplog):
+    case = make_joiner_case(4).to(torch.float64)
+    with caplog.at_level(logging.DEBUG, logger="rnnt_kd.losses.node_scores"):
+        assert choose_impl("auto", case.student) is torch_impl
+    assert "node scores: torch, on cpu" in caplog.text
+    assert "node scores: not triton (" in caplog.text
+    assert all(record.levelno == logging.DEBUG for record in caplog.records)
+
+
+def test_auto_on_a_cpu_is_torch_even_where_triton_is_interpreted():
+    assert choose_impl("auto", make_joiner_case(4).to(torch.float32).student) is torch_impl
+
+
+def test_implementations_are_files():
+    assert available_impls() == IMPLS == ["torch", "triton"]
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (dict(am=torch.zeros(2, 4, 4)), r"joiner inputs: am \(2, 4, 4\).* expected \(B, T, J\) = \(2, 5, 4\)"),
+        (dict(am=torch.zeros(2, 5, 9)), r"am \(2, 5, 9\).*projected to the width of the output layer"),
+        (dict(lm=torch.zeros(2, 3, 4)), r"lm \(2, 3, 4\).*\(B, S \+ 1, J\) = \(2, 4, 4\)"),
+        (dict(lm=torch.zeros(2, 5, 2, 4)), r"lm \(2, 5, 2, 4\)"),
+        (dict(lm=torch.zeros(1, 4, 4)), r"lm \(1, 4, 4\)"),
+        (dict(weight=torch.zeros(6)), r"output layer: weight \(6,\)"),
+        (dict(bias=torch.zeros(5)), r"output layer: weight \(6, 4\), bias \(5,\); expected \(C, J\) and \(C,\)"),
+        (dict(am=torch.zeros(2, 5, 4, dtype=torch.int64)), "torch.int64.*floating point"),
+        (dict(weight=torch.zeros(6, 4, device="meta")), "tensors on cpu and meta; expected one device"),
+        (dict(activation=torch.nn.PReLU()), "activation: PReLU has parameters to train"),
+    ],
+)
+def test_joiners_that_do_not_fit_are_named(change, told):
+    case = make_joiner_case(1, B=2, T=5, S=3, C=6, s_range=3).to(torch.float32)
+    with pytest.raises(UserError, match=told):
+        node_scores(case.student._replace(**change), case.nodes)
+
+
+@pytest.mark.parametrize(
+    "impl, told",
+    [
+        ("numpy", "impl: there is no 'numpy'; expected one of: auto, torch, triton"),
+        ("triton", "impl: 'triton' cannot run: .*choose auto or torch"),
+    ],
+)
+def test_impossible_implementations_are_named(impl, told):
+    case = make_joiner_case(1)  # float64, which no GPU kernel here takes
+    with pytest.raises(UserError, match=told):
+        node_scores(case.student, case.nodes, impl=impl)
