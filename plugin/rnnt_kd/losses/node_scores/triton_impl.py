@@ -4,8 +4,8 @@ The products run on the tensor cores in the dtype of ``am`` and ``lm`` where bot
 float16 (``weight`` is rounded to it, as under autocast), and in float32 otherwise: true float32,
 or TF32 where ``torch.backends.cuda.matmul.allow_tf32`` permits it.  Sums are always in float32.
 
-Memory above the inputs and their gradients: about 64 MB of rows of ``hidden`` and as much for a
-block of logits' gradients, however many nodes or classes there are.
+Memory above the inputs and their gradients, however many nodes and classes there are: at most 2^16
+rows of the joiner's width, and 64 MB of logits' gradients; and, for few classes, copies of the output layer.
 
 Deterministic: no atomic additions and no tuning at run time, so two runs on one kind of GPU agree
 bit for bit.  Nodes in any order give correct sums; in (b, t, s) order they are fast.

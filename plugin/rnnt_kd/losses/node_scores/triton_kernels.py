@@ -27,7 +27,7 @@ LOG_ZERO = tl.constexpr(-1e30)  # that of ``lattice/node_log_probs.py``
 @triton.jit
 def _tanh(x):
     """To float32 rounding: near 0 by a polynomial, where 1 - exp(-2 |x|) would lose digits."""
-    z = x * x
+    z = tl.minimum(x * x, 1.0)
     p = 0.02063786 - 0.00570404 * z
     p = p * z - 0.05373916
     p = p * z + 0.13331432
@@ -69,9 +69,7 @@ def _logits(
     hidden, weight, bias, n, c, N, C, Jp,
     HAS_BIAS: tl.constexpr, NODES: tl.constexpr, CLASSES: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    logits = _product(
-        hidden, weight, n, c, Jp, 1, Jp, 1, n < N, c < C, Jp, NODES, CLASSES, DEPTH, PRECISION
-    )  # fmt: skip
+    logits = _product(hidden, weight, n, c, Jp, 1, Jp, 1, n < N, c < C, Jp, NODES, CLASSES, DEPTH, PRECISION)
     if HAS_BIAS:
         logits += tl.load(bias + c, mask=c < C, other=0.0)[None, :]
     return logits
@@ -189,9 +187,7 @@ def inputs_grad(
     column_blocks = tl.cdiv(Jp, WIDTH)
     n = tl.program_id(0) // column_blocks * NODES + tl.arange(0, NODES)
     j = tl.program_id(0) % column_blocks * WIDTH + tl.arange(0, WIDTH)
-    total = _product(
-        grads, weight, n, j, Cp, 1, 1, Jp, n < N, j < Jp, C, NODES, WIDTH, DEPTH, PRECISION
-    )  # fmt: skip
+    total = _product(grads, weight, n, j, Cp, 1, 1, Jp, n < N, j < Jp, C, NODES, WIDTH, DEPTH, PRECISION)
     mask = (n < N)[:, None] & (j < Jp)[None, :]
     at = n[:, None] * Jp + j[None, :]
     h = tl.load(hidden + at, mask=mask, other=0.0).to(tl.float32)
