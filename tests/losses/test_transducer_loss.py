@@ -1,0 +1,516 @@
+"""The public loss without logits: the plain loops, the loss with logits, every teacher, bad input."""
+
+import inspect
+import logging
+
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from joiner_cases import (
+    LEAVES,
+    JoinerCase,
+    allowed_error,
+    assert_no_worse,
+    every_dtype,
+    every_impl,
+    every_shape,
+    joiner_cases,
+    leaves_of,
+    make_joiner_case,
+    naive_logits,
+    odd_case,
+    place_for,
+    with_leaves,
+)
+from lattice_cases import RNNT_TYPES, make_case
+
+import rnnt_kd
+from rnnt_kd.errors import UserError
+from rnnt_kd.losses import (
+    JoinerParts,
+    NodeScores,
+    available_variants,
+    available_weightings,
+    pruned_transducer_loss,
+    pruned_transducer_terms,
+    rnnt_kd_loss,
+    rnnt_loss_pruned,
+)
+from rnnt_kd.losses.node_scores import node_scores
+from rnnt_kd.losses.packed_posteriors import pack, unpack
+
+VARIANTS, WEIGHTINGS = ("collapsed", "full"), ("uniform", "occupancy", "student-occupancy", "one-best")
+every_pair = pytest.mark.parametrize("variant, weighting", [(v, w) for v in VARIANTS for w in WEIGHTINGS])
+few = settings(max_examples=8)
+
+
+def value_and_gradients(joiner: JoinerParts, function):
+    """[function(joiner), its gradients], with a factor of its own for each utterance."""
+    leaves = [x.detach().clone().requires_grad_() for x in leaves_of(joiner)]
+    value = function(with_leaves(joiner, leaves))
+    factors = torch.arange(1, value.numel() + 1, device=value.device).reshape(value.shape)
+    return [value.detach(), *torch.autograd.grad((value * factors).sum(), leaves)]
+
+
+def loss(case: JoinerCase, joiner: JoinerParts, reduction="none", **options) -> torch.Tensor:
+    am, lm, weight, bias, activation = joiner
+    return pruned_transducer_loss(
+        am, lm, weight, bias, *case.arguments, reduction=reduction, activation=activation, **options
+    )
+
+
+def of_logits(case: JoinerCase, joiner: JoinerParts, dtype=None, teacher=None, kd_class_scales=None, **options):
+    """The same from whole logits, by the functions that take them."""
+    kd_scale = options.pop("kd_scale", 1.0)
+    delay_penalty = options.pop("delay_penalty", 0.0)
+    logits = naive_logits(joiner, case.lattice.ranges, dtype)
+    total = rnnt_loss_pruned(logits, *case.arguments, delay_penalty, "none")
+    if teacher is None:
+        return total
+    teacher_logits = naive_logits(teacher, case.lattice.ranges, dtype)
+    options = {"kd_variant": "collapsed", "kd_weighting": "uniform", "kd_class_scales": kd_class_scales, **options}
+    return total + kd_scale * rnnt_kd_loss(logits, teacher_logits, *case.arguments, "none", **options)
+
+
+def assert_close(found, expected, rtol=1e-9, atol=1e-10):
+    for a, b in zip(found, expected):
+        torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
+
+
+def test_exported_from_the_package():
+    assert rnnt_kd.pruned_transducer_loss is pruned_transducer_loss
+    assert rnnt_kd.JoinerParts is JoinerParts and rnnt_kd.NodeScores is NodeScores
+
+
+def test_options_are_those_of_the_loss_with_logits():
+    """And stand in its order; only what builds the logits is new, and what fits no logits."""
+    ours = inspect.signature(pruned_transducer_loss).parameters
+    theirs = inspect.signature(rnnt_loss_pruned).parameters
+    shared = [name for name in theirs if name not in ("logits", "teacher_logits")]
+    assert [name for name in ours if name in shared] == shared
+    assert all(ours[name].default == theirs[name].default for name in shared)
+    assert set(ours) - set(shared) == {
+        *LEAVES, "activation", "teacher", "tempered_teacher", "kd_class_scales", "impl",
+    }  # fmt: skip
+    assert tuple(available_variants()) == VARIANTS and tuple(available_weightings()) == WEIGHTINGS
+
+
+@every_pair
+@few
+@given(case=joiner_cases(max_T=4, max_S=3))
+def test_value_and_gradient_are_the_plain_loops(case, variant, weighting):
+    lattice = case.lattice
+    teacher_logits = reference.joiner_logits(*case.teacher[:4], lattice.ranges)
+    shared = (lattice.transcripts, lattice.ranges, lattice.blank, lattice.frames, lattice.rnnt_type)
+
+    def specified(joiner):
+        logits = reference.joiner_logits(*joiner[:4], lattice.ranges)
+        rnnt = reference.rnnt_losses_pruned(logits, *shared)
+        kd = reference.kd_losses(logits, teacher_logits, *shared, variant=variant, weighting=weighting)
+        return rnnt + 0.7 * kd
+
+    options = dict(teacher=case.teacher, kd_scale=0.7, kd_variant=variant, kd_weighting=weighting)
+    found = value_and_gradients(case.student, lambda x: loss(case, x, impl="torch", **options))
+    assert_close(found, value_and_gradients(case.student, specified), rtol=1e-7, atol=1e-9)
+
+
+@every_impl
+@every_dtype
+@every_pair
+def test_no_worse_than_whole_logits(variant, weighting, dtype, impl):
+    options = dict(kd_scale=0.7, kd_variant=variant, kd_weighting=weighting)
+    runs = []
+    for seed in range(3):
+        case = make_joiner_case(seed, B=4, T=8, S=4, C=9, J=12, blank=2).to(dtype)
+        case = place_for(impl, case)
+        double = case.to(torch.float64)
+        runs.append(
+            (
+                value_and_gradients(case.student, lambda x: loss(case, x, teacher=case.teacher, impl=impl, **options)),
+                value_and_gradients(case.student, lambda x: of_logits(case, x, dtype, teacher=case.teacher, **options)),
+                value_and_gradients(double.student, lambda x: of_logits(double, x, teacher=double.teacher, **options)),
+            )
+        )
+    found, _, true = runs[0]
+    assert [x.dtype for x in found[1:]] == [dtype] * 4
+    if dtype == torch.float64:
+        assert_close(found, true)
+    else:
+        assert found[0].dtype == torch.float32
+        assert_no_worse(runs, allowed_error(impl, dtype))
+
+
+@every_impl
+@every_shape
+def test_odd_shapes(shape, impl):
+    """In float32; a teacher of collapsed classes, weighted by its occupancy."""
+    options = dict(kd_weighting="occupancy")
+    runs = []
+    for seed in range(3):
+        case = place_for(impl, odd_case(shape, seed).to(torch.float32))
+        double = case.to(torch.float64)
+        runs.append(
+            (
+                value_and_gradients(case.student, lambda x: loss(case, x, teacher=case.teacher, impl=impl, **options)),
+                value_and_gradients(
+                    case.student, lambda x: of_logits(case, x, torch.float32, teacher=case.teacher, **options)
+                ),
+                value_and_gradients(double.student, lambda x: of_logits(double, x, teacher=double.teacher, **options)),
+            )
+        )
+    assert_no_worse(runs, allowed_error(impl, torch.float32))
+
+
+@every_pair
+@pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
+def test_all_options_together(variant, weighting, rnnt_type):
+    """Temperature, class scales, delay penalty: as from whole logits."""
+    case = make_joiner_case(3, B=3, T=7, S=4, C=6, J=5, blank=1, rnnt_type=rnnt_type)
+    options = dict(
+        kd_scale=0.3, kd_variant=variant, kd_weighting=weighting, kd_temperature=2.5, kd_class_scales=(0.5, 2.0, 0.25),
+        delay_penalty=0.1,
+    )  # fmt: skip
+    found = value_and_gradients(case.student, lambda x: loss(case, x, teacher=case.teacher, **options))
+    assert_close(found, value_and_gradients(case.student, lambda x: of_logits(case, x, teacher=case.teacher, **options)))
+
+
+@every_impl
+@pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
+def test_without_a_teacher_it_is_k2(rnnt_type, impl):
+    k2 = pytest.importorskip("k2", reason="k2 is not in this environment")
+    case = make_joiner_case(2, B=3, T=9, S=5, C=6, J=5, rnnt_type=rnnt_type)
+    case = place_for(impl, case.to(torch.float32) if impl == "triton" else case)
+
+    def theirs(joiner):
+        return k2.rnnt_loss_pruned(naive_logits(joiner, case.lattice.ranges), *case.arguments, reduction="none")
+
+    for backend in ("k2", "torch"):
+        found = value_and_gradients(case.student, lambda x: loss(case, x, impl=impl, backend=backend))  # noqa: B023
+        assert_close(found, value_and_gradients(case.student, theirs))
+
+
+@pytest.mark.parametrize("backend", ["k2", "triton"])
+@every_pair
+def test_any_lattice_backend(variant, weighting, backend):
+    pytest.importorskip(backend, reason=f"{backend} is not in this environment")
+    case = make_joiner_case(2, B=3, T=6, S=4, C=6, J=5)
+    if backend == "triton" and torch.cuda.is_available():
+        case = case.to(torch.device("cuda"))
+    options = dict(teacher=case.teacher, kd_variant=variant, kd_weighting=weighting, impl="torch")
+    found = value_and_gradients(case.student, lambda x: loss(case, x, backend=backend, **options))
+    assert_close(found, value_and_gradients(case.student, lambda x: loss(case, x, backend="torch", **options)))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_terms_and_reduction(reduction):
+    """Both terms are reduced alike, so ``kd_scale`` does not depend on the batch size."""
+    case = make_joiner_case(2, B=3, T=6, S=4, C=6, J=5)
+    options = dict(teacher=case.teacher, kd_weighting="occupancy")
+    single = pruned_transducer_terms(*case.student[:4], *case.arguments, reduction="none", **options)
+    terms = pruned_transducer_terms(*case.student[:4], *case.arguments, reduction=reduction, **options)
+    reduce = {"none": lambda x: x, "mean": torch.mean, "sum": torch.sum}[reduction]
+    assert terms._fields == ("rnnt", "kd")
+    assert_close(terms, [reduce(x) for x in single])
+    torch.testing.assert_close(loss(case, case.student, reduction, kd_scale=0.3, **options), terms.rnnt + 0.3 * terms.kd)
+    without = pruned_transducer_terms(*case.student[:4], *case.arguments, reduction=reduction)
+    assert torch.equal(without.rnnt, terms.rnnt) and without.kd.shape == terms.kd.shape and not without.kd.any()
+
+
+def test_boundary_none_is_no_padding():
+    case = make_joiner_case(2, B=1, T=6, S=4, C=6)
+    symbols, ranges, blank, _, rnnt_type = case.arguments
+    found = pruned_transducer_loss(*case.student[:4], symbols, ranges, blank, rnnt_type=rnnt_type)
+    assert torch.equal(found, loss(case, case.student, "mean"))
+
+
+def test_kd_scale_zero_runs_no_teacher():
+    case = make_joiner_case(2)
+    broken = JoinerParts(*(x * float("nan") for x in case.teacher[:4]))
+    assert torch.equal(loss(case, case.student, teacher=broken, kd_scale=0.0), loss(case, case.student))
+
+
+@every_pair
+def test_teacher_equal_to_student_is_zero_with_zero_gradient(variant, weighting):
+    case = make_joiner_case(2, B=3, T=6, S=4, C=6, J=5)
+    for scales in (None, (3.0, 0.0, 1.0)):
+        options = dict(kd_variant=variant, kd_weighting=weighting, kd_class_scales=scales, teacher=case.student)
+        with_kd = value_and_gradients(case.student, lambda x: loss(case, x, **options))  # noqa: B023
+        assert_close(with_kd, value_and_gradients(case.student, lambda x: loss(case, x)), atol=1e-12)
+
+
+@every_pair
+def test_no_gradient_into_the_teacher(variant, weighting):
+    case = make_joiner_case(2)
+    leaves = [x.clone().requires_grad_() for x in leaves_of(case.teacher)]
+    student = [x.clone().requires_grad_() for x in leaves_of(case.student)]
+    options = dict(kd_variant=variant, kd_weighting=weighting, reduction="sum")
+    teachers = [with_leaves(case.teacher, leaves)]
+    if variant == "collapsed":
+        teachers.append(node_scores(teachers[0], case.nodes))
+    for teacher in teachers:
+        loss(case, with_leaves(case.student, student), teacher=teacher, **options).backward()
+        assert all(x.grad is None for x in leaves) and all(x.grad.any() for x in student)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_teacher_by_its_scores_is_the_teacher_by_its_joiner(weighting, temperature):
+    case = make_joiner_case(5, B=3, T=7, S=4, C=6, J=5)
+    options = dict(kd_weighting=weighting, kd_temperature=temperature, kd_class_scales=(1.0, 2.0, 0.5))
+    scores = node_scores(case.teacher, case.nodes)
+    tempered = None if temperature == 1.0 else node_scores(case.teacher, case.nodes, temperature=temperature)
+    found = value_and_gradients(
+        case.student, lambda x: loss(case, x, teacher=scores, tempered_teacher=tempered, **options)
+    )
+    assert_close(found, value_and_gradients(case.student, lambda x: loss(case, x, teacher=case.teacher, **options)))
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_teacher_from_float16_is_near_the_teacher_itself(weighting, temperature):
+    """As in the cache: the terms agree to the rounding of two float16 numbers a node, some 2^-11 of each."""
+    case = make_joiner_case(5, B=4, T=12, S=5, C=30, J=8).to(torch.float32)
+    nodes, options = case.nodes, dict(kd_weighting=weighting, kd_temperature=temperature, reduction="none")
+    stored = unpack(pack(node_scores(case.teacher, nodes)))
+    tempered = unpack(pack(node_scores(case.teacher, nodes, temperature=temperature)))
+    online = value_and_gradients(case.student, lambda x: loss(case, x, teacher=case.teacher, **options))
+    cached = value_and_gradients(
+        case.student, lambda x: loss(case, x, teacher=stored, tempered_teacher=tempered, **options)
+    )
+    for a, b in zip(cached, online):
+        assert (a - b).norm() < 2e-3 * b.norm()
+
+
+def poison(case: JoinerCase, joiner: JoinerParts) -> JoinerParts:
+    """NaN in every frame and position of padding."""
+    am, lm, *others = joiner
+    am, lm = am.clone(), lm.clone()
+    frames, symbols = case.lattice.boundary[:, 3:], case.lattice.boundary[:, 2:3]
+    am[torch.arange(am.shape[1]) >= frames] = float("nan")
+    lm[torch.arange(lm.shape[1]) > symbols] = float("nan")
+    return JoinerParts(am, lm, *others)
+
+
+@every_pair
+def test_padding_has_no_gradient_and_no_influence(variant, weighting):
+    """NaN on it, in student and teacher: not a bit changes."""
+    case = make_joiner_case(12, B=4, T=9, S=6, C=6, J=5, s_range=4)
+    student, teacher = poison(case, case.student), poison(case, case.teacher)
+    assert student.am.isnan().any() and student.lm.isnan().any()
+    options = dict(kd_variant=variant, kd_weighting=weighting)
+    expected = value_and_gradients(case.student, lambda x: loss(case, x, teacher=case.teacher, **options))
+    found = value_and_gradients(student, lambda x: loss(case, x, teacher=teacher, **options))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected))
+    assert not found[1][student.am.isnan()].any() and not found[2][student.lm.isnan()].any()
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_padding_of_a_cached_teacher_may_hold_anything(weighting):
+    case = make_joiner_case(12, B=4, T=9, S=6, C=6, J=5, s_range=4)
+    scores = node_scores(case.teacher, case.nodes)
+    for filler in (float("nan"), float("inf"), -7.0):
+        other = NodeScores(*(x.masked_fill(~case.nodes.node_mask, filler) for x in scores))
+        found = value_and_gradients(
+            case.student, lambda x: loss(case, x, teacher=other, kd_weighting=weighting)  # noqa: B023
+        )
+        expected = value_and_gradients(case.student, lambda x: loss(case, x, teacher=scores, kd_weighting=weighting))
+        assert all(torch.equal(a, b) for a, b in zip(found, expected))
+
+
+def test_padding_of_symbols_may_hold_anything():
+    case = make_joiner_case(13, B=3, T=6, S=4)
+    expected = loss(case, case.student, teacher=case.teacher)
+    padded = torch.arange(4) >= case.lattice.boundary[:, 2:3]
+    assert padded.any()
+    for filler in (-1, 10**6, case.lattice.blank):
+        case.lattice.symbols = case.lattice.symbols.masked_fill(padded, filler)
+        assert torch.equal(loss(case, case.student, teacher=case.teacher), expected)
+
+
+@every_pair
+@pytest.mark.parametrize("size", [1e3, 1e10, 1e20])
+def test_extreme_logits_stay_finite_in_float32(variant, weighting, size):
+    for C in (2, 5):
+        case = make_joiner_case(5, T=6, S=3, C=C, logit_scale=size).to(torch.float32)
+        options = dict(kd_variant=variant, kd_weighting=weighting, teacher=case.teacher)
+        for part in value_and_gradients(case.student, lambda x: loss(case, x, **options)):  # noqa: B023
+            assert torch.isfinite(part).all()
+
+
+@few
+@given(joiner_cases(max_T=3, max_S=6))
+def test_short_and_empty_utterances_are_finite(case):
+    for part in value_and_gradients(case.student, lambda x: loss(case, x, teacher=case.teacher)):
+        assert torch.isfinite(part).all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_autocast_changes_nothing(variant):
+    """Around the loss, not around the backward pass, as PyTorch wants it."""
+    case = make_joiner_case(4, B=2, T=9, S=4, C=7, J=5).to(torch.float32)
+
+    def with_autocast(enabled):
+        def run(joiner):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+                return loss(case, joiner, teacher=case.teacher, kd_variant=variant)
+
+        return value_and_gradients(case.student, run)
+
+    found = with_autocast(True)
+    assert found[0].dtype == torch.float32
+    assert all(torch.equal(a, b) for a, b in zip(found, with_autocast(False)))
+
+
+def test_mixed_dtypes():
+    """Encoder in bfloat16 under autocast, parameters in float32: each gradient in its own."""
+    case = make_joiner_case(4, B=2, T=9, S=4, C=7, J=5).to(torch.float32)
+    student = case.student._replace(am=case.student.am.bfloat16(), lm=case.student.lm.bfloat16())
+    leaves = [x.clone().requires_grad_() for x in leaves_of(student)]
+    value = loss(case, with_leaves(student, leaves), "sum", teacher=case.teacher)
+    grads = torch.autograd.grad(value, leaves)
+    assert [x.dtype for x in (value, *grads)] == [torch.float32] + [torch.bfloat16] * 2 + [torch.float32] * 2
+    exact = loss(case, JoinerParts(*(x.detach().float() for x in leaves)), "sum", teacher=case.teacher)
+    torch.testing.assert_close(value, exact)
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "occupancy", "one-best"])
+def test_gradcheck(weighting):
+    """Not of the student's own occupancy: weights are constants to autograd."""
+    case = make_joiner_case(7, B=2, T=3, S=2, C=4, J=3)
+    leaves = [x.clone().requires_grad_() for x in leaves_of(case.student)]
+    options = dict(teacher=case.teacher, kd_weighting=weighting, kd_temperature=1.5, impl="torch")
+    assert torch.autograd.gradcheck(lambda *x: loss(case, with_leaves(case.student, x), **options), leaves)
+
+
+@every_impl
+@every_pair
+def test_same_bits_from_run_to_run(variant, weighting, impl):
+    case = place_for(impl, make_joiner_case(9, B=3, T=10, S=5, C=20, J=10).to(torch.float32))
+    options = dict(teacher=case.teacher, kd_variant=variant, kd_weighting=weighting, impl=impl)
+
+    def run():
+        return value_and_gradients(case.student, lambda x: loss(case, x, **options))
+
+    assert all(torch.equal(a, b) for a, b in zip(run(), run()))
+
+
+def test_full_needs_the_teachers_joiner():
+    case = make_joiner_case(1)
+    scores = node_scores(case.teacher, case.nodes)
+    with pytest.raises(UserError, match="'full' compares whole logits.* let the teacher run online"):
+        loss(case, case.student, teacher=scores, kd_variant="full")
+
+
+def test_temperature_needs_its_own_scores():
+    case = make_joiner_case(1)
+    scores = node_scores(case.teacher, case.nodes)
+    with pytest.raises(UserError, match="kd temperature: 2.0, .* make the cache with this temperature"):
+        loss(case, case.student, teacher=scores, kd_temperature=2.0)
+
+
+def test_impl_is_handed_down(caplog):
+    case = make_joiner_case(1)
+    with pytest.raises(UserError, match="impl: there is no 'numpy'"):
+        loss(case, case.student, impl="numpy")
+    with caplog.at_level(logging.DEBUG, logger="rnnt_kd"):
+        loss(case, case.student, teacher=case.teacher)
+    assert caplog.text.count("node scores: torch") == 2  # of the student, of the teacher
+
+
+CASE = make_case(1, B=2, T=5, S=3, C=6, s_range=3)  # utterance 0 has all 3 symbols and 5 frames
+
+
+def changed(tensor: torch.Tensor, where, value) -> torch.Tensor:
+    tensor = tensor.clone()
+    tensor[where] = value
+    return tensor
+
+
+BAD_INPUT = {
+    "variant": (dict(kd_variant="squashed"), "kd variant: .*'squashed'; expected one of: collapsed, full"),
+    "weighting": (dict(kd_weighting="student_occupancy"), "one of: uniform, occupancy, student-occupancy, one-best"),
+    "temperature": (dict(kd_temperature=0.0), "kd temperature: 0.0; expected a number above 0"),
+    "class scales": (dict(kd_class_scales=(1.0, -1.0, 1.0)), "three numbers >= 0"),
+    "rnnt_type": (dict(rnnt_type="fast"), "rnnt_type: 'fast'; expected regular, modified or constrained"),
+    "reduction": (dict(reduction="max"), "reduction: 'max'; expected none, mean or sum"),
+    "backend": (dict(backend="numpy"), "one of: auto, k2, torch, triton"),
+    "blank too large": (dict(termination_symbol=6), "termination symbol: 6; expected a class, 0 to 5"),
+    "blank below 0": (dict(termination_symbol=-1), "termination symbol: -1; expected a class, 0 to 5"),
+    "symbol too large": (dict(symbols=changed(CASE.symbols, (0, 1), 6)), "symbols: symbol 6; expected .* 0 to 5"),
+    "symbol below 0": (dict(symbols=changed(CASE.symbols, (0, 1), -2)), "symbols: symbol -2; expected .* 0 to 5"),
+    "blank in the text": (
+        dict(symbols=changed(CASE.symbols, (0, 1), 0)),
+        "utterance 0 of the batch: symbol 1 is 0, the blank; expected labels other than blank; check",
+    ),
+    "symbols of a wrong dtype": (dict(symbols=CASE.symbols.int()), "symbols: torch.int32; expected int64"),
+    "symbols without a batch": (dict(symbols=CASE.symbols[0]), r"symbols \(3,\).* expected \(B, S\)"),
+    "symbols of another batch": (dict(symbols=CASE.symbols[:1]), r"symbols \(1, 3\), ranges \(2, 5, 3\)"),
+    "ranges of a wrong dtype": (dict(ranges=CASE.ranges.float()), "ranges: torch.float32; expected int64"),
+    "ranges of another batch": (dict(ranges=CASE.ranges[:1]), r"ranges \(1, 5, 3\)"),
+    "ranges of fewer frames": (dict(ranges=CASE.ranges[:, :4]), r"boundary: row \[0, 0, 3, 5\].* T_b <= 4"),
+    "ranges of more frames": (
+        dict(ranges=torch.cat((CASE.ranges, CASE.ranges[:, -1:]), dim=1)),
+        r"joiner inputs: am \(2, 5, 4\).* \(2, 6, 4\)",
+    ),
+    "ranges of no frame": (dict(ranges=CASE.ranges[:, :0]), "with a frame at least"),
+    "ranges without s_range": (dict(ranges=CASE.ranges[:, :, 0]), r"\(B, T, s_range\)"),
+    "ranges above S": (
+        dict(ranges=changed(CASE.ranges, (1, 4), torch.tensor([2, 3, 4]))),
+        r"ranges: \[2, 3, 4\] in frame 4 of utterance 1; expected consecutive symbol positions, 0 to 3",
+    ),
+    "ranges below 0": (dict(ranges=changed(CASE.ranges, (0, 0, 0), -1)), r"ranges: \[-1, 1, 2\] in frame 0"),
+    "ranges with a gap": (dict(ranges=changed(CASE.ranges, (0, 0, 2), 3)), r"ranges: \[0, 1, 3\] in frame 0"),
+    "boundary of more frames": (dict(boundary=changed(CASE.boundary, (0, 3), 6)), r"row \[0, 0, 3, 6\].* T_b <= 5"),
+    "boundary of more symbols": (dict(boundary=changed(CASE.boundary, (0, 2), 4)), r"row \[0, 0, 4, 5\].* S_b <= 3"),
+    "boundary that begins late": (dict(boundary=changed(CASE.boundary, (0, 1), 1)), r"row \[0, 1, 3, 5\]"),
+    "boundary of a wrong shape": (dict(boundary=CASE.boundary[:, 2:]), r"boundary \(2, 2\)"),
+    "boundary of a wrong dtype": (dict(boundary=CASE.boundary.int()), "boundary: torch.int32; expected int64"),
+    "an utterance without frames": (dict(boundary=changed(CASE.boundary, (1, 3), 0)), "utterance 1 .* no path"),
+    "no path": (dict(boundary=changed(CASE.boundary, (0, 3), 1), rnnt_type="modified"), "utterance 0 .* no path"),
+    "am of another batch": (dict(am=torch.zeros(1, 5, 4)), r"joiner inputs: am \(1, 5, 4\)"),
+    "weight of another width": (dict(weight=torch.zeros(6, 3)), r"\(B, T, J\) = \(2, 5, 3\)"),
+    "bias of another vocabulary": (dict(bias=torch.zeros(5)), r"output layer: weight \(6, 4\), bias \(5,\)"),
+    "am of whole numbers": (dict(am=torch.zeros(2, 5, 4, dtype=torch.int64)), "floating point"),
+    "a weight elsewhere": (dict(weight=torch.zeros(6, 4, device="meta")), "tensors on cpu and meta; expected one"),
+    "symbols elsewhere": (dict(symbols=CASE.symbols.to("meta")), "symbols, ranges, boundary on cpu and meta"),
+    "teacher of another kind": (dict(teacher=torch.zeros(2)), "teacher: Tensor; expected JoinerParts, NodeScores"),
+    "teacher of another vocabulary": (
+        dict(teacher=JoinerParts(torch.zeros(2, 5, 4), torch.zeros(2, 4, 4), torch.zeros(7, 4))),
+        "teacher: 7 classes; expected the student's 6; teacher and student must share the BPE model",
+    ),
+    "teacher of another frame rate": (
+        dict(teacher=JoinerParts(torch.zeros(2, 3, 4), torch.zeros(2, 4, 4), torch.zeros(6, 4))),
+        r"joiner inputs: am \(2, 3, 4\)",
+    ),
+    "teacher scores of another lattice": (
+        dict(teacher=NodeScores(*(torch.zeros(2, 5, 4) for _ in range(3)))),
+        r"teacher scores: log_blank \(2, 5, 4\) on cpu; expected \(B, T, s_range\) = \(2, 5, 3\).* share frame rate",
+    ),
+    "teacher scores of whole numbers": (
+        dict(teacher=NodeScores(*(torch.zeros(2, 5, 3, dtype=torch.int64) for _ in range(3)))),
+        "teacher scores: log_blank of torch.int64; expected log-probabilities",
+    ),
+    "tempered scores of another lattice": (
+        dict(
+            teacher=NodeScores(*(torch.zeros(2, 5, 3) for _ in range(3))),
+            tempered_teacher=NodeScores(*(torch.zeros(2, 4, 3) for _ in range(3))),
+            kd_temperature=2.0,
+        ),
+        r"teacher scores: log_blank \(2, 4, 3\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_is_named(name):
+    change, told = BAD_INPUT[name]
+    arguments = dict(
+        am=torch.zeros(2, 5, 4), lm=torch.zeros(2, 4, 4), weight=torch.zeros(6, 4), bias=torch.zeros(6),
+        symbols=CASE.symbols, ranges=CASE.ranges, termination_symbol=0, boundary=CASE.boundary,
+        teacher=JoinerParts(torch.zeros(2, 5, 4), torch.zeros(2, 4, 4), torch.zeros(6, 4)),
+    )  # fmt: skip
+    pruned_transducer_loss(**arguments)
+    with pytest.raises(UserError, match=told) as raised:
+        pruned_transducer_loss(**{**arguments, **change})
+    assert "\n" not in str(raised.value)
