@@ -28,7 +28,7 @@ lattice_backend=auto    # auto, k2 or torch
 kd_variant=             # what teacher and student are compared on (default: the preset's)
 kd_weighting=           # how lattice nodes are weighted (default: the preset's)
 kd_scale=               # weight of the teacher term (default: the preset's)
-kd_ranges=              # teacher: distil from its cache; student: it runs in every step (default: the preset's)
+kd_ranges=              # teacher: distil from its cache; student: it runs in every step; both (default: the preset's)
 sparsities="0.6 0.9"    # of the sparse students
 env=auto                # Python environment: auto, k2, torch2 or none
 allow_pipes=false       # run the shell pipes of wav.scp
@@ -126,7 +126,7 @@ if wants 7; then
   for dir in $test_dirs; do
     name=$(set_name "$dir")
     for system in teacher $(student_names); do
-      twin=${system%_kd}
+      twin=$(twin_of "$system")
       run "$root"/local/score.sh $([ "$twin" = "$system" ] || echo --baseline-decode-dir "$(decode_dir "$twin" "$name")") \
         "$dir" "$(decode_dir "$system" "$name")"
     done

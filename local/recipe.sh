@@ -88,7 +88,7 @@ check_options() {
   whole_number --nj "$nj" 1
   [ -z "$kd_variant" ] || one_of --kd-variant "$kd_variant" "$(kd_variants)"
   [ -z "$kd_weighting" ] || one_of --kd-weighting "$kd_weighting" "$(kd_weightings)"
-  [ -z "$kd_ranges" ] || one_of --kd-ranges "$kd_ranges" "teacher student"
+  [ -z "$kd_ranges" ] || one_of --kd-ranges "$kd_ranges" "teacher student both"
   [ -z "$kd_scale" ] || number_between --kd-scale "$kd_scale" 0 1e9
   [ -n "$sparsities" ] || die "--sparsities: empty; expected fractions, for example \"0.6 0.9\""
   local sparsity
@@ -172,26 +172,30 @@ read_preset() { # sets features_speed_perturb, text_vocab_size, ... from the pre
   kd_ranges=${asked_for:-$kd_ranges}
 }
 
-student_names() {
-  local sparsity
-  for sparsity in $sparsities; do
-    set -- $(awk -v s="$sparsity" 'BEGIN { printf "sparse%g", 100 * s }')
-    printf '%s %s ' "$1" "$1_kd"
+student_names() { _student_names | xargs; }
+_student_names() { # each without distillation, from the teacher's cache (_kd), with an online teacher (_kd_online)
+  local student
+  for student in $(for sparsity in $sparsities; do awk -v s="$sparsity" 'BEGIN { printf "sparse%g ", 100 * s }'; done) small; do
+    printf '%s ' "$student"
+    [ "$kd_ranges" = student ] || printf '%s_kd ' "$student"
+    case $kd_ranges in student|both) printf '%s_kd_online ' "$student" ;; esac
   done
-  echo "small small_kd"
 }
 role_of() { case $1 in sparse*) echo sparse_student ;; *) echo small_student ;; esac; }
+twin_of() { echo "${1%%_kd*}"; } # the same system without distillation
 system_options() { # system_options NAME: what bin.train must know of a student -> array system_options
-  local name=$1 sparsity=${1#sparse}
+  local name=$1 sparsity
+  sparsity=$(twin_of "$name"); sparsity=${sparsity#sparse}
   system_options=(--role "$(role_of "$name")" --name "$name" --exp-dir "$(system_dir "$name")")
-  case $name:$kd_ranges in sparse*|*_kd:student) system_options+=(--teacher-dir "$teacher_dir") ;; esac
-  case $name in sparse*) system_options+=(--sparsity "$(awk -v s="${sparsity%_kd}" 'BEGIN { printf "%g", s / 100 }')") ;; esac
-  case $name in *_kd)
-    system_options+=(--kd --kd-ranges "$kd_ranges")
-    [ "$kd_ranges" = student ] || system_options+=(--kd-cache "$kd_cache")
-    system_options+=(${kd_variant:+--kd-variant "$kd_variant"} ${kd_weighting:+--kd-weighting "$kd_weighting"}
-      ${kd_scale:+--kd-scale "$kd_scale"}) ;;
+  case $name in sparse*|*_kd_online) system_options+=(--teacher-dir "$teacher_dir") ;; esac
+  case $name in sparse*) system_options+=(--sparsity "$(awk -v s="$sparsity" 'BEGIN { printf "%g", s / 100 }')") ;; esac
+  case $name in
+    *_kd_online) system_options+=(--kd --kd-ranges student) ;;
+    *_kd) system_options+=(--kd --kd-ranges teacher --kd-cache "$kd_cache") ;;
+    *) return ;;
   esac
+  system_options+=(${kd_variant:+--kd-variant "$kd_variant"} ${kd_weighting:+--kd-weighting "$kd_weighting"}
+    ${kd_scale:+--kd-scale "$kd_scale"})
 }
 system_dir() { case $1 in teacher) echo "$teacher_dir" ;; *) echo "$exp_dir/students/$1" ;; esac; }
 decode_dir() { echo "$(system_dir "$1")/decode_$2_$decoding_search"; }

@@ -30,7 +30,7 @@ def run_sh(root, *arguments):
         (["--kd-variant", "none"], ["collapsed, full"]),
         (["--kd-weighting", "x"], ["occupancy, one-best, student-occupancy, uniform"]),
         (["--kd-scale", "-1"], ["--kd-scale: '-1'"]),
-        (["--kd-ranges", "both"], ["--kd-ranges: 'both'", "teacher, student"]),
+        (["--kd-ranges", "none"], ["--kd-ranges: 'none'", "teacher, student, both"]),
         (["--sparsities", "0.5 1.5"], ["--sparsities: '1.5'"]),
         (["--sparsities", ""], ["--sparsities"]),
         (["--sparsities", "0.9 0.60 .6"], ["--sparsities: '0.9 0.60 .6'", "different fractions"]),
@@ -110,9 +110,22 @@ def test_an_online_teacher_has_no_cache(root, tmp_path):
     lines = commands(run_sh(root, *arguments))
     assert not any("cache" in line for line in lines)
     for line in lines:
-        assert ("--kd-ranges student" in line) == ("_kd --exp-dir" in line)
-        if "_kd --exp-dir" in line:
+        assert ("--kd-ranges student" in line) == ("_kd_online --exp-dir" in line)
+        if "_kd_online --exp-dir" in line:
             assert f"--teacher-dir {tmp_path}/teacher" in line
+
+
+def test_both_teachers_can_be_compared_in_one_table(root, tmp_path):
+    arguments = ["--dry-run", "--stage", "5", "--exp-dir", str(tmp_path), "--kd-ranges", "both", "--sparsities", "0.9"]
+    lines = commands(run_sh(root, *arguments))
+    names = ["sparse90", "sparse90_kd", "sparse90_kd_online", "small", "small_kd", "small_kd_online"]
+    assert [re.search(r"--name (\S+)", line).group(1) for line in lines[:6]] == names
+    assert all("--sparsity 0.9" in line for line in lines[:3])
+    compared = [line for line in lines if "--baseline-decode-dir" in line]
+    assert [re.search(r"students/(\w+)/decode.*students/(\w+)/decode", line).groups() for line in compared] == [
+        (twin, name) for twin in ("sparse90", "small") for name in (f"{twin}_kd", f"{twin}_kd_online")
+    ]
+    assert f"teacher {' '.join(names)}" in lines[-1].replace("\\ ", " ")
 
 
 def test_own_directories_run_stages_0_to_7(root, tmp_path):

@@ -48,7 +48,7 @@ def collect(exp_dir: Path, test_sets: Sequence[str], expected: Iterable[str] = (
     exp_dir = Path(exp_dir)
     folders = [path.name for path in (exp_dir / "students").glob("*") if path.is_dir()]
     names = {name for name in folders if not _SET_ASIDE.search(name)} | (set(expected) - {"teacher"})
-    names |= {_without_kd(name) for name in names}
+    names |= {_twin_of(name) for name in names}
     return [row for name in ["teacher", *sorted(names, key=_order)] for row in _rows(exp_dir, name, test_sets)]
 
 
@@ -85,7 +85,7 @@ def _rows(exp_dir: Path, name: str, test_sets: Sequence[str]) -> List[Row]:
     base: Dict[str, Any] = dict.fromkeys(KEYS)
     base.update({key: system.get(key) for key in ("params", "nonzero_params", "sparsity", "train_seconds")})
     base.update(system=name, role="teacher" if name == "teacher" else "student")
-    base.update(kd=bool(system.get("kd", name.endswith("_kd"))))
+    base.update(kd=bool(system.get("kd", "_kd" in name)))
     state = "" if system else "training is not finished" if system_dir.is_dir() else "missing, not trained"
     decodings = [(_test_set_of(path, test_sets), path) for path in sorted(system_dir.glob("decode_*")) if path.is_dir()]
     rows = []
@@ -145,9 +145,10 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
-def _without_kd(name: str) -> str:
-    return name[: -len("_kd")] if name.endswith("_kd") else name
+def _twin_of(name: str) -> str:
+    """The same system without distillation: sparse90 for sparse90_kd and sparse90_kd_online."""
+    return name.partition("_kd")[0]
 
 
 def _order(name: str):
-    return _without_kd(name).startswith("small"), _without_kd(name), name.endswith("_kd")
+    return _twin_of(name).startswith("small"), _twin_of(name), name
