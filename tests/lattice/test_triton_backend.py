@@ -27,9 +27,9 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 if not triton_backend.supports(DEVICE):
     pytest.skip("no GPU, and TRITON_INTERPRET is not 1", allow_module_level=True)
 
-LONG = 2000 if DEVICE.type == "cuda" else 150  # frames; the interpreter needs a hundredth of a second for each
+LONG = 2000 if DEVICE.type == "cuda" else 100  # frames; the interpreter needs a hundredth of a second for each
 
-few = settings(max_examples=12)
+few = settings(max_examples=8)
 
 
 def pruned(backend, case, log_blank, log_label, delay_penalty=0.0):

@@ -337,12 +337,11 @@ def test_auto_takes_it_on_a_gpu_and_leaves_the_interpreter_alone(caplog):
 
 
 def test_kernels_compile_for_gpus(root, tmp_path):
-    """For an A100 and an H100, whether or not one is here; two programs share a multiprocessor's memory."""
+    """For an H100, whether or not one is here; two programs share a multiprocessor's memory."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment.update(PYTHONPATH=str(root / "plugin"), TRITON_CACHE_DIR=str(tmp_path))
-    command = [sys.executable, str(root / "tests" / "compile_kernels.py"), "node_scores", "80", "90"]
+    command = [sys.executable, str(root / "tests" / "compile_kernels.py"), "node_scores", "90"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    most = {"80": 164 * 1024 // 2, "90": 228 * 1024 // 2}
-    lines = [line.split() for line in done.stdout.splitlines()]
-    assert len(lines) == 24 and all(int(shared) <= most[gpu] for gpu, _, shared in lines)
+    shared = [int(line.split()[2]) for line in done.stdout.splitlines()]
+    assert len(shared) == 12 and max(shared) <= 228 * 1024 // 2
