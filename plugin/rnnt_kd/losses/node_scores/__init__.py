@@ -133,11 +133,9 @@ def choose_impl(name: str, joiner: JoinerParts) -> ModuleType:
       UserError: no such implementation, or it cannot run on these tensors.
     """
     if name == "auto":
-        for candidate in [name for name in AUTO_ORDER if name in available_impls()]:
+        for candidate in AUTO_ORDER:
             module = _import(candidate)
-            reason = module.why_not(joiner)
-            if reason is None and candidate == "triton" and joiner.am.device.type == "cpu":
-                reason = "on a CPU Triton only interprets its kernels, for tests"
+            reason = _why_not_by_itself(candidate, module, joiner)
             if reason is None:
                 logging.getLogger(__name__).debug("node scores: %s, on %s", candidate, joiner.am.device)
                 return module
@@ -171,6 +169,12 @@ def joiner_logits(joiner: JoinerParts, nodes: KeptNodes) -> Tensor:
 
 def _import(name: str) -> ModuleType:
     return importlib.import_module(f"rnnt_kd.losses.node_scores.{name}_impl")
+
+
+def _why_not_by_itself(candidate: str, module: ModuleType, joiner: JoinerParts) -> Optional[str]:
+    if candidate == "triton" and joiner.am.device.type == "cpu":  # asked first: importing Triton takes a second
+        return "on a CPU Triton only interprets its kernels, for tests"
+    return module.why_not(joiner)
 
 
 def _once_per_frame(am: Tensor) -> Tensor:
