@@ -29,9 +29,9 @@ from rnnt_kd.bin.bench_options import (
     check_outputs,
     machine,
     names,
-    numbers,
     run_groups,
     say,
+    vocabs_of,
 )
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import chosen_device, join, parser
@@ -63,9 +63,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     check_outputs(arguments.json, arguments.plot)
     if arguments.plot:
         plot.check(arguments.plot)
-    vocabs, batches = numbers("--vocab", arguments.vocab), batches_of(arguments)
-    if vocabs[0] < 3:
-        raise UserError("--vocab", str(vocabs[0]), "3 classes or more: blank, a label, another label")
+    vocabs, batches = vocabs_of(arguments), batches_of(arguments)
     device = chosen_device(arguments.device)
     subjects = _subjects(arguments, device)
     groups = [_jobs(subjects, of_size, vocab, device, arguments) for of_size in batches for vocab in vocabs]

@@ -36,6 +36,18 @@ def check_measuring(arguments: argparse.Namespace) -> None:
             raise UserError("--" + name.replace("_", "-"), str(getattr(arguments, name)), "a number from 1 on")
     if arguments.prune_range < 2:
         raise UserError("--prune-range", str(arguments.prune_range), "a number from 2 on")
+    if arguments.seed < 0:
+        raise UserError("--seed", str(arguments.seed), "a number from 0 on")
+    if not arguments.seconds_per_row > 0.0:
+        raise UserError("--seconds-per-row", str(arguments.seconds_per_row), "a number above 0")
+
+
+def vocabs_of(arguments: argparse.Namespace) -> List[int]:
+    """``--vocab``.  UserError for fewer classes than the collapsed teacher term compares."""
+    vocabs = numbers("--vocab", arguments.vocab)
+    if vocabs[0] < 3:
+        raise UserError("--vocab", str(vocabs[0]), "3 classes or more: blank, a label, another label")
+    return vocabs
 
 
 def check_outputs(*paths: Optional[Path]) -> None:

@@ -21,8 +21,8 @@ from rnnt_kd.bin.bench_options import (
     check_outputs,
     machine,
     names,
-    numbers,
     run_groups,
+    vocabs_of,
 )
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import chosen_device, join, parser
@@ -49,14 +49,15 @@ def main(argv: Optional[List[str]] = None) -> None:
     device = chosen_device(arguments.device)
     variants = names("--variants", arguments.variants, train_step.VARIANTS)
     sizes = [size.strip() for size in arguments.size.split(",") if size.strip()]
-    if not variants or not sizes:
-        raise UserError(
-            "--size" if variants else "--variants", "none are given", "some of: " + join(train_step.VARIANTS)
-        )
+    if not variants:
+        raise UserError("--variants", "none are given", "some of: " + join(train_step.VARIANTS))
+    if not sizes:
+        raise UserError("--size", "none are given", "rows of the encoder's SIZES, such as tiny,S")
+    vocabs = vocabs_of(arguments)
     groups = []
     for size in sizes:
         for batches in batches_of(arguments):
-            for vocab in numbers("--vocab", arguments.vocab):
+            for vocab in vocabs:
                 common = {name: getattr(arguments, name) for name in ("encoder", "joiner_dim", "prune_range", "seed")}
                 common.update(batches=batches, vocab=vocab, size=size, device=device, num_threads=arguments.num_threads)
                 work = float(sum(num_nodes(batch, arguments.prune_range) for batch in batches))
