@@ -152,7 +152,7 @@ def test_wrong_values_are_named(change, told):
         rnnt_loss_pruned(**{**arguments, **change})
 
 
-@pytest.mark.parametrize("scales", [(1.0, 1.0), (1.0, -1.0, 1.0)])
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, float("nan"))])
 def test_wrong_class_scales_are_named(scales):
     case = make_case(1)
     with pytest.raises(UserError, match="three numbers >= 0"):

@@ -85,5 +85,5 @@ def check_options(
         raise UserError("rnnt_type", repr(rnnt_type), "regular, modified or constrained")
     if not kd_temperature > 0.0:
         raise UserError("kd temperature", str(kd_temperature), "a number above 0")
-    if kd_class_scales is not None and (len(kd_class_scales) != 3 or min(kd_class_scales) < 0.0):
+    if kd_class_scales is not None and (len(kd_class_scales) != 3 or not all(x >= 0.0 for x in kd_class_scales)):
         raise UserError("kd class scales", str(kd_class_scales), "three numbers >= 0, for blank, label and rest")
