@@ -110,7 +110,7 @@ def test_matmul_does_the_three_products_of_the_valid_nodes(small, monkeypatch):
 def test_the_other_matmul_does_the_same_products(small, monkeypatch):
     """Over all blocks: every valid node once, through (J -> C), (C -> J) and into (C, J)."""
     peer = get_peer("matmul_onednn")
-    monkeypatch.setattr(peer, "ROWS", 10)
+    monkeypatch.setattr(peer, "MOST_ROWS", 10)
     sizes = []
 
     def record(name, true):

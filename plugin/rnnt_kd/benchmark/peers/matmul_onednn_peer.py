@@ -10,11 +10,10 @@ import torch
 
 from rnnt_kd.benchmark.loss_inputs import LossInputs
 from rnnt_kd.losses.node_scores.matrix_products import linear, transposed_product
+from rnnt_kd.losses.node_scores.torch_impl import BLOCK_ELEMENTS, MOST_ROWS
 
 VARIANTS = ("none",)
 LATTICE = ""
-ROWS = 1000
-BLOCK_ELEMENTS = 5 * 2**19
 
 
 def why_not(device: torch.device) -> Optional[str]:
@@ -30,7 +29,7 @@ def estimated_bytes(B: int, T: int, S: int, s_range: int, C: int, J: int) -> int
 def prepare(inputs: LossInputs, variant: str) -> Callable[[], None]:
     weight = inputs.weight.detach()
     C, J = weight.shape
-    rows = min(ROWS, max(1, BLOCK_ELEMENTS // C))
+    rows = min(MOST_ROWS, max(1, BLOCK_ELEMENTS // C))
     hidden = torch.empty(inputs.num_nodes, J, dtype=weight.dtype).uniform_(-1.0, 1.0)
     weight_columns, weight_grad = weight.t().contiguous(), torch.zeros_like(weight)
 
