@@ -160,16 +160,24 @@ set_name() { basename "$1"; }
 
 read_preset() { # sets features_speed_perturb, text_vocab_size, ... from the preset
   local keys="features.speed_perturb text.vocab_size text.model_type decoding.search decoding.beam decoding.batch_seconds" key
-  local asked_for=$kd_ranges
+  local ranges=$kd_ranges variant=$kd_variant
   if [ "$dry_run" = true ]; then
     for key in $keys; do printf -v "${key//./_}" '%s' "<$key of $preset>"; done
-    kd_ranges=${asked_for:-teacher}
-    return
+    kd_ranges=teacher kd_variant=
+  else
+    local assignments
+    assignments=$(python -m rnnt_kd.bin.preset --config "$preset_file" $keys kd.ranges kd.variant) || exit 1
+    eval "$assignments"
   fi
-  local assignments
-  assignments=$(python -m rnnt_kd.bin.preset --config "$preset_file" $keys kd.ranges) || exit 1
-  eval "$assignments"
-  kd_ranges=${asked_for:-$kd_ranges}
+  kd_ranges=${ranges:-$kd_ranges}
+  if [ "$kd_ranges" != student ] && needs_logits "${variant:-$kd_variant}"; then
+    die "--kd-variant ${variant:-$kd_variant} compares whole logits, which no cache holds; expected --kd-ranges student with it"
+  fi
+  kd_variant=$variant
+}
+
+needs_logits() { # as losses/choices.py: by the name of the variant's first argument
+  [ -n "$1" ] && grep -A 1 "^def ${1//-/_}(" "$root/plugin/rnnt_kd/losses/kd_variants.py" | tr -d '\n' | grep -qE '\( *logits:'
 }
 
 student_names() { _student_names | xargs; }
@@ -233,7 +241,7 @@ list_results() {
   echo
   echo "Made:"
   local path
-  for path in "$data_dir" "$exp_dir/cuts" "$exp_dir/bpe" "$teacher_dir" "$exp_dir/students" "$exp_dir/summary.md" "$exp_dir/summary.json"; do
+  for path in "$data_dir" "$exp_dir/cuts" "$exp_dir/bpe" "$teacher_dir" "$kd_cache" "$exp_dir/students" "$exp_dir/summary.md" "$exp_dir/summary.json"; do
     [ ! -e "$path" ] || echo "  $path"
   done
 }

@@ -87,6 +87,7 @@ else
   python=$(find_python $current_pythons) || die "--env torch2: no Python of ${current_pythons// /, } on PATH, in pyenv, uv or conda; install one or use --env k2"
 fi
 echo "environment: making $venv with $python (a few minutes, some gigabytes; only once)"
+[ ! -L "$root/.venv" ] && [ ! -L "$venv" ] || die "$root/.venv is a link, and making the environment would empty the folder behind it; expected a folder of its own; remove the link, or use --env none"
 mkdir -p "$root/.venv"
 exec 8> "$root/.venv/.lock-$env"
 command -v flock >/dev/null 2>&1 && { flock -n 8 || { echo "environment: another process is making it, waiting"; flock 8; }; }

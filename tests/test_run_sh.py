@@ -1,6 +1,7 @@
 """run.sh as users type it: options, errors, and what --dry-run prints.  Nothing is installed or run."""
 
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -85,14 +86,37 @@ def test_dry_run_prints_the_stages_asked_for_and_makes_nothing(root, tmp_path):
 def test_options_reach_the_students(root, tmp_path):
     result = run_sh(
         root, "--dry-run", "--stage", "5", "--stop-stage", "5", "--exp-dir", str(tmp_path), "--sparsities", "0.975",
-        "--kd-variant", "full", "--kd-weighting", "one-best", "--kd-scale", "0.25",
+        "--kd-variant", "full", "--kd-weighting", "one-best", "--kd-scale", "0.25", "--kd-ranges", "student",
     )  # fmt: skip
     lines = commands(result)
-    assert len(lines) == 4 and "--name sparse97.5_kd" in lines[1]
+    assert len(lines) == 4 and "--name sparse97.5_kd_online" in lines[1]
     for line in (lines[1], lines[3]):
         assert "--kd-variant full --kd-weighting one-best --kd-scale 0.25" in line
     for line in (lines[0], lines[2]):
         assert "--kd" not in line
+
+
+def test_a_variant_that_no_cache_can_serve_is_refused_at_once(root, tmp_path):
+    arguments = ["--dry-run", "--exp-dir", str(tmp_path), "--kd-variant", "full"]
+    for more in ([], ["--kd-ranges", "both"]):
+        result = run_sh(root, *arguments, *more)
+        assert result.returncode == 1 and "cache_teacher" not in result.stdout
+        assert result.stderr.count("\n") == 1 and "--kd-ranges student" in result.stderr
+    assert run_sh(root, *arguments, "--kd-ranges", "student").returncode == 0
+
+
+def test_an_environment_behind_a_link_is_left_alone(root, tmp_path):
+    kept = tmp_path / "elsewhere" / "torch2" / "file"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("kept")
+    for name in ("local", "requirements"):
+        shutil.copytree(root / name, tmp_path / "checkout" / name)
+    (tmp_path / "checkout" / ".venv").symlink_to(tmp_path / "elsewhere")
+    result = subprocess.run(
+        ["bash", str(tmp_path / "checkout" / "local" / "setup_env.sh"), "--env", "torch2"], capture_output=True, text=True
+    )
+    assert result.returncode == 1 and "is a link" in result.stderr
+    assert kept.read_text() == "kept"
 
 
 def test_jobs_fill_the_cache_and_students_with_distillation_read_it(root, tmp_path):

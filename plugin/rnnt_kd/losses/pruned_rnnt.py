@@ -59,7 +59,7 @@ def rnnt_loss_pruned(
       kd_variant:          a function of ``losses/kd_variants.py``.
       kd_weighting:        a function of ``losses/kd_weightings.py``.
       kd_temperature:      > 0; divides the logits of both in the comparison (not in the weights).
-      backend:             "auto", "k2" or "torch".
+      backend:             "auto", or a lattice backend; see ``rnnt_kd.lattice``.
 
     Raises:
       UserError: unknown name, shapes that do not fit, or an utterance without any path.
