@@ -31,7 +31,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 from rnnt_kd.losses.node_scores import JoinerParts, NodeScores, available_impls, choose_impl, node_scores, torch_impl
 
-SEEDS = range(3)
+SEEDS = range(4)
 NOTHING = -1e29  # below it stands the log-probability of an empty class
 
 
@@ -43,7 +43,9 @@ def of_logits(logits: torch.Tensor, nodes: KeptNodes) -> NodeScores:
     is_own = (classes == nodes.termination_symbol) | (classes == labels)
     log_label = logs.gather(-1, labels).squeeze(-1)
     log_label = log_label.masked_fill(nodes.labels == nodes.termination_symbol, float("-inf"))
-    return NodeScores(logs[..., nodes.termination_symbol], log_label, logs.masked_fill(is_own, 10 * NOTHING).logsumexp(-1))
+    return NodeScores(
+        logs[..., nodes.termination_symbol], log_label, logs.masked_fill(is_own, 10 * NOTHING).logsumexp(-1)
+    )
 
 
 def measured(scores: NodeScores, nodes: KeptNodes, exists: torch.Tensor) -> torch.Tensor:
@@ -116,9 +118,39 @@ def test_no_worse_than_whole_logits(shape, dtype, impl):
 
 
 @every_impl
+@pytest.mark.parametrize("bias", [True, False])
+def test_split_logits_of_any_rows(bias, impl):
+    """The seam of the implementations: rows of lm in any order, some unused, and labels that are blank."""
+    generator = torch.Generator().manual_seed(0)
+    N, C, J, blank = 70, 9, 5, 4
+    joiner = JoinerParts(*(torch.randn(*x, generator=generator) for x in ((12, J), (20, J), (C, J), (C,))))
+    if not bias:
+        joiner = joiner._replace(bias=None)
+    joiner = place_for(impl, JoinerCase(None, joiner, joiner)).student
+    rows = [torch.randint(0, high, (N,), generator=generator).to(joiner.am.device) for high in (12, 20, C)]
+    am_rows, lm_rows, labels = rows[0].sort().values, rows[1], rows[2]
+    assert (labels == blank).any()
+    module = choose_impl(impl, joiner)
+
+    def found(x):
+        rows = (labels, am_rows, lm_rows, blank)
+        return torch.stack(module.split_logits(*x[:4], *rows, torch.tanh))
+
+    def specified(x):
+        logits = torch.nn.functional.linear((x.am[am_rows] + x.lm[lm_rows]).tanh(), x.weight, x.bias)
+        classes = torch.arange(C, device=labels.device)
+        is_own = (classes == blank) | (classes == labels.unsqueeze(1))
+        own = (logits[:, blank], logits.gather(1, labels.unsqueeze(1)).squeeze(1))
+        return torch.stack((*own, logits.masked_fill(is_own, 10 * NOTHING).logsumexp(dim=1)))
+
+    for ours, right in zip(value_and_gradients(joiner, found), value_and_gradients(joiner, specified)):
+        torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-5)
+
+
+@every_impl
 @every_dtype
 def test_temperature_divides_the_logits(dtype, impl):
-    cases = [place_for(impl, make_joiner_case(seed, B=2, T=6, S=4, C=9, J=20).to(dtype)) for seed in range(4)]
+    cases = [place_for(impl, make_joiner_case(seed, B=2, T=6, S=4, C=9, J=20).to(dtype)) for seed in SEEDS]
     runs = [three_ways(case, impl, temperature=2.5) for case in cases]
     if dtype == torch.float64:
         for ours, right in zip(runs[0][0], runs[0][2]):
@@ -144,7 +176,9 @@ def test_three_classes_sum_to_one_and_padding_is_zero(shape, impl):
 def test_blank_alone_is_certain(impl):
     """C = 1: neither a label nor a rest."""
     joiner = JoinerParts(torch.randn(1, 3, 4), torch.randn(1, 1, 4), torch.randn(1, 4), torch.randn(1))
-    nodes = kept_nodes(torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 3, 1, dtype=torch.int64), 0, None, "regular")
+    nodes = kept_nodes(
+        torch.zeros(1, 0, dtype=torch.int64), torch.zeros(1, 3, 1, dtype=torch.int64), 0, None, "regular"
+    )
     case = place_for(impl, JoinerCase(None, joiner, joiner))
     nodes = KeptNodes(*(x.to(case.student.am.device) if torch.is_tensor(x) else x for x in vars(nodes).values()))
     value, *grads = value_and_gradients(case.student, lambda x: node_scores(x, nodes, impl=impl).log_blank)
@@ -155,7 +189,7 @@ def test_blank_alone_is_certain(impl):
 def test_rest_of_almost_no_probability(impl):
     """p(blank) = 1 - 1e-22: 1 - p(blank) - p(label) would have no correct digit in float32."""
     runs = []
-    for seed in range(4):
+    for seed in SEEDS:
         case = place_for(impl, make_joiner_case(seed, B=2, T=5, S=3, C=6).to(torch.float32))
         case.student.bias[case.lattice.blank] += 50.0
         runs.append(three_ways(case, impl))

@@ -92,9 +92,7 @@ def test_empty_classes(scores, expected):
     assert bool((packed.abs() <= LARGEST).all()) and torch.isfinite(packed).all()
     found = unpack(packed)
     assert all(torch.isfinite(score).all() for score in found)
-    torch.testing.assert_close(
-        torch.cat(found).exp(), torch.tensor(expected), rtol=1e-3, atol=1e-9
-    )
+    torch.testing.assert_close(torch.cat(found).exp(), torch.tensor(expected), rtol=1e-3, atol=1e-9)
 
 
 def test_what_is_no_number_stays_none():

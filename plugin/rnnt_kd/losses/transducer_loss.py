@@ -136,7 +136,6 @@ def pruned_transducer_terms(
     nodes = kept_nodes(symbols, ranges, termination_symbol, boundary, rnnt_type)
     if isinstance(teacher, JoinerParts):
         _check_vocabulary(teacher, student)
-        teacher = _without_gradient(teacher)
     elif isinstance(teacher, NodeScores):
         teacher = _as_constants(teacher, nodes)
     elif teacher is not None:
@@ -215,11 +214,6 @@ def _as_scores(
             "make the cache with this temperature, or give tempered_teacher",
         )
     return _as_constants(tempered, nodes)
-
-
-def _without_gradient(joiner: JoinerParts) -> JoinerParts:
-    am, lm, weight, bias, activation = joiner
-    return JoinerParts(am.detach(), lm.detach(), weight.detach(), None if bias is None else bias.detach(), activation)
 
 
 def _check_vocabulary(teacher: JoinerParts, student: JoinerParts) -> None:
