@@ -19,7 +19,8 @@ from torch import Tensor
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
-from rnnt_kd.losses.choices import get_variant, needs_logits
+from rnnt_kd.lattice.node_log_probs import LOG_ZERO
+from rnnt_kd.losses.choices import get_variant, get_weighting, needs_logits
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 from rnnt_kd.losses.node_scores import JoinerParts, NodeScores, joiner_logits, node_scores
 from rnnt_kd.losses.precision import at_least_float32
@@ -131,6 +132,7 @@ def pruned_transducer_terms(
     """Both terms of ``pruned_transducer_loss``, apart and unscaled.  Arguments as there."""
     check_options(reduction, rnnt_type, kd_temperature, kd_class_scales)
     compare = get_variant(kd_variant)
+    get_weighting(kd_weighting)  # a wrong name is an error with a teacher and without
     module = get_backend(backend, am.device)
     student = JoinerParts(am, lm, weight, bias, activation)
     nodes = kept_nodes(symbols, ranges, termination_symbol, boundary, rnnt_type)
@@ -227,7 +229,11 @@ def _check_vocabulary(teacher: JoinerParts, student: JoinerParts) -> None:
 
 
 def _as_constants(scores: NodeScores, nodes: KeptNodes) -> NodeScores:
-    """Without gradient, in float32 at least, and 0 on padded nodes, which a cache leaves undefined."""
+    """Without gradient, in float32 at least, and as ``NodeScores`` promises at the edges.
+
+    That is 0 on padded nodes, which a cache leaves undefined; and where no symbol arc leaves a node,
+    what was given to a label belongs to the rest.
+    """
     for name, values in zip(NodeScores._fields, scores):
         if values.shape != nodes.ranges.shape or values.device != nodes.ranges.device:
             raise UserError(
@@ -238,4 +244,8 @@ def _as_constants(scores: NodeScores, nodes: KeptNodes) -> NodeScores:
             )
         if not values.is_floating_point():
             raise UserError("teacher scores", f"{name} of {values.dtype}", "log-probabilities in floating point")
-    return NodeScores(*(at_least_float32(x.detach()).masked_fill(~nodes.node_mask, 0.0) for x in scores))
+    log_blank, log_label, log_rest = (at_least_float32(x.detach()) for x in scores)
+    is_last = nodes.labels == nodes.termination_symbol
+    log_rest = torch.where(is_last, torch.logaddexp(log_rest, log_label), log_rest)
+    log_label = log_label.masked_fill(is_last, LOG_ZERO)
+    return NodeScores(*(x.masked_fill(~nodes.node_mask, 0.0) for x in (log_blank, log_label, log_rest)))

@@ -211,6 +211,10 @@ def _check(joiner: JoinerParts, nodes: KeptNodes) -> None:
         if any(parameter.requires_grad for parameter in joiner.activation.parameters()):
             name = type(joiner.activation).__name__
             raise UserError("activation", f"{name} has parameters to train", "a function without any, such as tanh")
+    probe = joiner.activation(torch.zeros(1, J, device=weight.device))
+    if not isinstance(probe, Tensor) or probe.shape != (1, J):
+        found = f"makes {tuple(probe.shape)}" if isinstance(probe, Tensor) else f"returns a {type(probe).__name__}"
+        raise UserError("activation", f"{found} of (1, {J})", "an elementwise function")
     devices = {str(tensor.device) for tensor in (*given, nodes.ranges)}
     if len(devices) > 1:
         raise UserError("joiner inputs", "tensors on " + " and ".join(sorted(devices)), "one device")
