@@ -16,13 +16,14 @@ from lattice_cases import RNNT_TYPES, LatticeCase, make_case
 from torch import Tensor
 
 from rnnt_kd.lattice import torch_backend
-from rnnt_kd.losses import JoinerParts
+from rnnt_kd.losses import JoinerParts, NodeScores, pruned_transducer_loss
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 from rnnt_kd.losses.node_scores import available_impls
 
 IMPLS = available_impls()
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LEAVES = ("am", "lm", "weight", "bias")
+NOTHING = -1e29  # below it stands the log-probability of an empty class
 every_impl = pytest.mark.parametrize("impl", IMPLS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).split(".")[1])
 
@@ -170,6 +171,35 @@ def place_for(impl: str, case: JoinerCase) -> JoinerCase:
     if reason is not None:
         pytest.skip(f"{impl}: {reason}")
     return case
+
+
+def scores_of_logits(logits: Tensor, nodes: KeptNodes) -> NodeScores:
+    """By log_softmax over all classes; -inf for an empty class."""
+    logs = logits.log_softmax(dim=-1)
+    labels = nodes.labels.unsqueeze(-1)
+    classes = torch.arange(logits.shape[-1], device=logits.device)
+    is_own = (classes == nodes.termination_symbol) | (classes == labels)
+    log_label = logs.gather(-1, labels).squeeze(-1)
+    log_label = log_label.masked_fill(nodes.labels == nodes.termination_symbol, float("-inf"))
+    return NodeScores(
+        logs[..., nodes.termination_symbol], log_label, logs.masked_fill(is_own, 10 * NOTHING).logsumexp(-1)
+    )
+
+
+def value_and_gradients(joiner: JoinerParts, function):
+    """[function(joiner), its gradients], with a factor of its own for each element of the value."""
+    leaves = [x.detach().clone().requires_grad_() for x in leaves_of(joiner)]
+    value = function(with_leaves(joiner, leaves))
+    factors = torch.linspace(-1.0, 1.7, value.numel(), dtype=value.dtype, device=value.device).reshape(value.shape)
+    return [value, *torch.autograd.grad((value * factors).sum(), leaves)]
+
+
+def loss(case: JoinerCase, joiner: JoinerParts, reduction="none", **options) -> Tensor:
+    """The public function on this joiner."""
+    am, lm, weight, bias, activation = joiner
+    return pruned_transducer_loss(
+        am, lm, weight, bias, *case.arguments, reduction=reduction, activation=activation, **options
+    )
 
 
 def assert_no_worse(runs, allowed: float) -> None:

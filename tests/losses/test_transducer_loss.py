@@ -1,4 +1,4 @@
-"""The public loss without logits: the plain loops, the loss with logits, every teacher, bad input."""
+"""The public loss without logits: the plain loops, the loss with logits, every teacher."""
 
 import inspect
 import logging
@@ -17,16 +17,17 @@ from joiner_cases import (
     every_shape,
     joiner_cases,
     leaves_of,
+    loss,
     make_joiner_case,
     naive_logits,
     odd_case,
     place_for,
+    value_and_gradients,
     with_leaves,
 )
-from lattice_cases import RNNT_TYPES, make_case
+from lattice_cases import RNNT_TYPES
 
 import rnnt_kd
-from rnnt_kd.errors import UserError
 from rnnt_kd.losses import (
     JoinerParts,
     NodeScores,
@@ -43,21 +44,6 @@ from rnnt_kd.losses.packed_posteriors import pack, unpack
 VARIANTS, WEIGHTINGS = ("collapsed", "full"), ("uniform", "occupancy", "student-occupancy", "one-best")
 every_pair = pytest.mark.parametrize("variant, weighting", [(v, w) for v in VARIANTS for w in WEIGHTINGS])
 few = settings(max_examples=8)
-
-
-def value_and_gradients(joiner: JoinerParts, function):
-    """[function(joiner), its gradients], with a factor of its own for each utterance."""
-    leaves = [x.detach().clone().requires_grad_() for x in leaves_of(joiner)]
-    value = function(with_leaves(joiner, leaves))
-    factors = torch.arange(1, value.numel() + 1, device=value.device).reshape(value.shape)
-    return [value.detach(), *torch.autograd.grad((value * factors).sum(), leaves)]
-
-
-def loss(case: JoinerCase, joiner: JoinerParts, reduction="none", **options) -> torch.Tensor:
-    am, lm, weight, bias, activation = joiner
-    return pruned_transducer_loss(
-        am, lm, weight, bias, *case.arguments, reduction=reduction, activation=activation, **options
-    )
 
 
 def of_logits(case: JoinerCase, joiner: JoinerParts, dtype=None, teacher=None, kd_class_scales=None, **options):
@@ -292,53 +278,6 @@ def test_teacher_from_float16_is_near_the_teacher_itself(weighting, temperature)
         assert (a - b).norm() < 2e-3 * b.norm()
 
 
-def poison(case: JoinerCase, joiner: JoinerParts) -> JoinerParts:
-    """NaN in every frame and position of padding."""
-    am, lm, *others = joiner
-    am, lm = am.clone(), lm.clone()
-    frames, symbols = case.lattice.boundary[:, 3:], case.lattice.boundary[:, 2:3]
-    am[torch.arange(am.shape[1]) >= frames] = float("nan")
-    lm[torch.arange(lm.shape[1]) > symbols] = float("nan")
-    return JoinerParts(am, lm, *others)
-
-
-@every_pair
-def test_padding_has_no_gradient_and_no_influence(variant, weighting):
-    """NaN on it, in student and teacher: not a bit changes."""
-    case = make_joiner_case(12, B=4, T=9, S=6, C=6, J=5, s_range=4)
-    student, teacher = poison(case, case.student), poison(case, case.teacher)
-    assert student.am.isnan().any() and student.lm.isnan().any()
-    options = dict(kd_variant=variant, kd_weighting=weighting)
-    expected = value_and_gradients(case.student, lambda x: loss(case, x, teacher=case.teacher, **options))
-    found = value_and_gradients(student, lambda x: loss(case, x, teacher=teacher, **options))
-    assert all(torch.equal(a, b) for a, b in zip(found, expected))
-    assert not found[1][student.am.isnan()].any() and not found[2][student.lm.isnan()].any()
-
-
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
-def test_padding_of_a_cached_teacher_may_hold_anything(weighting):
-    case = make_joiner_case(12, B=4, T=9, S=6, C=6, J=5, s_range=4)
-    scores = node_scores(case.teacher, case.nodes)
-    for filler in (float("nan"), float("inf"), -7.0):
-        other = NodeScores(*(x.masked_fill(~case.nodes.node_mask, filler) for x in scores))
-        found = value_and_gradients(
-            case.student,
-            lambda x: loss(case, x, teacher=other, kd_weighting=weighting),  # noqa: B023
-        )
-        expected = value_and_gradients(case.student, lambda x: loss(case, x, teacher=scores, kd_weighting=weighting))
-        assert all(torch.equal(a, b) for a, b in zip(found, expected))
-
-
-def test_padding_of_symbols_may_hold_anything():
-    case = make_joiner_case(13, B=3, T=6, S=4)
-    expected = loss(case, case.student, teacher=case.teacher)
-    padded = torch.arange(4) >= case.lattice.boundary[:, 2:3]
-    assert padded.any()
-    for filler in (-1, 10**6, case.lattice.blank):
-        case.lattice.symbols = case.lattice.symbols.masked_fill(padded, filler)
-        assert torch.equal(loss(case, case.student, teacher=case.teacher), expected)
-
-
 @every_pair
 @pytest.mark.parametrize("size", [1e3, 1e10, 1e20])
 def test_extreme_logits_stay_finite_in_float32(variant, weighting, size):
@@ -423,122 +362,8 @@ def test_a_variant_is_a_function_and_its_first_argument_says_what_it_needs(monke
     assert torch.equal(found, loss(case, case.student, teacher=case.teacher, kd_variant="blank-only"))
 
 
-def test_full_needs_the_teachers_joiner():
+def test_both_joiners_run_in_the_implementation_chosen(caplog):
     case = make_joiner_case(1)
-    scores = node_scores(case.teacher, case.nodes)
-    with pytest.raises(UserError, match="'full' compares whole logits.* let the teacher run online"):
-        loss(case, case.student, teacher=scores, kd_variant="full")
-
-
-def test_temperature_needs_its_own_scores():
-    case = make_joiner_case(1)
-    scores = node_scores(case.teacher, case.nodes)
-    with pytest.raises(UserError, match="kd temperature: 2.0, .* make the cache with this temperature"):
-        loss(case, case.student, teacher=scores, kd_temperature=2.0)
-
-
-def test_impl_is_handed_down(caplog):
-    case = make_joiner_case(1)
-    with pytest.raises(UserError, match="impl: there is no 'numpy'"):
-        loss(case, case.student, impl="numpy")
     with caplog.at_level(logging.DEBUG, logger="rnnt_kd"):
         loss(case, case.student, teacher=case.teacher)
     assert caplog.text.count("node scores: torch") == 2  # of the student, of the teacher
-
-
-CASE = make_case(1, B=2, T=5, S=3, C=6, s_range=3)  # utterance 0 has all 3 symbols and 5 frames
-
-
-def changed(tensor: torch.Tensor, where, value) -> torch.Tensor:
-    tensor = tensor.clone()
-    tensor[where] = value
-    return tensor
-
-
-BAD_INPUT = {
-    "variant": (dict(kd_variant="squashed"), "kd variant: .*'squashed'; expected one of: collapsed, full"),
-    "weighting": (dict(kd_weighting="student_occupancy"), "one of: uniform, occupancy, student-occupancy, one-best"),
-    "temperature": (dict(kd_temperature=0.0), "kd temperature: 0.0; expected a number above 0"),
-    "class scales": (dict(kd_class_scales=(1.0, -1.0, 1.0)), "three numbers >= 0"),
-    "rnnt_type": (dict(rnnt_type="fast"), "rnnt_type: 'fast'; expected regular, modified or constrained"),
-    "reduction": (dict(reduction="max"), "reduction: 'max'; expected none, mean or sum"),
-    "backend": (dict(backend="numpy"), "one of: auto, k2, torch, triton"),
-    "blank too large": (dict(termination_symbol=6), "termination symbol: 6; expected a class, 0 to 5"),
-    "blank below 0": (dict(termination_symbol=-1), "termination symbol: -1; expected a class, 0 to 5"),
-    "symbol too large": (dict(symbols=changed(CASE.symbols, (0, 1), 6)), "symbols: symbol 6; expected .* 0 to 5"),
-    "symbol below 0": (dict(symbols=changed(CASE.symbols, (0, 1), -2)), "symbols: symbol -2; expected .* 0 to 5"),
-    "blank in the text": (
-        dict(symbols=changed(CASE.symbols, (0, 1), 0)),
-        "utterance 0 of the batch: symbol 1 is 0, the blank; expected labels other than blank; check",
-    ),
-    "symbols of a wrong dtype": (dict(symbols=CASE.symbols.int()), "symbols: torch.int32; expected int64"),
-    "symbols without a batch": (dict(symbols=CASE.symbols[0]), r"symbols \(3,\).* expected \(B, S\)"),
-    "symbols of another batch": (dict(symbols=CASE.symbols[:1]), r"symbols \(1, 3\), ranges \(2, 5, 3\)"),
-    "ranges of a wrong dtype": (dict(ranges=CASE.ranges.float()), "ranges: torch.float32; expected int64"),
-    "ranges of another batch": (dict(ranges=CASE.ranges[:1]), r"ranges \(1, 5, 3\)"),
-    "ranges of fewer frames": (dict(ranges=CASE.ranges[:, :4]), r"boundary: row \[0, 0, 3, 5\].* T_b <= 4"),
-    "ranges of more frames": (
-        dict(ranges=torch.cat((CASE.ranges, CASE.ranges[:, -1:]), dim=1)),
-        r"joiner inputs: am \(2, 5, 4\).* \(2, 6, 4\)",
-    ),
-    "ranges of no frame": (dict(ranges=CASE.ranges[:, :0]), "with a frame at least"),
-    "ranges without s_range": (dict(ranges=CASE.ranges[:, :, 0]), r"\(B, T, s_range\)"),
-    "ranges above S": (
-        dict(ranges=changed(CASE.ranges, (1, 4), torch.tensor([2, 3, 4]))),
-        r"ranges: \[2, 3, 4\] in frame 4 of utterance 1; expected consecutive symbol positions, 0 to 3",
-    ),
-    "ranges below 0": (dict(ranges=changed(CASE.ranges, (0, 0, 0), -1)), r"ranges: \[-1, 1, 2\] in frame 0"),
-    "ranges with a gap": (dict(ranges=changed(CASE.ranges, (0, 0, 2), 3)), r"ranges: \[0, 1, 3\] in frame 0"),
-    "boundary of more frames": (dict(boundary=changed(CASE.boundary, (0, 3), 6)), r"row \[0, 0, 3, 6\].* T_b <= 5"),
-    "boundary of more symbols": (dict(boundary=changed(CASE.boundary, (0, 2), 4)), r"row \[0, 0, 4, 5\].* S_b <= 3"),
-    "boundary that begins late": (dict(boundary=changed(CASE.boundary, (0, 1), 1)), r"row \[0, 1, 3, 5\]"),
-    "boundary of a wrong shape": (dict(boundary=CASE.boundary[:, 2:]), r"boundary \(2, 2\)"),
-    "boundary of a wrong dtype": (dict(boundary=CASE.boundary.int()), "boundary: torch.int32; expected int64"),
-    "an utterance without frames": (dict(boundary=changed(CASE.boundary, (1, 3), 0)), "utterance 1 .* no path"),
-    "no path": (dict(boundary=changed(CASE.boundary, (0, 3), 1), rnnt_type="modified"), "utterance 0 .* no path"),
-    "am of another batch": (dict(am=torch.zeros(1, 5, 4)), r"joiner inputs: am \(1, 5, 4\)"),
-    "weight of another width": (dict(weight=torch.zeros(6, 3)), r"\(B, T, J\) = \(2, 5, 3\)"),
-    "bias of another vocabulary": (dict(bias=torch.zeros(5)), r"output layer: weight \(6, 4\), bias \(5,\)"),
-    "am of whole numbers": (dict(am=torch.zeros(2, 5, 4, dtype=torch.int64)), "floating point"),
-    "a weight elsewhere": (dict(weight=torch.zeros(6, 4, device="meta")), "tensors on cpu and meta; expected one"),
-    "symbols elsewhere": (dict(symbols=CASE.symbols.to("meta")), "symbols, ranges, boundary on cpu and meta"),
-    "teacher of another kind": (dict(teacher=torch.zeros(2)), "teacher: Tensor; expected JoinerParts, NodeScores"),
-    "teacher of another vocabulary": (
-        dict(teacher=JoinerParts(torch.zeros(2, 5, 4), torch.zeros(2, 4, 4), torch.zeros(7, 4))),
-        "teacher: 7 classes; expected the student's 6; teacher and student must share the BPE model",
-    ),
-    "teacher of another frame rate": (
-        dict(teacher=JoinerParts(torch.zeros(2, 3, 4), torch.zeros(2, 4, 4), torch.zeros(6, 4))),
-        r"joiner inputs: am \(2, 3, 4\)",
-    ),
-    "teacher scores of another lattice": (
-        dict(teacher=NodeScores(*(torch.zeros(2, 5, 4) for _ in range(3)))),
-        r"teacher scores: log_blank \(2, 5, 4\) on cpu; expected \(B, T, s_range\) = \(2, 5, 3\).* share frame rate",
-    ),
-    "teacher scores of whole numbers": (
-        dict(teacher=NodeScores(*(torch.zeros(2, 5, 3, dtype=torch.int64) for _ in range(3)))),
-        "teacher scores: log_blank of torch.int64; expected log-probabilities",
-    ),
-    "tempered scores of another lattice": (
-        dict(
-            teacher=NodeScores(*(torch.zeros(2, 5, 3) for _ in range(3))),
-            tempered_teacher=NodeScores(*(torch.zeros(2, 4, 3) for _ in range(3))),
-            kd_temperature=2.0,
-        ),
-        r"teacher scores: log_blank \(2, 4, 3\)",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", BAD_INPUT)
-def test_bad_input_is_named(name):
-    change, told = BAD_INPUT[name]
-    arguments = dict(
-        am=torch.zeros(2, 5, 4), lm=torch.zeros(2, 4, 4), weight=torch.zeros(6, 4), bias=torch.zeros(6),
-        symbols=CASE.symbols, ranges=CASE.ranges, termination_symbol=0, boundary=CASE.boundary,
-        teacher=JoinerParts(torch.zeros(2, 5, 4), torch.zeros(2, 4, 4), torch.zeros(6, 4)),
-    )  # fmt: skip
-    pruned_transducer_loss(**arguments)
-    with pytest.raises(UserError, match=told) as raised:
-        pruned_transducer_loss(**{**arguments, **change})
-    assert "\n" not in str(raised.value)

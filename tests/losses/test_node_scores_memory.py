@@ -1,0 +1,88 @@
+"""Node scores: how much memory they hold, and that two runs agree bit for bit."""
+
+import json
+
+import pytest
+import torch
+from joiner_cases import (
+    leaves_of,
+    make_joiner_case,
+    naive_logits,
+    place_for,
+    scores_of_logits,
+    value_and_gradients,
+    with_leaves,
+)
+
+from rnnt_kd.losses.node_scores import node_scores, torch_impl
+
+
+@pytest.mark.parametrize("impl, threads", [("torch", 1), ("torch", 2), ("triton", 1)])
+def test_same_bits_from_run_to_run(impl, threads):
+    torch.set_num_threads(threads)
+    case = place_for(impl, make_joiner_case(9, B=3, T=24, S=6, C=150, J=70, s_range=4).to(torch.float32))
+    nodes = case.nodes
+
+    def run():
+        return value_and_gradients(case.student, lambda x: torch.stack(node_scores(x, nodes, impl=impl)))
+
+    first = run()
+    for _ in range(3 if impl == "torch" else 1):
+        assert all(torch.equal(a, b) for a, b in zip(run(), first))
+
+
+def peak_bytes(run, tmp_path) -> int:
+    """Most bytes that PyTorch held at once on the CPU during ``run()``, above those held before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        run()
+    profile.export_chrome_trace(str(tmp_path / "trace.json"))
+    events = [event for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]]
+    events = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: event["ts"])
+    held = peak = 0
+    for event in events:
+        held += int(event["args"]["Bytes"])
+        peak = max(peak, held)
+    assert events and peak > 0
+    return peak
+
+
+def test_never_more_than_a_block_scores_of_logits(tmp_path, monkeypatch):
+    """Of 2000 nodes and 600 classes, one array of logits has 5 MB; a block of 50 nodes 0.12 MB."""
+    case = make_joiner_case(1, B=4, T=250, S=40, C=600, J=8, s_range=5).to(torch.float32)
+    nodes = case.nodes
+    N, (C, J) = int(nodes.node_mask.sum()), case.student.weight.shape
+    assert N > 2000
+    monkeypatch.setattr(torch_impl, "MOST_ROWS", 50)
+    leaves = [x.requires_grad_() for x in leaves_of(case.student)]
+
+    def run():
+        scores = node_scores(with_leaves(case.student, leaves), nodes, impl="torch")
+        torch.autograd.grad(scores.log_blank.sum() + scores.log_rest.sum(), leaves)
+
+    block, of_a_node, of_weight = 4 * 50 * C, 8 * nodes.ranges.numel(), 4 * C * J
+    peak = peak_bytes(run, tmp_path)
+    bound = 4 * block + 16 * of_a_node + 6 * of_weight + 4 * 4 * (case.student.am.numel() + case.student.lm.numel())
+    assert peak < bound < 4 * N * C / 2, (peak, bound)
+
+    def naively():
+        scores = scores_of_logits(naive_logits(with_leaves(case.student, leaves), nodes.ranges), nodes)
+        torch.autograd.grad(scores.log_blank.sum() + scores.log_rest.sum(), leaves)
+
+    assert peak_bytes(naively, tmp_path) > 2 * 4 * N * C  # so the measure sees logits where there are some
+
+
+def test_memory_does_not_grow_with_the_vocabulary(tmp_path, monkeypatch):
+    """Apart from the weight, its gradient and their copies."""
+    monkeypatch.setattr(torch_impl, "BLOCK_ELEMENTS", 2**14)
+    above = {}
+    for C in (200, 1600):
+        case = make_joiner_case(1, B=4, T=250, S=40, C=C, J=8, s_range=5).to(torch.float32)
+        nodes = case.nodes
+        leaves = [x.requires_grad_() for x in leaves_of(case.student)]
+
+        def run():
+            scores = node_scores(with_leaves(case.student, leaves), nodes, impl="torch")  # noqa: B023
+            torch.autograd.grad(scores.log_blank.sum() + scores.log_rest.sum(), leaves)  # noqa: B023
+
+        above[C] = peak_bytes(run, tmp_path) - 4 * 4 * C * (8 + 1)
+    assert above[1600] < 1.2 * above[200], above
