@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import math
 
 import pytest
 import reference
@@ -260,6 +261,25 @@ def test_teacher_by_its_scores_is_the_teacher_by_its_joiner(weighting, temperatu
         case.student, lambda x: loss(case, x, teacher=scores, tempered_teacher=tempered, **options)
     )
     assert_close(found, value_and_gradients(case.student, lambda x: loss(case, x, teacher=case.teacher, **options)))
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_what_a_hand_made_teacher_gives_to_no_label_is_rest(weighting):
+    """Behind the last symbol there is no label: scores that have one there mean the rest."""
+    case = make_joiner_case(5, B=4, T=12, S=5, C=30, J=8)
+    scores = node_scores(case.teacher, case.nodes)
+    half = scores.log_rest - math.log(2.0)
+    is_last = case.nodes.labels == case.lattice.blank
+    assert bool((is_last & case.nodes.node_mask).any())
+    hand_made = NodeScores(
+        scores.log_blank,
+        torch.where(is_last, half, scores.log_label),
+        torch.where(is_last, half, scores.log_rest),
+    )
+    options = dict(kd_weighting=weighting, reduction="none")
+    torch.testing.assert_close(
+        loss(case, case.student, teacher=hand_made, **options), loss(case, case.student, teacher=scores, **options)
+    )
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS)

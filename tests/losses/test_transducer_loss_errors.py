@@ -21,6 +21,9 @@ def changed(tensor: torch.Tensor, where, value) -> torch.Tensor:
 BAD_INPUT = {
     "variant": (dict(kd_variant="squashed"), "kd variant: .*'squashed'; expected one of: collapsed, full"),
     "weighting": (dict(kd_weighting="student_occupancy"), "one of: uniform, occupancy, student-occupancy, one-best"),
+    "weighting without a teacher": (dict(kd_weighting="x", teacher=None), "kd weighting: .*'x'; expected one of"),
+    "activation that sums": (dict(activation=lambda h: h.sum(-1)), r"activation: makes \(1,\) of \(1, 4\)"),
+    "activation that returns none": (dict(activation=lambda h: None), "activation: returns a NoneType"),
     "temperature": (dict(kd_temperature=0.0), "kd temperature: 0.0; expected a number above 0"),
     "class scales": (dict(kd_class_scales=(1.0, -1.0, 1.0)), "three numbers >= 0"),
     "rnnt_type": (dict(rnnt_type="fast"), "rnnt_type: 'fast'; expected regular, modified or constrained"),
