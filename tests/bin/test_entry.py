@@ -1,6 +1,7 @@
 """What a command prints and returns when it cannot go on."""
 
 import errno
+import os
 import signal
 import subprocess
 import sys
@@ -40,9 +41,21 @@ def test_full_disk_names_the_output_folder_where_the_error_names_nothing(capsys)
     assert status_of(error, capsys)[1].startswith("error: the disk is full")
 
 
-def test_unreadable_file_is_one_line(capsys):
-    status, text = status_of(PermissionError(errno.EACCES, "Permission denied", "data/wav.scp"), capsys)
-    assert (status, text) == (1, "error: data/wav.scp: Permission denied\n")
+@pytest.mark.parametrize(
+    "number, expected",
+    [
+        (errno.ENOENT, "a path that exists"),
+        (errno.EEXIST, "a folder"),
+        (errno.ENOTDIR, "a folder"),
+        (errno.EISDIR, "a file"),
+        (errno.EACCES, "permission"),
+        (errno.EROFS, "permission"),
+    ],
+)
+def test_an_error_of_the_system_says_what_was_expected(number, expected, capsys):
+    status, text = status_of(OSError(number, os.strerror(number), "exp/cache"), capsys)
+    assert status == 1
+    assert text.startswith(f"error: exp/cache: {os.strerror(number)}; expected {expected}") and text.count("\n") == 1
 
 
 def test_own_bugs_keep_their_traceback():

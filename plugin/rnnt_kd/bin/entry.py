@@ -13,6 +13,13 @@ from typing import Callable, List, Optional
 from rnnt_kd.bin import INTERRUPTED, end_at_once
 from rnnt_kd.errors import UserError
 
+HINTS = {
+    (errno.ENOENT,): "expected a path that exists; check it",
+    (errno.EEXIST, errno.ENOTDIR): "expected a folder; choose another path",
+    (errno.EISDIR,): "expected a file; choose another path",
+    (errno.EACCES, errno.EPERM, errno.EROFS): "expected permission to use it; change that, or choose another path",
+}
+
 
 def command(main: Callable[[Optional[List[str]]], None]) -> Callable[..., None]:
     """Decorate ``main(argv=None)``: errors become one line on stderr and an exit status."""
@@ -57,7 +64,10 @@ def _line(error: BaseException, argv: List[str]) -> Optional[str]:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         place = error.filename or _output_folder(argv)
         return f"{place + ': ' if place else ''}the disk is full; free some space and run the same command again"
-    return f"{error.filename}: {error.strerror}" if error.filename else None
+    if not error.filename:
+        return None
+    hint = next((text for numbers, text in HINTS.items() if error.errno in numbers), "")
+    return f"{error.filename}: {error.strerror}" + (f"; {hint}" if hint else "")
 
 
 def _output_folder(argv: List[str]) -> str:
