@@ -43,3 +43,9 @@ def root() -> Path:
 def one_thread():
     """Two shared cores deliver about one; results do not depend on the thread count this way."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def subnormal_numbers():
+    """Training flushes them to zero in its whole process; the next test has them again."""
+    torch.set_flush_denormal(False)
