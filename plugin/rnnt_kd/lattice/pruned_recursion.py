@@ -45,16 +45,23 @@ def pruned_recursion_with(mutual_information_recursion: Callable) -> Callable:
           posterior.  0 on padded nodes.
         """
         recurse = _Whole(mutual_information_recursion, rnnt_type, delay_penalty)
-        scores, blank_grad, label_grad = _PrunedRecursion.apply(log_blank, log_label, ranges, boundary, recurse)
+        scores, blank_grad, label_grad = ScoresWithGradient.apply(
+            log_blank, log_label, lambda blank, label: recurse(blank, label, ranges, boundary)
+        )
         return (scores, (blank_grad, label_grad)) if return_grad else scores
 
     return pruned_recursion
 
 
-class _PrunedRecursion(torch.autograd.Function):
+class ScoresWithGradient(torch.autograd.Function):
+    """``recurse(log_blank, log_label)`` -> scores (B,), blank_grad, label_grad, as a differentiable function.
+
+    The gradient comes with the value: it is kept, and scaled in backward.
+    """
+
     @staticmethod
-    def forward(ctx, log_blank, log_label, ranges, boundary, recurse):
-        scores, blank_grad, label_grad = recurse(log_blank, log_label, ranges, boundary)
+    def forward(ctx, log_blank, log_label, recurse):
+        scores, blank_grad, label_grad = recurse(log_blank, log_label)
         ctx.save_for_backward(blank_grad, label_grad)
         ctx.mark_non_differentiable(blank_grad, label_grad)
         return scores, blank_grad, label_grad
@@ -64,7 +71,7 @@ class _PrunedRecursion(torch.autograd.Function):
     def backward(ctx, scores_grad, *_):
         scale = scores_grad.reshape(-1, 1, 1)
         blank_grad, label_grad = ctx.saved_tensors
-        return blank_grad * scale, label_grad * scale, None, None, None
+        return blank_grad * scale, label_grad * scale, None
 
 
 class _Whole:

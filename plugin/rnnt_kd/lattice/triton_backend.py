@@ -14,13 +14,13 @@ from typing import Optional, Tuple, Union
 import torch
 import triton
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import pad
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import torch_backend, triton_kernels
 from rnnt_kd.lattice.arc_log_probs import RNNT_TYPES, get_rnnt_logprobs_pruned, penalise_delay  # noqa: F401
 from rnnt_kd.lattice.prune_ranges import do_rnnt_pruning, get_rnnt_prune_ranges  # noqa: F401
+from rnnt_kd.lattice.pruned_recursion import ScoresWithGradient
 from rnnt_kd.lattice.rnnt_losses import losses_with
 
 WIDEST = 1024  # positions a frame that a program holds in registers
@@ -66,7 +66,7 @@ def pruned_recursion(
     if delay_penalty > 0.0:
         by_frame = log_label.transpose(1, 2)  # (B, s_range, T)
         log_label = penalise_delay(by_frame, ranges.shape[1], boundary, delay_penalty).transpose(1, 2)
-    scores, blank_grad, label_grad = _Band.apply(log_blank, log_label, ranges[:, :, 0], boundary, rnnt_type)
+    scores, blank_grad, label_grad = _band(log_blank, log_label, ranges[:, :, 0], boundary, rnnt_type)
     return (scores, (blank_grad, label_grad)) if return_grad else scores
 
 
@@ -101,7 +101,7 @@ def mutual_information_recursion(
         boundary = boundary + boundary.new_tensor([0, 0, 0, 1])
     starts = torch.zeros(B, T1, dtype=torch.int64, device=px.device)
     rnnt_type = "regular" if is_regular else "modified"  # px of "constrained" holds its blank already
-    scores, blank_grad, label_grad = _Band.apply(log_blank, log_label, starts, boundary, rnnt_type)
+    scores, blank_grad, label_grad = _band(log_blank, log_label, starts, boundary, rnnt_type)
     if not return_grad:
         return scores
     py_grad = blank_grad[:, :T].transpose(1, 2)
@@ -111,22 +111,13 @@ def mutual_information_recursion(
     return scores, (label_grad[:, :, :S].transpose(1, 2), py_grad)
 
 
-class _Band(torch.autograd.Function):
-    """The gradient comes with the value: it is kept, and scaled in backward."""
-
-    @staticmethod
-    def forward(ctx, log_blank, log_label, starts, boundary, rnnt_type):
-        scores, blank_grad, label_grad = _walk(log_blank, log_label, starts, boundary, rnnt_type)
-        ctx.save_for_backward(blank_grad, label_grad)
-        ctx.mark_non_differentiable(blank_grad, label_grad)
-        return scores, blank_grad, label_grad
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, scores_grad, *_):
-        blank_grad, label_grad = ctx.saved_tensors
-        scale = scores_grad.reshape(-1, 1, 1)
-        return blank_grad * scale, label_grad * scale, None, None, None
+def _band(
+    log_blank: Tensor, log_label: Tensor, starts: Tensor, boundary: Tensor, rnnt_type: str
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """As ``_walk``, differentiable."""
+    return ScoresWithGradient.apply(
+        log_blank, log_label, lambda blank, label: _walk(blank, label, starts, boundary, rnnt_type)
+    )
 
 
 def _walk(
