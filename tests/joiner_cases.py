@@ -226,8 +226,8 @@ def assert_no_worse(runs, allowed: float) -> None:
 def allowed_error(impl: str, dtype: torch.dtype) -> float:
     """Times the error of whole logits in ``dtype``.
 
-    Over 20 random cases it is 1.0 to 1.6 times in float32 (the same digits, added in another order) and
-    at most 1.1 in half precision; a few cases, and other CPUs, need some room.
+    Over 20 random cases it is 0.7 to 1.6 times in float32 (the same digits, added in another order), once 2.5
+    for Triton's bias gradient, and at most 1.1 in half precision; a few cases, and other CPUs, need some room.
     """
     if dtype == torch.float32:
         return 3.0

@@ -118,6 +118,16 @@ def _check_ranges(ranges: Tensor, S: int) -> None:
         )
 
 
+def check_classes(nodes: KeptNodes, C: int) -> None:
+    """Raises UserError where blank or a label is not one of the joiner's ``C`` classes."""
+    if not 0 <= nodes.termination_symbol < C:
+        raise UserError("termination symbol", str(nodes.termination_symbol), f"a class, 0 to {C - 1}")
+    is_wrong = (nodes.labels < 0) | (nodes.labels >= C)
+    if bool(is_wrong.any()):
+        wrong = int(nodes.labels[is_wrong][0])
+        raise UserError("symbols", f"symbol {wrong}", f"classes of the joiner, 0 to {C - 1}")
+
+
 def _check_no_blank(symbols: Tensor, is_symbol: Tensor, termination_symbol: int) -> None:
     """Blank is no label: as one it would end its utterance's lattice in the middle."""
     is_wrong = is_symbol & (symbols == termination_symbol)

@@ -19,7 +19,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.lattice.node_log_probs import LOG_ZERO, node_log_probs
 from rnnt_kd.losses.choices import get_variant, needs_logits
-from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
+from rnnt_kd.losses.kept_nodes import KeptNodes, check_classes, kept_nodes
 from rnnt_kd.losses.node_scores import NodeScores
 from rnnt_kd.losses.precision import at_least_float32, no_autocast
 from rnnt_kd.losses.terms import check_options, kd_losses, reduce, rnnt_losses
@@ -171,12 +171,7 @@ def _prepare(
             f"logits {tuple(logits.shape)}, ranges {tuple(ranges.shape)}, symbols {tuple(symbols.shape)}",
             "(B, T, s_range, C), (B, T, s_range) and (B, S)",
         )
-    if not 0 <= termination_symbol < logits.shape[3]:
-        raise UserError("termination symbol", str(termination_symbol), f"a class, 0 to {logits.shape[3] - 1}")
     module = get_backend(backend, logits.device)
     nodes = kept_nodes(symbols, ranges, termination_symbol, boundary, rnnt_type)
-    is_wrong = (nodes.labels < 0) | (nodes.labels >= logits.shape[3])
-    if bool(is_wrong.any()):
-        wrong = int(nodes.labels[is_wrong][0])
-        raise UserError("symbols", f"symbol {wrong}", f"classes of the joiner, 0 to {logits.shape[3] - 1}")
+    check_classes(nodes, logits.shape[3])
     return at_least_float32(logits), nodes, module

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice.node_log_probs import LOG_ZERO
-from rnnt_kd.losses.kept_nodes import KeptNodes
+from rnnt_kd.losses.kept_nodes import KeptNodes, check_classes
 from rnnt_kd.losses.precision import no_autocast
 
 AUTO_ORDER = ("triton", "torch")  # the last one runs on anything
@@ -218,9 +218,4 @@ def _check(joiner: JoinerParts, nodes: KeptNodes) -> None:
     devices = {str(tensor.device) for tensor in (*given, nodes.ranges)}
     if len(devices) > 1:
         raise UserError("joiner inputs", "tensors on " + " and ".join(sorted(devices)), "one device")
-    if not 0 <= nodes.termination_symbol < C:
-        raise UserError("termination symbol", str(nodes.termination_symbol), f"a class, 0 to {C - 1}")
-    is_wrong = (nodes.labels < 0) | (nodes.labels >= C)
-    if bool(is_wrong.any()):
-        wrong = int(nodes.labels[is_wrong][0])
-        raise UserError("symbols", f"symbol {wrong}", f"classes of the joiner, 0 to {C - 1}")
+    check_classes(nodes, C)
