@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.export.compact import compact
 
 OPSET = 13  # the first with what the models need; torch 1.13 and 2.13 both write it
 TRANSPOSED = "transposed"  # metadata key, a JSON list of parameter names
@@ -52,7 +53,7 @@ def write_onnx(
     found = [value.name for value in model.graph.input]
     assert found == list(input_names), f"the exporter changed the inputs: {found} instead of {list(input_names)}"
     assert [value.name for value in model.graph.output] == list(output_names)
-    _trim(model.graph)
+    compact(model.graph)
     model.producer_name, model.producer_version, model.doc_string = "rnnt_kd", "", ""
     onnx.helper.set_model_props(model, {**metadata, TRANSPOSED: json.dumps(transposed)})
     onnx.checker.check_model(model, full_check=True)
@@ -134,13 +135,6 @@ def _put_values(graph: "onnx.GraphProto", values: Mapping[str, Tensor], transpos
         array = np.ascontiguousarray(array.T if name in transposed else array)
         assert array.shape == tuple(weights[name].dims), (name, array.shape, tuple(weights[name].dims))
         weights[name].CopyFrom(numpy_helper.from_array(array, name))
-
-
-def _trim(graph: "onnx.GraphProto") -> None:
-    """Doc strings hold paths and line numbers of whoever exports; value_info is what checkers infer again."""
-    for node in graph.node:
-        node.doc_string = ""
-    del graph.value_info[:]
 
 
 def _values(tensor: "onnx.TensorProto") -> np.ndarray:
