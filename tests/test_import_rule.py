@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "training": TOOLS | LOWER,
     "decoding": TOOLS | LOWER | {"training"},
     "benchmark": TOOLS | LOWER | {"training"},
-    "export": TOOLS | LOWER | {"training", "decoding"},
+    "export": TOOLS | LOWER | {"training", "decoding", "inference"},
     "report": TOOLS | LOWER | {"training", "decoding"},
     "bin": TOOLS | LOWER | UPPER,
     "errors": set(),
@@ -50,6 +50,9 @@ DOORS = {
     "matplotlib": ("benchmark/plot.py", "report/"),
     "torchaudio": ("benchmark/peers/torchaudio_peer.py",),
     "warprnnt_numba": ("benchmark/peers/warprnnt_numba_peer.py",),
+    "onnx": ("export/", "benchmark/"),
+    "onnxruntime": ("export/", "benchmark/"),
+    "sherpa_onnx": ("export/client_worker.py", "benchmark/"),
     "argparse": ("bin/",),
 }
 NOT_IN_MATHEMATICS = {"os", "io", "pathlib", "json", "yaml", "logging"}

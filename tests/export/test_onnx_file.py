@@ -1,0 +1,171 @@
+"""One ONNX file: right at every size, its weights under the parameters' own names, small, repeatable."""
+
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+from rnnt_kd.errors import UserError
+from rnnt_kd.export import graphs
+from rnnt_kd.export.compact import compact
+from rnnt_kd.export.onnx_file import load_onnx, metadata_of, write_onnx
+from rnnt_kd.models import build_transducer
+
+SPECS = {"encoder": graphs.offline_encoder, "decoder": graphs.predictor_file, "joiner": graphs.joiner_file}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(6)
+    return build_transducer(
+        encoder="conformer",
+        size="tiny",
+        encoder_options={"num_layers": 2, "dim": 32, "feedforward_dim": 32},
+        predictor_dim=24,
+        joiner_dim=24,
+        dropout=0.1,
+        ctc_head=True,
+        vocab_size=30,
+        blank_id=0,
+    ).eval()
+
+
+def write(spec, path):
+    write_onnx(
+        spec.module,
+        spec.example,
+        path,
+        input_names=spec.input_names,
+        output_names=spec.output_names,
+        dynamic_axes=spec.dynamic_axes,
+        metadata=spec.metadata,
+    )
+
+
+@pytest.fixture(scope="module")
+def written(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx")
+    for name, spec in SPECS.items():
+        write(spec(model), folder / f"{name}.onnx")
+    return folder
+
+
+def session(path):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("lens", [[50, 31], [1], [7, 3, 123], [2, 1], [400]])
+def test_the_encoder_file_computes_what_the_module_computes(model, written, lens):
+    torch.manual_seed(len(lens))
+    x, x_lens = torch.randn(len(lens), max(lens), 80) * 3.5 - 7.5, torch.tensor(lens)
+    with torch.no_grad():
+        encoder_out, encoder_out_lens = model.encode(x, x_lens)
+        expected = model.joiner.encoder_proj(encoder_out)
+    got, got_lens = session(written / "encoder.onnx").run(None, {"x": x.numpy(), "x_lens": x_lens.numpy()})
+    np.testing.assert_allclose(got, expected.numpy(), atol=1e-4, rtol=0)
+    assert got_lens.tolist() == encoder_out_lens.tolist()
+
+
+def test_decoder_and_joiner_files_compute_what_the_modules_compute(model, written):
+    y = torch.tensor([[-1, 0], [0, 5], [29, 1]])
+    with torch.no_grad():
+        lm = model.joiner.predictor_proj(model.predictor(y, need_pad=False)[:, 0])
+        am = torch.randn(3, 24)
+        logits = model.joiner(am, lm)
+    got = session(written / "decoder.onnx").run(None, {"y": y.numpy()})[0]
+    np.testing.assert_allclose(got, lm.numpy(), atol=1e-5, rtol=0)
+    got = session(written / "joiner.onnx").run(None, {"encoder_out": am.numpy(), "decoder_out": lm.numpy()})[0]
+    np.testing.assert_allclose(got, logits.numpy(), atol=1e-5, rtol=0)
+
+
+def test_every_parameter_of_decoding_is_in_one_file_under_its_own_name(model, written):
+    """Also those that hold equal values (fresh norms, zero biases), bit for bit, transposed where the file says so."""
+    found = {}
+    for name in SPECS:
+        file = load_onnx(written / f"{name}.onnx")
+        transposed = json.loads(metadata_of(file)["transposed"])
+        for tensor in file.graph.initializer:
+            array = numpy_helper.to_array(tensor)
+            assert tensor.name not in found
+            found[tensor.name] = array.T if tensor.name in transposed else array
+    expected = {name: value for name, value in model.state_dict().items() if not name.startswith(graphs.TRAINING_ONLY)}
+    assert set(found) == set(expected)
+    for name, value in expected.items():
+        assert np.array_equal(found[name], value.numpy()), name
+
+
+def test_export_leaves_the_model_as_it_was(model, written):
+    """torch's exporter turns the children of a module in training mode to training mode when it is done."""
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_the_same_model_gives_the_same_bytes(model, written, tmp_path):
+    for name, spec in SPECS.items():
+        write(spec(model), tmp_path / f"{name}.onnx")
+        assert (tmp_path / f"{name}.onnx").read_bytes() == (written / f"{name}.onnx").read_bytes(), name
+
+
+def test_little_is_written_beside_the_weights(written):
+    file = load_onnx(written / "encoder.onnx")
+    assert file.ByteSize() - sum(tensor.ByteSize() for tensor in file.graph.initializer) < 25_000  # 90 000 by itself
+    assert str(written).encode() not in file.SerializeToString()  # no path of the machine that exported
+    assert b"/home" not in file.SerializeToString() and b".py" not in file.SerializeToString()
+
+
+def test_an_unused_input_is_not_dropped_silently(tmp_path):
+    class Careless(torch.nn.Module):
+        def forward(self, x, x_lens):
+            return x * 2
+
+    with pytest.raises(AssertionError, match="changed the inputs"):
+        write_onnx(
+            Careless(),
+            (torch.zeros(1, 3), torch.tensor([3])),
+            tmp_path / "x.onnx",
+            input_names=["x", "x_lens"],
+            output_names=["y"],
+            dynamic_axes={},
+            metadata={},
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_compact_merges_equal_nodes_and_keeps_the_result(tmp_path):
+    def node(kind, inputs, outputs, **attributes):
+        return onnx.helper.make_node(kind, inputs, outputs, **attributes)
+
+    two = numpy_helper.from_array(np.array([2.0], dtype=np.float32))
+    nodes = [
+        node("Constant", [], ["two"], value=two),
+        node("Constant", [], ["again"], value=two),
+        node("Mul", ["x", "two"], ["a"]),
+        node("Mul", ["x", "again"], ["b"]),
+        node("Mul", ["again", "x"], ["c"]),  # not the same: only equal inputs in the same order
+        node("Exp", ["c"], ["unread"]),
+        node("Sub", ["a", "c"], ["y"]),
+        node("Add", ["a", "b"], ["z"]),
+    ]
+    values = {name: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xyz"}
+    graph = onnx.helper.make_graph(nodes, "g", [values["x"]], [values["y"], values["z"]])
+    compact(graph)
+    assert [node.op_type for node in graph.node] == ["Constant", "Mul", "Mul", "Sub", "Add"]
+    opsets = [onnx.helper.make_opsetid("", 13)]
+    onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=7), str(tmp_path / "g.onnx"))
+    got = session(tmp_path / "g.onnx").run(None, {"x": np.array([1.5], dtype=np.float32)})
+    assert [float(value[0]) for value in got] == [0.0, 6.0]
+
+
+def test_a_file_that_is_no_onnx_is_named(tmp_path):
+    with pytest.raises(UserError, match="missing"):
+        load_onnx(tmp_path / "encoder.onnx")
+    for content in (b"", b"not a model", bytes(range(256))):
+        (tmp_path / "encoder.onnx").write_bytes(content)
+        with pytest.raises(UserError, match="encoder.onnx: damaged or not an ONNX file"):
+            load_onnx(tmp_path / "encoder.onnx")
