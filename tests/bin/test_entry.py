@@ -41,6 +41,19 @@ def test_full_disk_names_the_output_folder_where_the_error_names_nothing(capsys)
     assert status_of(error, capsys)[1].startswith("error: the disk is full")
 
 
+@pytest.mark.parametrize("package, extra", [("onnxruntime", "rnnt-kd[export]"), ("numba", "rnnt-kd[inference]")])
+def test_a_missing_optional_package_is_one_line_that_says_what_to_install(package, extra, capsys):
+    error = ModuleNotFoundError(f"No module named '{package}'", name=package)
+    status, text = status_of(error, capsys)
+    assert status == 1 and text.count("\n") == 1
+    assert text.startswith(f"error: the package {package} is not installed") and extra in text
+
+
+def test_a_missing_package_of_ours_is_a_bug(capsys):
+    with pytest.raises(ModuleNotFoundError):
+        status_of(ModuleNotFoundError("No module named 'torch'", name="torch"), capsys)
+
+
 @pytest.mark.parametrize(
     "number, expected",
     [

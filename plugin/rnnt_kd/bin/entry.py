@@ -19,6 +19,12 @@ HINTS = {
     (errno.EISDIR,): "expected a file; choose another path",
     (errno.EACCES, errno.EPERM, errno.EROFS): "expected permission to use it; change that, or choose another path",
 }
+EXTRAS = {  # optional packages, by the name they are imported with -> what installs them
+    **dict.fromkeys(("onnx", "onnxruntime", "sherpa_onnx"), "pip install 'rnnt-kd[export]'"),
+    "numba": "pip install 'rnnt-kd[inference]'",
+    "matplotlib": "pip install 'rnnt-kd[bench]'",
+    "sounddevice": "pip install sounddevice",
+}
 
 
 def command(main: Callable[[Optional[List[str]]], None]) -> Callable[..., None]:
@@ -59,6 +65,8 @@ def _line(error: BaseException, argv: List[str]) -> Optional[str]:
     """What a user can mend, in a line; None for a bug of ours."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        return f"the package {error.name} is not installed; this command needs it: {EXTRAS[error.name]}"
     if not isinstance(error, OSError):
         return None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -72,7 +80,7 @@ def _line(error: BaseException, argv: List[str]) -> Optional[str]:
 
 def _output_folder(argv: List[str]) -> str:
     """Where a command writes, by its options; most libraries do not say which file met the full disk."""
-    options = ("--out-dir", "--exp-dir", "--cache-dir")
+    options = ("--out-dir", "--exp-dir", "--cache-dir", "--out")
     return next((value for option, value in zip(argv, argv[1:]) if option in options), "")
 
 
