@@ -1,0 +1,66 @@
+"""A Kaldi data directory -> the samples of each utterance, and their filter banks, in memory.
+
+Stage 1 writes features once for many trainings; what checks an exported model or measures its speed
+starts from the audio, as a device does: no lilcom rounding, no manifest.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Iterator, Optional
+
+import numpy as np
+import torch
+from lhotse import Fbank
+
+from rnnt_kd.data.audio import BadAudio, load_recording
+from rnnt_kd.data.features import SAMPLING_RATE, _cut, _recording_manifest, _span
+from rnnt_kd.data.kaldi_dir import read_data_dir
+
+
+@dataclass(frozen=True)
+class Speech:
+    """One utterance.
+
+    Attributes:
+      samples: (n,) float32 at 16 kHz, in [-1, 1]; None where the audio cannot be used.
+      reason:  why it cannot, in words.
+    """
+
+    id: str
+    text: str
+    speaker: str
+    samples: Optional[np.ndarray]
+    reason: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return 0.0 if self.samples is None else len(self.samples) / SAMPLING_RATE
+
+
+def read_speech(data_dir: Path, allow_pipes: bool = False) -> Iterator[Speech]:
+    """The utterances in the order of their ids, each read when it is asked for; what stage 1 would leave out
+    comes without samples.
+
+    Raises: UserError: a defect of the data directory (see ``kaldi_dir``).
+    """
+    data = read_data_dir(data_dir, allow_pipes)
+    loaded = None, None
+    for utterance in data.utterances:
+        try:
+            if loaded[0] != utterance.recording_id:
+                loaded = utterance.recording_id, load_recording(data.recordings[utterance.recording_id])
+            samples, rate = loaded[1]
+            manifest = _recording_manifest(data.recordings[utterance.recording_id], len(samples), rate)
+            _, signal_16k = _cut(utterance, manifest, _span(utterance, samples, rate), rate, 1.0)
+        except BadAudio as error:
+            yield Speech(utterance.id, utterance.text, utterance.speaker, None, str(error))
+        else:
+            yield Speech(utterance.id, utterance.text, utterance.speaker, signal_16k[0])
+
+
+def filter_banks(samples: np.ndarray) -> torch.Tensor:
+    """(n,) float32 samples at 16 kHz -> (T, 80) float32 log-mel energies every 10 ms, T = round(n / 160), at least 1.
+
+    Lhotse's default ``Fbank()``, which equals sherpa-onnx's front end within 1e-3.
+    """
+    return torch.as_tensor(Fbank().extract(np.ascontiguousarray(samples)[None], SAMPLING_RATE))
