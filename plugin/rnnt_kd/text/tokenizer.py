@@ -63,6 +63,10 @@ class Tokenizer:
         """Text of token ids; blanks do not count."""
         return self._processor.decode([int(token) for token in ids if token != self.blank_id])
 
+    def pieces(self) -> List[str]:
+        """The symbol of each id, U+2581 for a space: what ``tokens.txt`` lists."""
+        return [self._processor.id_to_piece(index) for index in range(self.vocab_size)]
+
     def has_unknown(self, text: str) -> bool:
         """True where the model has no piece for some character of ``text``."""
         return self.unk_id in self.encode(text)

@@ -1,0 +1,82 @@
+"""Stage 8: a trained system as files that sherpa-onnx runs, verified.
+
+Writes to OUT  encoder.onnx decoder.onnx joiner.onnx tokens.txt bpe.model model.json README.md check.json
+
+Verified before the folder appears: the ONNX checker; onnxruntime against torch on random lengths; the text of
+sherpa-onnx (in a process of its own; greedy and modified beam search, single and batched) against our own
+decoder, on every utterance of --check-data-dir.  With exact weights any difference is an error, and the export
+is kept as OUT.failed; with --int8 or --float16 differences are listed, with both word error rates.
+"""
+
+from pathlib import Path
+from typing import List, Optional
+
+import torch
+
+from rnnt_kd.bin.entry import command
+from rnnt_kd.bin.options import parser
+from rnnt_kd.bin.stage import Stage
+
+OUTPUTS = ("encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt", "bpe.model", "model.json", "README.md")
+OUTPUTS += ("check.json",)
+
+
+@command
+def main(argv: Optional[List[str]] = None) -> None:
+    options = parser(__doc__)
+    options.add_argument("system_dir", type=Path, metavar="EXP_DIR", help="a trained system")
+    options.add_argument("--bpe-dir", type=Path, required=True, help="holds bpe.model")
+    options.add_argument("--out", type=Path, required=True, help="the folder to make")
+    options.add_argument("--streaming", action="store_true", help="for sherpa-onnx's OnlineRecognizer")
+    options.add_argument("--int8", action="store_true", help="weights as 8-bit integers")
+    options.add_argument("--float16", action="store_true", help="weights stored as float16, computed in float32")
+    options.add_argument("--sparse", action="store_true", help="zeros are left out of the files")
+    options.add_argument("--check-data-dir", type=Path, help="Kaldi data directory to compare the recognised text on")
+    options.add_argument(
+        "--decode-dir",
+        type=Path,
+        action="append",
+        help="holds a wer-*.json for model.json; may be repeated (default: EXP_DIR/decode_*)",
+    )
+    args = options.parse_args(argv)
+
+    decode_dirs = args.decode_dir if args.decode_dir is not None else sorted(args.system_dir.glob("decode_*"))
+    settings = {name: getattr(args, name) for name in ("streaming", "int8", "float16", "sparse")}
+    scores = [path for folder in decode_dirs for path in sorted(folder.glob("wer-*.json"))]
+    inputs = [args.system_dir / "config.yaml", args.system_dir / "model.safetensors", args.bpe_dir / "bpe.model"]
+    data = [args.check_data_dir / name for name in ("wav.scp", "text", "utt2spk")] if args.check_data_dir else []
+    stage = Stage(args.out, "export", settings, [*inputs, *data, *scores], OUTPUTS)
+    if stage.is_finished():
+        return
+    from rnnt_kd.export.export_system import export_system  # its packages are optional
+
+    torch.set_num_threads(1)
+    manifest = export_system(
+        args.system_dir,
+        args.bpe_dir,
+        args.out,
+        **settings,
+        check_data_dir=args.check_data_dir,
+        decode_dirs=decode_dirs,
+        say=lambda line: print(line, flush=True),
+    )
+    stage.finish()
+    _report(manifest, args.out)
+
+
+def _report(manifest: dict, out: Path) -> None:
+    check, files = manifest["check"], manifest["files"]
+    total = sum(files[name]["bytes"] for name in ("encoder.onnx", "decoder.onnx", "joiner.onnx"))
+    numbers = ", ".join(f"{name} {value:.1e}" for name, value in check["onnxruntime_against_torch"].items())
+    print(f"{manifest['system']}: onnxruntime against torch: {numbers}; features {check['features_difference']:.1e}")
+    for run in check["runs"]:
+        rates = ""
+        if "wer_sherpa_onnx" in run:
+            rates = f"; %WER {run['wer_sherpa_onnx']:.2f}, rnnt_kd's {run['wer_rnnt_kd']:.2f}, p = {run['p_value']:.4f}"
+        kind = "  ".join(str(value) for key, value in run.items() if key in ("search", "batch_size"))
+        print(f"  sherpa-onnx, {kind}: {run['differences']} of {check['utterances']} utterances differ{rates}")
+    print(f"{manifest['system']}: {total} bytes of ONNX ({manifest['weights']}) -> {out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What sherpa-onnx recognises with an export, against our own decoder on the system in torch.
+
+Greedy and modified beam search, single utterances and batches, every utterance that is given.  Our side
+starts from the audio too (Lhotse's filter banks without stage 1's rounding).
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from rnnt_kd.data.speech import Speech, filter_banks
+from rnnt_kd.decoding.lookup import get_search
+from rnnt_kd.errors import UserError
+from rnnt_kd.export import client
+from rnnt_kd.scoring.recognitions import Recognition
+from rnnt_kd.scoring.significance import paired_p_value
+from rnnt_kd.scoring.word_errors import count_all
+from rnnt_kd.text.tokenizer import Tokenizer
+
+SEARCHES = ("greedy_search", "modified_beam_search")
+BATCH_SIZES = (1, 8)
+BEAM = 4
+FEATURE_TOLERANCE = 2e-3
+FRAME_SECONDS = 0.04
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One utterance that sherpa-onnx and our decoder recognise differently, or at other times."""
+
+    utterance: str
+    search: str
+    batch_size: int
+    what: str  # "text", "tokens" or "times"
+    sherpa_onnx: str
+    rnnt_kd: str
+
+
+def check_client(
+    folder: Path, model: nn.Module, tokenizer: Tokenizer, speech: Sequence[Speech]
+) -> Dict[str, Any]:
+    """Recognise ``speech`` (all with samples) four times on either side.
+
+    Returns JSON values: ``utterances``, ``audio_seconds``, ``runs`` (search, batch_size, differences, and where
+    there are reference words wer_sherpa_onnx, wer_rnnt_kd and the p-value of the pair), ``differences`` (a list).
+    Raises: UserError: the client died, or answers with another number of results.
+    """
+    features = [filter_banks(item.samples) for item in speech]
+    samples = [item.samples for item in speech]
+    runs: List[Dict[str, Any]] = []
+    differences: List[Difference] = []
+    for search in SEARCHES:
+        for batch_size in BATCH_SIZES:
+            ours = _recognise(model, tokenizer, features, search, batch_size)
+            theirs = client.recognize(folder, samples, search=search, beam=BEAM, batch_size=batch_size)
+            if len(theirs) != len(speech):
+                raise UserError(folder, f"sherpa-onnx gave {len(theirs)} results", f"{len(speech)}")
+            found = [
+                difference
+                for item, own, other in zip(speech, ours, theirs, strict=True)
+                for difference in _compare(item.id, search, batch_size, own, other)
+            ]
+            differences += found
+            runs.append({"search": search, "batch_size": batch_size, "differences": len(found)})
+            runs[-1].update(_word_errors(speech, [own.text for own in ours], [other.text for other in theirs]))
+    return {
+        "utterances": len(speech),
+        "audio_seconds": round(sum(item.seconds for item in speech), 3),
+        "beam": BEAM,
+        "runs": runs,
+        "differences": [asdict(difference) for difference in differences],
+    }
+
+
+def check_features(speech: Sequence[Speech], folder: Path) -> float:
+    """Largest difference between our filter banks and ``OnlineStream.get_frames``.
+
+    Raises: UserError: it is above 2e-3, or the frames are not as many.
+    """
+    largest = 0.0
+    for item in speech:
+        ours, theirs = filter_banks(item.samples).numpy(), np.asarray(client.features(item.samples))
+        if ours.shape != theirs.shape:
+            raise UserError(folder, f"sherpa-onnx has features {theirs.shape} of {item.id}", f"{ours.shape}")
+        largest = max(largest, float(np.abs(ours - theirs).max()))
+    if not largest <= FEATURE_TOLERANCE:
+        raise UserError(folder, f"sherpa-onnx's features differ by {largest:.2g}", f"at most {FEATURE_TOLERANCE:g}")
+    return largest
+
+
+def _recognise(
+    model: nn.Module, tokenizer: Tokenizer, features: Sequence[torch.Tensor], search: str, batch_size: int
+) -> List["client.ClientResult"]:
+    found: List[client.ClientResult] = []
+    pieces = tokenizer.pieces()
+    for start in range(0, len(features), batch_size):
+        batch = features[start : start + batch_size]
+        lens = torch.tensor([len(matrix) for matrix in batch])
+        with torch.no_grad():
+            encoder_out, out_lens = model.encode(torch.nn.utils.rnn.pad_sequence(batch, batch_first=True), lens)
+        for hypothesis in get_search(search)(
+            model, encoder_out, out_lens, beam=BEAM, blank_id=tokenizer.blank_id, unk_id=tokenizer.unk_id
+        ):
+            times = [frame * FRAME_SECONDS for frame in hypothesis.timestamps]
+            tokens = [pieces[token] for token in hypothesis.tokens]
+            found.append(client.ClientResult(tokenizer.decode(hypothesis.tokens), tokens, times))
+    return found
+
+
+def _compare(utterance: str, search: str, batch_size: int, ours, theirs) -> List[Difference]:
+    """The first thing that differs; a list of it, or an empty one."""
+    own, other = ([token.replace("\u2581", " ") for token in result.tokens] for result in (ours, theirs))
+    times = [f"{t:.2f}" for t in ours.timestamps], [f"{t:.2f}" for t in theirs.timestamps]
+    for what, one, two in (
+        ("text", " ".join(ours.text.split()), " ".join(theirs.text.split())),
+        ("tokens", "|".join(own), "|".join(other)),
+        ("times", " ".join(times[0]), " ".join(times[1])),
+    ):
+        if one != two:
+            return [Difference(utterance, search, batch_size, what, sherpa_onnx=two, rnnt_kd=one)]
+    return []
+
+
+def _word_errors(speech: Sequence[Speech], ours: Sequence[str], theirs: Sequence[str]) -> Dict[str, Any]:
+    own, other = (
+        [Recognition(i.id, tuple(i.text.split()), tuple(t.split())) for i, t in zip(speech, texts, strict=True)]
+        for texts in (ours, theirs)
+    )
+    if not any(item.ref for item in own):
+        return {}
+    counts = count_all(other)
+    return {
+        "wer_sherpa_onnx": round(counts.wer, 4),
+        "errors": {"words": counts.words, "ins": counts.ins, "del": counts.dels, "sub": counts.subs},
+        "wer_rnnt_kd": round(count_all(own).wer, 4),
+        "p_value": round(paired_p_value(other, own), 6),
+    }

@@ -1,0 +1,218 @@
+"""A trained system -> the folder that sherpa-onnx runs, verified before anybody can find it.
+
+The files are written and verified in a hidden folder beside ``out_dir`` and renamed when all is right.  An
+export that does not hold what is promised stays beside it as ``<out_dir>.failed``, with ``check.json``.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import torch
+from torch import nn
+
+from rnnt_kd import atomic
+from rnnt_kd.config import SystemConfig
+from rnnt_kd.data.speech import Speech, read_speech
+from rnnt_kd.errors import UserError
+from rnnt_kd.export import graphs, model_json
+from rnnt_kd.export.readme import readme
+from rnnt_kd.export.verify import verify_numbers, verify_static
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training.checkpoint import load_system
+
+Say = Callable[[str], None]
+CHECK = "check.json"
+SPECS = {"encoder.onnx": graphs.offline_encoder, "decoder.onnx": graphs.predictor_file, "joiner.onnx": graphs.joiner_file}
+
+
+@dataclass(frozen=True)
+class Format:
+    """What becomes of the float32 files: at most one of ``int8`` and ``float16``, and ``sparse`` after it."""
+
+    int8: bool = False
+    float16: bool = False
+    sparse: bool = False
+
+    @property
+    def weights(self) -> str:
+        return "int8" if self.int8 else "float16" if self.float16 else "float32"
+
+    @property
+    def exact(self) -> bool:
+        """The values are the system's own."""
+        return not (self.int8 or self.float16)
+
+
+def export_system(
+    system_dir: Path,
+    bpe_dir: Path,
+    out_dir: Path,
+    *,
+    streaming: bool = False,
+    int8: bool = False,
+    sparse: bool = False,
+    float16: bool = False,
+    check_data_dir: Optional[Path] = None,
+    decode_dirs: Optional[Sequence[Path]] = None,
+    say: Say,
+) -> Dict[str, Any]:
+    """Write and verify an export; returns what ``model.json`` says.
+
+    Args:
+      streaming:      for ``OnlineRecognizer``; the system must have a streaming encoder.
+      check_data_dir: a Kaldi data directory whose utterances sherpa-onnx must recognise as we do; without it
+                      the client runs on a few seconds of noise.
+      decode_dirs:    whose ``wer-*.json`` to copy; None: those under ``system_dir``.
+    Raises:
+      UserError: the system cannot be exported, or the export is not what it should be.
+    """
+    form, system_dir, bpe_dir, out_dir = Format(int8, float16, sparse), Path(system_dir), Path(bpe_dir), Path(out_dir)
+    if int8 and float16:
+        raise UserError("--int8 --float16", "both are given", "one of them")
+    model, config = load_system(system_dir)
+    tokenizer = Tokenizer.load(bpe_dir)
+    model_json.check_exportable(config, tokenizer, model, system_dir, bpe_dir)
+    _set_mode(model, config, streaming, system_dir)
+    speech = list(_speech(check_data_dir))  # a defect of the data is told before anything is written
+    decode_dirs = sorted(system_dir.glob("decode_*")) if decode_dirs is None else decode_dirs
+    if out_dir.exists() and not _is_ours(out_dir):
+        raise UserError(out_dir, "holds files of something else", "a new folder, or an older export")
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}.", suffix=".tmp"))
+    try:
+        os.chmod(making, 0o755)
+        values = _describe(model, config, tokenizer, form, streaming, model_json.scores_of(decode_dirs))
+        values["parameters"] = model_json.describe_parameters(model, _write_files(model, form, streaming, making))
+        shutil.copyfile(bpe_dir / "bpe.model", making / "bpe.model")
+        lines = [f"{piece} {index}\n" for index, piece in enumerate(tokenizer.pieces())]
+        atomic.write_text(making / "tokens.txt", "".join(lines))
+        atomic.write_text(making / "README.md", readme(values))
+        model_json.write_manifest(making, {**values, "check": {}})
+        check, fault = _verify(making, model, tokenizer, speech, form, streaming, check_data_dir, say)
+        atomic.write_text(making / CHECK, json.dumps(check, indent=1, ensure_ascii=False) + "\n")
+        if fault:
+            failed = out_dir.with_name(out_dir.name + ".failed")
+            atomic.replace_dir(making, failed)
+            raise UserError(out_dir, fault, "none", f"the export is kept in {failed}; {CHECK} there lists them")
+        model_json.write_manifest(making, {**values, "check": _summary(check)})
+        atomic.replace_dir(making, out_dir)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return model_json.read_manifest(out_dir)
+
+
+def _set_mode(model: nn.Module, config: SystemConfig, streaming: bool, system_dir: Path) -> None:
+    """A streaming encoder that is exported for whole utterances looks at the whole utterance."""
+    can_stream = hasattr(model.encoder, "streaming_forward")
+    if streaming and not can_stream:
+        found = f"its encoder {config.model.encoder} looks at the whole utterance"
+        raise UserError(system_dir, found, "a streaming encoder", "leave out --streaming, or train a streaming_student")
+    if can_stream and not streaming:
+        model.encoder.eval_chunk_frames = 0
+
+
+def _speech(data_dir: Optional[Path]) -> List[Speech]:
+    """What the client is tried on, unusable audio included."""
+    if data_dir is not None:
+        return list(read_speech(data_dir))
+    generator = torch.Generator().manual_seed(0)
+    noise = [0.05 * torch.randn(n, generator=generator).numpy() for n in (16000, 4000, 48000, 1600)]
+    return [Speech(f"noise-{index}", "", "", samples) for index, samples in enumerate(noise)]
+
+
+def _is_ours(folder: Path) -> bool:
+    return folder.is_dir() and (not any(folder.iterdir()) or (folder / model_json.NAME).exists())
+
+
+def _describe(model, config, tokenizer, form: Format, streaming: bool, scores) -> Dict[str, Any]:
+    return {
+        **model_json.describe_system(model, config),
+        "unk_id": tokenizer.unk_id,
+        "streaming": streaming,
+        "weights": form.weights,
+        "sparse": form.sparse,
+        "wer": scores,
+    }
+
+
+def _write_files(model: nn.Module, form: Format, streaming: bool, folder: Path) -> Dict[str, List[str]]:
+    """The three files; returns file -> names of the parameters in it."""
+    from rnnt_kd.export.onnx_file import load_onnx, write_onnx
+
+    names = {}
+    for file, make_spec in SPECS.items():
+        path = folder / file
+        if file == "encoder.onnx" and streaming:
+            from rnnt_kd.export.streaming_graphs import write_streaming_encoder
+
+            write_streaming_encoder(model, path)
+        else:
+            spec = make_spec(model)
+            write_onnx(
+                spec.module,
+                spec.example,
+                path,
+                input_names=spec.input_names,
+                output_names=spec.output_names,
+                dynamic_axes=spec.dynamic_axes,
+                metadata=spec.metadata,
+            )
+        names[file] = [tensor.name for tensor in load_onnx(path).graph.initializer]
+        for convert in _conversions(form):
+            converted = folder / f".{file}"
+            convert(path, converted)
+            os.replace(converted, path)
+    return names
+
+
+def _conversions(form: Format) -> List[Callable[[Path, Path], None]]:
+    steps = []
+    if form.int8:
+        from rnnt_kd.export.quantize import quantize_int8
+
+        steps.append(quantize_int8)
+    if form.float16:
+        from rnnt_kd.export.half import make_float16
+
+        steps.append(make_float16)
+    if form.sparse:
+        from rnnt_kd.export.sparse_file import make_sparse
+
+        steps.append(make_sparse)
+    return steps
+
+
+def _verify(folder, model, tokenizer, speech, form: Format, streaming: bool, data_dir, say: Say):
+    """Returns what was measured, and what is wrong with it ("" where nothing is)."""
+    manifest = verify_static(folder)
+    check: Dict[str, Any] = {"onnxruntime_against_torch": verify_numbers(folder, model, manifest)}
+    usable = [item for item in speech if item.samples is not None]
+    check["data_dir"] = str(data_dir) if data_dir else None
+    check["left_out"] = {item.id: item.reason for item in speech if item.samples is None}
+    if not usable:
+        raise UserError(data_dir, "no utterance can be used", "usable audio")
+    if streaming:
+        from rnnt_kd.export.streaming_check import check_streaming_client as check_client
+    else:
+        from rnnt_kd.export.client_check import check_client
+    from rnnt_kd.export.client_check import check_features
+
+    check["features_difference"] = check_features(usable, folder)
+    check.update(check_client(folder, model, tokenizer, usable))
+    differences = check["differences"]
+    for item in differences:
+        say(
+            f"{item['utterance']} ({item['search']}, batches of {item['batch_size']}): {item['what']} "
+            f"'{item['sherpa_onnx']}' from sherpa-onnx, '{item['rnnt_kd']}' from rnnt_kd"
+        )
+    return check, f"sherpa-onnx and rnnt_kd differ {len(differences)} times" if differences and form.exact else ""
+
+
+def _summary(check: Dict[str, Any]) -> Dict[str, Any]:
+    """What ``model.json`` keeps of ``check.json``: the number of differences, not the list."""
+    return {**check, "differences": len(check["differences"]), "left_out": len(check["left_out"])}

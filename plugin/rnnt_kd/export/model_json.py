@@ -1,0 +1,169 @@
+"""``model.json``: what an export is, where it comes from, and the checksums that hold it together.
+
+    format, format_version      system, role, streaming, weights, sparse
+    vocab_size, context_size, blank_id, unk_id, joiner_dim, subsampling_factor, features
+    params, nonzero_params      of the exported parameters; ``sparsity`` of those that training sparsified,
+                                ``sparsity_total`` of all: counted, never a target
+    wer                         the scores of the system, as scoring wrote them (an empty list: not scored)
+    training_config, training_config_sha256, bpe_sha256
+    files                       name -> bytes, sha256
+    parameters                  name in the transducer -> file, shape, sha256 of its float32 values
+    check                       what the verification measured
+    sha256                      of all that stands above
+
+Everything is written once, at the end of an export.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rnnt_kd import atomic
+from rnnt_kd.config import SystemConfig
+from rnnt_kd.config_io import as_plain_dict
+from rnnt_kd.errors import UserError
+from rnnt_kd.export.graphs import FEATURE_DIM, TRAINING_ONLY
+from rnnt_kd.scoring.results import read_json
+from rnnt_kd.sparsity.report import measured_sparsity, select_parameters, sparsity_report
+
+FORMAT, FORMAT_VERSION = "rnnt_kd export", 1
+NAME = "model.json"
+ONNX_FILES = ("encoder.onnx", "decoder.onnx", "joiner.onnx")
+FILES = (*ONNX_FILES, "tokens.txt", "bpe.model", "README.md")  # beside model.json
+FEATURES = {  # what sherpa-onnx computes by itself for this kind of model
+    "type": "log-mel filter bank",
+    "num_bins": FEATURE_DIM,
+    "sampling_rate": 16000,
+    "frame_length_ms": 25,
+    "frame_shift_ms": 10,
+    "window": "povey",
+    "preemphasis": 0.97,
+    "dither": 0,
+    "snip_edges": False,
+    "low_freq": 20,
+    "high_freq": -400,
+    "samples": "in [-1, 1]",
+}
+_WER_KEYS = ("test_set", "search", "beam", "wer", "errors", "words", "ins", "del", "sub", "utterances", "ci95")
+_AGAIN = "export the system again"
+
+
+def describe_system(model: nn.Module, config: SystemConfig) -> Dict[str, Any]:
+    """The part that the trained system decides."""
+    exported = {name: value for name, value in model.named_parameters() if not name.startswith(TRAINING_ONLY)}
+    counts = sparsity_report(model, exported)
+    sparsity = 0.0
+    if config.sparsity is not None and config.target_sparsity > 0:
+        chosen = select_parameters(model, config.sparsity.include, config.sparsity.exclude)
+        sparsity = measured_sparsity(sparsity_report(model, chosen))
+    return {
+        "system": config.name,
+        "role": config.role,
+        "vocab_size": config.vocab_size,
+        "context_size": model.predictor.context_size,
+        "blank_id": config.blank_id,
+        "joiner_dim": model.joiner.output_linear.in_features,
+        "subsampling_factor": model.encoder.subsampling_factor,
+        "features": FEATURES,
+        "params": sum(total for _, total in counts.values()),
+        "nonzero_params": sum(nonzero for nonzero, _ in counts.values()),
+        "sparsity": sparsity,
+        "sparsity_total": measured_sparsity(counts),
+        "training_config": as_plain_dict(config),
+        "training_config_sha256": json_digest(as_plain_dict(config)),
+        "bpe_sha256": config.bpe_checksum,
+    }
+
+
+def describe_parameters(model: nn.Module, files: Mapping[str, Sequence[str]]) -> Dict[str, Any]:
+    """Name -> file, shape, checksum.  ``files``: ONNX file -> the parameters it holds."""
+    where = {name: file for file, names in files.items() for name in names}
+    state = model.state_dict()
+    exported = [name for name in state if not name.startswith(TRAINING_ONLY)]
+    assert set(exported) == set(where), sorted(set(exported) ^ set(where))
+    return {
+        name: {"file": where[name], "shape": list(state[name].shape), "sha256": tensor_digest(state[name])}
+        for name in exported
+    }
+
+
+def scores_of(decode_dirs: Sequence[Path]) -> List[Dict[str, Any]]:
+    """The ``wer-*.json`` of some decode folders, without speakers."""
+    found = [path for folder in decode_dirs for path in sorted(Path(folder).glob("wer-*.json"))]
+    return [{key: values.get(key) for key in _WER_KEYS} for values in map(read_json, found)]
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """SHA-256 of the values, row by row, in their own precision."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def json_digest(values: Any) -> str:
+    """SHA-256 that does not depend on spaces or the order of keys."""
+    text = json.dumps(values, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write ``model.json``: ``values``, the checksums of the files beside it, and its own."""
+    contents = {name: (Path(folder) / name).read_bytes() for name in FILES}
+    files = {
+        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+    manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **values, "files": files}
+    manifest["sha256"] = json_digest(json.loads(json.dumps(manifest)))
+    atomic.write_text(Path(folder) / NAME, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_manifest(folder: Path, check_files: bool = True) -> Dict[str, Any]:
+    """Read ``model.json`` and hold every file against it.
+
+    Raises:
+      UserError: no such folder or file, another format or version, a file that is missing or was changed.
+    """
+    folder = Path(folder)
+    path = folder / NAME
+    if not path.is_file():
+        found = "no export here" if folder.is_dir() else "no such folder"
+        raise UserError(folder, found, f"a folder with {NAME}", "write one with python -m rnnt_kd.bin.export")
+    manifest = read_json(path)
+    if manifest.get("format") != FORMAT:
+        raise UserError(path, f"format {manifest.get('format')!r}", repr(FORMAT), _AGAIN)
+    if manifest.get("format_version") != FORMAT_VERSION:
+        found = f"format version {manifest.get('format_version')!r}"
+        raise UserError(path, found, str(FORMAT_VERSION), "use the rnnt_kd that wrote it, or export again")
+    own = {key: value for key, value in manifest.items() if key != "sha256"}
+    if manifest.get("sha256") != json_digest(own):
+        raise UserError(path, "was changed since it was written", "the checksum it holds", _AGAIN)
+    for name in FILES if check_files else ():
+        try:
+            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except FileNotFoundError:
+            raise UserError(folder / name, "missing", "a whole export", _AGAIN) from None
+        if digest != manifest["files"][name]["sha256"]:
+            expected = f"SHA-256 {manifest['files'][name]['sha256'][:12]}... of {NAME}"
+            raise UserError(folder / name, f"was changed (SHA-256 {digest[:12]}...)", expected, _AGAIN)
+    return manifest
+
+
+def check_exportable(config: SystemConfig, tokenizer, model: nn.Module, system_dir: Path, bpe_dir: Path) -> None:
+    """Raises UserError where sherpa-onnx could not run the system, or system and BPE model do not belong together."""
+    if config.bpe_checksum != tokenizer.checksum:
+        expected = f"that of {system_dir} (checksum {config.bpe_checksum[:12]})"
+        raise UserError(bpe_dir, f"another BPE model (checksum {tokenizer.checksum[:12]})", expected)
+    where = system_dir / "config.yaml"
+    if config.blank_id != 0:
+        raise UserError(where, f"blank_id is {config.blank_id}", "0: sherpa-onnx knows no other blank")
+    if config.vocab_size != tokenizer.vocab_size:
+        raise UserError(where, f"vocab_size is {config.vocab_size}", f"{tokenizer.vocab_size}, the pieces of {bpe_dir}")
+    if model.predictor.context_size != 2:
+        found = f"the predictor sees {model.predictor.context_size} labels"
+        raise UserError(where, found, "2: the start context of sherpa-onnx is [-1, 0]")
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UserError(system_dir / "model.safetensors", f"'{name}' holds NaN or infinity", "finite weights")

@@ -1,0 +1,108 @@
+"""The ``README.md`` of an export: what it is, and the commands that run it."""
+
+from typing import Any, Mapping
+
+_OFFLINE = """\
+```python
+import sherpa_onnx
+import soundfile
+
+recognizer = sherpa_onnx.OfflineRecognizer.from_transducer(
+    encoder="encoder.onnx",
+    decoder="decoder.onnx",
+    joiner="joiner.onnx",
+    tokens="tokens.txt",
+    model_type="transducer",
+    decoding_method="modified_beam_search",  # or "greedy_search"
+    max_active_paths=4,
+    num_threads=1,
+)
+samples, sampling_rate = soundfile.read("speech.wav", dtype="float32")
+stream = recognizer.create_stream()
+stream.accept_waveform(sampling_rate, samples)
+recognizer.decode_stream(stream)
+print(stream.result.text)
+```
+
+or, with sherpa-onnx's own program,
+
+```sh
+sherpa-onnx-offline --encoder=encoder.onnx --decoder=decoder.onnx --joiner=joiner.onnx --tokens=tokens.txt \\
+  --decoding-method=modified_beam_search --max-active-paths=4 --num-threads=1 speech.wav
+```
+
+The encoder looks at the whole recording, so time and memory grow with the square of its length: cut recordings
+of more than half a minute at pauses, as `python -m rnnt_kd.bin.transcribe` does.
+"""
+
+_STREAMING = """\
+```python
+import numpy
+import sherpa_onnx
+import soundfile
+
+recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
+    encoder="encoder.onnx",
+    decoder="decoder.onnx",
+    joiner="joiner.onnx",
+    tokens="tokens.txt",
+    decoding_method="modified_beam_search",  # or "greedy_search"
+    max_active_paths=4,
+    num_threads=1,
+)
+samples, sampling_rate = soundfile.read("speech.wav", dtype="float32")
+stream = recognizer.create_stream()
+for start in range(0, len(samples), sampling_rate // 10):
+    stream.accept_waveform(sampling_rate, samples[start : start + sampling_rate // 10])
+    while recognizer.is_ready(stream):
+        recognizer.decode_stream(stream)
+stream.accept_waveform(sampling_rate, numpy.zeros(sampling_rate, dtype="float32"))  # or the last words are lost
+stream.input_finished()
+while recognizer.is_ready(stream):
+    recognizer.decode_stream(stream)
+print(recognizer.get_result(stream))
+```
+
+or, with sherpa-onnx's own program,
+
+```sh
+sherpa-onnx --encoder=encoder.onnx --decoder=decoder.onnx --joiner=joiner.onnx --tokens=tokens.txt \\
+  --decoding-method=modified_beam_search --max-active-paths=4 --num-threads=1 speech.wav
+```
+"""
+
+
+def readme(values: Mapping[str, Any]) -> str:
+    """Text for what ``model.json`` says of an export."""
+    zeros = f", {100 * values['sparsity_total']:.1f} % of them zero" if values["sparsity_total"] > 0.001 else ""
+    kind = "streaming" if values["streaming"] else "offline"
+    storage = "stored as " + values["weights"] + (", zeros left out" if values["sparse"] else "")
+    scores = "".join(
+        f"| {row['test_set']} | {row['search']}, beam {row['beam']} | {row['wer']:.2f} | {row['words']} "
+        f"| {row['ins']} | {row['del']} | {row['sub']} |\n"
+        for row in values["wer"]
+        if row["wer"] is not None
+    )
+    table = (
+        "| test set | search | %WER | words | ins | del | sub |\n|---|---|---|---|---|---|---|\n" + scores
+        if scores
+        else "The system had not been scored when it was exported.\n"
+    )
+    return f"""\
+# {values["system"]}, for sherpa-onnx
+
+An {kind} transducer, exported by rnnt_kd: {values["params"]:,} parameters{zeros}, {storage};
+{values["vocab_size"]} BPE pieces; 16 kHz audio.  `model.json` says what it is and holds the checksum of every file.
+
+## Run it
+
+`pip install sherpa-onnx soundfile`, then in this folder
+
+{_STREAMING if values["streaming"] else _OFFLINE}
+From rnnt_kd, which checks the files first: `python -m rnnt_kd.bin.transcribe . speech.wav`.
+
+## How good it is
+
+The system in float32, decoded by rnnt_kd:
+
+{table}""".replace("An streaming", "A streaming")
