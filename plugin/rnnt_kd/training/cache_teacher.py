@@ -21,7 +21,7 @@ from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import checkpoint
 from rnnt_kd.training.progress import Say
 from rnnt_kd.training.selection import select
-from rnnt_kd.training.system_dir import file_digest
+from rnnt_kd.training.system_dir import file_digest, refuse_decoding_only
 from rnnt_kd.training.teacher_posteriors import Lattice, TeacherPosteriors
 from rnnt_kd.training.valid_config import check_config
 
@@ -129,6 +129,7 @@ class _Work:
         backend_name: str,
     ):
         self.cuts, self.tokenizer, self.batch_seconds = cuts, tokenizer, batch_seconds
+        refuse_decoding_only(teacher_dir)
         model, config = checkpoint.load_system(teacher_dir, device)
         for what, theirs, ours in (
             ("BPE model", config.bpe_checksum[:12], tokenizer.checksum[:12]),

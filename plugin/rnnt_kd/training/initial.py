@@ -16,7 +16,7 @@ from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import checkpoint
 from rnnt_kd.training.batches import Data
-from rnnt_kd.training.system_dir import file_digest
+from rnnt_kd.training.system_dir import file_digest, refuse_decoding_only
 
 
 def resolve(
@@ -40,6 +40,7 @@ def resolve(
             "--teacher-dir", f"missing, and {config.name} needs a teacher", "the folder of a trained system"
         )
     teacher = checkpoint.read_system(teacher_dir)
+    refuse_decoding_only(teacher_dir)
     for key, what in (("bpe_checksum", "BPE model"), ("blank_id", "blank id"), ("vocab_size", "vocabulary size")):
         theirs, ours = getattr(teacher, key), getattr(config, key)
         if theirs != ours:

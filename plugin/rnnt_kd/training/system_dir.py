@@ -21,6 +21,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.training.progress import Say
 
 CONFIG, INPUTS, SYSTEM = "config.yaml", "inputs.json", "system.json"
+DECODING_ONLY = "decoding_only"  # key of system.json: imported from an export, which lacks the heads of training
 
 
 @contextmanager
@@ -94,6 +95,17 @@ def file_digest(path: Path) -> str:
 def write_system(system_dir: Path, values: Dict[str, Any]) -> None:
     """``system.json``, the mark of a finished system: written last."""
     atomic.write_text(system_dir / SYSTEM, json.dumps(values, indent=1) + "\n")
+
+
+def refuse_decoding_only(teacher_dir: Path) -> None:
+    """Raises UserError where the folder was made from an export: its training heads are zeros."""
+    try:
+        imported = json.loads((Path(teacher_dir) / SYSTEM).read_text(encoding="utf-8")).get(DECODING_ONLY)
+    except (OSError, ValueError, AttributeError):
+        return
+    if imported:
+        found = "was imported from an export, which lacks the heads that only training uses"
+        raise UserError(teacher_dir, found, "a trained system as teacher", "give the folder of its training")
 
 
 def _difference(system_dir: Path, config: SystemConfig, inputs: Dict[str, str]) -> str:

@@ -1,0 +1,161 @@
+"""An export -> a system's folder again, to decode with or to look at.
+
+Every weight that decoding uses comes back bit for bit, or nothing does.  The heads that only training
+uses are in no export: they come back as zeros, and ``system.json`` says ``decoding_only``, so that no
+training takes the folder for a teacher.
+"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Iterable, List
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnx import numpy_helper
+from torch import Tensor
+
+from rnnt_kd import atomic
+from rnnt_kd.config import SystemConfig
+from rnnt_kd.config_io import read_system_config, write_system_config
+from rnnt_kd.errors import UserError
+from rnnt_kd.export.graphs import TRAINING_ONLY
+from rnnt_kd.export.model_json import NAME, ONNX_FILES, json_digest, tensor_digest
+from rnnt_kd.export.onnx_file import TRANSPOSED, load_onnx, metadata_of
+from rnnt_kd.export.verify import verify_static
+from rnnt_kd.training.checkpoint import CONFIG, FINAL, build_model, load_weights, write_tensors
+from rnnt_kd.training.system_dir import DECODING_ONLY, write_system
+
+_AGAIN = "export the system again"
+
+
+def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
+    """Make ``system_dir`` from the export in ``folder``; returns the export's ``model.json``.
+
+    Raises:
+      UserError: ``verify_static`` finds a fault; the weights are int8 or float16 (rounding cannot be undone);
+        the configuration, the BPE model or any weight is not what ``model.json`` holds; ``system_dir`` is not empty.
+    """
+    folder, system_dir = Path(folder), Path(system_dir)
+    if system_dir.exists() and (not system_dir.is_dir() or any(system_dir.iterdir())):
+        raise UserError(system_dir, "is there already", "a new folder", "choose another --system-dir")
+    manifest = verify_static(folder)
+    if manifest["weights"] != "float32":
+        found = f"its weights are {manifest['weights']}: what was rounded cannot be undone"
+        raise UserError(folder, found, "an export with float32 weights", "export the system without --int8, --float16")
+    if manifest["files"]["bpe.model"]["sha256"] != manifest["bpe_sha256"]:
+        raise UserError(folder / "bpe.model", "is not the one the system was trained with", manifest["bpe_sha256"])
+    system_dir.parent.mkdir(parents=True, exist_ok=True)
+    making = Path(tempfile.mkdtemp(dir=system_dir.parent, prefix=f".{system_dir.name}.", suffix=".tmp"))
+    try:
+        making.chmod(0o755)
+        config = _config(manifest, folder, making)
+        model = build_model(config)
+        tensors = _weights(folder, manifest)
+        heads = {name: value for name, value in model.state_dict().items() if name.startswith(TRAINING_ONLY)}
+        tensors.update({name: torch.zeros_like(value) for name, value in heads.items()})
+        load_weights(model, tensors, folder, _AGAIN)
+        write_system_config(making / CONFIG, config)
+        write_tensors(making / FINAL, tensors)
+        write_system(making, _record(manifest, folder, sorted(heads)))
+        atomic.replace_dir(making, system_dir)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return manifest
+
+
+def read_parameters(folder: Path, names: Dict[str, Iterable[str]]) -> Dict[str, np.ndarray]:
+    """The values of parameters by name, as the transducer shapes them; sparse or packed ones are unpacked.
+
+    Args:
+      names: ONNX file -> the parameters to read from it.
+    Raises: UserError: the file has no such value.
+    """
+    found: Dict[str, np.ndarray] = {}
+    for file, wanted in names.items():
+        model = load_onnx(folder / file)
+        dense = {tensor.name: tensor for tensor in model.graph.initializer}
+        values = {name: numpy_helper.to_array(dense[name]) for name in wanted if name in dense}
+        values.update(_computed(model, [name for name in wanted if name not in dense], folder / file))
+        transposed = set(json.loads(metadata_of(model)[TRANSPOSED]))
+        found.update({name: value.T if name in transposed else value for name, value in values.items()})
+    return found
+
+
+def _computed(model: "onnx.ModelProto", names: List[str], path: Path) -> Dict[str, np.ndarray]:
+    """Values that the graph computes from its weights alone, by running that part of it."""
+    if not names:
+        return {}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    sparse = {tensor.values.name for tensor in model.graph.sparse_initializer}
+    needed, waiting = {}, list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in makers:
+            needed[makers[name].output[0]] = makers[name]
+            waiting += [other for other in makers[name].input if other in makers and makers[other].output[0] not in needed]
+        elif name in names and name not in sparse:
+            raise UserError(path, f"has no weight '{name}'", f"what {NAME} lists", _AGAIN)
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.node[:], part.graph.input[:], part.graph.output[:]
+    part.graph.node.extend(node for node in model.graph.node if node.output[0] in needed)
+    for index, name in enumerate(names):
+        part.graph.node.append(onnx.helper.make_node("Identity", [name], [f"out:{index}"]))
+        part.graph.output.append(onnx.helper.make_tensor_value_info(f"out:{index}", onnx.TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        run = onnxruntime.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return dict(zip(names, run.run(None, {}), strict=True))
+    except Exception:
+        raise UserError(path, f"its weights cannot be unpacked ({', '.join(names[:2])} ...)", "", _AGAIN) from None
+
+
+def _config(manifest: Dict[str, Any], folder: Path, making: Path) -> SystemConfig:
+    values = manifest["training_config"]
+    if json_digest(values) != manifest["training_config_sha256"]:
+        raise UserError(folder / NAME, "training_config is not what its checksum says", "", _AGAIN)
+    atomic.write_text(making / CONFIG, json.dumps(values))  # JSON is YAML
+    config = read_system_config(making / CONFIG)
+    for key in ("vocab_size", "blank_id"):
+        if getattr(config, key) != manifest[key]:
+            raise UserError(folder / NAME, f"training_config.{key} is {getattr(config, key)}", f"{manifest[key]}")
+    return config
+
+
+def _weights(folder: Path, manifest: Dict[str, Any]) -> Dict[str, Tensor]:
+    names: Dict[str, List[str]] = {file: [] for file in ONNX_FILES}
+    for name, facts in manifest["parameters"].items():
+        names[facts["file"]].append(name)
+    tensors = {}
+    for name, value in read_parameters(folder, names).items():
+        facts = manifest["parameters"][name]
+        tensor = torch.from_numpy(np.array(value, order="C"))
+        if list(tensor.shape) != facts["shape"]:
+            found = f"'{name}' is {tuple(tensor.shape)}"
+            raise UserError(folder / facts["file"], found, f"{tuple(facts['shape'])}, as {NAME} says", _AGAIN)
+        if tensor_digest(tensor) != facts["sha256"]:
+            raise UserError(folder / facts["file"], f"'{name}' holds other values than {NAME} says", "", _AGAIN)
+        tensors[name] = tensor
+    return tensors
+
+
+def _record(manifest: Dict[str, Any], folder: Path, heads: List[str]) -> Dict[str, Any]:
+    return {
+        "system": manifest["system"],
+        "role": manifest["role"],
+        "params": manifest["params"],
+        "nonzero_params": manifest["nonzero_params"],
+        "sparsity": manifest["sparsity"],
+        "sparsity_total": manifest["sparsity_total"],
+        "kd": manifest["training_config"]["kd"] is not None,
+        "bpe_checksum": manifest["bpe_sha256"],
+        "train_seconds": None,
+        "imported_from": str(folder),
+        DECODING_ONLY: True,
+        "zeros": heads,
+    }
