@@ -3,6 +3,7 @@
 Every function raises ``UserError`` with one line for the first thing that is wrong.
 """
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -56,11 +57,13 @@ def check_vocabulary(folder: Path, manifest: Dict[str, Any]) -> int:
             raise UserError(path, f"{key} is {manifest.get(key)}", f"{value}: {why}")
     tokenizer = Tokenizer.load(folder / "bpe.model")
     pieces = tokenizer.pieces()
-    lines = (folder / "tokens.txt").read_text(encoding="utf-8").split("\n")
-    if lines[-1:] != [""] or lines[:-1] != [f"{piece} {index}" for index, piece in enumerate(pieces)]:
-        wrong = next((n for n, (a, b) in enumerate(zip(lines, pieces), 1) if a != f"{b} {n - 1}"), len(lines))
-        expected = f"one 'symbol id' line for each of the {len(pieces)} pieces of bpe.model, in their order"
-        raise UserError(f"{folder / 'tokens.txt'}:{wrong}", "is not the vocabulary of bpe.model", expected, _AGAIN)
+    lines = (folder / "tokens.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    expected = [f"{piece} {index}" for index, piece in enumerate(pieces)]
+    if lines != expected:
+        pairs = enumerate(zip_longest(lines, expected), 1)
+        wrong = next(number for number, (one, other) in pairs if one != other)
+        expected_text = f"one 'symbol id' line for each of the {len(pieces)} pieces of bpe.model, in their order"
+        raise UserError(f"{folder / 'tokens.txt'}:{wrong}", "is not the vocabulary of bpe.model", expected_text, _AGAIN)
     if manifest.get("vocab_size") != len(pieces):
         raise UserError(path, f"vocab_size is {manifest.get('vocab_size')}", f"{len(pieces)}, the lines of tokens.txt")
     return len(pieces)

@@ -116,6 +116,7 @@ def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
         for name, content in contents.items()
     }
     manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **values, "files": files}
+    manifest.pop("sha256", None)  # of an older one
     manifest["sha256"] = json_digest(json.loads(json.dumps(manifest)))
     atomic.write_text(Path(folder) / NAME, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
 
