@@ -231,3 +231,71 @@ def kd_losses(
             value = value + weight * divergence(variant, student, teacher, label, blank, class_scales)
         losses.append(value)
     return torch.stack(losses)
+
+
+def shifted_starts(starts, shift):
+    """First kept positions of one utterance's T_b frames, its teacher moved ``shift`` frames later."""
+    T = len(starts)
+    moved = [starts[max(t - shift, 0)] for t in range(T)]
+    return [max(moved[t], min(starts[t], starts[T - 1] - (T - 1 - t))) for t in range(T)]
+
+
+def shifted_kd_losses(
+    logits, teacher_logits, symbols, teacher_ranges, blank, frames, rnnt_type="regular", *, shift, weighting
+):
+    """(B,) distillation terms, collapsed, from a teacher known on ``teacher_ranges`` only.
+
+    logits (B, T, s_range, C) on the ranges moved ``shift`` frames later, teacher_logits on ``teacher_ranges``.
+    """
+    losses = []
+    for b in range(len(symbols)):
+        S, T = len(symbols[b]), frames[b]
+        s_range = len(teacher_ranges[b][0])
+        starts = shifted_starts([int(teacher_ranges[b][t][0]) for t in range(T)], shift)
+        ranges = {b: [[starts[t] + k for k in range(s_range)] for t in range(T)]}
+
+        def known(t, s):
+            """The teacher's log-probabilities at the student's node, or None."""
+            before = max(t - shift, 0)
+            kept = [int(x) for x in teacher_ranges[b][before]]
+            if s not in kept:
+                return None
+            return posteriors(
+                teacher_logits[b, before, kept.index(s)].detach(), symbols[b][s] if s < S else None, blank
+            )
+
+        def teacher_log_prob(t, s, kind):
+            found = known(t, s)
+            return torch.tensor(math.log(0.5), dtype=torch.float64) if found is None else found[kind == "label"]
+
+        def student(t, s):
+            return posteriors(logits[b, t, s - starts[t]], symbols[b][s] if s < S else None, blank)
+
+        def student_log_prob(t, s, kind):
+            return student(t, s)[kind == "label"].detach()
+
+        nodes = [(t, s) for t in range(T) for s in ranges[b][t] if s <= S]
+        reads = dict.fromkeys(nodes, 1.0)
+        if weighting != "uniform":
+            of = student_log_prob if weighting == "student-occupancy" else teacher_log_prob
+            paths = _kept_paths(symbols, ranges, frames, b, rnnt_type)
+            scores = [float(score) for score in path_scores(paths, of, T)]
+            best = max(scores)
+            reads = dict.fromkeys(nodes, 0.0)
+            for path, score in zip(paths, scores):
+                share = math.exp(score - best)
+                if weighting == "one-best":
+                    share = float(score == best and scores.index(best) == paths.index(path))
+                for t, s, _ in path:
+                    reads[t, s] += share
+        total = sum(reads.values())
+        value = torch.zeros((), dtype=torch.float64)
+        for t, s in nodes:
+            teacher = known(t, s)
+            if teacher is None:
+                continue  # nothing to compare with; the other nodes' weights stay
+            for p, q in zip(student(t, s), teacher):
+                if q is not None:
+                    value = value + reads[t, s] * (S + T) / total * q.exp() * (q - p)
+        losses.append(value)
+    return torch.stack(losses)

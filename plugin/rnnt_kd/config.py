@@ -82,6 +82,7 @@ class KdConfig:
     ranges: str = "teacher"  # whose lattice nodes: "teacher", from the cache of stage 4, or "student", teacher online
     temperature: float = 1.0
     ramp_steps: int = 0  # kd scale grows linearly from 0 over these steps
+    shift: int = 0  # encoder frames (40 ms) that the teacher's lattice is moved later, for streaming students
 
 
 @dataclass

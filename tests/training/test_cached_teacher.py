@@ -3,9 +3,11 @@
 import copy
 import dataclasses
 import json
+import math
 import shutil
 
 import pytest
+import reference
 import torch
 from safetensors.torch import load_file
 
@@ -360,3 +362,97 @@ def test_the_command_trains_from_the_cache(tone_corpus, kd_cache, tmp_path):
     command.main(tone_corpus.arguments("small_student", tmp_path / "x", *more))
     inputs = json.loads((tmp_path / "x" / "inputs.json").read_text())
     assert inputs["teacher cache"] == TeacherCache.open(kd_cache).digest
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "occupancy", "one-best"])
+def test_from_the_cache_it_is_the_plain_loops(tone_corpus, teacher_dir, kd_cache, weighting):
+    """Ranges, posteriors and node weights; on a real cache, of which the plain loops read the packed numbers."""
+    _, config = checkpoint.load_system(teacher_dir)
+    torch.manual_seed(3)
+    student = checkpoint.build_model(config).eval()
+    inputs, ids = batch_of(tone_corpus, [5, 2])
+    features, lens, labels, label_lens = inputs
+    cached = cached_batch(kd_cache, inputs, ids, encoder_frames(lens))
+    # The first 9 frames and 3 symbols of each: few enough paths to walk them all.
+    features, lens, labels, label_lens = features[:, :36], lens.clamp(max=36), labels[:, :3], label_lens.clamp(max=3)
+    starts = cached.starts[:, :9].clamp(max=1)
+    starts[:, -1] = 1
+    cached = CachedTeacher(starts, cached.packed[:, :9])
+    kd = load_recipe(tone_corpus.preset, ["kd.shift=4", f"kd.weighting={weighting}"]).kd
+    term = Objective(student, config.training, get_backend("torch"), "torch", kd)(
+        features, lens, labels, label_lens, cached=cached
+    )["kd"]
+
+    logits, num_frames = whole_lattice(student, features, lens, labels)
+    moved = [reference.shifted_starts(row, 4) for row in starts.tolist()]
+    logits = torch.stack(
+        [torch.stack([frame[start : start + 3] for frame, start in zip(*pair)]) for pair in zip(logits, moved)]
+    )
+    expected = reference.shifted_kd_losses(
+        logits, as_logits(cached, labels, logits.shape[-1]), labels.tolist(), cached.ranges(), 0,
+        num_frames, shift=4, weighting=weighting,
+    ).sum()  # fmt: skip
+    assert num_frames == [9, 9] and term.item() == pytest.approx(expected.item(), rel=1e-4) and term.item() > 0.01
+
+
+def whole_lattice(model, features, lens, labels):
+    """Joiner logits of every node, float64, and frames of each utterance."""
+    encoder_out, encoder_lens = model.encode(features, lens)
+    am, lm = model.joiner.encoder_proj(encoder_out), model.joiner.predictor_proj(model.predict(labels))
+    return model.joiner(am[:, :, None], lm[:, None]).double(), encoder_lens.tolist()
+
+
+def as_logits(cached, labels, C):
+    """(B, T, s_range, C) float64 whose posteriors are those of the cache; the rest on one class that is no label."""
+    logits = torch.full((*cached.packed.shape[:3], C), -60.0, dtype=torch.float64)
+    ends = torch.nn.functional.pad(labels, (0, 1))
+    for b, t, k in torch.cartesian_prod(*(torch.arange(size) for size in cached.packed.shape[:3])).tolist():
+        blank, label, rest = (float(x) for x in unpack(cached.packed[b, t, k]))
+        symbol = int(ends[b, int(cached.starts[b, t]) + k])
+        other = next(c for c in range(1, C) if c != symbol)
+        logits[b, t, k, other] = rest if symbol else math.log(math.exp(rest) + math.exp(label))
+        logits[b, t, k, 0] = blank
+        if symbol:
+            logits[b, t, k, symbol] = label
+    return logits
+
+
+@pytest.mark.parametrize("ranges", ["teacher", "student"])
+def test_the_command_trains_with_a_shift(tone_corpus, teacher_dir, kd_cache, tmp_path, ranges):
+    who = ["--kd-cache", str(kd_cache)] if ranges == "teacher" else ["--teacher-dir", str(teacher_dir)]
+    more = ["--kd", "--kd-ranges", ranges, *who, "--set", ONE_EPOCH[0]]
+    losses = []
+    for name, shift in (("plain", []), ("zero", ["--kd-shift", "0"]), ("late", ["--kd-shift", "3"])):
+        command.main(tone_corpus.arguments("small_student", tmp_path / name, *more, *shift))
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["kd_loss"] for line in lines if line["kind"] == "train"])
+        assert json.loads((tmp_path / name / "system.json").read_text())["kd_shift"] == (3 if shift[1:] == ["3"] else 0)
+    plain, zero, late = losses
+    assert zero == plain and late != plain and all(loss > 0 for loss in late)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "zero", "late")]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_a_run_from_before_there_was_a_shift_stays_finished(tone_corpus, kd_cache, tmp_path):
+    config = tone_corpus.config("small_student", "x", with_kd=True, overrides=ONE_EPOCH)
+    tone_corpus.train(config, tmp_path / "x", kd_cache=kd_cache)
+    text = (tmp_path / "x" / "config.yaml").read_text()
+    assert "  shift: 0\n" in text
+    (tmp_path / "x" / "config.yaml").write_text(text.replace("  shift: 0\n", ""))
+    (said,) = tone_corpus.train(config, tmp_path / "x", kd_cache=kd_cache)
+    assert "finished already, skipped" in said
+    late = dataclasses.replace(config, kd=dataclasses.replace(config.kd, shift=2))
+    said = tone_corpus.train(late, tmp_path / "x", kd_cache=kd_cache)
+    assert "changed kd.shift 0 -> 2 since the run" in said[0]
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--kd-shift", "4"], "--kd-shift: given without --kd"),
+    (["--kd", "--kd-shift", "-1"], "--kd-shift: -1; expected a number of encoder frames >= 0"),
+    (["--kd", "--set", "kd.shift=-2"], "kd.shift: -2; expected a number >= 0"),
+    (["--kd", "--set", "kd.shift=half"], "kd.shift"),
+])  # fmt: skip
+def test_wrong_shifts_are_one_line(tone_corpus, tmp_path, capsys, more, message):
+    status, said = run(tone_corpus, capsys, tmp_path / "x", *more)
+    assert status == 1 and message in said and said.startswith("error: ") and said.count("\n") == 1
+    assert not (tmp_path / "x").exists()

@@ -9,8 +9,9 @@ import torch
 
 from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.lattice import get_backend
+from rnnt_kd.losses.packed_posteriors import pack
 from rnnt_kd.models import build_transducer
-from rnnt_kd.training.objective import Objective, combine, loss_scales
+from rnnt_kd.training.objective import CachedTeacher, Objective, combine, loss_scales
 
 SMALL = dict(num_layers=1, dim=16, feedforward_dim=16)
 TRAINING = TrainingConfig(prune_range=9, lm_only_scale=0.25, simple_loss_scale=0.5, ctc_loss_scale=0.2)
@@ -182,3 +183,46 @@ def test_scales_ramp():
     assert last == pytest.approx({"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 2.0})
     assert loss_scales(10**6, training, None)["kd"] == 0.0
     assert loss_scales(0, dataclasses.replace(training, pruned_loss_warmup_steps=0), None)["pruned"] == 1.0
+
+
+@pytest.mark.parametrize("shift", [1, 2, 50])
+def test_an_online_teacher_is_the_plain_loops_on_its_earlier_frames(shift):
+    model, teacher, batch = make_model(0), make_model(1), make_batch()
+    features, lens, labels, label_lens = batch
+    kd = KdConfig(ranges="student", temperature=2.0, shift=shift)
+    terms = objective(model, kd=kd, teacher=teacher)(*batch)
+    logits, ranges, frames = full_lattice(model, features, lens, labels)
+    teacher_logits, _, _ = full_lattice(teacher, features, lens, labels)
+    moved = torch.stack([teacher_logits[:, max(t - shift, 0)] for t in range(teacher_logits.size(1))], dim=1)
+    expected = reference.kd_losses(
+        logits, moved, transcripts(labels, label_lens), ranges, 0, frames,
+        variant="collapsed", weighting="occupancy", temperature=2.0,
+    ).sum()  # fmt: skip
+    assert terms["kd"].item() == pytest.approx(expected.item(), rel=1e-4)
+    plain = objective(model, kd=KdConfig(ranges="student", temperature=2.0), teacher=teacher)(*batch)
+    assert terms["kd"].item() != pytest.approx(plain["kd"].item(), rel=1e-3)
+    assert all(terms[name].item() == plain[name].item() for name in ("simple", "pruned", "ctc", "frames"))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("weighting", ["uniform", "occupancy"])
+def test_online_and_cached_agree_where_all_nodes_are_kept(temperature, weighting):
+    """Only then do both see the same nodes; up to the float16 of the cache."""
+    model, teacher, batch = make_model(0), make_model(1), make_batch()
+    features, lens, labels, _ = batch
+    online = KdConfig(ranges="student", weighting=weighting, temperature=temperature, shift=2)
+    logits, ranges, _ = full_lattice(teacher, features, lens, labels)
+
+    def packed(at):
+        posteriors = (logits / at).softmax(-1)
+        symbols = torch.nn.functional.pad(labels, (0, 1))[:, None].expand(ranges.shape)
+        label = posteriors.gather(3, symbols[..., None])[..., 0].masked_fill(symbols == 0, 0.0)
+        return pack([x.clamp(min=0).log() for x in (posteriors[..., 0], label, 1 - posteriors[..., 0] - label)])
+
+    cached = CachedTeacher(
+        torch.zeros(ranges.shape[:2], dtype=torch.int64), packed(1.0), None if temperature == 1.0 else packed(temperature)
+    )
+    found = objective(model, kd=dataclasses.replace(online, ranges="teacher"))(*batch, cached=cached)
+    expected = objective(model, kd=online, teacher=teacher)(*batch)
+    assert expected["kd"].item() > 0.01
+    assert found["kd"].item() == pytest.approx(expected["kd"].item(), rel=4 * 2.0**-11)

@@ -46,6 +46,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--kd-variant", choices=available_variants(), help="instead of the preset's kd.variant")
     parser.add_argument("--kd-weighting", choices=available_weightings(), help="instead of the preset's kd.weighting")
     parser.add_argument("--kd-scale", type=float, help="instead of the preset's kd.scale")
+    parser.add_argument(
+        "--kd-shift",
+        type=int,
+        metavar="FRAMES",
+        help="instead of the preset's kd.shift: compare with the teacher as many encoder frames (40 ms) before",
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--lattice-backend", choices=["auto", *available_backends()], default="auto", help="auto: k2 where installed"
@@ -65,6 +71,7 @@ def main(argv: Optional[List[str]] = None) -> None:
             "variant": arguments.kd_variant,
             "weighting": arguments.kd_weighting,
             "scale": arguments.kd_scale,
+            "shift": arguments.kd_shift,
         },
     )
     _check_cache(config, arguments.kd_cache)
@@ -112,6 +119,8 @@ def compose(
         raise UserError("--kd", "asked for a teacher", "a student's role", "leave --kd away")
     if given.get("scale", 0.0) < 0.0:
         raise UserError("--kd-scale", str(given["scale"]), "a number >= 0")
+    if given.get("shift", 0) < 0:
+        raise UserError("--kd-shift", str(given["shift"]), "a number of encoder frames >= 0")
     part = getattr(recipe, role)
     return SystemConfig(
         name=name,

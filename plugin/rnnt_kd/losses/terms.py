@@ -42,17 +42,22 @@ def kd_losses(
     nodes: KeptNodes,
     backend: ModuleType,
     kd_weighting: str,
+    is_known: Optional[Tensor] = None,
 ) -> Tensor:
     """(B,): the distillation term of each utterance.
 
     Args:
       divergence:             gives (B, T, s_range), the variant's value on each node.
       scores, teacher_scores: at temperature 1, for the weights.
+      is_known:               (B, T, s_range) bool, where the teacher counts; None: everywhere.  Elsewhere the
+                              weight is 0, and that of the other nodes stays what it is.
     """
     weigh = get_weighting(kd_weighting)
     with torch.no_grad():
         weights = weigh(nodes, NodeScores(*(score.detach() for score in scores)), teacher_scores, backend)
         weights = normalise(weights, nodes)
+        if is_known is not None:
+            weights = weights.masked_fill(~is_known, 0.0)
     return (weights * divergence()).sum(dim=(1, 2))
 
 

@@ -11,6 +11,7 @@ subsampling, S = symbols, C = classes with blank, J = joiner dimension.
 The work is in float32 (float64 for float64 inputs), whatever autocast says.
 """
 
+import math
 from types import ModuleType
 from typing import Callable, Optional, Tuple, Union
 
@@ -126,10 +127,16 @@ def pruned_transducer_terms(
     kd_temperature: float = 1.0,
     kd_class_scales: Optional[Tuple[float, float, float]] = None,
     tempered_teacher: Optional[NodeScores] = None,
+    teacher_mask: Optional[Tensor] = None,
     backend: str = "auto",
     impl: str = "auto",
 ) -> TransducerTerms:
-    """Both terms of ``pruned_transducer_loss``, apart and unscaled.  Arguments as there."""
+    """Both terms of ``pruned_transducer_loss``, apart and unscaled.  Arguments as there, and
+
+    teacher_mask:  (B, T, s_range) bool, with a ``NodeScores`` teacher: False where it knows nothing of a
+                   node.  There is no comparison there, and the teacher's paths go on by even odds of
+                   blank and label.  None: it knows all.
+    """
     check_options(reduction, rnnt_type, kd_temperature, kd_class_scales)
     compare = get_variant(kd_variant)
     get_weighting(kd_weighting)  # a wrong name is an error with a teacher and without
@@ -139,10 +146,11 @@ def pruned_transducer_terms(
     if isinstance(teacher, JoinerParts):
         _check_vocabulary(teacher, student)
     elif isinstance(teacher, NodeScores):
-        teacher = _as_constants(teacher, nodes)
+        teacher = _as_constants(teacher, nodes, teacher_mask)
     elif teacher is not None:
         raise UserError("teacher", type(teacher).__name__, "JoinerParts, NodeScores or None")
 
+    assert teacher_mask is None or isinstance(teacher, NodeScores), "a mask is for posteriors computed before"
     if teacher is not None and needs_logits(compare):
         return _with_logits(
             student, teacher, nodes, module, delay_penalty, reduction, kd_variant, kd_weighting, kd_temperature,
@@ -154,10 +162,10 @@ def pruned_transducer_terms(
         return TransducerTerms(rnnt, torch.zeros_like(rnnt))
 
     with torch.no_grad():
-        teacher_scores = _as_scores(teacher, nodes, 1.0, None, impl)
+        teacher_scores = _as_scores(teacher, nodes, 1.0, None, teacher_mask, impl)
         tempered = teacher_scores
         if kd_temperature != 1.0:
-            tempered = _as_scores(teacher, nodes, kd_temperature, tempered_teacher, impl)
+            tempered = _as_scores(teacher, nodes, kd_temperature, tempered_teacher, teacher_mask, impl)
 
     def divergence() -> Tensor:
         of_student = scores
@@ -165,7 +173,7 @@ def pruned_transducer_terms(
             of_student = node_scores(student, nodes, temperature=kd_temperature, impl=impl)
         return compare(of_student, NodeScores(*(x.to(of_student[0].dtype) for x in tempered)), kd_class_scales)
 
-    kd = kd_losses(divergence, scores, teacher_scores, nodes, module, kd_weighting)
+    kd = kd_losses(divergence, scores, teacher_scores, nodes, module, kd_weighting, teacher_mask)
     return TransducerTerms(rnnt, reduce(kd, reduction))
 
 
@@ -201,6 +209,7 @@ def _as_scores(
     nodes: KeptNodes,
     temperature: float,
     tempered: Optional[NodeScores],
+    teacher_mask: Optional[Tensor],
     impl: str,
 ) -> NodeScores:
     """The teacher's posteriors at ``temperature``."""
@@ -215,7 +224,7 @@ def _as_scores(
             "its posteriors at that temperature, too",
             "make the cache with this temperature, or give tempered_teacher",
         )
-    return _as_constants(tempered, nodes)
+    return _as_constants(tempered, nodes, teacher_mask)
 
 
 def _check_vocabulary(teacher: JoinerParts, student: JoinerParts) -> None:
@@ -228,11 +237,11 @@ def _check_vocabulary(teacher: JoinerParts, student: JoinerParts) -> None:
         )
 
 
-def _as_constants(scores: NodeScores, nodes: KeptNodes) -> NodeScores:
+def _as_constants(scores: NodeScores, nodes: KeptNodes, teacher_mask: Optional[Tensor]) -> NodeScores:
     """Without gradient, in float32 at least, and as ``NodeScores`` promises at the edges.
 
     That is 0 on padded nodes, which a cache leaves undefined; and where no symbol arc leaves a node,
-    what was given to a label belongs to the rest.
+    what was given to a label belongs to the rest.  Where nothing is known, blank and label have even odds.
     """
     for name, values in zip(NodeScores._fields, scores):
         if values.shape != nodes.ranges.shape or values.device != nodes.ranges.device:
@@ -245,6 +254,10 @@ def _as_constants(scores: NodeScores, nodes: KeptNodes) -> NodeScores:
         if not values.is_floating_point():
             raise UserError("teacher scores", f"{name} of {values.dtype}", "log-probabilities in floating point")
     log_blank, log_label, log_rest = (at_least_float32(x.detach()) for x in scores)
+    if teacher_mask is not None:
+        assert teacher_mask.shape == log_blank.shape, (teacher_mask.shape, log_blank.shape)
+        log_blank, log_label = (x.masked_fill(~teacher_mask, math.log(0.5)) for x in (log_blank, log_label))
+        log_rest = log_rest.masked_fill(~teacher_mask, LOG_ZERO)
     is_last = nodes.labels == nodes.termination_symbol
     log_rest = torch.where(is_last, torch.logaddexp(log_rest, log_label), log_rest)
     log_label = log_label.masked_fill(is_last, LOG_ZERO)

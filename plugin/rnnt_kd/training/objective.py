@@ -6,7 +6,8 @@
    smoothed loss, or the teacher's, from the cache of stage 4.
 2. The student's joiner on these nodes gives the pruned transducer loss.
 3. The teacher's posteriors on the *same* nodes, of clean features, give the distillation term:
-   from its joiner, run here without gradient, or from the cache.
+   from its joiner, run here without gradient, or from the cache.  With ``kd.shift`` the teacher's
+   lattice is moved that many frames later.
 
 Every term is a sum over the batch, and all are divided by the same number (encoder
 frames), so no scale depends on the batch size.  Losses run in float32 with autocast off.
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.errors import UserError
 from rnnt_kd.losses import JoinerParts, NodeScores, pruned_transducer_terms
+from rnnt_kd.losses.kd_shift import later, shift_nodes
 from rnnt_kd.losses.packed_posteriors import unpack
 
 TERMS = ("simple", "pruned", "ctc", "kd")
@@ -56,15 +58,24 @@ class CachedTeacher(NamedTuple):
     starts:    (B, T) int64, first kept symbol position of each frame; padding: any.
     packed:    (B, T, s_range, 2) float16, posteriors on the kept nodes, see ``losses/packed_posteriors.py``.
     tempered:  the same at the temperature of the distillation; None where that is 1.
+    is_known:  (B, T, s_range) bool, False where ``packed`` says nothing of a node; None: it says all.
     """
 
     starts: Tensor
     packed: Tensor
     tempered: Optional[Tensor] = None
+    is_known: Optional[Tensor] = None
 
     def ranges(self) -> Tensor:
         """(B, T, s_range) int64."""
         return self.starts.unsqueeze(2) + torch.arange(self.packed.shape[2], device=self.starts.device)
+
+    def later(self, num_frames: Tensor, shift: int) -> "CachedTeacher":
+        """``shift`` frames later, see ``losses/kd_shift.py``; ``num_frames`` (B,) int64."""
+        if shift == 0:
+            return self
+        moved = shift_nodes(self.starts, (self.packed, self.tempered), num_frames, shift)
+        return CachedTeacher(moved.starts, *moved.values, moved.is_known)
 
 
 class Objective(nn.Module):
@@ -131,6 +142,8 @@ class Objective(nn.Module):
 
         joiner = joiner_parts(model, encoder_out, predictor_out)
         kd_options, teacher = {}, None
+        if cached is not None and self.kd is not None:
+            cached = cached.later(encoder_lens, self.kd.shift)
         if with_kd and self.kd is not None:
             heard = features if clean_features is None else clean_features
             kd_options, teacher = self._teacher(heard, feature_lens, labels, encoder_out.size(1), cached)
@@ -190,6 +203,8 @@ class Objective(nn.Module):
         if cached is not None:
             if cached.tempered is not None:
                 options["tempered_teacher"] = unpack(cached.tempered)
+            if cached.is_known is not None:
+                options["teacher_mask"] = cached.is_known
             return options, unpack(cached.packed)
         teacher = self._online_teacher[0]
         assert teacher is not None, "a batch without its cached teacher"
@@ -200,7 +215,8 @@ class Objective(nn.Module):
                 f"the teacher makes {encoder_out.size(1)} encoder frames where the student makes {num_frames}",
                 "the same subsampling in both",
             )
-        return options, joiner_parts(teacher, encoder_out, teacher.predict(labels))
+        parts = joiner_parts(teacher, encoder_out, teacher.predict(labels))
+        return options, parts if self.kd.shift == 0 else parts._replace(am=later(parts.am, self.kd.shift))
 
 
 def joiner_parts(model: nn.Module, encoder_out: Tensor, predictor_out: Tensor) -> JoinerParts:

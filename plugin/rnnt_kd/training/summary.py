@@ -40,6 +40,7 @@ def describe(
         "sparsity_total": total_sparsity,
         "kd": config.kd is not None,
         "kd_ranges": config.kd.ranges if config.kd is not None else None,
+        "kd_shift": config.kd.shift if config.kd is not None else None,
         "teacher": str(teacher_dir) if config.teacher_checksum and teacher_dir is not None else None,
         "bpe_checksum": config.bpe_checksum,
         "seed": config.seed,

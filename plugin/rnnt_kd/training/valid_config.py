@@ -78,6 +78,6 @@ def _kd_rules() -> List[Rule]:
         _one_of("variant", available_variants()),
         _one_of("weighting", available_weightings()),
         _one_of("ranges", ("teacher", "student")),
-        *_at_least(0, "scale", "ramp_steps"),
+        *_at_least(0, "scale", "ramp_steps", "shift"),
         *_positive("temperature"),
     ]
