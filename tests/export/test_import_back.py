@@ -1,0 +1,135 @@
+"""An export becomes a system's folder again, bit for bit, or is refused."""
+
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+from rnnt_kd.bin import import_export
+from rnnt_kd.config_io import read_system_config
+from rnnt_kd.errors import UserError
+from rnnt_kd.export.export_system import export_system
+from rnnt_kd.export.graphs import TRAINING_ONLY
+from rnnt_kd.export.import_back import import_export as import_back
+from rnnt_kd.export.import_back import read_parameters
+from rnnt_kd.export.model_json import read_manifest, write_manifest
+from rnnt_kd.training.checkpoint import load_system
+from rnnt_kd.training.system_dir import refuse_decoding_only
+
+
+@pytest.fixture
+def folder(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "export")
+
+
+def rewrite(folder, **changed):
+    write_manifest(folder, {**read_manifest(folder, check_files=False), **changed})
+
+
+def refusal(folder, tmp_path):
+    with pytest.raises(UserError) as caught:
+        import_back(folder, tmp_path / "system")
+    assert not (tmp_path / "system").exists() and not list(tmp_path.glob(".*"))
+    return str(caught.value)
+
+
+def test_what_decoding_uses_comes_back_bit_for_bit(exported, workplace, tmp_path, capsys):
+    import_export.main([str(exported), "--system-dir", str(tmp_path / "system")])
+    assert "all as exported" in capsys.readouterr().out
+    original, config = load_system(workplace / "systems" / "dense")
+    model, imported_config = load_system(tmp_path / "system")
+    assert imported_config == config == read_system_config(workplace / "systems" / "dense" / "config.yaml")
+    for (name, one), (other_name, other) in zip(
+        original.state_dict().items(), model.state_dict().items(), strict=True
+    ):
+        assert name == other_name
+        assert torch.equal(other, torch.zeros_like(one) if name.startswith(TRAINING_ONLY) else one), name
+
+
+def test_an_imported_system_exports_to_the_same_bytes(exported, workplace, tmp_path):
+    import_back(exported, tmp_path / "system")
+    export_system(tmp_path / "system", workplace / "bpe", tmp_path / "again", say=lambda line: None)
+    for name in ("encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt"):
+        assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes(), name
+
+
+def test_an_imported_system_is_no_teacher(exported, workplace, tmp_path):
+    import_back(exported, tmp_path / "system")
+    with pytest.raises(UserError, match="imported from an export"):
+        refuse_decoding_only(tmp_path / "system")
+    refuse_decoding_only(workplace / "systems" / "dense")
+
+
+def test_a_changed_weight_is_refused(folder, tmp_path):
+    model = onnx.load(folder / "decoder.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.name == "predictor.embedding.weight":
+            values = numpy_helper.to_array(tensor).copy()
+            values[2, 3] = np.nextafter(values[2, 3], np.float32(9))  # the last bit
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, folder / "decoder.onnx")
+    assert "decoder.onnx: was changed" in refusal(folder, tmp_path)
+    rewrite(folder)
+    assert "'predictor.embedding.weight' holds other values than model.json says" in refusal(folder, tmp_path)
+
+
+def test_a_missing_weight_another_shape_and_another_configuration_are_refused(folder, tmp_path):
+    manifest = read_manifest(folder)
+    facts = manifest["parameters"]["predictor.embedding.weight"]
+    rewrite(folder, parameters={**manifest["parameters"], "predictor.extra": facts})
+    assert "has no weight 'predictor.extra'" in refusal(folder, tmp_path)
+    changed = {**facts, "shape": facts["shape"][::-1]}
+    rewrite(folder, parameters={**manifest["parameters"], "predictor.embedding.weight": changed})
+    assert "'predictor.embedding.weight' is (" in refusal(folder, tmp_path)
+    fewer = {name: value for name, value in manifest["parameters"].items() if name != "predictor.embedding.weight"}
+    rewrite(folder, parameters=fewer)
+    assert "has no tensor 'predictor.embedding.weight'" in refusal(folder, tmp_path)
+    config = {**manifest["training_config"], "seed": 99}
+    rewrite(folder, parameters=manifest["parameters"], training_config=config)
+    assert "training_config is not what its checksum says" in refusal(folder, tmp_path)
+
+
+def test_another_bpe_model_is_refused(folder, tmp_path):
+    rewrite(folder, bpe_sha256="0" * 64)
+    assert "bpe.model: is not the one the system was trained with" in refusal(folder, tmp_path)
+
+
+def test_rounded_weights_are_refused(folder, tmp_path):
+    for weights in ("int8", "float16"):
+        rewrite(folder, weights=weights)
+        assert f"its weights are {weights}: what was rounded cannot be undone" in refusal(folder, tmp_path)
+
+
+def test_a_folder_that_is_there_is_not_touched(exported, tmp_path):
+    (tmp_path / "system").mkdir()
+    (tmp_path / "system" / "notes").write_text("x")
+    with pytest.raises(UserError, match="is there already"):
+        import_back(exported, tmp_path / "system")
+    assert [path.name for path in (tmp_path / "system").iterdir()] == ["notes"]
+
+
+def test_weights_that_the_graph_unpacks_are_read_by_running_that_part(tmp_path):
+    """What sparse files do: the value of a name is computed from other initializers."""
+
+    def initializer(name, values):
+        return numpy_helper.from_array(np.asarray(values, dtype=np.float32), name)
+
+    nodes = [
+        onnx.helper.make_node("Mul", ["half", "half"], ["quarter"]),
+        onnx.helper.make_node("Concat", ["quarter", "half"], ["weight"], axis=0),
+        onnx.helper.make_node("MatMul", ["x", "weight"], ["y"]),
+    ]
+    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "g", value[:1], value[1:], [initializer("half", [[0.5, 1.5]])])
+    indices = numpy_helper.from_array(np.array([1, 4], dtype=np.int64), "")
+    sparse = onnx.helper.make_sparse_tensor(initializer("other", [7, -8]), indices, [2, 3])
+    graph.sparse_initializer.append(sparse)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7)
+    model.metadata_props.add(key="transposed", value='["other"]')
+    onnx.save(model, tmp_path / "f.onnx")
+    found = read_parameters(tmp_path, {"f.onnx": ["weight", "half", "other"]})
+    assert found["weight"].tolist() == [[0.25, 2.25], [0.5, 1.5]] and found["half"].tolist() == [[0.5, 1.5]]
+    assert found["other"].tolist() == [[0, 0], [7, -8], [0, 0]]
