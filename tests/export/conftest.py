@@ -84,6 +84,10 @@ def exported(workplace) -> Path:
     """systems/dense, exported and compared with sherpa-onnx on data/."""
     out = workplace / "out" / "dense"
     export_system(
-        workplace / "systems" / "dense", workplace / "bpe", out, check_data_dir=workplace / "data", say=lambda line: None
+        workplace / "systems" / "dense",
+        workplace / "bpe",
+        out,
+        check_data_dir=workplace / "data",
+        say=lambda line: None,
     )
     return out

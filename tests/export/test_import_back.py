@@ -42,9 +42,7 @@ def test_what_decoding_uses_comes_back_bit_for_bit(exported, workplace, tmp_path
     original, config = load_system(workplace / "systems" / "dense")
     model, imported_config = load_system(tmp_path / "system")
     assert imported_config == config == read_system_config(workplace / "systems" / "dense" / "config.yaml")
-    for (name, one), (other_name, other) in zip(
-        original.state_dict().items(), model.state_dict().items(), strict=True
-    ):
+    for (name, one), (other_name, other) in zip(original.state_dict().items(), model.state_dict().items(), strict=True):
         assert name == other_name
         assert torch.equal(other, torch.zeros_like(one) if name.startswith(TRAINING_ONLY) else one), name
 

@@ -17,8 +17,7 @@ from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import parser
 from rnnt_kd.bin.stage import Stage
 
-OUTPUTS = ("encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt", "bpe.model", "model.json", "README.md")
-OUTPUTS += ("check.json",)
+OUTPUTS = "encoder.onnx decoder.onnx joiner.onnx tokens.txt bpe.model model.json README.md check.json".split()
 
 
 @command

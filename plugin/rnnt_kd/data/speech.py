@@ -44,12 +44,12 @@ def read_speech(data_dir: Path, allow_pipes: bool = False) -> Iterator[Speech]:
     Raises: UserError: a defect of the data directory (see ``kaldi_dir``).
     """
     data = read_data_dir(data_dir, allow_pipes)
-    loaded = None, None
+    read_id, samples, rate = "", np.zeros(0, dtype=np.float32), 0
     for utterance in data.utterances:
         try:
-            if loaded[0] != utterance.recording_id:
-                loaded = utterance.recording_id, load_recording(data.recordings[utterance.recording_id])
-            samples, rate = loaded[1]
+            if read_id != utterance.recording_id:
+                samples, rate = load_recording(data.recordings[utterance.recording_id])
+                read_id = utterance.recording_id
             manifest = _recording_manifest(data.recordings[utterance.recording_id], len(samples), rate)
             _, signal_16k = _cut(utterance, manifest, _span(utterance, samples, rate), rate, 1.0)
         except BadAudio as error:

@@ -40,9 +40,7 @@ class Difference:
     rnnt_kd: str
 
 
-def check_client(
-    folder: Path, model: nn.Module, tokenizer: Tokenizer, speech: Sequence[Speech]
-) -> Dict[str, Any]:
+def check_client(folder: Path, model: nn.Module, tokenizer: Tokenizer, speech: Sequence[Speech]) -> Dict[str, Any]:
     """Recognise ``speech`` (all with samples) four times on either side.
 
     Returns JSON values: ``utterances``, ``audio_seconds``, ``runs`` (search, batch_size, differences, and where

@@ -10,7 +10,7 @@ from typing import Dict, Set, Tuple
 import onnx
 
 
-def compact(graph: "onnx.GraphProto") -> None:
+def compact(graph: onnx.GraphProto) -> None:
     """Rewrite ``graph`` in place.  It must have no subgraphs (no If, Loop, Scan) and no random nodes."""
     assert not any(attribute.HasField("g") for node in graph.node for attribute in node.attribute)
     _merge_equal_nodes(graph)
@@ -18,9 +18,9 @@ def compact(graph: "onnx.GraphProto") -> None:
     _rename(graph)
 
 
-def _merge_equal_nodes(graph: "onnx.GraphProto") -> None:
+def _merge_equal_nodes(graph: onnx.GraphProto) -> None:
     outputs = {value.name for value in graph.output}
-    first: Dict[Tuple, "onnx.NodeProto"] = {}
+    first: Dict[Tuple, onnx.NodeProto] = {}
     renamed: Dict[str, str] = {}
     kept = []
     for node in graph.node:
@@ -37,7 +37,7 @@ def _merge_equal_nodes(graph: "onnx.GraphProto") -> None:
     _replace_nodes(graph, kept)
 
 
-def _drop_unread(graph: "onnx.GraphProto") -> None:
+def _drop_unread(graph: onnx.GraphProto) -> None:
     read: Set[str] = {value.name for value in graph.output}
     kept = []
     for node in reversed(graph.node):
@@ -47,7 +47,7 @@ def _drop_unread(graph: "onnx.GraphProto") -> None:
     _replace_nodes(graph, kept[::-1])
 
 
-def _rename(graph: "onnx.GraphProto") -> None:
+def _rename(graph: onnx.GraphProto) -> None:
     fixed = {value.name for value in [*graph.input, *graph.output]} | {tensor.name for tensor in graph.initializer}
     renamed: Dict[str, str] = {name: name for name in ["", *fixed]}
     for number, node in enumerate(graph.node, 1):
@@ -61,7 +61,7 @@ def _rename(graph: "onnx.GraphProto") -> None:
     del graph.value_info[:]
 
 
-def _replace_nodes(graph: "onnx.GraphProto", nodes) -> None:
+def _replace_nodes(graph: onnx.GraphProto, nodes) -> None:
     copies = []
     for node in nodes:
         copied = onnx.NodeProto()

@@ -27,7 +27,11 @@ from rnnt_kd.training.checkpoint import load_system
 
 Say = Callable[[str], None]
 CHECK = "check.json"
-SPECS = {"encoder.onnx": graphs.offline_encoder, "decoder.onnx": graphs.predictor_file, "joiner.onnx": graphs.joiner_file}
+SPECS = {
+    "encoder.onnx": graphs.offline_encoder,
+    "decoder.onnx": graphs.predictor_file,
+    "joiner.onnx": graphs.joiner_file,
+}
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,14 @@ from rnnt_kd.text.tokenizer import Tokenizer
 
 HIGHEST_OPSET, HIGHEST_IR = 23, 11  # onnxruntime 1.23; sherpa-onnx 2.0.1 brings 1.28
 DOMAINS = ("", "ai.onnx", "com.microsoft")
-STREAMING_KEYS = ("T", "decode_chunk_len", "left_context", "encoder_dim", "num_encoder_layers", "cnn_module_kernel")
-STREAMING_KEYS += ("pad_length",)
+STREAMING_KEYS = "T decode_chunk_len left_context encoder_dim num_encoder_layers cnn_module_kernel pad_length".split()
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
 _AGAIN = "export the system again"
 
 Signature = List[Tuple[str, int, Tuple[Optional[int], ...]]]  # name, element type, sizes (None: any)
 
 
-def check_file(path: Path, model: "onnx.ModelProto") -> None:
+def check_file(path: Path, model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
@@ -69,19 +68,19 @@ def check_vocabulary(folder: Path, manifest: Dict[str, Any]) -> int:
     return len(pieces)
 
 
-def check_decoder(path: Path, model: "onnx.ModelProto", metadata: Dict[str, str], C: int, J: int) -> None:
+def check_decoder(path: Path, model: onnx.ModelProto, metadata: Dict[str, str], C: int, J: int) -> None:
     for key, value in (("vocab_size", C), ("context_size", 2)):
         if metadata.get(key) != str(value):
             raise UserError(path, f"metadata {key} is {metadata.get(key)}", str(value), _AGAIN)
     check_signature(path, model, [("y", INT64, (None, 2))], [("decoder_out", FLOAT, (None, J))])
 
 
-def check_joiner(path: Path, model: "onnx.ModelProto", C: int, J: int) -> None:
+def check_joiner(path: Path, model: onnx.ModelProto, C: int, J: int) -> None:
     inputs: Signature = [("encoder_out", FLOAT, (None, J)), ("decoder_out", FLOAT, (None, J))]
     check_signature(path, model, inputs, [("logit", FLOAT, (None, C))])
 
 
-def check_offline_encoder(path: Path, model: "onnx.ModelProto", metadata: Dict[str, str], J: int):
+def check_offline_encoder(path: Path, model: onnx.ModelProto, metadata: Dict[str, str], J: int):
     if metadata.get("model_type") != "conformer":
         raise UserError(path, f"metadata model_type is {metadata.get('model_type')}", "conformer", _AGAIN)
     inputs: Signature = [("x", FLOAT, (None, None, FEATURE_DIM)), ("x_lens", INT64, (None,))]
@@ -92,7 +91,7 @@ def check_offline_encoder(path: Path, model: "onnx.ModelProto", metadata: Dict[s
     return {"x": x, "x_lens": np.array([9, 1], dtype=np.int64)}, (2, 3, J)
 
 
-def check_streaming_encoder(path: Path, model: "onnx.ModelProto", metadata: Dict[str, str], J: int):
+def check_streaming_encoder(path: Path, model: onnx.ModelProto, metadata: Dict[str, str], J: int):
     if metadata.get("model_type") != "conformer":
         raise UserError(path, f"metadata model_type is {metadata.get('model_type')}", "conformer", _AGAIN)
     values = {}
@@ -119,7 +118,7 @@ def check_streaming_encoder(path: Path, model: "onnx.ModelProto", metadata: Dict
     return feeds, (2, chunk, J)
 
 
-def check_signature(path: Path, model: "onnx.ModelProto", inputs: Signature, outputs: Signature) -> None:
+def check_signature(path: Path, model: onnx.ModelProto, inputs: Signature, outputs: Signature) -> None:
     weights = {tensor.name for tensor in model.graph.initializer}
     given = [value for value in model.graph.input if value.name not in weights]
     for kind, values, expected in (("input", given, inputs), ("output", list(model.graph.output), outputs)):
@@ -132,7 +131,9 @@ def check_signature(path: Path, model: "onnx.ModelProto", inputs: Signature, out
                 found = f"{kind} '{name}' is {onnx.TensorProto.DataType.Name(tensor.elem_type)}"
                 raise UserError(path, found, onnx.TensorProto.DataType.Name(element_type), _AGAIN)
             got = [size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim]
-            wrong = len(got) != len(sizes) or any(b is not None and a is not None and a != b for a, b in zip(got, sizes))
+            wrong = len(got) != len(sizes) or any(
+                b is not None and a is not None and a != b for a, b in zip(got, sizes)
+            )
             fixed = kind == "input" and any(b is None and a is not None for a, b in zip(got, sizes))
             if wrong or fixed:
                 raise UserError(path, f"{kind} '{name}' has the sizes {sizes_text(got)}", sizes_text(sizes), _AGAIN)

@@ -9,7 +9,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Iterable, List
+from typing import Any, Dict, Iterable, List, Mapping
 
 import numpy as np
 import onnx
@@ -67,7 +67,7 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
     return manifest
 
 
-def read_parameters(folder: Path, names: Dict[str, Iterable[str]]) -> Dict[str, np.ndarray]:
+def read_parameters(folder: Path, names: Mapping[str, Iterable[str]]) -> Dict[str, np.ndarray]:
     """The values of parameters by name, as the transducer shapes them; sparse or packed ones are unpacked.
 
     Args:
@@ -85,7 +85,7 @@ def read_parameters(folder: Path, names: Dict[str, Iterable[str]]) -> Dict[str, 
     return found
 
 
-def _computed(model: "onnx.ModelProto", names: List[str], path: Path) -> Dict[str, np.ndarray]:
+def _computed(model: onnx.ModelProto, names: List[str], path: Path) -> Dict[str, np.ndarray]:
     """Values that the graph computes from its weights alone, by running that part of it."""
     if not names:
         return {}
@@ -96,7 +96,9 @@ def _computed(model: "onnx.ModelProto", names: List[str], path: Path) -> Dict[st
         name = waiting.pop()
         if name in makers:
             needed[makers[name].output[0]] = makers[name]
-            waiting += [other for other in makers[name].input if other in makers and makers[other].output[0] not in needed]
+            waiting += [
+                other for other in makers[name].input if other in makers and makers[other].output[0] not in needed
+            ]
         elif name in names and name not in sparse:
             raise UserError(path, f"has no weight '{name}'", f"what {NAME} lists", _AGAIN)
     part = onnx.ModelProto()

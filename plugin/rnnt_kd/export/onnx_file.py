@@ -60,7 +60,7 @@ def write_onnx(
     atomic.write_bytes(Path(path), model.SerializeToString(deterministic=True))
 
 
-def load_onnx(path: Path) -> "onnx.ModelProto":
+def load_onnx(path: Path) -> onnx.ModelProto:
     """Read a file.  Raises UserError: missing, not ONNX, or its weights lie in another file."""
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -75,7 +75,7 @@ def load_onnx(path: Path) -> "onnx.ModelProto":
     return model
 
 
-def metadata_of(model: "onnx.ModelProto") -> Dict[str, str]:
+def metadata_of(model: onnx.ModelProto) -> Dict[str, str]:
     """``metadata_props`` as a dict."""
     return {item.key: item.value for item in model.metadata_props}
 
@@ -104,7 +104,7 @@ def _trace(module, example_args, input_names, output_names, dynamic_axes) -> byt
     return file.getvalue()
 
 
-def _store_transposed(graph: "onnx.GraphProto") -> List[str]:
+def _store_transposed(graph: onnx.GraphProto) -> List[str]:
     """Replace Transpose(weight) by a weight stored transposed; returns the names, sorted."""
     weights = {tensor.name: tensor for tensor in graph.initializer}
     uses: Dict[str, int] = {}
@@ -126,7 +126,7 @@ def _store_transposed(graph: "onnx.GraphProto") -> List[str]:
     return sorted(renamed.values())
 
 
-def _put_values(graph: "onnx.GraphProto", values: Mapping[str, Tensor], transposed: Sequence[str]) -> None:
+def _put_values(graph: onnx.GraphProto, values: Mapping[str, Tensor], transposed: Sequence[str]) -> None:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     missing = sorted(set(values) - set(weights))
     assert not missing, f"parameters that the exporter lost: {missing}"
@@ -137,5 +137,5 @@ def _put_values(graph: "onnx.GraphProto", values: Mapping[str, Tensor], transpos
         weights[name].CopyFrom(numpy_helper.from_array(array, name))
 
 
-def _values(tensor: "onnx.TensorProto") -> np.ndarray:
+def _values(tensor: onnx.TensorProto) -> np.ndarray:
     return numpy_helper.to_array(tensor)

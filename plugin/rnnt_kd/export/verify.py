@@ -1,4 +1,4 @@
-"""Is an export what sherpa-onnx can run?  The client answers a bad model by ending its process, so it is asked here first.
+"""Can sherpa-onnx run an export?  The client answers a bad model by ending its process, so it is asked here first.
 
 ``verify_static``: the files, by themselves and against each other, then one run in onnxruntime.
 ``verify_numbers``: onnxruntime against the system in torch, on random lengths and batches.
@@ -61,7 +61,7 @@ def verify_static(folder: Path) -> Dict[str, Any]:
     return manifest
 
 
-def session(path: Path) -> "onnxruntime.InferenceSession":
+def session(path: Path) -> onnxruntime.InferenceSession:
     """One thread, quiet.  Raises UserError where onnxruntime refuses the file."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -103,7 +103,7 @@ def verify_numbers(folder: Path, model: nn.Module, manifest: Dict[str, Any], see
         bound = INT8_TOLERANCE if weights == "int8" else TOLERANCE
         if not found[name] <= bound:
             found_there = f"its output differs from torch by {found[name]:.2g}"
-            raise UserError(folder / name, found_there, f"at most {bound:g}", "this is a fault of the export: report it")
+            raise UserError(folder / name, found_there, f"at most {bound:g}", "a fault of the export: report it")
     return found
 
 
@@ -142,5 +142,5 @@ def _run(path: Path, feeds: Dict[str, np.ndarray], shape: Sequence[int]) -> np.n
     if output.shape != tuple(shape):
         raise UserError(path, f"its output has the sizes {sizes_text(output.shape)}", sizes_text(shape), _AGAIN)
     if not np.isfinite(output).all():
-        raise UserError(path, "its output holds NaN or infinity", "finite numbers", "the weights are broken: train again")
+        raise UserError(path, "its output holds NaN or infinity", "finite numbers", "train the system again")
     return output
