@@ -6,14 +6,12 @@ import shutil
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.file_checks import HIGHEST_IR, HIGHEST_OPSET
 from rnnt_kd.export.model_json import read_manifest, write_manifest
-from rnnt_kd.export.verify import verify_numbers, verify_static
-from rnnt_kd.training.checkpoint import load_system
+from rnnt_kd.export.verify import verify_static
 
 
 @pytest.fixture
@@ -225,41 +223,6 @@ def test_weights_that_are_not_numbers_are_found(folder):
 
     spoil(folder, "encoder.onnx", broken)
     assert "encoder.onnx: its output holds NaN or infinity" in line(folder)
-
-
-def test_numbers_that_differ_from_torch_are_found(exported, folder, workplace):
-    model, _ = load_system(workplace / "systems" / "dense")
-    found = verify_numbers(exported, model, read_manifest(exported))
-    assert set(found) == {"encoder.onnx", "decoder.onnx", "joiner.onnx"} and max(found.values()) < 1e-4
-
-    def shifted(model):
-        for tensor in model.graph.initializer:
-            if tensor.name == "encoder.layers.1.attention.out_proj.bias":
-                values = numpy_helper.to_array(tensor).copy()
-                values[3] += 1e-2
-                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-
-    spoil(folder, "encoder.onnx", shifted)
-    assert verify_static(folder)
-    with pytest.raises(UserError, match="encoder.onnx: its output differs from torch by"):
-        verify_numbers(folder, model, read_manifest(folder))
-
-
-def test_a_mask_that_forgets_padding_is_found(exported, folder, workplace):
-    """The batches of different lengths are there for this: alone, every utterance would be right."""
-    model, _ = load_system(workplace / "systems" / "dense")
-
-    class Forgetful(torch.nn.Module):
-        def __init__(self, encoder):
-            super().__init__()
-            self.encoder, self.subsampling_factor = encoder, 4
-
-        def forward(self, x, x_lens):
-            return self.encoder(x, torch.full_like(x_lens, x.size(1)))
-
-    model.encoder = Forgetful(model.encoder)
-    with pytest.raises(UserError, match="encoder.onnx"):
-        verify_numbers(exported, model, read_manifest(exported))
 
 
 def test_model_json_holds_what_was_measured(exported):

@@ -20,8 +20,9 @@ from rnnt_kd.config import SystemConfig
 from rnnt_kd.data.speech import Speech, read_speech
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import graphs, model_json
+from rnnt_kd.export.numerics import verify_numbers
 from rnnt_kd.export.readme import readme
-from rnnt_kd.export.verify import verify_numbers, verify_static
+from rnnt_kd.export.verify import verify_static
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training.checkpoint import load_system
 
