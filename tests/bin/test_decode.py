@@ -9,11 +9,14 @@ import safetensors.torch
 import soundfile
 import torch
 
-from rnnt_kd.bin import decode, score, summarize
+from rnnt_kd.bin import decode, delay, score, summarize
 from rnnt_kd.config import ModelConfig, SystemConfig
 from rnnt_kd.config_io import write_system_config
+from rnnt_kd.data.dataset import make_dataloader
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import write_data_dir
+from rnnt_kd.decoding.lookup import get_search
+from rnnt_kd.scoring.emissions import read_emissions
 from rnnt_kd.scoring.recognitions import read_recogs
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
@@ -70,8 +73,6 @@ def test_recogs_do_not_depend_on_the_batch(made, tmp_path, search):
 
 def test_words_are_those_of_the_frames_most_probable_tokens(made, tmp_path):
     """Greedy, written out with the model's own modules."""
-    from rnnt_kd.data.dataset import make_dataloader
-
     decode.main(options(made, tmp_path, search="greedy_search"))
     found = {item.utterance_id: item.hyp for item in read_recogs(tmp_path / "recogs-test.txt")}
     model, _ = load_system(made / "exp/teacher")
@@ -86,6 +87,26 @@ def test_words_are_those_of_the_frames_most_probable_tokens(made, tmp_path):
                 best = int(joiner(joiner.encoder_proj(frame), joiner.predictor_proj(lm)).argmax())
                 tokens += [best] if best > 1 else []
         assert found[batch.utterance_ids[0]] == tuple(tokenizer.decode(tokens).split())
+
+
+@pytest.mark.parametrize("search", ["greedy_search", "modified_beam_search"])
+def test_tokens_and_words_have_the_times_of_their_frames(made, tmp_path, search):
+    """A frame is 40 ms; a word comes with its last token."""
+    decode.main(options(made, tmp_path, search=search))
+    words = {item.utterance_id: item.hyp for item in read_recogs(tmp_path / "recogs-test.txt")}
+    emissions = read_emissions(tmp_path / "tokens-test.jsonl")
+    assert {key: item.words for key, item in emissions.items()} == words and any(words.values())
+    model, config = load_system(made / "exp/teacher")
+    tokenizer = Tokenizer.load(made / "exp/bpe")
+    for batch in make_dataloader(made / "exp/cuts/test.jsonl.gz", batch_seconds=0.1):
+        with torch.no_grad():
+            encoded = model.encode(batch.features, batch.feature_lens)
+        (best,) = get_search(search)(model, *encoded, beam=4, blank_id=0, unk_id=1)
+        item = emissions[batch.utterance_ids[0]]
+        assert list(item.tokens) == [tokenizer.pieces()[token] for token in best.tokens]
+        assert list(item.timestamps) == pytest.approx([0.04 * frame for frame in best.timestamps], abs=1e-9)
+        ends = [n for n, token in enumerate(item.tokens) if (*item.tokens, "▁")[n + 1].startswith("▁") and token != "▁"]
+        assert list(item.word_times) == [item.timestamps[n] for n in ends]
 
 
 def test_decode_score_summarize(made, capsys):
@@ -112,10 +133,13 @@ def test_decode_score_summarize(made, capsys):
     assert f"%WER {row['wer']:.2f} [ {row['ins'] + row['del'] + row['sub']} / {row['words']}," in printed
     assert row["rtf"] == record["rtf"] and row["words"] == 6
 
+    delay.main(["--decode-dir", str(out_dir), "--baseline-decode-dir", str(out_dir)])
+    assert "no delay to tell, no word is right in both" in capsys.readouterr().out  # random weights
     decode.main(arguments)
     assert "finished already" in capsys.readouterr().out and (out_dir / "wer-test.json").exists()
     decode.main(options(made, out_dir, search="greedy_search", beam=2))  # another setting: old scores must go
     assert not (out_dir / "wer-test.json").exists() and not (out_dir / "errs-test.txt").exists()
+    assert not (out_dir / "delay-test.json").exists()
 
 
 def test_speakers_and_left_out_utterances_are_recorded(made, tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.scoring.summary import KEYS, collect, markdown
+from rnnt_kd.scoring.summary import DELAY_KEYS, KEYS, collect, markdown
 
 
 def put(folder, name, **values):
@@ -104,6 +104,23 @@ def test_several_test_sets_whose_names_begin_alike(tmp_path):
         ("dev_other", "modified_beam_search", "decoding is not finished"),
         ("dev_third", None, "not decoded"),
     ]
+
+
+def test_a_delay_has_its_column_where_one_was_measured(tmp_path):
+    add_system(tmp_path / "teacher")
+    add_system(tmp_path / "students" / "stream")
+    add_system(tmp_path / "students" / "stream_kd", kd=True, p_value=0.5)
+    assert "delay" not in markdown(collect(tmp_path, ["test"]), "x").lower()
+    for name, figures in (("stream", dict(mean_ms=85.4, ci95_ms=[80.2, 91.0])), ("stream_kd", dict(mean_ms=None))):
+        folder = tmp_path / "students" / name / "decode_test_greedy_search"
+        put(folder, "delay-test.json", words=400, command=f"delay {name}", **{"ci95_ms": None, **figures})
+    rows = collect(tmp_path, ["test"])
+    assert [row.values.get("delay_ms", "none") for row in rows] == ["none", 85.4, None]
+    assert tuple(rows[0].values) == KEYS and tuple(rows[1].values) == (*KEYS, *DELAY_KEYS)
+    table = markdown(rows, "x", []).splitlines()
+    lines = [line for line in table if line.startswith("|")]
+    assert [line.split("|")[-2].strip() for line in lines] == ["delay ms [95 %]", "---:", "-", "85 [80, 91]", "-"]
+    assert len({line.count("|") for line in lines}) == 1 and "Delay: " in table[0] and "delay stream" in table
 
 
 def test_a_damaged_file_is_named(tmp_path):

@@ -29,6 +29,25 @@ def english(tmp_path_factory):
     return Tokenizer.load(train_bpe(ENGLISH, 45, tmp_path_factory.mktemp("bpe") / "bpe"))
 
 
+@given(st.lists(st.integers(2, 44), max_size=12))
+def test_words_and_the_places_of_their_last_tokens(english, ids):
+    """Any tokens: the words of ``decode``, and after the last token of a word it is there, one before it is not."""
+    found = english.words(ids)
+    assert [word for word, _ in found] == english.decode(ids).split()
+    for number, (word, last) in enumerate(found):
+        assert english.decode(ids[: last + 1]).split()[: number + 1] == [name for name, _ in found[: number + 1]]
+        assert english.decode(ids[:last]).split()[number : number + 1] != [word]
+    ends = [last for _, last in found]
+    assert ends == sorted(set(ends)) and english.words([]) == []
+
+
+def test_words_of_a_text_in_letters(tmp_path):
+    tokenizer = Tokenizer.load(train_bpe(["A BC D", "BC"], 7, tmp_path / "bpe", "char"))
+    ids = tokenizer.encode("BC A")
+    assert [tokenizer.pieces()[token] for token in ids] == ["▁", "B", "C", "▁", "A"]
+    assert tokenizer.words(ids) == [("BC", 2), ("A", 4)] and tokenizer.words([*ids, ids[0]])[-1] == ("A", 4)
+
+
 def test_blank_is_0_and_unk_is_1_and_tokens_txt_says_so(tmp_path):
     folder = train_bpe(ENGLISH, 45, tmp_path / "bpe")
     lines = (folder / "tokens.txt").read_text(encoding="utf-8").splitlines()

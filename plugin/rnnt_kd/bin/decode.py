@@ -2,6 +2,7 @@
 
 Writes to OUT_DIR
   recogs-<test set>.txt     reference and recognised words, as icefall writes them
+  tokens-<test set>.jsonl   tokens and words of each utterance, and when in the audio they came
   speakers-<test set>.json  utterance id -> speaker id
   decode.json               what was done, how fast (real-time factor of encoder and search)
 """
@@ -21,10 +22,14 @@ from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
 from rnnt_kd.decoding.decode import Decoded, decode
 from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
+from rnnt_kd.scoring.emissions import write_emissions
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training.checkpoint import load_system
+
+OUTPUTS = (("recogs", "txt"), ("tokens", "jsonl"), ("speakers", "json"))  # <name>-<test set>.<kind>
+SCORES = (("errs", "txt"), ("wer", "txt"), ("wer", "json"), ("delay", "json"))  # made from them by other commands
 
 
 @command
@@ -46,7 +51,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     settings.update(device=chosen_device(args.device), num_threads=args.num_threads, batch_seconds=args.batch_seconds)
     left_out_path = args.cuts.with_name(args.cuts.name.replace(".jsonl.gz", "") + ".left_out.json")  # of stage 1
     inputs = [args.system_dir / "config.yaml", args.system_dir / "model.safetensors", args.bpe_dir / "bpe.model"]
-    outputs = [f"recogs-{args.test_set}.txt", f"speakers-{args.test_set}.json", "decode.json"]
+    outputs = [f"{name}-{args.test_set}.{kind}" for name, kind in OUTPUTS] + ["decode.json"]
     name = f"decode-{args.test_set}"
     stage = Stage(args.out_dir, name, settings, [*inputs, args.cuts, left_out_path], outputs)
     if stage.is_finished():
@@ -100,10 +105,11 @@ def _check(args) -> None:
 
 def _write(out_dir: Path, test_set: str, decoded: Decoded, record: Dict[str, Any]) -> None:
     """The outputs, ``decode.json`` last; scores of an older decoding go first."""
-    for stale in (f"errs-{test_set}.txt", f"wer-{test_set}.txt", f"wer-{test_set}.json", "decode.json"):
+    for stale in (*(f"{name}-{test_set}.{kind}" for name, kind in SCORES), "decode.json"):
         (out_dir / stale).unlink(missing_ok=True)
     recognitions = [Recognition(utterance_id, ref, hyp) for utterance_id, (ref, hyp) in decoded.words.items()]
     write_recogs(out_dir / f"recogs-{test_set}.txt", recognitions)
+    write_emissions(out_dir / f"tokens-{test_set}.jsonl", decoded.emissions.items())
     for name, values in ((f"speakers-{test_set}.json", decoded.speakers), ("decode.json", record)):
         atomic.write_text(out_dir / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 

@@ -41,9 +41,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.replications < 1 or args.seed < 0:
         raise UserError("--replications, --seed", f"{args.replications}, {args.seed}", "at least 1 and 0")
 
-    recogs = _recogs_path(args.decode_dir, args.test_set)
+    recogs = recogs_path(args.decode_dir, args.test_set)
     test_set = recogs.stem[len("recogs-") :]
-    baseline_recogs = args.baseline_decode_dir and _recogs_path(args.baseline_decode_dir, test_set)
+    baseline_recogs = args.baseline_decode_dir and recogs_path(args.baseline_decode_dir, test_set)
     outputs = [f"errs-{test_set}.txt", f"wer-{test_set}.txt", f"wer-{test_set}.json"]
     kaldi_files = [args.data_dir / name for name in ("text", "utt2spk")] if args.data_dir else []
     decoding = [args.decode_dir / name for name in ("decode.json", f"speakers-{test_set}.json")]
@@ -87,7 +87,7 @@ def _score(args, recogs: Path, baseline_recogs: Optional[Path], test_set: str, t
     atomic.write_text(args.decode_dir / f"wer-{test_set}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
-def _recogs_path(decode_dir: Path, test_set: Optional[str]) -> Path:
+def recogs_path(decode_dir: Path, test_set: Optional[str]) -> Path:
     """The recogs file of a folder, the only one where ``test_set`` does not say which."""
     found = sorted(Path(decode_dir).glob("recogs-*.txt"))
     sets = [path.stem[len("recogs-") :] for path in found]

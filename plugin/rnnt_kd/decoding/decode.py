@@ -1,12 +1,15 @@
-"""A system and batches of features -> recognised words, and the time it took."""
+"""A system and batches of features -> recognised words, when they came, and the time it took."""
 
 import time
 from dataclasses import dataclass, field
-from typing import Callable, Dict, Iterable, List, Tuple
+from typing import Callable, Dict, Iterable, List, Sequence, Tuple
 
 import torch
 
 from rnnt_kd.decoding.hypotheses import Hypothesis
+from rnnt_kd.scoring.emissions import Emissions
+
+FRAMES_PER_SECOND = 100  # of features
 
 
 @dataclass
@@ -15,12 +18,14 @@ class Decoded:
 
     Attributes:
       words:         utterance id -> (reference words, recognised words).
+      emissions:     utterance id -> tokens, words and their times.
       speakers:      utterance id -> speaker id.
       audio_seconds: sum of the utterances' durations.
       seconds:       encoder, search and BPE -> text; reading features is not counted.
     """
 
     words: Dict[str, Tuple[Tuple[str, ...], Tuple[str, ...]]] = field(default_factory=dict)
+    emissions: Dict[str, Emissions] = field(default_factory=dict)
     speakers: Dict[str, str] = field(default_factory=dict)
     audio_seconds: float = 0.0
     seconds: float = 0.0
@@ -43,7 +48,8 @@ def decode(
       tokenizer: ``text.tokenizer.Tokenizer`` of the system.
     """
     device = next(model.parameters()).device
-    decoded = Decoded()
+    decoded, pieces = Decoded(), tokenizer.pieces()
+    frame_seconds = model.encoder.subsampling_factor / FRAMES_PER_SECOND
     for batch in batches:
         started = time.perf_counter()
         with torch.no_grad():
@@ -55,5 +61,18 @@ def decode(
         for utterance_id, ref, hyp in zip(batch.utterance_ids, batch.texts, texts, strict=True):
             assert utterance_id not in decoded.words, f"{utterance_id} comes twice"
             decoded.words[utterance_id] = tuple(ref.split()), tuple(hyp.split())
+        for utterance_id, hypothesis in zip(batch.utterance_ids, hypotheses, strict=True):
+            decoded.emissions[utterance_id] = _emissions(hypothesis, tokenizer, pieces, frame_seconds)
         decoded.speakers.update(zip(batch.utterance_ids, batch.speakers, strict=True))
     return decoded
+
+
+def _emissions(hypothesis: Hypothesis, tokenizer, pieces: Sequence[str], frame_seconds: float) -> Emissions:
+    times = [round(frame * frame_seconds, 4) for frame in hypothesis.timestamps]
+    words = tokenizer.words(hypothesis.tokens)
+    return Emissions(
+        tokens=tuple(pieces[token] for token in hypothesis.tokens),
+        timestamps=tuple(times),
+        words=tuple(word for word, _ in words),
+        word_times=tuple(times[last] for _, last in words),
+    )

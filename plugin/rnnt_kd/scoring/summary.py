@@ -2,7 +2,7 @@
 
     EXP_DIR/teacher/                          system.json, metrics ...
     EXP_DIR/students/<name>/                  the same; <name>_kd is the distilled twin of <name>
-    <system>/decode_<test set>_<search>/      decode.json, wer-<test set>.json
+    <system>/decode_<test set>_<search>/      decode.json, wer-<test set>.json, perhaps delay-<test set>.json
 
 A system that is not trained, decoded or scored to the end has a row that says so.
 """
@@ -18,6 +18,7 @@ KEYS = (
     *("system", "role", "params", "nonzero_params", "sparsity", "kd", "test_set", "search"),
     *("wer", "words", "ins", "del", "sub", "ci95", "p_value", "train_seconds", "rtf"),
 )
+DELAY_KEYS = {"delay_ms": "mean_ms", "delay_ci95_ms": "ci95_ms", "delay_words": "words"}  # of delay-<test set>.json
 _SET_ASIDE = re.compile(r"^\.|\.old-\d+$")  # hidden, or an earlier run that training moved away
 
 
@@ -26,7 +27,8 @@ class Row:
     """One system on one test set with one search.
 
     Attributes:
-      values:    exactly ``KEYS``; None where a figure does not exist (yet).
+      values:    exactly ``KEYS``, and ``DELAY_KEYS`` where the delay was measured; None where a figure does not
+                 exist (yet).
       state:     "" when finished, else what is missing, for people.
       commands:  that made the figures, oldest first.
     """
@@ -61,14 +63,21 @@ def markdown(rows: Sequence[Row], corpus: str, commands: Optional[Sequence[str]]
     sets = ", ".join(f"{name} ({number} words)" for name, number in words.items()) or "nothing scored yet"
     head = ["system", "test set", "search", "parameters", "non-zero", "sparsity", "%WER [95 %]", "ins", "del", "sub"]
     head += ["p (vs no KD)", "train s", "RTF"]
+    with_delay = any("delay_ms" in row.values for row in rows)
+    head += ["delay ms [95 %]"] if with_delay else []
+    of_delay = (
+        " Delay: how much later, in the mean, words come that are right in this system and in the one that it is "
+        "compared with by rnnt_kd.bin.delay."
+    )
     lines = [
         f"Corpus {corpus}; test sets: {sets}. Intervals: bootstrap over utterances. "
         "p: two-sided paired bootstrap of a distilled system against its twin without distillation. "
-        "Sparsity: of the sparsified matrices, measured. RTF: encoder and search, features not counted.",
+        "Sparsity: of the sparsified matrices, measured. RTF: encoder and search, features not counted."
+        + (of_delay if with_delay else ""),
         "",
         _line(head),
         _line(["---", "---", "---"] + ["---:"] * (len(head) - 3)),
-        *(_line(_cells(row)) for row in rows),
+        *(_line(_cells(row) + ([_delay(row)] if with_delay else [])) for row in rows),
     ]
     unfinished = [f"- {row.values['system']} on {row.values['test_set']}: {row.state}" for row in rows if row.state]
     if unfinished:
@@ -116,7 +125,10 @@ def _scored(values: Dict[str, Any], folder: Path, test_set: str) -> Row:
         return Row(values, "decoded, not scored", commands)
     values.update({key: wer.get(key) for key in ("wer", "words", "ins", "del", "sub", "ci95", "p_value")})
     state = "not compared with its twin without distillation" if values["kd"] and values["p_value"] is None else ""
-    return Row(values, state, [*commands, *([wer["command"]] if "command" in wer else [])])
+    delay = read_json(folder / f"delay-{test_set}.json", default={})
+    if delay:
+        values.update({key: delay.get(name) for key, name in DELAY_KEYS.items()})
+    return Row(values, state, [*commands, *(file["command"] for file in (wer, delay) if "command" in file)])
 
 
 def _cells(row: Row) -> List[str]:
@@ -135,6 +147,13 @@ def _cells(row: Row) -> List[str]:
         _shown(v["train_seconds"], ".0f"),
         _shown(v["rtf"], ".4f"),
     ]
+
+
+def _delay(row: Row) -> str:
+    v = row.values
+    if v.get("delay_ms") is None:
+        return "-"
+    return "{:.0f} [{:.0f}, {:.0f}]".format(v["delay_ms"], *v["delay_ci95_ms"])
 
 
 def _shown(value: Optional[float], style: str) -> str:

@@ -5,7 +5,7 @@ Blank is 0 and ``<unk>`` is 1 in every model of this project.
 
 import hashlib
 from pathlib import Path
-from typing import List, Sequence
+from typing import List, Sequence, Tuple
 
 import sentencepiece
 
@@ -62,6 +62,13 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; blanks do not count."""
         return self._processor.decode([int(token) for token in ids if token != self.blank_id])
+
+    def words(self, ids: Sequence[int]) -> List[Tuple[str, int]]:
+        """The words of ``decode(ids)``, each with the place among ``ids`` of its last token; ids without blank."""
+        starts = [place for place, token in enumerate(ids) if self._processor.id_to_piece(token).startswith("\u2581")]
+        bounds = sorted({0, *starts, len(ids)})
+        groups = ((ids[begin:end], end - 1) for begin, end in zip(bounds, bounds[1:]))
+        return [(word, last) for group, last in groups for word in self.decode(group).split()]
 
     def pieces(self) -> List[str]:
         """The symbol of each id, U+2581 for a space: what ``tokens.txt`` lists."""

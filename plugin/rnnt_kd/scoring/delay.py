@@ -1,0 +1,113 @@
+"""How much later one system emits its words than another, on words that both recognised correctly.
+
+A reference word counts where both systems have it right and there is no doubt which of their words
+it is: every alignment of least edit distance pairs it with the same one.  (Of one "five" where "five
+five" was spoken, nobody knows which it is; choosing one would invent a delay.)
+"""
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set
+
+import numpy as np
+
+from rnnt_kd.scoring.emissions import Emissions
+from rnnt_kd.scoring.recognitions import Recognition
+
+_DRAWS_AT_ONCE = 500
+
+
+@dataclass(frozen=True)
+class WordDelays:
+    """
+    by_utterance:     utterance id -> seconds, one for each word that counts; > 0: later than the baseline.
+    reference_words:  in all.
+    unclear:          reference words that both may have right, with a doubt which of their words it is.
+    """
+
+    by_utterance: Dict[str, List[float]]
+    reference_words: int
+    unclear: int
+
+
+def word_delays(
+    recognitions: Sequence[Recognition], ours: Mapping[str, Emissions], baseline: Mapping[str, Emissions]
+) -> WordDelays:
+    """Pair the words of two systems through the references of ``recognitions``; all have the same utterances."""
+    delays: Dict[str, List[float]] = {}
+    unclear = 0
+    for item in recognitions:
+        own, other = ours[item.utterance_id], baseline[item.utterance_id]
+        delays[item.utterance_id] = []
+        for first, second in zip(places(item.ref, own.words), places(item.ref, other.words)):
+            if first == {None} or second == {None}:  # one of them has it wrong
+                continue
+            if len(first) > 1 or len(second) > 1:
+                unclear += 1
+                continue
+            (place,), (other_place,) = first, second
+            delays[item.utterance_id].append(own.word_times[place] - other.word_times[other_place])
+    return WordDelays(delays, sum(len(item.ref) for item in recognitions), unclear)
+
+
+def places(ref: Sequence[str], hyp: Sequence[str]) -> List[Set[Optional[int]]]:
+    """What the alignments of least edit distance do with each word of ``ref``.
+
+    The places in ``hyp`` of the equal words that it is paired with; None among them where it is left out
+    or paired with another word.
+    """
+    n, m = len(ref), len(hyp)
+    is_wrong = np.array([[one != other for other in hyp] for one in ref], dtype=np.int64).reshape(n, m)
+    before, after = _distances(is_wrong), _distances(is_wrong[::-1, ::-1])[::-1, ::-1]
+    least = before[n, m]
+    found: List[Set[Optional[int]]] = []
+    for i in range(n):
+        is_paired = before[i, :m] + is_wrong[i] + after[i + 1, 1:] == least
+        is_missing = bool((before[i] + 1 + after[i + 1] == least).any())
+        found.append({*np.flatnonzero(is_paired & (is_wrong[i] == 0)).tolist()})
+        if is_missing or bool((is_paired & (is_wrong[i] == 1)).any()):
+            found[-1].add(None)
+    return found
+
+
+def delay_figures(delays: WordDelays, replications: int = 10000, seed: int = 0) -> Dict[str, Any]:
+    """JSON values: ``words`` that count, ``reference_words``, ``unclear``; and of the words, in milliseconds,
+    ``mean_ms``, ``median_ms``, ``p90_ms`` (90 % are at most so much later) and ``ci95_ms``, the 95 %
+    interval of the mean by bootstrap over utterances.  None where no word counts.
+    """
+    values = 1000.0 * np.array([delay for of_one in delays.by_utterance.values() for delay in of_one])
+    figures = {"words": len(values), "reference_words": delays.reference_words, "unclear": delays.unclear}
+    if not len(values):
+        return {**figures, **dict.fromkeys(("mean_ms", "median_ms", "p90_ms", "ci95_ms"))}
+    interval = _interval_of_mean(list(delays.by_utterance.values()), replications, seed)
+    return {
+        **figures,
+        "mean_ms": round(float(values.mean()), 1),
+        "median_ms": round(float(np.median(values)), 1),
+        "p90_ms": round(float(np.percentile(values, 90)), 1),
+        "ci95_ms": [round(1000.0 * bound, 1) for bound in interval],
+    }
+
+
+def _distances(is_wrong: np.ndarray) -> np.ndarray:
+    """(n, m) 0 or 1 -> (n + 1, m + 1): edit distance of the first i and the first j words."""
+    n, m = is_wrong.shape
+    column = np.arange(m + 1)
+    rows = [column]
+    for i in range(n):
+        best = rows[-1] + 1
+        best[1:] = np.minimum(best[1:], rows[-1][:-1] + is_wrong[i])
+        rows.append(np.minimum.accumulate(best - column) + column)  # insertions: one more each column
+    return np.stack(rows)
+
+
+def _interval_of_mean(groups: Sequence[Sequence[float]], replications: int, seed: int) -> List[float]:
+    """2.5 and 97.5 % of the means of drawn groups; a draw without any value does not count."""
+    sums, counts = np.array([sum(group) for group in groups]), np.array([len(group) for group in groups])
+    generator = np.random.default_rng(seed)
+    means = []
+    for begin in range(0, replications, _DRAWS_AT_ONCE):
+        draws = min(_DRAWS_AT_ONCE, replications - begin)
+        chosen = generator.integers(len(groups), size=(draws, len(groups)))
+        drawn = counts[chosen].sum(axis=1)
+        means.append(sums[chosen].sum(axis=1)[drawn > 0] / drawn[drawn > 0])
+    return np.percentile(np.concatenate(means), [2.5, 97.5]).tolist()
