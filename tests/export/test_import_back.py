@@ -9,6 +9,7 @@ import torch
 from onnx import numpy_helper
 
 from rnnt_kd.bin import import_export
+from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.export_system import export_system
@@ -16,7 +17,9 @@ from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.import_back import import_export as import_back
 from rnnt_kd.export.import_back import read_parameters
 from rnnt_kd.export.model_json import read_manifest, write_manifest
+from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training.checkpoint import load_system
+from rnnt_kd.training.initial import resolve
 from rnnt_kd.training.system_dir import refuse_decoding_only
 
 
@@ -59,6 +62,9 @@ def test_an_imported_system_is_no_teacher(exported, workplace, tmp_path):
     with pytest.raises(UserError, match="imported from an export"):
         refuse_decoding_only(tmp_path / "system")
     refuse_decoding_only(workplace / "systems" / "dense")
+    student, tokenizer = SystemConfig(role="sparse_student"), Tokenizer.load(workplace / "bpe")
+    with pytest.raises(UserError, match="imported from an export"):
+        resolve(student, tokenizer, tmp_path / "system")
 
 
 def test_a_changed_weight_is_refused(folder, tmp_path):
