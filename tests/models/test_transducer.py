@@ -40,7 +40,7 @@ def test_sizes_have_the_promised_parameters(size, vocab_size, dim, millions):
 
 
 def test_encoders_are_the_files_with_sizes():
-    assert available_encoders() == ["conformer"] and list(SIZES) == ["tiny", "S", "M", "L"]
+    assert available_encoders() == ["conformer", "streaming_conformer"] and list(SIZES) == ["tiny", "S", "M", "L"]
 
 
 @pytest.mark.parametrize(

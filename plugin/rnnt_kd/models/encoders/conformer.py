@@ -71,6 +71,8 @@ class Conformer(nn.Module):
     """
 
     subsampling_factor = 4
+    front_end = ConvSubsampling
+    causal_convolution = False
 
     def __init__(
         self,
@@ -96,9 +98,10 @@ class Conformer(nn.Module):
             raise UserError(
                 "encoder option input_norm", f"unknown value {input_norm!r}", f"one of {', '.join(INPUT_NORMS)}"
             )
-        self.subsampling = ConvSubsampling(feature_dim, dim, subsampling_channels, dropout, input_norm)
+        self.subsampling = self.front_end(feature_dim, dim, subsampling_channels, dropout, input_norm)
         self.layers = nn.ModuleList(
-            ConformerLayer(dim, num_heads, feedforward_dim, depthwise_kernel, dropout) for _ in range(num_layers)
+            ConformerLayer(dim, num_heads, feedforward_dim, depthwise_kernel, dropout, self.causal_convolution)
+            for _ in range(num_layers)
         )
         self.final_norm = nn.LayerNorm(dim)
         self._initialise()
@@ -140,11 +143,13 @@ class Conformer(nn.Module):
 class ConformerLayer(nn.Module):
     """Half feed-forward, self-attention, convolution, half feed-forward, LayerNorm; all pre-norm residual branches."""
 
-    def __init__(self, dim: int, num_heads: int, feedforward_dim: int, depthwise_kernel: int, dropout: float):
+    def __init__(
+        self, dim: int, num_heads: int, feedforward_dim: int, depthwise_kernel: int, dropout: float, causal: bool
+    ):
         super().__init__()
         self.feedforward1 = FeedForward(dim, feedforward_dim, dropout)
         self.attention = SelfAttention(dim, num_heads)
-        self.convolution = ConvolutionModule(dim, depthwise_kernel)
+        self.convolution = ConvolutionModule(dim, depthwise_kernel, causal)
         self.feedforward2 = FeedForward(dim, feedforward_dim, dropout)
         self.output_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
@@ -183,12 +188,14 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, score_bias: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """(N, T', D) -> (N, T', D); ``score_bias`` (N, 1, T') is very negative at padded keys."""
+        """(N, T', D) -> (N, T', D); ``score_bias`` (N, 1 or T', T') is very negative at keys not to be seen."""
+        return self.attend(self.norm(x), score_bias, cos, sin)
+
+    def attend(self, x: Tensor, score_bias: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """``forward`` on an input that is normalised already."""
         batch, frames, dim = x.size(0), x.size(1), x.size(2)
         heads, head_dim = self.num_heads, dim // self.num_heads
-        qkv = (
-            self.qkv_proj(self.norm(x)).view(batch, frames, 3, heads, head_dim).permute(2, 0, 3, 1, 4)
-        )  # (3, N, H, T', E)
+        qkv = self.qkv_proj(x).view(batch, frames, 3, heads, head_dim).permute(2, 0, 3, 1, 4)  # (3, N, H, T', E)
         query, key = rotate(qkv[:2], cos, sin).unbind(0)
         scores = torch.matmul(query * head_dim**-0.5, key.transpose(2, 3)) + score_bias.unsqueeze(1)
         context = torch.matmul(scores.softmax(-1), qkv[2])  # (N, H, T', E)
@@ -196,19 +203,31 @@ class SelfAttention(nn.Module):
 
 
 class ConvolutionModule(nn.Module):
-    """LayerNorm, pointwise + GLU, depthwise convolution over time, LayerNorm, SiLU, pointwise."""
+    """LayerNorm, pointwise + GLU, depthwise convolution over time, LayerNorm, SiLU, pointwise.
 
-    def __init__(self, dim: int, kernel: int):
+    ``causal``: the convolution ends at its frame, instead of having its middle there.
+    """
+
+    def __init__(self, dim: int, kernel: int, causal: bool = False):
         super().__init__()
+        self.past = kernel - 1 if causal else 0  # zeros in front, instead of the convolution's own
         self.norm = nn.LayerNorm(dim)
         self.pointwise_in = nn.Linear(dim, 2 * dim)
-        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim)
+        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=0 if causal else kernel // 2, groups=dim)
         self.depthwise_norm = nn.LayerNorm(dim)
         self.pointwise_out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, frame_padding: Tensor) -> Tensor:
         """(N, T', D) -> (N, T', D)."""
-        x = F.glu(self.pointwise_in(self.norm(x)), dim=-1).masked_fill(frame_padding, 0.0)
+        x = self.gate(x).masked_fill(frame_padding, 0.0)
+        return self.filter(F.pad(x, (0, 0, self.past, 0)) if self.past else x)
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The part before the depthwise convolution: (N, T', D) -> (N, T', D)."""
+        return F.glu(self.pointwise_in(self.norm(x)), dim=-1)
+
+    def filter(self, x: Tensor) -> Tensor:
+        """The depthwise convolution and what follows; (N, past + T', D) -> (N, T', D)."""
         x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
         return self.pointwise_out(F.silu(self.depthwise_norm(x)))
 

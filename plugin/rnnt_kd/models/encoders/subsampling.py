@@ -34,11 +34,13 @@ class ConvSubsampling(nn.Module):
       input_norm:  "utterance" or "fixed", see Conformer.
     """
 
+    time_padding = 1  # zero frames on either side of each convolution's input
+
     def __init__(self, feature_dim: int, dim: int, channels: int, dropout: float, input_norm: str):
         super().__init__()
         self.input_norm = input_norm
-        self.conv1 = nn.Conv2d(1, channels, 3, stride=2, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        self.conv1 = nn.Conv2d(1, channels, 3, stride=2, padding=(self.time_padding, 1))
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride=2, padding=(self.time_padding, 1))
         bins = (feature_dim + 3) // 4
         self.linear = nn.Linear(channels * bins, dim)
         self.norm = nn.LayerNorm(dim)
@@ -50,9 +52,11 @@ class ConvSubsampling(nn.Module):
         x = F.silu(self.conv1(x.unsqueeze(1)))  # (N, channels, T/2, bins/2)
         x = x.masked_fill(_frame_padding(x.size(2), lens).unsqueeze(1), 0.0)
         lens = subsampled_lengths(lens)
-        x = F.silu(self.conv2(x))  # (N, channels, T/4, bins/4)
-        x = x.transpose(1, 2).flatten(2)
-        return self.dropout(self.norm(self.linear(x))), lens
+        return self._output(F.silu(self.conv2(x))), lens
+
+    def _output(self, x: Tensor) -> Tensor:
+        """(N, channels, T/4, bins/4) -> (N, T/4, dim)."""
+        return self.dropout(self.norm(self.linear(x.transpose(1, 2).flatten(2))))
 
     def _normalise(self, x: Tensor, x_lens: Tensor) -> Tensor:
         """Centre and scale; padding becomes zero."""
