@@ -1,5 +1,7 @@
 """Promises of the sparsifier: reference of dense masters, recovery, freezing, exact zeros, resume, errors."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -7,8 +9,8 @@ from torch import nn
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity.report import measured_sparsity, sparsity_report
 from rnnt_kd.sparsity.schedule import cubic_sparsity
-from rnnt_kd.sparsity.sparsifier import Sparsifier, available_structures
-from rnnt_kd.sparsity.structures import unstructured
+from rnnt_kd.sparsity.sparsifier import Sparsifier
+from rnnt_kd.sparsity.structures import get_structure, unstructured
 
 INCLUDE = [r"(0|2)\.weight"]
 
@@ -279,5 +281,33 @@ def test_patterns_that_match_nothing_are_errors(include, exclude, words):
     assert words in str(error.value)
 
 
-def test_structures_are_the_functions_of_the_file():
-    assert available_structures() == ["unstructured"]
+@pytest.mark.parametrize("structure, final", [("4x4", 0.75), ("2:4", 0.5), ("1x16", 0.5)])
+def test_structured_masks_are_those_of_the_dense_weights(structure, final):
+    """On the ramp a dropped block comes back when its dense weights grow; at the end the structure is whole."""
+    model = make_model()
+    optimizer, sparsifier = make_optimizer(model), make_sparsifier(model, final=final, structure=structure)
+    train(model, optimizer, sparsifier, range(1, 25))
+    sparsifier.finalize()
+    for name in sparsifier.names:
+        weight = dict(model.named_parameters())[name].detach()
+        mask = weight != 0
+        assert torch.equal(get_structure(structure)(weight, final), mask)  # zeros are whole blocks: the least of all
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        (dict(structure="4x4", scope="global"), "per-layer"),
+        (dict(structure="2:4", final=0.9), "0.5"),
+        (dict(structure="4:4", final=0.5), "2:4"),
+        (dict(structure="0x4"), "16x1"),
+    ],
+)
+def test_a_structure_that_does_not_fit_is_named(options, named):
+    with pytest.raises(UserError, match=re.escape(named)):
+        make_sparsifier(make_model(), **options)
+
+
+def test_blocks_of_a_vector_are_refused():
+    with pytest.raises(UserError, match="3.weight is a vector"):
+        Sparsifier(make_model(), 0.5, 0, 5, structure="4x4", include=[r"(0|3)\.weight"])

@@ -1,10 +1,12 @@
-"""Which weights an unstructured mask keeps."""
+"""Which weights a mask keeps: unstructured, blocks, N:M, against plain loops."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnt_kd.sparsity.structures import unstructured
+from rnnt_kd.errors import UserError
+from rnnt_kd.sparsity.structures import get_structure, unstructured
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.floats(0.0, 0.99), st.integers(0, 5))
@@ -19,3 +21,96 @@ def test_drops_exactly_the_smallest_magnitudes(rows, columns, sparsity, levels):
     if mask.any() and not mask.all():
         assert weight[mask].abs().min() >= weight[~mask].abs().max()
     assert torch.equal(mask, unstructured(weight.clone(), sparsity))
+
+
+def weights(height, width, levels):
+    torch.manual_seed(height * 100 + width)
+    weight = torch.randn(height, width, dtype=torch.float64)
+    return (weight * levels).round() if levels else weight  # levels: ties
+
+
+def blocks_by_loops(weight, sparsity, rows, columns):
+    height, width = weight.shape
+    places = [(top, left) for top in range(0, height, rows) for left in range(0, width, columns)]
+    inside = {
+        (top, left): [
+            (i, j)
+            for i in range(top, min(top + rows, height))
+            for j in range(left, min(left + columns, width))
+        ]
+        for top, left in places
+    }
+    means = {place: sum(abs(float(weight[i, j])) for i, j in cells) / len(cells) for place, cells in inside.items()}
+    mask, budget = torch.ones(height, width, dtype=torch.bool), round(sparsity * height * width)
+    for place in sorted(places, key=lambda place: round(means[place], 9)):
+        if len(inside[place]) > budget:
+            break
+        budget -= len(inside[place])
+        for i, j in inside[place]:
+            mask[i, j] = False
+    return mask
+
+
+@given(st.integers(1, 20), st.integers(1, 20), st.sampled_from([(16, 1), (1, 16), (4, 4), (3, 5), (1, 1)]), st.floats(0.0, 0.99))
+def test_blocks_equal_plain_loops(height, width, block, sparsity):
+    weight = weights(height, width, 0)
+    mask = get_structure("%dx%d" % block)(weight, sparsity)
+    assert mask.dtype == torch.bool and torch.equal(mask, blocks_by_loops(weight, sparsity, *block))
+    assert mask.any() or round(sparsity * weight.numel()) == weight.numel()  # never a whole matrix if the target is not
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 3), st.floats(0.0, 0.99))
+def test_ties_between_blocks_are_settled_alike(height, width, levels, sparsity):
+    weight = weights(height, width, levels)
+    mask = get_structure("2x2")(weight, sparsity)
+    assert torch.equal(mask, get_structure("2x2")(weight.clone(), sparsity))
+    assert int((~mask).sum()) <= round(sparsity * weight.numel())
+
+
+@pytest.mark.parametrize("block", ["16x1", "1x16", "4x4", "16x16"])
+def test_blocks_reach_the_target_to_a_block(block):
+    weight = weights(96, 320, 0)
+    rows, columns = map(int, block.split("x"))
+    zeros = int((~get_structure(block)(weight, 0.9)).sum())
+    assert 0.9 * weight.numel() - rows * columns < zeros <= 0.9 * weight.numel()
+
+
+def n_of_m_by_loops(weight, kept, group):
+    mask = torch.zeros(weight.shape, dtype=torch.bool)
+    for i, row in enumerate(weight.tolist()):
+        for start in range(0, len(row), group):
+            cells = range(start, min(start + group, len(row)))
+            for j in sorted(cells, key=lambda j: -abs(row[j]))[:kept]:
+                mask[i, j] = True
+    return mask
+
+
+@given(st.integers(1, 12), st.integers(1, 21), st.sampled_from([(2, 4), (1, 4), (1, 2), (4, 8), (2, 3)]), st.integers(0, 3))
+def test_n_of_m_equals_plain_loops(height, width, shape, levels):
+    kept, group = shape
+    weight = weights(height, width, levels)
+    mask = get_structure("%d:%d" % shape)(weight, 1 - kept / group)
+    assert torch.equal(mask, n_of_m_by_loops(weight, kept, group))
+
+
+@given(st.floats(0.0, 0.5))
+def test_on_the_ramp_whole_groups_are_done_those_that_lose_least_first(sparsity):
+    weight = weights(12, 20, 0)
+    mask = get_structure("2:4")(weight, sparsity)
+    groups, lost = mask.view(-1, 4), (weight.abs() * ~n_of_m_by_loops(weight, 2, 4)).view(-1, 4).sum(1)
+    done = groups.sum(1) == 2
+    assert ((groups.sum(1) == 4) | done).all() and int(done.sum()) == round(sparsity * 2 * len(groups))
+    assert not done.any() or done.all() or lost[done].max() <= lost[~done].min()
+
+
+def test_a_convolutions_weight_is_a_matrix_of_its_outputs():
+    weight = weights(8, 3 * 9, 0)
+    assert torch.equal(
+        get_structure("4x4")(weight.view(8, 3, 3, 3), 0.5), get_structure("4x4")(weight, 0.5).view(8, 3, 3, 3)
+    )
+
+
+@pytest.mark.parametrize("name", ["", "blocks", "16x", "x1", "0x4", "4x0", "4:2", "2:2", "0:4", "1x1x1", "-1x4", "16X1"])
+def test_a_name_that_is_none_is_named(name):
+    with pytest.raises(UserError, match="16x1"):
+        get_structure(name)

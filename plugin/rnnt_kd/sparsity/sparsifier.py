@@ -22,16 +22,15 @@ projection, the joiner with its output layer; never norms, biases, depthwise ker
 that only training uses.  ``final_sparsity`` counts these weights alone.
 """
 
-import inspect
-from typing import Callable, Dict, Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.sparsity import structures
 from rnnt_kd.sparsity.report import select_parameters, sparsity_report
 from rnnt_kd.sparsity.schedule import cubic_sparsity
+from rnnt_kd.sparsity.structures import get_structure, only_sparsity
 
 SCOPES = ("per-layer", "global")
 
@@ -43,16 +42,17 @@ class Sparsifier:
       begin_step:         the ramp starts after this optimizer step ...
       end_step:           ... and ends with this one; masks are frozen then.
       update_every_steps: steps between two mask updates on the ramp.
-      structure:          name of a function in ``structures.py``.
+      structure:          a name of ``structures.py``: unstructured, 16x1, 2:4 ...
       scope:              "per-layer": every matrix gets the target; "global": all matched weights compete,
-                          the structure then sees them as one flat vector.
+                          all of them as one vector, which has no blocks.
       include, exclude:   regular expressions for whole parameter names.
 
     Attributes: ``names`` of the matched parameters; ``frozen``; ``current_target``, the sparsity asked for
     at the last mask update.
 
     Raises:
-      UserError: a value out of range, an unknown structure or scope, a pattern that matches nothing.
+      UserError: a value out of range, an unknown structure or scope, a pattern that matches nothing, a structure
+        that does not go with the scope, the final sparsity or a matched weight.
     """
 
     def __init__(
@@ -77,8 +77,9 @@ class Sparsifier:
             raise UserError("sparsity.scope", f"unknown scope {scope!r}", f"one of {', '.join(SCOPES)}")
         self.final_sparsity, self.begin_step, self.end_step = float(final_sparsity), int(begin_step), int(end_step)
         self.update_every_steps, self.scope = int(update_every_steps), scope
-        self._structure = _find_structure(structure)
+        self._structure = get_structure(structure)
         self._weights = select_parameters(model, include, exclude)
+        self._check_structure(structure)
         self._masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in self._weights.items()}
         self._hidden: Dict[str, Tensor] = {n: torch.zeros_like(w.data) for n, w in self._weights.items()}
         self.current_target, self.frozen = 0.0, False
@@ -176,20 +177,20 @@ class Sparsifier:
         pieces = flat.split([w.numel() for w in self._weights.values()])
         return {n: m.view_as(w).clone() for (n, w), m in zip(self._weights.items(), pieces, strict=True)}
 
+    def _check_structure(self, name: str) -> None:
+        if name == "unstructured":
+            return
+        if self.scope == "global":
+            found = f"{name} with scope global, where all weights are one vector"
+            raise UserError("sparsity.structure", found, "scope per-layer", "or structure unstructured")
+        only = only_sparsity(name)
+        if only is not None and self.final_sparsity > 0 and abs(self.final_sparsity - only) > 1e-6:
+            found = f"{name} with a target sparsity of {self.final_sparsity:g}"
+            raise UserError("sparsity.structure", found, f"{only:g}, which is what {name} leaves")
+        for parameter, weight in self._weights.items():
+            if weight.dim() < 2:
+                found = f"{name}, and {parameter} is a vector"
+                raise UserError("sparsity.structure", found, "matrices", "exclude it by sparsity.exclude")
+
     def _freeze(self) -> None:
         self.frozen, self._hidden = True, {}
-
-
-def available_structures() -> List[str]:
-    """Names of the functions in ``structures.py``."""
-    return sorted(
-        n for n, f in vars(structures).items() if inspect.isfunction(f) and f.__module__ == structures.__name__
-    )
-
-
-def _find_structure(name: str) -> Callable[[Tensor, float], Tensor]:
-    if name not in available_structures():
-        raise UserError(
-            "sparsity.structure", f"unknown structure {name!r}", f"one of {', '.join(available_structures())}"
-        )
-    return getattr(structures, name)
