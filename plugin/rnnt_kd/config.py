@@ -134,6 +134,14 @@ class SmallStudentConfig:
 
 
 @dataclass
+class StreamingStudentConfig:
+    """Recognises while it listens; starts from the teacher's weights where its model has the same shapes."""
+
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(encoder="streaming_conformer"))
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+@dataclass
 class RecipeConfig:
     """A whole preset."""
 
@@ -142,6 +150,7 @@ class RecipeConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     sparse_student: SparseStudentConfig = field(default_factory=SparseStudentConfig)
     small_student: SmallStudentConfig = field(default_factory=SmallStudentConfig)
+    streaming_student: Optional[StreamingStudentConfig] = None
     kd: KdConfig = field(default_factory=KdConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
 
@@ -151,7 +160,7 @@ class SystemConfig:
     """One system to train, resolved: what ``<system dir>/config.yaml`` holds."""
 
     name: str = "teacher"  # teacher, sparse60, sparse60_kd, small, small_kd ...
-    role: str = "teacher"  # teacher, sparse_student, small_student
+    role: str = "teacher"  # teacher, sparse_student, small_student, streaming_student
     seed: int = 1
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -161,4 +170,4 @@ class SystemConfig:
     vocab_size: int = 0
     blank_id: int = 0
     bpe_checksum: str = ""  # sha256 of bpe.model
-    teacher_checksum: str = ""  # sha256 of the teacher's model.safetensors (sparse students, kd)
+    teacher_checksum: str = ""  # sha256 of the teacher's model.safetensors (sparse and streaming students, kd)

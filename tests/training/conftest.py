@@ -38,6 +38,9 @@ sparse_student:
   training: *training
   sparsity: {end_fraction: 0.5, update_every_steps: 2}
 small_student: {model: *model, training: *training}
+streaming_student:
+  model: {<<: *model, encoder: streaming_conformer}
+  training: *training
 """
 
 

@@ -1,5 +1,6 @@
 """Train one system of a preset, or go on with it, or find it finished."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import List, Optional
@@ -15,7 +16,7 @@ The same command again: a finished system is skipped, an interrupted one resumes
 last checkpoint and ends with the same weights.  With another configuration, the older run
 is moved to <exp-dir>.old-N first."""
 
-ROLES = ["teacher", "sparse_student", "small_student"]
+ROLES = ["teacher", "sparse_student", "small_student", "streaming_student"]
 KD_RANGES = ["teacher", "student"]
 
 
@@ -33,9 +34,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--bpe-dir", type=Path, required=True, help="folder of stage 2")
     parser.add_argument("--exp-dir", type=Path, required=True, help="folder of this system")
     parser.add_argument(
-        "--teacher-dir", type=Path, help="a trained system: where sparse students start, and who teaches online"
+        "--teacher-dir", type=Path, help="a trained system: where sparse and streaming students start, and who teaches online"
     )
-    parser.add_argument("--sparsity", type=float, default=0.0, help="of a sparse student, a fraction in [0, 1)")
+    parser.add_argument("--sparsity", type=float, default=0.0, help="of a sparse or streaming student, a fraction in [0, 1)")
+    parser.add_argument("--structure", help="instead of the preset's sparsity.structure: unstructured, 16x1, 2:4 ...")
     parser.add_argument("--kd", action="store_true", help="distil from a teacher over the pruned lattice")
     parser.add_argument(
         "--kd-ranges",
@@ -65,6 +67,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         name=arguments.name,
         seed=arguments.seed,
         sparsity=arguments.sparsity,
+        structure=arguments.structure,
         with_kd=arguments.kd,
         kd_options={
             "ranges": arguments.kd_ranges,
@@ -97,7 +100,15 @@ def main(argv: Optional[List[str]] = None) -> None:
 
 
 def compose(
-    recipe: RecipeConfig, *, role: str, name: str, seed: int, sparsity: float, with_kd: bool, kd_options: dict
+    recipe: RecipeConfig,
+    *,
+    role: str,
+    name: str,
+    seed: int,
+    sparsity: float,
+    with_kd: bool,
+    kd_options: dict,
+    structure: Optional[str] = None,
 ) -> SystemConfig:
     """The part of ``recipe`` that ``role`` needs, as one system's configuration.
 
@@ -108,10 +119,14 @@ def compose(
         raise UserError(
             "--sparsity", f"{sparsity} for a sparse student", "a fraction between 0 and 1", "for example 0.9"
         )
-    if role != "sparse_student" and sparsity:
+    if role == "streaming_student" and not 0.0 <= sparsity < 1.0:
+        raise UserError("--sparsity", f"{sparsity} for a streaming student", "a fraction in [0, 1)", "for example 0.9")
+    if role not in ("sparse_student", "streaming_student") and sparsity:
         raise UserError(
             "--sparsity", f"{sparsity} for a {role}, which is dense", "no --sparsity", "or --role sparse_student"
         )
+    if structure is not None and not sparsity:
+        raise UserError("--structure", f"{structure} for a dense {role}", "no --structure", "or give --sparsity")
     given = {key: value for key, value in kd_options.items() if value is not None}
     if given and not with_kd:
         raise UserError("--kd-" + sorted(given)[0], "given without --kd", "--kd as well", "add --kd, or leave it away")
@@ -122,13 +137,19 @@ def compose(
     if given.get("shift", 0) < 0:
         raise UserError("--kd-shift", str(given["shift"]), "a number of encoder frames >= 0")
     part = getattr(recipe, role)
+    zeros = recipe.sparse_student.sparsity
+    if structure is not None:
+        zeros = dataclasses.replace(zeros, structure=structure)
+    if part is None:
+        found = f"the preset has no part {role}"
+        raise UserError("--role", found, "a preset with it", f"write {role}: with model: and training: into the preset")
     return SystemConfig(
         name=name,
         role=role,
         seed=seed,
         model=recipe.teacher.model if role == "sparse_student" else part.model,
         training=part.training,
-        sparsity=part.sparsity if role == "sparse_student" else None,
+        sparsity=recipe.sparse_student.sparsity if role == "sparse_student" or sparsity else None,
         target_sparsity=sparsity,
         kd=KdConfig(**{**vars(recipe.kd), **given}) if with_kd else None,
     )

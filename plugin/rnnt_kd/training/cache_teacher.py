@@ -31,19 +31,22 @@ FRAMES_PER_SECOND = 100
 def lattice_of(recipe: RecipeConfig) -> Lattice:
     """Raises UserError where the students of a preset need different caches, or a value is out of range."""
     students = {"sparse_student": recipe.sparse_student.training, "small_student": recipe.small_student.training}
+    if recipe.streaming_student is not None:
+        students["streaming_student"] = recipe.streaming_student.training
     for training in students.values():
         check_config(SystemConfig(training=training, kd=recipe.kd), "cuda")
-    sparse, small = students.values()
-    for key in ("prune_range", "rnnt_type"):
-        if getattr(sparse, key) != getattr(small, key):
-            found = f"{getattr(sparse, key)} and {getattr(small, key)} of sparse_student and small_student"
-            raise UserError(f"training.{key}", found, "one value: both read the same teacher cache")
+    first = recipe.sparse_student.training
+    for name, training in students.items():
+        for key in ("prune_range", "rnnt_type"):
+            if getattr(first, key) != getattr(training, key):
+                found = f"{getattr(first, key)} and {getattr(training, key)} of sparse_student and {name}"
+                raise UserError(f"training.{key}", found, "one value: all read the same teacher cache")
     return Lattice(
-        sparse.prune_range,
-        sparse.rnnt_type,
+        first.prune_range,
+        first.rnnt_type,
         recipe.kd.temperature,
-        min(sparse.min_seconds, small.min_seconds),
-        max(sparse.max_seconds, small.max_seconds),
+        min(training.min_seconds for training in students.values()),
+        max(training.max_seconds for training in students.values()),
     )
 
 

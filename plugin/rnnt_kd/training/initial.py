@@ -2,10 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict
@@ -18,6 +18,8 @@ from rnnt_kd.training import checkpoint
 from rnnt_kd.training.batches import Data
 from rnnt_kd.training.system_dir import file_digest, refuse_decoding_only
 
+STARTS_FROM_TEACHER = ("sparse_student", "streaming_student")  # roles
+
 
 def resolve(
     config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Path], cache: Optional[TeacherCache] = None
@@ -26,14 +28,16 @@ def resolve(
 
     Raises:
       UserError: a teacher is needed and missing, or differs in BPE model, blank id or (for a
-        sparse student) in the model; it says which.
+        sparse student) in the model; it says which.  A streaming student whose model has other
+        shapes than the teacher's is none: it starts from scratch.
     """
     config = dataclasses.replace(
         config, vocab_size=tokenizer.vocab_size, blank_id=tokenizer.blank_id, bpe_checksum=tokenizer.checksum
     )
-    if config.role != "sparse_student" and config.kd is None:
+    starts_there = config.role in STARTS_FROM_TEACHER
+    if not starts_there and config.kd is None:
         return config
-    if teacher_dir is None and cache is not None and config.role != "sparse_student":
+    if teacher_dir is None and cache is not None and not starts_there:
         return dataclasses.replace(config, teacher_checksum=cache.facts.teacher)
     if teacher_dir is None:
         raise UserError(
@@ -60,7 +64,7 @@ def resolve(
                     "a teacher of this preset: a sparse student starts from its weights",
                     "train the teacher again",
                 )
-    if cache is None or config.role == "sparse_student":  # else nobody reads its weights
+    if cache is None or starts_there:  # else nobody reads its weights
         checkpoint.load_system(teacher_dir)  # a damaged one is an error before anything is written
     return dataclasses.replace(config, teacher_checksum=file_digest(teacher_dir / checkpoint.FINAL))
 
@@ -122,6 +126,9 @@ def models(
     if config.role == "sparse_student":
         weights = checkpoint.read_tensors(teacher_dir / checkpoint.FINAL)
         checkpoint.load_weights(model, weights, teacher_dir / checkpoint.FINAL, "train the teacher again")
+    elif config.role == "streaming_student":
+        weights = checkpoint.read_tensors(teacher_dir / checkpoint.FINAL)
+        _start_streaming(model, weights, checkpoint.read_system(teacher_dir).model.encoder != config.model.encoder)
     if config.kd is None or config.kd.ranges != "student":
         return model, None
     teacher, _ = checkpoint.load_system(teacher_dir, str(device))
@@ -149,6 +156,13 @@ def sparsifier(config: SystemConfig, model: nn.Module, steps_per_epoch: int) -> 
         include=options.include,
         exclude=options.exclude,
     )
+
+
+def _start_streaming(model: nn.Module, weights: Dict[str, Tensor], full_context: bool) -> None:
+    """Take a teacher's ``weights`` if every one has its place in ``model``; else leave it as it is."""
+    own = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if own == {name: tensor.shape for name, tensor in weights.items()}:
+        model.load_state_dict(model.encoder.weights_from_full_context(weights) if full_context else weights)
 
 
 def _short(value: object) -> str:

@@ -21,6 +21,9 @@ def check_config(config: SystemConfig, device: str) -> None:
             value = getattr(values, key)
             if not is_right(value):
                 raise UserError(f"{section}.{key}", str(value), expected, "correct it in the preset or with --set")
+    if config.role == "streaming_student" and not config.model.encoder.startswith("streaming_"):
+        found = f"{config.model.encoder} for a streaming student"
+        raise UserError("streaming_student.model.encoder", found, "one that streams", "streaming_conformer")
     on_cpu = (
         ("32-true",) if torch.__version__.startswith("1.") else ("32-true", "bf16-mixed")
     )  # torch 1: no mixed LayerNorm

@@ -1,0 +1,100 @@
+"""Promises of the role streaming_student: where it starts, what it learns from, what it refuses."""
+
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rnnt_kd.bin.train import compose
+from rnnt_kd.config import RecipeConfig
+from rnnt_kd.errors import UserError
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training import initial
+from rnnt_kd.training.checkpoint import load_system
+from rnnt_kd.training.valid_config import check_config
+
+ONE_EPOCH = ["streaming_student.training.epochs=1"]
+
+
+def resolved(tone_corpus, teacher_dir, **options):
+    config = tone_corpus.config("streaming_student", "stream", **options)
+    return initial.resolve(config, Tokenizer.load(tone_corpus.bpe_dir), teacher_dir)
+
+
+def test_it_starts_from_the_teachers_weights(tone_corpus, teacher_dir):
+    config = resolved(tone_corpus, teacher_dir)
+    model, online = initial.models(config, teacher_dir, torch.device("cpu"))
+    assert online is None and type(model.encoder).__name__ == "StreamingConformer"
+    theirs, ours = load_file(teacher_dir / "model.safetensors"), model.state_dict()
+    assert ours.keys() == theirs.keys()
+    moved = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert moved == ["encoder.layers.0.convolution.depthwise.weight"]
+    kernel, before = ours[moved[0]], theirs[moved[0]]
+    assert torch.equal(kernel[..., 7:], before[..., :8]) and (kernel[..., :7] == 0).all()  # 15 taps, the 8th: now
+
+
+def test_another_shape_starts_from_scratch(tone_corpus, teacher_dir):
+    config = resolved(tone_corpus, teacher_dir, overrides=["streaming_student.model.encoder_options.feedforward_dim=48"])
+    torch.manual_seed(5)
+    model, _ = initial.models(config, teacher_dir, torch.device("cpu"))
+    torch.manual_seed(5)
+    fresh = initial.checkpoint.build_model(config)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
+
+
+def test_a_streaming_teachers_kernels_stay_where_they_are(tone_corpus, teacher_dir, tmp_path):
+    first = tmp_path / "stream"
+    tone_corpus.train(
+        tone_corpus.config("streaming_student", "stream", overrides=ONE_EPOCH), first, teacher_dir=teacher_dir
+    )
+    model, _ = initial.models(resolved(tone_corpus, first), first, torch.device("cpu"))
+    theirs = load_file(first / "model.safetensors")
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("with_kd, sparsity", [(False, 0.0), (True, 0.0), (False, 0.5)])
+def test_it_trains(tone_corpus, teacher_dir, tmp_path, with_kd, sparsity):
+    kd = dict(ranges="student", shift=1) if with_kd else {}
+    config = tone_corpus.config(
+        "streaming_student", "stream", sparsity=sparsity, with_kd=with_kd, overrides=ONE_EPOCH, **kd
+    )
+    tone_corpus.train(config, tmp_path / "stream", teacher_dir=teacher_dir)
+    model, written = load_system(tmp_path / "stream")
+    assert written.role == "streaming_student" and (written.kd is not None) == with_kd
+    assert model.encoder.eval_chunk_frames == model.encoder.chunk_frames == 16 and not model.training
+    weight = model.encoder.layers[0].feedforward1.linear_in.weight
+    zeros = float((weight == 0).double().mean())
+    assert abs(zeros - sparsity) < 0.01
+    start = load_file(teacher_dir / "model.safetensors")
+    assert not torch.equal(weight, start["encoder.layers.0.feedforward1.linear_in.weight"])
+
+
+def test_the_chunks_drawn_are_part_of_what_a_seed_decides(tone_corpus, teacher_dir, tmp_path):
+    for name in ("a", "b"):
+        config = tone_corpus.config("streaming_student", "stream", overrides=ONE_EPOCH)
+        tone_corpus.train(config, tmp_path / name, teacher_dir=teacher_dir)
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+
+
+def test_what_it_refuses(tone_corpus, teacher_dir):
+    with pytest.raises(UserError, match="--teacher-dir: missing, and stream needs a teacher"):
+        resolved(tone_corpus, None)
+    config = tone_corpus.config("streaming_student", overrides=["streaming_student.model.encoder=conformer"])
+    with pytest.raises(UserError, match="streaming_student.model.encoder: conformer for a streaming student"):
+        check_config(config, "cpu")
+    with pytest.raises(UserError, match="--sparsity: 1.5 for a streaming student"):
+        tone_corpus.config("streaming_student", sparsity=1.5)
+    options = dict(name="x", seed=1, sparsity=0.0, with_kd=False, kd_options={})
+    with pytest.raises(UserError, match="the preset has no part streaming_student"):
+        compose(RecipeConfig(), role="streaming_student", **options)
+
+
+def test_training_draws_several_chunks_and_evaluation_the_one(tone_corpus, teacher_dir):
+    config = resolved(tone_corpus, teacher_dir)
+    model, _ = initial.models(dataclasses.replace(config), teacher_dir, torch.device("cpu"))
+    drawn = {model.encoder.train()._context() for _ in range(200)}
+    assert (0, 0) in drawn and len(drawn) > 20
+    chunks, lefts = zip(*(drawn - {(0, 0)}), strict=True)
+    assert min(chunks) >= 8 and max(chunks) <= 32 and min(lefts) >= 32 and max(lefts) <= 128
+    assert {model.encoder.eval()._context() for _ in range(20)} == {(16, 64)}
