@@ -11,14 +11,14 @@ All three are ``(weight, sparsity) -> weight_mask``:
   sparsity:    fraction in [0, 1) that becomes zero.
   weight_mask: bool, shape and device of ``weight``, True = keep.
 
-They are deterministic (of equals, the first goes) and do not depend on masks of the past: a weight may come back.
+They are deterministic and do not depend on masks of the past: a weight may come back.
 A further structure without parameters is a further function of this shape; its name is the config's value.
 """
 
 import functools
 import inspect
 import re
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -29,30 +29,24 @@ Structure = Callable[[Tensor, float], Tensor]
 COMMON = ("1x16", "16x1", "4x4", "16x16", "2:4")  # any RxC and N:M will do; these are named in messages
 
 
-def find_structure(name: str, final_sparsity: float, scope: str = "per-layer") -> Structure:
+def get_structure(name: str) -> Structure:
     """The function that ``name`` stands for, bound to the numbers in the name.
 
     Raises:
-      UserError: an unknown name, a block without rows or columns, N:M without 0 < N < M or with a final sparsity that
-        is not 1 - N/M, or a structure that needs matrices in the "global" scope, which sees one flat vector.
+      UserError: an unknown name, a block without rows or columns, N:M without 0 < N < M.
     """
-    if name in _functions():
-        return _functions()[name]
-    match = re.fullmatch(r"([1-9]\d{0,5})(x|:)([1-9]\d{0,5})", name)
-    first, kind, second = match.groups() if match else ("0", "", "0")
-    if not match or (kind == ":" and int(first) >= int(second)):
-        expected = f"one of {', '.join(available_structures())}; RxC for any other block, N:M with N < M"
-        raise UserError("sparsity.structure", f"unknown structure {name!r}", expected)
-    if scope == "global":
-        found = f"global, and {name} has rows and columns, which matrices laid end to end have not"
-        raise UserError("sparsity.scope", found, "per-layer, or structure unstructured")
+    first, kind, second = _parts(name)
     if kind == "x":
-        return functools.partial(blocks, rows=int(first), columns=int(second))
-    theirs = 1.0 - int(first) / int(second)
-    if abs(final_sparsity - theirs) > _ROUNDED:
-        found, expected = f"{final_sparsity:g} with structure {name}", f"{theirs:g}: {first} of {second} weights stay"
-        raise UserError("target sparsity", found, expected, f"ask for {theirs:g}, or for blocks such as 16x1")
-    return functools.partial(groups, kept=int(first), size=int(second))
+        return functools.partial(blocks, rows=first, columns=second)
+    if kind == ":":
+        return functools.partial(groups, kept=first, size=second)
+    return _functions()[name]
+
+
+def only_sparsity(name: str) -> Optional[float]:
+    """The one sparsity that N:M can have, 1 - N/M; None for structures that can have any.  UserError: unknown."""
+    first, kind, second = _parts(name)
+    return 1.0 - first / second if kind == ":" else None
 
 
 def available_structures() -> List[str]:
@@ -73,10 +67,11 @@ def blocks(weight: Tensor, sparsity: float, *, rows: int, columns: int) -> Tenso
     """Drop whole blocks of ``rows`` x ``columns``, those of least mean magnitude first.
 
     Blocks at the lower and right edge may be smaller; their mean is over the entries that exist.  As many go as fit
-    into the target, so the matrix is at most one block denser than asked for and never wholly zero.
+    into the target: the matrix is less than one block denser than asked for, and never sparser.
     """
     magnitude = _matrix(weight)
     height, width = magnitude.shape
+    rows, columns = min(rows, max(height, 1)), min(columns, max(width, 1))
     down, across = -(-height // rows), -(-width // columns)
 
     def per_block(entries: Tensor) -> Tensor:
@@ -96,23 +91,23 @@ def groups(weight: Tensor, sparsity: float, *, kept: int, size: int) -> Tensor:
     Below the sparsity 1 - kept / size only some groups are thinned, those that lose the least mean magnitude first; a
     group is thinned wholly or not at all.  A shorter group at the end of a row keeps ``kept`` weights as well.
     """
+    share = min(1.0, sparsity / (1.0 - kept / size) * (1.0 + _ROUNDED))
     magnitude = _matrix(weight)
     height, width = magnitude.shape
+    size = min(size, max(width, 1))
     across = -(-width // size)
-    padded = magnitude.new_full((height, across * size), float("inf"))  # what is not there is never dropped
+    padded = magnitude.new_full((height, across * size), -1.0)  # what is not there is sorted last
     padded[:, :width] = magnitude
-    ordered, order = padded.view(height * across, size).sort(dim=1, stable=True)
-    existing = ordered.isfinite() if width % size else torch.ones_like(ordered, dtype=torch.bool)
-    goes = torch.arange(size, device=weight.device) < (existing.sum(1, keepdim=True) - kept)
-    losses = goes.sum(1)
-    score = ordered.masked_fill(~goes, 0.0).sum(1) / losses.clamp(min=1)
-    everything = sparsity >= 1.0 - kept / size - _ROUNDED
-    thinned = _least(score, losses, int(losses.sum()) if everything else int(round(sparsity * weight.numel())))
+    ordered, order = padded.view(height * across, size).sort(dim=1, descending=True, stable=True)
+    goes = (torch.arange(size, device=weight.device) >= kept) & (ordered >= 0.0)
+    score = ordered.masked_fill(~goes, 0.0).sum(1) / goes.sum(1)  # nothing to lose: nan, sorted last
+    thinned = torch.zeros_like(score, dtype=torch.bool)
+    thinned[score.argsort(stable=True)[: int(round(share * len(score)))]] = True
     weight_mask = torch.ones_like(goes).scatter_(1, order, ~(goes & thinned[:, None]))
     return weight_mask.view(height, across * size)[:, :width].reshape(weight.shape)
 
 
-_ROUNDED = 1e-6  # 1 - 1/3 may be written 0.666667
+_ROUNDED = 1e-6  # the sparsity of 1:3 may be written 0.666667
 
 
 def _matrix(weight: Tensor) -> Tensor:
@@ -127,6 +122,18 @@ def _least(score: Tensor, weights: Tensor, target: int) -> Tensor:
     chosen = torch.zeros_like(score, dtype=torch.bool)
     chosen[order[weights[order].cumsum(0) <= target]] = True
     return chosen
+
+
+def _parts(name: str) -> Tuple[int, str, int]:
+    """16x1 -> (16, "x", 1), 2:4 -> (2, ":", 4), a function's name -> (0, "", 0)."""
+    if name in _functions():
+        return 0, "", 0
+    match = re.fullmatch(r"([1-9]\d{0,5})([x:])([1-9]\d{0,5})", name)
+    first, kind, second = match.groups() if match else ("0", "", "0")
+    if not match or (kind == ":" and int(first) >= int(second)):
+        expected = f"one of {', '.join(available_structures())}; any other block RxC, or N:M with N < M"
+        raise UserError("sparsity.structure", f"unknown structure {name!r}", expected)
+    return int(first), kind, int(second)
 
 
 def _functions() -> Dict[str, Structure]:
