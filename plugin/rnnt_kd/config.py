@@ -92,7 +92,7 @@ class SparsityConfig:
     begin_fraction: float = 0.0
     end_fraction: float = 0.5  # masks are frozen after this
     update_every_steps: int = 10
-    structure: str = "unstructured"
+    structure: str = "unstructured"  # or a block such as 16x1 (outputs x inputs), or 2:4: sparsity/structures.py
     scope: str = "per-layer"  # or "global"
     include: List[str] = field(
         default_factory=lambda: [

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.sparsity.structures import get_structure, unstructured
+from rnnt_kd.sparsity.structures import get_structure, only_sparsity, unstructured
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.floats(0.0, 0.99), st.integers(0, 5))
@@ -114,3 +114,27 @@ def test_a_convolutions_weight_is_a_matrix_of_its_outputs():
 def test_a_name_that_is_none_is_named(name):
     with pytest.raises(UserError, match="16x1"):
         get_structure(name)
+
+
+@pytest.mark.parametrize("name", ["unstructured", "16x1", "4x4", "999999x999999", "2:4", "7:99999"])
+@pytest.mark.parametrize("shape", [(), (7,), (1, 1), (0, 5), (5, 0), (3, 2, 1, 2), (33, 17)])
+def test_odd_shapes_get_masks_of_their_shape(name, shape):
+    torch.manual_seed(len(shape))
+    weight = torch.randn(shape).half()
+    limit = 0.5 if only_sparsity(name) is None else only_sparsity(name)
+    for sparsity in (0.0, 0.3 * limit, limit):
+        mask = get_structure(name)(weight, sparsity)
+        assert mask.shape == weight.shape and mask.dtype == torch.bool
+        assert int((~mask).sum()) <= round(sparsity * weight.numel()) or 0.0 < sparsity < limit
+        assert sparsity > 0.0 or mask.all()
+
+
+def test_a_block_at_the_edge_counts_by_its_mean():
+    weight = torch.ones(6, 2)
+    weight[4:, 0] = 0.9  # half a block, smaller in the mean than the whole ones, and half as small in the sum as they
+    weight[:4, 1] = 0.8
+    gone = torch.zeros(6, 2, dtype=torch.bool)
+    gone[:4, 1] = True
+    assert torch.equal(~get_structure("4x1")(weight, 5 / 12), gone)  # the next would pass the target
+    gone[4:, 0] = True
+    assert torch.equal(~get_structure("4x1")(weight, 6 / 12), gone)

@@ -149,7 +149,7 @@ def compose(
         seed=seed,
         model=recipe.teacher.model if role == "sparse_student" else part.model,
         training=part.training,
-        sparsity=recipe.sparse_student.sparsity if role == "sparse_student" or sparsity else None,
+        sparsity=zeros if role == "sparse_student" or sparsity else None,
         target_sparsity=sparsity,
         kd=KdConfig(**{**vars(recipe.kd), **given}) if with_kd else None,
     )

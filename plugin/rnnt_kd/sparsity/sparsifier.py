@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity.report import select_parameters, sparsity_report
 from rnnt_kd.sparsity.schedule import cubic_sparsity
-from rnnt_kd.sparsity.structures import get_structure, only_sparsity
+from rnnt_kd.sparsity.structures import check_structure, get_structure
 
 SCOPES = ("per-layer", "global")
 
@@ -44,7 +44,7 @@ class Sparsifier:
       update_every_steps: steps between two mask updates on the ramp.
       structure:          a name of ``structures.py``: unstructured, 16x1, 2:4 ...
       scope:              "per-layer": every matrix gets the target; "global": all matched weights compete,
-                          all of them as one vector, which has no blocks.
+                          laid end to end in one vector, which has no blocks and no groups.
       include, exclude:   regular expressions for whole parameter names.
 
     Attributes: ``names`` of the matched parameters; ``frozen``; ``current_target``, the sparsity asked for
@@ -77,9 +77,13 @@ class Sparsifier:
             raise UserError("sparsity.scope", f"unknown scope {scope!r}", f"one of {', '.join(SCOPES)}")
         self.final_sparsity, self.begin_step, self.end_step = float(final_sparsity), int(begin_step), int(end_step)
         self.update_every_steps, self.scope = int(update_every_steps), scope
+        check_structure(structure, final_sparsity=self.final_sparsity, scope=scope)
         self._structure = get_structure(structure)
         self._weights = select_parameters(model, include, exclude)
-        self._check_structure(structure)
+        vectors = [name for name, weight in self._weights.items() if weight.dim() < 2]
+        if vectors and structure != "unstructured":
+            found = f"{structure}, and {vectors[0]} is a vector"
+            raise UserError("sparsity.structure", found, "matrices", "name it in sparsity.exclude")
         self._masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in self._weights.items()}
         self._hidden: Dict[str, Tensor] = {n: torch.zeros_like(w.data) for n, w in self._weights.items()}
         self.current_target, self.frozen = 0.0, False
@@ -176,21 +180,6 @@ class Sparsifier:
         flat = self._structure(torch.cat([w.data.flatten() for w in self._weights.values()]), sparsity)
         pieces = flat.split([w.numel() for w in self._weights.values()])
         return {n: m.view_as(w).clone() for (n, w), m in zip(self._weights.items(), pieces, strict=True)}
-
-    def _check_structure(self, name: str) -> None:
-        if name == "unstructured":
-            return
-        if self.scope == "global":
-            found = f"{name} with scope global, where all weights are one vector"
-            raise UserError("sparsity.structure", found, "scope per-layer", "or structure unstructured")
-        only = only_sparsity(name)
-        if only is not None and self.final_sparsity > 0 and abs(self.final_sparsity - only) > 1e-6:
-            found = f"{name} with a target sparsity of {self.final_sparsity:g}"
-            raise UserError("sparsity.structure", found, f"{only:g}, which is what {name} leaves")
-        for parameter, weight in self._weights.items():
-            if weight.dim() < 2:
-                found = f"{name}, and {parameter} is a vector"
-                raise UserError("sparsity.structure", found, "matrices", "exclude it by sparsity.exclude")
 
     def _freeze(self) -> None:
         self.frozen, self._hidden = True, {}

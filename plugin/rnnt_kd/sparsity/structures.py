@@ -43,6 +43,17 @@ def get_structure(name: str) -> Structure:
     return _functions()[name]
 
 
+def check_structure(name: str, *, final_sparsity: float, scope: str) -> None:
+    """Raises UserError: an unknown name, an N:M whose sparsity is not 1 - N/M, blocks or N:M in the "global" scope."""
+    only = only_sparsity(name)
+    if only is not None and final_sparsity > 0.0 and abs(final_sparsity - only) > _ROUNDED:
+        found = f"{name} with a target sparsity of {final_sparsity:g}"
+        raise UserError("sparsity.structure", found, f"{only:g}, which is what {name} leaves")
+    if scope == "global" and name not in _functions():
+        found = f"{name} with scope global, where all weights are one vector"
+        raise UserError("sparsity.structure", found, "scope per-layer", "or structure unstructured")
+
+
 def only_sparsity(name: str) -> Optional[float]:
     """The one sparsity that N:M can have, 1 - N/M; None for structures that can have any.  UserError: unknown."""
     first, kind, second = _parts(name)
@@ -59,7 +70,7 @@ def unstructured(weight: Tensor, sparsity: float) -> Tensor:
     weight_mask = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
     dropped = int(round(sparsity * weight.numel()))
     if dropped:
-        weight_mask[weight.detach().abs().flatten().topk(dropped, largest=False, sorted=False).indices] = False
+        weight_mask[_matrix(weight).flatten().topk(dropped, largest=False, sorted=False).indices] = False
     return weight_mask.view(weight.shape)
 
 

@@ -8,6 +8,7 @@ from rnnt_kd.config import SystemConfig
 from rnnt_kd.errors import UserError
 from rnnt_kd.losses import available_variants, available_weightings
 from rnnt_kd.losses.choices import get_variant, needs_logits
+from rnnt_kd.sparsity.structures import check_structure
 
 RNNT_TYPES = ("regular", "modified", "constrained")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -37,6 +38,9 @@ def check_config(config: SystemConfig, device: str) -> None:
     if config.kd is not None and config.kd.ranges == "teacher" and needs_logits(get_variant(config.kd.variant)):
         found = f"{config.kd.variant} compares whole logits, and with kd.ranges teacher there are cached posteriors"
         raise UserError("kd.variant", found, "collapsed, or kd.ranges student", "give --kd-ranges student")
+    if config.sparsity is not None:
+        given = config.sparsity
+        check_structure(given.structure, final_sparsity=config.target_sparsity, scope=given.scope)
     if config.sparsity is not None and config.sparsity.begin_fraction > config.sparsity.end_fraction:
         values = f"{config.sparsity.begin_fraction} > {config.sparsity.end_fraction}"
         raise UserError("sparsity.begin_fraction", f"{values} (end_fraction)", "begin_fraction <= end_fraction")
