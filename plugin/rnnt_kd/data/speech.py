@@ -1,4 +1,4 @@
-"""A Kaldi data directory -> the samples of each utterance, and their filter banks, in memory.
+"""A Kaldi data directory -> the samples of each utterance, and their filter banks, in memory; or of a file.
 
 Stage 1 writes features once for many trainings; what checks an exported model or measures its speed
 starts from the audio, as a device does: no lilcom rounding, no manifest.
@@ -11,10 +11,12 @@ from typing import Iterator, Optional
 import numpy as np
 import torch
 from lhotse import Fbank
+from lhotse.augmentation.torchaudio import get_or_create_resampler
 
 from rnnt_kd.data.audio import BadAudio, load_recording
 from rnnt_kd.data.features import SAMPLING_RATE, _cut, _recording_manifest, _span
-from rnnt_kd.data.kaldi_dir import read_data_dir
+from rnnt_kd.data.kaldi_dir import RecordingEntry, read_data_dir
+from rnnt_kd.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,24 @@ def read_speech(data_dir: Path, allow_pipes: bool = False) -> Iterator[Speech]:
             yield Speech(utterance.id, utterance.text, utterance.speaker, None, str(error))
         else:
             yield Speech(utterance.id, utterance.text, utterance.speaker, signal_16k[0])
+
+
+def load_samples(path: Path) -> np.ndarray:
+    """(n,) float32 samples at 16 kHz of an audio file of any rate; of several channels the first.
+
+    Raises: UserError: it is missing, unreadable, truncated, empty, or holds NaN or infinity.
+    """
+    try:
+        return resample(*load_recording(RecordingEntry(str(path), str(path), False, str(path))))
+    except BadAudio as error:
+        raise UserError(path, str(error), "an audio file that libsndfile reads") from None
+
+
+def resample(samples: np.ndarray, rate: int) -> np.ndarray:
+    """(n,) float32 samples at ``rate`` Hz -> at 16 kHz, as stage 1 does it."""
+    if rate == SAMPLING_RATE or not len(samples):
+        return samples
+    return get_or_create_resampler(rate, SAMPLING_RATE)(torch.from_numpy(samples)[None])[0].numpy()
 
 
 def filter_banks(samples: np.ndarray) -> torch.Tensor:

@@ -1,102 +1,208 @@
-"""sherpa-onnx in a process of its own: a model that it does not like ends that process and not ours."""
+"""What sherpa-onnx recognises, offline and streaming, and the features that it computes.
 
-import json
-import os
-import signal
-import subprocess
-import sys
+Samples are float32 at 16 kHz in [-1, 1], or files of any kind that ``data/speech.py`` reads.  A model that
+sherpa-onnx does not like is a ``UserError`` (see ``client_process.py``).
+"""
+
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple, Union
+from typing import Iterable, List, Sequence, Union
 
 import numpy as np
 
-from rnnt_kd.data.audio import BadAudio, load_recording
-from rnnt_kd.data.kaldi_dir import RecordingEntry
+from rnnt_kd.data.speech import SAMPLING_RATE, load_samples, resample
 from rnnt_kd.errors import UserError
+from rnnt_kd.export.client_process import ClientProcess
 
 Audio = Union[np.ndarray, Path]
+SEARCHES = ("greedy_search", "modified_beam_search")
+SHORTEST = 80  # samples; of fewer the client computes not one frame, and ends
+FRAME_SAMPLES = 160
 
 
-@dataclass
+@dataclass(frozen=True)
 class ClientResult:
-    """One utterance, as sherpa-onnx tells it: ``timestamps`` in seconds, one for each of ``tokens``."""
+    """One utterance, or one segment of a stream.
+
+    Attributes:
+      timestamps: seconds from ``start``, one for each of ``tokens``.
+      start:      where the segment began, in seconds.
+    """
 
     text: str
     tokens: List[str]
     timestamps: List[float]
+    start: float = 0.0
 
 
 def recognize(
     model_dir: Path,
-    audio: Sequence[Audio],
+    audio: Iterable[Audio],
     *,
     search: str = "greedy_search",
     beam: int = 4,
     batch_size: int = 1,
-    sampling_rate: int = 16000,
-    timeout: float = 3600,
+    sampling_rate: int = SAMPLING_RATE,
+    timeout: float = 600.0,
 ) -> List[ClientResult]:
-    """Recognise with ``OfflineRecognizer``, ``batch_size`` utterances at a time.
+    """Recognise whole utterances with ``OfflineRecognizer``, ``batch_size`` at a time; one result for each.
 
     Args:
-      audio:         (n,) float32 samples at ``sampling_rate``, or files (any rate).
-      search:        "greedy_search" or "modified_beam_search" (with ``beam`` paths).
-      timeout:       seconds.
-    Raises:
-      UserError: the process died (its signal or status, the last line it wrote), or took too long.
+      search:        "greedy_search", or "modified_beam_search" with ``beam`` hypotheses.
+      sampling_rate: of arrays; files know theirs.
+      timeout:       seconds for a batch.
     """
-    request = {"task": "recognize", "search": search, "beam": beam, "batch_size": batch_size}
-    answer = _ask(Path(model_dir), [_samples(item, sampling_rate) for item in audio], request, timeout)
-    return [ClientResult(**result) for result in answer]
+    found: List[ClientResult] = []
+    with ClientProcess(model_dir, {"kind": "offline", **_search(search, beam)}, timeout) as client:
+        for batch in _batches(audio, batch_size):
+            samples = [_samples(item, sampling_rate) for item in batch]
+            heard = [item for item in samples if len(item) >= SHORTEST]
+            answers = iter(client.ask({"operation": "decode"}, heard) if heard else [])
+            nothing = ClientResult("", [], [])
+            found += [ClientResult(**next(answers)) if len(item) >= SHORTEST else nothing for item in samples]
+    return found
 
 
-def features(samples: np.ndarray, sampling_rate: int = 16000, timeout: float = 600) -> np.ndarray:
-    """(T, 80) float32: what sherpa-onnx computes of (n,) samples in [-1, 1] (``OnlineStream.get_frames``)."""
+def recognize_streaming(
+    model_dir: Path,
+    audio: Iterable[Audio],
+    *,
+    search: str = "greedy_search",
+    beam: int = 4,
+    chunk_ms: int = 100,
+    reset_at_endpoints: bool = False,
+    reset_after: Sequence[int] = (),
+    sampling_rate: int = SAMPLING_RATE,
+    timeout: float = 600.0,
+) -> List[List[ClientResult]]:
+    """Recognise with ``OnlineRecognizer``, ``chunk_ms`` of audio at a time; the segments of each audio.
+
+    Args:
+      reset_at_endpoints: begin a new segment where sherpa-onnx hears a pause.
+      reset_after:        and as soon as so many samples were heard (ascending).
+    """
+    found = []
+    with Listener(model_dir, search=search, beam=beam, endpoints=reset_at_endpoints, timeout=timeout) as listener:
+        for item in audio:
+            samples = _samples(item, sampling_rate)
+            listener.start()
+            step = max(1, chunk_ms * SAMPLING_RATE // 1000)
+            resets, segments = list(reset_after), []
+            for start in range(0, len(samples), step):
+                result = listener.accept(samples[start : start + step])
+                asked = bool(resets) and start + step >= resets[0]
+                if asked or listener.at_endpoint:
+                    resets = [position for position in resets if position > start + step]
+                    segments.append(result)
+                    listener.reset()
+            found.append([*segments, listener.finish()])
+    return found
+
+
+class Listener:
+    """A streaming export that listens; a context manager.
+
+    Attributes: ``at_endpoint``, whether sherpa-onnx takes what it heard last for the end of a segment.
+    """
+
+    def __init__(
+        self,
+        model_dir: Path,
+        *,
+        search: str = "greedy_search",
+        beam: int = 4,
+        endpoints: bool = True,
+        timeout: float = 600.0,
+    ):
+        settings = {"kind": "online", **_search(search, beam), "endpoints": endpoints}
+        self._client = ClientProcess(model_dir, settings, timeout)
+        self._tail = np.zeros(tail_samples(model_dir), dtype=np.float32)
+        self.at_endpoint = False
+        self.start()
+
+    def start(self) -> None:
+        """Begin with another audio."""
+        self._client.ask({"operation": "start"})
+
+    def accept(self, samples: np.ndarray) -> ClientResult:
+        """Hear (n,) float32 samples at 16 kHz; the segment so far."""
+        return self._accept(samples, False)
+
+    def reset(self) -> None:
+        """Begin a new segment; the encoder goes on."""
+        self._client.ask({"operation": "reset"})
+
+    def finish(self) -> ClientResult:
+        """The last segment, after the silence without which its tail would be lost."""
+        return self._accept(self._tail, True)
+
+    def __enter__(self) -> "Listener":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._client.close()
+
+    def _accept(self, samples: np.ndarray, finished: bool) -> ClientResult:
+        answer = self._client.ask({"operation": "accept", "finished": finished}, [samples])
+        self.at_endpoint = answer.pop("endpoint")
+        return ClientResult(**answer)
+
+
+def features(samples: np.ndarray, sampling_rate: int = SAMPLING_RATE, timeout: float = 600.0) -> np.ndarray:
+    """(T, 80) float32: what sherpa-onnx computes of (n,) samples in [-1, 1] (``OnlineStream.get_frames``).
+
+    Raises: UserError: there are fewer than 80 samples: no frame.
+    """
     from rnnt_kd.export.features_probe import write_probe
 
+    samples = _samples(samples, sampling_rate)
+    if len(samples) < SHORTEST:
+        raise UserError("audio", f"{len(samples)} samples", f"{SHORTEST} or more, at 16 kHz")
+    count = (len(samples) + SHORTEST) // FRAME_SAMPLES
+    settings = {"kind": "online", **_search("greedy_search", 4), "endpoints": False}
     with tempfile.TemporaryDirectory() as folder:
         write_probe(Path(folder))
-        frames = max(1, (len(samples) * 16000 // sampling_rate + 80) // 160)
-        request = {"task": "features", "frames": frames, "frames_file": f"{folder}/frames.npy"}
-        return np.load(_ask(Path(folder), [(sampling_rate, np.asarray(samples, np.float32))], request, timeout))
+        with ClientProcess(Path(folder), settings, timeout) as client:
+            return client.ask({"operation": "frames", "count": count}, [samples])
 
 
-def _ask(model_dir: Path, audio: List[Tuple[int, np.ndarray]], request: Dict[str, Any], timeout: float) -> Any:
-    with tempfile.TemporaryDirectory() as folder:
-        arrays = {f"rate{index}": np.array(rate) for index, (rate, _) in enumerate(audio)}
-        arrays.update({f"samples{index}": samples for index, (_, samples) in enumerate(audio)})
-        np.savez(f"{folder}/audio.npz", **arrays)
-        request = {**request, "model_dir": str(model_dir.resolve()), "audio": f"{folder}/audio.npz"}
-        command = [sys.executable, "-m", "rnnt_kd.export.client_worker"]
-        package = Path(__file__).resolve().parents[2]  # the process must find rnnt_kd wherever we did
-        paths = os.pathsep.join([str(package), *filter(None, [os.environ.get("PYTHONPATH")])])
-        try:
-            done = subprocess.run(
-                command,
-                input=json.dumps(request),
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=timeout,
-                env={**os.environ, "PYTHONPATH": paths},
-            )
-        except subprocess.TimeoutExpired:
-            raise UserError(model_dir, f"sherpa-onnx gave no answer in {timeout:g} s", "", "try less audio") from None
-    if done.returncode != 0 or not done.stdout:
-        status = done.returncode
-        ending = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
-        last = [line for line in done.stderr.strip().split("\n") if line.strip()][-1:] or ["it wrote nothing"]
-        raise UserError(model_dir, f"sherpa-onnx ended {ending} ({last[0][:300]})", "a model that it can run")
-    return json.loads(done.stdout)
+def tail_samples(model_dir: Path) -> int:
+    """How much silence sherpa-onnx must hear after the end: one frame more than a chunk needs."""
+    from rnnt_kd.export.onnx_file import load_onnx, metadata_of
+
+    path = Path(model_dir) / "encoder.onnx"
+    frames = metadata_of(load_onnx(path)).get("T", "")
+    if not frames.isdigit():
+        raise UserError(path, "not a streaming encoder: it has no 'T' in its metadata", "an export with --streaming")
+    return (int(frames) + 1) * FRAME_SAMPLES
 
 
-def _samples(item: Audio, sampling_rate: int) -> Tuple[int, np.ndarray]:
-    if isinstance(item, np.ndarray):
-        return sampling_rate, np.ascontiguousarray(item, dtype=np.float32)
-    try:
-        samples, rate = load_recording(RecordingEntry(str(item), str(item), False, str(item)))
-    except BadAudio as error:
-        raise UserError(item, str(error), "audio that libsndfile reads") from None
-    return rate, samples
+def _search(search: str, beam: int):
+    if search not in SEARCHES:
+        raise UserError("search", repr(search), " or ".join(SEARCHES))
+    if beam < 1:
+        raise UserError("beam", str(beam), "1 or more hypotheses")
+    return {"search": search, "beam": beam}
+
+
+def _batches(audio: Iterable[Audio], size: int) -> Iterable[List[Audio]]:
+    if size < 1:
+        raise UserError("batch size", str(size), "1 or more utterances")
+    batch: List[Audio] = []
+    for item in audio:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _samples(item: Audio, sampling_rate: int) -> np.ndarray:
+    if not isinstance(item, np.ndarray):
+        return load_samples(Path(item))
+    item = np.ascontiguousarray(item, dtype=np.float32)
+    if item.ndim != 1 or not np.isfinite(item).all():
+        raise UserError("audio", f"samples of the shape {item.shape}, or NaN or infinity", "(n,) finite numbers")
+    return resample(item, sampling_rate)
