@@ -7,16 +7,18 @@ import shutil
 import subprocess
 import sys
 
+import onnxruntime
 import pytest
 import soundfile
 import torch
+from export_cases import make_system
 
 from rnnt_kd.bin import export
 from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding import greedy_search, modified_beam_search
 from rnnt_kd.export import client
-from rnnt_kd.export.export_system import CHECK
+from rnnt_kd.export.export_system import CHECK, export_system
 from rnnt_kd.export.model_json import FILES
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training.checkpoint import load_system, read_tensors, write_tensors
@@ -168,6 +170,25 @@ def test_systems_that_sherpa_onnx_cannot_run_are_refused(system, workplace, tmp_
     assert "not trained to the end" in failure(capsys, arguments(workplace, system, out))
     assert "no trained system here" in failure(capsys, arguments(workplace, tmp_path, out))
     assert not out.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_streaming_system_exports_for_whole_utterances_too(workplace, tmp_path):
+    """Then it sees all of the utterance: as our decoder does with full context, not with chunks."""
+    system = make_system(tmp_path / "stream", workplace / "bpe", encoder="streaming_conformer", seed=3)
+    data = workplace / "data"
+    values = export_system(system, workplace / "bpe", tmp_path / "out", check_data_dir=data, say=lambda line: None)
+    assert not values["streaming"] and values["check"]["utterances"] == 6 and values["check"]["differences"] == 0
+    model, _ = load_system(system)
+    item = list(read_speech(data))[4]
+    x = filter_banks(item.samples)[None]
+    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "encoder.onnx"))
+    lens = torch.tensor([x.shape[1]])
+    got = session.run(None, {"x": x.numpy(), "x_lens": lens.numpy()})[0]
+    for chunk, close in ((0, True), (16, False)):
+        model.encoder.eval_chunk_frames = chunk
+        with torch.no_grad():
+            expected = model.joiner.encoder_proj(model.encode(x, lens)[0])
+        assert torch.allclose(torch.tensor(got), expected, atol=1e-4) == close
 
 
 def test_a_folder_of_something_else_is_not_replaced(system, workplace, tmp_path, capsys):

@@ -72,7 +72,7 @@ def _report(manifest: dict, out: Path) -> None:
         rates = ""
         if "wer_sherpa_onnx" in run:
             rates = f"; %WER {run['wer_sherpa_onnx']:.2f}, rnnt_kd's {run['wer_rnnt_kd']:.2f}, p = {run['p_value']:.4f}"
-        kind = "  ".join(str(value) for key, value in run.items() if key in ("search", "batch_size"))
+        kind = f"{run['search']}, batches of {run['batch_size']}" if "batch_size" in run else run["search"]
         print(f"  sherpa-onnx, {kind}: {run['differences']} of {check['utterances']} utterances differ{rates}")
     print(f"{manifest['system']}: {total} bytes of ONNX ({manifest['weights']}) -> {out}")
 

@@ -1,0 +1,58 @@
+"""A small system with random weights that says something on noise."""
+
+import json
+from pathlib import Path
+
+import torch
+
+from rnnt_kd.config import ModelConfig, SparsityConfig, SystemConfig
+from rnnt_kd.config_io import write_system_config
+from rnnt_kd.sparsity.sparsifier import Sparsifier
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training.checkpoint import build_model, write_tensors
+
+TEXTS = {"a-1": "one two", "a-2": "two", "b-1": "three ONE", "b-2": "one", "b-3": "", "b-4": "two two three"}
+OPTIONS = {"num_layers": 2, "dim": 32, "feedforward_dim": 48}
+
+
+def make_system(
+    folder: Path, bpe_dir: Path, *, encoder: str = "conformer", sparsity: float = 0.0, seed: int = 1, **options
+) -> Path:
+    """Random weights; the labels are made likely enough to be recognised now and then."""
+    tokenizer = Tokenizer.load(bpe_dir)
+    model_config = ModelConfig(encoder=encoder, encoder_options={**OPTIONS, **options}, predictor_dim=24, joiner_dim=24)
+    config = SystemConfig(
+        name=folder.name,
+        role="sparse_student" if sparsity else "teacher",
+        model=model_config,
+        sparsity=SparsityConfig() if sparsity else None,
+        target_sparsity=sparsity,
+        vocab_size=tokenizer.vocab_size,
+        bpe_checksum=tokenizer.checksum,
+    )
+    torch.manual_seed(seed)
+    model = build_model(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:  # norms and biases as no fresh model has them
+                parameter.add_(0.2 * torch.randn(parameter.shape))
+        model.joiner.output_linear.weight.mul_(4)
+        model.joiner.output_linear.bias[:2] -= 1.0
+    if sparsity:
+        settings = config.sparsity
+        Sparsifier(
+            model,
+            final_sparsity=sparsity,
+            begin_step=0,
+            end_step=1,
+            update_every_steps=1,
+            structure="unstructured",
+            scope="per-layer",
+            include=settings.include,
+            exclude=settings.exclude,
+        ).step(1)
+    folder.mkdir(parents=True)
+    write_system_config(folder / "config.yaml", config)
+    write_tensors(folder / "model.safetensors", model.state_dict())
+    (folder / "system.json").write_text(json.dumps({"system": folder.name, "sparsity": sparsity}))
+    return folder
