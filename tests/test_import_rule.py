@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MATHEMATICS = {"lattice", "losses", "models", "sparsity"}
 TOOLS = {"config", "config_io", "atomic"}  # top-level modules beside errors
 LOWER = MATHEMATICS | {"text", "data", "scoring"}
-UPPER = {"training", "decoding", "benchmark", "export", "report"}
+UPPER = {"training", "decoding", "benchmark", "export", "report", "inference"}
 MAY_IMPORT = {
     "lattice": set(),
     "losses": {"lattice"},
@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "scoring": TOOLS,
     "training": TOOLS | LOWER,
     "decoding": TOOLS | LOWER | {"training"},
-    "benchmark": TOOLS | LOWER | {"training"},
+    "inference": TOOLS | LOWER | {"training", "decoding"},
+    "benchmark": TOOLS | LOWER | {"training", "decoding", "inference", "export"},
     "export": TOOLS | LOWER | {"training", "decoding", "inference"},
     "report": TOOLS | LOWER | {"training", "decoding"},
     "bin": TOOLS | LOWER | UPPER,
@@ -52,6 +53,8 @@ DOORS = {
     "warprnnt_numba": ("benchmark/peers/warprnnt_numba_peer.py",),
     "onnx": ("export/", "benchmark/"),
     "onnxruntime": ("export/", "benchmark/"),
+    "numba": ("inference/",),
+    "llvmlite": ("inference/",),
     "sherpa_onnx": ("export/client_worker.py", "benchmark/"),
     "argparse": ("bin/",),
 }

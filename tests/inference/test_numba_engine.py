@@ -1,0 +1,209 @@
+"""The compiled conformer equals the module in torch, for any length, size and pattern of zeros."""
+
+import numpy as np
+import pytest
+import torch
+
+from rnnt_kd.errors import UserError
+from rnnt_kd.inference import available_engines, compile_encoder
+from rnnt_kd.inference import operations as op
+from rnnt_kd.inference.kernels import ADD, GATE, SILU, STORE
+from rnnt_kd.inference.numba_engine import NumbaEncoder
+from rnnt_kd.inference.packing import Packed
+from rnnt_kd.models.encoders.conformer import SIZES, Conformer
+
+SMALL = dict(dim=32, num_layers=2, num_heads=4, feedforward_dim=48, depthwise_kernel=7, subsampling_channels=8)
+SPARSE = ("linear", "proj", "pointwise")
+
+
+def make_encoder(**options):
+    """With norms and biases that are not 1 and 0."""
+    torch.manual_seed(1)
+    encoder = Conformer(dropout=0.0, **{**SMALL, **options}).eval().requires_grad_(False)
+    for parameter in encoder.parameters():
+        if parameter.dim() == 1:
+            parameter += 0.3 * torch.randn_like(parameter)
+    return encoder
+
+
+def sparsified(encoder, height, width, kept=0.1, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in encoder.named_parameters():
+        if weight.dim() == 2 and any(part in name for part in SPARSE):
+            outputs, inputs = weight.shape
+            mask = torch.rand(-(-outputs // height), -(-inputs // width), generator=generator) < kept
+            weight *= mask.repeat_interleave(height, 0).repeat_interleave(width, 1)[:outputs, :inputs]
+    return encoder
+
+
+def log_mel(frames, bins=80):
+    return torch.randn(frames, bins, generator=torch.Generator().manual_seed(frames)) * 3.5 - 7.5
+
+
+def by_torch(encoder, x):
+    return encoder(x[None], torch.tensor([len(x)]))[0][0]
+
+
+def assert_equal(encoder, compiled, lengths, bins=80):
+    for frames in lengths:
+        x = log_mel(frames, bins)
+        torch.testing.assert_close(compiled(x), by_torch(encoder, x), atol=1e-4, rtol=0, msg=f"{frames} frames")
+
+
+LENGTHS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 63, 64, 65, 121, 127, 128, 129, 250, 255, 256, 257, 258, 333, 700]
+
+
+def test_every_length():
+    encoder = make_encoder()
+    assert_equal(encoder, NumbaEncoder(encoder), LENGTHS)
+
+
+@pytest.mark.parametrize("rows", [8, 4, 1])
+def test_every_kind_of_group(rows):
+    encoder = sparsified(make_encoder(), 1, 1, kept=0.5)
+    assert_equal(encoder, NumbaEncoder(encoder, rows), [1, 50, 130, 259, 515])
+
+
+@pytest.mark.parametrize("block", [(1, 1), (16, 1), (1, 16), (4, 4), (16, 16)])
+def test_every_structure_of_zeros(block):
+    encoder = sparsified(make_encoder(), *block)
+    assert_equal(encoder, NumbaEncoder(encoder), [7, 130, 401])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(input_norm="fixed"),
+        dict(dim=24, num_heads=2),  # rows of a head: 8 + 4
+        dict(dim=20, num_heads=2, feedforward_dim=37),  # no multiple of any tile
+        dict(dim=12, num_heads=6),
+        dict(subsampling_channels=6),
+        dict(subsampling_channels=4, depthwise_kernel=1),
+        dict(depthwise_kernel=31),
+        dict(num_layers=1),
+    ],
+    ids=str,
+)
+def test_hostile_sizes(options):
+    encoder = make_encoder(**options)
+    assert_equal(encoder, NumbaEncoder(encoder), [1, 6, 63, 200, 259])
+
+
+@pytest.mark.parametrize("bins", [1, 2, 3, 5, 78, 79])
+def test_other_numbers_of_mel_bins(bins):
+    encoder = make_encoder(feature_dim=bins)
+    assert_equal(encoder, NumbaEncoder(encoder, feature_dim=bins), [1, 6, 130], bins)
+
+
+def test_the_sizes_of_the_recipes():
+    for size in ("tiny", "S"):
+        encoder = make_encoder(**SIZES[size])
+        assert_equal(encoder, NumbaEncoder(encoder), [231])
+
+
+def test_a_matrix_of_zeros():
+    encoder = sparsified(make_encoder(), 16, 16, kept=0.0)
+    assert_equal(encoder, NumbaEncoder(encoder), [77])
+
+
+def test_an_utterance_does_not_depend_on_the_one_before():
+    encoder = make_encoder()
+    used, x = NumbaEncoder(encoder), log_mel(90)
+    alone = NumbaEncoder(encoder)(x)
+    used(log_mel(900) * 50.0)
+    assert torch.equal(used(x), alone)
+    assert torch.equal(used(x), alone)
+
+
+def test_results_are_kept_when_the_next_utterance_comes():
+    compiled = NumbaEncoder(make_encoder())
+    first = compiled(log_mel(50))
+    kept = first.clone()
+    compiled(log_mel(60))
+    assert torch.equal(first, kept)
+
+
+def test_weights_are_those_of_the_compilation():
+    encoder = make_encoder()
+    compiled, x = NumbaEncoder(encoder), log_mel(70)
+    before = compiled(x)
+    for parameter in encoder.parameters():
+        parameter.zero_()
+    assert torch.equal(compiled(x), before)
+
+
+def test_zeros_make_it_small():
+    dense, sparse = NumbaEncoder(make_encoder(dim=96)), NumbaEncoder(sparsified(make_encoder(dim=96), 16, 1))
+    assert sparse.num_bytes < 0.35 * dense.num_bytes
+
+
+def test_float64_and_strided_features():
+    encoder, x = make_encoder(), log_mel(80)
+    assert torch.equal(NumbaEncoder(encoder)(x.double()), NumbaEncoder(encoder)(x.t().contiguous().t()))
+
+
+def test_loud_silence_and_constant_input():
+    encoder = make_encoder()
+    compiled = NumbaEncoder(encoder)
+    for x in (torch.full((120, 80), -23.026), torch.full((120, 80), 1e4), log_mel(120) + 100.0):
+        torch.testing.assert_close(compiled(x), by_torch(encoder, x), atol=1e-4, rtol=0)
+
+
+class Other(Conformer):
+    pass
+
+
+def test_engines_by_name():
+    assert {"numba", "torch", "torch_bsr"} <= set(available_engines())
+    with pytest.raises(UserError, match="'nunba'.*numba.*torch"):
+        compile_encoder(make_encoder(), "nunba")
+    with pytest.raises(UserError, match="Other"):
+        compile_encoder(Other(dropout=0.0, **SMALL), "numba")
+
+
+@pytest.mark.parametrize("block", [4, 16])
+def test_torch_with_square_blocks(block):
+    encoder = sparsified(make_encoder(dim=40), block, block, kept=0.3)
+    compiled = compile_encoder(encoder, "torch_bsr")
+    assert_equal(encoder, compiled, [1, 50])
+    assert compiled.num_bytes < 0.8 * compile_encoder(encoder, "torch").num_bytes
+
+
+def test_torch_without_square_blocks():
+    for encoder, found in ((make_encoder(), "dense"), (sparsified(make_encoder(), 1, 1, kept=0.5), "unstructured")):
+        with pytest.raises(UserError, match=f"{found}.*square blocks"):
+            compile_encoder(encoder, "torch_bsr")
+
+
+def test_the_torch_engine_is_the_module():
+    encoder, x = make_encoder(), log_mel(99)
+    compiled = compile_encoder(encoder, "torch")
+    assert torch.equal(compiled(x), by_torch(encoder, x))
+    assert compiled.num_bytes == sum(4 * p.numel() for p in encoder.parameters())
+
+
+def test_products_equal_numpy():
+    """One operation alone, in float64 as reference: all ways to write a sum, with what lies beside left alone."""
+    rng = np.random.default_rng(0)
+    for outputs, inputs, vectors in ((8, 5, 2), (19, 33, 7), (16, 1, 3)):
+        stride = vectors * op.LANES
+        weight, bias = rng.standard_normal((outputs, inputs)), rng.standard_normal(outputs)
+        for mode in (STORE, SILU, ADD, GATE):
+            for rows in (8, 4, 1):
+                packed = Packed()
+                parts = packed.add_matrix(weight.astype(np.float32), bias.astype(np.float32), inputs, rows)
+                steps = np.array([(op.MULTIPLY, p.rows, p.first, p.last, 0, mode) for p in parts], np.int64)
+                buffer = rng.standard_normal((inputs + outputs + 1, stride)).astype(np.float32)
+                x, y, after = (part.astype(np.float64) for part in np.split(buffer, [inputs, inputs + outputs]))
+                flat, tables = buffer.ravel(), np.zeros(1, np.float32)
+                op.run(
+                    steps, **packed.arrays(), buffer=flat, frames=stride, stride=stride, odd=False,
+                    cos=tables, sin=tables, scratch=tables,
+                )  # fmt: skip
+                total = weight.astype(np.float32).astype(np.float64) @ x + bias.astype(np.float32)[:, None]
+                gate = 1.0 / (1.0 + np.exp(-total))
+                wanted = {STORE: total, SILU: total * gate, ADD: y + total, GATE: y * gate}[mode]
+                found = flat.reshape(buffer.shape)
+                np.testing.assert_allclose(found[inputs : inputs + outputs], wanted, atol=3e-5)
+                np.testing.assert_array_equal(found[:inputs], x.astype(np.float32))
+                np.testing.assert_array_equal(found[inputs + outputs :], after.astype(np.float32))

@@ -1,0 +1,61 @@
+"""The functions of vectors against float64, over all numbers that matter."""
+
+import numpy as np
+import pytest
+from numba import njit
+
+from rnnt_kd.inference import vectors
+from rnnt_kd.inference.kernels import elementwise
+
+LANES = vectors.LANES
+
+
+def applied(function, x):
+    """``function`` of every number of x, vector by vector."""
+    kernel = elementwise(function)
+
+    @njit
+    def over(array):
+        for position in range(0, len(array), LANES):
+            kernel(array, position)
+
+    out = np.zeros(-(-len(x) // LANES) * LANES, np.float32)
+    out[: len(x)] = x
+    over(out)
+    return out[: len(x)].astype(np.float64)
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    small = np.geomspace(1e-30, 1e-3, 500)
+    x = np.concatenate([np.linspace(-86.9, 86.9, 200003), small, -small, [0.0, -0.0]])
+    return x.astype(np.float32)
+
+
+def test_exp_is_right_to_a_few_units_in_the_last_place(numbers):
+    wanted = np.exp(numbers.astype(np.float64))
+    error = np.abs(applied(vectors.exp, numbers) / wanted - 1.0)
+    assert error.max() < 3e-7, numbers[error.argmax()]
+
+
+def test_exp_stays_finite_and_positive_beyond_its_range():
+    far = np.array([-3e38, -1e4, -88.0, 88.0, 1e4, 3e38], np.float32)
+    out = applied(vectors.exp, far)
+    np.testing.assert_allclose(out, np.exp([-87.0] * 3 + [87.0] * 3), rtol=3e-7)
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "silu"])
+def test_activations_equal_their_formula(name, numbers):
+    x = numbers.astype(np.float64)
+    wanted = (x if name == "silu" else 1.0) / (1.0 + np.exp(-x))
+    error = np.abs(applied(getattr(vectors, name), numbers) - wanted)
+    assert (error <= 5e-7 * np.abs(wanted) + 1e-37).all(), numbers[error.argmax()]
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "silu"])
+def test_activations_of_huge_numbers(name):
+    x = np.array([-3e38, -1e5, 1e5, 3e38], np.float32)
+    out = applied(getattr(vectors, name), x)
+    wanted = np.array([0.0, 0.0, 1e5, 3e38]) if name == "silu" else np.array([0.0, 0.0, 1.0, 1.0])
+    np.testing.assert_allclose(out[1:], wanted[1:], rtol=1e-6, atol=1e-30)
+    assert np.isfinite(out).all() and abs(out[0]) <= 10.0  # 3e38 e^-87
