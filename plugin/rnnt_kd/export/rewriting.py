@@ -62,6 +62,10 @@ class Rewriter:
         self._before.append(onnx.helper.make_node(operator, list(inputs), list(outputs), **attributes))
         return list(outputs)
 
+    def state_shape(self, name: str, element_type: int, shape: Sequence[int]) -> None:
+        """Write down the sizes of a value that no shape inference can tell."""
+        self.model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, element_type, shape))
+
     def replace_nodes(self, nodes: Sequence[onnx.NodeProto]) -> None:
         """Put ``nodes``, old and new ones, in the place of all."""
         copies = []
