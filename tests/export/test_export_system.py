@@ -19,6 +19,8 @@ from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding import greedy_search, modified_beam_search
 from rnnt_kd.export import client
 from rnnt_kd.export.export_system import CHECK, export_system
+from rnnt_kd.export.graphs import TRAINING_ONLY
+from rnnt_kd.export.import_back import import_export as import_back
 from rnnt_kd.export.model_json import FILES
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training.checkpoint import load_system, read_tensors, write_tensors
@@ -170,6 +172,42 @@ def test_systems_that_sherpa_onnx_cannot_run_are_refused(system, workplace, tmp_
     assert "not trained to the end" in failure(capsys, arguments(workplace, system, out))
     assert "no trained system here" in failure(capsys, arguments(workplace, tmp_path, out))
     assert not out.exists() and not list(tmp_path.glob(".*"))
+
+
+def test_rounded_weights_may_differ_and_it_is_listed(workplace, tmp_path, monkeypatch):
+    """The export stands, with the differences and both word error rates; float32 would have failed."""
+    recognize = client.recognize
+
+    def deaf(folder, audio, **options):
+        results = recognize(folder, audio, **options)
+        results[1] = dataclasses.replace(results[1], text="one")
+        return results
+
+    monkeypatch.setattr(client, "recognize", deaf)
+    said = []
+    options = {"int8": True, "sparse": True, "check_data_dir": workplace / "data", "say": said.append}
+    values = export_system(workplace / "systems" / "sparse", workplace / "bpe", tmp_path / "out", **options)
+    assert values["weights"] == "int8" and values["sparse"]
+    assert values["check"]["differences_in_text"] >= 4 and any(line.startswith("a-2 (") for line in said)
+    listed = json.loads((tmp_path / "out" / CHECK).read_text())["differences"]
+    assert sum(item["utterance"] == "a-2" and item["sherpa_onnx"] == "one" for item in listed) == 4
+    assert all({"wer_sherpa_onnx", "wer_rnnt_kd", "p_value"} <= set(run) for run in values["check"]["runs"])
+
+
+def test_a_file_without_its_zeros_is_smaller_and_recognises_the_same(workplace, tmp_path):
+    """Differences would have failed it; and its weights come back bit for bit."""
+    system, sizes = workplace / "systems" / "sparse", {}
+    for sparse in (False, True):
+        out = tmp_path / f"sparse-{sparse}"
+        values = export_system(
+            system, workplace / "bpe", out, sparse=sparse, check_data_dir=workplace / "data", say=lambda line: None
+        )
+        sizes[sparse] = values["files"]["encoder.onnx"]["bytes"]
+    assert sizes[True] < 0.6 * sizes[False]
+    import_back(tmp_path / "sparse-True", tmp_path / "system")
+    original = read_tensors(system / "model.safetensors")
+    for name, value in read_tensors(tmp_path / "system" / "model.safetensors").items():
+        assert name.startswith(TRAINING_ONLY) or torch.equal(value, original[name]), name
 
 
 def test_a_streaming_system_exports_for_whole_utterances_too(workplace, tmp_path):
