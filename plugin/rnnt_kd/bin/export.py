@@ -17,6 +17,7 @@ from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import parser
 from rnnt_kd.bin.stage import Stage
 
+DATA_FILES = ("wav.scp", "segments", "text", "utt2spk")
 OUTPUTS = "encoder.onnx decoder.onnx joiner.onnx tokens.txt bpe.model model.json README.md check.json".split()
 
 
@@ -31,6 +32,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--float16", action="store_true", help="weights stored as float16, computed in float32")
     options.add_argument("--sparse", action="store_true", help="zeros are left out of the files")
     options.add_argument("--check-data-dir", type=Path, help="Kaldi data directory to compare the recognised text on")
+    options.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of its wav.scp")
     options.add_argument(
         "--decode-dir",
         type=Path,
@@ -42,8 +44,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     decode_dirs = args.decode_dir if args.decode_dir is not None else sorted(args.system_dir.glob("decode_*"))
     settings = {name: getattr(args, name) for name in ("streaming", "int8", "float16", "sparse")}
     scores = [path for folder in decode_dirs for path in sorted(folder.glob("wer-*.json"))]
-    inputs = [args.system_dir / "config.yaml", args.system_dir / "model.safetensors", args.bpe_dir / "bpe.model"]
-    data = [args.check_data_dir / name for name in ("wav.scp", "text", "utt2spk")] if args.check_data_dir else []
+    weights = [args.system_dir / name for name in ("model.safetensors", "model.packed.safetensors")]
+    inputs = [args.system_dir / "config.yaml", *weights, args.bpe_dir / "bpe.model"]
+    data = [args.check_data_dir / name for name in DATA_FILES] if args.check_data_dir else []
     stage = Stage(args.out, "export", settings, [*inputs, *data, *scores], OUTPUTS)
     if stage.is_finished():
         return
@@ -56,6 +59,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         args.out,
         **settings,
         check_data_dir=args.check_data_dir,
+        allow_pipes=args.allow_pipes,
         decode_dirs=decode_dirs,
         say=lambda line: print(line, flush=True),
     )

@@ -63,6 +63,7 @@ def export_system(
     sparse: bool = False,
     float16: bool = False,
     check_data_dir: Optional[Path] = None,
+    allow_pipes: bool = False,
     decode_dirs: Optional[Sequence[Path]] = None,
     say: Say,
 ) -> Dict[str, Any]:
@@ -72,6 +73,7 @@ def export_system(
       streaming:      for ``OnlineRecognizer``; the system must have a streaming encoder.
       check_data_dir: a Kaldi data directory whose utterances sherpa-onnx must recognise as we do; without it
                       the client runs on a few seconds of noise.
+      allow_pipes:    run the shell pipes of its ``wav.scp``.
       decode_dirs:    whose ``wer-*.json`` to copy; None: those under ``system_dir``.
     Raises:
       UserError: the system cannot be exported, or the export is not what it should be.
@@ -83,7 +85,7 @@ def export_system(
     tokenizer = Tokenizer.load(bpe_dir)
     model_json.check_exportable(config, tokenizer, model, system_dir, bpe_dir)
     _set_mode(model, config, streaming, system_dir)
-    speech = list(_speech(check_data_dir))  # a defect of the data is told before anything is written
+    speech = list(_speech(check_data_dir, allow_pipes))  # a defect of the data is told before anything is written
     decode_dirs = sorted(system_dir.glob("decode_*")) if decode_dirs is None else decode_dirs
     if out_dir.exists() and not _is_ours(out_dir):
         raise UserError(out_dir, "holds files of something else", "a new folder, or an older export")
@@ -121,10 +123,10 @@ def _set_mode(model: nn.Module, config: SystemConfig, streaming: bool, system_di
         model.encoder.eval_chunk_frames = 0
 
 
-def _speech(data_dir: Optional[Path]) -> List[Speech]:
+def _speech(data_dir: Optional[Path], allow_pipes: bool) -> List[Speech]:
     """What the client is tried on, unusable audio included."""
     if data_dir is not None:
-        return list(read_speech(data_dir))
+        return list(read_speech(data_dir, allow_pipes))
     generator = torch.Generator().manual_seed(0)
     noise = [0.05 * torch.randn(n, generator=generator).numpy() for n in (16000, 4000, 48000, 1600)]
     return [Speech(f"noise-{index}", "", "", samples) for index, samples in enumerate(noise)]
