@@ -75,7 +75,7 @@ sherpa-onnx --encoder=encoder.onnx --decoder=decoder.onnx --joiner=joiner.onnx -
 def readme(values: Mapping[str, Any]) -> str:
     """Text for what ``model.json`` says of an export."""
     zeros = f", {100 * values['sparsity_total']:.1f} % of them zero" if values["sparsity_total"] > 0.001 else ""
-    kind = "streaming" if values["streaming"] else "offline"
+    kind = "A streaming" if values["streaming"] else "An offline"
     storage = "stored as " + values["weights"] + (", zeros left out" if values["sparse"] else "")
     scores = "".join(
         f"| {row['test_set']} | {row['search']}, beam {row['beam']} | {row['wer']:.2f} | {row['words']} "
@@ -91,7 +91,7 @@ def readme(values: Mapping[str, Any]) -> str:
     return f"""\
 # {values["system"]}, for sherpa-onnx
 
-An {kind} transducer, exported by rnnt_kd: {values["params"]:,} parameters{zeros}, {storage};
+{kind} transducer, exported by rnnt_kd: {values["params"]:,} parameters{zeros}, {storage};
 {values["vocab_size"]} BPE pieces; 16 kHz audio.  `model.json` says what it is and holds the checksum of every file.
 
 ## Run it
@@ -105,4 +105,4 @@ From rnnt_kd, which checks the files first: `python -m rnnt_kd.bin.transcribe . 
 
 The system in float32, decoded by rnnt_kd:
 
-{table}""".replace("An streaming", "A streaming")
+{table}"""
