@@ -26,7 +26,7 @@ from rnnt_kd.scoring.emissions import write_emissions
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.checkpoint import load_system
+from rnnt_kd.training.checkpoint import load_system, weights_file
 
 OUTPUTS = (("recogs", "txt"), ("tokens", "jsonl"), ("speakers", "json"))  # <name>-<test set>.<kind>
 SCORES = (("errs", "txt"), ("wer", "txt"), ("wer", "json"), ("delay", "json"))  # made from them by other commands
@@ -50,7 +50,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     settings: Dict[str, Any] = {"search": args.search, "beam": args.beam, "test_set": args.test_set}
     settings.update(device=chosen_device(args.device), num_threads=args.num_threads, batch_seconds=args.batch_seconds)
     left_out_path = args.cuts.with_name(args.cuts.name.replace(".jsonl.gz", "") + ".left_out.json")  # of stage 1
-    inputs = [args.system_dir / "config.yaml", args.system_dir / "model.safetensors", args.bpe_dir / "bpe.model"]
+    inputs = [args.system_dir / "config.yaml", weights_file(args.system_dir), args.bpe_dir / "bpe.model"]
     outputs = [f"{name}-{args.test_set}.{kind}" for name, kind in OUTPUTS] + ["decode.json"]
     name = f"decode-{args.test_set}"
     stage = Stage(args.out_dir, name, settings, [*inputs, args.cuts, left_out_path], outputs)

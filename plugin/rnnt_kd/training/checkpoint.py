@@ -30,6 +30,7 @@ from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.models import build_transducer
+from rnnt_kd.training.packed_system import PACKED, read_packed
 
 MODEL, OPTIMIZER, SPARSIFIER, STATE = (
     "model.safetensors",
@@ -194,11 +195,17 @@ def read_system(system_dir: Path) -> SystemConfig:
     system_dir = Path(system_dir)
     if not (system_dir / CONFIG).exists():
         raise UserError(system_dir, "no trained system here", f"{CONFIG} and {FINAL}", "train it first")
-    if not (system_dir / FINAL).exists():
+    if not weights_file(system_dir).exists():
         raise UserError(
             system_dir / FINAL, "missing: this system is not trained to the end", "", "run its training again"
         )
     return read_system_config(system_dir / CONFIG)
+
+
+def weights_file(system_dir: Path) -> Path:
+    """``model.safetensors``, or where there is none the packed file (see ``packed_system``)."""
+    final, packed = Path(system_dir) / FINAL, Path(system_dir) / PACKED
+    return packed if packed.exists() and not final.exists() else final
 
 
 def load_system(system_dir: Path, device: str = "cpu") -> Tuple[nn.Module, SystemConfig]:
@@ -208,8 +215,8 @@ def load_system(system_dir: Path, device: str = "cpu") -> Tuple[nn.Module, Syste
       UserError: the folder holds no finished system, or its files do not belong together.
     """
     config = read_system(system_dir)
-    path, next_step = Path(system_dir) / FINAL, f"move {system_dir} away and train it again"
-    tensors = read_tensors(path, next_step)
+    path, next_step = weights_file(system_dir), f"move {system_dir} away and train it again"
+    tensors = read_packed(path) if path.name == PACKED else read_tensors(path, next_step)
     model = build_model(config)
     load_weights(model, tensors, path, next_step)
     return model.to(device).eval(), config

@@ -18,6 +18,7 @@ from rnnt_kd import atomic
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict, read_system_config, write_system_config
 from rnnt_kd.errors import UserError
+from rnnt_kd.training.packed_system import PACKED
 from rnnt_kd.training.progress import Say
 
 CONFIG, INPUTS, SYSTEM = "config.yaml", "inputs.json", "system.json"
@@ -98,7 +99,11 @@ def write_system(system_dir: Path, values: Dict[str, Any]) -> None:
 
 
 def refuse_decoding_only(teacher_dir: Path) -> None:
-    """Raises UserError where the folder was made from an export: its training heads are zeros."""
+    """Raises UserError where the folder was made from an export (its training heads are zeros), or its weights are packed
+    (caches and students know a teacher by the checksum of its model.safetensors)."""
+    if (Path(teacher_dir) / PACKED).exists() and not (Path(teacher_dir) / "model.safetensors").exists():
+        next_step = f"python -m rnnt_kd.bin.pack_weights {teacher_dir} --unpack"
+        raise UserError(teacher_dir, "its weights are packed", "model.safetensors of a teacher", next_step)
     try:
         imported = json.loads((Path(teacher_dir) / SYSTEM).read_text(encoding="utf-8")).get(DECODING_ONLY)
     except (OSError, ValueError, AttributeError):

@@ -1,0 +1,117 @@
+"""``model.packed.safetensors``: smaller, exact, read by whatever reads a system, refused when damaged."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from rnnt_kd.bin import pack_weights
+from rnnt_kd.config import ModelConfig, SystemConfig
+from rnnt_kd.config_io import write_system_config
+from rnnt_kd.errors import UserError
+from rnnt_kd.training.checkpoint import build_model, load_system, read_tensors, write_tensors
+from rnnt_kd.training.packed_system import PACKED, read_packed, write_packed
+from rnnt_kd.training.system_dir import refuse_decoding_only
+
+OPTIONS = {"num_layers": 1, "dim": 32, "feedforward_dim": 48}
+
+
+@pytest.fixture
+def system(tmp_path):
+    """90 % of the matrices' weights are zeros."""
+    folder = tmp_path / "sparse90"
+    folder.mkdir()
+    model = ModelConfig(encoder_options=OPTIONS, predictor_dim=24, joiner_dim=24)
+    config = SystemConfig(name="sparse90", role="sparse_student", model=model, vocab_size=30)
+    write_system_config(folder / "config.yaml", config)
+    torch.manual_seed(3)
+    tensors = build_model(config).state_dict()
+    for value in tensors.values():
+        if value.dim() == 2:
+            value.masked_fill_(torch.rand(value.shape) < 0.9, 0.0)
+    write_tensors(folder / "model.safetensors", tensors)
+    return folder
+
+
+def last_line(capsys, argv):
+    with pytest.raises(SystemExit) as ended:
+        pack_weights.main(argv)
+    text = capsys.readouterr().err
+    assert ended.value.code == 1 and text.startswith("error: ") and text.count("\n") == 1, text
+    return text
+
+
+def test_a_packed_system_is_smaller_and_loads_bit_for_bit(system, capsys):
+    original = (system / "model.safetensors").read_bytes()
+    before, _ = load_system(system)
+    pack_weights.main([str(system), "--remove"])
+    assert "times smaller" in capsys.readouterr().out
+    assert not (system / "model.safetensors").exists()
+    tensors = before.state_dict()
+    packed_bytes = (system / PACKED).stat().st_size
+    expected = sum(4 * v.numel() if v.dim() != 2 else v.numel() / 8 + 4 * int((v != 0).sum()) for v in tensors.values())
+    assert packed_bytes < expected + 150 * len(tensors) and packed_bytes < 0.6 * len(original)
+    after, _ = load_system(system)
+    for (name, one), (other_name, other) in zip(tensors.items(), after.state_dict().items(), strict=True):
+        assert name == other_name and one.numpy().tobytes() == other.numpy().tobytes()
+    pack_weights.main([str(system), "--unpack", "--remove"])
+    assert (system / "model.safetensors").read_bytes() == original and not (system / PACKED).exists()
+
+
+def test_hostile_tensors(tmp_path):
+    tensors = {
+        "nan": torch.tensor([0.0, -0.0, float("nan"), 1e-45] + [0.0] * 60),
+        "half": torch.zeros(3, 0, 2, dtype=torch.float16),
+        "flags": torch.tensor([[True, False], [False, False]]),
+        "count": torch.tensor(7),
+        "zeros": torch.zeros(100, 3, dtype=torch.int64),
+    }
+    write_tensors(tmp_path / "dense", tensors)
+    write_packed(tmp_path / "packed", (tmp_path / "dense").read_bytes())
+    again = read_packed(tmp_path / "packed")
+    assert again.keys() == tensors.keys()
+    for name, value in tensors.items():
+        assert again[name].dtype == value.dtype and again[name].shape == value.shape
+        assert again[name].numpy().tobytes() == value.numpy().tobytes()
+
+
+def test_any_safetensors_reader_opens_it(system):
+    pack_weights.main([str(system)])
+    with safe_open(str(system / PACKED), "pt") as file:
+        metadata = file.metadata()
+        shapes = json.loads(metadata["shapes"])
+        assert metadata["packed_weights"] == "1" and shapes["joiner.output_linear.weight"] == [30, 24]
+        bits = file.get_tensor("joiner.output_linear.weight:bits")
+        weight = read_tensors(system / "model.safetensors")["joiner.output_linear.weight"]
+        assert [int(b) for byte in bits for b in f"{int(byte):08b}"] == (weight != 0).int().flatten().tolist()
+        assert torch.equal(file.get_tensor("joiner.output_linear.weight:values"), weight[weight != 0])
+
+
+def test_damaged_missing_and_foreign_files_are_one_line(system, capsys):
+    assert "model.packed.safetensors: missing" in last_line(capsys, [str(system), "--unpack"])
+    pack_weights.main([str(system), "--remove"])
+    content = (system / PACKED).read_bytes()
+    for broken in (content[:-5], content[:7], b"", b"PK" + content):
+        (system / PACKED).write_bytes(broken)
+        with pytest.raises(UserError, match="damaged or not packed weights"):
+            load_system(system)
+    write_tensors(system / PACKED, {"a": torch.ones(2)})
+    assert "packed_weights version None; expected '1'" in last_line(capsys, [str(system), "--unpack"])
+    (system / PACKED).unlink()
+    assert "not trained to the end" in last_line(capsys, [str(system)])
+
+
+def test_a_value_that_was_changed_is_found_when_unpacking(system, capsys):
+    pack_weights.main([str(system), "--remove"])
+    content = bytearray((system / PACKED).read_bytes())
+    content[8 + int.from_bytes(content[:8], "little") + 1] ^= 1  # data begin with the largest type
+    (system / PACKED).write_bytes(content)
+    assert "does not unpack to what was packed" in last_line(capsys, [str(system), "--unpack"])
+    assert not (system / "model.safetensors").exists()
+
+
+def test_a_packed_teacher_is_refused_with_the_command(system):
+    pack_weights.main([str(system), "--remove"])
+    with pytest.raises(UserError, match=r"packed.*pack_weights .*sparse90 --unpack"):
+        refuse_decoding_only(system)
