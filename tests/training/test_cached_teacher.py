@@ -304,7 +304,7 @@ def test_a_cache_that_does_not_fit_is_one_error_before_anything_is_written(
     shard_path(unfinished, 1).unlink()
     short = make_cache(
         tone_corpus, teacher_dir, tmp_path / "short",
-        [f"{role}.training.max_seconds=1.0" for role in ("sparse_student", "small_student")],
+        [f"{role}.training.max_seconds=1.0" for role in ("sparse_student", "small_student", "streaming_student")],
     )  # fmt: skip
     config = student_config(tone_corpus)
     prune = ["small_student.training.prune_range=4"]
