@@ -61,11 +61,11 @@ def check_client(folder: Path, model: nn.Module, tokenizer: Tokenizer, speech: S
             found = [
                 difference
                 for item, own, other in zip(speech, ours, theirs, strict=True)
-                for difference in _compare(item.id, search, batch_size, own, other)
+                for difference in compare(item.id, search, batch_size, own, other)
             ]
             differences += found
             runs.append({"search": search, "batch_size": batch_size, "differences": len(found)})
-            runs[-1].update(_word_errors(speech, [own.text for own in ours], [other.text for other in theirs]))
+            runs[-1].update(word_errors(speech, [own.text for own in ours], [other.text for other in theirs]))
     return {
         "utterances": len(speech),
         "audio_seconds": round(sum(item.seconds for item in speech), 3),
@@ -109,7 +109,7 @@ def _recognise(
     return found
 
 
-def _compare(utterance: str, search: str, batch_size: int, ours, theirs) -> List[Difference]:
+def compare(utterance: str, search: str, batch_size: int, ours, theirs) -> List[Difference]:
     """The first thing that differs; a list of it, or an empty one."""
     own, other = ([token.replace("\u2581", " ") for token in result.tokens] for result in (ours, theirs))
     times = [f"{t:.2f}" for t in ours.timestamps], [f"{t:.2f}" for t in theirs.timestamps]
@@ -123,7 +123,8 @@ def _compare(utterance: str, search: str, batch_size: int, ours, theirs) -> List
     return []
 
 
-def _word_errors(speech: Sequence[Speech], ours: Sequence[str], theirs: Sequence[str]) -> Dict[str, Any]:
+def word_errors(speech: Sequence[Speech], ours: Sequence[str], theirs: Sequence[str]) -> Dict[str, Any]:
+    """Both word error rates, the counts of sherpa-onnx's, and the p-value; nothing where no words are known."""
     own, other = (
         [Recognition(i.id, tuple(i.text.split()), tuple(t.split())) for i, t in zip(speech, texts, strict=True)]
         for texts in (ours, theirs)
