@@ -35,7 +35,8 @@ def test_it_starts_from_the_teachers_weights(tone_corpus, teacher_dir):
 
 
 def test_another_shape_starts_from_scratch(tone_corpus, teacher_dir):
-    config = resolved(tone_corpus, teacher_dir, overrides=["streaming_student.model.encoder_options.feedforward_dim=48"])
+    wider = ["streaming_student.model.encoder_options.feedforward_dim=48"]
+    config = resolved(tone_corpus, teacher_dir, overrides=wider)
     torch.manual_seed(5)
     model, _ = initial.models(config, teacher_dir, torch.device("cpu"))
     torch.manual_seed(5)

@@ -43,12 +43,21 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--search", default="modified_beam_search", help=f"one of: {join(available_searches())}")
     options.add_argument("--beam", type=int, default=4, help="hypotheses an utterance")
     options.add_argument("--batch-seconds", type=float, default=120.0, help="audio a batch, padding included")
+    options.add_argument(
+        "--chunk-frames",
+        type=int,
+        metavar="FRAMES",
+        help="encoder frames (40 ms) a chunk, of a streaming system; 0: it sees the whole utterance "
+        "(default: the system's encoder_options.chunk_frames)",
+    )
     add_device(options)
     args = options.parse_args(argv)
     _check(args)
 
     settings: Dict[str, Any] = {"search": args.search, "beam": args.beam, "test_set": args.test_set}
     settings.update(device=chosen_device(args.device), num_threads=args.num_threads, batch_seconds=args.batch_seconds)
+    if args.chunk_frames is not None:
+        settings.update(chunk_frames=args.chunk_frames)
     left_out_path = args.cuts.with_name(args.cuts.name.replace(".jsonl.gz", "") + ".left_out.json")  # of stage 1
     inputs = [args.system_dir / "config.yaml", weights_file(args.system_dir), args.bpe_dir / "bpe.model"]
     outputs = [f"{name}-{args.test_set}.{kind}" for name, kind in OUTPUTS] + ["decode.json"]
@@ -66,6 +75,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     if config.blank_id != tokenizer.blank_id:
         expected = f"{tokenizer.blank_id}, as in {args.bpe_dir}"
         raise UserError(args.system_dir / "config.yaml", f"blank_id is {config.blank_id}", expected)
+    if args.chunk_frames is not None:
+        _set_chunk(model.encoder, args.chunk_frames, args.system_dir)
     loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds)
     with tqdm(loader, desc=f"{config.name} on {args.test_set}", unit="batch", mininterval=1.0) as batches:
         search = get_search(args.search)
@@ -97,10 +108,19 @@ def _check(args) -> None:
         raise UserError("--beam", str(args.beam), "1 or more")
     if not args.batch_seconds > 0:
         raise UserError("--batch-seconds", str(args.batch_seconds), "a positive number")
+    if args.chunk_frames is not None and args.chunk_frames < 0:
+        raise UserError("--chunk-frames", str(args.chunk_frames), "0 or more")
     if args.num_threads < 1:
         raise UserError("--num-threads", str(args.num_threads), "1 or more")
     if not args.test_set or "/" in args.test_set:
         raise UserError("--test-set", f"'{args.test_set}'", "a name, not a path")
+
+
+def _set_chunk(encoder: torch.nn.Module, chunk_frames: int, system_dir: Path) -> None:
+    if not hasattr(encoder, "eval_chunk_frames"):
+        found = f"given for {system_dir}, which sees the whole utterance"
+        raise UserError("--chunk-frames", found, "a streaming system", "leave it away")
+    encoder.eval_chunk_frames = chunk_frames
 
 
 def _write(out_dir: Path, test_set: str, decoded: Decoded, record: Dict[str, Any]) -> None:
