@@ -1,0 +1,152 @@
+"""Rows of the table of sizes, and the table for people."""
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import torch
+from torch import nn
+
+from rnnt_kd.data.speech import Speech, filter_banks
+from rnnt_kd.errors import UserError
+from rnnt_kd.export import sizes
+from rnnt_kd.export.model_json import ONNX_FILES, check_exportable
+from rnnt_kd.models import build_transducer
+from rnnt_kd.scoring.recognitions import Recognition
+from rnnt_kd.scoring.significance import paired_p_value
+from rnnt_kd.scoring.word_errors import count_all
+from rnnt_kd.sparsity.report import measured_sparsity, sparsity_report
+from rnnt_kd.sparsity.sparsifier import Sparsifier
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training.checkpoint import load_system, read_system, weights_file, write_tensors
+from rnnt_kd.training.packed_system import read_packed, unpacked_bytes, write_packed
+
+Row = Dict[str, Any]
+DENSE, PACKED = "safetensors", "packed safetensors"
+FORMATS = (*sizes.ONNX_FORMATS, DENSE, PACKED)
+
+
+def measure_system(
+    system_dir: Path, bpe_dir: Path, speech: Sequence[Speech], *, search: str, beam: int, features=None
+) -> List[Row]:
+    """One row a format: system, format, bytes, gzip_bytes, load_seconds, wer, errors, words, ins, del, sub, p_value.
+
+    Args:
+      speech:   the test set (all with samples).
+      features: of ``speech``, where they are at hand.
+    ``p_value``: against float32 of the same system (two-sided, paired bootstrap).
+    Raises: UserError: no finished system, or another BPE model.
+    """
+    model, config = load_system(system_dir)
+    tokenizer = Tokenizer.load(bpe_dir)
+    check_exportable(config, tokenizer, model, system_dir, bpe_dir)
+    if hasattr(model.encoder, "streaming_forward"):
+        model.encoder.eval_chunk_frames = 0  # all at once: the same file in every format
+    if features is None:
+        features = [filter_banks(item.samples) for item in speech]
+    folder, rows = Path(tempfile.mkdtemp(prefix="rnnt_kd-sizes-")), []
+    try:
+        sizes.write_formats(model, folder)
+        base: Optional[List[Recognition]] = None
+        for name in FORMATS:
+            row: Row = {"system": config.name, "format": name, "load_seconds": None}
+            if name in sizes.ONNX_FORMATS:
+                files = [folder / name / file for file in ONNX_FILES]
+                texts, row["load_seconds"] = sizes.recognise_onnx(folder / name, features, tokenizer, search, beam)
+            else:
+                files = [_checkpoint(system_dir, folder, name == PACKED)]
+                if name == PACKED:
+                    model.load_state_dict(read_packed(files[0]))
+                texts = sizes.recognise_torch(model, features, tokenizer, search, beam)
+            found = [
+                Recognition(item.id, tuple(item.text.split()), tuple(text.split()))
+                for item, text in zip(speech, texts, strict=True)
+            ]
+            base = base or found
+            rows.append({**row, **vars(sizes.size_of(files)), **_scores(found, base)})
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return rows
+
+
+def measure_random(size: str, sparsity: float, structure: str, vocab_size: int = 500, seed: int = 0) -> List[Row]:
+    """Bytes alone, of a conformer of that size with random weights and a random mask ("random M 90 % 16x1")."""
+    torch.manual_seed(seed)
+    dims = dict(predictor_dim=512, joiner_dim=512, dropout=0.0, ctc_head=False)
+    model = build_transducer(
+        encoder="conformer", size=size, encoder_options={}, vocab_size=vocab_size, blank_id=0, **dims
+    ).eval()
+    name = f"random {size}"
+    if sparsity:
+        name = f"{name} {sparsity:.0%}" + ("" if structure == "unstructured" else f" {structure}")
+        _sparsify(model, sparsity, structure)
+    folder, rows = Path(tempfile.mkdtemp(prefix="rnnt_kd-sizes-")), []
+    try:
+        sizes.write_formats(model, folder)
+        write_tensors(folder / DENSE, model.state_dict())
+        write_packed(folder / PACKED, (folder / DENSE).read_bytes())
+        for form in FORMATS:
+            files = [folder / form / file for file in ONNX_FILES] if form in sizes.ONNX_FORMATS else [folder / form]
+            rows.append({"system": name, "format": form, **vars(sizes.size_of(files))})
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return rows
+
+
+def add_ratios(rows: Sequence[Row], dense_bytes: int) -> None:
+    """``ratio`` and ``gzip_ratio``: float32 bytes of the dense system by those of each row."""
+    for row in rows:
+        row["ratio"] = round(dense_bytes / row["bytes"], 3)
+        row["gzip_ratio"] = round(dense_bytes / row["gzip_bytes"], 3)
+
+
+def markdown(rows: Sequence[Row], heading: str, commands: Sequence[str]) -> str:
+    """The table, GitHub flavour."""
+    lines = [heading, ""]
+    lines += ["| system | format | bytes | times smaller | gzipped | times smaller | %WER | p | load, s |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for row in rows:
+        first = f"| {row['system']} | {row['format']} | {row['bytes']} | {row['ratio']:.2f} | {row['gzip_bytes']}"
+        p = "" if row["format"] == sizes.BASE or row.get("p_value") is None else f"{row['p_value']:.3f}"
+        load = "" if row.get("load_seconds") is None else f"{row['load_seconds']:.2f}"
+        wer = "" if row.get("wer") is None else f"{row['wer']:.2f}"
+        lines.append(f"{first} | {row['gzip_ratio']:.2f} | {wer} | {p} | {load} |")
+    return "\n".join([*lines, "", *(f"    {command}" for command in commands)]) + "\n"
+
+
+def _checkpoint(system_dir: Path, folder: Path, packed: bool) -> Path:
+    """The system's checkpoint in either form, written anew."""
+    path, source = folder / ("packed" if packed else "dense"), weights_file(system_dir)
+    content = source.read_bytes() if source.name == "model.safetensors" else unpacked_bytes(source)
+    if packed:
+        write_packed(path, content)
+    else:
+        path.write_bytes(content)
+    return path
+
+
+def _scores(found: Sequence[Recognition], base: Sequence[Recognition]) -> Row:
+    counts = count_all(found)
+    figures = {"errors": counts.errors, "words": counts.words}
+    figures.update({"ins": counts.ins, "del": counts.dels, "sub": counts.subs})
+    changed = sum(one.hyp != other.hyp for one, other in zip(found, base, strict=True))
+    return {"wer": round(counts.wer, 4), **figures, "changed": changed, "p_value": round(paired_p_value(found, base), 6)}
+
+
+def _sparsify(model: nn.Module, sparsity: float, structure: str) -> None:
+    from rnnt_kd.config import SparsityConfig
+
+    settings = SparsityConfig()
+    Sparsifier(
+        model,
+        final_sparsity=sparsity,
+        begin_step=0,
+        end_step=1,
+        update_every_steps=1,
+        structure=structure,
+        scope="per-layer",
+        include=settings.include,
+        exclude=settings.exclude,
+    ).step(1)
+    assert measured_sparsity(sparsity_report(model)) > 0
