@@ -7,7 +7,7 @@ sherpa-onnx does not like is a ``UserError`` (see ``client_process.py``).
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Iterable, List, Sequence, Union
+from typing import Any, Dict, Iterable, List, Sequence, Union
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def recognize(
       timeout:       seconds for a batch.
     """
     found: List[ClientResult] = []
-    with ClientProcess(model_dir, {"kind": "offline", **_search(search, beam)}, timeout) as client:
+    with ClientProcess(model_dir, {"kind": "offline", **search_settings(search, beam)}, timeout) as client:
         for batch in _batches(audio, batch_size):
             samples = [_samples(item, sampling_rate) for item in batch]
             heard = [item for item in samples if len(item) >= SHORTEST]
@@ -115,7 +115,7 @@ class Listener:
         endpoints: bool = True,
         timeout: float = 600.0,
     ):
-        settings = {"kind": "online", **_search(search, beam), "endpoints": endpoints}
+        settings = {"kind": "online", **search_settings(search, beam), "endpoints": endpoints}
         self._client = ClientProcess(model_dir, settings, timeout)
         self._tail = np.zeros(tail_samples(model_dir), dtype=np.float32)
         self.at_endpoint = False
@@ -160,7 +160,7 @@ def features(samples: np.ndarray, sampling_rate: int = SAMPLING_RATE, timeout: f
     if len(samples) < SHORTEST:
         raise UserError("audio", f"{len(samples)} samples", f"{SHORTEST} or more, at 16 kHz")
     count = (len(samples) + SHORTEST) // FRAME_SAMPLES
-    settings = {"kind": "online", **_search("greedy_search", 4), "endpoints": False}
+    settings = {"kind": "online", **search_settings("greedy_search", 4), "endpoints": False}
     with tempfile.TemporaryDirectory() as folder:
         write_probe(Path(folder))
         with ClientProcess(Path(folder), settings, timeout) as client:
@@ -178,7 +178,8 @@ def tail_samples(model_dir: Path) -> int:
     return (int(frames) + 1) * FRAME_SAMPLES
 
 
-def _search(search: str, beam: int):
+def search_settings(search: str, beam: int) -> Dict[str, Any]:
+    """For ``ClientProcess``.  UserError: a search that sherpa-onnx does not have, or no hypotheses."""
     if search not in SEARCHES:
         raise UserError("search", repr(search), " or ".join(SEARCHES))
     if beam < 1:
