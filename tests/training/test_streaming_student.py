@@ -1,6 +1,7 @@
 """Promises of the role streaming_student: where it starts, what it learns from, what it refuses."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 
 from rnnt_kd.bin.train import compose
 from rnnt_kd.config import RecipeConfig
+from rnnt_kd.config_io import load_recipe
 from rnnt_kd.errors import UserError
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import initial
@@ -99,3 +101,13 @@ def test_training_draws_several_chunks_and_evaluation_the_one(tone_corpus, teach
     chunks, lefts = zip(*(drawn - {(0, 0)}), strict=True)
     assert min(chunks) >= 8 and max(chunks) <= 32 and min(lefts) >= 32 and max(lefts) <= 128
     assert {model.encoder.eval()._context() for _ in range(20)} == {(16, 64)}
+
+
+def test_in_every_preset_it_can_start_from_the_teacher():
+    presets = sorted(Path(__file__).parents[2].glob("egs/*/conf/*.yaml"))
+    assert len(presets) > 10
+    for preset in presets:
+        recipe = load_recipe(preset)
+        teacher, student = vars(recipe.teacher.model), vars(recipe.streaming_student.model)
+        differ = {name for name in teacher if teacher[name] != student[name]}
+        assert differ <= {"encoder", "dropout"} and student["encoder"] == "streaming_conformer", preset
