@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Train a dense RNN-T teacher and sparse students, without and with distillation over the
-# pruned lattice; decode and score them; print the table of word error rates.
+# pruned lattice; decode and score them; print the table of word error rates; export them
+# for sherpa-onnx, and print the table of their sizes.
 #
 #   ./run.sh                                            # everything, on speech made on this machine
 #   ./run.sh --corpus an4 --corpus-dir DIR              # a corpus of egs/
@@ -18,8 +19,8 @@ dev_dir=                #   all three options together
 test_dirs=              #   one or more, in quotes
 data_dir=               # stage 0 writes Kaldi data directories here (default: data/<corpus>)
 exp_dir=                # everything else is written here (default: exp/<corpus>)
-stage=0                 # first stage: 0 1 2 3 4 5 6 7
-stop_stage=7            # last stage
+stage=0                 # first stage: 0 1 2 3 4 5 6 7 8
+stop_stage=8            # last stage
 preset=                 # a file egs/<corpus>/conf/<preset>.yaml (default: the corpus's, by device)
 seed=1                  # of data, weights and batches
 nj=$(default_jobs)      # processes side by side
@@ -30,6 +31,9 @@ kd_weighting=           # how lattice nodes are weighted (default: the preset's)
 kd_scale=               # weight of the teacher term (default: the preset's)
 kd_ranges=              # teacher: distil from its cache; student: it runs in every step; both (default: the preset's)
 sparsities="0.6 0.9"    # of the sparse students
+structures="unstructured" # of their zeros, every one with every sparsity: unstructured, blocks such as 16x1; 2:4 at 0.5
+streaming=false         # streaming students as well
+kd_shift=               # and such that learn from a lattice moved later by these numbers of frames (40 ms)
 env=auto                # Python environment: auto, k2, torch2 or none
 allow_pipes=false       # run the shell pipes of wav.scp
 dry_run=false           # print the commands, run none
@@ -129,9 +133,25 @@ if wants 7; then
       twin=$(twin_of "$system")
       run "$root"/local/score.sh $([ "$twin" = "$system" ] || echo --baseline-decode-dir "$(decode_dir "$twin" "$name")") \
         "$dir" "$(decode_dir "$system" "$name")"
+      [ "$(role_of "$system")" != streaming_student ] \
+        || run python -m rnnt_kd.bin.delay --decode-dir "$(decode_dir "$system" "$name")" \
+          --baseline-decode-dir "$(decode_dir teacher "$name")"
     done
   done
   run python -m rnnt_kd.bin.summarize --corpus "$corpus" --systems "teacher $(student_names)" --exp-dir "$exp_dir" --test-sets "$(for dir in $test_dirs; do set_name "$dir"; done | xargs)"
+fi
+
+if wants 8; then
+  read -r check_dir _ <<<"$test_dirs"
+  say 8 "export, compared with sherpa-onnx on $(set_name "$check_dir")"
+  for system in teacher $(student_names); do
+    add_job "$system export" python -m rnnt_kd.bin.export "$(system_dir "$system")" --bpe-dir "$exp_dir/bpe" \
+      --out "$exp_dir/export/$system" --check-data-dir "$check_dir" $pipes \
+      $([ "$(role_of "$system")" != streaming_student ] || echo --streaming)
+  done
+  run_jobs
+  run python -m rnnt_kd.bin.size_table --exp-dir "$exp_dir" --bpe-dir "$exp_dir/bpe" --data-dir "$check_dir" $pipes \
+    --systems "teacher $(student_names)" --search "$decoding_search" --beam "$decoding_beam"
 fi
 
 list_results

@@ -1,8 +1,8 @@
 # Sourced by run.sh: options, checks, stages, jobs.  Needs $root; option variables are the ones
 # that run.sh assigns before parse_options.
 
-existing_stages="0 1 2 3 4 5 6 7"
-on_off_options="allow_pipes dry_run"
+existing_stages="0 1 2 3 4 5 6 7 8"
+on_off_options="allow_pipes dry_run streaming"
 
 die() { echo "error: $*" >&2; exit 1; }
 
@@ -44,7 +44,7 @@ Corpora:       $(corpora)
 KD variants:   $(kd_variants)
 KD weightings: $(kd_weightings)
 Stages:        0 data directories   1 cuts and features   2 BPE   3 teacher   4 teacher's cache   5 students
-               6 decode   7 score   (8 and 9 are reserved and do not exist yet)
+               6 decode   7 score   8 export   (9 is reserved and does not exist yet)
 
 A finished stage is skipped; a changed setting runs again what depends on it.  A run that was
 interrupted, even by kill -9, goes on where it stopped when the same command is given again.
@@ -93,7 +93,15 @@ check_options() {
   [ -n "$sparsities" ] || die "--sparsities: empty; expected fractions, for example \"0.6 0.9\""
   local sparsity
   for sparsity in $sparsities; do number_between --sparsities "$sparsity" 0.01 1; done
-  [ -z "$(student_names | xargs -n 1 | sort | uniq -d)" ] || die "--sparsities: '$sparsities'; expected different fractions"
+  [ -n "$structures" ] || die "--structures: empty; expected names, for example \"unstructured 16x1\""
+  local structure
+  for structure in $structures; do known_structure "$structure"; done
+  [ -z "$(xargs -n 1 <<<"$structures" | sort | uniq -d)" ] || die "--structures: '$structures'; expected different names"
+  local shift
+  for shift in $kd_shift; do whole_number --kd-shift "$shift" 1; done
+  [ -z "$kd_shift" ] || [ "$streaming" = true ] || die "--kd-shift $kd_shift without --streaming; expected both: a shift is for streaming students"
+  [ -z "$(student_names | xargs -n 1 | sort | uniq -d)" ] \
+    || die "--sparsities: '$sparsities', --kd-shift: '$kd_shift'; expected different numbers"
 
   if [ -n "$train_dir$dev_dir$test_dirs" ]; then
     [ -n "$train_dir" ] && [ -n "$dev_dir" ] && [ -n "${test_dirs//[[:space:]]/}" ] \
@@ -141,6 +149,12 @@ check_options() {
   pipes=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 }
 
+known_structure() { # as sparsity/structures.py: unstructured, RxC, or N:M with N < M
+  [ "$1" = unstructured ] || [[ $1 =~ ^[1-9][0-9]{0,5}x[1-9][0-9]{0,5}$ ]] \
+    || { [[ $1 =~ ^([1-9][0-9]{0,5}):([1-9][0-9]{0,5})$ ]] && [ "${BASH_REMATCH[1]}" -lt "${BASH_REMATCH[2]}" ]; } \
+    || die "--structures: '$1'; expected one of: unstructured, 1x16, 16x1, 4x4, 16x16, 2:4, any other block RxC, or N:M with N < M"
+}
+
 uses_gpu() {
   [ "$device" = cuda ] || { [ "$device" = auto ] && command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU; }
 }
@@ -182,28 +196,56 @@ needs_logits() { # as losses/choices.py: by the name of the variant's first argu
 
 student_names() { _student_names | xargs; }
 _student_names() { # each without distillation, from the teacher's cache (_kd), with an online teacher (_kd_online)
-  local student
-  for student in $(for sparsity in $sparsities; do awk -v s="$sparsity" 'BEGIN { printf "sparse%g ", 100 * s }'; done) small; do
-    printf '%s ' "$student"
-    [ "$kd_ranges" = student ] || printf '%s_kd ' "$student"
-    case $kd_ranges in student|both) printf '%s_kd_online ' "$student" ;; esac
+  local student shift
+  for student in $(sparse_names) small; do
+    printf '%s ' "$student" $(kd_names "$student")
+  done
+  [ "$streaming" = true ] || return 0
+  printf '%s ' stream $(kd_names stream)
+  for shift in $kd_shift; do
+    for student in $(kd_names stream); do printf '%s ' "${student}_shift$((10#$shift))"; done
   done
 }
-role_of() { case $1 in sparse*) echo sparse_student ;; *) echo small_student ;; esac; }
+sparse_names() { # sparse60, sparse60_16x1; N:M has one sparsity of its own: sparse50_2of4
+  local structure sparsity
+  for structure in $structures; do
+    case $structure in
+      *:*) awk -v n="${structure%:*}" -v m="${structure#*:}" 'BEGIN { printf "sparse%.0f_%dof%d\n", 100 * (1 - n / m), n, m }' ;;
+      *)
+        for sparsity in $sparsities; do
+          awk -v s="$sparsity" -v suffix="_$structure" 'BEGIN { printf "sparse%g%s\n", 100 * s, suffix == "_unstructured" ? "" : suffix }'
+        done ;;
+    esac
+  done
+}
+kd_names() { # kd_names STUDENT
+  [ "$kd_ranges" = student ] || echo "$1_kd"
+  case $kd_ranges in student|both) echo "$1_kd_online" ;; esac
+}
+role_of() { case $1 in teacher) echo teacher ;; sparse*) echo sparse_student ;; stream*) echo streaming_student ;; *) echo small_student ;; esac; }
 twin_of() { echo "${1%%_kd*}"; } # the same system without distillation
 system_options() { # system_options NAME: what bin.train must know of a student -> array system_options
-  local name=$1 sparsity
-  sparsity=$(twin_of "$name"); sparsity=${sparsity#sparse}
-  system_options=(--role "$(role_of "$name")" --name "$name" --exp-dir "$(system_dir "$name")")
-  case $name in sparse*|*_kd_online) system_options+=(--teacher-dir "$teacher_dir") ;; esac
-  case $name in sparse*) system_options+=(--sparsity "$(awk -v s="$sparsity" 'BEGIN { printf "%g", s / 100 }')") ;; esac
+  local name=$1 role twin sparsity structure=unstructured
+  role=$(role_of "$name") twin=$(twin_of "$name")
+  system_options=(--role "$role" --name "$name" --exp-dir "$(system_dir "$name")")
+  case $role,$name in sparse_student,*|streaming_student,*|*_kd_online) system_options+=(--teacher-dir "$teacher_dir") ;; esac
+  if [ "$role" = sparse_student ]; then
+    sparsity=${twin#sparse}
+    case $sparsity in *_*) structure=${sparsity#*_}; structure=${structure/of/:} ;; esac
+    case $structure in
+      *:*) sparsity=$(awk -v n="${structure%:*}" -v m="${structure#*:}" 'BEGIN { printf "%.9g", 1 - n / m }') ;;
+      *) sparsity=$(awk -v s="${sparsity%%_*}" 'BEGIN { printf "%g", s / 100 }') ;;
+    esac
+    system_options+=(--sparsity "$sparsity" --structure "$structure")
+  fi
   case $name in
-    *_kd_online) system_options+=(--kd --kd-ranges student) ;;
-    *_kd) system_options+=(--kd --kd-ranges teacher --kd-cache "$kd_cache") ;;
+    *_kd_online*) system_options+=(--kd --kd-ranges student) ;;
+    *_kd*) system_options+=(--kd --kd-ranges teacher --kd-cache "$kd_cache") ;;
     *) return ;;
   esac
   system_options+=(${kd_variant:+--kd-variant "$kd_variant"} ${kd_weighting:+--kd-weighting "$kd_weighting"}
     ${kd_scale:+--kd-scale "$kd_scale"})
+  case $name in *_shift*) system_options+=(--kd-shift "${name##*_shift}") ;; esac
 }
 system_dir() { case $1 in teacher) echo "$teacher_dir" ;; *) echo "$exp_dir/students/$1" ;; esac; }
 decode_dir() { echo "$(system_dir "$1")/decode_$2_$decoding_search"; }
@@ -241,7 +283,8 @@ list_results() {
   echo
   echo "Made:"
   local path
-  for path in "$data_dir" "$exp_dir/cuts" "$exp_dir/bpe" "$teacher_dir" "$kd_cache" "$exp_dir/students" "$exp_dir/summary.md" "$exp_dir/summary.json"; do
+  for path in "$data_dir" "$exp_dir/cuts" "$exp_dir/bpe" "$teacher_dir" "$kd_cache" "$exp_dir/students" "$exp_dir/summary.md" "$exp_dir/summary.json" \
+    "$exp_dir/export" "$exp_dir/sizes.md" "$exp_dir/sizes.json"; do
     [ ! -e "$path" ] || echo "  $path"
   done
 }

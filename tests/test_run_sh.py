@@ -18,8 +18,8 @@ def run_sh(root, *arguments):
     [
         (["--fancy", "1"], ["--fancy", "--corpus", "--stop-stage", "--dry-run"]),
         (["corpus"], ["unknown option 'corpus'"]),
-        (["--stage", "9"], ["--stage: '9'", "0, 1, 2, 3, 4, 5, 6, 7"]),
-        (["--stop-stage", "8"], ["--stop-stage: '8'", "0, 1, 2, 3, 4, 5, 6, 7"]),
+        (["--stage", "9"], ["--stage: '9'", "0, 1, 2, 3, 4, 5, 6, 7, 8"]),
+        (["--stop-stage", "10"], ["--stop-stage: '10'", "0, 1, 2, 3, 4, 5, 6, 7, 8"]),
         (["--stage", "x"], ["--stage: 'x'"]),
         (["--stage", "5", "--stop-stage", "3"], ["--stage 5 comes after --stop-stage 3"]),
         (["--corpus", "timit"], ["'timit'", "an4", "librispeech", "mini_librispeech", "synth"]),
@@ -34,7 +34,15 @@ def run_sh(root, *arguments):
         (["--kd-ranges", "none"], ["--kd-ranges: 'none'", "teacher, student, both"]),
         (["--sparsities", "0.5 1.5"], ["--sparsities: '1.5'"]),
         (["--sparsities", ""], ["--sparsities"]),
-        (["--sparsities", "0.9 0.60 .6"], ["--sparsities: '0.9 0.60 .6'", "different fractions"]),
+        (["--sparsities", "0.9 0.60 .6"], ["--sparsities: '0.9 0.60 .6'", "different numbers"]),
+        (["--structures", "unstructured blocks"], ["--structures: 'blocks'", "unstructured, 1x16, 16x1, 4x4, 16x16, 2:4"]),
+        (["--structures", "0x4"], ["--structures: '0x4'"]),
+        (["--structures", "4:2"], ["--structures: '4:2'", "N < M"]),
+        (["--structures", "16x1 16x1"], ["--structures: '16x1 16x1'", "different names"]),
+        (["--structures", ""], ["--structures"]),
+        (["--kd-shift", "4"], ["--kd-shift 4 without --streaming"]),
+        (["--streaming", "--kd-shift", "0"], ["--kd-shift: '0'", "at least 1"]),
+        (["--streaming", "--kd-shift", "4 04"], ["--kd-shift: '4 04'", "different numbers"]),
         (["--seed", "1.5"], ["--seed: '1.5'"]),
         (["--nj", "0"], ["--nj: '0'"]),
         (["--nj"], ["--nj needs a value"]),
@@ -149,10 +157,53 @@ def test_both_teachers_can_be_compared_in_one_table(root, tmp_path):
     assert [re.search(r"students/(\w+)/decode.*students/(\w+)/decode", line).groups() for line in compared] == [
         (twin, name) for twin in ("sparse90", "small") for name in (f"{twin}_kd", f"{twin}_kd_online")
     ]
-    assert f"teacher {' '.join(names)}" in lines[-1].replace("\\ ", " ")
+    table = next(line for line in lines if "summarize" in line)
+    assert f"teacher {' '.join(names)}" in table.replace("\\ ", " ")
 
 
-def test_own_directories_run_stages_0_to_7(root, tmp_path):
+def test_every_sparsity_is_trained_in_every_structure_and_n_of_m_in_its_own(root, tmp_path):
+    arguments = ["--dry-run", "--stage", "5", "--exp-dir", str(tmp_path), "--structures", "unstructured 16x1 2:4 1:3"]
+    lines = commands(run_sh(root, *arguments, "--sparsities", "0.6 0.9"))
+    asked = [re.search(r"--name (\w+) .*--sparsity ([\d.]+) --structure (\S+)", line) for line in lines]
+    assert [found.groups() for found in asked if found and not found.group(1).endswith("_kd")] == [
+        ("sparse60", "0.6", "unstructured"), ("sparse90", "0.9", "unstructured"),
+        ("sparse60_16x1", "0.6", "16x1"), ("sparse90_16x1", "0.9", "16x1"),
+        ("sparse50_2of4", "0.5", "2:4"), ("sparse67_1of3", "0.666666667", "1:3"),
+    ]  # fmt: skip
+    compared = [line for line in lines if "--baseline-decode-dir" in line]
+    pairs = [re.search(r"students/(\w+)/decode.*students/(\w+)/decode", line).groups() for line in compared]
+    assert ("sparse90_16x1", "sparse90_16x1_kd") in pairs and all(f"{twin}_kd" == name for twin, name in pairs)
+
+
+def test_streaming_students_learn_from_lattices_moved_later_and_their_delay_is_measured(root, tmp_path):
+    arguments = ["--dry-run", "--stage", "5", "--exp-dir", str(tmp_path), "--streaming", "--kd-shift", "4 8"]
+    lines = commands(run_sh(root, *arguments))
+    training = [line for line in lines if "--role streaming_student" in line]
+    names = ["stream", "stream_kd", "stream_kd_shift4", "stream_kd_shift8"]
+    assert [re.search(r"--name (\S+)", line).group(1) for line in training] == names
+    for name, line in zip(names, training):
+        assert f"--teacher-dir {tmp_path}/teacher" in line and "--sparsity" not in line
+        assert ("--kd-ranges teacher --kd-cache" in line) == (name != "stream")
+        assert re.findall(r"--kd-shift (\d+)", line) == re.findall(r"shift(\d+)", name)
+    delays = [line for line in lines if "rnnt_kd.bin.delay" in line]
+    assert len(delays) == 4 and all(f"--baseline-decode-dir {tmp_path}/teacher/decode_" in line for line in delays)
+    exported = [line for line in lines if "rnnt_kd.bin.export" in line]
+    for line in exported:
+        assert ("--streaming" in line.split()) == (f"{tmp_path}/students/stream" in line)
+    compared = [line for line in lines if "--baseline-decode-dir" in line and "students/stream/decode" in line]
+    assert sum("score.sh" in line for line in compared) == 3  # each against stream
+
+
+def test_every_system_is_exported_and_its_files_are_weighed(root, tmp_path):
+    lines = commands(run_sh(root, "--dry-run", "--stage", "8", "--exp-dir", str(tmp_path), "--allow-pipes"))
+    names = ["teacher", "sparse60", "sparse60_kd", "sparse90", "sparse90_kd", "small", "small_kd"]
+    outs = [re.search(r"--out (\S+) --check-data-dir \S+/test --allow-pipes", line) for line in lines[:7]]
+    assert [found.group(1) for found in outs] == [f"{tmp_path}/export/{name}" for name in names]
+    assert "rnnt_kd.bin.size_table" in lines[7] and " ".join(names) in lines[7].replace("\\ ", " ")
+    assert len(lines) == 8
+
+
+def test_own_directories_run_stages_0_to_8(root, tmp_path):
     result = run_sh(
         root, "--dry-run", "--train-dir", "d/train", "--dev-dir", "d/dev", "--test-dirs", "d/a d/b", "--exp-dir", str(tmp_path)
     )
@@ -160,7 +211,9 @@ def test_own_directories_run_stages_0_to_7(root, tmp_path):
     assert [line for line in lines if "validate_data_dir" in line][3].endswith("d/b")
     assert sum("rnnt_kd.bin.decode" in line for line in lines) == 14
     assert sum("score.sh" in line for line in lines) == 14
-    assert "summarize" in lines[-1]
+    assert sum("summarize" in line for line in lines) == 1
+    exports = [line for line in lines if "rnnt_kd.bin.export" in line]
+    assert len(exports) == 7 and all("--check-data-dir d/a " in line for line in exports)
 
 
 def test_a_trailing_slash_does_not_change_a_directory(root):
