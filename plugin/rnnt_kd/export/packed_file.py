@@ -26,7 +26,8 @@ from rnnt_kd.export.rewriting import Rewriter
 
 BLOCKS = (1, 4, 16)  # sizes g that are tried
 SKIP = 15
-OVERHEAD = 90  # bytes a weight that Split and Reshape cost, about
+OVERHEAD = 90  # bytes that Split and Reshape of a weight cost, about
+SEQUENCE_OVERHEAD = 700  # bytes that the nodes of a sequence cost, about
 _INT32, _INT64 = onnx.TensorProto.INT32, onnx.TensorProto.INT64
 
 

@@ -40,14 +40,16 @@ def zero_of(values: np.ndarray) -> int:
 
 
 def _pack(rewriter: Rewriter) -> None:
-    sequences: Dict[Tuple[str, packed_file.Code], Dict[str, np.ndarray]] = {}
-    for name, values in list(rewriter.weights.items()):
+    sequences: Dict[Tuple[str, packed_file.Code], Dict[str, int]] = {}  # weights and the bytes that each saves
+    for name, values in rewriter.weights.items():
         if values.dtype in (np.float32, np.float16, np.uint8) and values.size:
             code, size = packed_file.best_code(values, zero_of(values))
             if size < values.nbytes:
-                sequences.setdefault((values.dtype.str, code), {})[name] = rewriter.drop_weight(name)
-    for (_, code), tensors in sequences.items():
-        packed_file.pack(rewriter, tensors, zero_of(next(iter(tensors.values()))), code)
+                sequences.setdefault((values.dtype.str, code), {})[name] = values.nbytes - size
+    for (_, code), saved in sequences.items():
+        if sum(saved.values()) > packed_file.SEQUENCE_OVERHEAD:
+            tensors = {name: rewriter.drop_weight(name) for name in saved}
+            packed_file.pack(rewriter, tensors, zero_of(next(iter(tensors.values()))), code)
 
 
 def _use_sparse_initializers(rewriter: Rewriter) -> None:

@@ -1,0 +1,167 @@
+"""8-bit and float16 files: the rounding that is promised, no worse than onnxruntime's own quantiser, in fewer bytes."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import helper, numpy_helper
+from onnxruntime.quantization import QuantType, quantize_dynamic
+
+from rnnt_kd.errors import UserError
+from rnnt_kd.export.half import make_float16
+from rnnt_kd.export.model_json import ONNX_FILES
+from rnnt_kd.export.quantize import ZERO_POINT, quantize_int8, to_uint8
+from rnnt_kd.export.sparse_file import make_sparse
+
+
+@pytest.fixture(scope="module")
+def files(workplace, tmp_path_factory):
+    """format -> folder, of the 90 % sparse system."""
+    from rnnt_kd.export.sizes import write_formats
+    from rnnt_kd.training.checkpoint import load_system
+
+    folder = tmp_path_factory.mktemp("formats")
+    write_formats(load_system(workplace / "systems" / "sparse")[0], folder)
+    return folder
+
+
+def session(path, optimized=None):
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    if optimized:
+        options.optimized_model_filepath = str(optimized)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def feeds(file, seed=0):
+    generator = np.random.default_rng(seed)
+    x = (generator.standard_normal((2, 200, 80)) * 3.5 - 7.5).astype(np.float32)
+    pair = generator.standard_normal((2, 33, 24)).astype(np.float32)
+    return {
+        "encoder.onnx": {"x": x, "x_lens": np.array([200, 120])},
+        "decoder.onnx": {"y": generator.integers(-1, 16, (40, 2))},
+        "joiner.onnx": {"encoder_out": pair[0], "decoder_out": pair[1]},
+    }[file]
+
+
+def error(path, reference, file):
+    """|difference| / |output|."""
+    got, expected = (session(one).run(None, feeds(file))[0] for one in (path, reference))
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+@given(st.lists(st.floats(-100, 100, width=32), max_size=40), st.sampled_from([1.0, 1e-30, 1e30]))
+def test_integers_are_within_half_a_step_and_zero_is_exact(numbers, factor):
+    values = np.array([*numbers, 0.0], dtype=np.float32) * np.float32(factor)
+    q, scale = to_uint8(values)
+    assert q.dtype == np.uint8 and q.shape == values.shape and np.all(q[values == 0] == ZERO_POINT)
+    back = (q.astype(np.float64) - 128) * float(scale)
+    assert np.abs(back - values).max() <= 0.5001 * float(scale)
+    if np.abs(values).max() > 1e-36:
+        assert float(scale) == pytest.approx(float(np.abs(values).max()) / 127, rel=1e-6)
+
+
+def test_an_empty_tensor_and_one_of_zeros():
+    for shape in ((0, 3), (4, 2)):
+        q, scale = to_uint8(np.zeros(shape, dtype=np.float32))
+        assert q.shape == shape and np.all(q == ZERO_POINT) and scale > 0
+
+
+@pytest.mark.parametrize("file", ONNX_FILES)
+def test_int8_is_as_near_as_onnxruntimes_own_quantiser(files, tmp_path, file):
+    quantize_dynamic(files / "float32" / file, tmp_path / file, weight_type=QuantType.QUInt8)
+    theirs = error(tmp_path / file, files / "float32" / file, file)
+    assert 0 < error(files / "int8" / file, files / "float32" / file, file) < 1.1 * theirs
+
+
+def test_int8_computes_with_integers_in_the_encoder_and_stores_them_elsewhere(files, tmp_path):
+    counts = {}
+    for file in ONNX_FILES:
+        session(files / "int8" / file, tmp_path / file)
+        counts[file] = [node.op_type for node in onnx.load(tmp_path / file).graph.node]
+    # onnxruntime joins DynamicQuantizeLinear, MatMulInteger, Cast, Mul, Mul to one node
+    weights = [t for t in onnx.load(files / "float32" / "encoder.onnx").graph.initializer if len(t.dims) == 2]
+    assert counts["encoder.onnx"].count("DynamicQuantizeMatMul") == len(weights)
+    for file in ("decoder.onnx", "joiner.onnx"):
+        assert not [operator for operator in counts[file] if "Integer" in operator or "Quantize" in operator]
+        assert {"MatMul", "Gemm", "FusedMatMul"} & set(counts[file])
+
+
+def test_what_was_zero_stays_zero(files):
+    before = [numpy_helper.to_array(t) for t in onnx.load(files / "float32" / "encoder.onnx").graph.initializer]
+    after = [numpy_helper.to_array(t) for t in onnx.load(files / "int8" / "encoder.onnx").graph.initializer]
+    zeros = sum(int((value == 0).sum()) for value in before if value.ndim > 1)
+    assert sum(int((value == ZERO_POINT).sum()) for value in after if value.dtype == np.uint8) >= zeros > 5000
+
+
+def test_bytes_a_weight(files):
+    """int8: one for each entry of a matrix, two for the others; float16: two.  What is left is the graph's."""
+    for file in ONNX_FILES:
+        weights = onnx.load(files / "float32" / file).graph.initializer
+        sizes = [(len(tensor.dims), int(np.prod(tensor.dims))) for tensor in weights]
+        rest = (files / "float32" / file).stat().st_size - sum(4 * size for _, size in sizes)
+        for name, expected in (
+            ("int8", sum(size if dims > 1 else 2 * size for dims, size in sizes)),
+            ("float16", sum(2 * size for _, size in sizes)),
+        ):
+            got = (files / name / file).stat().st_size
+            assert expected < got < expected + rest + 120 * len(sizes), (file, name)
+
+
+@pytest.mark.parametrize("file", ONNX_FILES)
+def test_float16_computes_in_float32_with_rounded_weights(files, tmp_path, file):
+    model = onnx.load(files / "float32" / file)
+    for tensor in model.graph.initializer:
+        rounded = torch.from_numpy(numpy_helper.to_array(tensor).copy()).half().float().numpy()
+        tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+    onnx.save(model, tmp_path / file)
+    names = {tensor.data_type for tensor in onnx.load(files / "float16" / file).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in names and onnx.TensorProto.FLOAT not in names
+    assert error(files / "float16" / file, tmp_path / file, file) < 1e-6
+    assert error(files / "float16" / file, files / "float32" / file, file) > 1e-6
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("file", ONNX_FILES)
+def test_without_its_zeros_a_file_computes_the_same_bits(files, name, file):
+    sparse = files / f"sparse {name}".removesuffix(" float32") / file
+    before = (files / name / file).stat().st_size
+    assert sparse.stat().st_size < before if file == "encoder.onnx" else sparse.stat().st_size <= before
+    for seed in range(2):
+        got, expected = (session(path).run(None, feeds(file, seed)) for path in (sparse, files / name / file))
+        for one, other in zip(got, expected, strict=True):
+            assert one.tobytes() == other.tobytes()
+
+
+def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
+    def write(shape):
+        weight = np.full(shape, 7e4, dtype=np.float32)
+        graph = helper.make_graph(
+            [helper.make_node("Add", ["x", "layer.bias"], ["y"])],
+            "one",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4])],
+            [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)],
+            [numpy_helper.from_array(weight, "layer.bias")],
+        )
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7), tmp_path / "a")
+
+    write((4,))
+    for convert in (make_float16, quantize_int8):
+        with pytest.raises(UserError, match=r"'layer.bias': holds 70000; expected at most 65504"):
+            convert(tmp_path / "a", tmp_path / "b")
+    write((4, 4))
+    quantize_int8(tmp_path / "a", tmp_path / "b")  # a matrix has its own scale
+    assert session(tmp_path / "b").run(None, {"x": np.zeros(4, dtype=np.float32)})[0].tolist() == [[7e4] * 4] * 4
+
+
+def test_files_that_cannot_be_read_are_one_line(tmp_path):
+    (tmp_path / "bad.onnx").write_bytes(b"\x00\x01")
+    for convert in (make_float16, quantize_int8, make_sparse):
+        with pytest.raises(UserError, match="damaged or not an ONNX file"):
+            convert(tmp_path / "bad.onnx", tmp_path / "out.onnx")
+        with pytest.raises(UserError, match="missing"):
+            convert(tmp_path / "no.onnx", tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
