@@ -15,12 +15,14 @@ from tqdm import tqdm
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import command_line, parser
+from rnnt_kd.bin.options import command_line, join, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
-from rnnt_kd.training.checkpoint import weights_file
+from rnnt_kd.models.encoders.conformer import SIZES
+from rnnt_kd.sparsity.structures import get_structure
+from rnnt_kd.training.checkpoint import read_system, weights_file
 
 
 @command
@@ -46,7 +48,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.beam < 1:
         raise UserError("--beam", str(args.beam), "1 or more")
     get_search(args.search)
-    folders = {name: _folder(args.exp_dir, name) for name in {*names, args.dense}}
+    _check_random(args)
+    folders = {name: _folder(args.exp_dir, name) for name in [args.dense, *names]}
+    for folder in folders.values():
+        read_system(folder)
     json_path, md_path = args.json or args.exp_dir / "sizes.json", args.md or args.exp_dir / "sizes.md"
     settings = {key: getattr(args, key) for key in ("systems", "dense", "search", "beam")}
     settings |= {key: getattr(args, key) for key in ("random_sizes", "random_sparsity", "random_structure")}
@@ -87,6 +92,15 @@ def _measure(args, folders, names: List[str], json_path: Path, md_path: Path, ty
     heading = f"Sizes of systems in bytes, and %WER on {what}; measured against {args.dense} in float32."
     atomic.write_text(json_path, json.dumps(rows, indent=1) + "\n")
     atomic.write_text(md_path, size_table.markdown(rows, heading, [typed]))
+
+
+def _check_random(args) -> None:
+    for size in args.random_sizes.split():
+        if size not in SIZES:
+            raise UserError("--random-sizes", f"'{size}'", f"of: {join(SIZES)}")
+    if not 0 <= args.random_sparsity < 1:
+        raise UserError("--random-sparsity", str(args.random_sparsity), "at least 0 and less than 1")
+    get_structure(args.random_structure)
 
 
 def _folder(exp_dir: Path, name: str) -> Path:

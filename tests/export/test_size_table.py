@@ -1,0 +1,187 @@
+"""The table of sizes: bytes as on the disk, words as recognised, every format of every system."""
+
+import gzip
+import json
+import shutil
+
+import pytest
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from rnnt_kd.bin import size_table as command
+from rnnt_kd.data.speech import filter_banks, read_speech
+from rnnt_kd.decoding.lookup import get_search
+from rnnt_kd.export import size_table
+from rnnt_kd.export.model_json import ONNX_FILES
+from rnnt_kd.export.onnx_transducer import OnnxTransducer
+from rnnt_kd.export.sizes import recognise_onnx, recognise_torch
+from rnnt_kd.scoring.word_errors import count_all
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training.checkpoint import load_system
+
+
+@pytest.fixture(scope="module")
+def exp_dir(workplace, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exp")
+    shutil.copytree(workplace / "systems" / "dense", folder / "teacher")
+    shutil.copytree(workplace / "systems" / "sparse", folder / "students" / "sparse")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def features(workplace):
+    return [filter_banks(item.samples) for item in read_speech(workplace / "data") if item.samples is not None]
+
+
+@pytest.fixture(scope="module")
+def table(workplace, exp_dir):
+    """The command's two files, written once."""
+    command.main(arguments(workplace, exp_dir, "--systems", "teacher sparse"))
+    rows = json.loads((exp_dir / "sizes.json").read_text())
+    return {(row["system"], row["format"]): row for row in rows}, (exp_dir / "sizes.md").read_text()
+
+
+def arguments(workplace, exp_dir, *more):
+    paths = "--exp-dir", exp_dir, "--bpe-dir", workplace / "bpe", "--data-dir", workplace / "data"
+    return [str(part) for part in (*paths, *more)]
+
+
+def failure(capsys, argv):
+    with pytest.raises(SystemExit) as ended:
+        command.main(argv)
+    text = capsys.readouterr().err
+    assert ended.value.code == 1 and text.startswith("error: ") and text.count("\n") == 1, text
+    return text
+
+
+@pytest.mark.parametrize("search", ["greedy_search", "modified_beam_search"])
+def test_onnxruntime_in_our_search_says_what_torch_says(workplace, exported, features, search):
+    model, _ = load_system(workplace / "systems" / "dense")
+    tokenizer = Tokenizer.load(workplace / "bpe")
+    lens = torch.tensor([len(matrix) for matrix in features])
+    with torch.no_grad():
+        encoder_out, out_lens = model.encode(pad_sequence(features, batch_first=True), lens)
+    expected = get_search(search)(model, encoder_out, out_lens, beam=4)
+    expected = [tokenizer.decode(hypothesis.tokens) for hypothesis in expected]
+    assert any(expected)
+    assert recognise_torch(model, features, tokenizer, search, 4) == expected
+    texts, seconds = recognise_onnx(exported, features, tokenizer, search, 4)
+    assert texts == expected and seconds > 0
+
+
+def test_an_int8_encoder_does_not_hear_the_other_utterances(workplace, features, tmp_path):
+    """One scale for a whole batch would make a text depend on its neighbours."""
+    from rnnt_kd.export.sizes import write_formats
+
+    write_formats(load_system(workplace / "systems" / "dense")[0], tmp_path, ["int8"])
+    model = OnnxTransducer(tmp_path / "int8")
+    together, lens = model.encode(features)
+    for index, matrix in enumerate(features):
+        alone, (frames,) = model.encode([matrix])
+        assert frames == lens[index] and torch.equal(together[index, :frames], alone[0])
+
+
+def test_every_system_has_every_format(table):
+    rows, _ = table
+    assert list(rows) == [(name, form) for name in ("dense", "sparse") for form in size_table.FORMATS]
+
+
+def test_bytes_are_those_on_the_disk(table, workplace, exp_dir, exported):
+    rows, _ = table
+    contents = [(exported / name).read_bytes() for name in ONNX_FILES]
+    row = rows["dense", "float32"]
+    assert row["bytes"] == sum(map(len, contents)) and row["ratio"] == 1
+    assert row["gzip_bytes"] == sum(len(gzip.compress(content, 9, mtime=0)) for content in contents)
+    for system, folder in (("dense", exp_dir / "teacher"), ("sparse", exp_dir / "students" / "sparse")):
+        content = (folder / "model.safetensors").read_bytes()
+        assert rows[system, "safetensors"]["bytes"] == len(content)
+        assert rows[system, "safetensors"]["gzip_bytes"] == len(gzip.compress(content, 9, mtime=0))
+    for (_, _), other in rows.items():
+        assert other["ratio"] == pytest.approx(row["bytes"] / other["bytes"], abs=1e-3)
+        assert other["gzip_ratio"] == pytest.approx(row["bytes"] / other["gzip_bytes"], abs=1e-3)
+
+
+def test_what_zeros_are_worth(table):
+    rows, _ = table
+    size = {key: row["bytes"] for key, row in rows.items()}
+    for plain, sparse in (("float32", "sparse"), ("float16", "sparse float16"), ("int8", "sparse int8")):
+        assert size["sparse", sparse] < size["sparse", plain] == size["dense", plain]
+        assert size["dense", sparse] == size["dense", plain]
+    assert size["sparse", "sparse"] < size["sparse", "sparse_initializer"] < size["sparse", "float32"]
+    assert size["sparse", "packed safetensors"] < size["sparse", "safetensors"]
+
+
+def test_words_are_counted_and_exact_formats_recognise_the_same(table, workplace, exp_dir):
+    rows, _ = table
+    tokenizer, speech = Tokenizer.load(workplace / "bpe"), list(read_speech(workplace / "data"))
+    model, _ = load_system(exp_dir / "students" / "sparse")
+    texts = recognise_torch(
+        model, [filter_banks(item.samples) for item in speech], tokenizer, "modified_beam_search", 4
+    )
+    pairs = [
+        size_table.Recognition(item.id, tuple(item.text.split()), tuple(text.split()))
+        for item, text in zip(speech, texts, strict=True)
+    ]
+    counts = count_all(pairs)
+    for form in ("float32", "sparse", "sparse_initializer", "safetensors", "packed safetensors"):
+        row = rows["sparse", form]
+        assert (row["ins"], row["del"], row["sub"]) == (counts.ins, counts.dels, counts.subs), form
+        assert row["words"] == counts.words and row["p_value"] == 1 and row["changed"] == 0
+    for one, other in (("int8", "sparse int8"), ("float16", "sparse float16")):
+        assert {**rows["sparse", one], **dict.fromkeys(("format", "load_seconds"))}.keys() == rows["sparse", other].keys()
+        for key in ("wer", "ins", "del", "sub", "p_value", "changed"):
+            assert rows["sparse", one][key] == rows["sparse", other][key]
+
+
+def test_the_table_for_people_has_the_same_figures(table):
+    rows, text = table
+    lines = [line for line in text.split("\n") if line.startswith("| dense") or line.startswith("| sparse")]
+    assert len(lines) == len(rows)
+    for line, ((system, form), row) in zip(lines, rows.items(), strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[:3] == [system, form, str(row["bytes"])] and cells[4] == str(row["gzip_bytes"])
+        assert cells[6] == f"{row['wer']:.2f}"
+    assert "    python -m rnnt_kd.bin.size_table --exp-dir " in text
+
+
+def test_a_second_run_skips_and_a_changed_system_runs_again(table, workplace, exp_dir, capsys, monkeypatch):
+    def never(*args, **options):
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(size_table, "measure_system", never)
+    argv = arguments(workplace, exp_dir, "--systems", "teacher sparse")
+    command.main(argv)
+    printed = capsys.readouterr().out
+    assert "finished already, skipped" in printed and table[1] in printed
+    with pytest.raises(AssertionError, match="measured again"):
+        command.main([*argv, "--beam", "2"])
+
+
+def test_random_models_are_measured_in_bytes(monkeypatch):
+    """A small one here; what is compared with what is the same at any size."""
+    from rnnt_kd.models.encoders import conformer
+
+    monkeypatch.setitem(conformer.SIZES, "S", dict(conformer.SIZES["tiny"], num_layers=1))
+    dense = {row["format"]: row for row in size_table.measure_random("S", 0.0, "unstructured", vocab_size=20)}
+    sparse = {row["format"]: row for row in size_table.measure_random("S", 0.9, "unstructured", vocab_size=20)}
+    blocks = {row["format"]: row for row in size_table.measure_random("S", 0.9, "16x1", vocab_size=20)}
+    assert [rows["float32"]["system"] for rows in (dense, sparse, blocks)] == [
+        *("random S", "random S 90%", "random S 90% 16x1")
+    ]
+    assert dense["float32"]["bytes"] == sparse["float32"]["bytes"] == blocks["float32"]["bytes"]
+    assert blocks["sparse int8"]["bytes"] < sparse["sparse int8"]["bytes"] < 0.4 * sparse["int8"]["bytes"]
+
+
+def test_bad_input_is_one_line(workplace, exp_dir, tmp_path, capsys):
+    for systems, message in (
+        ("", "--systems: ''; expected one or more names"),
+        ("teacher teacher", "each once"),
+        ("../teacher", "expected names, not paths"),
+        ("none", "students/none: no trained system here"),
+    ):
+        assert message in failure(capsys, arguments(workplace, exp_dir, "--systems", systems))
+    assert "--beam: 0; expected 1 or more" in failure(capsys, arguments(workplace, exp_dir, "--beam", "0"))
+    (tmp_path / "students").mkdir()
+    assert "teacher: no trained system here" in failure(capsys, arguments(workplace, tmp_path))
+    for option, value in (("--random-sizes", "XXL"), ("--random-sparsity", "1"), ("--random-structure", "odd")):
+        assert value in failure(capsys, arguments(workplace, exp_dir, option, value))
