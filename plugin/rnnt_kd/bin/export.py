@@ -76,8 +76,11 @@ def _report(manifest: dict, out: Path) -> None:
         rates = ""
         if "wer_sherpa_onnx" in run:
             rates = f"; %WER {run['wer_sherpa_onnx']:.2f}, rnnt_kd's {run['wer_rnnt_kd']:.2f}, p = {run['p_value']:.4f}"
-        kind = f"{run['search']}, batches of {run['batch_size']}" if "batch_size" in run else run["search"]
-        print(f"  sherpa-onnx, {kind}: {run['differences']} of {check['utterances']} utterances differ{rates}")
+        if "segments" in run:
+            kind, of = f"{run['number_of_segments']} segments", f"{run['streams']} streams"
+        else:
+            kind, of = f"batches of {run['batch_size']}", f"{check['utterances']} utterances"
+        print(f"  sherpa-onnx, {run['search']}, {kind}: {run['differences']} of {of} differ{rates}")
     print(f"{manifest['system']}: {total} bytes of ONNX ({manifest['weights']}) -> {out}")
 
 

@@ -99,7 +99,8 @@ class ClientProcess:
     def _death(self, late: bool) -> UserError:
         status = self._process.wait()
         if late:
-            return UserError(self._model_dir, f"sherpa-onnx gave no answer in {self._timeout:g} s", "", "try less audio")
+            found = f"sherpa-onnx gave no answer in {self._timeout:g} s"
+            return UserError(self._model_dir, found, "", "try less audio")
         self._errors.seek(0)
         text = self._errors.read().decode("utf-8", "replace")
         lines = [line.strip() for line in text.split("\n") if line.strip()] or ["it wrote nothing"]

@@ -28,7 +28,8 @@ def check_streaming_client(
 ) -> Dict[str, Any]:
     """Recognise ``speech`` (all with samples) four times on either side; returns what ``check_client`` returns.
 
-    A run has ``segments`` besides: "utterances", or "endpoints", where utterances stand for three, joined.
+    In a run, ``segments`` ("utterances" or "endpoints"), ``streams`` and ``number_of_segments`` stand for the
+    batch size; with "endpoints" a difference is one of a stream of three utterances.
     Raises: UserError: the client died.
     """
     runs: List[Dict[str, Any]] = []
@@ -47,7 +48,7 @@ def check_streaming_client(
                 for difference in _compare(item.id, search, own, other)
             ]
             differences += found
-            runs.append({"search": search, "batch_size": 1, "segments": segments, "differences": len(found)})
+            runs.append({"search": search, "segments": segments, "streams": len(items), "differences": len(found)})
             runs[-1]["number_of_segments"] = sum(len(own) for own in ours)
             texts = ([" ".join(segment.text for segment in one) for one in side] for side in (ours, theirs))
             runs[-1].update(word_errors(items, *texts))

@@ -1,0 +1,190 @@
+"""sherpa-onnx in its process: what goes in and comes out, and every way in which it can die."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import pytest
+import soundfile
+
+from rnnt_kd.bin.entry import command
+from rnnt_kd.data.speech import filter_banks, load_samples, read_speech
+from rnnt_kd.errors import UserError
+from rnnt_kd.export import client, client_process
+from rnnt_kd.export.client import ClientResult, features, recognize
+
+SETTINGS = {"kind": "offline", **client.search_settings("greedy_search", 1)}
+
+
+@pytest.fixture(scope="module")
+def speech(workplace):
+    return [item.samples for item in read_speech(workplace / "data") if item.samples is not None]
+
+
+def noise(seconds, seed=3, rate=16000):
+    return 0.1 * np.random.default_rng(seed).normal(size=int(seconds * rate)).astype(np.float32)
+
+
+def client_by_hand(folder, samples):
+    """sherpa-onnx's own example, in a process that is ours alone."""
+    code = """
+import json, sys, numpy, sherpa_onnx
+folder, file = sys.argv[1:]
+recognizer = sherpa_onnx.OfflineRecognizer.from_transducer(
+    encoder=folder + "/encoder.onnx", decoder=folder + "/decoder.onnx", joiner=folder + "/joiner.onnx",
+    tokens=folder + "/tokens.txt", model_type="transducer", num_threads=1)
+stream = recognizer.create_stream()
+stream.accept_waveform(16000, numpy.load(file))
+recognizer.decode_stream(stream)
+print(json.dumps([stream.result.text, list(stream.result.tokens), list(stream.result.timestamps)]))
+"""
+    np.save(folder.parent / "samples.npy", samples)
+    argv = [sys.executable, "-c", code, str(folder), str(folder.parent / "samples.npy")]
+    return json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split("\n")[-2])
+
+
+def test_the_results_are_those_of_the_client_used_by_hand(exported, speech, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "export")
+    results = recognize(folder, speech)
+    assert len(results) == len(speech) and any(result.text for result in results)
+    for samples, result in list(zip(speech, results, strict=True))[-2:]:
+        text, tokens, timestamps = client_by_hand(folder, samples)
+        assert result.text == text.strip() and result.tokens == tokens
+        assert result.timestamps == pytest.approx(timestamps)
+
+
+def test_batches_and_files_of_every_kind_give_what_arrays_give(exported, tmp_path):
+    samples = noise(1.5)
+    expected = recognize(exported, [samples])[0]
+    assert expected.text
+    soundfile.write(tmp_path / "mono.flac", samples, 16000, subtype="PCM_24")
+    both = np.stack([samples, noise(1.5, seed=4)], axis=1)
+    soundfile.write(tmp_path / "stereo.wav", both, 16000, subtype="FLOAT")
+    found = recognize(exported, [tmp_path / "mono.flac", tmp_path / "stereo.wav", noise(0.7)], batch_size=2)
+    assert found[:2] == [expected, expected] and len(found) == 3
+    for rate in (8000, 48000):
+        soundfile.write(tmp_path / "rate.wav", noise(1.0, rate=rate), rate, subtype="FLOAT")
+        resampled = load_samples(tmp_path / "rate.wav")
+        assert len(resampled) == 16000
+        found = recognize(exported, [tmp_path / "rate.wav"]), recognize(exported, [resampled])
+        assert found[0] == found[1] == recognize(exported, [noise(1.0, rate=rate)], sampling_rate=rate)
+
+
+def test_a_tone_keeps_its_pitch_at_every_rate(tmp_path):
+    for rate in (8000, 11025, 44100, 48000):
+        soundfile.write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate), rate)
+        spectrum = np.abs(np.fft.rfft(load_samples(tmp_path / "tone.wav")[:16000], 16000))
+        assert spectrum.argmax() == 440
+
+
+def test_the_shortest_audio_and_silence_are_survived(exported):
+    """0 ms, 1 sample, 5 ms, 40 ms, silence; a batch mixes them and the order stays."""
+    audio = [noise(0), noise(1 / 16000), noise(79 / 16000), noise(0.04), np.zeros(16000, np.float32), noise(1.5)]
+    together, alone = recognize(exported, audio, batch_size=6), recognize(exported, audio)
+    assert together == alone and len(alone) == 6
+    assert alone[:3] == [ClientResult("", [], [])] * 3 and alone[5].text
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [(None, "does not exist"), (b"", "empty file"), (b"RIFF" + bytes(100), "unreadable"), ("empty", "no samples")],
+)
+def test_files_that_are_no_audio_are_told_in_a_line(exported, tmp_path, content, reason):
+    path = tmp_path / "bad.wav"
+    if content == "empty":
+        soundfile.write(path, np.zeros(0), 16000)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path}: .*{reason}"):
+        recognize(exported, [path])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_refused(exported, value):
+    with pytest.raises(UserError, match="NaN or infinity"):
+        recognize(exported, [np.full(800, value, np.float32)])
+    with pytest.raises(UserError, match=r"\(2, 800\)"):
+        recognize(exported, [np.zeros((2, 800), np.float32)])
+
+
+def test_features_are_ours(speech):
+    for samples in (noise(1.0), noise(0.04), np.zeros(4000, np.float32), *speech[:2]):
+        ours, theirs = filter_banks(samples).numpy(), features(samples)
+        assert ours.shape == theirs.shape and np.abs(ours - theirs).max() < 2e-3
+    with pytest.raises(UserError, match="79 samples"):
+        features(noise(79 / 16000))
+
+
+def test_wrong_settings_are_refused_before_a_process_starts(exported, monkeypatch):
+    monkeypatch.setattr(client_process.subprocess, "Popen", lambda *args, **kwargs: pytest.fail("started"))
+    for settings in ({"search": "best"}, {"beam": 0}):
+        with pytest.raises(UserError, match="expected"):
+            recognize(exported, [noise(1)], **settings)
+    with pytest.raises(UserError, match="batch size: 0"):
+        list(client._batches([noise(1)], 0))
+
+
+def drop_metadata(folder):
+    model = onnx.load(folder / "decoder.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, folder / "decoder.onnx")
+
+
+def drop_an_input(folder):
+    model = onnx.load(folder / "encoder.onnx")
+    del model.graph.input[1]
+    lens = onnx.numpy_helper.from_array(np.array([100], dtype=np.int64), "x_lens")
+    model.graph.initializer.append(lens)
+    onnx.save(model, folder / "encoder.onnx")
+
+
+@pytest.mark.parametrize(
+    "spoil, ending",
+    [
+        (lambda folder: (folder / "joiner.onnx").write_bytes(b"no model"), "ended with status 1 .*joiner.onnx"),
+        (lambda folder: (folder / "tokens.txt").unlink(), "ended with status 1 "),
+        (drop_metadata, "ended (with status 255|by SIG).*vocab_size"),
+        (drop_an_input, "ended (by SIG|with status)"),
+    ],
+)
+def test_a_model_that_kills_the_client_is_one_line_here(exported, tmp_path, spoil, ending):
+    folder = shutil.copytree(exported, tmp_path / "export")
+    spoil(folder)
+    with pytest.raises(UserError, match=f"{folder}: sherpa-onnx {ending}") as caught:
+        recognize(folder, [noise(1)])
+    assert "\n" not in str(caught.value) and "export the system again" in str(caught.value)
+
+
+def test_a_signal_is_told_by_its_name(exported):
+    with client_process.ClientProcess(exported, SETTINGS, 60) as it:
+        it._process.kill()
+        it._process.wait()
+        with pytest.raises(UserError, match="ended by SIGKILL"):
+            it.ask({"operation": "decode"}, [noise(1)])
+
+
+def test_a_client_that_does_not_answer_is_ended(exported):
+    start = time.monotonic()
+    with pytest.raises(UserError, match="no answer in 0.05 s"):
+        recognize(exported, [noise(1)], timeout=0.05)
+    assert time.monotonic() - start < 30
+
+
+def test_no_process_outlives_its_user(exported):
+    with client_process.ClientProcess(exported, SETTINGS, 60) as it:
+        process = it._process
+        assert process.poll() is None
+    assert process.poll() is not None
+
+
+def test_without_sherpa_onnx_a_command_says_what_to_install(exported, monkeypatch, capsys):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sherpa_onnx" else find(name))
+    with pytest.raises(SystemExit) as ended:
+        command(lambda argv: recognize(exported, [noise(1)]))([])
+    assert ended.value.code == 1 and "pip install 'rnnt-kd[export]'" in capsys.readouterr().err

@@ -1,0 +1,276 @@
+"""A streaming export in sherpa-onnx's OnlineRecognizer, against torch and against our streaming decoder."""
+
+import re
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from export_cases import make_system
+
+from rnnt_kd.bin import export
+from rnnt_kd.data.speech import filter_banks, read_speech
+from rnnt_kd.errors import UserError
+from rnnt_kd.export import client, streaming_check
+from rnnt_kd.export.export_system import export_system
+from rnnt_kd.export.model_json import read_manifest, write_manifest
+from rnnt_kd.export.numerics import verify_numbers
+from rnnt_kd.export.onnx_file import load_onnx, metadata_of
+from rnnt_kd.export.streaming_graphs import StreamingEncoder
+from rnnt_kd.export.verify import session, verify_static
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training.checkpoint import load_system, write_tensors
+
+SEARCHES = ("greedy_search", "modified_beam_search")
+
+
+@pytest.fixture(scope="module")
+def system(workplace):
+    """Random weights, but silent in silence: there are endpoints."""
+    folder = make_system(workplace / "systems" / "stream", workplace / "bpe", encoder="streaming_conformer", seed=3)
+    model, _ = load_system(folder)
+    output = model.joiner.output_linear
+    with torch.no_grad():
+        silent, loud = (hidden(model, audio) for audio in (np.zeros(64000, np.float32), speech(4.0)[:32000]))
+        direction = (silent - loud) / (silent - loud).square().sum()
+        output.weight[0] += 60 * direction
+        output.bias[0] -= 60 * direction @ loud + 9
+    write_tensors(folder / "model.safetensors", model.state_dict())
+    return folder
+
+
+def hidden(model, samples):
+    """What the output layer sees on average."""
+    x = filter_banks(samples)
+    encoder_out, _ = model.encode(x[None], torch.tensor([len(x)]))
+    contexts = torch.randint(0, 16, (50, 2), generator=torch.Generator().manual_seed(0))
+    predicted = model.joiner.predictor_proj(model.predictor(contexts, need_pad=False)[:, 0])
+    return torch.tanh(model.joiner.encoder_proj(encoder_out[0])[-20:, None] + predicted).mean((0, 1))
+
+
+@pytest.fixture(scope="module")
+def streaming(workplace, system):
+    out = workplace / "out" / "stream"
+    export_system(
+        system, workplace / "bpe", out, streaming=True, check_data_dir=workplace / "data", say=lambda line: None
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def model(system):
+    return load_system(system)[0]
+
+
+@pytest.fixture
+def folder(streaming, tmp_path):
+    """A copy to spoil."""
+    return shutil.copytree(streaming, tmp_path / "export")
+
+
+def speech(seconds, seed=5):
+    """Noise that swells and falls, with a pause of 3 s in the middle."""
+    loudness = 0.3 * (1 + np.sin(np.arange(int(seconds * 16000)) / 2500.0))
+    half, rest = np.array_split(loudness * np.random.default_rng(seed).normal(size=len(loudness)), 2)
+    return np.concatenate([half, np.zeros(48000), rest]).astype(np.float32)
+
+
+def test_the_graph_is_what_sherpa_onnx_expects(streaming, model):
+    encoder = load_onnx(streaming / "encoder.onnx")
+    metadata = metadata_of(encoder)
+    expected = {
+        "model_type": "conformer",
+        "T": "67",
+        "decode_chunk_len": "64",
+        "left_context": "64",
+        "encoder_dim": "32",
+        "num_encoder_layers": "2",
+        "cnn_module_kernel": str(model.encoder.layers[0].convolution.depthwise.weight.shape[-1]),
+        "pad_length": "3",
+    }
+    assert {key: metadata[key] for key in expected} == expected
+    assert [value.name for value in encoder.graph.input] == ["x", "cached_attn", "cached_conv", "processed_lens"]
+    assert {name for node in encoder.graph.node for name in node.input} >= {"processed_lens"}
+    manifest = verify_static(streaming)
+    assert manifest["streaming"] and manifest["check"]["differences"] == 0
+    runs = manifest["check"]["runs"]
+    assert [(run["search"], run["segments"]) for run in runs] == [
+        (search, segments) for segments in ("utterances", "endpoints") for search in SEARCHES
+    ]
+    assert any(run["number_of_segments"] > run["streams"] for run in runs)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_onnxruntime_goes_on_like_torch(streaming, model, batch_size):
+    """Each side with its own caches, twelve chunks; one stream starts later than the others."""
+    run, network = session(streaming / "encoder.onnx"), StreamingEncoder(model).eval()
+    ours = list(model.encoder.init_state(batch_size))
+    theirs = [value.numpy() for value in ours]
+    torch.manual_seed(0)
+    for index in range(12):
+        x = 3.5 * torch.randn(batch_size, 67, 80) - 7.5
+        if index == 4:
+            ours = [value.clone().index_fill_(2, torch.tensor(0), 0.0) for value in ours]
+            theirs = [np.concatenate([0 * value[:, :, :1], value[:, :, 1:]], axis=2) for value in theirs]
+        processed = torch.full((batch_size,), 64 * index)
+        names = ("x", "cached_attn", "cached_conv", "processed_lens")
+        found = run.run(None, dict(zip(names, (x.numpy(), *theirs, processed.numpy()), strict=True)))
+        with torch.no_grad():
+            expected = network(x, *ours, processed)
+        for one, other in zip(found, expected, strict=True):
+            assert np.abs(one - other.numpy()).max() < 1e-4
+        theirs, ours = found[1:], list(expected[1:])
+
+
+def test_frames_counted_from_0_again_change_nothing(streaming):
+    """After an endpoint the client counts from 0 and keeps the caches."""
+    run, generator = session(streaming / "encoder.onnx"), np.random.default_rng(1)
+    x = generator.normal(size=(1, 67, 80)).astype(np.float32)
+    caches = {item.name: item.shape for item in run.get_inputs()[1:3]}
+    feeds = {
+        name: generator.normal(size=[1 if isinstance(n, str) else n for n in shape]).astype(np.float32)
+        for name, shape in caches.items()
+    }
+    late, early = (
+        run.run(None, {"x": x, **feeds, "processed_lens": np.array([frames], dtype=np.int64)}) for frames in (6400, 0)
+    )
+    assert all(np.array_equal(one, other) for one, other in zip(late, early, strict=True))
+    feeds["cached_attn"][:] = 0
+    start = run.run(None, {"x": x, **feeds, "processed_lens": np.array([6400], dtype=np.int64)})
+    assert np.abs(start[0] - late[0]).max() > 1e-3  # what was heard before matters
+
+
+def same(ours, theirs, tokenizer):
+    assert len(ours) == len(theirs)
+    for own, other in zip(ours, theirs, strict=True):
+        assert other.text == own.text.strip() and other.start == pytest.approx(own.start)
+        assert [token.replace("\u2581", " ") for token in other.tokens] == [
+            token.replace("\u2581", " ") for token in own.tokens
+        ]
+        assert other.timestamps == pytest.approx(own.timestamps, abs=1e-3)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("kind", ["whole", "endpoints", "forced"])
+def test_the_client_hears_what_our_streaming_decoder_hears(streaming, model, workplace, search, kind):
+    """Tokens, times and starts of all segments; forced resets fall into speech, every 0.9 s."""
+    tokenizer = Tokenizer.load(workplace / "bpe")
+    audio = [speech(3.0), speech(1.0, seed=6), np.zeros(800, np.float32), np.zeros(0, np.float32)]
+    resets = [14400 * index for index in range(1, 6)] if kind == "forced" else []
+    theirs = client.recognize_streaming(
+        streaming, audio, search=search, beam=4, reset_at_endpoints=kind == "endpoints", reset_after=resets
+    )
+    ours = [
+        streaming_check.recognize(model, tokenizer, samples, search, kind == "endpoints", resets) for samples in audio
+    ]
+    assert len(theirs) == 4 and len(theirs[0]) in {"whole": (1,), "endpoints": (2, 3, 4), "forced": (6,)}[kind]
+    assert sum(len(segment.tokens) for segment in theirs[0]) > 6
+    for own, other in zip(ours, theirs, strict=True):
+        same(own, other, tokenizer)
+
+
+def test_how_much_comes_at_a_time_changes_nothing(streaming):
+    samples = speech(2.0)
+    expected = client.recognize_streaming(streaming, [samples])
+    for chunk_ms in (10, 37, 1000, 100_000):
+        assert client.recognize_streaming(streaming, [samples], chunk_ms=chunk_ms) == expected
+
+
+def test_the_tail_needs_its_silence(streaming):
+    """Without T + 1 frames of silence the last words are lost; ``finish`` says them."""
+    samples = speech(1.3)
+    with client.Listener(streaming, endpoints=False) as listener:
+        before = listener.accept(samples)
+        after = listener.finish()
+    assert len(after.tokens) > len(before.tokens) and client.tail_samples(streaming) == 68 * 160
+    assert [after] == client.recognize_streaming(streaming, [samples])[0]
+
+
+def test_a_listener_that_is_sent_an_offline_export_says_so(exported):
+    with pytest.raises(UserError):
+        client.recognize_streaming(exported, [speech(1.0)])
+
+
+def test_our_decoder_differs_where_the_model_does(streaming, system, workplace):
+    """The comparison can fail: another system's decoder, against this export."""
+    items = [item for item in read_speech(workplace / "data") if item.samples is not None]
+    tokenizer = Tokenizer.load(workplace / "bpe")
+    model = load_system(system)[0]
+    check = streaming_check.check_streaming_client(streaming, model, tokenizer, items)
+    assert check["differences"] == []
+    with torch.no_grad():
+        model.joiner.output_linear.bias[5] += 4.0
+    check = streaming_check.check_streaming_client(streaming, model, tokenizer, items)
+    assert {item["search"] for item in check["differences"]} == set(SEARCHES)
+    assert len(check["differences"]) == sum(run["differences"] for run in check["runs"])
+
+
+def test_a_segment_that_begins_elsewhere_is_a_difference():
+    one, two = (client.ClientResult("A", ["A"], [0.4], start) for start in (0.0, 0.64))
+    assert streaming_check._compare("u", "greedy_search", [one], [one]) == []
+    assert [item.what for item in streaming_check._compare("u", "greedy_search", [one], [two])] == ["times"]
+    empty = client.ClientResult("", [], [], 0.64), client.ClientResult("", [], [], 1.28)
+    found = streaming_check._compare("u", "greedy_search", [one, empty[0]], [one, empty[1]])
+    assert [item.what for item in found] == ["segments"]
+
+
+def test_frames_are_ready_when_the_client_has_them():
+    """Windows of 400 samples, 160 apart, the first one centred on the first 160."""
+    for samples in range(0, 3000, 7):
+        complete = [t for t in range(40) if t * 160 + 80 + 200 <= samples]
+        assert streaming_check.frames_ready(samples) == len(complete)
+
+
+@pytest.mark.parametrize(
+    "key, value", [("T", "66"), ("decode_chunk_len", "63"), ("left_context", "32"), ("model_type", None)]
+)
+def test_metadata_that_disagree_with_the_graph_are_refused(folder, key, value):
+    encoder = onnx.load(folder / "encoder.onnx")
+    for item in list(encoder.metadata_props):
+        if item.key == key:
+            item.value = value or ""
+    onnx.save(encoder, folder / "encoder.onnx")
+    write_manifest(folder, read_manifest(folder, check_files=False))
+    with pytest.raises(UserError, match="encoder.onnx"):
+        verify_static(folder)
+
+
+def test_a_cache_that_is_wrong_is_found(folder, streaming, model):
+    """Outputs alone would not show it in the first chunk."""
+    encoder = onnx.load(folder / "encoder.onnx")
+    node = next(node for node in encoder.graph.node if "new_cached_conv" in node.output)
+    node.output[0] = "right"
+    encoder.graph.node.append(onnx.helper.make_node("Neg", ["right"], ["new_cached_conv"]))
+    onnx.save(encoder, folder / "encoder.onnx")
+    with pytest.raises(UserError, match="encoder.onnx: its output differs from torch"):
+        verify_numbers(folder, model, read_manifest(streaming))
+
+
+def test_an_offline_export_of_the_same_system_looks_at_everything(system, workplace, tmp_path):
+    """And chunks of another size can be exported: the graph's sizes follow the model."""
+    manifest = export_system(system, workplace / "bpe", tmp_path / "whole", say=lambda line: None)
+    assert not manifest["streaming"] and manifest["check"]["differences"] == 0
+    other = make_system(
+        tmp_path / "small", workplace / "bpe", encoder="streaming_conformer", seed=4, chunk_frames=4, left_frames=7
+    )
+    manifest = export_system(other, workplace / "bpe", tmp_path / "out", streaming=True, say=lambda line: None)
+    assert metadata_of(load_onnx(tmp_path / "out" / "encoder.onnx"))["T"] == "19"
+    assert manifest["check"]["differences"] == 0
+
+
+@pytest.mark.parametrize("form", ["--int8", "--float16", "--sparse"])
+def test_streaming_exports_of_every_form_run(system, workplace, tmp_path, capsys, form):
+    out = tmp_path / "out"
+    export.main([str(system), "--bpe-dir", str(workplace / "bpe"), "--out", str(out), "--streaming", form])
+    said = capsys.readouterr().out
+    assert len(re.findall(r"sherpa-onnx, \w+_search, \d+ segments: \d+ of \d streams differ", said)) == 4
+    assert verify_static(out)["streaming"]
+
+
+def test_a_system_that_cannot_stream_is_refused(workplace, tmp_path):
+    with pytest.raises(UserError, match="looks at the whole utterance; expected a streaming encoder"):
+        export_system(
+            workplace / "systems" / "dense", workplace / "bpe", tmp_path / "o", streaming=True, say=lambda line: None
+        )
+    assert not (tmp_path / "o").exists()

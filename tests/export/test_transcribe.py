@@ -1,0 +1,266 @@
+"""Recordings of any length and kind, and a microphone, as text on the screen."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from export_cases import make_system
+
+import rnnt_kd
+from rnnt_kd.bin import transcribe
+from rnnt_kd.data.pieces import cut_at_quiet
+from rnnt_kd.data.speech import read_speech
+from rnnt_kd.errors import UserError
+from rnnt_kd.export import client
+from rnnt_kd.export.export_system import export_system
+from rnnt_kd.export.transcribe import Transcriber, chunks_of, listen, microphone
+
+
+@pytest.fixture(scope="module")
+def streaming(workplace):
+    system = make_system(workplace / "systems" / "hears", workplace / "bpe", encoder="streaming_conformer", seed=3)
+    out = workplace / "out" / "hears"
+    export_system(system, workplace / "bpe", out, streaming=True, say=lambda line: None)
+    return out
+
+
+def noise(seconds, seed=7):
+    loudness = 0.3 * (1 + np.sin(np.arange(int(seconds * 16000)) / 2500.0))
+    return (loudness * np.random.default_rng(seed).normal(size=len(loudness))).astype(np.float32)
+
+
+def write(path, samples, rate=16000):
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+    return path
+
+
+def failure(capsys, argv):
+    with pytest.raises(SystemExit) as ended:
+        transcribe.main([str(part) for part in argv])
+    text = capsys.readouterr().err
+    assert ended.value.code == 1 and text.startswith("error: ") and text.count("\n") == 1, text
+    return text
+
+
+def lines(capsys):
+    said = capsys.readouterr()
+    return [tuple(line.split("\t")) for line in said.out.splitlines()], said.err.splitlines()
+
+
+# cutting
+
+
+def test_pieces_are_the_whole_and_none_is_too_long():
+    for samples in (0, 1, 16000, 480000, 480001, 480160, 48000000):
+        audio = np.random.default_rng(0).normal(size=samples).astype(np.float32)
+        pieces = cut_at_quiet(audio)
+        assert pieces[0][0] == 0 and pieces[-1][1] == samples
+        assert all(one[1] == two[0] for one, two in zip(pieces, pieces[1:]))
+        lengths = [end - start for start, end in pieces]
+        assert max(lengths) <= 480000 and all(length >= 240000 - 160 for length in lengths[:-1])
+        assert len(pieces) == 1 or samples > 480000
+
+
+def test_every_cut_is_in_a_pause():
+    """Ten minutes of noise with a pause of 0.3 s every 7.3 s, and hum in the pauses."""
+    audio = noise(600)
+    hum = (0.001 * np.sin(np.arange(len(audio)) / 20)).astype(np.float32)
+    quiet = (np.arange(len(audio)) % int(7.3 * 16000)) < 4800
+    pieces = cut_at_quiet(np.where(quiet, hum, audio + 0.1))
+    assert len(pieces) > 20
+    for start, _ in pieces[1:]:
+        assert quiet[start - 1500 : start + 1500].all()
+
+
+def test_cuts_are_the_quietest_place_found_one_by_one():
+    audio = noise(50, seed=9)
+    for longest in (5.0, 11.3, 30.0):
+        start, expected, longest_steps = 0, [], int(longest * 16000) // 160
+        while len(audio) - start > longest_steps * 160:
+            best, least = None, np.inf
+            for centre in range(start // 160 + longest_steps // 2, start // 160 + longest_steps - 10 + 1):
+                energy = (audio[(centre - 10) * 160 : (centre + 10) * 160].astype(np.float64) ** 2).sum()
+                if energy <= least * (1 + 1e-12):
+                    best, least = centre, energy
+            expected.append((start, best * 160))
+            start = best * 160
+        assert cut_at_quiet(audio, longest) == [*expected, (start, len(audio))]
+
+
+def test_an_hour_is_cut_in_seconds():
+    audio = np.tile(noise(60), 60)
+    start = time.perf_counter()
+    assert len(cut_at_quiet(audio)) >= 120
+    assert time.perf_counter() - start < 60
+
+
+# offline
+
+
+def test_files_are_printed_with_their_text(exported, workplace, tmp_path, capsys):
+    paths = [workplace / "a-2.wav", write(tmp_path / "48k.wav", noise(1.0), 48000)]
+    transcribe.main([str(part) for part in (exported, *paths)])
+    found, errors = lines(capsys)
+    expected = client.recognize(exported, paths, search="modified_beam_search", beam=4)
+    assert errors == [] and found == [(str(path), item.text) for path, item in zip(paths, expected, strict=True)]
+    transcribe.main([str(exported), str(paths[0]), "--search", "greedy_search"])
+    assert lines(capsys)[0][0][1] == client.recognize(exported, paths[:1])[0].text
+
+
+def test_long_audio_is_the_pieces_one_after_the_other(exported, tmp_path, capsys):
+    audio = np.concatenate([noise(1.2, 1), np.zeros(4800), noise(1.3, 2), np.zeros(4800), noise(1.1, 3)])
+    audio = audio.astype(np.float32)
+    pieces = cut_at_quiet(audio, 2.0)
+    assert len(pieces) == 3
+    parts = client.recognize(exported, [audio[start:end] for start, end in pieces])
+    with Transcriber(exported, search="greedy_search", beam=1, longest_seconds=2.0) as transcriber:
+        found = transcriber.transcribe(audio)
+        assert transcriber.transcribe(audio[: pieces[0][1]]) == parts[0]
+    assert found.text == " ".join(part.text for part in parts if part.text)
+    assert found.tokens == [token for part in parts for token in part.tokens]
+    starts = [start / 16000 for start, _ in pieces]
+    times = [start + time for start, part in zip(starts, parts, strict=True) for time in part.timestamps]
+    assert found.timestamps == pytest.approx(times, abs=1e-3) and found.timestamps == sorted(found.timestamps)
+    path = write(tmp_path / "long.wav", audio)
+    transcribe.main([str(exported), str(path), "--longest", "2", "--search", "greedy_search"])
+    assert lines(capsys)[0] == [(str(path), found.text)]
+
+
+def test_a_last_piece_without_a_frame_is_survived(exported):
+    with Transcriber(exported, search="greedy_search", beam=1, longest_seconds=1.0) as transcriber:
+        for samples in (0, 1, 79, 16001, 16079):
+            transcriber.transcribe(noise(2)[:samples])
+
+
+def test_a_bad_file_is_told_and_the_others_are_transcribed(exported, workplace, tmp_path, capsys):
+    stump = tmp_path / "stump.wav"
+    stump.write_bytes((workplace / "a-1.wav").read_bytes()[:3000])
+    empty = write(tmp_path / "empty.wav", np.zeros(0))
+    good = [workplace / "b-4.wav", workplace / "b-2.wav"]
+    with pytest.raises(SystemExit) as ended:
+        transcribe.main([str(part) for part in (exported, good[0], stump, empty, tmp_path / "none.wav", good[1])])
+    found, errors = lines(capsys)
+    assert ended.value.code == 1 and [name for name, _ in found] == [str(path) for path in good]
+    for line, (path, reason) in zip(
+        errors,
+        ((stump, "truncated: 3000 bytes"), (empty, "has no samples"), (tmp_path / "none.wav", "does not exist")),
+        strict=True,
+    ):
+        assert line.startswith(f"error: {path}: ") and reason in line
+
+
+def test_a_bad_export_is_told_before_the_client_sees_it(exported, workplace, tmp_path, capsys, monkeypatch):
+    folder = shutil.copytree(exported, tmp_path / "export")
+    (folder / "joiner.onnx").write_bytes(b"no model")
+    monkeypatch.setattr(client.ClientProcess, "__init__", lambda *args, **kwargs: pytest.fail("the client was started"))
+    assert "joiner.onnx" in failure(capsys, [folder, workplace / "a-1.wav"])
+    assert "model.json" in failure(capsys, [tmp_path, workplace / "a-1.wav"])
+
+
+@pytest.mark.parametrize(
+    "more, reason",
+    [
+        ([], "one of them"),
+        (["--microphone"], "an offline export"),
+        (["x.wav", "--microphone"], "one of them"),
+        (["x.wav", "--real-time"], "expected a streaming export"),
+        (["x.wav", "--longest", "0"], "1 to 300 s"),
+        (["x.wav", "--beam", "0"], "1 or more hypotheses"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(exported, capsys, more, reason):
+    assert reason in failure(capsys, [exported, *more])
+
+
+# streaming
+
+
+def test_a_streaming_export_tells_what_it_hears_as_it_comes(streaming, tmp_path, capsys):
+    samples = noise(3.0)
+    path = write(tmp_path / "speech.wav", samples)
+    transcribe.main([str(streaming), str(path), "--search", "greedy_search"])
+    found, heard = lines(capsys)
+    expected = client.recognize_streaming(streaming, [samples], reset_at_endpoints=True)[0]
+    assert found == [(str(path), segment.text) for segment in expected if segment.text] and found
+    assert len(heard) >= 3  # a chunk every 0.64 s
+    seconds = [float(line.split()[0]) for line in heard]
+    assert seconds == sorted(seconds) and seconds[0] < 1.0
+    assert found[0][1].startswith(heard[0].split(" s  ", 1)[1][:1])
+
+
+def test_segments_end_at_endpoints(streaming, monkeypatch):
+    """Twenty seconds without a pause are one segment for sherpa-onnx; its third rule ends it."""
+    with client.Listener(streaming, endpoints=True) as listener:
+        heard = list(listen(listener, chunks_of(noise(23))))
+    finals = [item for item in heard if item.final]
+    assert len(finals) == 2 and finals[1].result.start >= 20 and finals[1].seconds == pytest.approx(23)
+
+
+def test_real_time_is_the_pace_of_the_speech():
+    samples = noise(1.05)
+    start = time.monotonic()
+    chunks = list(chunks_of(samples, at_its_pace=True))
+    assert time.monotonic() - start >= 1.05
+    assert np.array_equal(np.concatenate(chunks), samples) and len(chunks) == 11 and len(chunks[0]) == 1600
+
+
+class FakeStream:
+    """What sounddevice gives: (n, 1) arrays and whether something was lost; then Ctrl-C."""
+
+    def __init__(self, samples, **settings):
+        assert settings == {"samplerate": 16000, "channels": 1, "dtype": "float32", "blocksize": 1600}
+        self.chunks = [samples[start : start + 1600, None] for start in range(0, len(samples), 1600)]
+
+    def read(self, frames):
+        if not self.chunks:
+            raise KeyboardInterrupt
+        return self.chunks.pop(0), False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+def test_the_microphone_is_heard_until_ctrl_c(streaming, monkeypatch, capsys):
+    samples = noise(2.0)
+    fake = types.ModuleType("sounddevice")
+    fake.PortAudioError = RuntimeError
+    fake.InputStream = lambda **settings: FakeStream(samples, **settings)
+    monkeypatch.setitem(sys.modules, "sounddevice", fake)
+    transcribe.main([str(streaming), "--microphone", "--search", "greedy_search"])
+    expected = client.recognize_streaming(streaming, [samples])[0]
+    assert lines(capsys)[0] == [("microphone", expected[-1].text)]
+
+
+def test_without_a_microphone_or_its_package_a_line_says_so(streaming, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "sounddevice", None)  # import fails as if it were not installed
+    assert "pip install sounddevice" in failure(capsys, [streaming, "--microphone"])
+    fake = types.ModuleType("sounddevice")
+    fake.PortAudioError = type("PortAudioError", (Exception,), {})
+
+    def no_device(**settings):
+        raise fake.PortAudioError("Error querying device -1")
+
+    fake.InputStream = no_device
+    monkeypatch.setitem(sys.modules, "sounddevice", fake)
+    assert "Error querying device -1" in failure(capsys, [streaming, "--microphone"])
+    with pytest.raises(UserError, match="expected a microphone"):
+        next(microphone())
+
+
+def test_the_command_runs_by_itself(exported, workplace):
+    argv = [sys.executable, "-m", "rnnt_kd.bin.transcribe", str(exported), str(workplace / "b-4.wav")]
+    environment = {**os.environ, "PYTHONPATH": str(Path(rnnt_kd.__file__).parents[1])}
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment)
+    item = next(item for item in read_speech(workplace / "data") if item.id == "b-4")
+    text = client.recognize(exported, [item.samples], search="modified_beam_search")[0].text
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{workplace / 'b-4.wav'}\t{text}\n", "")
