@@ -30,13 +30,13 @@ def results_table(rows: Sequence[Row]) -> str:
                 _ratio(row.time_vs_matmul),
             )
         )
-    return _align(lines)
+    return align(lines)
 
 
 def goals_table(goals: Sequence[Goal]) -> str:
     lines = [("goal", "at most", "measured", "")]
     lines += [(goal.what, f"{goal.limit:g}", f"{goal.value:.3f}", _verdict(goal)) for goal in goals]
-    return _align(lines, left_columns=(0, 3))
+    return align(lines, left_columns=(0, 3))
 
 
 def slopes_table(slopes: Sequence[Slope], joiner_dim: int, bytes_a_number: int) -> str:
@@ -46,7 +46,7 @@ def slopes_table(slopes: Sequence[Slope], joiner_dim: int, bytes_a_number: int) 
         values = ["-" if value is None else f"{value:.0f}" for value in (slope.bytes_a_class, slope.bytes_a_node)]
         lines.append((slope.name, slope.variant, *values))
     lines.append(("(gradient of the output layer alone)", "", str(joiner_dim * bytes_a_number + bytes_a_number), ""))
-    return _align(lines, left_columns=(0, 1))
+    return align(lines, left_columns=(0, 1))
 
 
 def steps_table(rows: Sequence[Dict[str, Any]]) -> str:
@@ -73,7 +73,7 @@ def steps_table(rows: Sequence[Dict[str, Any]]) -> str:
                 goal,
             )
         )
-    return _align(lines, left_columns=(0, 3, 9))
+    return align(lines, left_columns=(0, 3, 9))
 
 
 def _verdict(goal: Goal) -> str:
@@ -88,7 +88,7 @@ def _ratio(value: Optional[float]) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _align(lines: Sequence[Sequence[str]], left_columns: Sequence[int] = (2, 3)) -> str:
+def align(lines: Sequence[Sequence[str]], left_columns: Sequence[int] = (2, 3)) -> str:
     """Columns as wide as their widest cell, numbers to the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     aligned = []

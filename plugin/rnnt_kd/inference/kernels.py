@@ -88,7 +88,7 @@ def strided_product(rows: int, width: int) -> Callable:
 
 @intrinsic
 def layer_norm(_, buffer, source, target, count, stride, parameters, weights, epsilon, with_silu):
-    """LayerNorm over ``count`` rows, of one vector of frames; ``count`` weights and as many biases lie at ``weights``."""
+    """LayerNorm over ``count`` rows, of one vector of frames; first weights, then biases lie at ``weights``."""
     arguments = (buffer, source, target, count, stride, parameters, weights, epsilon, with_silu)
 
     def generate(context, builder, signature, values):

@@ -65,14 +65,14 @@ class NumbaEncoder:
         """Room for rows of ``stride`` frames; tables of their positions."""
         program = self.program
         if stride > self._stride:
-            self._buffer = _aligned(program.rows * stride)
+            self._buffer = aligned(program.rows * stride)
             room = max((stride + 8) * operations.SHORTEST, stride + 2 * program.taps)
-            self._scratch = _aligned(room)
+            self._scratch = aligned(room)
         self._stride = stride
         self._cos, self._sin = operations.rotary(stride, program.head_dim)
 
 
-def _aligned(size: int) -> np.ndarray:
+def aligned(size: int) -> np.ndarray:
     """Zeros from the start of a cache line on: a vector of frames then never lies in two."""
     memory = np.zeros(size + CACHE_LINE // 4, np.float32)
     return memory[-memory.ctypes.data % CACHE_LINE // 4 :][:size]
