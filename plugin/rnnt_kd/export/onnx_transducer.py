@@ -65,5 +65,6 @@ class _Joiner:
 
     def __call__(self, am: Tensor, lm: Tensor) -> Tensor:
         """(..., J) twice, of one shape -> logits (..., C)."""
-        feeds = {"encoder_out": am.reshape(-1, am.shape[-1]).numpy(), "decoder_out": lm.reshape(-1, lm.shape[-1]).numpy()}
+        rows = {"encoder_out": am, "decoder_out": lm}
+        feeds = {name: value.reshape(-1, value.shape[-1]).numpy() for name, value in rows.items()}
         return torch.from_numpy(self._session.run(None, feeds)[0]).reshape(*am.shape[:-1], -1)

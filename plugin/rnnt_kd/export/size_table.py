@@ -130,7 +130,8 @@ def _scores(found: Sequence[Recognition], base: Sequence[Recognition]) -> Row:
     figures = {"errors": counts.errors, "words": counts.words}
     figures.update({"ins": counts.ins, "del": counts.dels, "sub": counts.subs})
     changed = sum(one.hyp != other.hyp for one, other in zip(found, base, strict=True))
-    return {"wer": round(counts.wer, 4), **figures, "changed": changed, "p_value": round(paired_p_value(found, base), 6)}
+    p_value = round(paired_p_value(found, base), 6)
+    return {"wer": round(counts.wer, 4), **figures, "changed": changed, "p_value": p_value}
 
 
 def _sparsify(model: nn.Module, sparsity: float, structure: str) -> None:

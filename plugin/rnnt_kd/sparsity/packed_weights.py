@@ -38,7 +38,8 @@ def unpack(bits: Tensor, values: Tensor, shape: Tuple[int, ...]) -> Tensor:
     for size in shape:
         count *= size
     if bits.dtype != torch.uint8 or bits.shape != (-(-count // 8),) or values.dim() != 1:
-        raise ValueError(f"{tuple(bits.shape)} bits of {bits.dtype} and {tuple(values.shape)} values for {tuple(shape)}")
+        shapes = tuple(bits.shape), tuple(values.shape), tuple(shape)
+        raise ValueError(f"bits {shapes[0]} of {bits.dtype} and values {shapes[1]} for a tensor {shapes[2]}")
     all_bits = (bits[:, None] & torch.tensor(_BIT_VALUES, dtype=torch.uint8)).reshape(-1) != 0
     filled = all_bits[:count]
     if bool(all_bits[count:].any()) or int(filled.sum()) != values.numel():

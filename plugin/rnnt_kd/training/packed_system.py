@@ -69,7 +69,8 @@ def _read(path: Path) -> Any:
     try:
         content = Path(path).read_bytes()
     except FileNotFoundError:
-        raise UserError(path, "missing", "packed weights", "write them with python -m rnnt_kd.bin.pack_weights") from None
+        next_step = "write them with python -m rnnt_kd.bin.pack_weights"
+        raise UserError(path, "missing", "packed weights", next_step) from None
     try:
         tensors = safetensors.torch.load(content)
         (length,) = struct.unpack_from("<Q", content)

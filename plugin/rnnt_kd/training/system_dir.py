@@ -99,8 +99,11 @@ def write_system(system_dir: Path, values: Dict[str, Any]) -> None:
 
 
 def refuse_decoding_only(teacher_dir: Path) -> None:
-    """Raises UserError where the folder was made from an export (its training heads are zeros), or its weights are packed
-    (caches and students know a teacher by the checksum of its model.safetensors)."""
+    """Raises UserError where no training should learn from the folder.
+
+    It was made from an export (its training heads are zeros), or its weights are packed (caches and students
+    know a teacher by the checksum of its model.safetensors).
+    """
     if (Path(teacher_dir) / PACKED).exists() and not (Path(teacher_dir) / "model.safetensors").exists():
         next_step = f"python -m rnnt_kd.bin.pack_weights {teacher_dir} --unpack"
         raise UserError(teacher_dir, "its weights are packed", "model.safetensors of a teacher", next_step)
