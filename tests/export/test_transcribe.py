@@ -19,6 +19,7 @@ from rnnt_kd.data.pieces import cut_at_quiet
 from rnnt_kd.data.speech import read_speech
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import client
+from rnnt_kd.export import transcribe as heard_by
 from rnnt_kd.export.export_system import export_system
 from rnnt_kd.export.transcribe import Transcriber, chunks_of, listen, microphone
 
@@ -137,6 +138,27 @@ def test_a_last_piece_without_a_frame_is_survived(exported):
     with Transcriber(exported, search="greedy_search", beam=1, longest_seconds=1.0) as transcriber:
         for samples in (0, 1, 79, 16001, 16079):
             transcriber.transcribe(noise(2)[:samples])
+
+
+def test_silence_has_no_words_whatever_the_model_says_of_it(exported, tmp_path, capsys):
+    """Digital silence, alone and before speech."""
+    silence = np.zeros(48000, np.float32)
+    assert client.recognize(exported, [silence])[0].text  # the model invents some
+    path = write(tmp_path / "silence.wav", silence)
+    transcribe.main([str(exported), str(path), "--search", "greedy_search"])
+    assert lines(capsys)[0] == [(str(path), "")]
+    with Transcriber(exported, search="greedy_search", beam=1, longest_seconds=2.0) as transcriber:
+        found = transcriber.transcribe(np.concatenate([silence, noise(1.5)]))
+        starts = [start for start, _ in cut_at_quiet(np.concatenate([silence, noise(1.5)]), 2.0)]
+    assert found.tokens and found.timestamps[0] >= starts[1] / 16000
+
+
+def test_a_file_without_words_has_a_line_of_its_own(streaming, tmp_path, capsys, monkeypatch):
+    nothing = client.ClientResult("", [], [])
+    monkeypatch.setattr(heard_by, "listen", lambda listener, chunks: [heard_by.Heard(nothing, 1.0, True)] * 2)
+    path = write(tmp_path / "nothing.wav", noise(0.5))
+    transcribe.main([str(streaming), str(path), str(path)])
+    assert lines(capsys) == ([(str(path), "")] * 2, [])
 
 
 def test_a_bad_file_is_told_and_the_others_are_transcribed(exported, workplace, tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Text of recordings, or of a microphone, by an export in sherpa-onnx.
 
-Prints a line for each file, its name and its text; with a streaming export a line for each segment between pauses,
+Prints a line for each file, its name and its text; with a streaming export one for each segment between pauses,
 and on stderr what is heard so far, as it comes.  Any rate, of several channels the first.  An offline export gets
 recordings of more than --longest seconds in pieces, cut where it is quiet.  The export is verified first.  A file
 that cannot be read is told, the others are transcribed, and the command ends with status 1.
@@ -68,11 +68,15 @@ def _listen(args) -> bool:
     with Listener(args.export_dir, search=args.search, beam=args.beam) as listener:
 
         def follow(name: object, chunks) -> None:
+            printed = False
             for heard in listen(listener, chunks):
                 if not heard.final:
                     _partial(heard.seconds, heard.result.text)
                 elif heard.result.text:
                     _print(name, heard.result.text)
+                    printed = True
+            if not printed:
+                _print(name, "")
 
         if args.microphone:
             follow(MICROPHONE, _until_interrupted(microphone()))

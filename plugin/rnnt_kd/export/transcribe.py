@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterable, Iterator, List
 
 import numpy as np
 
+from rnnt_kd.data.audio import is_silent
 from rnnt_kd.data.pieces import LONGEST_SECONDS, cut_at_quiet
 from rnnt_kd.data.speech import SAMPLING_RATE
 from rnnt_kd.errors import UserError
@@ -58,12 +59,12 @@ class Transcriber:
         self._client = ClientProcess(model_dir, {"kind": "offline", **search_settings(search, beam)}, timeout)
 
     def transcribe(self, samples: np.ndarray) -> ClientResult:
-        """(n,) samples at 16 kHz, piece by piece."""
+        """(n,) samples at 16 kHz, piece by piece; in pieces of digital silence there are no words."""
         tokens: List[str] = []
         times: List[float] = []
         texts: List[str] = []
         for start, end in cut_at_quiet(samples, self._longest_seconds):
-            if end - start < SHORTEST:
+            if end - start < SHORTEST or is_silent(samples[start:end]):  # models invent words for zeros
                 continue
             found: Dict[str, Any] = self._client.ask({"operation": "decode"}, [samples[start:end]])[0]
             texts.append(found["text"])
