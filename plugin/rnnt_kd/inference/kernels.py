@@ -17,7 +17,7 @@ from rnnt_kd.inference import vectors
 from rnnt_kd.inference.vectors import LANES, VECTOR
 
 STORE, SILU, ADD, GATE = range(4)  # what becomes of the sums, see product
-# Rows of a tile -> vectors of a tile: as many sums as hide the latency of an addition, and fit the registers.
+# Rows of a tile -> vectors of a tile at most: as many sums as hide the latency of an addition, and fit the registers.
 TILES = {8: 2, 4: 4, 1: 8} if vectors.WIDE else {8: 1, 4: 2, 1: 8}
 
 

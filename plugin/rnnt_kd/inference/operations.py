@@ -43,31 +43,42 @@ def kept(function):
 
 
 def _multiplier(rows: int):
-    """A pass over all frames by tiles of ``rows`` outputs, the last ones narrower."""
-    width1, width2, width3, width4 = widths = [max(1, TILES[rows] >> step) for step in range(4)]
-    tile1, tile2, tile3, tile4 = (product(rows, width) for width in widths)
+    """Products with groups of ``rows`` outputs: tiles of frames of about the same width, one after the other."""
+    widest = TILES[rows]
+    multiply_tile = _tile_of_width(rows, widest)
 
     @jit
     def multiply(buffer, stride, groups, first, last, columns, parameters, source, mode):
         frame = 0
         while frame < stride:
             left = (stride - frame) // LANES
-            width = width1 if left >= width1 else width2 if left >= width2 else width3 if left >= width3 else width4
-            for number in range(first, last):
-                target, column, count = groups[number, 0], groups[number, 1], groups[number, 2]
-                weights, bias = groups[number, 3], groups[number, 4]
-                x, y = source * stride + frame, target * stride + frame
-                if width == width1:
-                    tile1(buffer, columns, column, count, parameters, weights, bias, x, y, stride, mode)
-                elif width == width2:
-                    tile2(buffer, columns, column, count, parameters, weights, bias, x, y, stride, mode)
-                elif width == width3:
-                    tile3(buffer, columns, column, count, parameters, weights, bias, x, y, stride, mode)
-                else:
-                    tile4(buffer, columns, column, count, parameters, weights, bias, x, y, stride, mode)
+            tiles = (left + widest - 1) // widest
+            width = (left + tiles - 1) // tiles
+            multiply_tile(width, frame, buffer, stride, groups, first, last, columns, parameters, source, mode)
             frame += LANES * width
 
     return multiply
+
+
+def _tile_of_width(rows: int, width: int):
+    """All groups on a tile of ``wanted`` <= ``width`` vectors of frames: as many functions as there are widths."""
+    kernel = product(rows, width)
+    narrower = _tile_of_width(rows, width - 1) if width > 1 else None
+
+    @jit
+    def multiply_tile(wanted, frame, buffer, stride, groups, first, last, columns, parameters, source, mode):
+        if narrower is not None:
+            if wanted < width:
+                narrower(wanted, frame, buffer, stride, groups, first, last, columns, parameters, source, mode)
+                return
+        x = source * stride + frame
+        for number in range(first, last):
+            column, count = np.int64(groups[number, 1]), np.int64(groups[number, 2])
+            weights, bias = np.int64(groups[number, 3]), np.int64(groups[number, 4])
+            y = np.int64(groups[number, 0]) * stride + frame
+            kernel(buffer, columns, column, count, parameters, weights, bias, x, y, stride, mode)
+
+    return multiply_tile
 
 
 _multiply8, _multiply4, _multiply1 = _multiplier(8), _multiplier(4), _multiplier(1)
@@ -206,7 +217,7 @@ def _compiled(sources: int):
         """Run the operations of ``program`` on ``buffer``.
 
         Args:
-          groups (n, 5) int64, columns int32, parameters float32: see above.
+          groups (n, 5) int32, columns uint16, parameters float32: see above.
           frames, stride: valid frames, and frames a row: a multiple of LANES, at least SHORTEST.
           odd:            the first convolution has 2 * frames - 1 frames.
           cos, sin:       float32, tables of ``stride`` frames a pair of rows.

@@ -61,15 +61,17 @@ class Packed:
         return start
 
     def add_columns(self, columns: np.ndarray) -> int:
+        """Returns where they begin; each below 65536."""
+        assert len(columns) == 0 or np.max(columns) < 1 << 16, np.max(columns)
         start = self.num_columns
-        self.columns.append(np.asarray(columns, np.int32))
+        self.columns.append(np.asarray(columns, np.uint16))
         self.num_columns += len(columns)
         return start
 
     def arrays(self) -> Dict[str, np.ndarray]:
         return {
-            "groups": np.array(self.groups, np.int64).reshape(-1, 5),
-            "columns": np.concatenate([*self.columns, np.zeros(0, np.int32)]),
+            "groups": np.array(self.groups, np.int32).reshape(-1, 5),
+            "columns": np.concatenate([*self.columns, np.zeros(0, np.uint16)]),
             "parameters": np.concatenate([*self.parameters, np.zeros(0, np.float32)]),
         }
 
