@@ -55,10 +55,18 @@ def test_a_minute_of_synth_from_nothing_to_the_table(root, tmp_path):
     assert all(row["system"] in table for row in rows)
     assert table.partition("Commands that made")[0].strip() in first.stdout and str(tmp_path / "exp" / "summary.json") in first.stdout
 
+    names = [row["system"] for row in rows]
+    for name in names:  # what sherpa-onnx says of them is in these files only if it says what we say
+        manifest = json.loads((tmp_path / "exp" / "export" / name / "model.json").read_text())
+        assert manifest["system"] == name and (tmp_path / "exp" / "export" / name / "encoder.onnx").exists()
+    sizes = json.loads((tmp_path / "exp" / "sizes.json").read_text())
+    assert list(dict.fromkeys(row["system"] for row in sizes)) == names
+    assert "| sparse90_kd | sparse int8 |" in (tmp_path / "exp" / "sizes.md").read_text()
+
     trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "exp").glob("**/system.json")}
     assert len(trained) == 5
     second = run(root, *options)
-    assert (second.stdout + second.stderr).count("skipped") >= 1 + 3 + 1 + 5 + 5 + 5  # corpus, cuts, BPE, systems, decoding, scores
+    assert (second.stdout + second.stderr).count("skipped") >= 1 + 3 + 1 + 5 * 4 + 1  # corpus, cuts, BPE; 5 systems: training, decoding, scores, export; sizes
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
     assert json.loads((tmp_path / "exp" / "summary.json").read_text()) == rows
 
