@@ -263,6 +263,24 @@ def test_the_microphone_is_heard_until_ctrl_c(streaming, monkeypatch, capsys):
     assert lines(capsys)[0] == [("microphone", expected[-1].text)]
 
 
+def test_ctrl_c_in_the_middle_of_a_chunk_ends_quietly(streaming, monkeypatch, capsys):
+    fake = types.ModuleType("sounddevice")
+    fake.PortAudioError = RuntimeError
+    fake.InputStream = lambda **settings: FakeStream(noise(2.0), **settings)
+    monkeypatch.setitem(sys.modules, "sounddevice", fake)
+    accept, heard = client.Listener.accept, []
+
+    def interrupted(self, samples):
+        heard.append(len(samples))
+        if len(heard) == 9:
+            raise KeyboardInterrupt
+        return accept(self, samples)
+
+    monkeypatch.setattr(client.Listener, "accept", interrupted)
+    transcribe.main([str(streaming), "--microphone"])
+    assert heard == [1600] * 9 and lines(capsys)[0] == []
+
+
 def test_without_a_microphone_or_its_package_a_line_says_so(streaming, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sounddevice", None)  # import fails as if it were not installed
     assert "pip install sounddevice" in failure(capsys, [streaming, "--microphone"])

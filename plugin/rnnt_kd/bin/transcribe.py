@@ -79,7 +79,10 @@ def _listen(args) -> bool:
                 _print(name, "")
 
         if args.microphone:
-            follow(MICROPHONE, _until_interrupted(microphone()))
+            try:
+                follow(MICROPHONE, _until_interrupted(microphone()))
+            except KeyboardInterrupt:  # in the middle of a chunk: what was heard so far stands on stderr
+                pass
             return True
         return _each(args.files, lambda path: follow(path, chunks_of(load_samples(path), args.real_time)))
 
