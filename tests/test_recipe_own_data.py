@@ -1,4 +1,4 @@
-"""Somebody's own Kaldi data directories through stages 0 to 7, no corpus folder and no further option.
+"""Somebody's own Kaldi data directories through stages 0 to 8, no corpus folder and no further option.
 
 Real speech (AN4) in the forms that data directories come in: WAV, FLAC, OPUS and SPH, 8 and 44.1 kHz, two
 channels, segments, 0.2 s and 35 s, Cyrillic and Chinese text, absolute and relative paths.
@@ -106,3 +106,5 @@ def test_own_directories_of_every_kind(root, tmp_path, speech, monkeypatch):
         decoded = [path for path in (tmp_path / "exp" / "teacher").glob(f"decode_*/recogs-{name}.txt")]
         if name in ("mixed", "segmented"):
             assert decoded[0].read_text(encoding="utf-8").count("ref=") == count
+    exported = [path.parent.name for path in (tmp_path / "exp" / "export").glob("*/encoder.onnx")]
+    assert sorted(exported) == sorted({row["system"] for row in rows})
