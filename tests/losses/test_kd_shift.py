@@ -87,7 +87,7 @@ def test_value_and_gradient_are_the_plain_loops(weighting, case, shift):
 )
 def test_moved_ranges_keep_the_rules_of_k2_and_a_path(seed, shift, T, S, s_range, rnnt_type):
     case = make_joiner_case(seed, B=3, T=T, S=S, C=5, s_range=s_range, rnnt_type=rnnt_type).lattice
-    (B, T, s_range), starts, frames = case.ranges.shape, case.ranges[:, :, 0], case.boundary[:, 3]
+    (_, T, s_range), starts, frames = case.ranges.shape, case.ranges[:, :, 0], case.boundary[:, 3]
     moved = shift_nodes(starts, (torch.zeros(case.ranges.shape),), frames, shift).starts
     steps = moved[:, 1:] - moved[:, :-1]
     largest = s_range - 1 if rnnt_type == "regular" else 1

@@ -54,7 +54,7 @@ def blocks_by_loops(weight, sparsity, rows, columns):
 @given(st.integers(1, 20), st.integers(1, 20), st.sampled_from([(16, 1), (1, 16), (4, 4), (3, 5), (1, 1)]), st.floats(0.0, 0.99))
 def test_blocks_equal_plain_loops(height, width, block, sparsity):
     weight = weights(height, width, 0)
-    mask = get_structure("%dx%d" % block)(weight, sparsity)
+    mask = get_structure("x".join(map(str, block)))(weight, sparsity)
     assert mask.dtype == torch.bool and torch.equal(mask, blocks_by_loops(weight, sparsity, *block))
     assert mask.any() or round(sparsity * weight.numel()) == weight.numel()  # never a whole matrix if the target is not
 
@@ -89,7 +89,7 @@ def n_of_m_by_loops(weight, kept, group):
 def test_n_of_m_equals_plain_loops(height, width, shape, levels):
     kept, group = shape
     weight = weights(height, width, levels)
-    mask = get_structure("%d:%d" % shape)(weight, 1 - kept / group)
+    mask = get_structure(":".join(map(str, shape)))(weight, 1 - kept / group)
     assert torch.equal(mask, n_of_m_by_loops(weight, kept, group))
 
 

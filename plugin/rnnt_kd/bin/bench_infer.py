@@ -30,8 +30,8 @@ from rnnt_kd.benchmark.engines import available_engines, compile_encoder
 from rnnt_kd.benchmark.rounds import Job, run_group
 from rnnt_kd.benchmark.semi_structured import GOAL, semi_structured_rows
 from rnnt_kd.benchmark.worker import serve
-from rnnt_kd.bin.bench_options import check_outputs, machine, names, say
 from rnnt_kd.bin.bench_infer_options import check, chosen_systems, infer_parser
+from rnnt_kd.bin.bench_options import check_outputs, machine, names, say
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import join
 from rnnt_kd.data.speech import Speech, filter_banks, read_speech

@@ -34,9 +34,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--bpe-dir", type=Path, required=True, help="folder of stage 2")
     parser.add_argument("--exp-dir", type=Path, required=True, help="folder of this system")
     parser.add_argument(
-        "--teacher-dir", type=Path, help="a trained system: where sparse and streaming students start, and who teaches online"
+        "--teacher-dir", type=Path, help="a trained system: sparse and streaming students start there; teaches online"
     )
-    parser.add_argument("--sparsity", type=float, default=0.0, help="of a sparse or streaming student, a fraction in [0, 1)")
+    parser.add_argument("--sparsity", type=float, default=0.0, help="of a sparse or streaming student, in [0, 1)")
     parser.add_argument("--structure", help="instead of the preset's sparsity.structure: unstructured, 16x1, 2:4 ...")
     parser.add_argument("--kd", action="store_true", help="distil from a teacher over the pruned lattice")
     parser.add_argument(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rnnt_kd.errors import UserError
 
+
 class CompiledEncoder(Protocol):
     """What engines return.  It keeps the weights of the moment it was made."""
 

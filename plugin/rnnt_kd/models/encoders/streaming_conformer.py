@@ -22,7 +22,7 @@ from typing import Any, Dict, Tuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.encoders import conformer
