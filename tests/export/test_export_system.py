@@ -234,3 +234,12 @@ def test_a_folder_of_something_else_is_not_replaced(system, workplace, tmp_path,
     (tmp_path / "thesis" / "chapter1.tex").write_text("x")
     assert "holds files of something else" in failure(capsys, arguments(workplace, system, tmp_path / "thesis"))
     assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "x"
+
+
+def test_the_bpe_model_of_the_same_experiment_is_found(workplace, system, tmp_path, capsys):
+    nested = shutil.copytree(system, tmp_path / "exp" / "students" / "dense")
+    out = tmp_path / "out"
+    assert "--bpe-dir" in failure(capsys, [str(nested), "--out", str(out)])
+    shutil.copytree(workplace / "bpe", tmp_path / "exp" / "bpe")
+    export.main([str(nested), "--out", str(out)])
+    assert (out / "bpe.model").read_bytes() == (workplace / "bpe" / "bpe.model").read_bytes()

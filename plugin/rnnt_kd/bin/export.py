@@ -16,6 +16,7 @@ import torch
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import parser
 from rnnt_kd.bin.stage import Stage
+from rnnt_kd.errors import UserError
 
 DATA_FILES = ("wav.scp", "segments", "text", "utt2spk")
 OUTPUTS = "encoder.onnx decoder.onnx joiner.onnx tokens.txt bpe.model model.json README.md check.json".split()
@@ -25,7 +26,7 @@ OUTPUTS = "encoder.onnx decoder.onnx joiner.onnx tokens.txt bpe.model model.json
 def main(argv: Optional[List[str]] = None) -> None:
     options = parser(__doc__)
     options.add_argument("system_dir", type=Path, metavar="EXP_DIR", help="a trained system")
-    options.add_argument("--bpe-dir", type=Path, required=True, help="holds bpe.model")
+    options.add_argument("--bpe-dir", type=Path, help="holds bpe.model (default: that of the same experiment)")
     options.add_argument("--out", type=Path, required=True, help="the folder to make")
     options.add_argument("--streaming", action="store_true", help="for sherpa-onnx's OnlineRecognizer")
     options.add_argument("--int8", action="store_true", help="weights as 8-bit integers")
@@ -41,11 +42,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     args = options.parse_args(argv)
 
+    bpe_dir = args.bpe_dir if args.bpe_dir is not None else _bpe_dir(args.system_dir)
     decode_dirs = args.decode_dir if args.decode_dir is not None else sorted(args.system_dir.glob("decode_*"))
     settings = {name: getattr(args, name) for name in ("streaming", "int8", "float16", "sparse")}
     scores = [path for folder in decode_dirs for path in sorted(folder.glob("wer-*.json"))]
     weights = [args.system_dir / name for name in ("model.safetensors", "model.packed.safetensors")]
-    inputs = [args.system_dir / "config.yaml", *weights, args.bpe_dir / "bpe.model"]
+    inputs = [args.system_dir / "config.yaml", *weights, bpe_dir / "bpe.model"]
     data = [args.check_data_dir / name for name in DATA_FILES] if args.check_data_dir else []
     stage = Stage(args.out, "export", settings, [*inputs, *data, *scores], OUTPUTS)
     if stage.is_finished():
@@ -55,7 +57,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     torch.set_num_threads(1)
     manifest = export_system(
         args.system_dir,
-        args.bpe_dir,
+        bpe_dir,
         args.out,
         **settings,
         check_data_dir=args.check_data_dir,
@@ -65,6 +67,16 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     stage.finish()
     _report(manifest, args.out)
+
+
+def _bpe_dir(system_dir: Path) -> Path:
+    """``exp/an4/bpe`` for ``exp/an4/teacher`` and ``exp/an4/students/sparse90``; its checksum is compared later."""
+    places = [folder / "bpe" for folder in system_dir.resolve().parents[:2]]
+    for place in places:
+        if (place / "bpe.model").is_file():
+            return place
+    found = f"not given, and neither {places[0]} nor {places[-1]} holds a bpe.model"
+    raise UserError("--bpe-dir", found, "the folder of stage 2", "give --bpe-dir DIR")
 
 
 def _report(manifest: dict, out: Path) -> None:
