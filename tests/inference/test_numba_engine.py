@@ -197,7 +197,7 @@ def test_products_equal_numpy():
                 x, y, after = (part.astype(np.float64) for part in np.split(buffer, [inputs, inputs + outputs]))
                 flat, tables = buffer.ravel(), np.zeros(1, np.float32)
                 op.run(
-                    steps, **packed.arrays(), buffer=flat, frames=stride, stride=stride, odd=False,
+                    steps, **packed.finish(), buffer=flat, frames=stride, stride=stride, odd=False,
                     cos=tables, sin=tables, scratch=tables,
                 )  # fmt: skip
                 total = weight.astype(np.float32).astype(np.float64) @ x + bias.astype(np.float32)[:, None]

@@ -39,7 +39,7 @@ def test_nothing_is_lost(rows, shape, block):
     bias = np.arange(shape[0], dtype=np.float32)
     packed = Packed()
     segments = packed.add_matrix(weight, bias, 100, rows)
-    found, found_bias = unpacked(packed.arrays(), shape, 100)
+    found, found_bias = unpacked(packed.finish(), shape, 100)
     np.testing.assert_array_equal(found, weight)
     np.testing.assert_array_equal(found_bias, bias)
     assert [(part.first, part.last) for part in segments][-1][1] == len(packed.groups)
@@ -48,7 +48,7 @@ def test_nothing_is_lost(rows, shape, block):
 def test_a_matrix_of_zeros_keeps_its_biases():
     packed = Packed()
     packed.add_matrix(np.zeros((16, 8), np.float32), np.ones(16, np.float32), 0)
-    arrays = packed.arrays()
+    arrays = packed.finish()
     assert len(arrays["columns"]) == 0 and all(count == 0 for _, _, count, _, _ in arrays["groups"])
     np.testing.assert_array_equal(unpacked(arrays, (16, 8), 0)[1], np.ones(16))
 
@@ -70,7 +70,15 @@ def test_the_kind_of_group_follows_the_zeros(block, kept, rows):
 
 @pytest.mark.parametrize(
     "block, name",
-    [((16, 16), "16x16"), ((16, 1), "16x1"), ((1, 16), "1x16"), ((4, 4), "4x4"), ((1, 1), "unstructured")],
+    [
+        ((16, 16), "16x16"),
+        ((16, 1), "16x1"),
+        ((1, 16), "1x16"),
+        ((4, 4), "4x4"),
+        ((8, 1), "8x1"),
+        ((4, 1), "4x1"),
+        ((1, 1), "unstructured"),
+    ],
 )
 @pytest.mark.parametrize("shape", [(96, 192), (90, 100)])
 def test_structures_are_found_with_partial_blocks_at_the_edges(block, name, shape):
@@ -79,3 +87,15 @@ def test_structures_are_found_with_partial_blocks_at_the_edges(block, name, shap
 
 def test_dense_is_dense():
     assert structure_of(np.ones((5, 3), np.float32)) == "dense"
+    weight = np.ones((96, 96), np.float32)
+    weight[3, 7] = 0.0  # by chance
+    assert structure_of(weight) == "dense"
+
+
+def test_equal_lists_of_columns_are_stored_once():
+    packed, weight = Packed(), block_matrix(64, 40, 16, 1, kept=0.5)
+    packed.add_matrix(weight, np.zeros(64, np.float32), 0, 8)
+    packed.add_matrix(np.ones((32, 40), np.float32), np.zeros(32, np.float32), 0, 8)
+    arrays = packed.finish()
+    per_block_row = (weight[::16] != 0).sum()
+    assert len(arrays["columns"]) == per_block_row + 40 and len(arrays["groups"]) == 8 + 4

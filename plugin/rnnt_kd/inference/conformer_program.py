@@ -89,7 +89,7 @@ def conformer_program(model: Conformer, rows_a_group: Optional[int] = None, feat
     return Program(
         np.array(build.steps, np.int64),
         build.names,
-        build.packed.arrays(),
+        build.packed.finish(),
         build.rows,
         output_row=x,
         dim=dim,

@@ -37,6 +37,7 @@ class Packed:
     parameters: List[np.ndarray] = field(default_factory=list)
     num_columns: int = 0
     num_parameters: int = 0
+    _known: Dict[bytes, int] = field(default_factory=dict)  # lists of several rows -> where they begin
 
     def add_matrix(
         self, weight: np.ndarray, bias: np.ndarray, target: int, rows: Optional[int] = None
@@ -61,29 +62,46 @@ class Packed:
         return start
 
     def add_columns(self, columns: np.ndarray) -> int:
-        """Returns where they begin; each below 65536."""
+        """Returns where they begin; a list that is there already is not stored again.  Each is below 65536."""
         assert len(columns) == 0 or np.max(columns) < 1 << 16, np.max(columns)
-        start = self.num_columns
-        self.columns.append(np.asarray(columns, np.uint16))
-        self.num_columns += len(columns)
+        columns = np.asarray(columns, np.uint16)
+        start = self._known.setdefault(columns.tobytes(), self.num_columns)
+        if start == self.num_columns:
+            self.columns.append(columns)
+            self.num_columns += len(columns)
         return start
 
-    def arrays(self) -> Dict[str, np.ndarray]:
+    def finish(self) -> Dict[str, np.ndarray]:
+        """The arrays ``groups``, ``columns`` and ``parameters``; the parts are given back on the way."""
+        self._known.clear()
         return {
             "groups": np.array(self.groups, np.int32).reshape(-1, 5),
-            "columns": np.concatenate([*self.columns, np.zeros(0, np.uint16)]),
-            "parameters": np.concatenate([*self.parameters, np.zeros(0, np.float32)]),
+            "columns": _end_to_end(self.columns, self.num_columns, np.uint16),
+            "parameters": _end_to_end(self.parameters, self.num_parameters, np.float32),
         }
 
     def _add_groups(self, weight: np.ndarray, bias: np.ndarray, target: int, rows: int) -> Segment:
-        first = len(self.groups)
-        at_bias = self.add_parameters(bias)
+        first, at_bias = len(self.groups), self.add_parameters(bias)
+        kept, at = [], self.num_parameters
         for row in range(0, len(weight), rows):
             block = weight[row : row + rows]
             used = np.flatnonzero((block != 0).any(axis=0))
-            at_weights = self.add_parameters(block[:, used].T)
-            self.groups.append((target + row, self.add_columns(used), len(used), at_weights, at_bias + row))
+            self.groups.append((target + row, self.add_columns(used), len(used), at, at_bias + row))
+            kept.append(block[:, used].T.ravel())
+            at += len(kept[-1])
+        self.add_parameters(np.concatenate(kept))
         return Segment(rows, first, len(self.groups))
+
+
+def _end_to_end(parts: List[np.ndarray], size: int, dtype) -> np.ndarray:
+    """Join ``parts`` and empty the list: their memory is never there twice."""
+    joined, end = np.empty(size, dtype), size
+    while parts:
+        part = parts.pop()
+        joined[end - len(part) : end] = part
+        end -= len(part)
+    assert end == 0, end
+    return joined
 
 
 def cheapest_rows(weight: np.ndarray) -> int:

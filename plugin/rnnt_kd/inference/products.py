@@ -24,7 +24,7 @@ def dense_product(weight: np.ndarray, bias: np.ndarray, x: np.ndarray) -> Callab
     packed = Packed()
     parts = packed.add_matrix(weight, bias, inputs)
     steps = np.array([(op.MULTIPLY, part.rows, part.first, part.last, 0, STORE) for part in parts], np.int64)
-    arrays, none = packed.arrays(), np.zeros(1, np.float32)
+    arrays, none = packed.finish(), np.zeros(1, np.float32)
     buffer = aligned((inputs + outputs) * stride)
     rows = buffer.reshape(inputs + outputs, stride)
     rows[:inputs, :frames] = x
