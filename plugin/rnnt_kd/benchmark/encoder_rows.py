@@ -1,7 +1,8 @@
 """From measured passes of encoders to rows and a table.
 
-A part's time is the median over its rounds, a row's their sum; ``faster`` is the median over all parts and
-rounds of the first system's time divided by this one's, both taken in the same turn in the same engine.
+A part's time is the median over its rounds (low, high: its fastest and slowest), a row's their sum; ``faster`` is
+the median over all parts and rounds of the first system's time divided by this one's, both taken in the same turn in
+the same engine.
 1 MB is 10**6 bytes.
 """
 
@@ -36,7 +37,6 @@ def encoder_table(rows: Sequence[Dict[str, Any]], markdown: bool = False) -> str
 
 
 def _row(job: Job, first: Optional[Job], audio_seconds: float) -> Dict[str, Any]:
-    rounds = [sum(times) for times in zip(*job.seconds)]
     facts = job.facts
     return {
         "engine": job.specification["engine"],
@@ -45,9 +45,9 @@ def _row(job: Job, first: Optional[Job], audio_seconds: float) -> Dict[str, Any]
         "sparsity": round(facts["sparsity"], 4),
         "non_zeros": facts["non_zeros"],
         "rtf": sum(median(times) for times in job.seconds) / audio_seconds,
-        "low": min(rounds) / audio_seconds,
-        "high": max(rounds) / audio_seconds,
-        "rounds": len(rounds),
+        "low": sum(min(times) for times in job.seconds) / audio_seconds,
+        "high": sum(max(times) for times in job.seconds) / audio_seconds,
+        "rounds": len(job.seconds[0]),
         "faster": None if first is None else _faster(first, job),
         "faster_than": None if first is None else first.name,
         "bytes": facts["bytes"],
