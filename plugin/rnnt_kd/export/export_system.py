@@ -149,7 +149,7 @@ def _describe(model, config, tokenizer, form: Format, streaming: bool, scores) -
 
 def _write_files(model: nn.Module, form: Format, streaming: bool, folder: Path) -> Dict[str, List[str]]:
     """The three files; returns file -> names of the parameters in it."""
-    from rnnt_kd.export.onnx_file import load_onnx, write_onnx
+    from rnnt_kd.export.onnx_file import load_onnx, write_graph
 
     names = {}
     for file, make_spec in SPECS.items():
@@ -159,16 +159,7 @@ def _write_files(model: nn.Module, form: Format, streaming: bool, folder: Path) 
 
             write_streaming_encoder(model, path)
         else:
-            spec = make_spec(model)
-            write_onnx(
-                spec.module,
-                spec.example,
-                path,
-                input_names=spec.input_names,
-                output_names=spec.output_names,
-                dynamic_axes=spec.dynamic_axes,
-                metadata=spec.metadata,
-            )
+            write_graph(make_spec(model), path)
         names[file] = [tensor.name for tensor in load_onnx(path).graph.initializer]
         for convert in _conversions(form):
             converted = folder / f".{file}"

@@ -63,7 +63,7 @@ class JoinerFile(nn.Module):
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """What ``write_onnx`` needs to write one file."""
+    """What ``onnx_file.write_graph`` needs to write one file."""
 
     module: nn.Module
     example: Tuple[Tensor, ...]

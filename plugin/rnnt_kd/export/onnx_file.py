@@ -23,9 +23,23 @@ from torch import Tensor, nn
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.compact import compact
+from rnnt_kd.export.graphs import GraphSpec
 
 OPSET = 13  # the first with what the models need; torch 1.13 and 2.13 both write it
 TRANSPOSED = "transposed"  # metadata key, a JSON list of parameter names
+
+
+def write_graph(spec: GraphSpec, path: Path) -> None:
+    """``write_onnx`` with what a ``GraphSpec`` says."""
+    write_onnx(
+        spec.module,
+        spec.example,
+        path,
+        input_names=spec.input_names,
+        output_names=spec.output_names,
+        dynamic_axes=spec.dynamic_axes,
+        metadata=spec.metadata,
+    )
 
 
 def write_onnx(

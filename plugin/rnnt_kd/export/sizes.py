@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.export.export_system import SPECS
 from rnnt_kd.export.half import make_float16
-from rnnt_kd.export.onnx_file import write_onnx
+from rnnt_kd.export.onnx_file import write_graph
 from rnnt_kd.export.onnx_transducer import OnnxTransducer
 from rnnt_kd.export.quantize import quantize_int8
 from rnnt_kd.export.sparse_file import make_sparse
@@ -64,16 +64,7 @@ def write_formats(model: nn.Module, folder: Path, formats: Sequence[str] = tuple
         for file, make_spec in SPECS.items():
             path = folder / name / file
             if name == BASE:
-                spec = make_spec(model)
-                write_onnx(
-                    spec.module,
-                    spec.example,
-                    path,
-                    input_names=spec.input_names,
-                    output_names=spec.output_names,
-                    dynamic_axes=spec.dynamic_axes,
-                    metadata=spec.metadata,
-                )
+                write_graph(make_spec(model), path)
             source = folder / BASE / file
             for step in ONNX_FORMATS[name]:
                 made = path.with_name(f".{file}")

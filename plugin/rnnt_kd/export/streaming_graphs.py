@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnt_kd.export.graphs import FEATURE_DIM, GraphSpec
-from rnnt_kd.export.onnx_file import write_onnx
+from rnnt_kd.export.onnx_file import write_graph
 
 
 class StreamingEncoder(nn.Module):
@@ -65,16 +65,7 @@ def streaming_encoder(model: nn.Module) -> GraphSpec:
 
 def write_streaming_encoder(model: nn.Module, path: Path) -> None:
     """Write encoder.onnx of a streaming system."""
-    spec = streaming_encoder(model)
-    write_onnx(
-        spec.module,
-        spec.example,
-        path,
-        input_names=spec.input_names,
-        output_names=spec.output_names,
-        dynamic_axes=spec.dynamic_axes,
-        metadata=spec.metadata,
-    )
+    write_graph(streaming_encoder(model), path)
 
 
 @torch.no_grad()
