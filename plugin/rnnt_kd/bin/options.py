@@ -45,6 +45,18 @@ def add_device(target: argparse.ArgumentParser) -> None:
     target.add_argument("--num-threads", type=int, default=1, help="CPU threads of one process")
 
 
+def add_bootstrap(target: argparse.ArgumentParser) -> None:
+    """``--replications`` and ``--seed``; check them with ``check_bootstrap``."""
+    target.add_argument("--replications", type=int, default=10000, help="bootstrap draws")
+    target.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+
+
+def check_bootstrap(args: argparse.Namespace) -> None:
+    """UserError: no draws, or a negative seed."""
+    if args.replications < 1 or args.seed < 0:
+        raise UserError("--replications, --seed", f"{args.replications}, {args.seed}", "at least 1 and 0")
+
+
 def chosen_device(name: str) -> str:
     """What ``--device`` means on this machine: "cpu" or "cuda".  UserError: cuda without a GPU."""
     import torch

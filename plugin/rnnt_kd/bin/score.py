@@ -17,7 +17,7 @@ from typing import List, Optional
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import command_line, join, parser
+from rnnt_kd.bin.options import add_bootstrap, check_bootstrap, command_line, join, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.kaldi_dir import read_data_dir
 from rnnt_kd.errors import UserError
@@ -35,11 +35,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         "--baseline-decode-dir", type=Path, help="the same test set, decoded by the system to compare with"
     )
     options.add_argument("--test-set", help="which recogs file (needed where there are several)")
-    options.add_argument("--replications", type=int, default=10000, help="bootstrap draws")
-    options.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    add_bootstrap(options)
     args = options.parse_args(argv)
-    if args.replications < 1 or args.seed < 0:
-        raise UserError("--replications, --seed", f"{args.replications}, {args.seed}", "at least 1 and 0")
+    check_bootstrap(args)
 
     recogs = recogs_path(args.decode_dir, args.test_set)
     test_set = recogs.stem[len("recogs-") :]
