@@ -142,7 +142,7 @@ def test_recognition_in_batches_is_that_of_single_utterances(search):
     assert len({item.hyp for item in found}) > 3
     for item, x in zip(found, features):
         out = encode(x)[None]
-        alone = search(model, out, torch.tensor([out.shape[1]]), beam=4, blank_id=0, unk_id=1)[0]
+        alone = search(model, out, torch.tensor([out.shape[1]]), beam=4, blank_id=0, unk_id=1)[0][0]
         assert item.hyp == tuple(Letters().decode(alone.tokens).split()) and item.ref == ("a", "b")
 
 

@@ -15,7 +15,7 @@ from rnnt_kd.config_io import write_system_config
 from rnnt_kd.data.dataset import make_dataloader
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import write_data_dir
-from rnnt_kd.decoding.lookup import get_search
+from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.scoring.emissions import read_emissions
 from rnnt_kd.scoring.recognitions import read_recogs
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -101,7 +101,7 @@ def test_tokens_and_words_have_the_times_of_their_frames(made, tmp_path, search)
     for batch in make_dataloader(made / "exp/cuts/test.jsonl.gz", batch_seconds=0.1):
         with torch.no_grad():
             encoded = model.encode(batch.features, batch.feature_lens)
-        (best,) = get_search(search)(model, *encoded, beam=4, blank_id=0, unk_id=1)
+        ((best,),) = get_search(search)(model, *encoded, beam=4, blank_id=0, unk_id=1)
         item = emissions[batch.utterance_ids[0]]
         assert list(item.tokens) == [tokenizer.pieces()[token] for token in best.tokens]
         assert list(item.timestamps) == pytest.approx([0.04 * frame for frame in best.timestamps], abs=1e-9)
@@ -161,7 +161,7 @@ def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):
     config = other_blank / "config.yaml"
     config.write_text(config.read_text().replace("blank_id: 0", "blank_id: 2"))
     cases = [
-        ({"search": "best"}, "search: 'best'; expected one of: greedy_search, modified_beam_search"),
+        ({"search": "best"}, f"search: 'best'; expected one of: {', '.join(available_searches())}"),
         ({"beam": 0}, "--beam: 0"),
         ({"batch_seconds": -1}, "--batch-seconds: -1.0"),
         ({"num_threads": 0}, "--num-threads: 0"),

@@ -71,7 +71,7 @@ def test_chunks_are_those_asked_for(made, tmp_path, chunk):
     for batch in make_dataloader(made / "cuts/test.jsonl.gz", batch_seconds=0.1):
         with torch.no_grad():
             out, lens = model.encode(batch.features, batch.feature_lens)
-        best = get_search("greedy_search")(model, out, lens)[0]
+        best = get_search("greedy_search")(model, out, lens)[0][0]
         times = [round(0.04 * time, 4) for time in best.timestamps]
         assert found[batch.utterance_ids[0]] == ([pieces[token] for token in best.tokens], times)
     assert read_emissions(tmp_path / "tokens-test.jsonl").keys() == TEXTS.keys()

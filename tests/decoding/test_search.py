@@ -1,5 +1,6 @@
 """Both searches against a second implementation: one utterance at a time, plain Python, lists and dicts."""
 
+import itertools
 import math
 
 import pytest
@@ -48,43 +49,57 @@ def log_probs(model, frame, tokens):
 
 
 def reference_search(model, frames, beam, blank_id=BLANK, unk_id=UNK):
-    """The best (tokens, timestamps, score) of one utterance, and how far ahead of the next it is."""
-    hypotheses = {(): ([], 0.0)}  # tokens -> timestamps, log-probability
+    """(tokens, timestamps, score, token log-probabilities) of all hypotheses of one utterance, best first."""
+    hypotheses = {(): ([], 0.0, [])}  # tokens -> timestamps, log-probability, those of its tokens
     for time, frame in enumerate(frames):
         candidates = []
-        for rank, (tokens, (times, score)) in enumerate(hypotheses.items()):
+        for rank, (tokens, (times, score, sure)) in enumerate(hypotheses.items()):
             for token, value in enumerate(log_probs(model, frame, list(tokens))):
-                candidates.append((-(score + value), rank, token, tokens, times))
+                candidates.append((-(score + value), rank, token, tokens, times, [*sure, value]))
         hypotheses = {}
-        for negative, _, token, tokens, times in sorted(candidates, key=lambda c: c[:3])[:beam]:
+        for negative, _, token, tokens, times, sure in sorted(candidates, key=lambda c: c[:3])[:beam]:
             if token not in (blank_id, unk_id):
                 tokens, times = tokens + (token,), times + [time]
-            if tokens in hypotheses:
-                first_times, score = hypotheses[tokens]
-                high, low = max(score, -negative), min(score, -negative)
-                hypotheses[tokens] = first_times, high + math.log1p(math.exp(low - high))
             else:
-                hypotheses[tokens] = times, -negative
+                sure = sure[:-1]
+            if tokens in hypotheses:
+                first_times, score, first_sure = hypotheses[tokens]
+                high, low = max(score, -negative), min(score, -negative)
+                hypotheses[tokens] = first_times, high + math.log1p(math.exp(low - high)), first_sure
+            else:
+                hypotheses[tokens] = times, -negative, sure
     context = model.predictor.context_size
-    tokens, (times, score) = max(hypotheses.items(), key=lambda item: item[1][1] / (len(item[0]) + context))
-    return list(tokens), times, score
+    ranked = sorted(hypotheses.items(), key=lambda item: -item[1][1] / (len(item[0]) + context))
+    return [(list(tokens), times, score, sure) for tokens, (times, score, sure) in ranked]
 
 
 def assert_equal(found, expected):
-    assert (found.tokens, found.timestamps) == (expected[0], expected[1])
-    assert found.score == pytest.approx(expected[2], rel=1e-9, abs=1e-9)
+    """An n-best list and that of ``reference_search``."""
+    assert [(h.tokens, h.timestamps) for h in found] == [(h[0], h[1]) for h in expected]
+    for hypothesis, (*_, score, sure) in zip(found, expected, strict=True):
+        assert hypothesis.score == pytest.approx(score, rel=1e-9, abs=1e-9)
+        assert hypothesis.token_log_probs == pytest.approx(sure, rel=1e-9, abs=1e-9)
 
 
 lengths = st.lists(st.integers(0, 9), min_size=1, max_size=5)
 
 
-@given(seed=st.integers(0, 999), lens=lengths, beam=st.integers(1, 6), peak=st.sampled_from([0.1, 0.3, 1.0, 20.0]))
-def test_beam_search_equals_plain_python(seed, lens, beam, peak):
+@given(
+    seed=st.integers(0, 999),
+    lens=lengths,
+    beam=st.integers(1, 6),
+    nbest=st.integers(1, 7),
+    peak=st.sampled_from([0.1, 0.3, 1.0, 20.0]),
+)
+def test_beam_search_equals_plain_python(seed, lens, beam, nbest, peak):
     model = Model(seed, peak=peak)
     encoder_out, encoder_out_lens = encoder_output(seed, lens)
-    found = modified_beam_search.search(model, encoder_out, encoder_out_lens, beam=beam, blank_id=BLANK, unk_id=UNK)
-    for hypothesis, frames, length in zip(found, encoder_out, lens, strict=True):
-        assert_equal(hypothesis, reference_search(model, frames[:length], beam))
+    found = modified_beam_search.search(
+        model, encoder_out, encoder_out_lens, beam=beam, blank_id=BLANK, unk_id=UNK, nbest=nbest
+    )
+    for hypotheses, frames, length in zip(found, encoder_out, lens, strict=True):
+        assert_equal(hypotheses, reference_search(model, frames[:length], beam)[:nbest])
+        assert len({tuple(hypothesis.tokens) for hypothesis in hypotheses}) == len(hypotheses)
 
 
 @given(seed=st.integers(0, 999), lens=lengths, unk_id=st.sampled_from([UNK, None]), context_size=st.integers(1, 3))
@@ -94,8 +109,8 @@ def test_greedy_is_beam_1_and_equals_plain_python(seed, lens, unk_id, context_si
     greedy = greedy_search.search(model, encoder_out, encoder_out_lens, blank_id=BLANK, unk_id=unk_id)
     beam_1 = modified_beam_search.search(model, encoder_out, encoder_out_lens, beam=1, blank_id=BLANK, unk_id=unk_id)
     assert greedy == beam_1
-    for hypothesis, frames, length in zip(greedy, encoder_out, lens, strict=True):
-        assert_equal(hypothesis, reference_search(model, frames[:length], 1, unk_id=unk_id))
+    for hypotheses, frames, length in zip(greedy, encoder_out, lens, strict=True):
+        assert_equal(hypotheses, reference_search(model, frames[:length], 1, unk_id=unk_id))
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -106,7 +121,7 @@ def test_batch_equals_alone(name, seed, lens):
     together = SEARCHES[name](model, encoder_out, encoder_out_lens, beam=4)
     for i, length in enumerate(lens):
         alone = SEARCHES[name](model, encoder_out[i : i + 1, :length], encoder_out_lens[i : i + 1], beam=4)[0]
-        assert_equal(together[i], (alone.tokens, alone.timestamps, alone.score))
+        assert_equal(together[i], [(h.tokens, h.timestamps, h.score, h.token_log_probs) for h in alone])
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -116,16 +131,16 @@ def test_any_blank_id(name, blank_id):
     encoder_out, lens = encoder_output(7, [6, 4])
     beam = 1 if name == "greedy_search" else 3
     found = SEARCHES[name](model, encoder_out, lens, beam=beam, blank_id=blank_id, unk_id=None)
-    for hypothesis, frames, length in zip(found, encoder_out, lens, strict=True):
-        assert_equal(hypothesis, reference_search(model, frames[:length], beam, blank_id, None))
-        assert blank_id not in hypothesis.tokens
+    for hypotheses, frames, length in zip(found, encoder_out, lens, strict=True):
+        assert_equal(hypotheses, reference_search(model, frames[:length], beam, blank_id, None)[:1])
+        assert blank_id not in hypotheses[0].tokens
 
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_no_frames_give_an_empty_hypothesis(name):
     model = Model(0)
     empty = SEARCHES[name](model, *encoder_output(0, [0, 0]))
-    assert [(h.tokens, h.timestamps, h.score) for h in empty] == [([], [], 0.0)] * 2
+    assert [[(h.tokens, h.timestamps, h.score) for h in hypotheses] for hypotheses in empty] == [[([], [], 0.0)]] * 2
     assert SEARCHES[name](model, torch.zeros(0, 5, 8, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)) == []
 
 
@@ -135,9 +150,9 @@ def test_unk_with_the_highest_probability_is_not_emitted_and_leaves_the_context(
     with torch.no_grad():
         model.joiner.output_linear.bias[UNK] += 100.0
     encoder_out, lens = encoder_output(3, [7])
-    found = SEARCHES[name](model, encoder_out, lens, beam=4)[0]
+    found = SEARCHES[name](model, encoder_out, lens, beam=4)[0][0]
     assert found.tokens == [] and found.score == pytest.approx(0.0, abs=1e-6)
-    as_token = SEARCHES[name](model, encoder_out, lens, beam=4, unk_id=None)[0]
+    as_token = SEARCHES[name](model, encoder_out, lens, beam=4, unk_id=None)[0][0]
     assert as_token.tokens == [UNK] * 7 and as_token.timestamps == list(range(7))
 
 
@@ -148,7 +163,7 @@ def test_unk_path_and_blank_path_are_one_hypothesis():
         model.joiner.output_linear.bias[BLANK] += 50.0
         model.joiner.output_linear.bias[UNK] += 50.0
     values = log_probs(model, frames[0, 0], [])
-    found = modified_beam_search.search(model, frames, lens, beam=2)[0]
+    found = modified_beam_search.search(model, frames, lens, beam=2)[0][0]
     assert found.tokens == []
     assert found.score == pytest.approx(math.log(math.exp(values[BLANK]) + math.exp(values[UNK])))
 
@@ -161,26 +176,25 @@ def test_of_equals_the_lowest_token_wins(name):
         model.joiner.output_linear.bias[[3, 5]] = 9.0  # ... but two, which are the best
     frames, lens = encoder_output(0, [1, 3])
     found = SEARCHES[name](model, frames, lens, beam=4)
-    assert found[0].tokens == [3]
+    assert found[0][0].tokens == [3]
     assert found == SEARCHES[name](model, frames, lens, beam=4)
     beam = 1 if name == "greedy_search" else 4
-    assert_equal(found[1], reference_search(model, frames[1], beam))
+    assert_equal(found[1], reference_search(model, frames[1], beam)[:1])
 
 
 def test_beam_wider_than_the_vocabulary():
     model = Model(1, vocab_size=3)
     frames, lens = encoder_output(1, [5, 2])
-    for hypothesis, utterance, length in zip(
-        modified_beam_search.search(model, frames, lens, beam=10), frames, lens, strict=True
-    ):
-        assert_equal(hypothesis, reference_search(model, utterance[:length], 10))
+    found = modified_beam_search.search(model, frames, lens, beam=10, nbest=10)
+    for hypotheses, utterance, length in zip(found, frames, lens, strict=True):
+        assert_equal(hypotheses, reference_search(model, utterance[:length], 10))
 
 
 def test_wide_beam_finds_the_most_probable_tokens():
     """With room for every hypothesis the score is the exact sum over alignments."""
     model = Model(5, vocab_size=3)
     frames, lens = encoder_output(5, [4])
-    found = modified_beam_search.search(model, frames, lens, beam=3**4, unk_id=None)[0]
+    found = modified_beam_search.search(model, frames, lens, beam=3**4, unk_id=None)[0][0]
 
     def total(time, position):  # all paths that emit found.tokens[position:] in frames[time:]
         if time == 4:
@@ -200,7 +214,7 @@ def test_float32_models_work_and_no_gradient_is_kept(name):
     frames, lens = encoder_output(2, [6, 3])
     found = SEARCHES[name](model, frames.float().requires_grad_(), lens, beam=4)
     expected = SEARCHES[name](model.double(), frames, lens, beam=4)
-    assert [h.tokens for h in found] == [h.tokens for h in expected]
+    assert [best.tokens for (best,) in found] == [best.tokens for (best,) in expected]
 
 
 @pytest.mark.parametrize("name", SEARCHES)
@@ -212,11 +226,28 @@ def test_nan_is_an_error_that_names_the_utterance(name):
         SEARCHES[name](model, frames, lens, beam=4)
 
 
+def test_a_wide_beam_gives_every_hypothesis_once():
+    model = Model(4, vocab_size=3)
+    frames, lens = encoder_output(4, [3])
+    found = modified_beam_search.search(model, frames, lens, beam=3**3, unk_id=None, nbest=100)[0]
+    assert sorted(h.tokens for h in found) == sorted(
+        list(tokens) for length in range(4) for tokens in itertools.product([1, 2], repeat=length)
+    )
+    assert math.fsum(math.exp(h.score) for h in found) == pytest.approx(1.0)  # nothing is lost, nothing counts twice
+
+
+def test_greedy_search_takes_no_scorers():
+    with pytest.raises(UserError, match="greedy_search: follows one path.*take modified_beam_search"):
+        greedy_search.search(Model(0), *encoder_output(0, [1]), scorers=[object()])
+
+
 def test_searches_are_files():
-    assert available_searches() == sorted(SEARCHES)
+    assert set(SEARCHES) <= set(available_searches())
     for name, search in SEARCHES.items():
         assert get_search(name) is search
-    with pytest.raises(UserError, match="one of: greedy_search, modified_beam_search"):
+    with pytest.raises(UserError, match="one of: .*greedy_search, modified_beam_search"):
         get_search("hypotheses")
     with pytest.raises(UserError, match="beam: 0"):
         modified_beam_search.search(Model(0), *encoder_output(0, [1]), beam=0)
+    with pytest.raises(UserError, match="nbest: 0"):
+        modified_beam_search.search(Model(0), *encoder_output(0, [1]), nbest=0)

@@ -62,9 +62,10 @@ def test_pieces_of_any_length_give_what_the_whole_gives(search, piece):
     partial = [recognizer.accept(features[i : i + piece]) for i in range(0, len(features), piece)]
     out = encoder_frames(model, features)
     assert recognizer.processed == 4 * len(out) == 16 * 31
-    whole = get_search(search)(model, out[None], torch.tensor([len(out)]), beam=3)[0]
+    whole = get_search(search)(model, out[None], torch.tensor([len(out)]), beam=3)[0][0]
     found = recognizer.result()
     assert found.tokens == whole.tokens and found.timestamps == whole.timestamps and len(found.tokens) > 20
+    assert found.token_log_probs == pytest.approx(whole.token_log_probs, abs=1e-4)
     if search == "modified_beam_search":
         assert found.score == pytest.approx(whole.score)
     if search == "greedy_search":  # what was said stays said
@@ -81,7 +82,7 @@ def test_finish_decodes_every_frame_of_the_audio(frames):
     assert recognizer.processed >= frames  # and the look-ahead behind them
     padded = torch.cat((features, features.new_full((NEEDED + 1, 80), SILENCE)))
     out = encoder_frames(model, padded)
-    whole = get_search("greedy_search")(model, out[None], torch.tensor([len(out)]))[0]
+    whole = get_search("greedy_search")(model, out[None], torch.tensor([len(out)]))[0][0]
     assert found.tokens == whole.tokens and found.timestamps == whole.timestamps
 
 

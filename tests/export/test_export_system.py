@@ -54,7 +54,7 @@ def own_texts(system, bpe_dir, data_dir, search):
         x = filter_banks(item.samples)[None]
         with torch.no_grad():
             encoder_out, lens = model.encode(x, torch.tensor([x.shape[1]]))
-        texts.append(tokenizer.decode(search.search(model, encoder_out, lens, beam=4)[0].tokens))
+        texts.append(tokenizer.decode(search.search(model, encoder_out, lens, beam=4)[0][0].tokens))
     return texts
 
 

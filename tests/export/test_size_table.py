@@ -62,7 +62,7 @@ def test_onnxruntime_in_our_search_says_what_torch_says(workplace, exported, fea
     with torch.no_grad():
         encoder_out, out_lens = model.encode(pad_sequence(features, batch_first=True), lens)
     expected = get_search(search)(model, encoder_out, out_lens, beam=4)
-    expected = [tokenizer.decode(hypothesis.tokens) for hypothesis in expected]
+    expected = [tokenizer.decode(best.tokens) for (best,) in expected]
     assert any(expected)
     assert recognise_torch(model, features, tokenizer, search, 4) == expected
     texts, seconds = recognise_onnx(exported, features, tokenizer, search, 4)

@@ -33,7 +33,7 @@ def recognise(
             model, pad_sequence(outputs, batch_first=True), lens, beam=beam, blank_id=tokenizer.blank_id,
             unk_id=tokenizer.unk_id,
         )  # fmt: skip
-        for number, hypothesis in zip(numbers, hypotheses):
+        for number, (hypothesis, *_) in zip(numbers, hypotheses):
             words = tuple(tokenizer.decode(hypothesis.tokens).split())
             found.append((number, Recognition(speech[number].id, tuple(speech[number].text.split()), words)))
     return [recognition for _, recognition in sorted(found, key=lambda pair: pair[0])]

@@ -36,7 +36,7 @@ class Decoded:
 
 
 def decode(
-    model, batches: Iterable, search: Callable[..., List[Hypothesis]], tokenizer, *, beam: int, blank_id: int
+    model, batches: Iterable, search: Callable[..., List[List[Hypothesis]]], tokenizer, *, beam: int, blank_id: int
 ) -> Decoded:
     """Recognise every batch.
 
@@ -54,7 +54,8 @@ def decode(
         started = time.perf_counter()
         with torch.no_grad():
             encoder_out, lens = model.encode(batch.features.to(device), batch.feature_lens.to(device))
-        hypotheses = search(model, encoder_out, lens, beam=beam, blank_id=blank_id, unk_id=tokenizer.unk_id)
+        found = search(model, encoder_out, lens, beam=beam, blank_id=blank_id, unk_id=tokenizer.unk_id)
+        hypotheses = [best for best, *_ in found]
         texts = [tokenizer.decode(hypothesis.tokens) for hypothesis in hypotheses]
         decoded.seconds += time.perf_counter() - started  # the hypotheses are on the host: the device is done
         decoded.audio_seconds += sum(batch.durations)

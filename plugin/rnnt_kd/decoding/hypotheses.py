@@ -7,8 +7,15 @@ all hypotheses of all utterances at once, picks tokens, and writes them to the t
     for frame in range(table.num_frames):
         log_probs = table.log_probs(frame)         # (n, K, C)
         ...
-        table.extend(frame, parents, tokens, emitted, scores)
-    return table.best()
+        table.extend(frame, parents, tokens, emitted, token_log_probs, scores)
+    return table.n_best(nbest)
+
+All searches are called alike:
+
+    search(model, encoder_out, encoder_out_lens, *, beam, blank_id, unk_id, nbest=1, scorers=())
+
+and return a list for each utterance: its best hypotheses, at most ``nbest`` and at least one, best first, no
+two with the same tokens.
 
 N utterances, n <= N of them still have the frame, K hypotheses an utterance ("slots"),
 T frames, C vocabulary, L context of the predictor.  Inside, utterances are sorted by
@@ -16,7 +23,8 @@ length, so that those that have a frame are the first n rows: an utterance that 
 is not touched again, whatever it is batched with.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import List
 
 import torch
@@ -33,7 +41,8 @@ class Hypothesis:
 
     tokens: List[int]  # without blank
     timestamps: List[int]  # encoder frame in which each token was emitted
-    score: float  # natural log of the probability, all merged paths together
+    score: float  # natural log of the probability, all merged paths together, and what the scorers added
+    token_log_probs: List[float] = field(default_factory=list)  # log p(token | its frame, the tokens before), the model's
 
 
 class HypothesisTable:
@@ -67,6 +76,7 @@ class HypothesisTable:
         self._tokens = torch.full((N, beam, self._context + self.num_frames), _EMPTY, device=device)
         self._tokens[:, :, : self._context] = torch.tensor(start, device=device)
         self._timestamps = torch.zeros(N, beam, self.num_frames, dtype=torch.int64, device=device)
+        self._token_log_probs = torch.zeros(N, beam, self.num_frames, dtype=torch.float64, device=device)
         self._lengths = torch.zeros(N, beam, dtype=torch.int64, device=device)
         self.scores = torch.full((N, beam), -torch.inf, dtype=torch.float64, device=device)
         self.scores[:, 0] = 0.0
@@ -81,7 +91,9 @@ class HypothesisTable:
         logits = self._model.joiner(self._am[:n, frame, None].expand_as(lm), lm)
         return logits.double().log_softmax(-1)
 
-    def extend(self, frame: int, parents: Tensor, tokens: Tensor, emitted: Tensor, scores: Tensor) -> None:
+    def extend(
+        self, frame: int, parents: Tensor, tokens: Tensor, emitted: Tensor, token_log_probs: Tensor, scores: Tensor
+    ) -> None:
         """Replace the hypotheses of the utterances that have this frame.
 
         Args:
@@ -89,7 +101,8 @@ class HypothesisTable:
           parents: (n, K) int64, the slot each new hypothesis continues.
           tokens:  (n, K) int64, what it says in this frame.
           emitted: (n, K) bool; False: nothing is appended (blank, or what counts as blank).
-          scores:  (n, K) float64, its log-probability.
+          token_log_probs: (n, K) float64, the model's log-probability of that token in this frame.
+          scores:  (n, K) float64, log-probability of the new hypothesis.
         """
         n = self._active[frame]
         assert parents.shape == tokens.shape == emitted.shape == scores.shape == self.scores[:n].shape
@@ -97,20 +110,23 @@ class HypothesisTable:
         rows = parents[:, :, None]
         old_tokens = self._tokens[:n, :, :used].gather(1, rows.expand(-1, -1, used))
         old_times = self._timestamps[:n, :, :frame].gather(1, rows.expand(-1, -1, frame))
+        old_log_probs = self._token_log_probs[:n, :, :frame].gather(1, rows.expand(-1, -1, frame))
         lengths = self._lengths[:n].gather(1, parents)
 
         self._tokens[:n, :, :used] = old_tokens
         self._timestamps[:n, :, :frame] = old_times
+        self._token_log_probs[:n, :, :frame] = old_log_probs
         said = torch.where(emitted, tokens, torch.full_like(tokens, _EMPTY))
         self._tokens[:n].scatter_(2, (self._context + lengths)[:, :, None], said[:, :, None])
         self._timestamps[:n].scatter_(2, lengths[:, :, None], torch.full_like(rows, frame))
+        self._token_log_probs[:n].scatter_(2, lengths[:, :, None], token_log_probs[:, :, None])
         self._lengths[:n] = lengths + emitted
         self.scores[:n] = scores
 
     def merge(self, frame: int) -> None:
         """Add up the probabilities of slots that hold the same tokens.
 
-        The first of them keeps the sum (and its timestamps), the others are freed.  Rows are
+        The first of them keeps the sum (and its timestamps and token log-probabilities), the others are freed.  Rows are
         compared whole: no hash that could collide.
         """
         n = self._active[frame]
@@ -120,33 +136,40 @@ class HypothesisTable:
         repeats = same.tril(-1).any(-1)  # an earlier slot has these tokens
         self.scores[:n] = together.masked_fill(repeats, -torch.inf)
 
-    def best(self) -> List[Hypothesis]:
-        """The best hypothesis of each utterance, in the order the utterances were given.
+    def n_best(self, nbest: int = 1) -> List[List[Hypothesis]]:
+        """The best hypotheses of each utterance, best first, in the order the utterances were given.
 
         Best is the highest log-probability divided by the number of tokens, the start context
         counted too, as in icefall and sherpa-onnx; of equals, the first slot.
 
         Raises:
-          UserError: the model gave NaN.
+          UserError: ``nbest`` < 1, or the model gave NaN.
         """
+        if nbest < 1:
+            raise UserError("nbest", str(nbest), "1 or more hypotheses")
         if not self.scores.numel():
             return []
-        slot = (self.scores / (self._lengths + self._context)).argmax(-1)  # (N,), the first maximum
-        rows = torch.arange(len(slot), device=slot.device)
-        lengths, scores = self._lengths[rows, slot].tolist(), self.scores[rows, slot].tolist()
-        tokens, times = self._tokens[rows, slot].tolist(), self._timestamps[rows, slot].tolist()
-        found: List[Hypothesis] = [None] * len(slot)  # type: ignore[list-item]
+        ranks = self.scores / (self._lengths + self._context)
+        slots = ranks.sort(dim=-1, descending=True, stable=True).indices[:, :nbest]  # (N, nbest or K), NaN first
+        tokens, times, token_log_probs = (
+            values.gather(1, slots[:, :, None].expand(-1, -1, values.shape[2])).tolist()
+            for values in (self._tokens[:, :, self._context :], self._timestamps, self._token_log_probs)
+        )
+        lengths, scores = self._lengths.gather(1, slots).tolist(), self.scores.gather(1, slots).tolist()
+        found: List[List[Hypothesis]] = [[] for _ in lengths]
         for row, place in enumerate(self._order.tolist()):
-            if scores[row] != scores[row]:
-                found_there = "the model's output is not a number"
+            if scores[row][0] != scores[row][0]:
                 raise UserError(
                     f"utterance {place} of the batch",
-                    found_there,
+                    "the model's output is not a number",
                     "finite logits",
                     "the weights are broken: train again",
                 )
-            length = lengths[row]
-            found[place] = Hypothesis(tokens[row][self._context :][:length], times[row][:length], scores[row])
+            columns = zip(tokens[row], times[row], token_log_probs[row], lengths[row], scores[row])
+            for rank, (*texts, length, score) in enumerate(columns):
+                if rank == 0 or score > -math.inf:  # slots that are not in use come last
+                    said, when, how_sure = (text[:length] for text in texts)
+                    found[place].append(Hypothesis(said, when, score, how_sure))
         return found
 
 

@@ -5,7 +5,7 @@ hypothesis may go on with blank or with one symbol; the best K of all continuati
 stay, and those that now have the same tokens become one, probabilities added.
 """
 
-from typing import List, Optional, Tuple
+from typing import List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -15,8 +15,16 @@ from rnnt_kd.decoding.hypotheses import Hypothesis, HypothesisTable, is_emitted
 
 @torch.no_grad()
 def search(
-    model, encoder_out: Tensor, encoder_out_lens: Tensor, *, beam: int = 4, blank_id: int = 0, unk_id: Optional[int] = 1
-) -> List[Hypothesis]:
+    model,
+    encoder_out: Tensor,
+    encoder_out_lens: Tensor,
+    *,
+    beam: int = 4,
+    blank_id: int = 0,
+    unk_id: Optional[int] = 1,
+    nbest: int = 1,
+    scorers: Sequence = (),
+) -> List[List[Hypothesis]]:
     """Recognise a batch; all hypotheses of all utterances share one joiner call a frame.
 
     Args:
@@ -26,13 +34,15 @@ def search(
       beam:             K, hypotheses kept after each frame (before merging).
       blank_id:         no token.
       unk_id:           counts as blank (see ``is_emitted``); None: a token like others.
+      nbest:            hypotheses returned at most; there are never more than ``beam``.
+      scorers:          none yet.
 
     Returns:
-      N hypotheses, best by log-probability divided by length (``HypothesisTable.best``).
+      N lists, best first by log-probability divided by length (``HypothesisTable.n_best``).
       Of equal continuations that of the better hypothesis wins, then the lowest token id.
 
     Raises:
-      UserError: ``beam`` < 1, or the model's output is not a number.
+      UserError: ``beam`` or ``nbest`` < 1, or the model's output is not a number.
     """
     table = HypothesisTable(model, encoder_out, encoder_out_lens, beam)
     for frame in range(table.num_frames):
@@ -40,9 +50,10 @@ def search(
         n, _, C = log_probs.shape
         scores, choice = _first_maxima((table.scores[:n, :, None] + log_probs).flatten(1), beam)
         parents, tokens = choice // C, choice % C
-        table.extend(frame, parents, tokens, is_emitted(tokens, blank_id, unk_id), scores)
+        chosen = log_probs.flatten(1).gather(1, choice)
+        table.extend(frame, parents, tokens, is_emitted(tokens, blank_id, unk_id), chosen, scores)
         table.merge(frame)
-    return table.best()
+    return table.n_best(nbest)
 
 
 def _first_maxima(values: Tensor, count: int) -> Tuple[Tensor, Tensor]:

@@ -44,6 +44,7 @@ class _Path:
     labels: Tuple[int, ...]  # the context first
     times: Tuple[int, ...] = ()  # encoder frames since the segment's start
     score: float = 0.0
+    label_scores: Tuple[float, ...] = ()  # log-probability of each label that has a time
     trailing_blanks: int = 0
     heard: Optional[Tuple[int, ...]] = None  # context of the predictor, where it is not the last labels
 
@@ -121,7 +122,8 @@ class StreamingRecognizer:
     def result(self) -> Hypothesis:
         """The best hypothesis of the segment so far; times in encoder frames (40 ms) since the segment's start."""
         best = self._best()
-        return Hypothesis(list(best.labels[len(self._start) :]), list(best.times), best.score)
+        labels = list(best.labels[len(self._start) :])
+        return Hypothesis(labels, list(best.times), best.score, list(best.label_scores))
 
     def is_endpoint(self) -> bool:
         """Has the speaker come to an end?  By ``ENDPOINT_RULES``, as sherpa-onnx has them."""
@@ -169,8 +171,9 @@ class StreamingRecognizer:
 
     def _with(self, path: _Path, label: int, log_prob: float) -> _Path:
         if label in (self.blank_id, self.unk_id):
-            return _Path(path.labels, path.times, path.score + log_prob, path.trailing_blanks + 1, path.heard)
-        return _Path((*path.labels, label), (*path.times, self._frames), path.score + log_prob)
+            return replace(path, score=path.score + log_prob, trailing_blanks=path.trailing_blanks + 1)
+        times, label_scores = (*path.times, self._frames), (*path.label_scores, log_prob)
+        return _Path((*path.labels, label), times, path.score + log_prob, label_scores)
 
     def _predicted(self, context: Tuple[int, ...]) -> Tensor:
         if len(self._known) > MOST_CONTEXTS:

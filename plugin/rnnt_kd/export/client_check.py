@@ -100,7 +100,7 @@ def _recognise(
         lens = torch.tensor([len(matrix) for matrix in batch])
         with torch.no_grad():
             encoder_out, out_lens = model.encode(torch.nn.utils.rnn.pad_sequence(batch, batch_first=True), lens)
-        for hypothesis in get_search(search)(
+        for hypothesis, *_ in get_search(search)(
             model, encoder_out, out_lens, beam=BEAM, blank_id=tokenizer.blank_id, unk_id=tokenizer.unk_id
         ):
             times = [frame * FRAME_SECONDS for frame in hypothesis.timestamps]

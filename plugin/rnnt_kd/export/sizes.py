@@ -111,6 +111,6 @@ def _recognise(model, encode, features: Sequence[Tensor], tokenizer: Tokenizer, 
         found = get_search(search)(
             model, encoder_out, lens, beam=beam, blank_id=tokenizer.blank_id, unk_id=tokenizer.unk_id
         )
-        for index, hypothesis in zip(part, found, strict=True):
+        for index, (hypothesis, *_) in zip(part, found, strict=True):
             texts[index] = tokenizer.decode(hypothesis.tokens)
     return texts
