@@ -42,7 +42,7 @@ class Hypothesis:
     tokens: List[int]  # without blank
     timestamps: List[int]  # encoder frame in which each token was emitted
     score: float  # natural log of the probability, all merged paths together, and what the scorers added
-    token_log_probs: List[float] = field(default_factory=list)  # log p(token | its frame, the tokens before), the model's
+    token_log_probs: List[float] = field(default_factory=list)  # the model's, of each token in its frame
 
 
 class HypothesisTable:
@@ -126,8 +126,8 @@ class HypothesisTable:
     def merge(self, frame: int) -> None:
         """Add up the probabilities of slots that hold the same tokens.
 
-        The first of them keeps the sum (and its timestamps and token log-probabilities), the others are freed.  Rows are
-        compared whole: no hash that could collide.
+        The first of them keeps the sum (and its timestamps and token log-probabilities), the others
+        are freed.  Rows are compared whole: no hash that could collide.
         """
         n = self._active[frame]
         rows = self._tokens[:n, :, : self._context + frame + 1]
