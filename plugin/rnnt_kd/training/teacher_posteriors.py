@@ -9,7 +9,7 @@ B batch, T encoder frames, S symbols.
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,46 @@ class Lattice:
     temperature: float
     min_seconds: float
     max_seconds: float
+
+
+def teacher_nodes(
+    model: nn.Module,
+    training: TrainingConfig,
+    prune_range: int,
+    rnnt_type: str,
+    backend: ModuleType,
+    encoder_out: Tensor,
+    encoder_lens: Tensor,
+    predictor_out: Tensor,
+    labels: Tensor,
+    label_lens: Tensor,
+) -> KeptNodes:
+    """The nodes that a teacher's own simple heads keep.
+
+    Args:
+      model, training:  the teacher and its own configuration.
+      backend:          a lattice backend module.
+      encoder_out, encoder_lens:  (B, T, D) and (B,), of ``model.encode``.
+      predictor_out:    (B, S + 1, E), of ``model.predict``.
+      labels, label_lens:  (B, S) int64, S >= prune_range - 1, and (B,).
+    """
+    boundary = torch.zeros(len(labels), 4, dtype=torch.int64, device=labels.device)
+    boundary[:, 2], boundary[:, 3] = label_lens, encoder_lens
+    _, (px_grad, py_grad) = backend.rnnt_loss_smoothed(
+        model.simple_lm_proj(predictor_out),
+        model.simple_am_proj(encoder_out),
+        labels,
+        model.blank_id,
+        lm_only_scale=training.lm_only_scale,
+        am_only_scale=training.am_only_scale,
+        boundary=boundary,
+        rnnt_type=rnnt_type,
+        reduction="sum",
+        return_grad=True,
+    )
+    ranges = backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, prune_range)
+    assert ranges.size(2) == prune_range, (ranges.shape, prune_range)
+    return kept_nodes(labels, ranges, model.blank_id, boundary, rnnt_type)
 
 
 class TeacherPosteriors:
@@ -65,26 +105,15 @@ class TeacherPosteriors:
     def __call__(self, batch: Batch) -> Dict[str, Entry]:
         """By utterance id.  Raises UserError, naming the utterance, where a posterior is not a number."""
         model, lattice = self.model, self.lattice
-        labels, label_lens = self._padded_labels(batch.texts)
+        encoded = [self.encode(text) for text in batch.texts]
+        labels, label_lens = (x.to(self.device) for x in padded_labels(encoded, lattice.prune_range, model.blank_id))
         encoder_out, encoder_lens = model.encode(batch.features.to(self.device), batch.feature_lens.to(self.device))
         predictor_out = model.predict(labels)
-        boundary = torch.zeros(len(labels), 4, dtype=torch.int64, device=self.device)
-        boundary[:, 2], boundary[:, 3] = label_lens, encoder_lens
-        _, (px_grad, py_grad) = self.backend.rnnt_loss_smoothed(
-            model.simple_lm_proj(predictor_out),
-            model.simple_am_proj(encoder_out),
-            labels,
-            model.blank_id,
-            lm_only_scale=self.training.lm_only_scale,
-            am_only_scale=self.training.am_only_scale,
-            boundary=boundary,
-            rnnt_type=lattice.rnnt_type,
-            reduction="sum",
-            return_grad=True,
-        )
-        ranges = self.backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, lattice.prune_range)
-        assert ranges.size(2) == lattice.prune_range, (ranges.shape, lattice.prune_range)
-        nodes = kept_nodes(labels, ranges, model.blank_id, boundary, lattice.rnnt_type)
+        nodes = teacher_nodes(
+            model, self.training, lattice.prune_range, lattice.rnnt_type, self.backend,
+            encoder_out, encoder_lens, predictor_out, labels, label_lens,
+        )  # fmt: skip
+        ranges = nodes.ranges
         parts = joiner_parts(model, encoder_out, predictor_out)
         packed = self._packed(parts, nodes, 1.0, batch)
         tempered = self._packed(parts, nodes, lattice.temperature, batch) if lattice.temperature != 1.0 else None
@@ -103,12 +132,11 @@ class TeacherPosteriors:
             raise UserError(self.where, f"its posteriors of {name} are not numbers", "", "train the teacher again")
         return pack(scores).masked_fill(~nodes.node_mask.unsqueeze(3), 0.0).cpu()
 
-    def _padded_labels(self, texts: List[str]) -> Tuple[Tensor, Tensor]:
-        """(B, S) and (B,) int64, S >= prune range - 1: so that no batch of short texts narrows the ranges."""
-        encoded = [self.encode(text) for text in texts]
-        lens = torch.tensor([len(labels) for labels in encoded], dtype=torch.int64)
-        width = max(self.lattice.prune_range - 1, 1, int(lens.max()))
-        padded = torch.full((len(encoded), width), self.model.blank_id, dtype=torch.int64)
-        for row, labels in zip(padded, encoded, strict=True):
-            row[: len(labels)] = torch.tensor(labels, dtype=torch.int64)
-        return padded.to(self.device), lens.to(self.device)
+
+def padded_labels(encoded: Sequence[Sequence[int]], prune_range: int, blank_id: int) -> Tuple[Tensor, Tensor]:
+    """(B, S) and (B,) int64, S >= prune range - 1: so that no batch of short texts narrows the ranges."""
+    lens = torch.tensor([len(labels) for labels in encoded], dtype=torch.int64)
+    padded = torch.full((len(encoded), max(prune_range - 1, 1, int(lens.max()))), blank_id, dtype=torch.int64)
+    for row, labels in zip(padded, encoded, strict=True):
+        row[: len(labels)] = torch.tensor(labels, dtype=torch.int64)
+    return padded, lens
