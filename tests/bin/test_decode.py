@@ -109,6 +109,55 @@ def test_tokens_and_words_have_the_times_of_their_frames(made, tmp_path, search)
         assert list(item.word_times) == [item.timestamps[n] for n in ends]
 
 
+def test_nbest_lists_and_ctm_belong_to_the_recognised_words(made, tmp_path, capsys):
+    decode.main(options(made, tmp_path, nbest=3))
+    words = {item.utterance_id: item.hyp for item in read_recogs(tmp_path / "recogs-test.txt")}
+    emissions = read_emissions(tmp_path / "tokens-test.jsonl")
+    lists = [json.loads(line) for line in (tmp_path / "nbest-test.jsonl").read_text().splitlines()]
+    assert [item["id"] for item in lists] == sorted(item["id"] for item in lists)
+    for key in TEXTS:
+        found = [item for item in lists if item["id"] == key]
+        assert [item["rank"] for item in found] == [1, 2, 3]  # random weights: nothing is sure
+        assert found[0]["words"] == list(words[key]) == found[0]["text"].split()
+        assert found[0]["tokens"] == list(emissions[key].tokens)
+        assert found[0]["timestamps"] == list(emissions[key].timestamps)
+        assert len({tuple(item["tokens"]) for item in found}) == 3
+        ranks = [item["score"] / (len(item["tokens"]) + 2) for item in found]
+        assert ranks == sorted(ranks, reverse=True)
+        for item in found:
+            assert len(item["words"]) == len(item["word_confidences"])
+            assert all(0.0 <= confidence <= 1.0 for confidence in item["word_confidences"])
+            assert all(a < b for a, b in zip(item["word_starts"], item["word_ends"], strict=True))
+            assert all(b <= a + 1e-9 for a, b in zip(item["word_starts"][1:], item["word_ends"]))
+    ctm = [line.split() for line in (tmp_path / "test.ctm").read_text().splitlines()]
+    for key in TEXTS:
+        rows = [row for row in ctm if row[0] == key]
+        best = next(item for item in lists if (item["id"], item["rank"]) == (key, 1))
+        assert [row[4] for row in rows] == best["words"]
+        assert [float(row[2]) for row in rows] == pytest.approx(best["word_starts"])
+        assert [float(row[5]) for row in rows] == pytest.approx(best["word_confidences"], abs=1e-4)
+    assert sorted((tmp_path / "ref-test.trn").read_text().split("\n")) == sorted(
+        ["", *(f"{text} ({key[0]}-{key})".strip() for key, text in TEXTS.items())]
+    )
+    capsys.readouterr()
+    decode.main(options(made, tmp_path))
+    assert "nbest was 3" in capsys.readouterr().out and not (tmp_path / "nbest-test.jsonl").exists()
+
+
+def test_what_an_earlier_version_decoded_is_finished(made, tmp_path, capsys):
+    """Without the files that have come since."""
+    decode.main(options(made, tmp_path))
+    record = tmp_path / ".decode-test.stage.json"
+    values = json.loads(record.read_text())
+    assert values.pop("outputs") and "nbest" not in values["settings"]
+    record.write_text(json.dumps(values))
+    for name in ("test.ctm", "ref-test.trn", "hyp-test.trn"):
+        (tmp_path / name).unlink()
+    capsys.readouterr()
+    decode.main(options(made, tmp_path))
+    assert "finished already" in capsys.readouterr().out
+
+
 def test_decode_score_summarize(made, capsys):
     out_dir = made / "exp/teacher/decode_test_greedy_search"
     arguments = options(made, out_dir, search="greedy_search")
@@ -163,6 +212,8 @@ def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):
     cases = [
         ({"search": "best"}, f"search: 'best'; expected one of: {', '.join(available_searches())}"),
         ({"beam": 0}, "--beam: 0"),
+        ({"nbest": 5}, "--nbest: 5; expected 1 .. 4, the hypotheses that --beam keeps"),
+        ({"nbest": 0}, "--nbest: 0"),
         ({"batch_seconds": -1}, "--batch-seconds: -1.0"),
         ({"num_threads": 0}, "--num-threads: 0"),
         ({"test_set": "a/b"}, "--test-set: 'a/b'"),

@@ -37,6 +37,9 @@ def test_words_and_the_places_of_their_last_tokens(english, ids):
     for number, (word, last) in enumerate(found):
         assert english.decode(ids[: last + 1]).split()[: number + 1] == [name for name, _ in found[: number + 1]]
         assert english.decode(ids[:last]).split()[number : number + 1] != [word]
+    spans = english.word_spans(ids)
+    assert [(word, last) for word, _, last in spans] == found
+    assert all(english.decode(ids[first : last + 1]) == word for word, first, last in spans)
     ends = [last for _, last in found]
     assert ends == sorted(set(ends)) and english.words([]) == []
 

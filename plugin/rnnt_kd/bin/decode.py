@@ -4,6 +4,9 @@ Writes to OUT_DIR
   recogs-<test set>.txt     reference and recognised words, as icefall writes them
   tokens-<test set>.jsonl   tokens and words of each utterance, and when in the audio they came
   speakers-<test set>.json  utterance id -> speaker id
+  <test set>.ctm            words, their times and confidences, as Kaldi and sclite have them
+  ref-<test set>.trn, hyp-<test set>.trn  the words of all utterances, for sclite
+  nbest-<test set>.jsonl    with --nbest: the best hypotheses with scores, times and confidences
   decode.json               what was done, how fast (real-time factor of encoder and search)
 """
 
@@ -22,9 +25,12 @@ from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
 from rnnt_kd.decoding.decode import Decoded, decode
 from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
+from rnnt_kd.scoring.alternatives import write_nbest
+from rnnt_kd.scoring.ctm import write_ctm
 from rnnt_kd.scoring.emissions import write_emissions
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 from rnnt_kd.scoring.results import read_json
+from rnnt_kd.scoring.trn import write_trn
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training.checkpoint import load_system, weights_file
 
@@ -42,6 +48,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--test-set", required=True, help="name of the test set, for the file names")
     options.add_argument("--search", default="modified_beam_search", help=f"one of: {join(available_searches())}")
     options.add_argument("--beam", type=int, default=4, help="hypotheses an utterance")
+    options.add_argument("--nbest", type=int, metavar="N", help="also write the N best hypotheses of each utterance")
     options.add_argument("--batch-seconds", type=float, default=120.0, help="audio a batch, padding included")
     options.add_argument(
         "--chunk-frames",
@@ -56,8 +63,9 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     settings: Dict[str, Any] = {"search": args.search, "beam": args.beam, "test_set": args.test_set}
     settings.update(device=chosen_device(args.device), num_threads=args.num_threads, batch_seconds=args.batch_seconds)
-    if args.chunk_frames is not None:
-        settings.update(chunk_frames=args.chunk_frames)
+    for name in ("chunk_frames", "nbest"):  # not in the settings of earlier decodings
+        if getattr(args, name) is not None:
+            settings[name] = getattr(args, name)
     left_out_path = args.cuts.with_name(args.cuts.name.replace(".jsonl.gz", "") + ".left_out.json")  # of stage 1
     inputs = [args.system_dir / "config.yaml", weights_file(args.system_dir), args.bpe_dir / "bpe.model"]
     outputs = [f"{name}-{args.test_set}.{kind}" for name, kind in OUTPUTS] + ["decode.json"]
@@ -80,7 +88,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds)
     with tqdm(loader, desc=f"{config.name} on {args.test_set}", unit="batch", mininterval=1.0) as batches:
         search = get_search(args.search)
-        decoded = decode(model, batches, search, tokenizer, beam=args.beam, blank_id=config.blank_id)
+        more = {"nbest": args.nbest or 1}
+        decoded = decode(model, batches, search, tokenizer, beam=args.beam, blank_id=config.blank_id, **more)
     in_cuts = {cut.id for cut in load_cuts_info(args.cuts)}
     assert in_cuts == {*decoded.words, *loader.left_out}, "the loader lost utterances"  # a rate of a part is no rate
     record = {
@@ -94,8 +103,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         "command": command_line("rnnt_kd.bin.decode", argv),
     }
     stage.start()
-    _write(args.out_dir, args.test_set, decoded, record)
-    stage.finish()
+    stage.finish(_write(args.out_dir, args.test_set, decoded, record))
     print(
         f"{config.name} on {args.test_set}: {record['utterances']} utterances, {decoded.audio_seconds:.1f} s of audio, "
         f"real-time factor {record['rtf']} ({settings['device']}, {args.search}) -> {args.out_dir / outputs[0]}"
@@ -106,6 +114,8 @@ def _check(args) -> None:
     get_search(args.search)
     if args.beam < 1:
         raise UserError("--beam", str(args.beam), "1 or more")
+    if args.nbest is not None and not 1 <= args.nbest <= args.beam:
+        raise UserError("--nbest", str(args.nbest), f"1 .. {args.beam}, the hypotheses that --beam keeps")
     if not args.batch_seconds > 0:
         raise UserError("--batch-seconds", str(args.batch_seconds), "a positive number")
     if args.chunk_frames is not None and args.chunk_frames < 0:
@@ -123,15 +133,24 @@ def _set_chunk(encoder: torch.nn.Module, chunk_frames: int, system_dir: Path) ->
     encoder.eval_chunk_frames = chunk_frames
 
 
-def _write(out_dir: Path, test_set: str, decoded: Decoded, record: Dict[str, Any]) -> None:
-    """The outputs, ``decode.json`` last; scores of an older decoding go first."""
-    for stale in (*(f"{name}-{test_set}.{kind}" for name, kind in SCORES), "decode.json"):
+def _write(out_dir: Path, test_set: str, decoded: Decoded, record: Dict[str, Any]) -> List[str]:
+    """The outputs, ``decode.json`` last; scores of an older decoding go first.  Returns the names of those that
+    decodings of earlier versions lack, which are finished nevertheless."""
+    nbest = f"nbest-{test_set}.jsonl"
+    for stale in (*(f"{name}-{test_set}.{kind}" for name, kind in SCORES), nbest, "decode.json"):
         (out_dir / stale).unlink(missing_ok=True)
     recognitions = [Recognition(utterance_id, ref, hyp) for utterance_id, (ref, hyp) in decoded.words.items()]
     write_recogs(out_dir / f"recogs-{test_set}.txt", recognitions)
     write_emissions(out_dir / f"tokens-{test_set}.jsonl", decoded.emissions.items())
+    more = [f"{test_set}.ctm", f"ref-{test_set}.trn", f"hyp-{test_set}.trn"]
+    write_ctm(out_dir / more[0], [(utterance_id, found[0]) for utterance_id, found in decoded.alternatives.items()])
+    write_trn(out_dir / more[1], out_dir / more[2], recognitions, decoded.speakers)
+    if "nbest" in record:
+        write_nbest(out_dir / nbest, decoded.alternatives.items())
+        more.append(nbest)
     for name, values in ((f"speakers-{test_set}.json", decoded.speakers), ("decode.json", record)):
         atomic.write_text(out_dir / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    return more
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """A system and batches of features -> recognised words, when they came, and the time it took."""
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Callable, Dict, Iterable, List, Sequence, Tuple
 
 import torch
 
+from rnnt_kd.decoding.confidence import label_posteriors, list_posteriors
 from rnnt_kd.decoding.hypotheses import Hypothesis
+from rnnt_kd.scoring.alternatives import Alternative
 from rnnt_kd.scoring.emissions import Emissions
 
 FRAMES_PER_SECOND = 100  # of features
@@ -19,13 +22,15 @@ class Decoded:
     Attributes:
       words:         utterance id -> (reference words, recognised words).
       emissions:     utterance id -> tokens, words and their times.
+      alternatives:  utterance id -> the best hypotheses with scores, times and confidences, best first.
       speakers:      utterance id -> speaker id.
       audio_seconds: sum of the utterances' durations.
-      seconds:       encoder, search and BPE -> text; reading features is not counted.
+      seconds:       encoder, search and BPE -> text; reading features and the confidences are not counted.
     """
 
     words: Dict[str, Tuple[Tuple[str, ...], Tuple[str, ...]]] = field(default_factory=dict)
     emissions: Dict[str, Emissions] = field(default_factory=dict)
+    alternatives: Dict[str, List[Alternative]] = field(default_factory=dict)
     speakers: Dict[str, str] = field(default_factory=dict)
     audio_seconds: float = 0.0
     seconds: float = 0.0
@@ -36,7 +41,15 @@ class Decoded:
 
 
 def decode(
-    model, batches: Iterable, search: Callable[..., List[List[Hypothesis]]], tokenizer, *, beam: int, blank_id: int
+    model,
+    batches: Iterable,
+    search: Callable[..., List[List[Hypothesis]]],
+    tokenizer,
+    *,
+    beam: int,
+    blank_id: int,
+    nbest: int = 1,
+    scorers: Sequence = (),
 ) -> Decoded:
     """Recognise every batch.
 
@@ -46,34 +59,73 @@ def decode(
                  ``durations`` (seconds), ``speakers``.
       search:    what ``get_search`` gives.
       tokenizer: ``text.tokenizer.Tokenizer`` of the system.
+      nbest:     alternatives kept at most; the confidences are told from all that the beam holds.
+      scorers:   as ``search`` takes them.
     """
     device = next(model.parameters()).device
     decoded, pieces = Decoded(), tokenizer.pieces()
     frame_seconds = model.encoder.subsampling_factor / FRAMES_PER_SECOND
+    ids = {"blank_id": blank_id, "unk_id": tokenizer.unk_id}
     for batch in batches:
         started = time.perf_counter()
         with torch.no_grad():
             encoder_out, lens = model.encode(batch.features.to(device), batch.feature_lens.to(device))
-        found = search(model, encoder_out, lens, beam=beam, blank_id=blank_id, unk_id=tokenizer.unk_id)
-        hypotheses = [best for best, *_ in found]
-        texts = [tokenizer.decode(hypothesis.tokens) for hypothesis in hypotheses]
+        found = search(model, encoder_out, lens, beam=beam, **ids, nbest=max(nbest, beam), scorers=scorers)
+        texts = [tokenizer.decode(best.tokens) for best, *_ in found]
         decoded.seconds += time.perf_counter() - started  # the hypotheses are on the host: the device is done
         decoded.audio_seconds += sum(batch.durations)
         for utterance_id, ref, hyp in zip(batch.utterance_ids, batch.texts, texts, strict=True):
             assert utterance_id not in decoded.words, f"{utterance_id} comes twice"
             decoded.words[utterance_id] = tuple(ref.split()), tuple(hyp.split())
-        for utterance_id, hypothesis in zip(batch.utterance_ids, hypotheses, strict=True):
-            decoded.emissions[utterance_id] = _emissions(hypothesis, tokenizer, pieces, frame_seconds)
+        for row, (utterance_id, hypotheses) in enumerate(zip(batch.utterance_ids, found, strict=True)):
+            kept = hypotheses[:nbest]
+            sure = label_posteriors(model, encoder_out[row].expand(len(kept), -1, -1), kept, **ids)
+            spans = [tokenizer.word_spans(hypothesis.tokens) for hypothesis in hypotheses]
+            words = [[word for word, *_ in of_one] for of_one in spans]
+            shares = list_posteriors(words, [hypothesis.score for hypothesis in hypotheses], nbest)
+            decoded.emissions[utterance_id] = _emissions(hypotheses[0], spans[0], pieces, frame_seconds)
+            decoded.alternatives[utterance_id] = [
+                _alternative(*parts, tokenizer, pieces, frame_seconds) for parts in zip(kept, spans, sure, shares)
+            ]
         decoded.speakers.update(zip(batch.utterance_ids, batch.speakers, strict=True))
     return decoded
 
 
-def _emissions(hypothesis: Hypothesis, tokenizer, pieces: Sequence[str], frame_seconds: float) -> Emissions:
-    times = [round(frame * frame_seconds, 4) for frame in hypothesis.timestamps]
-    words = tokenizer.words(hypothesis.tokens)
+def _emissions(hypothesis: Hypothesis, spans: Sequence, pieces: Sequence[str], frame_seconds: float) -> Emissions:
+    times = _seconds(hypothesis.timestamps, frame_seconds)
     return Emissions(
         tokens=tuple(pieces[token] for token in hypothesis.tokens),
-        timestamps=tuple(times),
-        words=tuple(word for word, _ in words),
-        word_times=tuple(times[last] for _, last in words),
+        timestamps=times,
+        words=tuple(word for word, *_ in spans),
+        word_times=tuple(times[last] for *_, last in spans),
     )
+
+
+def _alternative(
+    hypothesis: Hypothesis,
+    spans: Sequence,
+    sure: Sequence[float],
+    shares: Sequence[float],
+    tokenizer,
+    pieces,
+    frame_seconds,
+) -> Alternative:
+    starts = _seconds(hypothesis.timestamps, frame_seconds)
+    ends = _seconds([frame + 1 for frame in hypothesis.timestamps], frame_seconds)
+    return Alternative(
+        text=tokenizer.decode(hypothesis.tokens),
+        score=hypothesis.score,
+        tokens=tuple(pieces[token] for token in hypothesis.tokens),
+        timestamps=starts,
+        token_log_probs=tuple(hypothesis.token_log_probs),
+        words=tuple(word for word, *_ in spans),
+        word_starts=tuple(starts[first] for _, first, _ in spans),
+        word_ends=tuple(ends[last] for *_, last in spans),
+        word_confidences=tuple(
+            share * math.prod(sure[first : last + 1]) for share, (_, first, last) in zip(shares, spans, strict=True)
+        ),
+    )
+
+
+def _seconds(frames: Sequence[int], frame_seconds: float) -> Tuple[float, ...]:
+    return tuple(round(frame * frame_seconds, 4) for frame in frames)

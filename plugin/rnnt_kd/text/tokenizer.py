@@ -65,10 +65,14 @@ class Tokenizer:
 
     def words(self, ids: Sequence[int]) -> List[Tuple[str, int]]:
         """The words of ``decode(ids)``, each with the place among ``ids`` of its last token; ids without blank."""
+        return [(word, last) for word, _, last in self.word_spans(ids)]
+
+    def word_spans(self, ids: Sequence[int]) -> List[Tuple[str, int, int]]:
+        """``words`` with the places of the first and the last token of each."""
         starts = [place for place, token in enumerate(ids) if self._processor.id_to_piece(token).startswith("\u2581")]
         bounds = sorted({0, *starts, len(ids)})
-        groups = ((ids[begin:end], end - 1) for begin, end in zip(bounds, bounds[1:]))
-        return [(word, last) for group, last in groups for word in self.decode(group).split()]
+        groups = ((ids[begin:end], begin, end - 1) for begin, end in zip(bounds, bounds[1:]))
+        return [(word, first, last) for group, first, last in groups for word in self.decode(group).split()]
 
     def pieces(self) -> List[str]:
         """The symbol of each id, U+2581 for a space: what ``tokens.txt`` lists."""
