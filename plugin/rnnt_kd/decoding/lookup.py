@@ -16,8 +16,12 @@ def get_search(name: str) -> Callable:
     """The ``search`` function of that file.
 
     Raises:
-      UserError: there is no such search; names those that exist.
+      UserError: there is no such search, or the library that it needs is missing; names those that exist.
     """
     if name not in available_searches():
         raise UserError("search", f"'{name}'", f"one of: {', '.join(available_searches())}")
-    return importlib.import_module(f"rnnt_kd.decoding.{name}").search
+    try:
+        return importlib.import_module(f"rnnt_kd.decoding.{name}").search
+    except (ImportError, OSError) as error:  # OSError: a k2 built for another torch or CUDA
+        next_step = "take modified_beam_search, or run.sh with --env k2"
+        raise UserError("search", f"'{name}' cannot be used here ({error})", "the package k2", next_step) from error

@@ -1,0 +1,73 @@
+"""What ``fast_beam_search`` may recognise: any tokens, or the words of some text only.
+
+A graph is a finite-state acceptor over tokens, blank left out: state 0 is where an utterance starts and where
+it may end; every arc is a token.  Of a frame's tokens a search takes those that leave the state it is in;
+blank keeps the state.
+"""
+
+from dataclasses import dataclass
+from typing import Dict, Iterable, List, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from rnnt_kd.errors import UserError
+
+
+@dataclass(frozen=True)
+class Graph:
+    """(A,) int64 ``sources``, ``destinations`` and ``labels`` of the arcs, sorted by source and label.
+
+    State 0 is the start and the end; no label is blank.
+    """
+
+    sources: Tensor
+    destinations: Tensor
+    labels: Tensor
+
+    @property
+    def num_states(self) -> int:
+        return int(torch.cat((self.sources, self.destinations)).max()) + 1
+
+
+def any_tokens(vocab_size: int, blank_id: int, unk_id: Optional[int]) -> Graph:
+    """The trivial graph: one state, every token but blank and ``<unk>`` leads back to it.
+
+    Raises:
+      UserError: no token is left.
+    """
+    return _graph((0, 0, token) for token in range(vocab_size) if token not in (blank_id, unk_id))
+
+
+def words_of(text: Iterable[str], tokenizer) -> Graph:
+    """Words of ``text`` in any order: a tree of their tokens that they share from the front, its leaves at the root.
+
+    An utterance that ends within a word has no path to the end; see ``fast_beam_search`` for what it gives then.
+
+    Args:
+      text:      transcripts, or words.
+      tokenizer: ``Tokenizer`` of the system; words that it cannot spell are left out.
+
+    Raises:
+      UserError: no word is left.
+    """
+    spelled = (tokenizer.encode(word) for word in sorted({word for line in text for word in line.split()}))
+    return _graph(_tree(tokens for tokens in spelled if tokens and tokenizer.unk_id not in tokens))
+
+
+def _tree(spellings: Iterable[List[int]]) -> Iterable[Tuple[int, int, int]]:
+    states: Dict[Tuple[int, ...], int] = {(): 0}  # what was read of a word -> state
+    for tokens in spellings:
+        for end in range(1, len(tokens)):
+            states.setdefault(tuple(tokens[:end]), len(states))
+            yield states[tuple(tokens[: end - 1])], states[tuple(tokens[:end])], tokens[end - 1]
+        yield states[tuple(tokens[:-1])], 0, tokens[-1]
+
+
+def _graph(arcs: Iterable[Tuple[int, int, int]]) -> Graph:
+    """Of (source, destination, label); arcs that are there twice become one."""
+    ordered = sorted({(source, label, destination) for source, destination, label in arcs})
+    if not ordered:
+        raise UserError("graph", "no token may be said", "text with words of this system", "check the text")
+    sources, labels, destinations = (torch.tensor(column) for column in zip(*ordered))
+    return Graph(sources, destinations, labels)
