@@ -146,7 +146,7 @@ def pruned_transducer_terms(
     if isinstance(teacher, JoinerParts):
         _check_vocabulary(teacher, student)
     elif isinstance(teacher, NodeScores):
-        teacher = _as_constants(teacher, nodes, teacher_mask)
+        teacher = as_constants(teacher, nodes, teacher_mask)
     elif teacher is not None:
         raise UserError("teacher", type(teacher).__name__, "JoinerParts, NodeScores or None")
 
@@ -224,7 +224,7 @@ def _as_scores(
             "its posteriors at that temperature, too",
             "make the cache with this temperature, or give tempered_teacher",
         )
-    return _as_constants(tempered, nodes, teacher_mask)
+    return as_constants(tempered, nodes, teacher_mask)
 
 
 def _check_vocabulary(teacher: JoinerParts, student: JoinerParts) -> None:
@@ -237,7 +237,7 @@ def _check_vocabulary(teacher: JoinerParts, student: JoinerParts) -> None:
         )
 
 
-def _as_constants(scores: NodeScores, nodes: KeptNodes, teacher_mask: Optional[Tensor]) -> NodeScores:
+def as_constants(scores: NodeScores, nodes: KeptNodes, teacher_mask: Optional[Tensor]) -> NodeScores:
     """Without gradient, in float32 at least, and as ``NodeScores`` promises at the edges.
 
     That is 0 on padded nodes, which a cache leaves undefined; and where no symbol arc leaves a node,

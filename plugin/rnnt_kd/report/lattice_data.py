@@ -2,7 +2,8 @@
 
     EXP_DIR/report/lattices/<system>/<test set>/<utterance>.npz    arrays
                                                 <utterance>.json   names, words, figures; written last
-                                                <utterance>.mp3    what was said (.flac where libsndfile has no MP3)
+                                                <utterance>.mp3    what was said (.flac where libsndfile has no MP3;
+                                                                   nothing where the recording is gone)
 
     for path in list_lattices(exp_dir):                 # of finished triples, by system, then as they were chosen
         utterance = read_lattice(path)                  # UtteranceLattice
@@ -20,9 +21,9 @@ float32 and ``<model>_path`` (N, 2) int32; for twin and student ``<model>_kl`` (
 Keys of the .json: ``format`` (1), ``order`` (from 1, as chosen), ``chosen`` ("gained": distillation took errors away,
 "lost": it brought some, "changed": other words, as many errors), ``utterance``, ``speaker``, ``test_set``,
 ``search``, ``duration`` (s), ``frame_seconds``, ``prune_range``, ``rnnt_type``, ``tokens`` (S pieces), ``ref`` (words),
-``audio`` (file name), and ``models``: for each of the three ``name``, ``hyp`` (words), ``errors``, ``loss`` (nats: minus
-log-probability of the reference over the kept nodes), ``kd`` (nats: the distillation term, weighted by the teacher's
-occupancy; 0 for the teacher).
+``audio`` (file name, or ""), and ``models``: for each of the three ``name``, ``hyp`` (words), ``errors``, ``loss``
+(nats: minus log-probability of the reference over the kept nodes), ``kd`` (nats: the distillation term, weighted by the
+teacher's occupancy; 0 for the teacher).
 """
 
 import io
@@ -75,7 +76,10 @@ class ModelOnLattice:
 
 @dataclass(frozen=True)
 class UtteranceLattice:
-    """One utterance; ``models`` has the keys ``MODELS``.  ``audio`` is a whole file of the MIME type ``audio_type``."""
+    """One utterance; ``models`` has the keys ``MODELS``.
+
+    ``audio`` is a whole file of the MIME type ``audio_type``; both are empty where the recording was gone.
+    """
 
     utterance: str
     speaker: str
@@ -116,7 +120,7 @@ def list_lattices(exp_dir: Path) -> List[Path]:
 def write_lattice(folder: Path, item: UtteranceLattice) -> List[str]:
     """Write the three files into ``folder``, each atomically, the .json last; returns their names."""
     stem = file_stem(item.utterance)
-    suffix = {mime: suffix for suffix, mime in AUDIO_TYPES.items()}[item.audio_type]
+    suffix = {mime: suffix for suffix, mime in AUDIO_TYPES.items()}.get(item.audio_type, "")
     arrays = {"starts": item.starts.astype(np.int32), "loudness": item.loudness.astype(np.float32)}
     models: Dict[str, Dict[str, Any]] = {}
     for key, model in item.models.items():
@@ -127,13 +131,14 @@ def write_lattice(folder: Path, item: UtteranceLattice) -> List[str]:
         models[key] = {name: getattr(model, name) for name in ("name", "hyp", "errors", "loss", "kd")}
     texts = {key: value for key, value in vars(item).items() if isinstance(value, (str, int, float, tuple))}
     texts.pop("audio_type")
-    content = {"format": FORMAT, **texts, "audio": stem + suffix, "models": models}
+    content = {"format": FORMAT, **texts, "audio": stem + suffix if suffix else "", "models": models}
     stream = io.BytesIO()
     np.savez_compressed(stream, **arrays)
-    atomic.write_bytes(folder / f"{stem}{suffix}", item.audio)
+    if suffix:
+        atomic.write_bytes(folder / f"{stem}{suffix}", item.audio)
     atomic.write_bytes(folder / f"{stem}.npz", stream.getvalue())
     atomic.write_text(folder / f"{stem}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    return [f"{stem}{ending}" for ending in (suffix, ".npz", ".json")]
+    return [f"{stem}{ending}" for ending in (suffix, ".npz", ".json") if ending]
 
 
 def read_lattice(path: Path) -> UtteranceLattice:
@@ -143,7 +148,7 @@ def read_lattice(path: Path) -> UtteranceLattice:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
             raise ValueError("another format")
-        audio = path.with_name(Path(content.pop("audio")).name)
+        name = Path(content.pop("audio")).name
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         models = {key: _model(key, content["models"][key], arrays) for key in MODELS}
@@ -152,8 +157,8 @@ def read_lattice(path: Path) -> UtteranceLattice:
             **content,
             starts=arrays["starts"],
             loudness=arrays["loudness"],
-            audio=audio.read_bytes(),
-            audio_type=AUDIO_TYPES[audio.suffix],
+            audio=path.with_name(name).read_bytes() if name else b"",
+            audio_type=AUDIO_TYPES[Path(name).suffix] if name else "",
         )
         _check(item)
     except FileNotFoundError as error:

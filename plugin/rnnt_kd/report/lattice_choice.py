@@ -1,0 +1,73 @@
+"""Which utterances of a test set get a picture: those whose words distillation changed.
+
+A pure function of what three systems recognised, so the same files give the same choice.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List, Mapping, Sequence, Tuple
+
+from rnnt_kd.scoring.recognitions import Recognition
+from rnnt_kd.scoring.results import read_json
+from rnnt_kd.scoring.word_errors import align, count
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One utterance: the words of the teacher, of the twin and of the distilled student, and their errors."""
+
+    utterance: str
+    kind: str  # "gained", "lost" or "changed", see report/lattice_data.py
+    ref: Tuple[str, ...]
+    hyps: Dict[str, Tuple[str, ...]]
+    errors: Dict[str, int]
+
+
+def decodings(system_dir: Path, test_set: str) -> Dict[str, Path]:
+    """Search -> recogs file, of the finished decodings of a test set; by the name of the search."""
+    found = {}
+    for folder in sorted(Path(system_dir).glob(f"decode_{test_set}_*")):
+        decode = read_json(folder / "decode.json", default={})
+        recogs = folder / f"recogs-{test_set}.txt"
+        if decode.get("test_set") == test_set and recogs.is_file():
+            found[decode["search"]] = recogs
+    return dict(sorted(found.items()))
+
+
+def choose(
+    recognitions: Mapping[str, Sequence[Recognition]], seconds: Mapping[str, float], most: int, max_seconds: float
+) -> List[Chosen]:
+    """At most ``most`` utterances: half of them gained and half lost, one kind filling up for the other.
+
+    Those with the largest difference in errors come first; among equal ones those in which the teacher has fewer
+    errors (it had something to teach), then the shorter ones.  What is still free goes to utterances whose words
+    changed but not the number of errors.
+
+    Args:
+      recognitions: of "teacher", "twin" and "student", the same utterances in the same order.
+      seconds:      utterance id -> duration; utterances that are not in it, or last longer than ``max_seconds``,
+                    are not chosen.
+    """
+    candidates: Dict[str, List[Tuple[tuple, Chosen]]] = {"gained": [], "lost": [], "changed": []}
+    for items in zip(*(recognitions[key] for key in ("teacher", "twin", "student"))):
+        of_teacher, of_twin, of_student = items
+        assert of_teacher.utterance_id == of_twin.utterance_id == of_student.utterance_id
+        length = seconds.get(of_teacher.utterance_id, float("inf"))
+        if of_twin.hyp == of_student.hyp or length > max_seconds:
+            continue
+        errors = [count(align(item.ref, item.hyp)).errors for item in items]
+        difference = errors[1] - errors[2]
+        kind = "gained" if difference > 0 else "lost" if difference < 0 else "changed"
+        rank = (-abs(difference), errors[0], length, of_teacher.utterance_id)
+        names = ("teacher", "twin", "student")
+        hyps = dict(zip(names, (item.hyp for item in items)))
+        chosen = Chosen(of_teacher.utterance_id, kind, of_teacher.ref, hyps, dict(zip(names, errors)))
+        candidates[kind].append((rank, chosen))
+    gained, lost, changed = ([chosen for _, chosen in sorted(of_kind, key=_rank)] for of_kind in candidates.values())
+    of_lost = min(len(lost), max(most // 2, most - len(gained)))
+    picked = gained[: most - of_lost] + lost[:of_lost]
+    return picked + changed[: most - len(picked)]
+
+
+def _rank(pair: Tuple[tuple, Chosen]) -> tuple:
+    return pair[0]

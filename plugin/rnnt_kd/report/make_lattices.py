@@ -1,0 +1,158 @@
+"""A distilled system, its twin and their teacher -> what ``lattice_data`` holds, for the utterances worth a picture.
+
+The only module of the report that needs torch; the page does not import it.
+"""
+
+from pathlib import Path
+from typing import Callable, Dict, List, Mapping, Tuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from rnnt_kd.config import SystemConfig
+from rnnt_kd.data.cut_audio import compressed, cut_samples, loudness
+from rnnt_kd.data.dataset import Batch, load_cuts_info, read_batches
+from rnnt_kd.errors import UserError
+from rnnt_kd.lattice import get_backend
+from rnnt_kd.report.lattice_choice import Chosen, choose
+from rnnt_kd.report.lattice_data import MODELS, ModelOnLattice, UtteranceLattice
+from rnnt_kd.scoring.recognitions import check_same_references, read_recogs
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training.checkpoint import FINAL, load_system
+from rnnt_kd.training.system_dir import file_digest
+from rnnt_kd.training.utterance_lattice import ModelView, utterance_lattice
+
+FRAME_SECONDS = 0.01  # of the features
+
+
+def make_lattices(
+    folders: Mapping[str, Path],
+    names: Mapping[str, str],
+    recogs: Mapping[str, Path],
+    cuts: Path,
+    bpe_dir: Path,
+    *,
+    test_set: str,
+    search: str,
+    max_utterances: int = 6,
+    max_seconds: float = 12.0,
+    allow_pipes: bool = False,
+    device: str = "cpu",
+    backend_name: str = "auto",
+    say: Callable[[str], None],
+) -> List[UtteranceLattice]:
+    """Choose utterances and run the three models over each.
+
+    Args:
+      folders, names, recogs:  of "teacher", "twin" and "student": trained systems, what to call them, and what they
+                    recognised.
+      cuts:         the test set's, of stage 1.
+      say:          takes a line for the user.
+    Raises:
+      UserError: the files are not of the same test set, teacher, BPE model or frame rate.
+    """
+    recognitions = {key: read_recogs(recogs[key]) for key in MODELS}
+    for key in ("twin", "student"):
+        check_same_references(recognitions[key], recognitions["teacher"], recogs[key], recogs["teacher"])
+    infos = load_cuts_info(cuts)
+    chosen = choose(recognitions, {info.id: info.duration for info in infos}, max_utterances, max_seconds)
+    places = {info.id: place for place, info in enumerate(infos)}
+    for item in chosen:
+        if tuple(infos[places[item.utterance]].text.split()) != item.ref:
+            raise UserError(recogs["student"], f'ref of "{item.utterance}" differs from {cuts}', "the same test set")
+    if not chosen:
+        return []
+
+    tokenizer = Tokenizer.load(bpe_dir)
+    models, configs = _load(folders, tokenizer, bpe_dir, device)
+    student = configs["student"]
+    backend = get_backend(backend_name, torch.device(device))
+    subsampling = models["teacher"].encoder.subsampling_factor
+    order = [places[item.utterance] for item in chosen]
+    batches = read_batches(cuts, [[place] for place in order])
+    made: List[UtteranceLattice] = []
+    for item, batch, samples in zip(chosen, batches, cut_samples(cuts, order, allow_pipes)):
+        ids = tokenizer.encode(batch.texts[0])
+        try:
+            starts, views = utterance_lattice(
+                models,
+                configs["teacher"].training,
+                student.training.prune_range,
+                student.training.rnnt_type,
+                backend,
+                batch.features[0],
+                ids,
+                student.kd.shift,
+            )
+        except UserError as error:
+            if not error.where.startswith("utterance"):
+                raise
+            say(f"lattices of {names['student']} on {test_set}: {item.utterance} left out, {error.found}")
+            continue
+        made.append(
+            UtteranceLattice(
+                **_facts(item, batch),
+                order=len(made) + 1,
+                test_set=test_set,
+                search=search,
+                frame_seconds=subsampling * FRAME_SECONDS,
+                prune_range=student.training.prune_range,
+                rnnt_type=student.training.rnnt_type,
+                tokens=tuple(tokenizer.pieces()[token] for token in ids),
+                starts=starts.numpy(),
+                **_sound(samples, len(starts), subsampling),
+                models={key: _on_lattice(key, names[key], item, view) for key, view in views.items()},
+            )
+        )
+    return made
+
+
+def _load(
+    folders: Mapping[str, Path], tokenizer: Tokenizer, bpe_dir: Path, device: str
+) -> Tuple[Dict[str, nn.Module], Dict[str, SystemConfig]]:
+    """The three models, which must belong together."""
+    loaded = {key: load_system(folders[key], device) for key in MODELS}
+    models = {key: model for key, (model, _) in loaded.items()}
+    configs = {key: config for key, (_, config) in loaded.items()}
+    for key, config in configs.items():
+        if (config.bpe_checksum, config.blank_id) != (tokenizer.checksum, tokenizer.blank_id):
+            raise UserError(folders[key], "trained with another BPE model or blank id", f"that of {bpe_dir}")
+    if configs["student"].kd is None:
+        raise UserError(folders["student"], "trained without distillation", "a distilled system")
+    weights = folders["teacher"] / FINAL  # where it is packed, nothing can be said
+    if weights.exists() and configs["student"].teacher_checksum != file_digest(weights):
+        raise UserError(folders["student"], f"distilled from another teacher than {folders['teacher']}", "its own one")
+    return models, configs
+
+
+def _facts(item: Chosen, batch: Batch) -> dict:
+    return {
+        "utterance": item.utterance,
+        "chosen": item.kind,
+        "ref": item.ref,
+        "speaker": batch.speakers[0],
+        "duration": batch.durations[0],
+    }
+
+
+def _sound(samples, num_frames: int, subsampling: int) -> dict:
+    if samples is None:
+        return {"loudness": np.zeros(num_frames, dtype=np.float32), "audio": b"", "audio_type": ""}
+    audio, audio_type = compressed(samples)
+    window = round(subsampling * FRAME_SECONDS * 16000)
+    return {"loudness": loudness(samples, num_frames, window), "audio": audio, "audio_type": audio_type}
+
+
+def _on_lattice(key: str, name: str, item: Chosen, view: ModelView) -> ModelOnLattice:
+    arrays = {each: getattr(view, each).numpy() for each in ("log_blank", "log_label", "occupancy", "path")}
+    is_teacher = key == "teacher"
+    return ModelOnLattice(
+        name=name,
+        hyp=item.hyps[key],
+        errors=item.errors[key],
+        **arrays,
+        kl=None if is_teacher else view.kl.numpy(),
+        loss=view.loss,
+        kd=0.0 if is_teacher else view.kd,
+    )

@@ -1,0 +1,129 @@
+"""One utterance on the teacher's pruned lattice: what several models say of every node.
+
+The nodes are those of the teacher (its ranges, of clean features), the posteriors come from each
+model's joiner there, at temperature 1.  Everything goes through the functions that training uses.
+
+T encoder frames, S symbols, s_range kept nodes a frame.
+"""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Dict, List, Mapping, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from rnnt_kd.config import TrainingConfig
+from rnnt_kd.errors import UserError
+from rnnt_kd.losses import JoinerParts, NodeScores
+from rnnt_kd.losses.kd_shift import shift_nodes
+from rnnt_kd.losses.kd_variants import collapsed
+from rnnt_kd.losses.kd_weightings import occupancy, one_best
+from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
+from rnnt_kd.losses.node_scores import node_scores
+from rnnt_kd.losses.terms import kd_losses, rnnt_losses
+from rnnt_kd.losses.transducer_loss import as_constants
+from rnnt_kd.training.objective import joiner_parts
+from rnnt_kd.training.teacher_posteriors import padded_labels, teacher_nodes
+
+NAN = float("nan")
+
+
+@dataclass(frozen=True)
+class ModelView:
+    """What one model says of the nodes, each (T, s_range) float32, NaN where there is no node (s > S).
+
+    log_label is -inf at s = S, where no symbol arc leaves; ``path`` (N, 2) int64 lists the nodes (t, s) that the
+    best path reads; ``kl`` is KL(teacher || model) over {blank, label, rest}, NaN where the teacher says nothing.
+    loss: minus log-probability of the text over the kept nodes; kd: the distillation term, weighted by occupancy.
+    """
+
+    log_blank: Tensor
+    log_label: Tensor
+    occupancy: Tensor
+    path: Tensor
+    kl: Tensor
+    loss: float
+    kd: float
+
+
+@torch.no_grad()
+def utterance_lattice(
+    models: Mapping[str, nn.Module],
+    training: TrainingConfig,
+    prune_range: int,
+    rnnt_type: str,
+    backend: ModuleType,
+    features: Tensor,
+    labels: List[int],
+    shift: int = 0,
+) -> Tuple[Tensor, Dict[str, ModelView]]:
+    """Starts (T,) int64 of the kept nodes, and each model's view.
+
+    Args:
+      models:     in eval mode, on one device; the first is the teacher.
+      training:   the teacher's configuration: the scales of its smoothed loss.
+      features:   (frames, 80), clean.
+      labels:     the text, without blank.
+      shift:      ``kd.shift`` of the distilled model: the teacher's lattice is moved that many frames later.
+    Raises:
+      UserError: models with different frame rates; a text that no path of the lattice takes through the frames.
+    """
+    teacher_name, teacher = next(iter(models.items()))
+    device = next(teacher.parameters()).device
+    padded, label_lens = (x.to(device) for x in padded_labels([labels], prune_range, teacher.blank_id))
+    heard, lens = features.unsqueeze(0).to(device), torch.tensor([len(features)], device=device)
+    parts: Dict[str, JoinerParts] = {}
+    nodes: Optional[KeptNodes] = None
+    for name, model in models.items():
+        encoder_out, encoder_lens = model.encode(heard, lens)
+        predictor_out = model.predict(padded)
+        if nodes is None:
+            nodes = teacher_nodes(
+                model, training, prune_range, rnnt_type, backend,
+                encoder_out, encoder_lens, predictor_out, padded, label_lens,
+            )  # fmt: skip
+        elif encoder_out.size(1) != nodes.ranges.size(1):
+            found = f"makes {encoder_out.size(1)} encoder frames where {teacher_name} makes {nodes.ranges.size(1)}"
+            raise UserError(name, found, "the same subsampling in both")
+        parts[name] = joiner_parts(model, encoder_out, predictor_out)
+    assert nodes is not None
+    of_teacher, nodes, is_known = _moved(node_scores(parts[teacher_name], nodes), nodes, shift)
+    views = {}
+    for name, part in parts.items():
+        scores = of_teacher if name == teacher_name else node_scores(part, nodes)
+        views[name] = _view(scores, of_teacher, nodes, is_known, backend)
+    return nodes.ranges[0, :, 0].cpu(), views
+
+
+def _moved(scores: NodeScores, nodes: KeptNodes, shift: int) -> Tuple[NodeScores, KeptNodes, Tensor]:
+    """Scores and nodes ``shift`` frames later, and where they are known; elsewhere even odds, as in training."""
+    if shift == 0:
+        return as_constants(scores, nodes, None), nodes, nodes.node_mask
+    moved = shift_nodes(nodes.ranges[:, :, 0], scores, nodes.boundary[:, 3], shift)
+    ranges = moved.starts.unsqueeze(2) + torch.arange(nodes.ranges.shape[2], device=nodes.ranges.device)
+    later = kept_nodes(nodes.symbols, ranges, nodes.termination_symbol, nodes.boundary, nodes.rnnt_type)
+    return as_constants(NodeScores(*moved.values), later, moved.is_known), later, moved.is_known & later.node_mask
+
+
+def _view(
+    scores: NodeScores, of_teacher: NodeScores, nodes: KeptNodes, is_known: Tensor, backend: ModuleType
+) -> ModelView:
+    kl = collapsed(scores, of_teacher)
+    kd = kd_losses(lambda: kl, scores, of_teacher, nodes, backend, "occupancy", is_known)
+    best = one_best(nodes, scores, scores, backend)[0]
+    frame, place = (best * nodes.node_mask[0]).nonzero(as_tuple=True)
+    has_no_label = nodes.labels == nodes.termination_symbol
+
+    def shown(values: Tensor, where: Tensor = nodes.node_mask) -> Tensor:
+        return values.masked_fill(~where, NAN)[0].float().cpu()
+
+    return ModelView(
+        log_blank=shown(scores.log_blank),
+        log_label=shown(scores.log_label.masked_fill(has_no_label, float("-inf"))),
+        occupancy=shown(occupancy(nodes, scores, scores, backend)),
+        path=torch.stack((frame, nodes.ranges[0, frame, place]), dim=1).cpu(),
+        kl=shown(kl.clamp(min=0.0), is_known),
+        loss=float(rnnt_losses(scores, nodes, backend, 0.0)),
+        kd=float(kd),
+    )
