@@ -71,6 +71,27 @@ def test_recogs_do_not_depend_on_the_batch(made, tmp_path, search):
     assert any(item.hyp for item in together)
 
 
+def test_fast_beam_search_says_words_of_the_text_only(made, tmp_path):
+    pytest.importorskip("k2", reason="k2 is not in this environment")
+    text = tmp_path / "text"
+    text.write_text("x-1 two\nx-2 one ONE\nx-3\nx-4 日本\n")
+    said = {}
+    for name, more in (("any", {}), ("words", {"graph_text": text})):
+        out = tmp_path / name
+        decode.main(options(made, out, search="fast_beam_search", **more))
+        said[name] = {word for item in read_recogs(out / "recogs-test.txt") for word in item.hyp}
+        assert json.loads((out / "decode.json").read_text()).get("graph_text") == (str(text) if more else None)
+    assert said["words"] and said["words"] <= {"two", "one", "ONE"}
+    assert not said["any"] <= {"two", "one", "ONE"}  # what random weights say
+
+
+@pytest.mark.parametrize("search", ["greedy_search", "modified_beam_search"])
+def test_other_searches_have_no_graph(made, tmp_path, capsys, search):
+    with pytest.raises(SystemExit):
+        decode.main(options(made, tmp_path, search=search, graph_text=made / "data/test/text"))
+    assert capsys.readouterr().err == f"error: --graph-text: given with {search}; expected --search fast_beam_search\n"
+
+
 def test_words_are_those_of_the_frames_most_probable_tokens(made, tmp_path):
     """Greedy, written out with the model's own modules."""
     decode.main(options(made, tmp_path, search="greedy_search"))

@@ -11,6 +11,7 @@ Writes to OUT_DIR
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -23,6 +24,7 @@ from rnnt_kd.bin.options import add_device, chosen_device, command_line, join, p
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
 from rnnt_kd.decoding.decode import Decoded, decode
+from rnnt_kd.decoding.graphs import words_of
 from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.alternatives import write_nbest
@@ -32,6 +34,7 @@ from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.scoring.trn import write_trn
 from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.text.transcripts import read_transcripts
 from rnnt_kd.training.checkpoint import load_system, weights_file
 
 OUTPUTS = (("recogs", "txt"), ("tokens", "jsonl"), ("speakers", "json"))  # <name>-<test set>.<kind>
@@ -48,6 +51,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--test-set", required=True, help="name of the test set, for the file names")
     options.add_argument("--search", default="modified_beam_search", help=f"one of: {join(available_searches())}")
     options.add_argument("--beam", type=int, default=4, help="hypotheses an utterance")
+    options.add_argument(
+        "--graph-text",
+        type=Path,
+        metavar="FILE",
+        help="with fast_beam_search: text of a Kaldi data directory; only its words may be said (default: any tokens)",
+    )
     options.add_argument("--nbest", type=int, metavar="N", help="also write the N best hypotheses of each utterance")
     options.add_argument("--batch-seconds", type=float, default=120.0, help="audio a batch, padding included")
     options.add_argument(
@@ -70,6 +79,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     inputs = [args.system_dir / "config.yaml", weights_file(args.system_dir), args.bpe_dir / "bpe.model"]
     outputs = [f"{name}-{args.test_set}.{kind}" for name, kind in OUTPUTS] + ["decode.json"]
     name = f"decode-{args.test_set}"
+    if args.graph_text is not None:
+        settings["graph_text"] = str(args.graph_text)
+        inputs.append(args.graph_text)
     stage = Stage(args.out_dir, name, settings, [*inputs, args.cuts, left_out_path], outputs)
     if stage.is_finished():
         return
@@ -88,6 +100,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds)
     with tqdm(loader, desc=f"{config.name} on {args.test_set}", unit="batch", mininterval=1.0) as batches:
         search = get_search(args.search)
+        if args.graph_text is not None:
+            search = partial(search, graph=words_of(read_transcripts([args.graph_text]), tokenizer))
         more = {"nbest": args.nbest or 1}
         decoded = decode(model, batches, search, tokenizer, beam=args.beam, blank_id=config.blank_id, **more)
     in_cuts = {cut.id for cut in load_cuts_info(args.cuts)}
@@ -112,6 +126,8 @@ def main(argv: Optional[List[str]] = None) -> None:
 
 def _check(args) -> None:
     get_search(args.search)
+    if args.graph_text is not None and args.search != "fast_beam_search":
+        raise UserError("--graph-text", f"given with {args.search}", "--search fast_beam_search")
     if args.beam < 1:
         raise UserError("--beam", str(args.beam), "1 or more")
     if args.nbest is not None and not 1 <= args.nbest <= args.beam:

@@ -6,9 +6,9 @@ from typing import List, Optional
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import parser
 from rnnt_kd.bin.stage import Stage
-from rnnt_kd.errors import UserError
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import MODEL_TYPES, train_bpe
+from rnnt_kd.text.transcripts import read_transcripts
 
 
 @command
@@ -31,23 +31,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     stage = Stage(args.out_dir, "BPE", settings, args.text, ["bpe.model", "tokens.txt"])
     if stage.is_finished():
         return
-    train_bpe(_transcripts(args.text), args.vocab_size, args.out_dir, args.model_type, args.shrink_to_fit)
+    train_bpe(read_transcripts(args.text), args.vocab_size, args.out_dir, args.model_type, args.shrink_to_fit)
     tokenizer = Tokenizer.load(args.out_dir)
     stage.finish()
     print(f"{args.out_dir / 'bpe.model'}: {tokenizer.vocab_size} pieces")
-
-
-def _transcripts(paths: List[Path]) -> List[str]:
-    texts = []
-    for path in paths:
-        if not path.is_file():
-            raise UserError(path, "no such file", "the text file of a Kaldi data directory", "check --text")
-        try:
-            lines = path.read_text(encoding="utf-8-sig").split("\n")
-        except UnicodeDecodeError:
-            raise UserError(path, "is not UTF-8", "UTF-8 text", "convert it, for example with iconv") from None
-        texts.extend(fields[1] for fields in (line.split(maxsplit=1) for line in lines) if len(fields) == 2)
-    return texts
 
 
 if __name__ == "__main__":
