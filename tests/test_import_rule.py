@@ -48,6 +48,7 @@ DOORS = {
     "lhotse": ("data/",),
     "sentencepiece": ("text/",),
     "kaldialign": ("scoring/",),
+    "kaldilm": ("decoding/arpa_worker.py",),
     "matplotlib": ("benchmark/plot.py", "report/"),
     "torchaudio": ("benchmark/peers/torchaudio_peer.py",),
     "warprnnt_numba": ("benchmark/peers/warprnnt_numba_peer.py",),
