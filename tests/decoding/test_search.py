@@ -7,46 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from search_cases import BLANK, UNK, Model, encoder_output, log_probs
+from search_cases import BLANK, UNK, Model, assert_equal, encoder_output, log_probs, reference_search
 
 from rnnt_kd.decoding import greedy_search, modified_beam_search
 from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
 
 SEARCHES = {"greedy_search": greedy_search.search, "modified_beam_search": modified_beam_search.search}
-
-
-def reference_search(model, frames, beam, blank_id=BLANK, unk_id=UNK):
-    """(tokens, timestamps, score, token log-probabilities) of all hypotheses of one utterance, best first."""
-    hypotheses = {(): ([], 0.0, [])}  # tokens -> timestamps, log-probability, those of its tokens
-    for time, frame in enumerate(frames):
-        candidates = []
-        for rank, (tokens, (times, score, sure)) in enumerate(hypotheses.items()):
-            for token, value in enumerate(log_probs(model, frame, list(tokens))):
-                candidates.append((-(score + value), rank, token, tokens, times, [*sure, value]))
-        hypotheses = {}
-        for negative, _, token, tokens, times, sure in sorted(candidates, key=lambda c: c[:3])[:beam]:
-            if token not in (blank_id, unk_id):
-                tokens, times = tokens + (token,), times + [time]
-            else:
-                sure = sure[:-1]
-            if tokens in hypotheses:
-                first_times, score, first_sure = hypotheses[tokens]
-                high, low = max(score, -negative), min(score, -negative)
-                hypotheses[tokens] = first_times, high + math.log1p(math.exp(low - high)), first_sure
-            else:
-                hypotheses[tokens] = times, -negative, sure
-    context = model.predictor.context_size
-    ranked = sorted(hypotheses.items(), key=lambda item: -item[1][1] / (len(item[0]) + context))
-    return [(list(tokens), times, score, sure) for tokens, (times, score, sure) in ranked]
-
-
-def assert_equal(found, expected):
-    """An n-best list and that of ``reference_search``."""
-    assert [(h.tokens, h.timestamps) for h in found] == [(h[0], h[1]) for h in expected]
-    for hypothesis, (*_, score, sure) in zip(found, expected, strict=True):
-        assert hypothesis.score == pytest.approx(score, rel=1e-9, abs=1e-9)
-        assert hypothesis.token_log_probs == pytest.approx(sure, rel=1e-9, abs=1e-9)
 
 
 lengths = st.lists(st.integers(0, 9), min_size=1, max_size=5)

@@ -25,7 +25,7 @@ is not touched again, whatever it is batched with.
 
 import math
 from dataclasses import dataclass, field
-from typing import List
+from typing import List, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -53,12 +53,13 @@ class HypothesisTable:
       encoder_out:      (N, T, D), the encoder's output, padding included.
       encoder_out_lens: (N,) int64, frames that are not padding; 0 is allowed.
       beam:             K, hypotheses an utterance.
+      scorers:          what has a say beside the model, see ``scorers.py``.
 
     Attributes:
       scores: (N, K) float64, log-probability; -inf marks a slot that is not in use.
     """
 
-    def __init__(self, model, encoder_out: Tensor, encoder_out_lens: Tensor, beam: int):
+    def __init__(self, model, encoder_out: Tensor, encoder_out_lens: Tensor, beam: int, scorers: Sequence = ()):
         if beam < 1:
             raise UserError("beam", str(beam), "1 or more hypotheses")
         device, N = encoder_out.device, encoder_out.shape[0]
@@ -78,6 +79,8 @@ class HypothesisTable:
         self._timestamps = torch.zeros(N, beam, self.num_frames, dtype=torch.int64, device=device)
         self._token_log_probs = torch.zeros(N, beam, self.num_frames, dtype=torch.float64, device=device)
         self._lengths = torch.zeros(N, beam, dtype=torch.int64, device=device)
+        self._scorers = [scorer.to(device) for scorer in scorers]
+        self._states = [torch.full((N, beam), scorer.start, device=device) for scorer in scorers]
         self.scores = torch.full((N, beam), -torch.inf, dtype=torch.float64, device=device)
         self.scores[:, 0] = 0.0
 
@@ -90,6 +93,15 @@ class HypothesisTable:
         lm = lm.reshape(n, -1, lm.shape[-1])
         logits = self._model.joiner(self._am[:n, frame, None].expand_as(lm), lm)
         return logits.double().log_softmax(-1)
+
+    def added(self, frame: int, blank_id: int, unk_id) -> Union[Tensor, float]:
+        """(n, K, C) float64: what the scorers add for each token, nothing for what is not said; 0 without scorers."""
+        if not self._scorers:
+            return 0.0
+        n = self._active[frame]
+        total = sum(scorer.scores(states[:n]) for scorer, states in zip(self._scorers, self._states, strict=True))
+        said = is_emitted(torch.arange(total.shape[-1], device=total.device), blank_id, unk_id)
+        return torch.where(said, total, 0.0)
 
     def extend(
         self, frame: int, parents: Tensor, tokens: Tensor, emitted: Tensor, token_log_probs: Tensor, scores: Tensor
@@ -121,6 +133,9 @@ class HypothesisTable:
         self._timestamps[:n].scatter_(2, lengths[:, :, None], torch.full_like(rows, frame))
         self._token_log_probs[:n].scatter_(2, lengths[:, :, None], token_log_probs[:, :, None])
         self._lengths[:n] = lengths + emitted
+        for scorer, states in zip(self._scorers, self._states, strict=True):
+            before = states[:n].gather(1, parents)
+            states[:n] = torch.where(emitted, scorer.advance(before, tokens), before)
         self.scores[:n] = scores
 
     def merge(self, frame: int) -> None:
@@ -149,13 +164,16 @@ class HypothesisTable:
             raise UserError("nbest", str(nbest), "1 or more hypotheses")
         if not self.scores.numel():
             return []
-        ranks = self.scores / (self._lengths + self._context)
+        totals = self.scores
+        for scorer, states in zip(self._scorers, self._states, strict=True):
+            totals = totals + scorer.finals(states)
+        ranks = totals / (self._lengths + self._context)
         slots = ranks.sort(dim=-1, descending=True, stable=True).indices[:, :nbest]  # (N, nbest or K), NaN first
         tokens, times, token_log_probs = (
             values.gather(1, slots[:, :, None].expand(-1, -1, values.shape[2])).tolist()
             for values in (self._tokens[:, :, self._context :], self._timestamps, self._token_log_probs)
         )
-        lengths, scores = self._lengths.gather(1, slots).tolist(), self.scores.gather(1, slots).tolist()
+        lengths, scores = self._lengths.gather(1, slots).tolist(), totals.gather(1, slots).tolist()
         found: List[List[Hypothesis]] = [[] for _ in lengths]
         for row, place in enumerate(self._order.tolist()):
             if scores[row][0] != scores[row][0]:

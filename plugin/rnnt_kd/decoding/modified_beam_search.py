@@ -35,7 +35,7 @@ def search(
       blank_id:         no token.
       unk_id:           counts as blank (see ``is_emitted``); None: a token like others.
       nbest:            hypotheses returned at most; there are never more than ``beam``.
-      scorers:          none yet.
+      scorers:          language models and hot words (see ``scorers.py``); they add to the model's log-probabilities.
 
     Returns:
       N lists, best first by log-probability divided by length (``HypothesisTable.n_best``).
@@ -44,11 +44,12 @@ def search(
     Raises:
       UserError: ``beam`` or ``nbest`` < 1, or the model's output is not a number.
     """
-    table = HypothesisTable(model, encoder_out, encoder_out_lens, beam)
+    table = HypothesisTable(model, encoder_out, encoder_out_lens, beam, scorers)
     for frame in range(table.num_frames):
         log_probs = table.log_probs(frame)  # (n, K, C)
         n, _, C = log_probs.shape
-        scores, choice = _first_maxima((table.scores[:n, :, None] + log_probs).flatten(1), beam)
+        totals = table.scores[:n, :, None] + log_probs + table.added(frame, blank_id, unk_id)
+        scores, choice = _first_maxima(totals.flatten(1), beam)
         parents, tokens = choice // C, choice % C
         chosen = log_probs.flatten(1).gather(1, choice)
         table.extend(frame, parents, tokens, is_emitted(tokens, blank_id, unk_id), chosen, scores)
