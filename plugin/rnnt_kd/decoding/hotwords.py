@@ -1,0 +1,130 @@
+"""Hot words: phrases that a search is to prefer, as sherpa-onnx has them.
+
+    TWO HUNDRED :3.5
+    RUBOUT
+
+A phrase a line, as in the transcripts; `` :score`` is that of each of its tokens, else a common one is.
+
+Every occurrence of a phrase in a hypothesis adds score * tokens, occurrences that overlap too; phrases that begin alike
+have the higher score there.  While a phrase is under
+way, what its tokens so far are worth is lent, and taken back where it goes on otherwise: an Aho-Corasick automaton
+(CACM 18(6), 1975) over tokens, as a table.  Unlike in sherpa-onnx, whose searches pick tokens first and
+add the score to those that were picked, the score has a say in what is picked: a token that the beam would drop
+can be kept.
+"""
+
+import math
+import re
+from pathlib import Path
+from typing import Dict, List, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from rnnt_kd.errors import UserError
+
+Phrase = Tuple[Sequence[int], float]  # tokens, score of each
+
+
+def read_hotwords(path: Path, tokenizer, score: float) -> List[Phrase]:
+    """Read the file.
+
+    Args:
+      tokenizer: ``text.tokenizer.Tokenizer`` of the system.
+      score:     of the tokens of a phrase that has none of its own.
+    Raises:
+      UserError: no such file, nothing in it, a score that is no number, a phrase that the BPE model cannot spell.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise UserError(path, "no such file", "hot words, one phrase a line", "check the path") from None
+    except UnicodeDecodeError:
+        raise UserError(path, "not UTF-8 text", "hot words, one phrase a line") from None
+    phrases: List[Phrase] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        text, marked, own = re.fullmatch(r"(.*?)(?:(?:^|\s)(:)(\S*))?\s*", line).groups()
+        try:
+            value = float(own) if marked else score
+            if not math.isfinite(value):
+                raise ValueError(own)
+        except ValueError:
+            raise UserError(f"{path}:{number}", f'the score is "{own}"', "a number behind the colon") from None
+        tokens = tokenizer.encode(text)
+        if not tokens or tokenizer.unk_id in tokens:
+            found = f'the BPE model cannot spell "{text.strip()}"' if tokens else "no phrase"
+            raise UserError(f"{path}:{number}", found, "words as in the transcripts", "check upper and lower case")
+        phrases.append((tokens, value))
+    if not phrases:
+        raise UserError(path, "is empty", "hot words, one phrase a line")
+    return phrases
+
+
+class HotWords:
+    """The scorer (see ``scorers.py``) of phrases; its states are the automaton's, M of them.
+
+    Args:
+      phrases:    tokens, none of them blank, and the score of each of these.
+      vocab_size: C.
+
+    The table is M * C numbers: 20 MB for a thousand phrases of ten tokens out of 500.
+    """
+
+    start = 0
+
+    def __init__(self, phrases: Sequence[Phrase], vocab_size: int):
+        tree, gains, ends = _tree(phrases)
+        worth, paid = [0.0] * len(tree), [0.0] * len(tree)  # what is lent in a state; what matches there give
+        shorter = [0] * len(tree)  # the longest end of this state's tokens that is a beginning, too
+        table = torch.zeros(len(tree), vocab_size, dtype=torch.int32)
+        for state in _by_depth(tree):
+            paid[state] = (worth[state] if state in ends else 0.0) + paid[shorter[state]]
+            table[state] = table[shorter[state]]
+            for token, child in tree[state].items():
+                shorter[child] = int(table[state, token]) if state else 0
+                worth[child] = worth[state] + gains[child]
+                table[state, token] = child
+        self._table = table
+        self._worth = torch.tensor(worth, dtype=torch.float64)
+        self._paid = torch.tensor(paid, dtype=torch.float64)
+
+    def to(self, device) -> "HotWords":
+        self._table, self._worth, self._paid = (x.to(device) for x in (self._table, self._worth, self._paid))
+        return self
+
+    def scores(self, states: Tensor) -> Tensor:
+        after = self._table[states].long()
+        return (self._worth + self._paid)[after] - self._worth[states][..., None]
+
+    def advance(self, states: Tensor, tokens: Tensor) -> Tensor:
+        return self._table[states, tokens].long()
+
+    def finals(self, states: Tensor) -> Tensor:
+        return -self._worth[states]
+
+
+def _tree(phrases: Sequence[Phrase]) -> Tuple[List[Dict[int, int]], List[float], set]:
+    """State -> token -> state; what reaching a state gains (the largest of its phrases); where phrases end."""
+    tree: List[Dict[int, int]] = [{}]
+    gains, ends = [0.0], set()
+    for tokens, score in phrases:
+        state = 0
+        for token in tokens:
+            if token not in tree[state]:
+                tree[state][token] = len(tree)
+                tree.append({})
+                gains.append(score)
+            state = tree[state][token]
+            gains[state] = max(gains[state], score)
+        ends.add(state)
+    return tree, gains, ends
+
+
+def _by_depth(tree: List[Dict[int, int]]) -> List[int]:
+    """Shorter beginnings first."""
+    order = [0]
+    for state in order:
+        order += tree[state].values()
+    return order

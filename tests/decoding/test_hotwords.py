@@ -1,0 +1,111 @@
+"""Hot words in beam search: every occurrence counts, what is under way is lent; against plain Python."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from search_cases import Model, encoder_output, reference_search
+
+from rnnt_kd.decoding.hotwords import HotWords, read_hotwords
+from rnnt_kd.decoding.modified_beam_search import search
+from rnnt_kd.errors import UserError
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.text.train_bpe import train_bpe
+
+phrase_lists = st.lists(st.lists(st.integers(2, 4), min_size=1, max_size=4), min_size=1, max_size=5)
+
+
+def plain_bonus(phrases, score):
+    """Of a hypothesis: every occurrence of every phrase and, until it ends, the longest beginning at its end."""
+    phrases = {tuple(phrase) for phrase in phrases}
+
+    def bonus(tokens, ended):
+        tokens = tuple(tokens)
+        places = range(len(tokens) + 1)
+        found = sum(len(p) for p in phrases for i in places if tokens[i : i + len(p)] == p)
+        ends = (tokens[i:] for i in places)  # longest first
+        lent = next(len(end) for end in ends if not end or any(phrase[: len(end)] == end for phrase in phrases))
+        return score * (found + (0 if ended else lent))
+
+    return bonus
+
+
+@given(phrases=phrase_lists, tokens=st.lists(st.integers(2, 5), max_size=12), score=st.sampled_from([1.5, -0.5]))
+def test_scores_of_any_tokens(phrases, tokens, score):
+    words, bonus = HotWords([(phrase, score) for phrase in phrases], 6), plain_bonus(phrases, score)
+    state = torch.tensor(words.start)
+    for place, token in enumerate(tokens):
+        expected = [bonus([*tokens[:place], c], False) - bonus(tokens[:place], False) for c in range(6)]
+        assert words.scores(state).tolist() == pytest.approx(expected)
+        state = words.advance(state, torch.tensor(token))
+    assert float(words.finals(state)) == pytest.approx(bonus(tokens, True) - bonus(tokens, False))
+
+
+@given(seed=st.integers(0, 999), lens=st.lists(st.integers(0, 8), min_size=1, max_size=4), phrases=phrase_lists)
+def test_beam_search_equals_plain_python(seed, lens, phrases):
+    model = Model(seed)
+    frames, lengths = encoder_output(seed, lens)
+    scorer = HotWords([(phrase, 0.7) for phrase in phrases], 6)
+    found = search(model, frames, lengths, beam=3, nbest=3, scorers=[scorer])
+    for hypotheses, utterance, length in zip(found, frames, lens, strict=True):
+        expected = reference_search(model, utterance[:length], 3, bonus=plain_bonus(phrases, 0.7))
+        assert [(h.tokens, h.timestamps) for h in hypotheses] == [(h[0], h[1]) for h in expected]
+        assert [h.score for h in hypotheses] == pytest.approx([h[2] for h in expected])
+
+
+def test_a_phrase_of_its_own_score_and_beginnings_that_are_shared():
+    words = HotWords([([2, 3], 1.0), ([2, 4], 3.0), ([5], 10.0)], 6)
+    first = words.scores(torch.tensor(0))
+    assert first.tolist() == [0.0, 0.0, 3.0, 0.0, 0.0, 20.0]  # 5 is paid at once, and lent beside
+    after = words.advance(torch.tensor(0), torch.tensor(2))
+    assert words.scores(after).tolist() == [-3.0, -3.0, 0.0, 1.0 + 4.0, 3.0 + 6.0, -3.0 + 20.0]
+
+
+def test_states_of_any_shape():
+    words = HotWords([([2, 3], 1.0), ([3, 3, 4], 2.0)], 6)
+    states = torch.randint(len(words._table), (4, 3))
+    tokens = torch.randint(6, (4, 3))
+    scores, after, finals = words.scores(states), words.advance(states, tokens), words.finals(states)
+    for i in range(4):
+        for j in range(3):
+            assert torch.equal(scores[i, j], words.scores(states[i, j]))
+            assert after[i, j] == words.advance(states[i, j], tokens[i, j]) and finals[i, j] == words.finals(
+                states[i, j]
+            )
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return Tokenizer.load(train_bpe(["ONE TWO THREE", "FOUR FIVE"], 20, tmp_path_factory.mktemp("bpe") / "bpe"))
+
+
+def test_the_file_is_read(tokenizer, tmp_path):
+    path = tmp_path / "hot"
+    path.write_text("ONE TWO\n\n  THREE :2.5\nFOUR FIVE :-1  \n")
+    expected = [
+        (tokenizer.encode("ONE TWO"), 1.5),
+        (tokenizer.encode("THREE"), 2.5),
+        (tokenizer.encode("FOUR FIVE"), -1.0),
+    ]
+    assert read_hotwords(path, tokenizer, 1.5) == expected
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("ONE\none\n", ':2: the BPE model cannot spell "one"'),
+        ("ONE :x\n", ':1: the score is "x"; expected a number'),
+        ("ONE :nan\n", ':1: the score is "nan"; expected a number'),
+        ("ONE :\n", ':1: the score is ""'),
+        (" :2.0\n", ":1: no phrase"),
+        ("\n\n", ": is empty"),
+        (None, ": no such file"),
+    ],
+)
+def test_user_errors_name_file_and_line(tokenizer, tmp_path, text, message):
+    path = tmp_path / "hot"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_hotwords(path, tokenizer, 1.5)
+    assert f"{path}{message}" in str(error.value) and "\n" not in str(error.value)
