@@ -1,0 +1,80 @@
+"""matplotlib figures -> SVG elements that stand in an HTML page and take its colours.
+
+    figure = pixel_figure(400, 300);  axes = figure.add_axes((left, top, width, height)) ...
+    axes.plot(x, y, color=COLOURS["--accent-1"])
+    svg = inline_svg(figure.figure, salt="a name that is unique in the page", label="for those who cannot see it")
+"""
+
+import html
+import io
+import re
+from dataclasses import dataclass
+from typing import Tuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+FALLBACKS = {  # CSS variable -> what it is in a page that does not define it
+    "--fg": "#222222",
+    "--muted": "#6b6b6b",
+    "--grid": "#d5d5d5",
+    "--good": "#2a7f3f",
+    "--bad": "#c0392b",
+    "--accent-1": "#4269d0",
+    "--accent-2": "#e07b00",
+    "--accent-3": "#2a9d8f",
+    "--accent-4": "#a463f2",
+    "--accent-5": "#97bbf5",
+    "--accent-6": "#9c6b4e",
+}
+COLOURS = {name: f"#0a0b{index:02x}" for index, name in enumerate(FALLBACKS)}  # what matplotlib is told instead
+_STYLE = "font-family: system-ui, sans-serif; stroke-linejoin: round"
+
+
+@dataclass(frozen=True)
+class PixelFigure:
+    """A figure measured in CSS pixels, y from above."""
+
+    figure: Figure
+    width: float
+    height: float
+
+    def add_axes(self, box: Tuple[float, float, float, float]) -> Axes:
+        """(left, top, width, height)."""
+        left, top, width, height = box
+        bottom = self.height - top - height
+        return self.figure.add_axes(
+            (left / self.width, bottom / self.height, width / self.width, height / self.height)
+        )
+
+
+def pixel_figure(width: float, height: float) -> PixelFigure:
+    """An empty one, transparent."""
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+    figure.patch.set_alpha(0.0)
+    return PixelFigure(figure, float(width), float(height))
+
+
+def inline_svg(figure: Figure, salt: str, label: str) -> str:
+    """The element, with ``role="img"`` and ``aria-label``; the same bytes for the same figure."""
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    for unwanted in (r"<metadata>.*?</metadata>", r"<defs>\s*<style.*?</style>\s*</defs>", r"<!--.*?-->"):
+        text = re.sub(unwanted, "", text, flags=re.DOTALL)  # its style would be that of the whole page
+    used = set(re.findall(r"#([\w-]+)", text))
+    text = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", text)
+    text = re.sub(r"font-family: [^;\"]*; ", "", text)  # the element has it
+    for name, colour in COLOURS.items():
+        text = text.replace(colour, f"var({name}, {FALLBACKS[name]})")
+    text = re.sub(r' transform="rotate\(-?0 [^"]*"', "", text)
+    text = re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}", text)
+    text = re.sub(r"(<g/>|\s)*\n(<g/>|\s)*", "\n", text)
+    start, rest = text.split(">", 1)
+    start = re.sub(r'(width|height)="([\d.]+)pt"', r'\1="\2"', start)
+    start = start.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" style="{_STYLE}" ')
+    return f"{start}>{rest.strip()}"
