@@ -34,6 +34,9 @@ sparsities="0.6 0.9"    # of the sparse students
 structures="unstructured" # of their zeros, every one with every sparsity: unstructured, blocks such as 16x1; 2:4 at 0.5
 streaming=false         # streaming students as well
 kd_shift=               # and such that learn from a lattice moved later by these numbers of frames (40 ms)
+experiment=             # systems and seeds of a file conf/experiments/<experiment>.yaml of the corpus; stages 5 to 7 make these
+jobs=                   # of the experiment's systems side by side (default: nj)
+print_jobs=false        # print a command line for each system and seed that the experiment lacks, for a cluster's queue
 env=auto                # Python environment: auto, k2, torch2 or none
 allow_pipes=false       # run the shell pipes of wav.scp
 dry_run=false           # print the commands, run none
@@ -43,17 +46,25 @@ check_options
 
 #---------------------------------------------------------------------------------------------------
 if [ "$dry_run" = false ]; then
-  "$root/local/setup_env.sh" --env "$env"
+  "$root/local/setup_env.sh" --env "$env" >&2
   unset RNNT_KD_ENV
   [ "$env" != none ] || RNNT_KD_ENV=none
   . "$root/local/path.sh"
-  lock_folder "$exp_dir"
+  [ "$print_jobs" = true ] || lock_folder "$exp_dir"
 fi
 read_preset
 teacher_dir=$exp_dir/teacher kd_cache=$exp_dir/kd_cache
+experiment_command=(python -m rnnt_kd.bin.experiment --experiment "$experiment_file" --config "$preset_file"
+  --exp-dir "$exp_dir" --dev-set "$(set_name "$dev_dir")" --test-dirs "$(xargs <<<"$test_dirs")" --corpus "$corpus"
+  --teacher-seed "$seed" --device "$device" --lattice-backend "$lattice_backend" --jobs "${jobs:-$nj}")
 train=(python -m rnnt_kd.bin.train --config "$preset_file" --train-cuts "$exp_dir/cuts/train.jsonl.gz"
   --dev-cuts "$exp_dir/cuts/$(set_name "$dev_dir").jsonl.gz" --bpe-dir "$exp_dir/bpe"
   --seed "$seed" --device "$device" --lattice-backend "$lattice_backend")
+
+if [ "$print_jobs" = true ]; then
+  run "${experiment_command[@]}" --print-jobs
+  exit
+fi
 
 if wants 0; then
   say 0 "data directories"
@@ -100,6 +111,16 @@ if wants 4; then
     done
     run_jobs
   fi
+fi
+
+if [ -n "$experiment" ]; then
+  steps=$(for step in "5 train" "6 decode" "7 score"; do ! wants "${step%% *}" || echo "${step#* }"; done | xargs)
+  if [ -n "$steps" ]; then
+    say "5 to 7" "experiment $experiment: $steps"
+    run "${experiment_command[@]}" --steps "$steps"
+  fi
+  list_results
+  exit
 fi
 
 if wants 5; then

@@ -2,7 +2,7 @@
 # that run.sh assigns before parse_options.
 
 existing_stages="0 1 2 3 4 5 6 7 8"
-on_off_options="allow_pipes dry_run streaming"
+on_off_options="allow_pipes dry_run print_jobs streaming"
 
 die() { echo "error: $*" >&2; exit 1; }
 
@@ -41,6 +41,7 @@ usage() {
   cat <<EOF
 
 Corpora:       $(corpora)
+Experiments:   $(experiments)
 KD variants:   $(kd_variants)
 KD weightings: $(kd_weightings)
 Stages:        0 data directories   1 cuts and features   2 BPE   3 teacher   4 teacher's cache   5 students
@@ -54,6 +55,11 @@ EOF
 # Names on the command line are things on disk.
 corpora() { (cd "$root/egs" && ls -d */corpus.sh | cut -d/ -f1 | xargs); }
 presets() { (cd "$root/egs/$corpus/conf" 2>/dev/null && ls ./*.yaml 2>/dev/null | sed 's|^\./||; s|\.yaml$||' | xargs); }
+experiments_of() { (cd "$root/egs/$1/conf/experiments" 2>/dev/null && ls ./*.yaml 2>/dev/null | sed 's|^\./||; s|\.yaml$||' | xargs); }
+experiments() { # paper (an4), smoke (synth)
+  local name
+  for name in $(corpora); do [ -z "$(experiments_of "$name")" ] || echo "$(experiments_of "$name") ($name)"; done | paste -s -d, | sed 's/,/, /g'
+}
 functions_of() { sed -n 's/^def \([a-z][a-z_0-9]*\)(.*/\1/p' "$1" | grep -v '^available_' | tr _ - | sort | xargs; }
 kd_variants() { functions_of "$root/plugin/rnnt_kd/losses/kd_variants.py"; }
 kd_weightings() { functions_of "$root/plugin/rnnt_kd/losses/kd_weightings.py"; }
@@ -127,6 +133,7 @@ check_options() {
     . "$root/egs/$corpus/corpus.sh"
   fi
   one_of --preset "$preset" "$(presets)"
+  check_experiment
   preset_file=$root/egs/$corpus/conf/$preset.yaml
   if [ "$corpus" = custom ]; then
     train_dir=$custom_train dev_dir=$custom_dev test_dirs=$custom_tests
@@ -147,6 +154,18 @@ check_options() {
     seen+="$(set_name "$dir") "
   done
   pipes=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
+}
+
+check_experiment() { # sets experiment_file
+  [ -z "$jobs" ] || whole_number --jobs "$jobs" 1
+  experiment_file=
+  if [ -z "$experiment" ]; then
+    [ -z "$jobs" ] && [ "$print_jobs" = false ] || die "--jobs and --print-jobs are for an experiment; expected --experiment NAME with them"
+    return 0
+  fi
+  [ -n "$(experiments_of "$corpus")" ] || die "--experiment: '$experiment'; egs/$corpus/conf/experiments holds none; write one (see README.md)"
+  one_of --experiment "$experiment" "$(experiments_of "$corpus")"
+  experiment_file=$root/egs/$corpus/conf/experiments/$experiment.yaml
 }
 
 known_structure() { # as sparsity/structures.py: unstructured, RxC, or N:M with N < M
@@ -284,7 +303,7 @@ list_results() {
   echo "Made:"
   local path
   for path in "$data_dir" "$exp_dir/cuts" "$exp_dir/bpe" "$teacher_dir" "$kd_cache" "$exp_dir/students" "$exp_dir/summary.md" "$exp_dir/summary.json" \
-    "$exp_dir/export" "$exp_dir/sizes.md" "$exp_dir/sizes.json"; do
+    "$exp_dir/export" "$exp_dir/sizes.md" "$exp_dir/sizes.json" ${experiment:+"$exp_dir/experiments/$experiment"/{summary.md,summary.json,results.json}}; do
     [ ! -e "$path" ] || echo "  $path"
   done
 }

@@ -7,10 +7,10 @@ the key and the keys that exist.
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import List, Sequence, Type, TypeVar
+from typing import Any, List, Mapping, Sequence, Type, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from rnnt_kd import atomic
@@ -44,12 +44,16 @@ def as_plain_dict(config: object) -> dict:
     return dataclasses.asdict(config)  # type: ignore[call-overload]
 
 
-def _load(schema: Type[Config], path: Path, overrides: Sequence[str]) -> Config:
-    config = OmegaConf.structured(schema)
+def read_mapping(path: Path, next_step: str = "check the preset's name") -> DictConfig:
+    """The values of a YAML file, not held against anything yet; a key that stands twice is an error, too.
+
+    Raises:
+      UserError: no such file, not YAML, not a mapping.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(path, "no such configuration file", "a YAML file", "check the preset's name") from None
+        raise UserError(path, "no such configuration file", "a YAML file", next_step) from None
     except UnicodeDecodeError:
         raise UserError(path, "not UTF-8 text", "a YAML file") from None
     try:
@@ -60,7 +64,17 @@ def _load(schema: Type[Config], path: Path, overrides: Sequence[str]) -> Config:
         raise UserError(where, f"not YAML ({getattr(error, 'problem', None) or error})", "key: value lines") from None
     if not OmegaConf.is_dict(values):
         raise UserError(path, "not a mapping", "key: value lines")
-    config = _merge(config, values, path)
+    return values
+
+
+def checked(schema: Type[Config], values: Mapping[Any, Any], where: object) -> Config:
+    """``values`` as an object of the dataclass ``schema``.  UserError: an unknown key, a value of the wrong type."""
+    merged = _merge(OmegaConf.structured(schema), OmegaConf.create(dict(values)), where)
+    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+
+
+def _load(schema: Type[Config], path: Path, overrides: Sequence[str]) -> Config:
+    config = _merge(OmegaConf.structured(schema), read_mapping(path), path)
     for override in overrides:
         key, separator, _ = override.partition("=")
         if not separator:

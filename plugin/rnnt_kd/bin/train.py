@@ -1,14 +1,14 @@
 """Train one system of a preset, or go on with it, or find it finished."""
 
-import dataclasses
 import sys
 from pathlib import Path
 from typing import List, Optional
 
 from rnnt_kd.bin import options
 from rnnt_kd.bin.entry import command
-from rnnt_kd.config import KdConfig, RecipeConfig, SystemConfig
+from rnnt_kd.config import SystemConfig
 from rnnt_kd.errors import UserError
+from rnnt_kd.training.compose import ROLES, compose
 
 DESCRIPTION = """Train one system of a preset, or go on with it, or find it finished.
 
@@ -16,7 +16,6 @@ The same command again: a finished system is skipped, an interrupted one resumes
 last checkpoint and ends with the same weights.  With another configuration, the older run
 is moved to <exp-dir>.old-N first."""
 
-ROLES = ["teacher", "sparse_student", "small_student", "streaming_student"]
 KD_RANGES = ["teacher", "student"]
 
 
@@ -96,62 +95,6 @@ def main(argv: Optional[List[str]] = None) -> None:
         device=options.chosen_device(arguments.device),
         backend_name=arguments.lattice_backend,
         say=_say,
-    )
-
-
-def compose(
-    recipe: RecipeConfig,
-    *,
-    role: str,
-    name: str,
-    seed: int,
-    sparsity: float,
-    with_kd: bool,
-    kd_options: dict,
-    structure: Optional[str] = None,
-) -> SystemConfig:
-    """The part of ``recipe`` that ``role`` needs, as one system's configuration.
-
-    Raises:
-      UserError: options that do not go together or are out of range.
-    """
-    if role == "sparse_student" and not 0.0 < sparsity < 1.0:
-        raise UserError(
-            "--sparsity", f"{sparsity} for a sparse student", "a fraction between 0 and 1", "for example 0.9"
-        )
-    if role == "streaming_student" and not 0.0 <= sparsity < 1.0:
-        raise UserError("--sparsity", f"{sparsity} for a streaming student", "a fraction in [0, 1)", "for example 0.9")
-    if role not in ("sparse_student", "streaming_student") and sparsity:
-        raise UserError(
-            "--sparsity", f"{sparsity} for a {role}, which is dense", "no --sparsity", "or --role sparse_student"
-        )
-    if structure is not None and not sparsity:
-        raise UserError("--structure", f"{structure} for a dense {role}", "no --structure", "or give --sparsity")
-    given = {key: value for key, value in kd_options.items() if value is not None}
-    if given and not with_kd:
-        raise UserError("--kd-" + sorted(given)[0], "given without --kd", "--kd as well", "add --kd, or leave it away")
-    if with_kd and role == "teacher":
-        raise UserError("--kd", "asked for a teacher", "a student's role", "leave --kd away")
-    if given.get("scale", 0.0) < 0.0:
-        raise UserError("--kd-scale", str(given["scale"]), "a number >= 0")
-    if given.get("shift", 0) < 0:
-        raise UserError("--kd-shift", str(given["shift"]), "a number of encoder frames >= 0")
-    part = getattr(recipe, role)
-    zeros = recipe.sparse_student.sparsity
-    if structure is not None:
-        zeros = dataclasses.replace(zeros, structure=structure)
-    if part is None:
-        found = f"the preset has no part {role}"
-        raise UserError("--role", found, "a preset with it", f"write {role}: with model: and training: into the preset")
-    return SystemConfig(
-        name=name,
-        role=role,
-        seed=seed,
-        model=recipe.teacher.model if role == "sparse_student" else part.model,
-        training=part.training,
-        sparsity=zeros if role == "sparse_student" or sparsity else None,
-        target_sparsity=sparsity,
-        kd=KdConfig(**{**vars(recipe.kd), **given}) if with_kd else None,
     )
 
 

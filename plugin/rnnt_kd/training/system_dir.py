@@ -54,7 +54,7 @@ def open_system_dir(system_dir: Path, config: SystemConfig, inputs: Dict[str, st
 
     An older run of another configuration, or on other data, is moved to ``<dir>.old-N``.
     """
-    changed = _difference(system_dir, config, inputs)
+    changed = difference(system_dir, config, inputs)
     if changed:
         aside = _free_name(system_dir)
         os.replace(system_dir, aside)
@@ -70,7 +70,31 @@ def open_system_dir(system_dir: Path, config: SystemConfig, inputs: Dict[str, st
 
 def is_finished(system_dir: Path, config: SystemConfig, inputs: Dict[str, str]) -> bool:
     """Would ``open_system_dir`` skip the training?"""
-    return (system_dir / SYSTEM).exists() and not _difference(system_dir, config, inputs)
+    return (system_dir / SYSTEM).exists() and not difference(system_dir, config, inputs)
+
+
+def difference(system_dir: Path, config: SystemConfig, inputs: Dict[str, str]) -> str:
+    """What differs from the run in ``system_dir``; empty when nothing does or nothing is there.
+
+    The name does not count: it is what people call the system, and changes no weight.
+    """
+    if not system_dir.exists() or not any(system_dir.iterdir()):
+        return ""
+    if not (system_dir / CONFIG).exists():
+        if {path.name for path in system_dir.iterdir()} <= {"checkpoints", INPUTS}:  # killed before it wrote more
+            return ""
+        raise UserError(system_dir, "holds files of something else", "a new folder, or one of an earlier training run")
+    old, new = _flat(as_plain_dict(read_system_config(system_dir / CONFIG))), _flat(as_plain_dict(config))
+    changed = sorted(key for key in {*old, *new} - {"name"} if old.get(key) != new.get(key))
+    if changed:
+        named = ", ".join(f"{key} {old.get(key)} -> {new.get(key)}" for key in changed[:3])
+        return f"changed {named}" + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+    try:
+        before = json.loads((system_dir / INPUTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = {}
+    changed = sorted(key for key in inputs if before.get(key) != inputs[key])
+    return f"changed {', '.join(changed)}" if changed else ""
 
 
 def content_digest(path: Path) -> str:
@@ -114,27 +138,6 @@ def refuse_decoding_only(teacher_dir: Path) -> None:
     if imported:
         found = "was imported from an export, which lacks the heads that only training uses"
         raise UserError(teacher_dir, found, "a trained system as teacher", "give the folder of its training")
-
-
-def _difference(system_dir: Path, config: SystemConfig, inputs: Dict[str, str]) -> str:
-    """What differs from the run in ``system_dir``; empty when nothing does or nothing is there."""
-    if not system_dir.exists() or not any(system_dir.iterdir()):
-        return ""
-    if not (system_dir / CONFIG).exists():
-        if {path.name for path in system_dir.iterdir()} <= {"checkpoints", INPUTS}:  # killed before it wrote more
-            return ""
-        raise UserError(system_dir, "holds files of something else", "a new folder, or one of an earlier training run")
-    old, new = _flat(as_plain_dict(read_system_config(system_dir / CONFIG))), _flat(as_plain_dict(config))
-    changed = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-    if changed:
-        named = ", ".join(f"{key} {old.get(key)} -> {new.get(key)}" for key in changed[:3])
-        return f"changed {named}" + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-    try:
-        before = json.loads((system_dir / INPUTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = {}
-    changed = sorted(key for key in inputs if before.get(key) != inputs[key])
-    return f"changed {', '.join(changed)}" if changed else ""
 
 
 def _flat(values: Dict[str, Any], prefix: str = "") -> Dict[str, Any]:

@@ -1,0 +1,144 @@
+"""How far each system of an experiment is, by its files.
+
+What a system *is* counts: definition, preset, data, BPE model, teacher.  Where it was made does not: a system trained
+on a GPU is finished for a table made on a CPU, and one that was trained by hand is, too, if it is the same.
+"""
+
+import json
+from pathlib import Path
+from typing import Dict, Optional, Tuple
+
+from rnnt_kd.config_io import read_system_config
+from rnnt_kd.data.dataset import cuts_digest
+from rnnt_kd.data.teacher_cache import TeacherCache
+from rnnt_kd.errors import UserError
+from rnnt_kd.experiments.definition import TEACHER
+from rnnt_kd.experiments.plan import Job, Plan
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training import initial, system_dir
+from rnnt_kd.training.checkpoint import weights_file
+
+
+class Progress:
+    """Looks at the disk whenever it is asked, but reads corpora once."""
+
+    def __init__(self, plan: Plan):
+        self.plan, self.places = plan, plan.places
+        self._digests: Dict[Tuple[str, Path, int], str] = {}
+        self._tokenizer: Optional[Tokenizer] = None
+
+    def why_not_trained(self, job: Job) -> str:
+        """ "" for a finished system, else what is missing, for people."""
+        folder = self.plan.system_dir(job)
+        if not (folder / system_dir.CONFIG).exists():
+            return "not trained"
+        if not (folder / system_dir.SYSTEM).exists():
+            return "training is not finished"
+        if job[0] == TEACHER:
+            return ""
+        teacher = self.plan.teacher_dir(job)
+        try:
+            if teacher is not None and not (teacher / system_dir.SYSTEM).exists():
+                return f"its teacher is not finished ({teacher})"
+            config = self.plan.config(job)
+            cache = self._cache(job)
+            config = initial.resolve(config, self.tokenizer(), teacher, cache)
+            inputs = {name: self._content(path) for name, path in self._cuts().items()}
+            if cache is not None:
+                inputs["teacher cache"] = cache.digest
+            changed = system_dir.difference(folder, config, inputs)
+        except UserError as error:
+            return f"cannot be checked: {error}"
+        return f"is another system: {changed}" if changed else ""
+
+    def why_no_cache(self, job: Job) -> str:
+        """Why the cache that the system needs cannot be used; "" where it can, or none is needed."""
+        try:
+            self._cache(job)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def why_not_decoded(self, job: Job, test_set: str) -> str:
+        """ "" where the decoding is that of these weights, this BPE model, this test set and the preset's search."""
+        folder = self.plan.decode_dir(job, test_set)
+        try:
+            record = json.loads((folder / f".decode-{test_set}.stage.json").read_text(encoding="utf-8"))
+            settings, digests = record["settings"], set(record["inputs"].values())
+        except FileNotFoundError:
+            return f"not decoded: {test_set}"
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return f"decoding of {test_set} is not finished"
+        decoding = self.plan.recipe.decoding
+        for key, wanted in (("search", decoding.search), ("beam", decoding.beam), ("test_set", test_set)):
+            if settings.get(key) != wanted:
+                return f"{test_set} was decoded with {key} {settings.get(key)}"
+        model, cuts = weights_file(self.plan.system_dir(job)), self.places.cuts(test_set)
+        for what, path in (("weights", model), ("BPE model", self.places.bpe_dir / "bpe.model"), ("cuts", cuts)):
+            if self._bytes(path) not in digests:
+                return f"{test_set} was decoded with other {what}"
+        return "" if (folder / f"recogs-{test_set}.txt").exists() else f"decoding of {test_set} is not finished"
+
+    def why_not_finished(self, job: Job) -> str:
+        """ "" where trained and decoded on all test sets."""
+        return self.why_not_trained(job) or next(
+            (reason for name in self.places.test_sets if (reason := self.why_not_decoded(job, name))), ""
+        )
+
+    def refuse_foreign(self, job: Job) -> None:
+        """Raises UserError where the folder holds a finished system of another corpus, BPE model or teacher."""
+        folder = self.plan.system_dir(job)
+        if not (folder / system_dir.SYSTEM).exists():
+            return
+        config = read_system_config(folder / system_dir.CONFIG)
+        next_step = "move the folder away, or choose the --exp-dir that it belongs to"
+        if config.bpe_checksum != self.tokenizer().checksum:
+            found = f"trained with another BPE model (checksum {config.bpe_checksum[:12]})"
+            raise UserError(folder, found, f"{self.tokenizer().checksum[:12]}, that of {self.places.bpe_dir}", next_step)
+        inputs = json.loads((folder / system_dir.INPUTS).read_text(encoding="utf-8"))
+        for name, path in self._cuts().items():
+            if name in inputs and inputs[name] != self._content(path):
+                raise UserError(folder, f"trained with other {name}", f"those of {path}", next_step)
+        teacher = None if job[0] == TEACHER else self.plan.teacher_dir(job)
+        weights = teacher and teacher / "model.safetensors"
+        if weights and config.teacher_checksum and weights.exists() and config.teacher_checksum != self._bytes(weights):
+            found = f"its teacher had other weights (checksum {config.teacher_checksum[:12]})"
+            raise UserError(folder, found, f"{self._bytes(weights)[:12]}, those of {weights}", next_step)
+
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer.load(self.places.bpe_dir)
+        return self._tokenizer
+
+    def _cache(self, job: Job) -> Optional[TeacherCache]:
+        planned, config = self.plan.cache(job), self.plan.config(job)
+        if planned is None:
+            return None
+        expected = {
+            "teacher": self._bytes(planned.teacher_dir / "model.safetensors"),
+            "bpe": self.tokenizer().checksum,
+            "cuts": self._digest("cuts", self.places.train_cuts, cuts_digest),
+            "prune_range": config.training.prune_range,
+            "rnnt_type": config.training.rnnt_type,
+            "temperature": config.kd.temperature,  # type: ignore[union-attr]
+        }
+        return TeacherCache.open(planned.folder, expected, verify=False)
+
+    def _cuts(self) -> Dict[str, Path]:
+        """Names as in inputs.json."""
+        return {"train cuts": self.places.train_cuts, "dev cuts": self.places.dev_cuts}
+
+    def _content(self, path: Path) -> str:
+        return self._digest("content", path, system_dir.content_digest)
+
+    def _bytes(self, path: Path) -> str:
+        return self._digest("bytes", path, system_dir.file_digest)
+
+    def _digest(self, kind: str, path: Path, function) -> str:
+        try:
+            key = (kind, path, path.stat().st_mtime_ns)
+        except FileNotFoundError:
+            raise UserError(path, "no such file", "what stages 0 to 4 made", "run them first") from None
+        if key not in self._digests:
+            self._digests[key] = function(path)
+        return self._digests[key]

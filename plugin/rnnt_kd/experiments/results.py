@@ -1,0 +1,104 @@
+"""Every system, seed and test set that is trained, decoded and scored: the figures, and why others have none.
+
+Nothing is averaged here, and nothing that is not finished has a figure.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from rnnt_kd.experiments.plan import Job, Plan
+from rnnt_kd.experiments.pooled import errors_by_utterance
+from rnnt_kd.experiments.progress import Progress
+from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs
+from rnnt_kd.scoring.results import read_json
+
+KEYS = ("system", "seed", "sparsity", "kd", "kd_weighting", "kd_scale", "test_set", "wer", "words", "ins", "del", "sub")
+KEYS += ("p_value",)  # of results.json
+
+
+@dataclass(frozen=True)
+class Result:
+    """One seed of a system on one test set.
+
+    Attributes:
+      system: ``system.json`` of its folder.
+      scores: ``wer-<test set>.json``.
+      errors: (U,) errors of each utterance, by utterance id.
+    """
+
+    job: Job
+    test_set: str
+    system: Mapping[str, Any]
+    scores: Mapping[str, Any]
+    errors: np.ndarray
+
+
+Results = Dict[Tuple[Job, str], Result]
+Reasons = Dict[Tuple[Job, str], str]
+
+
+def collect(plan: Plan, progress: Progress, jobs: Sequence[Job]) -> Tuple[Results, Reasons]:
+    """What is there, and for the rest why not.
+
+    Raises:
+      UserError: something of another corpus, BPE model or teacher stands among the systems, or two systems were
+        scored on different references.
+    """
+    results: Results = {}
+    reasons: Reasons = {}
+    for job in jobs:
+        progress.refuse_foreign(job)
+    for test_set in plan.places.test_sets:
+        first: Optional[Tuple[List[Recognition], Path]] = None
+        for job in jobs:
+            folder = plan.decode_dir(job, test_set)
+            why = progress.why_not_trained(job) or progress.why_not_decoded(job, test_set)
+            scores = {} if why else read_json(folder / f"wer-{test_set}.json", default={})
+            if not scores:
+                reasons[job, test_set] = why or f"{test_set} is not scored"
+                continue
+            path = folder / f"recogs-{test_set}.txt"
+            recognitions = read_recogs(path)
+            first = first or (recognitions, path)
+            check_same_references(recognitions, first[0], path, first[1])
+            system = read_json(plan.system_dir(job) / "system.json")
+            results[job, test_set] = Result(job, test_set, system, scores, errors_by_utterance(recognitions))
+    return results, reasons
+
+
+def as_list(plan: Plan, results: Results) -> List[Dict[str, Any]]:
+    """``results.json``: one object a system, seed and test set, with exactly ``KEYS``.
+
+    ``p_value``: of the system against its baseline, seed by seed (paired bootstrap over utterances); None for a
+    system that others are compared with, and where the baseline has no such seed.
+    """
+    rows = []
+    baselines = {system.baseline for system in plan.systems.values()}
+    for (job, test_set), result in results.items():
+        config = plan.config(job)
+        compared = job[0] not in baselines and baseline_of(plan, job) is not None
+        values = {
+            "system": job[0],
+            "seed": job[1],
+            "sparsity": config.target_sparsity,
+            "kd": config.kd is not None,
+            "kd_weighting": config.kd.weighting if config.kd else None,
+            "kd_scale": config.kd.scale if config.kd else None,
+            "test_set": test_set,
+            **{key: result.scores[key] for key in ("wer", "words", "ins", "del", "sub")},
+            "p_value": result.scores["p_value"] if compared else None,
+        }
+        assert tuple(values) == KEYS
+        rows.append(values)
+    return rows
+
+
+def baseline_of(plan: Plan, job: Job) -> Optional[Job]:
+    """The same seed of the system's baseline; None where there is none."""
+    baseline = plan.systems[job[0]].baseline
+    if baseline is None or job[1] not in plan.systems[baseline].seeds:
+        return None
+    return baseline, job[1]

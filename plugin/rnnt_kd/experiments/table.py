@@ -1,0 +1,159 @@
+"""The table of an experiment: a row for each system and test set, all finished seeds together.
+
+    wer, wer_sd, wer_min, wer_max   per cent, over the finished seeds
+    ins, del, sub                   sums over these; ins_mean, del_mean, sub_mean: of one seed
+    relative_change                 of the mean against the baseline's, per cent; negative is better
+    p_value                         paired bootstrap over utterances, all compared seeds together
+    p_value_seeds                   the same, and the seeds are drawn as well: training noise counts (pooled.py)
+
+System and baseline are compared over the seeds that both have finished (``compared_seeds``).  A seed that is not
+finished is in no figure; ``unfinished`` says which and why.
+"""
+
+from typing import Any, Dict, List, Optional, Sequence
+
+from rnnt_kd.experiments.plan import Plan
+from rnnt_kd.experiments.pooled import paired_p_value, spread
+from rnnt_kd.experiments.results import Reasons, Result, Results
+
+SIZES = {"params": "params", "nonzero_params": "nonzero_params", "sparsity_measured": "sparsity"}  # of system.json
+
+
+def rows(plan: Plan, results: Results, reasons: Reasons, *, replications: int = 10000, seed: int = 0) -> List[Dict]:
+    """JSON values, one object a row; figures are None where no seed is finished."""
+    table = []
+    for name in plan.systems:
+        for test_set in plan.places.test_sets:
+            row = _described(plan, name, test_set)
+            finished = _finished(plan, results, name, test_set)
+            unfinished = {key: reasons[key, test_set] for key in plan.jobs_of(name) if (key, test_set) in reasons}
+            row["unfinished"] = {str(job[1]): reason for job, reason in unfinished.items()}
+            row["seeds"] = list(finished)
+            row.update(_figures(list(finished.values())))
+            baseline = _finished(plan, results, plan.systems[name].baseline, test_set)
+            row.update(_compared(finished, baseline, replications, seed))
+            table.append(row)
+    return table
+
+
+def markdown(table: Sequence[Dict[str, Any]], title: str, command: Optional[str] = None) -> str:
+    """For people, GitHub flavour.  ``title``: a sentence on what it is a table of."""
+    head = ["system", "test set", "seeds", "parameters", "non-zero", "sparsity", "%WER mean +- sd [min, max]"]
+    head += ["ins", "del", "sub", "words", "compared with", "change", "p", "p (seeds too)", "train s"]
+    words = {row["test_set"]: row["words"] for row in table if row["words"] is not None}
+    sets = ", ".join(f"{name} ({number} words)" for name, number in words.items()) or "nothing scored yet"
+    lines = [
+        f"{title}; test sets: {sets}. Mean, sample standard deviation and range over seeds; ins, del, sub: mean of a "
+        "seed. Change: of the mean %WER against the system compared with, relative, over the seeds that both have. "
+        "p: two-sided paired bootstrap, utterances drawn, all these seeds together; (seeds too): the seeds are drawn "
+        "as well, so training noise counts. Sparsity: of the sparsified matrices, measured.",
+        "",
+        _line(head),
+        _line(["---"] * 3 + ["---:"] * 8 + ["---"] + ["---:"] * 4),
+        *(_line(_cells(row)) for row in table),
+    ]
+    missing = [
+        f"- {row['system']}, seed {seed}: {reason}" for row in table for seed, reason in row["unfinished"].items()
+    ]
+    if missing:
+        lines += ["", "Not finished, and in no figure above:", "", *dict.fromkeys(missing)]
+    if command is not None:
+        lines += ["", "Made by:", "", "```", command, "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _described(plan: Plan, name: str, test_set: str) -> Dict[str, Any]:
+    system = plan.systems[name]
+    config = plan.config((name, system.seeds[0]))
+    kd = {key: getattr(config.kd, key, None) for key in ("variant", "weighting", "scale", "ranges", "temperature")}
+    return {
+        "system": name,
+        "role": system.role,
+        "baseline": system.baseline,
+        "teacher": system.teacher if plan.teacher_dir((name, system.seeds[0])) else None,
+        "structure": config.sparsity.structure if config.sparsity else None,
+        "sparsity": config.target_sparsity,
+        "kd": config.kd is not None,
+        **{f"kd_{key}": value for key, value in kd.items()},
+        "test_set": test_set,
+        "search": plan.search,
+        "seeds_wanted": list(system.seeds),
+    }
+
+
+def _finished(plan: Plan, results: Results, name: Optional[str], test_set: str) -> Dict[int, Result]:
+    jobs = plan.jobs_of(name) if name is not None else []
+    return {job[1]: results[job, test_set] for job in jobs if (job, test_set) in results}
+
+
+def _figures(results: Sequence[Result]) -> Dict[str, Any]:
+    counts = ("ins", "del", "sub")
+    keys = (*SIZES, "wer", "wer_sd", "wer_min", "wer_max", "words", *counts, *(f"{key}_mean" for key in counts))
+    if not results:
+        return dict.fromkeys((*keys, "train_seconds"))
+    rates = spread([result.scores["wer"] for result in results])
+    sums = {key: sum(result.scores[key] for result in results) for key in counts}
+    sizes = {key: _mean([result.system[name] for result in results]) for key, name in SIZES.items()}
+    return {
+        **{key: value if key == "sparsity_measured" else round(value) for key, value in sizes.items()},
+        "wer": rates["mean"],
+        **{f"wer_{key}": rates[key] for key in ("sd", "min", "max")},
+        "words": results[0].scores["words"],
+        **sums,
+        **{f"{key}_mean": value / len(results) for key, value in sums.items()},
+        "train_seconds": _mean([result.system["train_seconds"] for result in results]),
+    }
+
+
+def _compared(system: Dict[int, Result], baseline: Dict[int, Result], replications: int, seed: int) -> Dict[str, Any]:
+    common = sorted(system.keys() & baseline.keys())
+    values: Dict[str, Any] = {"compared_seeds": common}
+    if not common:
+        return {**values, "baseline_wer": None, "relative_change": None, "p_value": None, "p_value_seeds": None}
+    errors, others = ({key: results[key].errors for key in common} for results in (system, baseline))
+    rate, other = (_mean([results[key].scores["wer"] for key in common]) for results in (system, baseline))
+    values.update(baseline_wer=other, relative_change=100.0 * (rate - other) / other if other else None)
+    for name, over in (("p_value", "utterances"), ("p_value_seeds", "both")):
+        values[name] = round(paired_p_value(errors, others, over=over, replications=replications, seed=seed), 6)
+    return values
+
+
+def _cells(row: Dict[str, Any]) -> List[str]:
+    done, wanted = row["seeds"], row["seeds_wanted"]
+    seeds = " ".join(map(str, done)) or "-"
+    rate = "not finished"
+    if row["wer"] is not None:
+        rate = f"{row['wer']:.2f}"
+        if row["wer_sd"] is not None:
+            rate += f" +- {row['wer_sd']:.2f} [{row['wer_min']:.2f}, {row['wer_max']:.2f}]"
+    against = row["baseline"] or "-"
+    if row["baseline"] and row["compared_seeds"] != done:
+        against += f" (seeds {' '.join(map(str, row['compared_seeds'])) or 'none'})"
+    return [
+        row["system"],
+        row["test_set"],
+        seeds if len(done) == len(wanted) else f"{seeds} of {' '.join(map(str, wanted))}",
+        _shown(row["params"], ",d"),
+        _shown(row["nonzero_params"], ",d"),
+        _shown(row["sparsity_measured"], ".1%"),
+        rate,
+        *(_shown(row[f"{key}_mean"], ".1f") for key in ("ins", "del", "sub")),
+        _shown(row["words"], "d"),
+        against,
+        _shown(row["relative_change"], "+.1f", " %"),
+        _shown(row["p_value"], ".4f"),
+        _shown(row["p_value_seeds"], ".4f"),
+        _shown(row["train_seconds"], ".0f"),
+    ]
+
+
+def _shown(value: Optional[float], style: str, unit: str = "") -> str:
+    return "-" if value is None else format(value, style) + unit
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
