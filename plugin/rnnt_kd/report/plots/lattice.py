@@ -184,10 +184,9 @@ def _frame(on: Axes, item: UtteranceLattice, title: str) -> None:
     S, T = len(item.tokens), len(item.starts)
     lower = item.starts.astype(float)
     upper = np.minimum(lower + item.models["teacher"].log_blank.shape[1], S + 1)
-    edges = np.arange(T + 1)
-    x = np.concatenate((np.repeat(edges, 2)[1:-1], np.repeat(edges, 2)[1:-1][::-1]))
-    y = np.concatenate((np.repeat(upper, 2), np.repeat(lower, 2)[::-1]))
-    on.fill(x, y, fill=False, edgecolor=COLOURS["--muted"], linewidth=0.8, zorder=2)
+    edges = np.arange(T + 1).repeat(2)[1:-1]
+    around = np.stack((np.concatenate((edges, edges[::-1])), np.concatenate((upper.repeat(2), lower[::-1].repeat(2)))))
+    on.fill(*_corners(around), fill=False, edgecolor=COLOURS["--muted"], linewidth=0.8, zorder=2)
     on.set_yticks(np.arange(S + 1) + 0.5, [*(piece if piece != SPACE else "(space)" for piece in item.tokens), "end"])
     _seconds(on, item)
     lines = np.arange(1, S + 1).repeat(3)
@@ -201,7 +200,15 @@ def _path(on: Axes, model: ModelOnLattice, item: UtteranceLattice, **style) -> N
     """Through the middles of the nodes that the best path reads, to the end."""
     nodes = np.concatenate((model.path, [[len(item.starts), len(item.tokens)]])) + 0.5
     nodes[-1, 0] -= 0.5
-    on.plot(nodes[:, 0], nodes[:, 1], solid_joinstyle="round", zorder=3, **style)
+    on.plot(*_corners(nodes.T), solid_joinstyle="round", zorder=3, **style)
+
+
+def _corners(points: np.ndarray) -> np.ndarray:
+    """(2, N) of a line along the axes -> (2, M), without the points between two corners."""
+    steps = np.sign(np.diff(points, axis=1))
+    points, steps = points[:, np.append(True, steps.any(axis=0))], steps[:, steps.any(axis=0)]
+    turns = (np.diff(steps, axis=1) != 0).any(axis=0)
+    return points[:, np.concatenate(([True], turns, [True]))]
 
 
 def _sound(on: Axes, item: UtteranceLattice, words: List[Tuple[str, int, int]]) -> None:
