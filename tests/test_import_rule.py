@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MATHEMATICS = {"lattice", "losses", "models", "sparsity"}
 TOOLS = {"config", "config_io", "atomic"}  # top-level modules beside errors
 LOWER = MATHEMATICS | {"text", "data", "scoring"}
-UPPER = {"training", "decoding", "benchmark", "export", "report", "inference"}
+UPPER = {"training", "decoding", "benchmark", "experiments", "export", "report", "inference"}
 MAY_IMPORT = {
     "lattice": set(),
     "losses": {"lattice"},
@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "inference": TOOLS | LOWER | {"training", "decoding"},
     "benchmark": TOOLS | LOWER | {"training", "decoding", "inference", "export"},
     "export": TOOLS | LOWER | {"training", "decoding", "inference"},
+    "experiments": TOOLS | LOWER | {"training"},
     "report": TOOLS | LOWER | {"training", "decoding"},
     "bin": TOOLS | LOWER | UPPER,
     "errors": set(),
