@@ -303,7 +303,7 @@ list_results() {
   echo "Made:"
   local path
   for path in "$data_dir" "$exp_dir/cuts" "$exp_dir/bpe" "$teacher_dir" "$kd_cache" "$exp_dir/students" "$exp_dir/summary.md" "$exp_dir/summary.json" \
-    "$exp_dir/export" "$exp_dir/sizes.md" "$exp_dir/sizes.json" ${experiment:+"$exp_dir/experiments/$experiment"/{summary.md,summary.json,results.json}}; do
+    "$exp_dir/export" "$exp_dir/sizes.md" "$exp_dir/sizes.json" "$exp_dir/experiments/${experiment:-.}"/{summary.md,summary.json,results.json}; do
     [ ! -e "$path" ] || echo "  $path"
   done
 }
