@@ -1,5 +1,6 @@
 """``python -m rnnt_kd.bin.decode`` on a tiny system with random weights, then score and summarize."""
 
+import importlib.util
 import json
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 import safetensors.torch
 import soundfile
 import torch
+from arpa_cases import make_arpa
 
 from rnnt_kd.bin import decode, delay, score, summarize
 from rnnt_kd.config import ModelConfig, SystemConfig
@@ -15,7 +17,10 @@ from rnnt_kd.config_io import write_system_config
 from rnnt_kd.data.dataset import make_dataloader
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import write_data_dir
+from rnnt_kd.decoding.hotwords import HotWords
 from rnnt_kd.decoding.lookup import available_searches, get_search
+from rnnt_kd.decoding.ngram_lm import read_arpa
+from rnnt_kd.decoding.scorers import TokenBonus, WordLm
 from rnnt_kd.scoring.emissions import read_emissions
 from rnnt_kd.scoring.recognitions import read_recogs
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -179,6 +184,51 @@ def test_what_an_earlier_version_decoded_is_finished(made, tmp_path, capsys):
     assert "finished already" in capsys.readouterr().out
 
 
+def run_with(made, out_dir, **changed):
+    """Decode; the best hypotheses as they were written, and decode.json."""
+    decode.main(options(made, out_dir, nbest=1, **changed))
+    lists = [json.loads(line) for line in (out_dir / "nbest-test.jsonl").read_text().splitlines()]
+    return {item["id"]: (item["tokens"], item["score"]) for item in lists}, json.loads(
+        (out_dir / "decode.json").read_text()
+    )
+
+
+def test_language_model_hot_words_and_bonus_have_a_say(made, tmp_path, capsys):
+    """What decode writes is what the search finds with the scorers, made here by hand."""
+    hot = tmp_path / "hot.txt"
+    hot.write_text("two :4.0\nthree\n")
+    tokenizer = Tokenizer.load(made / "exp/bpe")
+    size = tokenizer.vocab_size
+    words = HotWords([(tokenizer.encode("two"), 4.0), (tokenizer.encode("three"), 2.0)], size)
+    ways = {
+        "hot": ([words], {"hotwords": hot, "hotwords_score": 2.0}),
+        "bonus": ([TokenBonus(0.5, size)], {"token_bonus": 0.5}),
+    }
+    if importlib.util.find_spec("kaldilm"):
+        arpa = make_arpa(tmp_path / "2.arpa", [text.split() for text in TEXTS.values()], 2)
+        scorer = WordLm(read_arpa(arpa), tokenizer.pieces(), 0.2)  # the default scale
+        ways["lm"] = [scorer], {"lm": arpa}
+        ways["both"] = [scorer, words], {"lm": arpa, **ways["hot"][1]}
+    without, record = run_with(made, tmp_path / "without")
+    assert not {"lm", "lm_scale", "hotwords", "hotwords_score", "token_bonus"} & record.keys()
+    model, _ = load_system(made / "exp/teacher")
+    for name, (scorers, changed) in ways.items():
+        found, record = run_with(made, tmp_path / name, **changed)
+        assert found != without
+        assert all(str(record[key]) == str(value) for key, value in changed.items())
+        for batch in make_dataloader(made / "exp/cuts/test.jsonl.gz", batch_seconds=0.1):
+            with torch.no_grad():
+                encoded = model.encode(batch.features, batch.feature_lens)
+            ((best,),) = get_search("modified_beam_search")(model, *encoded, beam=4, scorers=scorers)
+            tokens, score = found[batch.utterance_ids[0]]
+            assert tokens == [tokenizer.pieces()[token] for token in best.tokens]
+            assert score == pytest.approx(best.score, abs=1e-3)
+    capsys.readouterr()
+    hot.write_text("two :4.0\n")
+    decode.main(options(made, tmp_path / "hot", nbest=1, **ways["hot"][1]))
+    assert f"{hot} changed" in capsys.readouterr().out
+
+
 def test_decode_score_summarize(made, capsys):
     out_dir = made / "exp/teacher/decode_test_greedy_search"
     arguments = options(made, out_dir, search="greedy_search")
@@ -230,12 +280,23 @@ def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):
     other_blank = shutil.copytree(made / "exp/teacher", tmp_path / "other_blank")
     config = other_blank / "config.yaml"
     config.write_text(config.read_text().replace("blank_id: 0", "blank_id: 2"))
+    foreign = tmp_path / "hot.txt"
+    foreign.write_text("QUITE\n")
     cases = [
         ({"search": "best"}, f"search: 'best'; expected one of: {', '.join(available_searches())}"),
         ({"beam": 0}, "--beam: 0"),
         ({"nbest": 5}, "--nbest: 5; expected 1 .. 4, the hypotheses that --beam keeps"),
         ({"nbest": 0}, "--nbest: 0"),
         ({"batch_seconds": -1}, "--batch-seconds: -1.0"),
+        ({"lm_scale": 0.3}, "--lm-scale: given without --lm; expected a file"),
+        ({"hotwords_score": 0.3}, "--hotwords-score: given without --hotwords; expected a file"),
+        ({"token_bonus": "nan"}, "--token-bonus: nan; expected a number"),
+        (
+            {"token_bonus": 1, "search": "greedy_search"},
+            "--search greedy_search: takes no language model, no hot words",
+        ),
+        ({"hotwords": tmp_path / "none.txt"}, "none.txt: no such file"),
+        ({"hotwords": foreign}, 'hot.txt:1: the BPE model cannot spell "QUITE"'),
         ({"num_threads": 0}, "--num-threads: 0"),
         ({"test_set": "a/b"}, "--test-set: 'a/b'"),
         ({"system_dir": tmp_path / "none"}, "no trained system here"),
@@ -244,6 +305,8 @@ def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):
         ({"system_dir": other_blank}, "blank_id is 2; expected 0"),
         ({"cuts": tmp_path / "none.jsonl.gz"}, "none.jsonl.gz"),
     ]
+    if importlib.util.find_spec("kaldilm"):
+        cases.append(({"lm": tmp_path / "none.arpa"}, "none.arpa: no such file"))
     if not torch.cuda.is_available():
         cases.append(({"device": "cuda"}, "torch finds no GPU"))
     for changed, message in cases:

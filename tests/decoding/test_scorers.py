@@ -12,7 +12,7 @@ from search_cases import Model, assert_equal, encoder_output, reference_search
 
 from rnnt_kd.decoding.modified_beam_search import search
 from rnnt_kd.decoding.ngram_lm import read_arpa
-from rnnt_kd.decoding.scorers import TokenLm, WordLm, lm_scorer
+from rnnt_kd.decoding.scorers import TokenBonus, TokenLm, WordLm, lm_scorer
 from rnnt_kd.errors import UserError
 
 pytest.importorskip("kaldilm", reason="kaldilm, which reads ARPA files, is not installed")
@@ -130,6 +130,16 @@ def test_two_scorers_add_up_and_scale_0_is_none(models, kind):
     nothing = search(model, frames, lengths, nbest=4, scorers=[lm_scorer(lm, PIECES, 0.0)])
     for found, expected in zip(nothing, without, strict=True):
         assert_equal(found, [(h.tokens, h.timestamps, h.score, h.token_log_probs) for h in expected])
+
+
+@given(seed=st.integers(0, 999), lens=st.lists(st.integers(0, 7), min_size=1, max_size=4))
+def test_a_bonus_for_every_token_equals_plain_python(seed, lens):
+    model = Model(seed)
+    frames, lengths = encoder_output(seed, lens)
+    found = search(model, frames, lengths, beam=3, nbest=3, scorers=[TokenBonus(0.7, 6)])
+    for hypotheses, utterance, length in zip(found, frames, lens, strict=True):
+        expected = reference_search(model, utterance[:length], 3, bonus=lambda tokens, ended: 0.7 * len(tokens))
+        assert_equal(hypotheses, expected)
 
 
 def test_the_kind_is_told_by_the_vocabulary(models):

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import add_device, chosen_device, command_line, join, parser
+from rnnt_kd.bin.scorer_options import add_scorers, check_scorers, make_scorers, scorer_settings
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
 from rnnt_kd.decoding.decode import Decoded, decode
@@ -66,6 +67,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         help="encoder frames (40 ms) a chunk, of a streaming system; 0: it sees the whole utterance "
         "(default: the system's encoder_options.chunk_frames)",
     )
+    add_scorers(options)
     add_device(options)
     args = options.parse_args(argv)
     _check(args)
@@ -75,6 +77,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     for name in ("chunk_frames", "nbest"):  # not in the settings of earlier decodings
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
+    settings.update(scorer_settings(args))
     left_out_path = args.cuts.with_name(args.cuts.name.replace(".jsonl.gz", "") + ".left_out.json")  # of stage 1
     inputs = [args.system_dir / "config.yaml", weights_file(args.system_dir), args.bpe_dir / "bpe.model"]
     outputs = [f"{name}-{args.test_set}.{kind}" for name, kind in OUTPUTS] + ["decode.json"]
@@ -82,6 +85,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.graph_text is not None:
         settings["graph_text"] = str(args.graph_text)
         inputs.append(args.graph_text)
+    inputs += [path for path in (args.lm, args.hotwords) if path is not None]
     stage = Stage(args.out_dir, name, settings, [*inputs, args.cuts, left_out_path], outputs)
     if stage.is_finished():
         return
@@ -97,12 +101,13 @@ def main(argv: Optional[List[str]] = None) -> None:
         raise UserError(args.system_dir / "config.yaml", f"blank_id is {config.blank_id}", expected)
     if args.chunk_frames is not None:
         _set_chunk(model.encoder, args.chunk_frames, args.system_dir)
+    scorers = make_scorers(settings, tokenizer)
     loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds)
     with tqdm(loader, desc=f"{config.name} on {args.test_set}", unit="batch", mininterval=1.0) as batches:
         search = get_search(args.search)
         if args.graph_text is not None:
             search = partial(search, graph=words_of(read_transcripts([args.graph_text]), tokenizer))
-        more = {"nbest": args.nbest or 1}
+        more = {"nbest": args.nbest or 1, "scorers": scorers}
         decoded = decode(model, batches, search, tokenizer, beam=args.beam, blank_id=config.blank_id, **more)
     in_cuts = {cut.id for cut in load_cuts_info(args.cuts)}
     assert in_cuts == {*decoded.words, *loader.left_out}, "the loader lost utterances"  # a rate of a part is no rate
@@ -132,6 +137,7 @@ def _check(args) -> None:
         raise UserError("--beam", str(args.beam), "1 or more")
     if args.nbest is not None and not 1 <= args.nbest <= args.beam:
         raise UserError("--nbest", str(args.nbest), f"1 .. {args.beam}, the hypotheses that --beam keeps")
+    check_scorers(args)
     if not args.batch_seconds > 0:
         raise UserError("--batch-seconds", str(args.batch_seconds), "a positive number")
     if args.chunk_frames is not None and args.chunk_frames < 0:

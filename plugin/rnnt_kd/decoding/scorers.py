@@ -1,4 +1,4 @@
-"""What has a say in beam search beside the model: shallow fusion with an n-gram language model.
+"""What has a say in beam search beside the model: shallow fusion with an n-gram language model; a bonus for length.
 
 A scorer sees hypotheses as states, one int64 each, so that all of a batch are scored by a few tensor operations:
 
@@ -45,6 +45,32 @@ def lm_scorer(lm: NgramLm, pieces: Sequence[str], scale: float, name: object = "
         )
         raise UserError(name, found, "words as in the transcripts", "check upper and lower case")
     return scorer
+
+
+class TokenBonus:
+    """A constant for every token.
+
+    The likeliest words of a transducer are often too few: every token costs, and blanks are cheap.  A language model
+    makes that worse, as each of its factors is below 1.  A positive bonus is the counterweight.
+    """
+
+    start = 0
+
+    def __init__(self, bonus: float, vocab_size: int):
+        self._added = torch.full((vocab_size,), bonus, dtype=torch.float64)
+
+    def to(self, device) -> "TokenBonus":
+        self._added = self._added.to(device)
+        return self
+
+    def scores(self, states: Tensor) -> Tensor:
+        return self._added.expand(*states.shape, -1)
+
+    def advance(self, states: Tensor, tokens: Tensor) -> Tensor:
+        return states
+
+    def finals(self, states: Tensor) -> Tensor:
+        return torch.zeros_like(states, dtype=torch.float64)
 
 
 class TokenLm:
