@@ -6,6 +6,7 @@
     EXP_DIR/experiments/<experiment>/kd_caches/<what>/   other caches: temperature2, teacher_large, range7 ...
 """
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,7 @@ class Plan:
         self.dir = places.exp_dir / "experiments" / experiment.name
         teacher = System(name=TEACHER, role=TEACHER, seeds=(places.teacher_seed,))
         self.systems = {TEACHER: teacher, **experiment.systems}  # of the table
+        self._configs: Dict[str, SystemConfig] = {}
         for system in experiment.systems.values():
             self._check(system)
 
@@ -116,18 +118,10 @@ class Plan:
 
     def config(self, job: Job) -> SystemConfig:
         """As bin.train composes it; what tokenizer and teacher decide is not filled in."""
-        system, seed = self.systems[job[0]], job[1]
-        own = {key: value for key, value in (system.kd or {}).items() if key in OWN_OPTIONS}
-        return compose(
-            self._recipe(system),
-            role=system.role,
-            name=system.name,
-            seed=seed,
-            sparsity=system.sparsity,
-            structure=system.structure,
-            with_kd=system.kd is not None,
-            kd_options=own,
-        )
+        name, seed = job
+        if name not in self._configs:  # reading a preset takes a third of a second
+            self._configs[name] = self._composed(self.systems[name])
+        return dataclasses.replace(self._configs[name], seed=seed)
 
     def cache(self, job: Job) -> Optional[Cache]:
         """What the system distils from; None where it distils from no cache."""
@@ -189,6 +183,19 @@ class Plan:
         words += ["--data-dir", self.places.test_sets[test_set]]
         words += ["--baseline-decode-dir", self.decode_dir(baseline, test_set)] if baseline else []
         return [str(word) for word in words]
+
+    def _composed(self, system: System) -> SystemConfig:
+        own = {key: value for key, value in (system.kd or {}).items() if key in OWN_OPTIONS}
+        return compose(
+            self._recipe(system),
+            role=system.role,
+            name=system.name,
+            seed=system.seeds[0],
+            sparsity=system.sparsity,
+            structure=system.structure,
+            with_kd=system.kd is not None,
+            kd_options=own,
+        )
 
     def _recipe(self, system: System) -> RecipeConfig:
         return load_recipe(self.places.preset, self._overrides(system))

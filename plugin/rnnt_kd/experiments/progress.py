@@ -20,12 +20,13 @@ from rnnt_kd.training.checkpoint import weights_file
 
 
 class Progress:
-    """Looks at the disk whenever it is asked, but reads corpora once."""
+    """Looks at the disk whenever it is asked, and reads again what has changed since."""
 
     def __init__(self, plan: Plan):
         self.plan, self.places = plan, plan.places
         self._digests: Dict[Tuple[str, Path, int], str] = {}
         self._tokenizer: Optional[Tokenizer] = None
+        self._compared: Dict[Job, Tuple[tuple, str]] = {}  # with the times of all files that matter
 
     def why_not_trained(self, job: Job) -> str:
         """ "" for a finished system, else what is missing, for people."""
@@ -37,19 +38,12 @@ class Progress:
         if job[0] == TEACHER:
             return ""
         teacher = self.plan.teacher_dir(job)
-        try:
-            if teacher is not None and not (teacher / system_dir.SYSTEM).exists():
-                return f"its teacher is not finished ({teacher})"
-            config = self.plan.config(job)
-            cache = self._cache(job)
-            config = initial.resolve(config, self.tokenizer(), teacher, cache)
-            inputs = {name: self._content(path) for name, path in self._cuts().items()}
-            if cache is not None:
-                inputs["teacher cache"] = cache.digest
-            changed = system_dir.difference(folder, config, inputs)
-        except UserError as error:
-            return f"cannot be checked: {error}"
-        return f"is another system: {changed}" if changed else ""
+        if teacher is not None and not (teacher / system_dir.SYSTEM).exists():
+            return f"its teacher is not finished ({teacher})"
+        times = self._times(job)
+        if self._compared.get(job, (None,))[0] != times:
+            self._compared[job] = times, self._compare(job, teacher)
+        return self._compared[job][1]
 
     def why_no_cache(self, job: Job) -> str:
         """Why the cache that the system needs cannot be used; "" where it can, or none is needed."""
@@ -109,6 +103,27 @@ class Progress:
         if self._tokenizer is None:
             self._tokenizer = Tokenizer.load(self.places.bpe_dir)
         return self._tokenizer
+
+    def _compare(self, job: Job, teacher: Optional[Path]) -> str:
+        """Is the finished system the one that the plan has there?"""
+        try:
+            cache = self._cache(job)
+            config = initial.resolve(self.plan.config(job), self.tokenizer(), teacher, cache)
+            inputs = {name: self._content(path) for name, path in self._cuts().items()}
+            if cache is not None:
+                inputs["teacher cache"] = cache.digest
+            changed = system_dir.difference(self.plan.system_dir(job), config, inputs)
+        except UserError as error:
+            return f"cannot be checked: {error}"
+        return f"is another system: {changed}" if changed else ""
+
+    def _times(self, job: Job) -> tuple:
+        folder, teacher, cache = self.plan.system_dir(job), self.plan.teacher_dir(job), self.plan.cache(job)
+        paths = [folder / name for name in (system_dir.CONFIG, system_dir.INPUTS, system_dir.SYSTEM)]
+        paths += [self.places.train_cuts, self.places.dev_cuts, self.places.bpe_dir / "bpe.model"]
+        paths += [teacher / "model.safetensors"] if teacher else []
+        paths += sorted(cache.folder.glob("*.safetensors")) if cache else []
+        return tuple((path, path.stat().st_mtime_ns) for path in paths if path.exists())
 
     def _cache(self, job: Job) -> Optional[TeacherCache]:
         planned, config = self.plan.cache(job), self.plan.config(job)

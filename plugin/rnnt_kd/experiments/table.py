@@ -10,7 +10,7 @@ System and baseline are compared over the seeds that both have finished (``compa
 finished is in no figure; ``unfinished`` says which and why.
 """
 
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from rnnt_kd.experiments.plan import Plan
 from rnnt_kd.experiments.pooled import paired_p_value, spread
@@ -40,7 +40,8 @@ def markdown(table: Sequence[Dict[str, Any]], title: str, command: Optional[str]
     """For people, GitHub flavour.  ``title``: a sentence on what it is a table of."""
     head = ["system", "test set", "seeds", "parameters", "non-zero", "sparsity", "%WER mean +- sd [min, max]"]
     head += ["ins", "del", "sub", "words", "compared with", "change", "p", "p (seeds too)", "train s"]
-    words = {row["test_set"]: row["words"] for row in table if row["words"] is not None}
+    words = {row["test_set"]: row["words"] for row in reversed(table) if row["words"] is not None}
+    words = {row["test_set"]: words[row["test_set"]] for row in table if row["test_set"] in words}
     sets = ", ".join(f"{name} ({number} words)" for name, number in words.items()) or "nothing scored yet"
     lines = [
         f"{title}; test sets: {sets}. Mean, sample standard deviation and range over seeds; ins, del, sub: mean of a "
@@ -52,11 +53,14 @@ def markdown(table: Sequence[Dict[str, Any]], title: str, command: Optional[str]
         _line(["---"] * 3 + ["---:"] * 8 + ["---"] + ["---:"] * 4),
         *(_line(_cells(row)) for row in table),
     ]
-    missing = [
-        f"- {row['system']}, seed {seed}: {reason}" for row in table for seed, reason in row["unfinished"].items()
-    ]
+    missing: Dict[Tuple[str, str], List[str]] = {}  # system, reason -> seeds
+    for row in table:
+        for seed, reason in row["unfinished"].items():
+            seeds = missing.setdefault((row["system"], reason), [])
+            seeds += [seed] if seed not in seeds else []
     if missing:
-        lines += ["", "Not finished, and in no figure above:", "", *dict.fromkeys(missing)]
+        lines += ["", "Not finished, and in no figure above:", ""]
+        lines += [f"- {system}, seed {', '.join(seeds)}: {reason}" for (system, reason), seeds in missing.items()]
     if command is not None:
         lines += ["", "Made by:", "", "```", command, "```"]
     return "\n".join(lines) + "\n"
