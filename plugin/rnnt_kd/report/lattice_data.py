@@ -157,8 +157,8 @@ def read_lattice(path: Path) -> UtteranceLattice:
             **content,
             starts=arrays["starts"],
             loudness=arrays["loudness"],
-            audio=path.with_name(name).read_bytes() if name else b"",
             audio_type=AUDIO_TYPES[Path(name).suffix] if name else "",
+            audio=path.with_name(name).read_bytes() if name else b"",
         )
         _check(item)
     except FileNotFoundError as error:

@@ -15,6 +15,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 FALLBACKS = {  # CSS variable -> what it is in a page that does not define it
     "--fg": "#222222",
@@ -30,7 +31,7 @@ FALLBACKS = {  # CSS variable -> what it is in a page that does not define it
     "--accent-6": "#9c6b4e",
 }
 COLOURS = {name: f"#0a0b{index:02x}" for index, name in enumerate(FALLBACKS)}  # what matplotlib is told instead
-_STYLE = "font-family: system-ui, sans-serif; stroke-linejoin: round"
+_STYLE = "font: 10px system-ui, sans-serif; stroke-linejoin: round"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def pixel_figure(width: float, height: float) -> PixelFigure:
 
 def inline_svg(figure: Figure, salt: str, label: str) -> str:
     """The element, with ``role="img"`` and ``aria-label``; the same bytes for the same figure."""
+    for written in figure.findobj(Text):
+        written.set_parse_math(False)  # a dollar is a dollar
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
         FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
@@ -68,13 +71,24 @@ def inline_svg(figure: Figure, salt: str, label: str) -> str:
         text = re.sub(unwanted, "", text, flags=re.DOTALL)  # its style would be that of the whole page
     used = set(re.findall(r"#([\w-]+)", text))
     text = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", text)
-    text = re.sub(r"font-family: [^;\"]*; ", "", text)  # the element has it
+    text = re.sub(r"font-family: [^;\"]*; |font-size: 10px; |text-anchor: start; ", "", text)  # the element has them
     for name, colour in COLOURS.items():
         text = text.replace(colour, f"var({name}, {FALLBACKS[name]})")
     text = re.sub(r' transform="rotate\(-?0 [^"]*"', "", text)
     text = re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}", text)
     text = re.sub(r"(<g/>|\s)*\n(<g/>|\s)*", "\n", text)
-    start, rest = text.split(">", 1)
+    start, rest = _without_bare_groups(text).split(">", 1)
     start = re.sub(r'(width|height)="([\d.]+)pt"', r'\1="\2"', start)
     start = start.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" style="{_STYLE}" ')
     return f"{start}>{rest.strip()}"
+
+
+def _without_bare_groups(text: str) -> str:
+    """Without the groups that have no attribute: half of the elements, and they do nothing."""
+    kept, is_kept = [], []
+    for part in re.split(r"(<g>|<g [^>]*>|</g>)\n?", text):
+        if part.startswith("<g"):
+            is_kept.append(part != "<g>")
+        if part != "<g>" and (part != "</g>" or is_kept.pop()):
+            kept.append(part)
+    return "".join(kept)
