@@ -30,15 +30,13 @@ from rnnt_kd.benchmark.engines import available_engines, compile_encoder
 from rnnt_kd.benchmark.rounds import Job, run_group
 from rnnt_kd.benchmark.semi_structured import GOAL, semi_structured_rows
 from rnnt_kd.benchmark.worker import serve
-from rnnt_kd.bin.bench_infer_options import check, chosen_systems, infer_parser
+from rnnt_kd.bin.bench_infer_options import check, chosen_systems, infer_parser, own_tokenizer
 from rnnt_kd.bin.bench_options import check_outputs, machine, names, say
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import join
 from rnnt_kd.data.speech import Speech, filter_banks, read_speech
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.errors import UserError
-from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.checkpoint import read_system
 
 MODULE = "rnnt_kd.bin.bench_infer"
 RANDOM_SECONDS = (1.5, 2.5, 3.5, 5.0, 7.5)  # of speech, where there is none
@@ -60,7 +58,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     if not engines:
         raise UserError("--engines", "none are given", f"some of: {join(available_engines())}")
     systems = chosen_systems(arguments)
-    tokenizer = _tokenizer(arguments.bpe_dir, systems)
+    folders = [Path(system["system_dir"]) for _, system in systems] if arguments.bpe_dir else []
+    tokenizer = own_tokenizer(arguments.bpe_dir, folders) if arguments.bpe_dir else None
     speech = _speech(arguments.data_dir)
     features = [filter_banks(item.samples) for item in speech] or _random_features(arguments.seed)
     audio_seconds = sum(item.seconds for item in speech) or sum(RANDOM_SECONDS)
@@ -78,19 +77,6 @@ def main(argv: Optional[List[str]] = None) -> None:
         "speech" if speech else "random features"
     )
     _report(rows, products, first_calls, where, arguments)
-
-
-def _tokenizer(bpe_dir: Optional[Path], systems) -> Optional[Tokenizer]:
-    """The systems' own; None without a folder.  UserError: some system has another."""
-    if bpe_dir is None:
-        return None
-    tokenizer = Tokenizer.load(bpe_dir)
-    for _, system in systems:
-        checksum = read_system(Path(system["system_dir"])).bpe_checksum
-        if checksum != tokenizer.checksum:
-            expected = f"that of {system['system_dir']} (checksum {checksum[:12]})"
-            raise UserError(bpe_dir, f"another BPE model (checksum {tokenizer.checksum[:12]})", expected)
-    return tokenizer
 
 
 def _speech(data_dir: Optional[Path]) -> List[Speech]:

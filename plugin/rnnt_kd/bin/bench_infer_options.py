@@ -2,13 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 from rnnt_kd.benchmark.encoder_pass import make_model
 from rnnt_kd.bin.options import add_device, chosen_device, parser
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity.structures import only_sparsity
+from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training.checkpoint import read_system
 
 
@@ -74,3 +75,14 @@ def chosen_systems(arguments: argparse.Namespace) -> List[Tuple[str, Dict[str, A
     for _, system in systems:
         make_model(system)  # a size or structure that does not exist is told now
     return systems
+
+
+def own_tokenizer(bpe_dir: Path, system_dirs: Sequence[Path]) -> Tokenizer:
+    """That of the folder.  UserError: some system has another."""
+    tokenizer = Tokenizer.load(bpe_dir)
+    for system_dir in system_dirs:
+        checksum = read_system(system_dir).bpe_checksum
+        if checksum != tokenizer.checksum:
+            expected = f"that of {system_dir} (checksum {checksum[:12]})"
+            raise UserError(bpe_dir, f"another BPE model (checksum {tokenizer.checksum[:12]})", expected)
+    return tokenizer
