@@ -24,7 +24,7 @@ from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, inline_svg, pi
 CELL_WIDTH, CELL_HEIGHT = 9, 13  # px: a frame, a symbol
 LEFT, RIGHT, LEAST_WIDTH = 84, 14, 372
 TITLE, GAP, SOUND, CURVE = 17, 26, 26, 64  # GAP: room for the seconds
-ROW = 15  # of the legend
+ROW, WIDEST = 15, 7.2  # of the legend; of a letter, in the mean
 
 BLANK, LABEL, REST = (0x6F, 0x8F, 0xB8), (0xF2, 0x8E, 0x2B), (0xB0, 0x1F, 0x9B)  # for colour-blind eyes, too
 DIVERGENCE = (0xE0, 0x3C, 0x3C)
@@ -44,10 +44,11 @@ def draw_lattice(item: UtteranceLattice) -> str:
         *[TITLE + panel + GAP] * 3,
         2 * ROW + 10,
         *[TITLE + panel + GAP] * 2,
-        TITLE + 2 * ROW + CURVE + GAP + 12,
+        TITLE + 2 * ROW + 6 + CURVE + GAP + 12,
     ]
     tops = np.cumsum([2, *heights])
-    width = max(LEFT + T * CELL_WIDTH + RIGHT, LEAST_WIDTH)
+    titles = {key: _title(key, model) for key, model in item.models.items()}
+    width = max(LEFT + T * CELL_WIDTH + RIGHT, LEAST_WIDTH, *(8 + WIDEST * len(title) for title in titles.values()))
     figure = pixel_figure(width, tops[-1])
 
     def axes(top: float, height: float, y_end: float) -> Axes:
@@ -62,7 +63,7 @@ def draw_lattice(item: UtteranceLattice) -> str:
         model = item.models[key]
         on = axes(top + TITLE, panel, S + 1)
         _cells(on, item, _colours_of_nodes(model))
-        _frame(on, item, _title(key, model))
+        _frame(on, item, titles[key])
         if key != "teacher":
             _path(on, item.models["teacher"], item, color=COLOURS["--fg"], linewidth=1.0, linestyle=(0, (1.5, 2)))
         _path(on, model, item, color=COLOURS["--fg"], linewidth=1.3)
@@ -74,7 +75,7 @@ def draw_lattice(item: UtteranceLattice) -> str:
         _frame(on, item, f"KL(teacher || {model.name}), sum {np.nansum(model.kl):.1f} nats")
         _path(on, item.models["teacher"], item, color=COLOURS["--fg"], linewidth=1.0)
     _Legend(figure, tops[8] + TITLE).of_models(item)
-    _curve(axes(tops[8] + TITLE + 2 * ROW, CURVE, 1.0), item)
+    _curve(axes(tops[8] + TITLE + 2 * ROW + 6, CURVE, 1.0), item)
     return inline_svg(figure.figure, f"{item.system} {item.test_set} {item.utterance}", _in_words(item))
 
 
@@ -257,7 +258,7 @@ def _curve(on: Axes, item: UtteranceLattice) -> None:
     on.yaxis.get_major_locator().set_params(nbins=3)
     _style(on)
     on.set_xlabel("seconds", color=COLOURS["--muted"], loc="left")
-    _write(on, 4 - LEFT, 4 + 2 * ROW, "KL x teacher's occupancy, sum of a frame (nats)", fontsize=11, fontweight="bold")
+    _write(on, 4 - LEFT, 10 + 2 * ROW, "KL x teacher's occupancy, sum of a frame (nats)", fontsize=11, fontweight="bold")
 
 
 def _seconds(on: Axes, item: UtteranceLattice) -> None:

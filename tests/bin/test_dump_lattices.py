@@ -1,0 +1,285 @@
+"""``python -m rnnt_kd.bin.dump_lattices``: from three systems' folders to files that the page reads."""
+
+import gzip
+import io
+import json
+import re
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import soundfile
+import torch
+
+from rnnt_kd.bin import dump_lattices as command
+from rnnt_kd.config import KdConfig, ModelConfig, SystemConfig, TrainingConfig
+from rnnt_kd.config_io import read_system_config, write_system_config
+from rnnt_kd.data.dataset import load_cuts_info, read_batches
+from rnnt_kd.data.features import compute_features
+from rnnt_kd.data.kaldi_dir import write_data_dir
+from rnnt_kd.lattice import get_backend
+from rnnt_kd.report.lattice_data import list_lattices, read_lattice
+from rnnt_kd.scoring.recognitions import Recognition, write_recogs
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.text.train_bpe import train_bpe
+from rnnt_kd.training.checkpoint import build_model, load_system
+from rnnt_kd.training.system_dir import file_digest
+from rnnt_kd.training.utterance_lattice import utterance_lattice
+
+TEXTS = {"s-a": "one two", "s-b": "three", "s-c": "four one", "s-d": "two"}
+HYPS = {  # one utterance gains, one loses, one has other words, one stays
+    "teacher": TEXTS,
+    "sparse90": {"s-a": "one one", "s-b": "three", "s-c": "four two", "s-d": "two"},
+    "sparse90_kd": {"s-a": "one two", "s-b": "", "s-c": "four three", "s-d": "two"},
+}
+BACKEND = ("--device", "cpu", "--lattice-backend", "torch")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """exp/: cuts, bpe, teacher, students/sparse90 and sparse90_kd with random weights, and what they "recognised"."""
+    folder = tmp_path_factory.mktemp("lattices")
+    generator = np.random.default_rng(0)
+    for name in TEXTS:
+        soundfile.write(folder / f"{name}.wav", 0.1 * generator.normal(size=12000), 16000)
+    audio = {name: folder / f"{name}.wav" for name in TEXTS}
+    data = write_data_dir(folder / "data/test", wav_scp=audio, text=TEXTS, utt2spk={name: "s" for name in TEXTS})
+    exp = folder / "exp"
+    compute_features(data, exp / "cuts", "test")
+    train_bpe(list(TEXTS.values()), 16, exp / "bpe")
+    tokenizer = Tokenizer.load(exp / "bpe")
+    make_system(exp / "teacher", tokenizer, 1)
+    make_system(exp / "students/sparse90", tokenizer, 2)
+    teacher = file_digest(exp / "teacher/model.safetensors")
+    make_system(exp / "students/sparse90_kd", tokenizer, 3, kd=KdConfig(), teacher_checksum=teacher)
+    return folder
+
+
+def make_system(folder, tokenizer, seed, **changed):
+    model = ModelConfig(size="tiny", encoder_options={"num_layers": 1, "dim": 32, "feedforward_dim": 32})
+    training = TrainingConfig(prune_range=3)
+    config = SystemConfig(
+        name=folder.name, model=model, training=training, vocab_size=tokenizer.vocab_size,
+        bpe_checksum=tokenizer.checksum, **changed,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    folder.mkdir(parents=True)
+    write_system_config(folder / "config.yaml", config)
+    safetensors.torch.save_file(build_model(config).state_dict(), folder / "model.safetensors")
+    decode(folder, HYPS[folder.name])
+
+
+def decode(folder, hyps, search="greedy_search", texts=TEXTS):
+    out = folder / f"decode_test_{search}"
+    out.mkdir(exist_ok=True)
+    items = [Recognition(name, tuple(texts[name].split()), tuple(hyps[name].split())) for name in texts]
+    write_recogs(out / "recogs-test.txt", items)
+    (out / "decode.json").write_text(json.dumps({"test_set": "test", "search": search}))
+
+
+@pytest.fixture
+def exp(made, tmp_path):
+    return shutil.copytree(made / "exp", tmp_path / "exp")
+
+
+def run(exp, *more, systems="sparse90_kd"):
+    given = {"exp-dir": exp, "bpe-dir": exp / "bpe", "test-set": "test", "cuts": exp / "cuts/test.jsonl.gz"}
+    line = [part for key, value in given.items() for part in (f"--{key}", str(value))]
+    command.main([*line, "--systems", systems, *BACKEND, *map(str, more)])
+
+
+def fails(exp, capsys, *more, **changed):
+    with pytest.raises(SystemExit) as end:
+        run(exp, *more, **changed)
+    said = capsys.readouterr().err
+    assert end.value.code == 1 and said.startswith("error: ") and said.count("\n") == 1, said
+    return said
+
+
+def change(folder, **values):
+    write_system_config(folder / "config.yaml", replace(read_system_config(folder / "config.yaml"), **values))
+
+
+def test_the_files_hold_what_the_three_models_say(exp, capsys):
+    run(exp)
+    assert "3 utterances (1 gained, 1 lost, 1 changed)" in capsys.readouterr().out
+    items = [read_lattice(path) for path in list_lattices(exp)]
+    assert [(item.chosen, item.utterance, item.order) for item in items] == [
+        ("gained", "s-a", 1), ("lost", "s-b", 2), ("changed", "s-c", 3),
+    ]  # fmt: skip
+    tokenizer = Tokenizer.load(exp / "bpe")
+    folders = {"teacher": exp / "teacher", "twin": exp / "students/sparse90", "student": exp / "students/sparse90_kd"}
+    models = {key: load_system(folder)[0] for key, folder in folders.items()}
+    places = {info.id: place for place, info in enumerate(load_cuts_info(exp / "cuts/test.jsonl.gz"))}
+    for item in items:
+        labels = tokenizer.encode(TEXTS[item.utterance])
+        assert item.tokens == tuple(tokenizer.pieces()[label] for label in labels)
+        assert item.ref == tuple(TEXTS[item.utterance].split()) and item.speaker == "s" and item.duration == 0.75
+        assert {key: model.name for key, model in item.models.items()} == {
+            "teacher": "teacher", "twin": "sparse90", "student": "sparse90_kd",
+        }  # fmt: skip
+        assert item.models["student"].hyp == tuple(HYPS["sparse90_kd"][item.utterance].split())
+        batch = next(read_batches(exp / "cuts/test.jsonl.gz", [[places[item.utterance]]]))
+        starts, views = utterance_lattice(
+            models, TrainingConfig(), 3, "regular", get_backend("torch"), batch.features[0], labels
+        )
+        np.testing.assert_array_equal(item.starts, starts)
+        for key, view in views.items():
+            model = item.models[key]
+            for name in ("log_blank", "log_label", "occupancy", "path"):
+                np.testing.assert_allclose(getattr(model, name), getattr(view, name).numpy(), rtol=1e-6, err_msg=name)
+            assert model.loss == view.loss and (key == "teacher") == (model.kl is None)
+        samples, rate = soundfile.read(io.BytesIO(item.audio))
+        assert rate == 16000 and abs(len(samples) - 12000) < 1200  # MP3 pads its frames
+        assert item.loudness.shape == starts.shape and 0.05 < item.loudness[:18].min() < item.loudness.max() < 0.2
+
+
+def test_audio_and_loudness_are_those_of_the_utterance(made, exp):
+    run(exp)
+    samples, _ = soundfile.read(made / "s-b.wav", dtype="float32")
+    item = next(item for item in map(read_lattice, list_lattices(exp)) if item.utterance == "s-b")
+    expected = [float(np.sqrt(np.mean(samples[640 * t : 640 * t + 640].astype(float) ** 2))) for t in range(18)]
+    np.testing.assert_allclose(item.loudness[:18], expected, rtol=1e-5)
+    heard, _ = soundfile.read(io.BytesIO(item.audio), dtype="float32")
+    length = min(len(heard), len(samples))
+    assert np.std(heard[:length]) == pytest.approx(np.std(samples), rel=0.5)
+
+
+def test_again_is_one_line_and_touches_nothing(exp, capsys):
+    run(exp)
+    before = {path: path.stat().st_mtime_ns for path in exp.rglob("report/**/*")}
+    capsys.readouterr()
+    run(exp)
+    said = capsys.readouterr().out
+    assert "finished already, skipped" in said and said.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in exp.rglob("report/**/*")} == before
+
+
+def test_another_decoding_makes_them_anew_and_leaves_no_old_ones(exp, capsys):
+    run(exp)
+    decode(exp / "students/sparse90_kd", {**HYPS["sparse90_kd"], "s-a": "one one", "s-b": "three"})
+    run(exp)
+    assert "runs again" in capsys.readouterr().out
+    assert [read_lattice(path).utterance for path in list_lattices(exp)] == ["s-c"]
+
+
+def test_deleted_pictures_are_made_again(exp):
+    run(exp)
+    victim = list_lattices(exp)[0]
+    content = victim.read_bytes()
+    victim.unlink()
+    run(exp)
+    assert victim.read_bytes() == content
+
+
+def test_killed_in_the_middle_it_goes_on(exp, monkeypatch):
+    real, writes = command.write_lattice, []
+
+    def write(folder, item):
+        if writes:
+            raise KeyboardInterrupt
+        writes.append(real(folder, item))
+        return writes[0]
+
+    monkeypatch.setattr(command, "write_lattice", write)
+    with pytest.raises(SystemExit) as end:
+        run(exp)
+    assert end.value.code == 130 and len(list_lattices(exp)) == 1
+    monkeypatch.undo()
+    run(exp)
+    assert len(list_lattices(exp)) == 3
+
+
+def test_no_word_changed_is_no_error(exp, capsys):
+    decode(exp / "students/sparse90_kd", HYPS["sparse90"])
+    run(exp)
+    assert "0 utterances (no word was changed)" in capsys.readouterr().out and list_lattices(exp) == []
+    run(exp)
+    assert "finished already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "damage, reason",
+    [
+        (lambda exp: shutil.rmtree(exp / "students/sparse90"), "there is no .*sparse90"),
+        (lambda exp: (exp / "students/sparse90_kd/model.safetensors").unlink(), "_kd is not trained to the end"),
+        (lambda exp: shutil.rmtree(exp / "teacher/decode_test_greedy_search"), "teacher has not decoded test"),
+        (lambda exp: next((exp / "students/sparse90").glob("*/decode.json")).unlink(), "sparse90 has not decoded test"),
+    ],
+)
+def test_an_unfinished_system_is_named_and_left_out(exp, capsys, damage, reason):
+    damage(exp)
+    run(exp)
+    said = capsys.readouterr().out
+    assert re.search(rf"^lattices of sparse90_kd on test: left out, .*{reason}", said), said
+    assert list_lattices(exp) == []
+
+
+def test_the_search_is_the_same_in_all_three(exp, capsys):
+    for folder in ("teacher", "students/sparse90"):
+        decode(exp / folder, HYPS[folder.split("/")[-1]], "modified_beam_search")
+    run(exp)
+    assert {read_lattice(path).search for path in list_lattices(exp)} == {"greedy_search"}
+    run(exp, "--search", "modified_beam_search")
+    assert "left out, the three have not decoded test with modified_beam_search" in capsys.readouterr().out
+
+
+def test_a_twin_by_name_and_systems_of_an_experiment(exp, capsys):
+    folder = exp / "experiments/paper/sparse90_uniform"
+    folder.mkdir(parents=True)
+    shutil.copytree(exp / "students/sparse90_kd", folder / "seed1")
+    run(exp, systems="experiments/paper/sparse90_uniform/seed1=sparse90")
+    items = [read_lattice(path) for path in list_lattices(exp)]
+    assert {item.system for item in items} == {"paper-sparse90_uniform-seed1"} and len(items) == 3
+    assert items[0].models["twin"].name == "sparse90"
+    assert "names no twin" in fails(exp, capsys, systems="sparse90")
+
+
+def test_the_audio_may_be_gone(made, exp, tmp_path):
+    cuts = exp / "cuts/test.jsonl.gz"
+    text = gzip.open(cuts, "rt").read().replace(str(made), str(tmp_path / "gone"))
+    with gzip.open(cuts, "wt") as stream:
+        stream.write(text)
+    run(exp)
+    items = [read_lattice(path) for path in list_lattices(exp)]
+    assert len(items) == 3 and all(item.audio == b"" and not item.loudness.any() for item in items)
+
+
+def test_models_that_do_not_belong_together_are_named(exp, capsys, tmp_path):
+    change(exp / "students/sparse90_kd", teacher_checksum="0" * 64)
+    assert "sparse90_kd: distilled from another teacher than" in fails(exp, capsys)
+    change(exp / "students/sparse90_kd", kd=None)
+    assert "sparse90_kd: trained without distillation; expected a distilled system" in fails(exp, capsys)
+    change(exp / "students/sparse90", bpe_checksum="0" * 64)
+    assert "sparse90: trained with another BPE model or blank id; expected that of" in fails(exp, capsys)
+    assert list_lattices(exp) == []
+
+
+def test_another_test_set_is_named(exp, capsys):
+    texts = {**TEXTS, "s-a": "one four"}
+    for folder in ("teacher", "students/sparse90", "students/sparse90_kd"):
+        decode(exp / folder, HYPS[folder.split("/")[-1]], texts=texts)
+    assert 'ref of "s-a" differs from' in fails(exp, capsys)
+    decode(exp / "teacher", TEXTS)
+    assert 'ref of "s-a" differs from' in fails(exp, capsys)
+
+
+def test_long_utterances_get_no_picture(exp, capsys):
+    run(exp, "--max-seconds", "0.5")
+    assert "0 utterances" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "more", [("--max-utterances", 0), ("--max-seconds", "nan"), ("--max-seconds", 0), ("--num-threads", 0)]
+)
+def test_a_bad_option_is_one_line(exp, capsys, more):
+    assert more[0] in fails(exp, capsys, *more)
+
+
+def test_missing_folders_are_one_line(exp, capsys, tmp_path):
+    assert "no such folder" in fails(tmp_path / "nowhere", capsys)
+    assert "--systems: empty" in fails(exp, capsys, systems=" ")
+    shutil.rmtree(exp / "bpe")
+    assert "bpe.model" in fails(exp, capsys)
