@@ -102,6 +102,15 @@ def test_negative_labels_have_no_embedding_and_no_gradient():
     assert (predictor.embedding.weight.grad[[0, 1, 2, 4]] == 0).all()
 
 
+@pytest.mark.parametrize("context_size", [1, 2, 3])
+def test_the_tables_give_what_forward_gives(context_size):
+    predictor = StatelessPredictor(6, 5, context_size).double()
+    torch.nn.init.normal_(predictor.context_proj.bias)
+    values = torch.tensor([-1, *range(6)])
+    contexts = torch.cartesian_prod(*[values] * context_size).reshape(-1, context_size)
+    torch.testing.assert_close(predictor.tabulated()(contexts), predictor(contexts, need_pad=False)[:, 0])
+
+
 @pytest.mark.parametrize("blank_id", [0, 3])
 def test_predict_prepends_the_start_context_and_sees_only_the_past(blank_id):
     model = build(blank_id=blank_id)

@@ -5,6 +5,8 @@ one-dimensional convolution over labels of icefall's stateless decoder.  A label
 a zero embedding: -1 fills the context before the start, in training, decoding and export alike.
 """
 
+from typing import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,6 +48,22 @@ class StatelessPredictor(nn.Module):
         length = embedded.size(1) - self.context_size + 1
         context = torch.cat([embedded[:, i : i + length] for i in range(self.context_size)], dim=2)
         return F.relu(self.context_proj(context))
+
+    def tabulated(self) -> Callable[[Tensor], Tensor]:
+        """The same function for searches, which ask for one context after the other: (n, context_size) int64 labels
+        -> (n, dim).  What the matrix makes of each label at each place is worked out once, here; the outputs
+        differ from those of ``forward`` by rounding.
+        """
+        L, C, weight = self.context_size, self.vocab_size, self.context_proj.weight
+        tables = torch.einsum("cd,old->lco", self.embedding.weight, weight.view(self.output_dim, L, -1))
+        tables = F.pad(tables, (0, 0, 0, 1))  # of "no label", the last row of each: zero
+        tables[-1] += self.context_proj.bias
+        rows, places = tables.flatten(0, 1), torch.arange(L, device=weight.device) * (C + 1)
+
+        def predict(contexts: Tensor) -> Tensor:
+            return F.relu(F.embedding(torch.where(contexts < 0, C, contexts) + places, rows).sum(1))
+
+        return predict
 
     def start_context(self) -> list:
         """Labels before the first one: ``[-1, blank_id]`` for a context of 2, what sherpa-onnx feeds."""
