@@ -1,0 +1,88 @@
+"""An experiment on a corpus of tones, run to its end in this process."""
+
+import importlib
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from training.conftest import teacher_dir, tone_corpus  # noqa: F401
+
+from rnnt_kd.bin import experiment as command
+from rnnt_kd.scoring.recognitions import Recognition, read_recogs, write_recogs
+
+SYSTEMS = """
+seeds: [1, 2]
+baseline: sparse50
+systems:
+  sparse50: {role: sparse_student, sparsity: 0.5}
+  sparse50_kd: {base: sparse50, kd: {weighting: uniform}}
+  hot: {base: sparse50_kd, seeds: [1], kd: {temperature: 2.0}}
+  large: {role: teacher, seeds: [3], set: {teacher.model.encoder_options.dim: 48}}
+  small_large: {role: small_student, teacher: large, kd: {}, seeds: [1]}
+"""
+
+
+class Trial:
+    """An experiment folder; ``run`` is the command, its jobs run in this process."""
+
+    def __init__(self, folder: Path, corpus):
+        self.exp, self.file, self.corpus = folder / "exp", folder / "trial.yaml", corpus
+        self.dir = self.exp / "experiments" / "trial"
+
+    def arguments(self, *more: str) -> list:
+        return [
+            *("--experiment", str(self.file), "--config", str(self.corpus.preset), "--exp-dir", str(self.exp)),
+            *("--dev-set", "dev", "--test-dirs", str(self.corpus.folder / "dev"), "--device", "cpu"),
+            *("--lattice-backend", "torch", "--corpus", "tones", "--replications", "500", *map(str, more)),
+        ]
+
+    def run(self, *more: str) -> list:
+        """Returns the names of the commands that were started, "train sparse50/1" ..."""
+        started = []
+
+        def in_this_process(jobs, at_once):
+            for job in jobs:
+                for _, module, *words in job.steps:
+                    started.append(f"{module.rpartition('.')[2]} {job.name}")
+                    importlib.import_module(module).main.__wrapped__(words)
+                    torch.set_flush_denormal(False)
+            return []
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(command, "run_side_by_side", in_this_process)
+            command.main.__wrapped__(self.arguments(*more))
+        return started
+
+
+@pytest.fixture(scope="session")
+def untrained(tone_corpus, teacher_dir, tmp_path_factory):  # noqa: F811
+    """What stages 0 to 4 leave."""
+    folder = tmp_path_factory.mktemp("trial")
+    trial = Trial(folder, tone_corpus)
+    trial.file.write_text(SYSTEMS)
+    shutil.copytree(tone_corpus.folder / "cuts", trial.exp / "cuts")
+    shutil.copytree(tone_corpus.bpe_dir, trial.exp / "bpe")
+    shutil.copytree(teacher_dir, trial.exp / "teacher")
+    return trial
+
+
+@pytest.fixture(scope="session")
+def finished(untrained):
+    """(the experiment, what its run started); the words recognised are replaced by some that differ in their errors."""
+    started = untrained.run()
+    generator = random.Random(0)
+    for number, path in enumerate(sorted(untrained.exp.rglob("recogs-dev.txt"))):
+        items = read_recogs(path)
+        hyps = [[word for word in item.ref for _ in range(generator.choice([1] * 9 + [0] * number))] for item in items]
+        write_recogs(path, [Recognition(item.utterance_id, item.ref, tuple(hyp)) for item, hyp in zip(items, hyps)])
+    assert untrained.run("--steps", "score") == []
+    return untrained, started
+
+
+@pytest.fixture
+def trial(finished, tmp_path):
+    """A copy of the finished experiment, to spoil."""
+    shutil.copytree(finished[0].file.parent, tmp_path / "copy", symlinks=True)
+    return Trial(tmp_path / "copy", finished[0].corpus)

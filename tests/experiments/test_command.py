@@ -1,0 +1,257 @@
+"""The command: from nothing to the table, on from anywhere, and what it refuses to average."""
+
+import json
+import shutil
+
+import pytest
+
+from rnnt_kd.config_io import read_system_config
+from rnnt_kd.errors import UserError
+from rnnt_kd.experiments.pooled import errors_by_utterance, paired_p_value
+from rnnt_kd.scoring.recognitions import read_recogs, write_recogs
+from rnnt_kd.scoring.word_errors import count_all
+
+RESULT_KEYS = [
+    "system", "seed", "sparsity", "kd", "kd_weighting", "kd_scale", "test_set", "wer", "words", "ins", "del", "sub", "p_value",
+]  # fmt: skip
+
+
+def read(trial, name):
+    return json.loads((trial.dir / name).read_text())
+
+
+def row(trial, system):
+    return next(row for row in read(trial, "summary.json") if row["system"] == system)
+
+
+def recogs(trial, system, seed):
+    return trial.dir / system / f"seed{seed}" / "decode_dev_modified_beam_search" / "recogs-dev.txt"
+
+
+def refused(trial, *arguments):
+    with pytest.raises(UserError) as caught:
+        trial.run(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_from_nothing_teachers_then_caches_then_students(finished):
+    _, started = finished
+    assert started == [
+        "decode teacher/1", "train large/3", "decode large/3",
+        "cache_teacher cache large", "cache_teacher cache temperature2", "cache_teacher cache kd_cache",
+        *(f"{what} {job}" for job in ("sparse50/1", "sparse50/2", "sparse50_kd/1", "sparse50_kd/2", "hot/1", "small_large/1")
+          for what in ("train", "decode")),
+    ]  # fmt: skip
+
+
+def test_systems_are_what_the_file_says(finished):
+    trial, _ = finished
+    configs = {path.parts[-3:-1]: read_system_config(path) for path in trial.dir.glob("*/seed*/config.yaml")}
+    assert len(configs) == 7
+    for (name, seed), config in configs.items():
+        assert (config.name, f"seed{config.seed}") == (name, seed)
+    hot = configs["hot", "seed1"]
+    assert (hot.kd.temperature, hot.kd.weighting, hot.target_sparsity) == (2.0, "uniform", 0.5)
+    assert configs["large", "seed3"].model.encoder_options["dim"] == 48
+    teachers = {name: config.teacher_checksum for (name, _), config in configs.items()}
+    assert teachers["small_large"] not in (teachers["hot"], "") and teachers["hot"] == teachers["sparse50"]
+
+
+def test_results_are_the_scorers_figures(finished):
+    trial, _ = finished
+    results = read(trial, "results.json")
+    assert len({item["wer"] for item in results}) >= 4  # else equal figures say little
+    assert [(item["system"], item["seed"]) for item in results] == [
+        ("teacher", 1), ("sparse50", 1), ("sparse50", 2), ("sparse50_kd", 1), ("sparse50_kd", 2), ("hot", 1), ("large", 3),
+        ("small_large", 1),
+    ]  # fmt: skip
+    for item in results[1:]:
+        assert list(item) == RESULT_KEYS and item["test_set"] == "dev"
+        counts = count_all(read_recogs(recogs(trial, item["system"], item["seed"])))
+        assert (item["ins"], item["del"], item["sub"], item["words"]) == (counts.ins, counts.dels, counts.subs, counts.words)
+        assert item["wer"] == pytest.approx(counts.wer, abs=1e-4)
+        scored = json.loads((recogs(trial, item["system"], item["seed"]).parent / "wer-dev.json").read_text())
+        assert item["p_value"] == (scored["p_value"] if item["kd"] else None)
+        assert (scored["p_value"] is not None) == item["kd"]
+        assert (item["kd"], item["kd_weighting"]) == {
+            "sparse50_kd": (True, "uniform"), "hot": (True, "uniform"), "small_large": (True, "occupancy"),
+        }.get(item["system"], (False, None))  # fmt: skip
+
+
+def test_the_table_is_over_seeds_and_pooled(finished):
+    trial, _ = finished
+    summary = row(trial, "sparse50_kd")
+    each = [item for item in read(trial, "results.json") if item["system"] == "sparse50_kd"]
+    rates = [item["wer"] for item in each]
+    assert summary["seeds"] == summary["seeds_wanted"] == summary["compared_seeds"] == [1, 2] and summary["unfinished"] == {}
+    assert summary["wer"] == pytest.approx(sum(rates) / 2) and summary["wer_sd"] == pytest.approx(abs(rates[0] - rates[1]) / 2**0.5)
+    assert (summary["wer_min"], summary["wer_max"]) == (min(rates), max(rates))
+    for key in ("ins", "del", "sub"):
+        assert summary[key] == sum(item[key] for item in each) == 2 * summary[f"{key}_mean"]
+    errors, others = (
+        {seed: errors_by_utterance(read_recogs(recogs(trial, name, seed))) for seed in (1, 2)} for name in ("sparse50_kd", "sparse50")
+    )
+    for key, over in (("p_value", "utterances"), ("p_value_seeds", "both")):
+        assert summary[key] == pytest.approx(paired_p_value(errors, others, over=over, replications=500), abs=1e-6)
+    change = 100 * (summary["wer"] / row(trial, "sparse50")["wer"] - 1)
+    assert summary["relative_change"] == pytest.approx(change)
+    assert (summary["kd_variant"], summary["kd_ranges"], summary["kd_temperature"]) == ("collapsed", "teacher", 1.0)
+    assert row(trial, "hot")["kd_temperature"] == 2.0 and row(trial, "hot")["compared_seeds"] == [1]
+    assert row(trial, "sparse50")["nonzero_params"] < row(trial, "sparse50")["params"] == row(trial, "teacher")["params"]
+
+
+def test_unequal_seeds_are_compared_over_those_that_both_have_and_the_table_says_which(finished):
+    text = (finished[0].dir / "summary.md").read_text()
+    assert next(line for line in text.splitlines() if line.startswith("| hot | dev | 1 |"))  # all that it wants
+    rates = {item["seed"]: item["wer"] for item in read(finished[0], "results.json") if item["system"] == "sparse50"}
+    assert row(finished[0], "hot")["baseline_wer"] == rates[1]
+
+
+def test_a_baseline_that_lacks_a_seed_is_named_with_those_that_are_compared(trial):
+    (trial.dir / "sparse50" / "seed1" / "system.json").unlink()
+    trial.run("--steps", "score")
+    assert row(trial, "sparse50_kd")["compared_seeds"] == [2] and row(trial, "sparse50_kd")["seeds"] == [1, 2]
+    assert row(trial, "hot")["p_value"] is None and row(trial, "hot")["relative_change"] is None
+    text = (trial.dir / "summary.md").read_text()
+    assert "| sparse50 (seeds 2) |" in text and "| sparse50 (seeds none) |" in text
+    nothing = [item["p_value"] for item in read(trial, "results.json") if (item["system"], item["seed"]) == ("hot", 1)]
+    assert nothing == [None]
+
+
+def test_a_finished_experiment_does_nothing_but_print_the_table(trial, capsys):
+    files = {path: path.stat().st_mtime_ns for path in trial.exp.rglob("*") if path.is_file() and "summary" not in path.name}
+    tables = {name: (trial.dir / name).read_text() for name in ("summary.json", "results.json")}
+    capsys.readouterr()
+    first_line = (trial.dir / "summary.md").read_text().splitlines()[0]
+    shutil.rmtree(trial.exp / "teacher" / "tensorboard", ignore_errors=True)
+    # the copy lies elsewhere: scores name their baseline's folder, so only these are made again
+    assert trial.run() == []
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[0] == first_line and "finished already" not in printed.out + printed.err
+    assert trial.run() == []
+    for name, text in tables.items():
+        assert (trial.dir / name).read_text() == text
+    remade = {path.name for path, time in files.items() if path.exists() and path.stat().st_mtime_ns != time}
+    assert not [name for name in remade if name.startswith(("model", "system", "recogs", "decode", "shard"))]
+
+
+def test_what_is_missing_is_made_and_nothing_else(trial):
+    (trial.dir / "hot" / "seed1" / "system.json").unlink()
+    shutil.rmtree(trial.dir / "hot" / "seed1" / "checkpoints")  # killed before the first
+    shutil.rmtree(trial.dir / "small_large" / "seed1" / "decode_dev_modified_beam_search")
+    weights = {path: path.read_bytes() for path in trial.dir.glob("*/seed*/model.safetensors")}
+    others = [item for item in read(trial, "results.json") if item["system"].startswith(("teacher", "sparse50", "large"))]
+    shutil.rmtree(trial.dir / "sparse50_kd" / "seed2")
+    started = trial.run()
+    assert started == ["train sparse50_kd/2", "decode sparse50_kd/2", "train hot/1", "decode hot/1", "decode small_large/1"]
+    assert all(path.read_bytes() == content for path, content in weights.items())  # what was made again, to the bit
+    now = {(item["system"], item["seed"]): item for item in read(trial, "results.json")}
+    assert [now[item["system"], item["seed"]] == item for item in others] == [True, True, True, True, False, True]
+    assert len(now) == 8  # of sparse50_kd/2 the words are other ones: those of the fixture are gone
+
+
+def test_an_unfinished_seed_is_named_and_in_no_figure(trial):
+    (trial.dir / "sparse50_kd" / "seed2" / "system.json").unlink()
+    shutil.rmtree(trial.dir / "hot")
+    assert trial.run("--steps", "score") == []
+    summary, alone = row(trial, "sparse50_kd"), row(trial, "hot")
+    assert summary["seeds"] == summary["compared_seeds"] == [1] and summary["unfinished"] == {"2": "training is not finished"}
+    rates = {item["seed"]: item["wer"] for item in read(trial, "results.json") if item["system"] == "sparse50_kd"}
+    assert list(rates) == [1] and summary["wer"] == rates[1] and summary["wer_sd"] is None
+    assert alone["wer"] is None and alone["unfinished"] == {"1": "not trained"}
+    text = (trial.dir / "summary.md").read_text()
+    assert "- sparse50_kd, seed 2: training is not finished" in text and "- hot, seed 1: not trained" in text
+    assert "| sparse50_kd | dev | 1 of 1 2 |" in text and "| hot | dev | - of 1 |" in text
+
+
+def test_a_changed_definition_is_not_averaged_in_and_is_trained_anew(trial):
+    trial.file.write_text(trial.file.read_text().replace("temperature: 2.0", "scale: 3.0"))
+    trial.run("--steps", "score")
+    assert "is another system: changed kd.scale 1.0 -> 3.0, kd.temperature 2.0 -> 1.0" in row(trial, "hot")["unfinished"]["1"]
+    assert trial.run() == ["train hot/1", "decode hot/1"]
+    assert (trial.dir / "hot" / "seed1.old-1").exists() and row(trial, "hot")["unfinished"] == {}
+
+
+def test_the_same_systems_under_other_names_are_not_trained_again(trial):
+    (trial.dir / "hot").rename(trial.dir / "warm")
+    trial.file.write_text(trial.file.read_text().replace("hot:", "warm:"))
+    assert trial.run() == [] and row(trial, "warm")["seeds"] == [1]
+
+
+def test_results_with_another_bpe_model_are_refused(trial):
+    config = trial.dir / "hot" / "seed1" / "config.yaml"
+    checksum = read_system_config(config).bpe_checksum
+    config.write_text(config.read_text().replace(checksum, "a" * 64))
+    message = refused(trial, "--steps", "score")
+    assert "hot/seed1" in message and "another BPE model (checksum aaaaaaaaaaaa)" in message and checksum[:12] in message
+
+
+def test_results_of_another_corpus_are_refused(trial):
+    inputs = trial.dir / "sparse50" / "seed2" / "inputs.json"
+    values = json.loads(inputs.read_text())
+    inputs.write_text(json.dumps({**values, "train cuts": "1" * 64}))
+    assert "sparse50/seed2: trained with other train cuts" in refused(trial, "--steps", "score")
+
+
+def test_a_teacher_that_is_not_the_one_recorded_is_refused(trial):
+    teacher = trial.dir / "large" / "seed3" / "model.safetensors"
+    shutil.copy(trial.exp / "teacher" / "model.safetensors", teacher)
+    message = refused(trial, "--steps", "score")
+    assert "small_large/seed1: its teacher had other weights" in message and str(teacher) in message
+
+
+def test_other_references_are_refused(trial):
+    path = recogs(trial, "sparse50_kd", 1)
+    first, *rest = read_recogs(path)
+    write_recogs(path, [type(first)(first.utterance_id, ("other", *first.ref[1:]), first.hyp), *rest])
+    assert first.utterance_id in refused(trial, "--steps", "score")
+
+
+def test_a_missing_teacher_says_which_stages_make_it(trial):
+    (trial.exp / "teacher" / "system.json").unlink()
+    message = refused(trial)
+    assert str(trial.exp / "teacher") in message and "run stages 0 to 4 first" in message
+
+
+def test_printing_needs_nothing_but_the_file_and_each_line_is_whole(trial, tmp_path, capsys):
+    shutil.rmtree(trial.exp)
+    trial.run("--print-jobs")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 7 and not trial.exp.exists()
+    assert "--job large/3" in lines[0]  # what others wait for comes first
+    for line in lines:
+        assert str(trial.file.resolve()) in line and "-m rnnt_kd.bin.experiment" in line
+
+
+def test_only_missing_jobs_are_printed(trial, capsys):
+    shutil.rmtree(trial.dir / "hot")
+    capsys.readouterr()
+    trial.run("--print-jobs")
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "--job hot/1" in line
+
+
+def test_a_job_makes_what_it_needs(trial):
+    shutil.rmtree(trial.dir / "large")
+    shutil.rmtree(trial.dir / "small_large")
+    shutil.rmtree(trial.dir / "kd_caches")
+    assert trial.run("--job", "small_large/1") == [
+        "train large/3", "cache_teacher cache", "train small_large/1", "decode small_large/1",
+    ]  # fmt: skip
+    assert trial.run("--job", "small_large/1") == []
+    assert trial.run("--job", "large/3") == ["decode large/3"]
+    assert "did you mean 'small_large/1'" in refused(trial, "--job", "smal_large/1")
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--jobs", "0"], "--jobs: 0"),
+        (["--steps", "train sleep"], "--steps: 'train sleep'; expected some of: train decode score"),
+        (["--test-dirs", " "], "--test-dirs: empty"),
+        (["--print-jobs", "--job", "hot/1"], "one of the two"),
+    ],
+)
+def test_wrong_options(untrained, arguments, words):
+    assert words in refused(untrained, *arguments)
