@@ -1,0 +1,103 @@
+"""Commands side by side: failures stay alone, and nothing outlives who started it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rnnt_kd.bin.experiment_jobs import Commands, run_side_by_side
+
+WAIT = 20.0  # seconds, at most
+
+
+def writes(path, text="x", before=""):
+    return ["-c", f"{before}\nopen({str(path)!r}, 'a').write({text!r})"]
+
+
+def meets(own, other):
+    """Ends well only if the other one runs at the same time."""
+    return [
+        "-c",
+        f"import os, time\nopen({str(own)!r}, 'w').close()\nend = time.monotonic() + {WAIT}\n"
+        f"while not os.path.exists({str(other)!r}):\n    assert time.monotonic() < end\n    time.sleep(0.02)\n",
+    ]
+
+
+def is_alive(process_id):
+    try:
+        state = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_for(condition):
+    end = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_steps_of_a_job_run_one_after_the_other(tmp_path):
+    steps = [writes(tmp_path / "out", text, "import time; time.sleep(0.2)") for text in "abc"]
+    assert run_side_by_side([Commands("one", steps)], at_once=4) == []
+    assert (tmp_path / "out").read_text() == "abc"
+
+
+def test_jobs_run_at_the_same_time_with_their_names_before_their_lines(tmp_path, capsys):
+    first, second = meets(tmp_path / "a", tmp_path / "b"), meets(tmp_path / "b", tmp_path / "a")
+    first[1] += "print('hello')\nimport sys\nprint('there', file=sys.stderr)"
+    assert run_side_by_side([Commands("a/1", [first]), Commands("b/2", [second])], at_once=2) == []
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(lines) == ["[a/1] hello", "[a/1] there"]
+
+
+def test_no_more_than_asked_for_run_at_once(tmp_path):
+    for at_once in (1, 2):
+        log = tmp_path / f"log{at_once}"
+        step = ["-c", f"import time\nlog = open({str(log)!r}, 'a', buffering=1)\nlog.write('+\\n')\ntime.sleep(0.3)\nlog.write('-\\n')"]
+        run_side_by_side([Commands(str(number), [step]) for number in range(4)], at_once=at_once)
+        depth = most = 0
+        for line in log.read_text().split():
+            depth += 1 if line == "+" else -1
+            most = max(most, depth)
+        assert most == at_once and depth == 0
+
+
+def test_a_job_that_fails_stops_its_steps_and_no_other_job(tmp_path, capsys):
+    broken = Commands("broken", [["-c", "import sys; print('why'); sys.exit(3)"], writes(tmp_path / "never")])
+    fine = Commands("fine", [writes(tmp_path / "fine", before="import time; time.sleep(0.5)")])
+    assert run_side_by_side([broken, fine], at_once=2) == [("broken", 3)]
+    assert (tmp_path / "fine").exists() and not (tmp_path / "never").exists()
+    assert "[broken] why" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_whatever_ends_the_run_ends_its_jobs(root, tmp_path, how):
+    if how == signal.SIGKILL and not sys.platform.startswith("linux"):
+        pytest.skip("only Linux tells a process that its parent was killed")
+    code = f"""
+import signal
+from rnnt_kd.bin.entry import command
+from rnnt_kd.bin.experiment_jobs import Commands, run_side_by_side
+
+@command
+def main(argv=None):
+    step = ["-c", "import os, time; open({str(tmp_path / "id")!r}, 'w').write(str(os.getpid())); time.sleep(60)"]
+    run_side_by_side([Commands("long", [step])], at_once=2)
+
+main([])
+"""
+    environment = {**os.environ, "PYTHONPATH": str(root / "plugin")}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: (tmp_path / "id").exists() and (tmp_path / "id").read_text())
+    child = int((tmp_path / "id").read_text())
+    assert is_alive(child)
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=WAIT)
+    wait_for(lambda: not is_alive(child))
+    assert "Traceback" not in errors and process.returncode == (-9 if how == signal.SIGKILL else 130)
