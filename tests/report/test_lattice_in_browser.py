@@ -5,9 +5,10 @@ import shutil
 import pytest
 
 pytest.importorskip("matplotlib", reason="pictures are drawn by matplotlib: pip install 'rnnt-kd[report]'")
-webdriver = pytest.importorskip("selenium.webdriver", reason="the browser is driven by selenium: pip install selenium")
+pytest.importorskip("selenium", reason="the browser is driven by selenium: pip install selenium")
 
 from lattice_pictures import TOKENS, utterance_lattice
+from selenium import webdriver
 
 from rnnt_kd.report.plots.lattice import LEAST_WIDTH, draw_lattice
 

@@ -29,6 +29,7 @@ FALLBACKS = {  # CSS variable -> what it is in a page that does not define it
     "--accent-4": "#a463f2",
     "--accent-5": "#97bbf5",
     "--accent-6": "#9c6b4e",
+    "--card": "#ffffff",
 }
 COLOURS = {name: f"#0a0b{index:02x}" for index, name in enumerate(FALLBACKS)}  # what matplotlib is told instead
 _STYLE = "font: 10px system-ui, sans-serif; stroke-linejoin: round"
@@ -46,9 +47,7 @@ class PixelFigure:
         """(left, top, width, height)."""
         left, top, width, height = box
         bottom = self.height - top - height
-        return self.figure.add_axes(
-            (left / self.width, bottom / self.height, width / self.width, height / self.height)
-        )
+        return self.figure.add_axes((left / self.width, bottom / self.height, width / self.width, height / self.height))
 
 
 def pixel_figure(width: float, height: float) -> PixelFigure:

@@ -258,7 +258,8 @@ def _curve(on: Axes, item: UtteranceLattice) -> None:
     on.yaxis.get_major_locator().set_params(nbins=3)
     _style(on)
     on.set_xlabel("seconds", color=COLOURS["--muted"], loc="left")
-    _write(on, 4 - LEFT, 10 + 2 * ROW, "KL x teacher's occupancy, sum of a frame (nats)", fontsize=11, fontweight="bold")
+    title = "KL x teacher's occupancy, sum of a frame (nats)"
+    _write(on, 4 - LEFT, 10 + 2 * ROW, title, fontsize=11, fontweight="bold")
 
 
 def _seconds(on: Axes, item: UtteranceLattice) -> None:
