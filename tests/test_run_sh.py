@@ -43,6 +43,11 @@ def run_sh(root, *arguments):
         (["--kd-shift", "4"], ["--kd-shift 4 without --streaming"]),
         (["--streaming", "--kd-shift", "0"], ["--kd-shift: '0'", "at least 1"]),
         (["--streaming", "--kd-shift", "4 04"], ["--kd-shift: '4 04'", "different numbers"]),
+        (["--experiment", "papre"], ["--experiment: 'papre'", "smoke"]),
+        (["--corpus", "mini_librispeech", "--corpus-dir", "x", "--experiment", "paper"], ["egs/mini_librispeech/conf/experiments holds none"]),
+        (["--jobs", "2"], ["--jobs and --print-jobs are for an experiment"]),
+        (["--print-jobs"], ["--jobs and --print-jobs are for an experiment"]),
+        (["--experiment", "smoke", "--jobs", "0"], ["--jobs: '0'"]),
         (["--seed", "1.5"], ["--seed: '1.5'"]),
         (["--nj", "0"], ["--nj: '0'"]),
         (["--nj"], ["--nj needs a value"]),
@@ -220,3 +225,29 @@ def test_a_trailing_slash_does_not_change_a_directory(root):
     arguments = ["--dry-run", "--stop-stage", "1", "--train-dir", "d/train/", "--dev-dir", "d/dev", "--test-dirs", "d/dev/ d/a/"]
     lines = commands(run_sh(root, *arguments))
     assert [line.split()[-1] for line in lines if "validate_data_dir" in line] == ["d/train", "d/dev", "d/dev", "d/a"]
+
+
+def test_an_experiment_shares_stages_0_to_4_and_takes_the_place_of_the_students(root, tmp_path):
+    arguments = ["--dry-run", "--exp-dir", str(tmp_path), "--experiment", "smoke", "--preset", "smoke"]
+    lines = commands(run_sh(root, *arguments, "--jobs", "3"))
+    modules = [re.search(r"(rnnt_kd\.bin\.\w+|local/\w+\.sh)", line).group(1).rpartition(".")[0 if ".sh" in line else 2] for line in lines]
+    assert [name for name in dict.fromkeys(modules)][-3:] == ["train", "cache_teacher", "experiment"]
+    assert modules.count("train") == modules.count("experiment") == 1
+    whole = lines[-1].replace("\\ ", " ")
+    for word in ("egs/synth/conf/experiments/smoke.yaml", "--config", f"--exp-dir {tmp_path}", "--dev-set dev", "--jobs 3", "--steps train decode score"):
+        assert word in whole
+    assert f"--test-dirs {root}/data/synth/test --corpus" in whole
+    assert "--steps decode score" in commands(run_sh(root, *arguments, "--stage", "6"))[0].replace("\\ ", " ")
+    assert commands(run_sh(root, *arguments, "--stage", "5", "--stop-stage", "5"))[0].endswith("--steps train")
+    assert "--jobs 5" in commands(run_sh(root, *arguments, "--stage", "5", "--nj", "5"))[0]
+    assert not any("rnnt_kd.bin.experiment" in line for line in commands(run_sh(root, *arguments, "--stop-stage", "4")))
+
+
+def test_jobs_of_an_experiment_are_printed_and_no_stage_is_run(root, tmp_path):
+    lines = commands(run_sh(root, "--dry-run", "--exp-dir", str(tmp_path), "--experiment", "smoke", "--print-jobs"))
+    assert len(lines) == 1 and "rnnt_kd.bin.experiment" in lines[0] and lines[0].endswith("--print-jobs")
+
+
+def test_help_names_the_experiments_of_every_corpus(root):
+    text = run_sh(root, "--help").stdout
+    assert re.search(r"^Experiments: .*paper \(an4\).*paper_5h.*\(librispeech\).*smoke \(synth\)", text, re.MULTILINE)
