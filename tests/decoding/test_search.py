@@ -37,6 +37,18 @@ def test_beam_search_equals_plain_python(seed, lens, beam, nbest, peak):
         assert len({tuple(hypothesis.tokens) for hypothesis in hypotheses}) == len(hypotheses)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_long_utterances_equal_plain_python(seed):
+    """Hypotheses that were long are dropped, shorter ones grow: nothing of the old may be left in their places."""
+    model = Model(seed, vocab_size=4, peak=0.3)
+    with torch.no_grad():
+        model.joiner.output_linear.bias[BLANK] += 0.5
+    encoder_out, lens = encoder_output(seed, [70, 16, 17, 43])
+    found = modified_beam_search.search(model, encoder_out, lens, beam=6, nbest=6)
+    for hypotheses, frames, length in zip(found, encoder_out, lens, strict=True):
+        assert_equal(hypotheses, reference_search(model, frames[:length], 6))
+
+
 @given(seed=st.integers(0, 999), lens=lengths, unk_id=st.sampled_from([UNK, None]), context_size=st.integers(1, 3))
 def test_greedy_is_beam_1_and_equals_plain_python(seed, lens, unk_id, context_size):
     model = Model(seed, context_size=context_size)

@@ -25,13 +25,15 @@ is not touched again, whatever it is batched with.
 
 import math
 from dataclasses import dataclass, field
-from typing import List, Sequence, Union
+from typing import List, Sequence, Tuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rnnt_kd.errors import UserError
 
+_WIDTH_EVERY = 16  # frames
 _EMPTY = -1  # fills rows of tokens behind their last one; no token has this id
 
 
@@ -72,12 +74,13 @@ class HypothesisTable:
 
         self._model = model
         self._am = model.joiner.encoder_proj(encoder_out[self._order])  # (N, T, J)
+        self._predict = model.predictor.tabulated()
         start = model.predictor.start_context()  # [-1, blank] for a context of 2
         self._context = len(start)
         self._tokens = torch.full((N, beam, self._context + self.num_frames), _EMPTY, device=device)
         self._tokens[:, :, : self._context] = torch.tensor(start, device=device)
-        self._timestamps = torch.zeros(N, beam, self.num_frames, dtype=torch.int64, device=device)
-        self._token_log_probs = torch.zeros(N, beam, self.num_frames, dtype=torch.float64, device=device)
+        self._width = self._context  # columns of tokens that may be in use
+        self._past: List[Tuple[Tensor, Tensor, Tensor]] = []  # of each frame: parents, emitted, token_log_probs
         self._lengths = torch.zeros(N, beam, dtype=torch.int64, device=device)
         self._scorers = [scorer.to(device) for scorer in scorers]
         self._states = [torch.full((N, beam), scorer.start, device=device) for scorer in scorers]
@@ -89,15 +92,13 @@ class HypothesisTable:
         n = self._active[frame]
         last = self._lengths[:n, :, None] + torch.arange(self._context, device=self._lengths.device)
         contexts = self._tokens[:n].gather(2, last)  # (n, K, L)
-        lm = self._model.joiner.predictor_proj(self._model.predictor(contexts.flatten(0, 1), need_pad=False))
+        lm = self._model.joiner.predictor_proj(self._predict(contexts.flatten(0, 1)))
         lm = lm.reshape(n, -1, lm.shape[-1])
         logits = self._model.joiner(self._am[:n, frame, None].expand_as(lm), lm)
         return logits.double().log_softmax(-1)
 
-    def added(self, frame: int, blank_id: int, unk_id) -> Union[Tensor, float]:
-        """(n, K, C) float64: what the scorers add for each token, nothing for what is not said; 0 without scorers."""
-        if not self._scorers:
-            return 0.0
+    def added(self, frame: int, blank_id: int, unk_id) -> Tensor:
+        """(n, K, C) float64: what the scorers, one at least, add for each token; nothing for what is not said."""
         n = self._active[frame]
         total = sum(scorer.scores(states[:n]) for scorer, states in zip(self._scorers, self._states, strict=True))
         said = is_emitted(torch.arange(total.shape[-1], device=total.device), blank_id, unk_id)
@@ -118,21 +119,18 @@ class HypothesisTable:
         """
         n = self._active[frame]
         assert parents.shape == tokens.shape == emitted.shape == scores.shape == self.scores[:n].shape
-        used = self._context + frame  # longest row before this frame
-        rows = parents[:, :, None]
-        old_tokens = self._tokens[:n, :, :used].gather(1, rows.expand(-1, -1, used))
-        old_times = self._timestamps[:n, :, :frame].gather(1, rows.expand(-1, -1, frame))
-        old_log_probs = self._token_log_probs[:n, :, :frame].gather(1, rows.expand(-1, -1, frame))
-        lengths = self._lengths[:n].gather(1, parents)
-
-        self._tokens[:n, :, :used] = old_tokens
-        self._timestamps[:n, :, :frame] = old_times
-        self._token_log_probs[:n, :, :frame] = old_log_probs
-        said = torch.where(emitted, tokens, torch.full_like(tokens, _EMPTY))
+        lengths = self._lengths[:n]
+        if self._lengths.shape[1] > 1:
+            rows = parents[:, :, None].expand(-1, -1, self._width)
+            self._tokens[:n, :, : self._width] = self._tokens[:n, :, : self._width].gather(1, rows)
+            lengths = lengths.gather(1, parents)
+        said = torch.where(emitted, tokens, _EMPTY)
         self._tokens[:n].scatter_(2, (self._context + lengths)[:, :, None], said[:, :, None])
-        self._timestamps[:n].scatter_(2, lengths[:, :, None], torch.full_like(rows, frame))
-        self._token_log_probs[:n].scatter_(2, lengths[:, :, None], token_log_probs[:, :, None])
         self._lengths[:n] = lengths + emitted
+        self._past.append((parents, emitted, token_log_probs))
+        self._width += 1
+        if frame % _WIDTH_EVERY == 0:  # a look at the device makes it wait, and spares it much
+            self._width = self._context + int(self._lengths.max())
         for scorer, states in zip(self._scorers, self._states, strict=True):
             before = states[:n].gather(1, parents)
             states[:n] = torch.where(emitted, scorer.advance(before, tokens), before)
@@ -145,7 +143,7 @@ class HypothesisTable:
         are freed.  Rows are compared whole: no hash that could collide.
         """
         n = self._active[frame]
-        rows = self._tokens[:n, :, : self._context + frame + 1]
+        rows = self._tokens[:n, :, : self._width]
         same = (rows[:, :, None] == rows[:, None, :]).all(-1)  # (n, K, K)
         together = self.scores[:n, None, :].expand_as(same).masked_fill(~same, -torch.inf).logsumexp(-1)
         repeats = same.tril(-1).any(-1)  # an earlier slot has these tokens
@@ -169,10 +167,9 @@ class HypothesisTable:
             totals = totals + scorer.finals(states)
         ranks = totals / (self._lengths + self._context)
         slots = ranks.sort(dim=-1, descending=True, stable=True).indices[:, :nbest]  # (N, nbest or K), NaN first
-        tokens, times, token_log_probs = (
-            values.gather(1, slots[:, :, None].expand(-1, -1, values.shape[2])).tolist()
-            for values in (self._tokens[:, :, self._context :], self._timestamps, self._token_log_probs)
-        )
+        rows = slots[:, :, None].expand(-1, -1, self._width - self._context)
+        tokens = self._tokens[:, :, self._context : self._width].gather(1, rows).tolist()
+        times, token_log_probs = self._trace(slots)
         lengths, scores = self._lengths.gather(1, slots).tolist(), totals.gather(1, slots).tolist()
         found: List[List[Hypothesis]] = [[] for _ in lengths]
         for row, place in enumerate(self._order.tolist()):
@@ -189,6 +186,22 @@ class HypothesisTable:
                     said, when, how_sure = (text[:length] for text in texts)
                     found[place].append(Hypothesis(said, when, score, how_sure))
         return found
+
+    def _trace(self, slots: Tensor) -> Tuple[List, List]:
+        """When the tokens of some slots came, and their log-probabilities: nested lists, longer than the tokens."""
+        if not self._past:
+            return [[[]] * slots.shape[1]] * len(slots), [[[]] * slots.shape[1]] * len(slots)
+        parents, emitted, log_probs = (pad_sequence(part, batch_first=True) for part in zip(*self._past, strict=True))
+        last, path = slots[: parents.shape[1]], []  # utterances without a frame are left out
+        for n, before in zip(reversed(self._active), reversed(parents)):
+            path.append(last)
+            last = before.gather(1, last) if n == len(last) else torch.cat((before[:n].gather(1, last[:n]), last[n:]))
+        path = torch.stack(path[::-1])  # (T, n, slots)
+        times = emitted.gather(2, path).permute(1, 2, 0).to(torch.uint8)
+        times = times.sort(dim=2, descending=True, stable=True).indices  # frames with a token first
+        found = times, log_probs.gather(2, path).permute(1, 2, 0).gather(2, times)
+        nothing = [[[]] * slots.shape[1]] * (len(slots) - parents.shape[1])
+        return tuple(values.tolist() + nothing for values in found)
 
 
 def is_emitted(tokens: Tensor, blank_id: int, unk_id) -> Tensor:

@@ -48,7 +48,9 @@ def search(
     for frame in range(table.num_frames):
         log_probs = table.log_probs(frame)  # (n, K, C)
         n, _, C = log_probs.shape
-        totals = table.scores[:n, :, None] + log_probs + table.added(frame, blank_id, unk_id)
+        totals = table.scores[:n, :, None] + log_probs
+        if scorers:
+            totals += table.added(frame, blank_id, unk_id)
         scores, choice = _first_maxima(totals.flatten(1), beam)
         parents, tokens = choice // C, choice % C
         chosen = log_probs.flatten(1).gather(1, choice)

@@ -4,7 +4,7 @@ Looks like a ``Transducer`` to ``decoding``: the files hold the joiner's project
 """
 
 from pathlib import Path
-from typing import List, Sequence, Tuple
+from typing import Callable, List, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -48,7 +48,14 @@ class _Predictor:
     def __call__(self, y: Tensor, need_pad: bool = False) -> Tensor:
         """(N, 2) int64 -> (N, 1, J)."""
         assert not need_pad
-        return torch.from_numpy(self._session.run(None, {"y": y.numpy()})[0])[:, None]
+        return self._run(y)[:, None]
+
+    def tabulated(self) -> Callable[[Tensor], Tensor]:
+        """(N, 2) int64 -> (N, J), as searches ask; there is no table here."""
+        return self._run
+
+    def _run(self, y: Tensor) -> Tensor:
+        return torch.from_numpy(self._session.run(None, {"y": y.numpy()})[0])
 
 
 class _Joiner:
@@ -64,7 +71,8 @@ class _Joiner:
         return decoder_out
 
     def __call__(self, am: Tensor, lm: Tensor) -> Tensor:
-        """(..., J) twice, of one shape -> logits (..., C)."""
+        """(..., J) twice, which broadcast against each other -> logits (..., C)."""
+        am, lm = torch.broadcast_tensors(am, lm)
         rows = {"encoder_out": am, "decoder_out": lm}
         feeds = {name: value.reshape(-1, value.shape[-1]).numpy() for name, value in rows.items()}
         return torch.from_numpy(self._session.run(None, feeds)[0]).reshape(*am.shape[:-1], -1)
