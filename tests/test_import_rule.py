@@ -51,6 +51,7 @@ DOORS = {
     "kaldialign": ("scoring/",),
     "kaldilm": ("decoding/arpa_worker.py",),
     "matplotlib": ("benchmark/plot.py", "report/"),
+    "jinja2": ("report/page.py",),
     "torchaudio": ("benchmark/peers/torchaudio_peer.py",),
     "warprnnt_numba": ("benchmark/peers/warprnnt_numba_peer.py",),
     "onnx": ("export/", "benchmark/"),

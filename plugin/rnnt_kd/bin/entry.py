@@ -23,6 +23,7 @@ EXTRAS = {  # optional packages, by the name they are imported with -> what inst
     **dict.fromkeys(("onnx", "onnxruntime", "sherpa_onnx"), "pip install 'rnnt-kd[export]'"),
     "numba": "pip install 'rnnt-kd[inference]'",
     "matplotlib": "pip install 'rnnt-kd[bench]'",
+    "jinja2": "pip install 'rnnt-kd[report]'",
     "kaldilm": "pip install 'rnnt-kd[lm]'",
     "sounddevice": "pip install sounddevice",
 }

@@ -1,0 +1,143 @@
+"""How training went: every term of the loss, and the sparsity, against the steps."""
+
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from rnnt_kd.report.plots.inline_svg import COLOURS, inline_svg, pixel_figure
+from rnnt_kd.report.plots.style import FONT, KINDS, WIDTH, label, left_of, legend, quiet
+from rnnt_kd.report.read import TERMS, System
+
+POINTS = 80  # of a line; training steps between two are averaged
+WORDS = {
+    "loss": "all terms together",
+    "pruned_loss": "pruned transducer loss",
+    "simple_loss": "simple transducer loss",
+    "ctc_loss": "CTC loss",
+    "kd_loss": "distillation",
+}
+PANEL, TITLE, GAP = 82, 18, 8
+
+
+def draw_curves(systems: Sequence[System], title: str) -> Optional[str]:
+    """A panel for each term: train as a line, dev as marks.  None where nothing is logged yet."""
+    terms = [term for term in TERMS if any(_points(system.metrics, "train", term)[1].any() for system in systems)]
+    if not terms:
+        return None
+    figure = pixel_figure(WIDTH, 34 + len(terms) * (TITLE + PANEL + GAP) + 30)
+    said = []
+    for place, term in enumerate(terms):
+        on = figure.add_axes((38, 34 + TITLE + place * (TITLE + PANEL + GAP), WIDTH - 52, PANEL))
+        late: List[float] = []
+        for system in systems:
+            kind = KINDS[system.kind]
+            steps, values = _points(system.metrics, "train", term)
+            if not values.any():
+                continue
+            on.plot(*_averaged(steps, values), color=kind.colour, linestyle=kind.dashes, linewidth=1.3)
+            late += _averaged(steps, values)[1][len(values) // 20 :].tolist()
+            dev_steps, dev = _points(system.metrics, "dev", term)
+            on.plot(dev_steps, dev, kind.mark, color=kind.colour, markersize=3, linestyle="none")
+            late += dev.tolist()
+            said.append(f"{system.name} {WORDS[term]} at step {steps[-1]}: {values[-10:].mean():.3f}")
+        if late:  # the first steps are far above all others
+            on.set_ylim(0, 1.1 * float(np.percentile(late, 97)) or 1)
+        quiet(on)
+        on.yaxis.get_major_locator().set_params(nbins=4)
+        label(on, "steps" if place == len(terms) - 1 else "", WORDS[term])
+        if place < len(terms) - 1:
+            on.set_xticklabels([])
+        else:
+            on.xaxis.get_major_locator().set_params(nbins=5)
+        if not place:
+            legend(on, {system.kind for system in systems}, lines=True, bbox_to_anchor=(-0.08, 1.22), columnspacing=0.9)
+    return inline_svg(figure.figure, f"curves {title}", f"{title}. {'; '.join(said)}.")
+
+
+def draw_schedule(systems: Sequence[System], title: str) -> Optional[str]:
+    """Target sparsity at each step, and what the finished weights have."""
+    drawn = [(system, *_points(system.metrics, "train", "target_sparsity")) for system in systems]
+    drawn = [item for item in drawn if len(item[1])]
+    if not drawn:
+        return None
+    figure = pixel_figure(WIDTH, 240)
+    on = figure.add_axes((38, 44, WIDTH - 52, 158))
+    said = []
+    for system, steps, values in drawn:
+        kind = KINDS[system.kind]
+        on.plot(*_averaged(steps, values * 100), color=kind.colour, linestyle=kind.dashes, linewidth=1.4)
+        said.append(f"{system.name} {100 * values[-1]:.1f} % at step {steps[-1]}")
+        measured = system.rows[0].values["sparsity"] if system.rows else None
+        if measured:
+            on.plot(steps[-1], 100 * measured, kind.mark, color=kind.colour, markersize=6)
+    on.set_ylim(0, 104)
+    quiet(on)
+    on.xaxis.get_major_locator().set_params(nbins=5)
+    label(on, "steps", "% zeros: target as a line, measured at the end as a mark")
+    legend(on, {system.kind for system, *_ in drawn}, lines=True, bbox_to_anchor=(-0.08, 1.1))
+    return inline_svg(figure.figure, f"schedule {title}", f"{title}: {'; '.join(said)}.")
+
+
+def draw_matrices(systems: Sequence[System], title: str) -> str:
+    """The zeros of every weight matrix, a mark a system."""
+    names = list(dict.fromkeys(name for system in systems for name in system.matrices))
+    figure = pixel_figure(WIDTH, 44 + 13 * len(names) + 34)
+    shown = [_short(name) for name in names]
+    left = min(210.0, left_of(shown) - 8)
+    on = figure.add_axes((left, 40, WIDTH - left - 14, 13 * len(names)))
+    for system in systems:
+        kind = KINDS[system.kind]
+        zeros = {name: 100.0 * (1 - kept / total) for name, (kept, total) in system.matrices.items()}
+        places = [names.index(name) for name in zeros]
+        on.plot(list(zeros.values()), places, kind.mark, color=kind.colour, markersize=4, alpha=0.75)
+    on.set_ylim(len(names) - 0.5, -0.5)
+    on.set_xlim(-3, 103)
+    quiet(on)
+    on.set_yticks(range(len(names)), shown, fontsize=9.5)
+    label(on, "% zeros")
+    legend(on, {system.kind for system in systems}, ncols=1, loc="lower right", bbox_to_anchor=(1, 1.0), labelspacing=0.1)
+    said = "; ".join(f"{system.name} {_share(system.matrices):.1f} % of {len(system.matrices)} matrices" for system in systems)
+    return inline_svg(figure.figure, f"matrices {title}", f"{title}, zeros: {said}.")
+
+
+def draw_cost(bars: Sequence[Tuple[str, str, float]], title: str) -> str:
+    """(name, kind, seconds a step)."""
+    from rnnt_kd.report.plots.style import ROW
+
+    figure = pixel_figure(WIDTH, 10 + ROW * len(bars) + 34)
+    left = left_of(name for name, *_ in bars)
+    on = figure.add_axes((left, 8, WIDTH - left - 46, ROW * len(bars)))
+    for place, (_, kind, value) in enumerate(bars):
+        on.barh(place, value, height=0.62, color=KINDS[kind].colour, alpha=0.8, linewidth=0)
+        on.annotate(
+            f"{value:.0f}", (1, place), (5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            fontsize=FONT, va="center", color=COLOURS["--fg"],
+        )  # fmt: skip
+    on.set_ylim(len(bars) - 0.5, -0.5)
+    quiet(on, "x")
+    on.set_yticks(range(len(bars)), [name for name, *_ in bars], color=COLOURS["--fg"], fontsize=FONT)
+    label(on, "milliseconds a step")
+    said = ", ".join(f"{name} {value:.0f}" for name, _, value in bars)
+    return inline_svg(figure.figure, f"cost {title}", f"{title}: {said}.")
+
+
+def _points(metrics: Sequence[Dict[str, Any]], kind: str, key: str) -> Tuple[np.ndarray, np.ndarray]:
+    lines = [line for line in metrics if line.get("kind") == kind and isinstance(line.get(key), (int, float))]
+    return np.array([line["step"] for line in lines], dtype=float), np.array([line[key] for line in lines], dtype=float)
+
+
+def _averaged(steps: np.ndarray, values: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """At most ``POINTS`` points."""
+    bins = np.array_split(np.arange(len(steps)), min(POINTS, len(steps)))
+    return np.array([steps[of_one].mean() for of_one in bins]), np.array([values[of_one].mean() for of_one in bins])
+
+
+def _share(matrices: Dict[str, Tuple[int, int]]) -> float:
+    total = sum(size for _, size in matrices.values())
+    return 100.0 * (1 - sum(kept for kept, _ in matrices.values()) / total) if total else 0.0
+
+
+def _short(name: str) -> str:
+    for long, short in (("encoder.layers.", ""), (".weight", ""), ("feedforward", "ff"), ("convolution", "conv")):
+        name = name.replace(long, short)
+    return name

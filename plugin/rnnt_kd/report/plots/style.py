@@ -1,0 +1,74 @@
+"""What the page's plots share: sizes, colours and marks of the kinds of systems, axes without clutter.
+
+Plots are 372 px wide, so a phone shows them whole and a wide screen several beside one another.  Colour is never
+alone: a kind has its mark and its dashes, too.
+"""
+
+from typing import Dict, NamedTuple, Tuple
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from rnnt_kd.report.plots.inline_svg import COLOURS
+
+WIDTH = 372
+ROW = 19  # px of a bar
+FONT = 11
+
+
+class Kind(NamedTuple):
+    colour: str
+    mark: str
+    dashes: Tuple[int, Tuple[float, ...]]
+    words: str
+
+
+KINDS: Dict[str, Kind] = {
+    "teacher": Kind(COLOURS["--muted"], "s", (0, ()), "teacher"),
+    "plain": Kind(COLOURS["--accent-2"], "o", (0, (4, 1.5)), "not distilled"),
+    "kd": Kind(COLOURS["--accent-3"], "D", (0, ()), "distilled, teacher's cache"),
+    "online": Kind(COLOURS["--accent-4"], "^", (0, (1.5, 1.2)), "distilled, online teacher"),
+}
+
+
+def quiet(on: Axes, grid: str = "both") -> None:
+    """Small muted ticks, a faint grid behind, no box."""
+    on.patch.set_alpha(0.0)
+    on.set_axisbelow(True)
+    on.tick_params(length=0, pad=4, colors=COLOURS["--muted"], labelsize=10)
+    on.tick_params(which="minor", length=0, labelsize=9, colors=COLOURS["--muted"])
+    for side, spine in on.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(COLOURS["--grid"])
+    on.grid(True, axis=grid, color=COLOURS["--grid"], linewidth=0.6)
+
+
+def label(on: Axes, x: str = "", y: str = "") -> None:
+    """Names of the axes; that of y stands above it, level."""
+    on.set_xlabel(x, color=COLOURS["--muted"], fontsize=10, loc="right")
+    if y:
+        on.text(0, 1, y, transform=on.transAxes, color=COLOURS["--muted"], fontsize=10, va="bottom", ha="left")
+
+
+def legend(on: Axes, kinds, lines: bool = False, **place) -> None:
+    """Of the kinds of systems that are drawn."""
+    handles = [
+        Line2D(
+            [], [], color=kind.colour, marker=None if lines else kind.mark, markersize=5,
+            linestyle=kind.dashes if lines else "none", label=kind.words,
+        )
+        for name, kind in KINDS.items() if name in kinds
+    ]  # fmt: skip
+    legend_of(on, handles, **place)
+
+
+def legend_of(on: Axes, handles, **place) -> None:
+    values = {"loc": "lower left", "bbox_to_anchor": (0, 1.06), "ncols": 2, "borderaxespad": 0, "columnspacing": 1.2}
+    on.legend(
+        handles=handles, frameon=False, fontsize=10, labelcolor=COLOURS["--fg"], handletextpad=0.5, **{**values, **place}
+    )
+
+
+def left_of(names) -> float:
+    """Room for the longest name."""
+    return min(190.0, 12 + 5.9 * max((len(name) for name in names), default=1))
