@@ -39,3 +39,20 @@ def test_counts_of_trained_systems_are_sclites(tmp_path):
         if scores(ref, "trn", hyp, "trn") != our_scores(items):
             differ.append(str(path))
     assert compared and not differ, f"{len(differ)} of {compared} differ: {differ}"
+
+
+def test_files_of_trained_systems_have_as_many_errors(tmp_path):
+    """The trn and ctm files that decode wrote, with references of our own for the ctm."""
+    differ, compared = [], 0
+    for hyp in trained("hyp-*.trn"):
+        test_set = hyp.name[len("hyp-") : -len(".trn")]
+        items = read_recogs(hyp.with_name(f"recogs-{test_set}.txt"))
+        stm = [f"{item.utterance_id} 1 {item.utterance_id} 0.0 999.0 {' '.join(item.ref)}\n" for item in items]
+        (tmp_path / "ref.stm").write_text("".join(sorted(stm)))
+        by_trn = scores(hyp.with_name(f"ref-{test_set}.trn"), "trn", hyp, "trn")
+        by_ctm = scores(tmp_path / "ref.stm", "stm", hyp.with_name(f"{test_set}.ctm"), "ctm")
+        ours = [sum(column) for column in zip(*our_scores(items).values())]
+        compared += 1
+        if not ours == [sum(column) for column in zip(*by_trn.values())] == [sum(c) for c in zip(*by_ctm.values())]:
+            differ.append(str(hyp))
+    assert compared and not differ, f"{len(differ)} of {compared} differ: {differ}"
