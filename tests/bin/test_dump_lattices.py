@@ -266,6 +266,50 @@ def test_another_test_set_is_named(exp, capsys):
     assert 'ref of "s-a" differs from' in fails(exp, capsys)
 
 
+def test_figures_are_counted_over_every_node_of_the_test_set(exp, capsys):
+    run(exp, "--figures")
+    said = capsys.readouterr().out
+    found = json.loads((exp / "report/lattices/sparse90_kd/test-figures.json").read_text())
+    assert len(list_lattices(exp)) == 3, "figures are no picture"
+    tokenizer, cuts = Tokenizer.load(exp / "bpe"), exp / "cuts/test.jsonl.gz"
+    folders = {"teacher": exp / "teacher", "twin": exp / "students/sparse90", "student": exp / "students/sparse90_kd"}
+    models = {key: load_system(folder)[0] for key, folder in folders.items()}
+    nodes, kl, blanks, labels_at, arcs, off_blank = {}, {}, [], [], 0, []
+    for batch in read_batches(cuts, [[0], [1], [2], [3]]):
+        labels = tokenizer.encode(batch.texts[0])
+        starts, views = utterance_lattice(
+            models, TrainingConfig(), 3, "regular", get_backend("torch"), batch.features[0], labels
+        )
+        arcs += len(starts) + len(labels)
+        of_teacher, of_twin = views["teacher"], views["twin"]
+        for t, start in enumerate(starts.tolist()):
+            for k in range(3):
+                if start + k > len(labels):
+                    continue
+                occupied = float(of_teacher.occupancy[t, k])
+                region = "on" if occupied > 0.5 else "off" if occupied < 0.01 else "between"
+                nodes[region] = nodes.get(region, 0) + 1
+                kl[region] = kl.get(region, 0.0) + float(of_twin.kl[t, k])
+                if region == "off":
+                    off_blank.append(float(of_twin.log_blank[t, k].exp()))
+        path = [tuple(node) for node in of_teacher.path.tolist()]
+        for (t, s), (_, s_after) in zip(path, [*path[1:], (len(starts), len(labels))]):
+            if s_after > s:
+                blanks.append(float(of_twin.log_blank[t, s - starts[t]].exp()))
+                labels_at.append(float(of_twin.log_label[t, s - starts[t]].exp()))
+    assert found["utterances"] == 4 and found["arcs"] == arcs and found["emissions"] == len(blanks)
+    assert {region: count for region, count in found["nodes"].items() if count} == nodes
+    for region, total in kl.items():
+        assert found["twin"]["mean_kl"][region] == pytest.approx(total / nodes[region], rel=1e-5)
+        assert found["twin"]["kl_share"][region] == pytest.approx(total / sum(kl.values()), rel=1e-5)
+    assert found["twin"]["blank_at_emission"] == pytest.approx(np.mean(blanks), rel=1e-5)
+    assert found["twin"]["label_at_emission"] == pytest.approx(np.mean(labels_at), rel=1e-5)
+    if off_blank:
+        assert found["twin"]["blank_off"] == pytest.approx(np.mean(off_blank), rel=1e-5)
+    assert found["teacher"]["kd_per_arc"] == 0.0 and found["name_of_twin"] == "sparse90"
+    assert f"{found['twin']['blank_at_emission']:.3f}" in said
+
+
 def test_long_utterances_get_no_picture(exp, capsys):
     run(exp, "--max-seconds", "0.5")
     assert "0 utterances" in capsys.readouterr().out

@@ -5,13 +5,21 @@ changed, those that gained most and those that lost most.  Each is run through t
 
   EXP_DIR/report/lattices/<system>/<test set>/<utterance>.{json,npz,mp3}
 
-hold what report/lattice_data.py describes.  A system that is not trained or decoded yet is named and left out.
+hold what report/lattice_data.py describes.  With --figures also
+
+  EXP_DIR/report/lattices/<system>/<test set>-figures.json
+
+says over the whole test set where on the lattice the students differ from the teacher.
+
+A system that is not trained or decoded yet is named and left out.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
+from rnnt_kd import atomic
 from rnnt_kd.bin import options
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.stage import Stage
@@ -38,6 +46,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--search", help="of the decodings to compare; default: the first that all three have")
     parser.add_argument("--max-utterances", type=int, default=6, help="pictures of a system")
     parser.add_argument("--max-seconds", type=float, default=12.0, help="longer utterances get no picture")
+    parser.add_argument("--figures", action="store_true", help="also figures over all utterances of the test set")
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp for the audio")
     parser.add_argument(
         "--lattice-backend", choices=["auto", *available_backends()], default="auto", help="auto: k2 where installed"
@@ -56,6 +65,8 @@ def main(argv: Optional[List[str]] = None) -> None:
             print(f"lattices of {trio.label} on {args.test_set}: left out, {reason}", flush=True)
         else:
             _dump(args, trio)
+            if args.figures:
+                _figures(args, trio)
 
 
 @dataclass(frozen=True)
@@ -137,6 +148,24 @@ def _dump(args, trio: _Trio) -> None:
     kinds = [item.chosen for item in items]
     figures = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "no word was changed"
     print(f"lattices of {trio.label} on {args.test_set}: {len(items)} utterances ({figures}) -> {folder}", flush=True)
+
+
+def _figures(args, trio: _Trio) -> None:
+    from rnnt_kd.report.lattice_figures import REGIONS, lattice_figures
+
+    device = options.chosen_device(args.device)
+    found = lattice_figures(trio.folders, args.cuts, args.bpe_dir, device, args.lattice_backend)
+    folder = lattices_dir(args.exp_dir, trio.label, args.test_set)
+    path = folder.with_name(f"{args.test_set}-figures.json")
+    names = {f"name_of_{key}": name for key, name in trio.names.items()}
+    atomic.write_text(path, json.dumps({**names, **found}, indent=1, ensure_ascii=False) + "\n")
+    share = found["nodes"]["off"] / max(1, sum(found["nodes"].values()))
+    print(f"{found['utterances']} utterances, {share:.0%} of the nodes off the teacher's paths -> {path}")
+    for key in ("twin", "student"):
+        mine = found[key]
+        means = ", ".join(f"{mine['mean_kl'][region]:.3f} {region}" for region in REGIONS)
+        blank = f"p(blank) {mine['blank_at_emission']:.3f} where the teacher emits"
+        print(f"  {trio.names[key]}: KL a node {means}; {blank}", flush=True)
 
 
 def _check(args) -> None:

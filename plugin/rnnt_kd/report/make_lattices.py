@@ -65,7 +65,7 @@ def make_lattices(
         return []
 
     tokenizer = Tokenizer.load(bpe_dir)
-    models, configs = _load(folders, tokenizer, bpe_dir, device)
+    models, configs = load_trio(folders, tokenizer, bpe_dir, device)
     student = configs["student"]
     backend = get_backend(backend_name, torch.device(device))
     subsampling = models["teacher"].encoder.subsampling_factor
@@ -108,7 +108,7 @@ def make_lattices(
     return made
 
 
-def _load(
+def load_trio(
     folders: Mapping[str, Path], tokenizer: Tokenizer, bpe_dir: Path, device: str
 ) -> Tuple[Dict[str, nn.Module], Dict[str, SystemConfig]]:
     """The three models, which must belong together."""
