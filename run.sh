@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train a dense RNN-T teacher and sparse students, without and with distillation over the
 # pruned lattice; decode and score them; print the table of word error rates; export them
-# for sherpa-onnx, and print the table of their sizes.
+# for sherpa-onnx, and print the table of their sizes; make a page of it all, EXP_DIR/report/index.html.
 #
 #   ./run.sh                                            # everything, on speech made on this machine
 #   ./run.sh --corpus an4 --corpus-dir DIR              # a corpus of egs/
@@ -19,8 +19,8 @@ dev_dir=                #   all three options together
 test_dirs=              #   one or more, in quotes
 data_dir=               # stage 0 writes Kaldi data directories here (default: data/<corpus>)
 exp_dir=                # everything else is written here (default: exp/<corpus>)
-stage=0                 # first stage: 0 1 2 3 4 5 6 7 8
-stop_stage=8            # last stage
+stage=0                 # first stage: 0 1 2 3 4 5 6 7 8 9
+stop_stage=9            # last stage
 preset=                 # a file egs/<corpus>/conf/<preset>.yaml (default: the corpus's, by device)
 seed=1                  # of data, weights and batches
 nj=$(default_jobs)      # processes side by side
@@ -119,6 +119,10 @@ if [ -n "$experiment" ]; then
     say "5 to 7" "experiment $experiment: $steps"
     run "${experiment_command[@]}" --steps "$steps"
   fi
+  if wants 9; then
+    say 9 "report"
+    make_report
+  fi
   list_results
   exit
 fi
@@ -159,7 +163,7 @@ if wants 7; then
           --baseline-decode-dir "$(decode_dir teacher "$name")"
     done
   done
-  run python -m rnnt_kd.bin.summarize --corpus "$corpus" --systems "teacher $(student_names)" --exp-dir "$exp_dir" --test-sets "$(for dir in $test_dirs; do set_name "$dir"; done | xargs)"
+  run python -m rnnt_kd.bin.summarize --corpus "$corpus" --systems "teacher $(student_names)" --exp-dir "$exp_dir" --test-sets "$(test_sets)"
 fi
 
 if wants 8; then
@@ -173,6 +177,17 @@ if wants 8; then
   run_jobs
   run python -m rnnt_kd.bin.size_table --exp-dir "$exp_dir" --bpe-dir "$exp_dir/bpe" --data-dir "$check_dir" $pipes \
     --systems "teacher $(student_names)" --search "$decoding_search" --beam "$decoding_beam"
+fi
+
+if wants 9; then
+  say 9 "report"
+  for dir in $test_dirs; do
+    name=$(set_name "$dir")
+    run python -m rnnt_kd.bin.dump_lattices --exp-dir "$exp_dir" --bpe-dir "$exp_dir/bpe" --test-set "$name" \
+      --cuts "$exp_dir/cuts/$name.jsonl.gz" --systems "$(pictured_systems)" --search "$decoding_search" --device "$device" \
+      --lattice-backend "$lattice_backend" $pipes
+  done
+  make_report --systems "teacher $(student_names)"
 fi
 
 list_results

@@ -1,7 +1,7 @@
 # Sourced by run.sh: options, checks, stages, jobs.  Needs $root; option variables are the ones
 # that run.sh assigns before parse_options.
 
-existing_stages="0 1 2 3 4 5 6 7 8"
+existing_stages="0 1 2 3 4 5 6 7 8 9"
 on_off_options="allow_pipes dry_run print_jobs streaming"
 
 die() { echo "error: $*" >&2; exit 1; }
@@ -45,7 +45,7 @@ Experiments:   $(experiments)
 KD variants:   $(kd_variants)
 KD weightings: $(kd_weightings)
 Stages:        0 data directories   1 cuts and features   2 BPE   3 teacher   4 teacher's cache   5 students
-               6 decode   7 score   8 export   (9 is reserved and does not exist yet)
+               6 decode   7 score   8 export   9 report
 
 A finished stage is skipped; a changed setting runs again what depends on it.  A run that was
 interrupted, even by kill -9, goes on where it stopped when the same command is given again.
@@ -190,6 +190,9 @@ run() { # run COMMAND ...: print it under --dry-run, else run it
 
 # The folder's name stands for the set in file names: data/test -> test.
 set_name() { basename "$1"; }
+test_sets() { local dir; for dir in $test_dirs; do set_name "$dir"; done | xargs; }
+
+make_report() { run python -m rnnt_kd.bin.report --exp-dir "$exp_dir" --corpus "$corpus" --test-sets "$(test_sets)" "$@"; }
 
 read_preset() { # sets features_speed_perturb, text_vocab_size, ... from the preset
   local keys="features.speed_perturb text.vocab_size text.model_type decoding.search decoding.beam decoding.batch_seconds" key
@@ -266,6 +269,9 @@ system_options() { # system_options NAME: what bin.train must know of a student 
     ${kd_scale:+--kd-scale "$kd_scale"})
   case $name in *_shift*) system_options+=(--kd-shift "${name##*_shift}") ;; esac
 }
+pictured_systems() { # the distilled ones that hear a whole utterance
+  local name; for name in $(student_names); do case $name in stream*) ;; *_kd*) echo "$name" ;; esac; done | xargs
+}
 system_dir() { case $1 in teacher) echo "$teacher_dir" ;; *) echo "$exp_dir/students/$1" ;; esac; }
 decode_dir() { echo "$(system_dir "$1")/decode_$2_$decoding_search"; }
 
@@ -303,7 +309,7 @@ list_results() {
   echo "Made:"
   local path
   for path in "$data_dir" "$exp_dir/cuts" "$exp_dir/bpe" "$teacher_dir" "$kd_cache" "$exp_dir/students" "$exp_dir/summary.md" "$exp_dir/summary.json" \
-    "$exp_dir/export" "$exp_dir/sizes.md" "$exp_dir/sizes.json" "$exp_dir/experiments/${experiment:-.}"/{summary.md,summary.json,results.json}; do
+    "$exp_dir/export" "$exp_dir/sizes.md" "$exp_dir/sizes.json" "$exp_dir/report/index.html" "$exp_dir/experiments/${experiment:-.}"/{summary.md,summary.json,results.json}; do
     [ ! -e "$path" ] || echo "  $path"
   done
 }

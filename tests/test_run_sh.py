@@ -18,8 +18,8 @@ def run_sh(root, *arguments):
     [
         (["--fancy", "1"], ["--fancy", "--corpus", "--stop-stage", "--dry-run"]),
         (["corpus"], ["unknown option 'corpus'"]),
-        (["--stage", "9"], ["--stage: '9'", "0, 1, 2, 3, 4, 5, 6, 7, 8"]),
-        (["--stop-stage", "10"], ["--stop-stage: '10'", "0, 1, 2, 3, 4, 5, 6, 7, 8"]),
+        (["--stage", "10"], ["--stage: '10'", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"]),
+        (["--stop-stage", "11"], ["--stop-stage: '11'", "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"]),
         (["--stage", "x"], ["--stage: 'x'"]),
         (["--stage", "5", "--stop-stage", "3"], ["--stage 5 comes after --stop-stage 3"]),
         (["--corpus", "timit"], ["'timit'", "an4", "librispeech", "mini_librispeech", "synth"]),
@@ -200,7 +200,8 @@ def test_streaming_students_learn_from_lattices_moved_later_and_their_delay_is_m
 
 
 def test_every_system_is_exported_and_its_files_are_weighed(root, tmp_path):
-    lines = commands(run_sh(root, "--dry-run", "--stage", "8", "--exp-dir", str(tmp_path), "--allow-pipes"))
+    arguments = ["--dry-run", "--stage", "8", "--stop-stage", "8", "--exp-dir", str(tmp_path), "--allow-pipes"]
+    lines = commands(run_sh(root, *arguments))
     names = ["teacher", "sparse60", "sparse60_kd", "sparse90", "sparse90_kd", "small", "small_kd"]
     outs = [re.search(r"--out (\S+) --check-data-dir \S+/test --allow-pipes", line) for line in lines[:7]]
     assert [found.group(1) for found in outs] == [f"{tmp_path}/export/{name}" for name in names]
@@ -208,7 +209,18 @@ def test_every_system_is_exported_and_its_files_are_weighed(root, tmp_path):
     assert len(lines) == 8
 
 
-def test_own_directories_run_stages_0_to_8(root, tmp_path):
+def test_the_report_comes_last_with_lattices_of_distilled_systems(root, tmp_path):
+    arguments = ["--dry-run", "--stage", "9", "--exp-dir", str(tmp_path), "--train-dir", "d/train", "--dev-dir", "d/dev"]
+    lines = commands(run_sh(root, *arguments, "--test-dirs", "d/a d/b", "--streaming", "--sparsities", "0.9"))
+    lattices, report = lines[:-1], lines[-1].replace("\\ ", " ")
+    assert [re.search(r"--test-set (\S+)", line).group(1) for line in lattices] == ["a", "b"]
+    for line in lattices:
+        assert "rnnt_kd.bin.dump_lattices" in line and "--systems sparse90_kd small_kd --" in line.replace("\\ ", " ")
+    assert "rnnt_kd.bin.report" in report and "--test-sets a b" in report
+    assert "--systems teacher sparse90 sparse90_kd small small_kd stream stream_kd" in report
+
+
+def test_own_directories_run_stages_0_to_9(root, tmp_path):
     result = run_sh(
         root, "--dry-run", "--train-dir", "d/train", "--dev-dir", "d/dev", "--test-dirs", "d/a d/b", "--exp-dir", str(tmp_path)
     )
@@ -231,9 +243,9 @@ def test_an_experiment_shares_stages_0_to_4_and_takes_the_place_of_the_students(
     arguments = ["--dry-run", "--exp-dir", str(tmp_path), "--experiment", "smoke", "--preset", "smoke"]
     lines = commands(run_sh(root, *arguments, "--jobs", "3"))
     modules = [re.search(r"(rnnt_kd\.bin\.\w+|local/\w+\.sh)", line).group(1).rpartition(".")[0 if ".sh" in line else 2] for line in lines]
-    assert [name for name in dict.fromkeys(modules)][-3:] == ["train", "cache_teacher", "experiment"]
+    assert [name for name in dict.fromkeys(modules)][-4:] == ["train", "cache_teacher", "experiment", "report"]
     assert modules.count("train") == modules.count("experiment") == 1
-    whole = lines[-1].replace("\\ ", " ")
+    whole = lines[-2].replace("\\ ", " ")
     for word in ("egs/synth/conf/experiments/smoke.yaml", "--config", f"--exp-dir {tmp_path}", "--dev-set dev", "--jobs 3", "--steps train decode score"):
         assert word in whole
     assert f"--test-dirs {root}/data/synth/test --corpus" in whole

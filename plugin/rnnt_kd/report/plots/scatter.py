@@ -28,8 +28,11 @@ def draw_sizes(points: Sequence[Point], title: str) -> str:
         on.plot([x, x], [min(heights), max(heights)], color=COLOURS["--muted"], linewidth=0.8, zorder=1)
         for _, kind, _, y in members:
             on.plot(x, y, KINDS[kind].mark, color=KINDS[kind].colour, markersize=6.5, zorder=2)
+        near = [other for other in families if other[1] != x and 0.7 < other[1] / x < 1.4]
+        below = any(max(y for *_, y in families[other]) > max(heights) for other in near)  # two names side by side overlap
+        height, offset = (min(heights), -15) if below else (max(heights), 7)
         on.annotate(
-            family, (x, max(heights)), (0, 7), textcoords="offset points", ha="center", fontsize=10, color=COLOURS["--fg"]
+            family, (x, height), (0, offset), textcoords="offset points", ha="center", fontsize=10, color=COLOURS["--fg"]
         )
     _rates(on, [y for *_, y in points])
     label(on, "parameters that are not zero", "%WER")
