@@ -179,6 +179,22 @@ def test_the_same_systems_under_other_names_are_not_trained_again(trial):
     assert trial.run() == [] and row(trial, "warm")["seeds"] == [1]
 
 
+def test_where_a_system_was_made_does_not_count(trial):
+    inputs = trial.dir / "hot" / "seed1" / "inputs.json"
+    inputs.write_text(inputs.read_text().replace("torch_backend", "triton_backend"))
+    record = recogs(trial, "hot", 1).parent / ".decode-dev.stage.json"
+    record.write_text(record.read_text().replace('"device": "cpu"', '"device": "cuda"'))
+    assert "triton" in inputs.read_text() and "cuda" in record.read_text()
+    assert trial.run() == [] and row(trial, "hot")["seeds"] == [1]
+
+
+def test_another_search_is_decoded_again(trial):
+    preset = trial.file.with_name("preset.yaml")
+    preset.write_text(trial.corpus.preset.read_text() + "decoding: {beam: 2}\n")
+    started = trial.run("--config", preset)
+    assert len(started) == 8 and all(name.startswith("decode ") for name in started)
+
+
 def test_results_with_another_bpe_model_are_refused(trial):
     config = trial.dir / "hot" / "seed1" / "config.yaml"
     checksum = read_system_config(config).bpe_checksum
