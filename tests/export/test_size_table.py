@@ -54,8 +54,10 @@ def failure(capsys, argv):
     return text
 
 
-@pytest.mark.parametrize("search", ["greedy_search", "modified_beam_search"])
+@pytest.mark.parametrize("search", ["fast_beam_search", "greedy_search", "modified_beam_search"])
 def test_onnxruntime_in_our_search_says_what_torch_says(workplace, exported, features, search):
+    if search == "fast_beam_search":
+        pytest.importorskip("k2", reason="k2 is not in this environment")
     model, _ = load_system(workplace / "systems" / "dense")
     tokenizer = Tokenizer.load(workplace / "bpe")
     lens = torch.tensor([len(matrix) for matrix in features])

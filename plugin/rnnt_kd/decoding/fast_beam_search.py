@@ -70,7 +70,6 @@ def search(
     if heard:
         some = torch.tensor(heard, device=encoder_out.device)
         some_lens = [lens[place] for place in heard]
-        graph = any_tokens(model.predictor.vocab_size, blank_id, unk_id) if graph is None else graph
         lattice = _lattice(model, encoder_out[some], some_lens, graph, beam, unk_id, heard)
         for place, hypotheses in zip(heard, _n_best(lattice, len(model.predictor.start_context()), nbest), strict=True):
             found[place] = hypotheses
@@ -94,7 +93,7 @@ def _lattice(
     model,
     encoder_out: Tensor,
     lens: Sequence[int],
-    graph: Graph,
+    graph: Optional[Graph],
     beam: int,
     unk_id: Optional[int],
     names: Sequence[int],
@@ -103,15 +102,18 @@ def _lattice(
 
     ``names``: what the utterances are called in messages.
     """
-    device, frames, C = encoder_out.device, max(lens), model.predictor.vocab_size
-    if int(graph.labels.max()) >= C:
-        raise UserError("graph", f"token {int(graph.labels.max())}", f"tokens below {C}", "take the system's own BPE")
+    device, frames = encoder_out.device, max(lens)
     ends = torch.tensor(lens, device=device)
     padding = torch.arange(frames, device=device) >= ends[:, None]
     am = model.joiner.encoder_proj(encoder_out[:, :frames].masked_fill(padding[:, :, None], 0.0))  # (N, T, J)
+    predict, start = model.predictor.tabulated(), model.predictor.start_context()
+    C = model.joiner(am[0, :1], model.joiner.predictor_proj(predict(torch.tensor([start], device=device)))).shape[1]
+    graph = any_tokens(C, 0, unk_id) if graph is None else graph
+    if int(graph.labels.max()) >= C:
+        raise UserError("graph", f"token {int(graph.labels.max())}", f"tokens below {C}", "take the system's own BPE")
     config = k2.RnntDecodingConfig(
         vocab_size=C,
-        decoder_history_len=model.predictor.context_size,
+        decoder_history_len=len(start),
         beam=LOG_BEAM,
         max_states=STATES_PER_CONTEXT * beam,
         max_contexts=beam,
@@ -123,7 +125,7 @@ def _lattice(
     for frame in range(frames):
         shape, contexts = streams.get_contexts()  # [stream][context], (contexts, L)
         rows = shape.row_ids(1).long()
-        lm = model.joiner.predictor_proj(model.predictor(_with_start(contexts.long()), need_pad=False)[:, 0])
+        lm = model.joiner.predictor_proj(predict(_with_start(contexts.long())))
         log_probs = model.joiner(am[rows, frame], lm).log_softmax(-1)
         if torch.isnan(log_probs).any():
             where = f"utterance {names[int(rows[torch.isnan(log_probs).any(-1)][0])]} of the batch"
