@@ -11,7 +11,7 @@ from rnnt_kd.decoding.scorers import TokenBonus, lm_scorer
 from rnnt_kd.errors import UserError
 
 FUSING = "modified_beam_search"  # the search in which they have a say
-LM_SCALE, HOTWORDS_SCORE = 0.2, 1.5
+LM_SCALE, HOTWORDS_SCORE = 0.2, 1.0
 _NUMBERS = {"lm_scale": "lm", "hotwords_score": "hotwords", "token_bonus": None}  # option -> the file it belongs to
 
 
