@@ -97,6 +97,7 @@ def test_the_table_is_over_seeds_and_pooled(finished):
     change = 100 * (summary["wer"] / row(trial, "sparse50")["wer"] - 1)
     assert summary["relative_change"] == pytest.approx(change)
     assert (summary["kd_variant"], summary["kd_ranges"], summary["kd_temperature"]) == ("collapsed", "teacher", 1.0)
+    assert row(trial, "hot")["p_value"] is not None and row(trial, "hot")["p_value_seeds"] is None  # one seed
     assert row(trial, "hot")["kd_temperature"] == 2.0 and row(trial, "hot")["compared_seeds"] == [1]
     assert row(trial, "sparse50")["nonzero_params"] < row(trial, "sparse50")["params"] == row(trial, "teacher")["params"]
 

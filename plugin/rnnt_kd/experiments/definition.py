@@ -77,7 +77,8 @@ def read_experiment(path: Path) -> Experiment:
     entries = _mapping(values.get("systems") or {}, f"{path}: systems")  # type: ignore[union-attr]
     whole = checked(_File, {**values, "systems": {}}, path)  # type: ignore[dict-item]
     if not entries:
-        raise UserError(path, "names no system", "systems: with at least one", "for example small: {role: small_student}")
+        example = "for example small: {role: small_student}"
+        raise UserError(path, "names no system", "systems: with at least one", example)
     _check_seeds(whole.seeds, f"{path}: seeds")
     return Experiment(path.stem, path, _Resolver(path, whole, entries).all())
 

@@ -86,9 +86,10 @@ class Progress:
             return
         config = read_system_config(folder / system_dir.CONFIG)
         next_step = "move the folder away, or choose the --exp-dir that it belongs to"
-        if config.bpe_checksum != self.tokenizer().checksum:
+        own = self.tokenizer().checksum
+        if config.bpe_checksum != own:
             found = f"trained with another BPE model (checksum {config.bpe_checksum[:12]})"
-            raise UserError(folder, found, f"{self.tokenizer().checksum[:12]}, that of {self.places.bpe_dir}", next_step)
+            raise UserError(folder, found, f"{own[:12]}, that of {self.places.bpe_dir}", next_step)
         inputs = json.loads((folder / system_dir.INPUTS).read_text(encoding="utf-8"))
         for name, path in self._cuts().items():
             if name in inputs and inputs[name] != self._content(path):

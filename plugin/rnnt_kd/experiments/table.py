@@ -4,7 +4,8 @@
     ins, del, sub                   sums over these; ins_mean, del_mean, sub_mean: of one seed
     relative_change                 of the mean against the baseline's, per cent; negative is better
     p_value                         paired bootstrap over utterances, all compared seeds together
-    p_value_seeds                   the same, and the seeds are drawn as well: training noise counts (pooled.py)
+    p_value_seeds                   the same, and the seeds are drawn as well: training noise counts (pooled.py);
+                                    None where one seed is compared, which says nothing of others
 
 System and baseline are compared over the seeds that both have finished (``compared_seeds``).  A seed that is not
 finished is in no figure; ``unfinished`` says which and why.
@@ -118,7 +119,8 @@ def _compared(system: Dict[int, Result], baseline: Dict[int, Result], replicatio
     rate, other = (_mean([results[key].scores["wer"] for key in common]) for results in (system, baseline))
     values.update(baseline_wer=other, relative_change=100.0 * (rate - other) / other if other else None)
     for name, over in (("p_value", "utterances"), ("p_value_seeds", "both")):
-        values[name] = round(paired_p_value(errors, others, over=over, replications=replications, seed=seed), 6)
+        p = paired_p_value(errors, others, over=over, replications=replications, seed=seed)
+        values[name] = round(p, 6) if over == "utterances" or len(common) > 1 else None
     return values
 
 
