@@ -56,17 +56,16 @@ def search(
     T = max(lens, default=0)
     if T == 0:
         return [[Hypothesis([], [], 0.0)] for _ in lens]
-    am = model.joiner.encoder_proj(encoder_out[:, :T]).flatten(0, 1)  # (N T, J), frame t of utterance i in row i T + t
-    predict, context = model.predictor.tabulated(), model.predictor.start_context()
-    context = torch.tensor(context, device=device).expand(N, -1)
+    joiner, project, predict = model.joiner, model.joiner.predictor_proj, model.predictor.tabulated()
+    am = joiner.encoder_proj(encoder_out[:, :T]).flatten(0, 1)  # (N T, J), frame t of utterance i in row i T + t
+    context = torch.tensor(model.predictor.start_context(), device=device).expand(N, -1)
     row = torch.arange(N, device=device) * T  # to be read next
     ends = row + torch.tensor(lens, device=device)
     ahead = torch.arange(AHEAD, device=device)
     seen, rows, firsts = [], [row], []
     while True:
-        lm = model.joiner.predictor_proj(predict(context))  # (N, J)
         window = (row[:, None] + ahead).clamp(max=N * T - 1)  # behind an utterance's end: read, and not used
-        logits = model.joiner(F.embedding(window, am), lm[:, None])  # (N, AHEAD, C)
+        logits = joiner(F.embedding(window, am), project(predict(context))[:, None])  # (N, AHEAD, C)
         tokens = logits.argmax(-1)  # the first maximum
         emitted = is_emitted(tokens, blank_id, unk_id)
         place = emitted.to(torch.uint8).argmax(-1, keepdim=True)  # of the first token, 0 where there is none
