@@ -118,7 +118,7 @@ def _size_plots(experiment: Experiment) -> List[Plot]:
     if any(row.get("wer") is not None and row["format"] in scatter.FORMATS for row in experiment.sizes):
         title = "%WER against bytes"
         plots.append(
-            Plot(title, scatter.draw_bytes(experiment.sizes, kind_of, title), "Names stand at each system's smallest file.")
+            Plot(title, scatter.draw_bytes(experiment.sizes, kind_of, title), "Names stand at a system's smallest file; its distilled twins are as large.")
         )
     return plots
 
@@ -130,7 +130,7 @@ def _study_plots(study: Study) -> List[Plot]:
         sparse = [row for row in rows if row["wer"] is not None and row.get("role") == "sparse_student"]
         if any(row.get("sparsity") for row in sparse):
             title = f"%WER against sparsity, {test_set}"
-            plots.append(Plot(title, scatter.draw_against_sparsity(sparse, title), "Bars: standard deviation over seeds."))
+            plots.append(Plot(title, scatter.draw_against_sparsity(sparse, title), "Bars: standard deviation over seeds. Six ways at most; the next picture has all systems."))
         drawn = []
         for row in rows:
             kind = "teacher" if row.get("role") == "teacher" else "plain" if not row.get("kd") else "kd"

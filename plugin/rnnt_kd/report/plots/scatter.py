@@ -50,10 +50,11 @@ def draw_bytes(rows: Sequence[Dict[str, Any]], kind_of: Callable[[str], str], ti
     for row in rows:
         kind = KINDS[kind_of(row["system"])]
         on.plot(row["bytes"], row["wer"], FORMATS[row["format"]], color=kind.colour, markersize=6, alpha=0.85)
-    for system in dict.fromkeys(row["system"] for row in rows):
-        least = min((row for row in rows if row["system"] == system), key=lambda row: row["bytes"])
+    for family in dict.fromkeys(row["system"].partition("_kd")[0] for row in rows):
+        members = [row for row in rows if row["system"].partition("_kd")[0] == family]
+        least = min(members, key=lambda row: (row["bytes"], -row["wer"]))
         on.annotate(
-            system, (least["bytes"], least["wer"]), (0, 6), textcoords="offset points", fontsize=9, color=COLOURS["--fg"]
+            family, (least["bytes"], least["wer"]), (0, 6), textcoords="offset points", fontsize=9, color=COLOURS["--fg"]
         )
     _rates(on, [row["wer"] for row in rows])
     label(on, "bytes of the files", "%WER")
@@ -70,11 +71,14 @@ def draw_bytes(rows: Sequence[Dict[str, Any]], kind_of: Callable[[str], str], ti
 
 
 def draw_against_sparsity(rows: Sequence[Dict[str, Any]], title: str) -> str:
-    """Rows of experiments/table.py: mean and standard deviation over seeds; one line for each way to distil."""
-    series: Dict[str, List[Dict[str, Any]]] = {}
-    for row in rows:
-        series.setdefault(way_of(row), []).append(row)
-    shown = {way: sorted(of_way, key=lambda row: row["sparsity"]) for way, of_way in series.items()}
+    """Rows of experiments/table.py: mean and standard deviation over seeds; one line for each way to distil.
+
+    Of several systems of the same sparsity and way (trained longer, say) the one with most seeds, then the first.
+    """
+    series: Dict[str, Dict[float, Dict[str, Any]]] = {}
+    for row in sorted(rows, key=lambda row: -len(row.get("seeds") or [])):
+        series.setdefault(way_of(row), {}).setdefault(row["sparsity"], row)
+    shown = {way: sorted(of_way.values(), key=lambda row: row["sparsity"]) for way, of_way in series.items()}
     ways = sorted(shown, key=lambda way: (way != "not distilled", -len(shown[way]), way))[:6]
     figure = pixel_figure(WIDTH, HEIGHT + 15 * len(ways))
     top = 30 + 15 * len(ways)
@@ -88,7 +92,14 @@ def draw_against_sparsity(rows: Sequence[Dict[str, Any]], title: str) -> str:
         y = [row["wer"] for row in shown[way]]
         on.errorbar(x, y, [row.get("wer_sd") or 0.0 for row in shown[way]], capsize=2, linewidth=1.4, **style)
         handles.append(Line2D([], [], label=way, linewidth=1.4, **style))
-    _rates(on, [row["wer"] for row in rows])
+    rates = [row["wer"] for way in ways for row in shown[way]]
+    _rates(on, rates)
+    if min(rates) > 0 and max(rates) > 4 * min(rates):  # else one broken system hides what all others do
+        on.set_yscale("log")
+        on.set_ylim(min(rates) / 1.2, max(rates) * 1.2)
+        on.set_yticks([rate for rate in (1, 2, 5, 10, 15, 20, 30, 50, 80) if min(rates) / 1.2 <= rate <= max(rates) * 1.2])
+        on.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        on.yaxis.set_minor_formatter(NullFormatter())
     quiet(on)
     label(on, "% of the sparsified weights that are zero", "%WER")
     legend_of(on, handles, ncols=1, bbox_to_anchor=(-0.1, 1.07), labelspacing=0.2)
