@@ -19,7 +19,9 @@ from rnnt_kd.errors import UserError
 def main(argv: Optional[List[str]] = None) -> None:
     options = parser(__doc__)
     options.add_argument("--exp-dir", type=Path, required=True, help="the experiment")
-    options.add_argument("--test-sets", required=True, help='names of the test sets, for example "test_clean test_other"')
+    options.add_argument(
+        "--test-sets", required=True, help='names of the test sets, for example "test_clean test_other"'
+    )
     options.add_argument(
         "--systems", default="", help='names of the systems that should be there, for example "teacher small small_kd"'
     )

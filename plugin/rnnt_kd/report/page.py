@@ -48,7 +48,7 @@ def make_page(experiment: Experiment, exp_dir: Path) -> str:
         rate_plots=_rate_plots(experiment),
         size_plots=_size_plots(experiment),
         has_bytes=bool(experiment.sizes),
-        studies=[{"name": study.name, "rows": study.rows, "plots": _study_plots(study)} for study in experiment.studies],
+        studies=[{"name": one.name, "rows": one.rows, "plots": _study_plots(one)} for one in experiment.studies],
         training_plots=_training_plots(experiment),
         cache_bytes=experiment.cache_bytes,
         cache_shards=experiment.cache_shards,
@@ -83,7 +83,8 @@ def _kind_of(experiment: Experiment):
 def _conditions(experiment: Experiment) -> Dict[Tuple[str, str], List[Row]]:
     """(test set, search) -> a row a system; those without a figure are in it where no search is known."""
     scored = [row for system in experiment.systems for row in system.rows]
-    keys = dict.fromkeys((row.values["test_set"], row.values["search"]) for row in scored if row.values["wer"] is not None)
+    with_figures = [row.values for row in scored if row.values["wer"] is not None]
+    keys = dict.fromkeys((values["test_set"], values["search"]) for values in with_figures)
     return {
         key: [row for row in scored if (row.values["test_set"], row.values["search"]) in (key, (key[0], None))]
         for key in keys
@@ -95,7 +96,8 @@ def _rate_plots(experiment: Experiment) -> List[Plot]:
     plots = []
     for (test_set, search), rows in _conditions(experiment).items():
         title = f"%WER on {test_set}, {_words(search)}"
-        drawn = [(row.values["system"], kind_of(row.values["system"]), row.values["wer"], row.values["ci95"]) for row in rows]
+        every = [row.values for row in rows]
+        drawn = [(one["system"], kind_of(one["system"]), one["wer"], one["ci95"]) for one in every]
         plots.append(Plot(title, bars.draw_rates(drawn, title), "Lines: 95 % intervals."))
         scored = [row.values for row in rows if row.values["wer"] is not None and row.values["words"]]
         title = f"Kinds of errors on {test_set}, {_words(search)}"
@@ -114,12 +116,12 @@ def _size_plots(experiment: Experiment) -> List[Plot]:
         ]
         if points:
             title = f"%WER against non-zero parameters, {test_set}, {_words(search)}"
-            plots.append(Plot(title, scatter.draw_sizes(points, title), "A line joins a system with its distilled twins."))
+            note = "A line joins a system with its distilled twins."
+            plots.append(Plot(title, scatter.draw_sizes(points, title), note))
     if any(row.get("wer") is not None and row["format"] in scatter.FORMATS for row in experiment.sizes):
         title = "%WER against bytes"
-        plots.append(
-            Plot(title, scatter.draw_bytes(experiment.sizes, kind_of, title), "Names stand at a system's smallest file; its distilled twins are as large.")
-        )
+        note = "Names stand at a system's smallest file; its distilled twins are about as large."
+        plots.append(Plot(title, scatter.draw_bytes(experiment.sizes, kind_of, title), note))
     return plots
 
 
@@ -130,7 +132,8 @@ def _study_plots(study: Study) -> List[Plot]:
         sparse = [row for row in rows if row["wer"] is not None and row.get("role") == "sparse_student"]
         if any(row.get("sparsity") for row in sparse):
             title = f"%WER against sparsity, {test_set}"
-            plots.append(Plot(title, scatter.draw_against_sparsity(sparse, title), "Bars: standard deviation over seeds. Six ways at most; the next picture has all systems."))
+            note = "Bars: standard deviation over seeds. Six ways at most; the next picture has all systems."
+            plots.append(Plot(title, scatter.draw_against_sparsity(sparse, title), note))
         drawn = []
         for row in rows:
             kind = "teacher" if row.get("role") == "teacher" else "plain" if not row.get("kd") else "kd"
@@ -173,7 +176,8 @@ def _training_plots(experiment: Experiment) -> List[Plot]:
             timed.append((system.name, system.kind, 1000.0 * system.train_seconds / steps))
     if any(kind in ("kd", "online") for _, kind, _ in timed):
         title = "What the teacher costs in training"
-        add(title, curves.draw_cost(timed, title), "With the cache the teacher does not run; online it runs in every step.")
+        note = "With the cache the teacher does not run; online it runs in every step."
+        add(title, curves.draw_cost(timed, title), note)
     return plots
 
 

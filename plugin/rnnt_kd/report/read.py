@@ -1,6 +1,6 @@
 """What the page shows of an experiment, read from its files; no torch.
 
-    teacher/, students/<name>/      system.json, config.yaml, metrics.jsonl, model.safetensors, decode_*/ (scoring.summary)
+    teacher/, students/<name>/      system.json, config.yaml, metrics.jsonl, model.safetensors, decode_*/
     kd_cache/*.safetensors          the teacher's cache: its size
     sizes.json                      bytes and %WER of every file format
     experiments/<name>/             summary.json, results.json: several seeds
@@ -20,7 +20,6 @@ import safetensors
 from omegaconf import OmegaConf
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.scoring.results import read_json
 from rnnt_kd.scoring.summary import Row, collect
 
 TERMS = ("loss", "pruned_loss", "simple_loss", "ctc_loss", "kd_loss")  # of metrics.jsonl
@@ -207,8 +206,3 @@ def _objects(path: Path, keys: Sequence[str], problems: List[str]) -> List[Dict[
         problems.append(f"{path}: not what rnnt_kd writes; run the stage that makes it")
         return []
     return values
-
-
-def decode_facts(folder: Path) -> Dict[str, Any]:
-    """``decode.json`` of a finished decoding, {} of another."""
-    return read_json(folder / "decode.json", default={})

@@ -16,8 +16,9 @@ PARTS = {  # errors -> colour, hatch
 Bar = Tuple[str, str, Optional[float], Optional[Sequence[float]]]  # name, kind, value, its interval
 
 
-def draw_rates(bars: Sequence[Bar], title: str, unit: str = "%WER", points: Dict[str, List[float]] = {}) -> str:
+def draw_rates(bars: Sequence[Bar], title: str, points: Optional[Dict[str, List[float]]] = None) -> str:
     """A bar a system with its interval; ``points``: single values (of seeds), drawn on the bar.  "-" where none is."""
+    points = points or {}
     height = 14 + ROW * len(bars) + 34
     figure = pixel_figure(WIDTH, height)
     left = left_of(name for name, *_ in bars)
@@ -37,12 +38,12 @@ def draw_rates(bars: Sequence[Bar], title: str, unit: str = "%WER", points: Dict
         drawn = points.get(name, [])
         on.plot(drawn, [place] * len(drawn), "o", color=COLOURS["--fg"], markersize=3, alpha=0.7)
         on.annotate(
-            f"{value:.1f}" if unit != "%WER" else f"{value:.2f}", (1, place), (5, 0), xycoords=("axes fraction", "data"),
+            f"{value:.2f}", (1, place), (5, 0), xycoords=("axes fraction", "data"),
             textcoords="offset points", fontsize=FONT, va="center", color=COLOURS["--fg"],
         )  # fmt: skip
     quiet(on, "x")
     on.set_yticks(range(len(bars)), [name for name, *_ in bars], color=COLOURS["--fg"], fontsize=FONT)
-    label(on, unit)
+    label(on, "%WER")
     said = ", ".join(f"{name} {'not finished' if value is None else f'{value:.2f}'}" for name, _, value, _ in bars)
     return inline_svg(figure.figure, f"bars {title}", f"{title}: {said}.")
 
@@ -59,11 +60,13 @@ def draw_errors(rows: Sequence[Dict[str, Any]], title: str) -> str:
         for key, (colour, hatch, _) in PARTS.items():
             share = 100.0 * row[key] / row["words"]
             on.barh(
-                place, share, left=start, height=0.62, color=colour, hatch=hatch, edgecolor=COLOURS["--grid"], linewidth=0.4
+                place, share, left=start, height=0.62, color=colour, hatch=hatch, edgecolor=COLOURS["--grid"],
+                linewidth=0.4,
             )
             if share > 0.9:
                 on.annotate(
-                    str(row[key]), (start + share / 2, place), fontsize=10, ha="center", va="center", color=COLOURS["--fg"],
+                    str(row[key]), (start + share / 2, place), fontsize=10, ha="center", va="center",
+                    color=COLOURS["--fg"],
                     bbox={"boxstyle": "square,pad=0.1", "facecolor": COLOURS["--card"], "linewidth": 0, "alpha": 0.75},
                 )  # fmt: skip
             start += share

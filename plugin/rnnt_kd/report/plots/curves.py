@@ -95,8 +95,9 @@ def draw_matrices(systems: Sequence[System], title: str) -> str:
     quiet(on)
     on.set_yticks(range(len(names)), shown, fontsize=9.5)
     label(on, "% zeros")
-    legend(on, {system.kind for system in systems}, ncols=1, loc="lower right", bbox_to_anchor=(1, 1.0), labelspacing=0.1)
-    said = "; ".join(f"{system.name} {_share(system.matrices):.1f} % of {len(system.matrices)} matrices" for system in systems)
+    kinds = {system.kind for system in systems}
+    legend(on, kinds, ncols=1, loc="lower right", bbox_to_anchor=(1, 1.0), labelspacing=0.1)
+    said = "; ".join(f"{one.name} {_share(one.matrices):.1f} % of {len(one.matrices)} matrices" for one in systems)
     return inline_svg(figure.figure, f"matrices {title}", f"{title}, zeros: {said}.")
 
 

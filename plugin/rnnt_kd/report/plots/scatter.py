@@ -29,10 +29,11 @@ def draw_sizes(points: Sequence[Point], title: str) -> str:
         for _, kind, _, y in members:
             on.plot(x, y, KINDS[kind].mark, color=KINDS[kind].colour, markersize=6.5, zorder=2)
         near = [other for other in families if other[1] != x and 0.7 < other[1] / x < 1.4]
-        below = any(max(y for *_, y in families[other]) > max(heights) for other in near)  # two names side by side overlap
+        below = any(max(y for *_, y in families[other]) > max(heights) for other in near)
         height, offset = (min(heights), -15) if below else (max(heights), 7)
         on.annotate(
-            family, (x, height), (0, offset), textcoords="offset points", ha="center", fontsize=10, color=COLOURS["--fg"]
+            family, (x, height), (0, offset), textcoords="offset points", ha="center", fontsize=10,
+            color=COLOURS["--fg"],
         )
     _rates(on, [y for *_, y in points])
     label(on, "parameters that are not zero", "%WER")
@@ -54,7 +55,8 @@ def draw_bytes(rows: Sequence[Dict[str, Any]], kind_of: Callable[[str], str], ti
         members = [row for row in rows if row["system"].partition("_kd")[0] == family]
         least = min(members, key=lambda row: (row["bytes"], -row["wer"]))
         on.annotate(
-            family, (least["bytes"], least["wer"]), (0, 6), textcoords="offset points", fontsize=9, color=COLOURS["--fg"]
+            family, (least["bytes"], least["wer"]), (0, 6), textcoords="offset points", fontsize=9,
+            color=COLOURS["--fg"],
         )
     _rates(on, [row["wer"] for row in rows])
     label(on, "bytes of the files", "%WER")
@@ -87,7 +89,8 @@ def draw_against_sparsity(rows: Sequence[Dict[str, Any]], title: str) -> str:
     handles = []
     for place, way in enumerate(ways):
         colour, mark = COLOURS[colours[place]], "oD^sv*"[place]
-        style = {"color": colour, "marker": mark, "markersize": 5, "linestyle": KINDS["plain"].dashes if not place else "-"}
+        line = "-" if place else KINDS["plain"].dashes
+        style = {"color": colour, "marker": mark, "markersize": 5, "linestyle": line}
         x = [100 * row["sparsity"] for row in shown[way]]
         y = [row["wer"] for row in shown[way]]
         on.errorbar(x, y, [row.get("wer_sd") or 0.0 for row in shown[way]], capsize=2, linewidth=1.4, **style)
@@ -97,14 +100,16 @@ def draw_against_sparsity(rows: Sequence[Dict[str, Any]], title: str) -> str:
     if min(rates) > 0 and max(rates) > 4 * min(rates):  # else one broken system hides what all others do
         on.set_yscale("log")
         on.set_ylim(min(rates) / 1.2, max(rates) * 1.2)
-        on.set_yticks([rate for rate in (1, 2, 5, 10, 15, 20, 30, 50, 80) if min(rates) / 1.2 <= rate <= max(rates) * 1.2])
+        low, high = on.get_ylim()
+        on.set_yticks([rate for rate in (1, 2, 5, 10, 15, 20, 30, 50, 80) if low <= rate <= high])
         on.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         on.yaxis.set_minor_formatter(NullFormatter())
     quiet(on)
     label(on, "% of the sparsified weights that are zero", "%WER")
     legend_of(on, handles, ncols=1, bbox_to_anchor=(-0.1, 1.07), labelspacing=0.2)
     said = "; ".join(
-        f"{way}: " + ", ".join(f"{100 * row['sparsity']:g} % zeros {row['wer']:.2f} %" for row in shown[way]) for way in ways
+        f"{way}: " + ", ".join(f"{100 * row['sparsity']:g} % zeros {row['wer']:.2f} %" for row in shown[way])
+        for way in ways
     )
     return inline_svg(figure.figure, f"sparsity {title}", f"{title}: {said}.")
 
@@ -140,5 +145,9 @@ def _logarithmic(on: Axes, values: Sequence[float]) -> None:
     on.set_xlim(low / 1.35, high * 1.35)
     steps = [base * 10**power for power in range(3, 10) for base in (1, 2, 5)]
     on.set_xticks([value for value in steps if low / 1.35 <= value <= high * 1.35])
-    on.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 1e6:g} M" if value >= 1e6 else f"{value / 1e3:g} k"))
+    on.xaxis.set_major_formatter(FuncFormatter(_short))
     on.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _short(value: float, _) -> str:
+    return f"{value / 1e6:g} M" if value >= 1e6 else f"{value / 1e3:g} k"
