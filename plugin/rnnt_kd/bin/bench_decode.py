@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     options.add_argument("--bpe-dir", type=Path, required=True, help="holds bpe.model of the systems")
     options.add_argument("--exports", type=Path, help="folder of exports, each called as its system")
     options.add_argument("--searches", default="", help="some, with commas (default: all that can be used here)")
-    options.add_argument("--graph-text", type=Path, help="text of a Kaldi data directory: fast_beam_search on its words")
+    options.add_argument(
+        "--graph-text", type=Path, help="text of a Kaldi data directory: fast_beam_search on its words"
+    )
     options.add_argument("--beam", type=int, default=4, help="hypotheses an utterance")
     options.add_argument("--batch-sizes", default="1,16", help="utterances a batch, some numbers")
     options.add_argument("--rounds", type=int, default=5, help="timed passes over everything")

@@ -18,7 +18,7 @@ from rnnt_kd.errors import UserError
 AHEAD = 8  # frames that the joiner looks at together: fewer need more steps, more are thrown away
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def search(
     model,
     encoder_out: Tensor,

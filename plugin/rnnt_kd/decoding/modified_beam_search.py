@@ -13,7 +13,7 @@ from torch import Tensor
 from rnnt_kd.decoding.hypotheses import Hypothesis, HypothesisTable, is_emitted
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def search(
     model,
     encoder_out: Tensor,

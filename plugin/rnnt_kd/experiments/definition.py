@@ -126,7 +126,7 @@ class _Resolver:
         if self.whole.baseline is not None:
             self._known(self.whole.baseline, f"{self.path}: baseline")
         systems = {name: self._system(name) for name in self.given}
-        for name, system in systems.items():
+        for system in systems.values():
             self._check_teacher(system, systems)
         return systems
 
