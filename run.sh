@@ -46,7 +46,10 @@ check_options
 
 #---------------------------------------------------------------------------------------------------
 if [ "$dry_run" = false ]; then
-  "$root/local/setup_env.sh" --env "$env" >&2
+  exec 7>&1
+  [ "$print_jobs" = false ] || exec 7>&2 # stdout is for the jobs alone
+  "$root/local/setup_env.sh" --env "$env" >&7
+  exec 7>&-
   unset RNNT_KD_ENV
   [ "$env" != none ] || RNNT_KD_ENV=none
   . "$root/local/path.sh"
