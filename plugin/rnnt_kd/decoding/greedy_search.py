@@ -68,7 +68,7 @@ def search(
         logits = joiner(F.embedding(window, am), project(predict(context))[:, None])  # (N, AHEAD, C)
         tokens = logits.argmax(-1)  # the first maximum
         emitted = is_emitted(tokens, blank_id, unk_id)
-        place = emitted.to(torch.uint8).argmax(-1, keepdim=True)  # of the first token, 0 where there is none
+        place = emitted.view(torch.uint8).argmax(-1, keepdim=True)  # of the first token, 0 where there is none
         hit, first = emitted.gather(1, place), tokens.gather(1, place)  # (N, 1)
         context = torch.where(hit, torch.cat((context[:, 1:], first), 1), context)
         row = row + torch.where(hit, place + 1, AHEAD)[:, 0]
