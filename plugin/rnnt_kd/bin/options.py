@@ -57,6 +57,26 @@ def check_bootstrap(args: argparse.Namespace) -> None:
         raise UserError("--replications, --seed", f"{args.replications}, {args.seed}", "at least 1 and 0")
 
 
+def add_results(target: argparse.ArgumentParser) -> None:
+    """Which results of which folder; check them with ``check_results``."""
+    target.add_argument("--exp-dir", type=Path, required=True, help="the experiment")
+    target.add_argument(
+        "--test-sets", required=True, help='names of the test sets, for example "test_clean test_other"'
+    )
+    target.add_argument(
+        "--systems", default="", help='names of the systems that should be there, for example "teacher small small_kd"'
+    )
+    target.add_argument("--corpus", help="name of the corpus; the folder's name where it is not given")
+
+
+def check_results(args: argparse.Namespace) -> None:
+    """UserError: no such folder, or no test set."""
+    if not args.exp_dir.is_dir():
+        raise UserError(args.exp_dir, "no such folder", "an experiment", "run the stages before")
+    if not args.test_sets.split():
+        raise UserError("--test-sets", "empty", "at least one name")
+
+
 def chosen_device(name: str) -> str:
     """What ``--device`` means on this machine: "cpu" or "cuda".  UserError: cuda without a GPU."""
     import torch

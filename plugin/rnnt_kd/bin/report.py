@@ -10,28 +10,17 @@ from typing import List, Optional
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import parser
+from rnnt_kd.bin.options import add_results, check_results, parser
 from rnnt_kd.bin.stage import Stage, file_digest
-from rnnt_kd.errors import UserError
 
 
 @command
 def main(argv: Optional[List[str]] = None) -> None:
     options = parser(__doc__)
-    options.add_argument("--exp-dir", type=Path, required=True, help="the experiment")
-    options.add_argument(
-        "--test-sets", required=True, help='names of the test sets, for example "test_clean test_other"'
-    )
-    options.add_argument(
-        "--systems", default="", help='names of the systems that should be there, for example "teacher small small_kd"'
-    )
-    options.add_argument("--corpus", help="name of the corpus; the folder's name where it is not given")
+    add_results(options)
     args = options.parse_args(argv)
-    if not args.exp_dir.is_dir():
-        raise UserError(args.exp_dir, "no such folder", "an experiment", "run the stages before")
+    check_results(args)
     test_sets = args.test_sets.split()
-    if not test_sets:
-        raise UserError("--test-sets", "empty", "at least one name")
     from rnnt_kd.report import page, read  # matplotlib and Jinja2 are optional
 
     corpus = args.corpus or args.exp_dir.resolve().name
