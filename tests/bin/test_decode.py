@@ -90,6 +90,15 @@ def test_fast_beam_search_says_words_of_the_text_only(made, tmp_path):
     assert not said["any"] <= {"two", "one", "ONE"}  # what random weights say
 
 
+def test_a_text_without_a_word_of_the_system_is_named(made, tmp_path, capsys):
+    pytest.importorskip("k2", reason="k2 is not in this environment")
+    text = tmp_path / "text"
+    text.write_text("x-1 日本\n")
+    with pytest.raises(SystemExit):
+        decode.main(options(made, tmp_path / "out", search="fast_beam_search", graph_text=text))
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {text}: no token may be said; expected text")
+
+
 @pytest.mark.parametrize("search", ["greedy_search", "modified_beam_search"])
 def test_other_searches_have_no_graph(made, tmp_path, capsys, search):
     with pytest.raises(SystemExit):

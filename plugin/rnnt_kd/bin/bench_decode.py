@@ -138,7 +138,7 @@ def _decoders(
                 sherpa = stack.enter_context(SherpaOnnx(folder, search, arguments.beam))
                 found.append(((search, SHERPA), sherpa))
     if arguments.graph_text is not None and "fast_beam_search" in searches:
-        graph = words_of(read_transcripts([arguments.graph_text]), tokenizer)
+        graph = words_of(read_transcripts([arguments.graph_text]), tokenizer, source=arguments.graph_text)
         found.append((("fast_beam_search, words", OURS), make(partial(get_search("fast_beam_search"), graph=graph))))
     return found
 

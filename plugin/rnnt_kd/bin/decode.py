@@ -106,7 +106,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     with tqdm(loader, desc=f"{config.name} on {args.test_set}", unit="batch", mininterval=1.0) as batches:
         search = get_search(args.search)
         if args.graph_text is not None:
-            search = partial(search, graph=words_of(read_transcripts([args.graph_text]), tokenizer))
+            graph = words_of(read_transcripts([args.graph_text]), tokenizer, source=args.graph_text)
+            search = partial(search, graph=graph)
         more = {"nbest": args.nbest or 1, "scorers": scorers}
         decoded = decode(model, batches, search, tokenizer, beam=args.beam, blank_id=config.blank_id, **more)
     in_cuts = {cut.id for cut in load_cuts_info(args.cuts)}

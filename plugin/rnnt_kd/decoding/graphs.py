@@ -39,7 +39,7 @@ def any_tokens(vocab_size: int, blank_id: int, unk_id: Optional[int]) -> Graph:
     return _graph((0, 0, token) for token in range(vocab_size) if token not in (blank_id, unk_id))
 
 
-def words_of(text: Iterable[str], tokenizer) -> Graph:
+def words_of(text: Iterable[str], tokenizer, *, source: object = "graph") -> Graph:
     """Words of ``text`` in any order: a tree of their tokens that they share from the front, its leaves at the root.
 
     An utterance that ends within a word has no path to the end; see ``fast_beam_search`` for what it gives then.
@@ -47,12 +47,13 @@ def words_of(text: Iterable[str], tokenizer) -> Graph:
     Args:
       text:      transcripts, or words.
       tokenizer: ``Tokenizer`` of the system; words that it cannot spell are left out.
+      source:    where ``text`` comes from, for the error.
 
     Raises:
       UserError: no word is left.
     """
     spelled = (tokenizer.encode(word) for word in sorted({word for line in text for word in line.split()}))
-    return _graph(_tree(tokens for tokens in spelled if tokens and tokenizer.unk_id not in tokens))
+    return _graph(_tree(tokens for tokens in spelled if tokens and tokenizer.unk_id not in tokens), source)
 
 
 def _tree(spellings: Iterable[List[int]]) -> Iterable[Tuple[int, int, int]]:
@@ -64,10 +65,10 @@ def _tree(spellings: Iterable[List[int]]) -> Iterable[Tuple[int, int, int]]:
         yield states[tuple(tokens[:-1])], 0, tokens[-1]
 
 
-def _graph(arcs: Iterable[Tuple[int, int, int]]) -> Graph:
+def _graph(arcs: Iterable[Tuple[int, int, int]], source: object = "graph") -> Graph:
     """Of (source, destination, label); arcs that are there twice become one."""
     ordered = sorted({(source, label, destination) for source, destination, label in arcs})
     if not ordered:
-        raise UserError("graph", "no token may be said", "text with words of this system", "check the text")
+        raise UserError(source, "no token may be said", "text with words of this system", "check the text")
     sources, labels, destinations = (torch.tensor(column) for column in zip(*ordered))
     return Graph(sources, destinations, labels)
