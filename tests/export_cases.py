@@ -8,8 +8,8 @@ import torch
 from rnnt_kd.config import ModelConfig, SparsityConfig, SystemConfig
 from rnnt_kd.config_io import write_system_config
 from rnnt_kd.sparsity.sparsifier import Sparsifier
+from rnnt_kd.systems.store import build_model, write_tensors
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.checkpoint import build_model, write_tensors
 
 TEXTS = {"a-1": "one two", "a-2": "two", "b-1": "three ONE", "b-2": "one", "b-3": "", "b-4": "two two three"}
 OPTIONS = {"num_layers": 2, "dim": 32, "feedforward_dim": 48}

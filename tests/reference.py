@@ -108,9 +108,7 @@ def _log_prob_of(logits, symbols, ranges, b, blank):
 
 
 def _kept_paths(symbols, ranges, frames, b, rnnt_type):
-    return all_paths(
-        len(symbols[b]), frames[b], rnnt_type, lambda t, s: s in [int(x) for x in ranges[b][t]]
-    )
+    return all_paths(len(symbols[b]), frames[b], rnnt_type, lambda t, s: s in [int(x) for x in ranges[b][t]])
 
 
 def rnnt_losses_pruned(logits, symbols, ranges, blank, frames, rnnt_type="regular", delay_penalty=0.0):
@@ -174,9 +172,7 @@ def node_weights(weighting, logits, teacher_logits, symbols, ranges, blank, fram
     """{(t, s): weight}, summing to T_b + S_b."""
     num_symbols, num_frames = len(symbols[b]), frames[b]
     if weighting == "uniform":
-        weights = {
-            (t, int(s)): 1.0 for t in range(num_frames) for s in ranges[b][t] if int(s) <= num_symbols
-        }
+        weights = {(t, int(s)): 1.0 for t in range(num_frames) for s in ranges[b][t] if int(s) <= num_symbols}
     else:
         of = logits if weighting == "student-occupancy" else teacher_logits
         weights = node_reads(of, symbols, ranges, blank, frames, b, rnnt_type, best_only=weighting == "one-best")

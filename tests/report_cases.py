@@ -23,7 +23,9 @@ def make_experiment(folder, utterances=12):
         make_system(system_dir, name, sparsity=0.9 if "sparse" in name else 0.0, kept=8)
         noise = random.Random(place)
         recognised[name] = [
-            Recognition(key, ref, tuple(word for word in ref if noise.random() > 0.2) + ("SIX",) * (noise.random() < 0.2))
+            Recognition(
+                key, ref, tuple(word for word in ref if noise.random() > 0.2) + ("SIX",) * (noise.random() < 0.2)
+            )
             for key, ref in sorted(refs.items())
         ]
         make_decoding(system_dir, recognised[name], recognised["sparse90"] if name == "sparse90_kd" else None)
@@ -35,7 +37,13 @@ def make_experiment(folder, utterances=12):
 
 def make_system(folder, name, sparsity, kept):
     folder.mkdir(parents=True)
-    values = {"params": 80, "nonzero_params": kept if sparsity else 80, "sparsity": sparsity, "kd": "_kd" in name, "train_seconds": 3.5}
+    values = {
+        "params": 80,
+        "nonzero_params": kept if sparsity else 80,
+        "sparsity": sparsity,
+        "kd": "_kd" in name,
+        "train_seconds": 3.5,
+    }
     (folder / "system.json").write_text(json.dumps({"system": name, **values}))
     (folder / "config.yaml").write_text(f"name: {name}\ntarget_sparsity: {sparsity}\n")
     lines = [metrics_line(step, sparsity, "_kd" in name) for step in range(20, 220, 20)]
@@ -43,13 +51,19 @@ def make_system(folder, name, sparsity, kept):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     weights = np.zeros(SIZE, np.float32)
     weights.flat[: kept if sparsity else 80] = 1.0
-    save_file({"encoder.linear.weight": weights, "encoder.linear.bias": np.ones(8, np.float32)}, folder / "model.safetensors")
+    save_file(
+        {"encoder.linear.weight": weights, "encoder.linear.bias": np.ones(8, np.float32)}, folder / "model.safetensors"
+    )
 
 
 def metrics_line(step, sparsity=0.0, kd=True):
     terms = {"loss": 3.0, "simple_loss": 2.0, "pruned_loss": 1.0, "ctc_loss": 0.5, "kd_loss": 0.2 if kd else 0.0}
     line = {"kind": "train", "step": step, "epoch": 1, **{key: value * 20 / step for key, value in terms.items()}}
-    return {**line, "seconds": step / 60, **({"target_sparsity": min(sparsity, sparsity * step / 100)} if sparsity else {})}
+    return {
+        **line,
+        "seconds": step / 60,
+        **({"target_sparsity": min(sparsity, sparsity * step / 100)} if sparsity else {}),
+    }
 
 
 def make_decoding(system_dir, recognitions, baseline=None, test_set="test"):
@@ -73,6 +87,8 @@ def make_study(folder, name="paper"):
         {**common, "system": "sparse90_occupancy", "kd": True, "kd_variant": "collapsed", "kd_weighting": "occupancy", "kd_scale": 2.0, "kd_ranges": "teacher", "kd_temperature": 1.0, "wer": 15.125, "wer_sd": None, "seeds": [1], "unfinished": {"2": "not trained to the end"}, "ins": 1, "del": 1, "sub": 1, "baseline": "sparse90", "relative_change": -25.3, "p_value": 0.01, "p_value_seeds": 0.2},
         {**common, "system": "sparse95", "kd": False, "sparsity": 0.95, "wer": None, "seeds": [], "unfinished": {"1": "not decoded"}, "words": None},
     ]  # fmt: skip
-    seeds = [{"system": "sparse90", "seed": seed, "test_set": "test", "wer": wer} for seed, wer in ((1, 19.0), (2, 21.5))]
+    seeds = [
+        {"system": "sparse90", "seed": seed, "test_set": "test", "wer": wer} for seed, wer in ((1, 19.0), (2, 21.5))
+    ]
     (target / "summary.json").write_text(json.dumps(rows))
     (target / "results.json").write_text(json.dumps(seeds))

@@ -1,6 +1,7 @@
 """The layers of the package, held by walking every import with ``ast``.
 
-    bin -> {training, decoding, benchmark} -> {losses -> lattice, models, sparsity, text, data, scoring}
+    bin -> {experiments, export, report} -> {training, decoding} -> {systems, teachers}
+        -> {losses -> lattice, models, sparsity, text, data, scoring}
 
 A part may import what stands below it, itself, and ``errors``.  The mathematics sees no
 config, file or logger.  Each third-party package with a door comes in by that door only.
@@ -15,9 +16,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "plugin" / "rnnt_kd"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 MATHEMATICS = {"lattice", "losses", "models", "sparsity"}
-TOOLS = {"config", "config_io", "atomic"}  # top-level modules beside errors
+TOOLS = {"config", "config_io", "atomic", "tables"}  # top-level modules beside errors and choices
 LOWER = MATHEMATICS | {"text", "data", "scoring"}
-UPPER = {"training", "decoding", "benchmark", "experiments", "export", "report", "inference"}
+TRAINED = {"systems", "teachers"}  # what trained systems and teachers' caches are on disk
 MAY_IMPORT = {
     "lattice": set(),
     "losses": {"lattice"},
@@ -26,15 +27,22 @@ MAY_IMPORT = {
     "text": TOOLS,
     "data": TOOLS | {"text"},
     "scoring": TOOLS,
-    "training": TOOLS | LOWER,
-    "decoding": TOOLS | LOWER | {"training"},
-    "inference": TOOLS | LOWER | {"training", "decoding"},
-    "benchmark": TOOLS | LOWER | {"training", "decoding", "inference", "export"},
-    "export": TOOLS | LOWER | {"training", "decoding", "inference"},
-    "experiments": TOOLS | LOWER | {"training"},
-    "report": TOOLS | LOWER | {"training", "decoding"},
-    "bin": TOOLS | LOWER | UPPER,
+    "systems": TOOLS | {"models", "sparsity", "losses"},
+    "teachers": TOOLS | LOWER | {"systems"},
+    "training": TOOLS | LOWER | TRAINED,
+    "decoding": TOOLS | LOWER | TRAINED,
+    "inference": TOOLS | LOWER | TRAINED,
+    "benchmark": TOOLS | LOWER | TRAINED | {"training", "decoding", "inference", "export"},
+    "export": TOOLS | LOWER | TRAINED | {"decoding", "inference"},
+    "experiments": TOOLS | LOWER | TRAINED | {"training"},
+    "report": TOOLS | LOWER | TRAINED | {"decoding"},
+    "bin": TOOLS
+    | LOWER
+    | TRAINED
+    | {"training", "decoding", "inference", "benchmark", "export", "experiments", "report"},
     "errors": set(),
+    "choices": set(),
+    "tables": set(),
     "atomic": set(),
     "config": set(),
     "config_io": {"config", "atomic"},
@@ -60,6 +68,7 @@ DOORS = {
     "llvmlite": ("inference/",),
     "sherpa_onnx": ("export/client_worker.py", "benchmark/"),
     "argparse": ("bin/",),
+    "tabulate": ("tables.py",),
 }
 NOT_IN_MATHEMATICS = {"os", "io", "pathlib", "json", "yaml", "logging"}
 NOT_IN_MATHEMATICS |= {"omegaconf", "tqdm", "tensorboard", "safetensors"}
@@ -106,7 +115,7 @@ def test_the_package_is_there():
 def test_arrows_never_point_up(path):
     part = part_of(path)
     assert part in MAY_IMPORT, f"{part} has no place in the layers: give it one in this test and in the documentation"
-    allowed = MAY_IMPORT[part] | {part, "errors"}
+    allowed = MAY_IMPORT[part] | {part, "errors", "choices"}
     for name in imported_modules(path):
         parts = name.split(".")
         if parts[0] == "rnnt_kd" and len(parts) > 1:

@@ -36,7 +36,16 @@ def run(root, *arguments, status=0, cwd=None):
 
 
 def test_a_minute_of_synth_from_nothing_to_the_table(root, tmp_path):
-    options = ["--preset", "smoke", "--sparsities", "0.9", "--data-dir", tmp_path / "data", "--exp-dir", tmp_path / "exp"]
+    options = [
+        "--preset",
+        "smoke",
+        "--sparsities",
+        "0.9",
+        "--data-dir",
+        tmp_path / "data",
+        "--exp-dir",
+        tmp_path / "exp",
+    ]
     first = run(root, *options)
     rows = json.loads((tmp_path / "exp" / "summary.json").read_text())
     assert [row["system"] for row in rows] == ["teacher", "sparse90", "sparse90_kd", "small", "small_kd"]
@@ -53,7 +62,10 @@ def test_a_minute_of_synth_from_nothing_to_the_table(root, tmp_path):
     assert sparse["sparsity"] == pytest.approx(0.9, abs=0.01)
     table = (tmp_path / "exp" / "summary.md").read_text()
     assert all(row["system"] in table for row in rows)
-    assert table.partition("Commands that made")[0].strip() in first.stdout and str(tmp_path / "exp" / "summary.json") in first.stdout
+    assert (
+        table.partition("Commands that made")[0].strip() in first.stdout
+        and str(tmp_path / "exp" / "summary.json") in first.stdout
+    )
 
     names = [row["system"] for row in rows]
     for name in names:  # what sherpa-onnx says of them is in these files only if it says what we say
@@ -66,7 +78,9 @@ def test_a_minute_of_synth_from_nothing_to_the_table(root, tmp_path):
     trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "exp").glob("**/system.json")}
     assert len(trained) == 5
     second = run(root, *options)
-    assert (second.stdout + second.stderr).count("skipped") >= 1 + 3 + 1 + 5 * 4 + 1  # corpus, cuts, BPE; 5 systems: training, decoding, scores, export; sizes
+    assert (second.stdout + second.stderr).count(
+        "skipped"
+    ) >= 1 + 3 + 1 + 5 * 4 + 1  # corpus, cuts, BPE; 5 systems: training, decoding, scores, export; sizes
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
     assert json.loads((tmp_path / "exp" / "summary.json").read_text()) == rows
 
@@ -98,7 +112,9 @@ def test_an_empty_data_directory_is_one_clear_error(root, tmp_path):
 
 def test_it_runs_from_any_folder_with_relative_paths(root, tmp_path):
     (tmp_path / "d").mkdir()
-    result = run(root, "--train-dir", "d", "--dev-dir", "d", "--test-dirs", "d", "--exp-dir", "exp", status=1, cwd=tmp_path)
+    result = run(
+        root, "--train-dir", "d", "--dev-dir", "d", "--test-dirs", "d", "--exp-dir", "exp", status=1, cwd=tmp_path
+    )
     assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: d: has no file wav.scp")
     assert (tmp_path / "exp").is_dir()
 

@@ -35,7 +35,10 @@ def run_sh(root, *arguments):
         (["--sparsities", "0.5 1.5"], ["--sparsities: '1.5'"]),
         (["--sparsities", ""], ["--sparsities"]),
         (["--sparsities", "0.9 0.60 .6"], ["--sparsities: '0.9 0.60 .6'", "different numbers"]),
-        (["--structures", "unstructured blocks"], ["--structures: 'blocks'", "unstructured, 1x16, 16x1, 4x4, 16x16, 2:4"]),
+        (
+            ["--structures", "unstructured blocks"],
+            ["--structures: 'blocks'", "unstructured, 1x16, 16x1, 4x4, 16x16, 2:4"],
+        ),
         (["--structures", "0x4"], ["--structures: '0x4'"]),
         (["--structures", "4:2"], ["--structures: '4:2'", "N < M"]),
         (["--structures", "16x1 16x1"], ["--structures: '16x1 16x1'", "different names"]),
@@ -44,7 +47,10 @@ def run_sh(root, *arguments):
         (["--streaming", "--kd-shift", "0"], ["--kd-shift: '0'", "at least 1"]),
         (["--streaming", "--kd-shift", "4 04"], ["--kd-shift: '4 04'", "different numbers"]),
         (["--experiment", "papre"], ["--experiment: 'papre'", "smoke"]),
-        (["--corpus", "mini_librispeech", "--corpus-dir", "x", "--experiment", "paper"], ["egs/mini_librispeech/conf/experiments holds none"]),
+        (
+            ["--corpus", "mini_librispeech", "--corpus-dir", "x", "--experiment", "paper"],
+            ["egs/mini_librispeech/conf/experiments holds none"],
+        ),
         (["--jobs", "2"], ["--jobs and --print-jobs are for an experiment"]),
         (["--print-jobs"], ["--jobs and --print-jobs are for an experiment"]),
         (["--experiment", "smoke", "--jobs", "0"], ["--jobs: '0'"]),
@@ -54,9 +60,15 @@ def run_sh(root, *arguments):
         (["--train-dir", "data/train"], ["--dev-dir", "--test-dirs"]),
         (["--corpus", "custom"], ["--train-dir"]),
         (["--corpus", "an4", "--train-dir", "a", "--dev-dir", "b", "--test-dirs", "c"], ["exclude each other"]),
-        (["--train-dir", "a", "--dev-dir", "b", "--test-dirs", "x/test y/test"], ["two directories have the name 'test'"]),
+        (
+            ["--train-dir", "a", "--dev-dir", "b", "--test-dirs", "x/test y/test"],
+            ["two directories have the name 'test'"],
+        ),
         (["--train-dir", "a", "--dev-dir", "b", "--test-dirs", " "], ["--test-dirs", "all three"]),
-        (["--train-dir", "my data", "--dev-dir", "b", "--test-dirs", "c"], ["--train-dir: 'my data'", "without blanks"]),
+        (
+            ["--train-dir", "my data", "--dev-dir", "b", "--test-dirs", "c"],
+            ["--train-dir: 'my data'", "without blanks"],
+        ),
         (["--exp-dir", "exp [1]"], ["--exp-dir: 'exp [1]'", "without blanks"]),
     ],
 )
@@ -126,7 +138,9 @@ def test_an_environment_behind_a_link_is_left_alone(root, tmp_path):
         shutil.copytree(root / name, tmp_path / "checkout" / name)
     (tmp_path / "checkout" / ".venv").symlink_to(tmp_path / "elsewhere")
     result = subprocess.run(
-        ["bash", str(tmp_path / "checkout" / "local" / "setup_env.sh"), "--env", "torch2"], capture_output=True, text=True
+        ["bash", str(tmp_path / "checkout" / "local" / "setup_env.sh"), "--env", "torch2"],
+        capture_output=True,
+        text=True,
     )
     assert result.returncode == 1 and "is a link" in result.stderr
     assert kept.read_text() == "kept"
@@ -210,7 +224,17 @@ def test_every_system_is_exported_and_its_files_are_weighed(root, tmp_path):
 
 
 def test_the_report_comes_last_with_lattices_of_distilled_systems(root, tmp_path):
-    arguments = ["--dry-run", "--stage", "9", "--exp-dir", str(tmp_path), "--train-dir", "d/train", "--dev-dir", "d/dev"]
+    arguments = [
+        "--dry-run",
+        "--stage",
+        "9",
+        "--exp-dir",
+        str(tmp_path),
+        "--train-dir",
+        "d/train",
+        "--dev-dir",
+        "d/dev",
+    ]
     lines = commands(run_sh(root, *arguments, "--test-dirs", "d/a d/b", "--streaming", "--sparsities", "0.9"))
     lattices, report = lines[:-1], lines[-1].replace("\\ ", " ")
     assert [re.search(r"--test-set (\S+)", line).group(1) for line in lattices] == ["a", "b"]
@@ -222,7 +246,16 @@ def test_the_report_comes_last_with_lattices_of_distilled_systems(root, tmp_path
 
 def test_own_directories_run_stages_0_to_9(root, tmp_path):
     result = run_sh(
-        root, "--dry-run", "--train-dir", "d/train", "--dev-dir", "d/dev", "--test-dirs", "d/a d/b", "--exp-dir", str(tmp_path)
+        root,
+        "--dry-run",
+        "--train-dir",
+        "d/train",
+        "--dev-dir",
+        "d/dev",
+        "--test-dirs",
+        "d/a d/b",
+        "--exp-dir",
+        str(tmp_path),
     )
     lines = commands(result)
     assert [line for line in lines if "validate_data_dir" in line][3].endswith("d/b")
@@ -234,7 +267,17 @@ def test_own_directories_run_stages_0_to_9(root, tmp_path):
 
 
 def test_a_trailing_slash_does_not_change_a_directory(root):
-    arguments = ["--dry-run", "--stop-stage", "1", "--train-dir", "d/train/", "--dev-dir", "d/dev", "--test-dirs", "d/dev/ d/a/"]
+    arguments = [
+        "--dry-run",
+        "--stop-stage",
+        "1",
+        "--train-dir",
+        "d/train/",
+        "--dev-dir",
+        "d/dev",
+        "--test-dirs",
+        "d/dev/ d/a/",
+    ]
     lines = commands(run_sh(root, *arguments))
     assert [line.split()[-1] for line in lines if "validate_data_dir" in line] == ["d/train", "d/dev", "d/dev", "d/a"]
 
@@ -242,11 +285,21 @@ def test_a_trailing_slash_does_not_change_a_directory(root):
 def test_an_experiment_shares_stages_0_to_4_and_takes_the_place_of_the_students(root, tmp_path):
     arguments = ["--dry-run", "--exp-dir", str(tmp_path), "--experiment", "smoke", "--preset", "smoke"]
     lines = commands(run_sh(root, *arguments, "--jobs", "3"))
-    modules = [re.search(r"(rnnt_kd\.bin\.\w+|local/\w+\.sh)", line).group(1).rpartition(".")[0 if ".sh" in line else 2] for line in lines]
+    modules = [
+        re.search(r"(rnnt_kd\.bin\.\w+|local/\w+\.sh)", line).group(1).rpartition(".")[0 if ".sh" in line else 2]
+        for line in lines
+    ]
     assert [name for name in dict.fromkeys(modules)][-4:] == ["train", "cache_teacher", "experiment", "report"]
     assert modules.count("train") == modules.count("experiment") == 1
     whole = lines[-2].replace("\\ ", " ")
-    for word in ("egs/synth/conf/experiments/smoke.yaml", "--config", f"--exp-dir {tmp_path}", "--dev-set dev", "--jobs 3", "--steps train decode score"):
+    for word in (
+        "egs/synth/conf/experiments/smoke.yaml",
+        "--config",
+        f"--exp-dir {tmp_path}",
+        "--dev-set dev",
+        "--jobs 3",
+        "--steps train decode score",
+    ):
         assert word in whole
     assert f"--test-dirs {root}/data/synth/test --corpus" in whole
     assert "--steps decode score" in commands(run_sh(root, *arguments, "--stage", "6"))[0].replace("\\ ", " ")

@@ -11,7 +11,9 @@ from rnnt_kd.errors import UserError
 BATCHES = [[[10, 4]] * 8, [[20, 4]] * 8, [[30, 4]] * 8]
 
 
-def job(subject, variant="none", seconds=1.0, peak=10**8, vocab=500, batches=BATCHES, losses=(5.0, 6.0, 7.0), **changed):
+def job(
+    subject, variant="none", seconds=1.0, peak=10**8, vocab=500, batches=BATCHES, losses=(5.0, 6.0, 7.0), **changed
+):
     """``seconds`` and ``peak`` of the middle batch; the others have half and twice as much."""
     impl = "torch" if subject == "ours" else None
     made = Job(
@@ -86,20 +88,29 @@ def test_goals_on_a_cpu():
 
 
 def test_goals_against_k2_hold_without_its_pruning_too():
-    found = goals(rows_of_group([job("ours", "cache", 0.5), job("k2", seconds=1.0), job("k2_indexed", seconds=0.6)]), "cpu")
+    found = goals(
+        rows_of_group([job("ours", "cache", 0.5), job("k2", seconds=1.0), job("k2_indexed", seconds=0.6)]), "cpu"
+    )
     times = {goal.what: goal.is_reached for goal in found if "time" in goal.what}
     assert times == {"cache, C=500: time ÷ k2": True, "cache, C=500: time ÷ k2_indexed": False}
 
 
 def test_goals_against_matmul_hold_with_our_kernels_too():
-    found = goals(rows_of_group([job("ours", "cache", 0.5), job("matmul", seconds=0.3), job("matmul_onednn", seconds=0.1)]), "cpu")
+    found = goals(
+        rows_of_group([job("ours", "cache", 0.5), job("matmul", seconds=0.3), job("matmul_onednn", seconds=0.1)]), "cpu"
+    )
     assert {goal.what: goal.is_reached for goal in found} == {
         "cache, C=500: time ÷ matmul": True, "cache, C=500: time ÷ matmul_onednn": False
     }  # fmt: skip
 
 
 def test_goals_on_a_gpu_are_against_the_naive_loss_of_the_same_variant():
-    jobs = [job("ours", "online", 0.4), job("naive", "none", 0.5), job("naive", "online", 1.0), job("matmul", seconds=0.25)]
+    jobs = [
+        job("ours", "online", 0.4),
+        job("naive", "none", 0.5),
+        job("naive", "online", 1.0),
+        job("matmul", seconds=0.25),
+    ]
     found = {goal.what: goal.value for goal in goals(rows_of_group(jobs), "cuda")}
     assert found["online, C=500: time ÷ naive"] == pytest.approx(0.4)
     assert found["online, C=500: time ÷ matmul"] == pytest.approx(1.6)

@@ -25,7 +25,11 @@ def answers(make, *requests, **changed):
 
 def test_ready_then_one_answer_a_request():
     ready, first, second = answers(
-        loss_subjects, {"batch": 1, "with_memory": True}, {"batch": 0, "with_memory": False}, subject="ours", impl="auto"
+        loss_subjects,
+        {"batch": 1, "with_memory": True},
+        {"batch": 0, "with_memory": False},
+        subject="ours",
+        impl="auto",
     )
     assert ready["ready"]["impl"] in ("torch", "triton") and ready["ready"]["lattice"] == "pruned"
     assert first["seconds"] > 0 and first["peak_bytes"] >= 0 and first["loss"] > 0

@@ -18,10 +18,10 @@ from rnnt_kd.config import ModelConfig, SystemConfig
 from rnnt_kd.config_io import write_system_config
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import write_data_dir
-from rnnt_kd.data.teacher_cache import TeacherCache
+from rnnt_kd.systems.store import build_model
+from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
-from rnnt_kd.training.checkpoint import build_model
 
 WORDS = ["one", "two", "three", "four", ""]
 NUM_SHARDS = 8  # of three cuts

@@ -23,9 +23,9 @@ from rnnt_kd.decoding.ngram_lm import read_arpa
 from rnnt_kd.decoding.scorers import TokenBonus, WordLm
 from rnnt_kd.scoring.emissions import read_emissions
 from rnnt_kd.scoring.recognitions import read_recogs
+from rnnt_kd.systems.store import build_model, load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
-from rnnt_kd.training.checkpoint import build_model, load_system
 
 TEXTS = {"a-1": "one two", "a-2": "two", "b-1": "three ONE", "b-2": "one", "b-3": ""}
 

@@ -18,9 +18,9 @@ from rnnt_kd.data.kaldi_dir import write_data_dir
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.decoding.streaming import StreamingRecognizer
 from rnnt_kd.scoring.emissions import read_emissions
+from rnnt_kd.systems.store import build_model, load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
-from rnnt_kd.training.checkpoint import build_model, load_system
 
 TEXTS = {"a-1": "one two", "a-2": "two", "b-1": "three ONE"}
 

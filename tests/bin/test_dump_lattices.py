@@ -21,12 +21,11 @@ from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import write_data_dir
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.report.lattice_data import list_lattices, read_lattice
+from rnnt_kd.report.utterance_lattice import utterance_lattice
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
+from rnnt_kd.systems.store import build_model, file_digest, load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
-from rnnt_kd.training.checkpoint import build_model, load_system
-from rnnt_kd.training.system_dir import file_digest
-from rnnt_kd.training.utterance_lattice import utterance_lattice
 
 TEXTS = {"s-a": "one two", "s-b": "three", "s-c": "four one", "s-d": "two"}
 HYPS = {  # one utterance gains, one loses, one has other words, one stays

@@ -271,7 +271,8 @@ def test_segments_outside_the_recording_are_left_out_and_a_wrong_rate_is_guessed
 
 
 @pytest.mark.parametrize(
-    "name", ["no_samples", "empty_file", "no_audio", "truncated_wav", "truncated_opus", "truncated_sph", "cut_in_last_page"]
+    "name",
+    ["no_samples", "empty_file", "no_audio", "truncated_wav", "truncated_opus", "truncated_sph", "cut_in_last_page"],
 )
 def test_the_quick_check_sees_what_headers_tell(tmp_path, name):
     data = make_dir(tmp_path / "data", {"a": bad_audio(tmp_path / "bad")[name]})

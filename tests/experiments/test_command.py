@@ -69,7 +69,12 @@ def test_results_are_the_scorers_figures(finished):
     for item in results[1:]:
         assert list(item) == RESULT_KEYS and item["test_set"] == "dev"
         counts = count_all(read_recogs(recogs(trial, item["system"], item["seed"])))
-        assert (item["ins"], item["del"], item["sub"], item["words"]) == (counts.ins, counts.dels, counts.subs, counts.words)
+        assert (item["ins"], item["del"], item["sub"], item["words"]) == (
+            counts.ins,
+            counts.dels,
+            counts.subs,
+            counts.words,
+        )
         assert item["wer"] == pytest.approx(counts.wer, abs=1e-4)
         scored = json.loads((recogs(trial, item["system"], item["seed"]).parent / "wer-dev.json").read_text())
         assert item["p_value"] == (scored["p_value"] if item["kd"] else None)
@@ -84,13 +89,19 @@ def test_the_table_is_over_seeds_and_pooled(finished):
     summary = row(trial, "sparse50_kd")
     each = [item for item in read(trial, "results.json") if item["system"] == "sparse50_kd"]
     rates = [item["wer"] for item in each]
-    assert summary["seeds"] == summary["seeds_wanted"] == summary["compared_seeds"] == [1, 2] and summary["unfinished"] == {}
-    assert summary["wer"] == pytest.approx(sum(rates) / 2) and summary["wer_sd"] == pytest.approx(abs(rates[0] - rates[1]) / 2**0.5)
+    assert (
+        summary["seeds"] == summary["seeds_wanted"] == summary["compared_seeds"] == [1, 2]
+        and summary["unfinished"] == {}
+    )
+    assert summary["wer"] == pytest.approx(sum(rates) / 2) and summary["wer_sd"] == pytest.approx(
+        abs(rates[0] - rates[1]) / 2**0.5
+    )
     assert (summary["wer_min"], summary["wer_max"]) == (min(rates), max(rates))
     for key in ("ins", "del", "sub"):
         assert summary[key] == sum(item[key] for item in each) == 2 * summary[f"{key}_mean"]
     errors, others = (
-        {seed: errors_by_utterance(read_recogs(recogs(trial, name, seed))) for seed in (1, 2)} for name in ("sparse50_kd", "sparse50")
+        {seed: errors_by_utterance(read_recogs(recogs(trial, name, seed))) for seed in (1, 2)}
+        for name in ("sparse50_kd", "sparse50")
     )
     for key, over in (("p_value", "utterances"), ("p_value_seeds", "both")):
         assert summary[key] == pytest.approx(paired_p_value(errors, others, over=over, replications=500), abs=1e-6)
@@ -99,7 +110,9 @@ def test_the_table_is_over_seeds_and_pooled(finished):
     assert (summary["kd_variant"], summary["kd_ranges"], summary["kd_temperature"]) == ("collapsed", "teacher", 1.0)
     assert row(trial, "hot")["p_value"] is not None and row(trial, "hot")["p_value_seeds"] is None  # one seed
     assert row(trial, "hot")["kd_temperature"] == 2.0 and row(trial, "hot")["compared_seeds"] == [1]
-    assert row(trial, "sparse50")["nonzero_params"] < row(trial, "sparse50")["params"] == row(trial, "teacher")["params"]
+    assert (
+        row(trial, "sparse50")["nonzero_params"] < row(trial, "sparse50")["params"] == row(trial, "teacher")["params"]
+    )
 
 
 def test_unequal_seeds_are_compared_over_those_that_both_have_and_the_table_says_which(finished):
@@ -121,7 +134,9 @@ def test_a_baseline_that_lacks_a_seed_is_named_with_those_that_are_compared(tria
 
 
 def test_a_finished_experiment_does_nothing_but_print_the_table(trial, capsys):
-    files = {path: path.stat().st_mtime_ns for path in trial.exp.rglob("*") if path.is_file() and "summary" not in path.name}
+    files = {
+        path: path.stat().st_mtime_ns for path in trial.exp.rglob("*") if path.is_file() and "summary" not in path.name
+    }
     tables = {name: (trial.dir / name).read_text() for name in ("summary.json", "results.json")}
     capsys.readouterr()
     first_line = (trial.dir / "summary.md").read_text().splitlines()[0]
@@ -142,10 +157,18 @@ def test_what_is_missing_is_made_and_nothing_else(trial):
     shutil.rmtree(trial.dir / "hot" / "seed1" / "checkpoints")  # killed before the first
     shutil.rmtree(trial.dir / "small_large" / "seed1" / "decode_dev_modified_beam_search")
     weights = {path: path.read_bytes() for path in trial.dir.glob("*/seed*/model.safetensors")}
-    others = [item for item in read(trial, "results.json") if item["system"].startswith(("teacher", "sparse50", "large"))]
+    others = [
+        item for item in read(trial, "results.json") if item["system"].startswith(("teacher", "sparse50", "large"))
+    ]
     shutil.rmtree(trial.dir / "sparse50_kd" / "seed2")
     started = trial.run()
-    assert started == ["train sparse50_kd/2", "decode sparse50_kd/2", "train hot/1", "decode hot/1", "decode small_large/1"]
+    assert started == [
+        "train sparse50_kd/2",
+        "decode sparse50_kd/2",
+        "train hot/1",
+        "decode hot/1",
+        "decode small_large/1",
+    ]
     assert all(path.read_bytes() == content for path, content in weights.items())  # what was made again, to the bit
     now = {(item["system"], item["seed"]): item for item in read(trial, "results.json")}
     assert [now[item["system"], item["seed"]] == item for item in others] == [True, True, True, True, False, True]
@@ -157,7 +180,9 @@ def test_an_unfinished_seed_is_named_and_in_no_figure(trial):
     shutil.rmtree(trial.dir / "hot")
     assert trial.run("--steps", "score") == []
     summary, alone = row(trial, "sparse50_kd"), row(trial, "hot")
-    assert summary["seeds"] == summary["compared_seeds"] == [1] and summary["unfinished"] == {"2": "training is not finished"}
+    assert summary["seeds"] == summary["compared_seeds"] == [1] and summary["unfinished"] == {
+        "2": "training is not finished"
+    }
     rates = {item["seed"]: item["wer"] for item in read(trial, "results.json") if item["system"] == "sparse50_kd"}
     assert list(rates) == [1] and summary["wer"] == rates[1] and summary["wer_sd"] is None
     assert alone["wer"] is None and alone["unfinished"] == {"1": "not trained"}
@@ -169,7 +194,10 @@ def test_an_unfinished_seed_is_named_and_in_no_figure(trial):
 def test_a_changed_definition_is_not_averaged_in_and_is_trained_anew(trial):
     trial.file.write_text(trial.file.read_text().replace("temperature: 2.0", "scale: 3.0"))
     trial.run("--steps", "score")
-    assert "is another system: changed kd.scale 1.0 -> 3.0, kd.temperature 2.0 -> 1.0" in row(trial, "hot")["unfinished"]["1"]
+    assert (
+        "is another system: changed kd.scale 1.0 -> 3.0, kd.temperature 2.0 -> 1.0"
+        in row(trial, "hot")["unfinished"]["1"]
+    )
     assert trial.run() == ["train hot/1", "decode hot/1"]
     assert (trial.dir / "hot" / "seed1.old-1").exists() and row(trial, "hot")["unfinished"] == {}
 
@@ -201,7 +229,9 @@ def test_results_with_another_bpe_model_are_refused(trial):
     checksum = read_system_config(config).bpe_checksum
     config.write_text(config.read_text().replace(checksum, "a" * 64))
     message = refused(trial, "--steps", "score")
-    assert "hot/seed1" in message and "another BPE model (checksum aaaaaaaaaaaa)" in message and checksum[:12] in message
+    assert (
+        "hot/seed1" in message and "another BPE model (checksum aaaaaaaaaaaa)" in message and checksum[:12] in message
+    )
 
 
 def test_results_of_another_corpus_are_refused(trial):

@@ -61,7 +61,10 @@ def test_the_baseline_is_the_nearest_base_without_distillation_else_the_files(tm
         ("systems: {a: {role: small_student, kd: {scael: 1}}}", ["system a: kd", "'scael'", "did you mean 'scale'"]),
         ("systems: {a: {role: small_student, kd: {scale: much}}}", ["system a: kd", "'scale'", "much"]),
         ("systems: {a: {role: small_student, kd: 3}}", ["system a", "kd"]),
-        ("systems: {small: {role: small_student}, b: {base: smal}}", ["system b: base", "'smal'", "did you mean 'small'"]),
+        (
+            "systems: {small: {role: small_student}, b: {base: smal}}",
+            ["system b: base", "'smal'", "did you mean 'small'"],
+        ),
         ("systems: {a: {base: b}, b: {base: c}, c: {base: b}}", ["in a circle: b -> c -> b"]),
         ("systems: {a: {base: a}}", ["in a circle: a -> a"]),
         ("systems:\n  a: {role: teacher}\n  a: {role: teacher}\n", ["trial.yaml:3", "duplicate key a"]),

@@ -59,7 +59,10 @@ def test_jobs_run_at_the_same_time_with_their_names_before_their_lines(tmp_path,
 def test_no_more_than_asked_for_run_at_once(tmp_path):
     for at_once in (1, 2):
         log = tmp_path / f"log{at_once}"
-        step = ["-c", f"import time\nlog = open({str(log)!r}, 'a', buffering=1)\nlog.write('+\\n')\ntime.sleep(0.3)\nlog.write('-\\n')"]
+        step = [
+            "-c",
+            f"import time\nlog = open({str(log)!r}, 'a', buffering=1)\nlog.write('+\\n')\ntime.sleep(0.3)\nlog.write('-\\n')",
+        ]
         run_side_by_side([Commands(str(number), [step]) for number in range(4)], at_once=at_once)
         depth = most = 0
         for line in log.read_text().split():

@@ -33,7 +33,9 @@ def plan(tmp_path, root):
 
 def made(tmp_path, root, text):
     (tmp_path / "trial.yaml").write_text(text)
-    places = Places(root / "egs/synth/conf/smoke.yaml", EXP, "dev", {"test": Path("/data/test")}, machine=("--device", "cpu"))
+    places = Places(
+        root / "egs/synth/conf/smoke.yaml", EXP, "dev", {"test": Path("/data/test")}, machine=("--device", "cpu")
+    )
     return Plan(read_experiment(tmp_path / "trial.yaml"), places)
 
 
@@ -43,7 +45,9 @@ def trained(monkeypatch):
 
     def run(command):
         calls = []
-        monkeypatch.setattr("rnnt_kd.training.loop.train_system", lambda *args, **options: calls.append((*args, options)))
+        monkeypatch.setattr(
+            "rnnt_kd.training.loop.train_system", lambda *args, **options: calls.append((*args, options))
+        )
         monkeypatch.setattr("rnnt_kd.text.tokenizer.Tokenizer.load", lambda folder: folder)
         assert command[:2] == ["-m", "rnnt_kd.bin.train"]
         train.main.__wrapped__(command[2:])
@@ -78,26 +82,41 @@ def test_options_not_in_the_file_are_the_presets(plan):
 
 
 def test_caches_differ_where_their_contents_do(plan):
-    folders = {name: plan.cache((name, 1)) and plan.cache((name, 1)).folder for name in plan.systems if name not in ("large", "teacher")}
+    folders = {
+        name: plan.cache((name, 1)) and plan.cache((name, 1)).folder
+        for name in plan.systems
+        if name not in ("large", "teacher")
+    }
     own = EXP / "experiments" / "trial" / "kd_caches"
     assert folders == {
         "sparse90": None, "uniform": EXP / "kd_cache", "hot": own / "temperature2", "wide": own / "range7_temperature2",
         "online": None, "small": None, "small_kd": EXP / "kd_cache", "small_large": own / "large",
     }  # fmt: skip
-    assert plan.teacher_dir(("small_large", 1)) == plan.system_dir(("large", 5)) and plan.teacher_dir(("small", 1)) is None
+    assert (
+        plan.teacher_dir(("small_large", 1)) == plan.system_dir(("large", 5)) and plan.teacher_dir(("small", 1)) is None
+    )
     assert plan.teacher_of(("small_large", 2)) == ("large", 5) and plan.teacher_of(("uniform", 1)) is None
 
 
 def test_cache_commands_make_the_lattice_that_the_student_needs(plan, monkeypatch):
     calls = []
-    monkeypatch.setattr("rnnt_kd.training.cache_teacher.cache_teacher", lambda *args, **options: calls.append(args))
+    monkeypatch.setattr("rnnt_kd.teachers.write_cache.cache_teacher", lambda *args, **options: calls.append(args))
     monkeypatch.setattr("rnnt_kd.text.tokenizer.Tokenizer.load", lambda folder: folder)
-    for name, temperature, prune_range in (("uniform", 1.0, 5), ("hot", 2.0, 5), ("wide", 2.0, 7), ("small_large", 1.0, 5)):
+    for name, temperature, prune_range in (
+        ("uniform", 1.0, 5),
+        ("hot", 2.0, 5),
+        ("wide", 2.0, 7),
+        ("small_large", 1.0, 5),
+    ):
         cache = plan.cache((name, 1))
         cache_teacher.main.__wrapped__(plan.cache_command(cache)[2:])
         teacher_dir, cuts, bpe_dir, folder, lattice = calls[-1]
         assert (folder, teacher_dir) == (cache.folder, cache.teacher_dir)
-        assert (lattice.temperature, lattice.prune_range, cuts) == (temperature, prune_range, EXP / "cuts" / "train.jsonl.gz")
+        assert (lattice.temperature, lattice.prune_range, cuts) == (
+            temperature,
+            prune_range,
+            EXP / "cuts" / "train.jsonl.gz",
+        )
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,9 @@ def test_one_seed_is_what_kaldialign_says(rate):
     errors, others = {7: errors_by_utterance(system)}, {7: errors_by_utterance(baseline)}
     for over in ("utterances", "both"):  # with one seed there is none to draw
         p = paired_p_value(errors, others, over=over)
-        assert p == pytest.approx(expected, abs=4 * max(1e-3, (expected * (2 - expected) / 10000) ** 0.5))  # 4 sigma of both
+        assert p == pytest.approx(
+            expected, abs=4 * max(1e-3, (expected * (2 - expected) / 10000) ** 0.5)
+        )  # 4 sigma of both
 
 
 @pytest.mark.parametrize("over", ["utterances", "both"])
@@ -65,7 +67,11 @@ def test_several_seeds_are_what_plain_loops_say(over, shift):
 def test_seeds_that_disagree_count_only_when_seeds_are_drawn():
     """One seed much better, two a little worse: sure of these systems, unsure of systems like these."""
     baseline = {seed: np.full(200, 2) for seed in (1, 2, 3)}
-    errors = {1: np.full(200, 1), 2: baseline[2] + (np.arange(200) % 4 == 0), 3: baseline[3] + (np.arange(200) % 4 == 0)}
+    errors = {
+        1: np.full(200, 1),
+        2: baseline[2] + (np.arange(200) % 4 == 0),
+        3: baseline[3] + (np.arange(200) % 4 == 0),
+    }
     assert paired_p_value(errors, baseline) < 0.001
     assert paired_p_value(errors, baseline, over="both") > 0.2  # 8 in 27 draws lack seed 1
 
@@ -88,5 +94,10 @@ def test_chunks_do_not_change_what_is_drawn_in_the_long_run(monkeypatch):
 
 
 def test_spread_is_that_of_a_sample():
-    assert spread([1.0, 2.0, 4.0]) == {"mean": pytest.approx(7 / 3), "sd": pytest.approx(1.5275252), "min": 1.0, "max": 4.0}
+    assert spread([1.0, 2.0, 4.0]) == {
+        "mean": pytest.approx(7 / 3),
+        "sd": pytest.approx(1.5275252),
+        "min": 1.0,
+        "max": 4.0,
+    }
     assert spread([5.0]) == {"mean": 5.0, "sd": None, "min": 5.0, "max": 5.0}

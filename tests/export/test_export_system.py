@@ -22,8 +22,8 @@ from rnnt_kd.export.export_system import CHECK, export_system
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.import_back import import_export as import_back
 from rnnt_kd.export.model_json import FILES
+from rnnt_kd.systems.store import load_system, read_tensors, write_tensors
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.checkpoint import load_system, read_tensors, write_tensors
 
 
 @pytest.fixture

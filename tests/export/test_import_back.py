@@ -17,10 +17,9 @@ from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.import_back import import_export as import_back
 from rnnt_kd.export.import_back import read_parameters
 from rnnt_kd.export.model_json import read_manifest, write_manifest
+from rnnt_kd.systems.store import load_system, refuse_decoding_only
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.checkpoint import load_system
 from rnnt_kd.training.initial import resolve
-from rnnt_kd.training.system_dir import refuse_decoding_only
 
 
 @pytest.fixture

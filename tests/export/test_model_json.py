@@ -11,7 +11,7 @@ from lhotse import Fbank
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.export.export_system import export_system
 from rnnt_kd.export.model_json import json_digest, read_manifest, scores_of
-from rnnt_kd.training.checkpoint import read_tensors
+from rnnt_kd.systems.store import read_tensors
 
 
 @pytest.fixture(scope="module")

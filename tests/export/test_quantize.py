@@ -21,7 +21,7 @@ from rnnt_kd.export.sparse_file import make_sparse
 def files(workplace, tmp_path_factory):
     """format -> folder, of the 90 % sparse system."""
     from rnnt_kd.export.sizes import write_formats
-    from rnnt_kd.training.checkpoint import load_system
+    from rnnt_kd.systems.store import load_system
 
     folder = tmp_path_factory.mktemp("formats")
     write_formats(load_system(workplace / "systems" / "sparse")[0], folder)

@@ -16,8 +16,8 @@ from rnnt_kd.export.model_json import ONNX_FILES
 from rnnt_kd.export.onnx_transducer import OnnxTransducer
 from rnnt_kd.export.sizes import recognise_onnx, recognise_torch
 from rnnt_kd.scoring.word_errors import count_all
+from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.checkpoint import load_system
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,9 @@ def test_words_are_counted_and_exact_formats_recognise_the_same(table, workplace
         assert (row["ins"], row["del"], row["sub"]) == (counts.ins, counts.dels, counts.subs), form
         assert row["words"] == counts.words and row["p_value"] == 1 and row["changed"] == 0
     for one, other in (("int8", "sparse int8"), ("float16", "sparse float16")):
-        assert {**rows["sparse", one], **dict.fromkeys(("format", "load_seconds"))}.keys() == rows["sparse", other].keys()
+        assert {**rows["sparse", one], **dict.fromkeys(("format", "load_seconds"))}.keys() == rows[
+            "sparse", other
+        ].keys()
         for key in ("wer", "ins", "del", "sub", "p_value", "changed"):
             assert rows["sparse", one][key] == rows["sparse", other][key]
 

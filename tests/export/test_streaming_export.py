@@ -19,8 +19,8 @@ from rnnt_kd.export.numerics import verify_numbers
 from rnnt_kd.export.onnx_file import load_onnx, metadata_of
 from rnnt_kd.export.streaming_graphs import StreamingEncoder
 from rnnt_kd.export.verify import session, verify_static
+from rnnt_kd.systems.store import load_system, write_tensors
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.checkpoint import load_system, write_tensors
 
 SEARCHES = ("greedy_search", "modified_beam_search")
 

@@ -11,8 +11,8 @@ from export_cases import make_system
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding.streaming import StreamingRecognizer
 from rnnt_kd.export.export_system import export_system
+from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.checkpoint import load_system
 
 
 def test_the_commands_of_a_streaming_readme_run(workplace, tmp_path):

@@ -139,7 +139,5 @@ def test_everything_works_with_k2_hidden():
     assert name == "rnnt_kd.lattice.torch_backend"
     assert "k2" in error and "use the torch backend" in error
     case = make_case(1)
-    here = rnnt_loss_pruned(
-        case.logits, *case.arguments, teacher_logits=case.teacher_logits, kd_weighting="occupancy"
-    )
+    here = rnnt_loss_pruned(case.logits, *case.arguments, teacher_logits=case.teacher_logits, kd_weighting="occupancy")
     assert float(value) == pytest.approx(here.item(), rel=1e-9)

@@ -50,7 +50,9 @@ def posteriors(case, dtype=torch.float64, garbage=float("nan")):
     labels = symbols.unsqueeze(1).expand(-1, case.ranges.shape[1], S + 1).gather(2, case.ranges)
     log_blank, log_label, _ = node_log_probs(case.logits, labels, case.blank)
     leaves_none = case.is_padding | (case.ranges == case.boundary[:, 2].reshape(-1, 1, 1))
-    return log_blank.masked_fill(case.is_padding, garbage).to(dtype), log_label.masked_fill(leaves_none, garbage).to(dtype)
+    return log_blank.masked_fill(case.is_padding, garbage).to(dtype), log_label.masked_fill(leaves_none, garbage).to(
+        dtype
+    )
 
 
 def whole(backend, px, py, boundary):
@@ -135,7 +137,9 @@ def test_gradcheck(rnnt_type):
     case = make_case(3, B=1, T=3, S=2, C=3, s_range=2, rnnt_type=rnnt_type)
     posterior = [x.to(DEVICE).requires_grad_() for x in posteriors(case, garbage=-1.0)]
     assert torch.autograd.gradcheck(
-        lambda *x: triton_backend.pruned_recursion(*x, case.ranges.to(DEVICE), case.boundary.to(DEVICE), rnnt_type, 0.1),
+        lambda *x: triton_backend.pruned_recursion(
+            *x, case.ranges.to(DEVICE), case.boundary.to(DEVICE), rnnt_type, 0.1
+        ),
         posterior,
     )
 

@@ -62,7 +62,9 @@ def test_value_and_gradient_are_the_plain_loops(weighting, case, shift):
         assert ranges[b, :T, 0].tolist() == reference.shifted_starts(row[:T], shift)
     student = case.student
     if student.am.ndim == 4:  # pruned before, to other ranges
-        student = JoinerParts(*(x if x is None or x.ndim != 4 else x.roll(1, 0) for x in student[:4]), student.activation)
+        student = JoinerParts(
+            *(x if x is None or x.ndim != 4 else x.roll(1, 0) for x in student[:4]), student.activation
+        )
     teacher_logits = reference.joiner_logits(*case.teacher[:4], lattice.ranges)
 
     def specified(joiner):

@@ -32,12 +32,8 @@ def specified(case, logits, variant, weighting, **options):
 
 def assert_as_specified(case, variant, weighting, options, their_options, backend="auto"):
     """Weights are constants to both: student-occupancy sends no gradient through them."""
-    value, (grad,) = gradients(
-        lambda x: kd(case, x, variant, weighting, backend=backend, **options), case.logits
-    )
-    true_value, (true_grad,) = gradients(
-        lambda x: specified(case, x, variant, weighting, **their_options), case.logits
-    )
+    value, (grad,) = gradients(lambda x: kd(case, x, variant, weighting, backend=backend, **options), case.logits)
+    true_value, (true_grad,) = gradients(lambda x: specified(case, x, variant, weighting, **their_options), case.logits)
     torch.testing.assert_close(value, true_value, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(grad, true_grad, rtol=1e-7, atol=1e-9)
 
@@ -146,9 +142,7 @@ def test_extreme_logits_stay_finite_in_float32(variant, weighting, size):
     for C in (2, 5):
         case = make_case(5, T=6, S=3, C=C)
         logits, teacher_logits = case.logits.float() * size, case.teacher_logits.float() * size
-        value, (grad,) = gradients(
-            lambda x: kd(case, x, variant, weighting, teacher_logits=teacher_logits), logits
-        )
+        value, (grad,) = gradients(lambda x: kd(case, x, variant, weighting, teacher_logits=teacher_logits), logits)
         assert torch.isfinite(value).all() and torch.isfinite(grad).all() and (value >= 0).all()
 
 

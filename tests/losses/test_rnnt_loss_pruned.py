@@ -75,9 +75,7 @@ def test_short_and_empty_utterances_are_finite(case):
     assert not grad[case.is_padding].any()
 
 
-@given(
-    st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.sampled_from(RNNT_TYPES)
-)
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.sampled_from(RNNT_TYPES))
 def test_error_exactly_where_no_path_exists(seed, T, S, s_range, rnnt_type):
     """Ranges of k2's kind for lengths that may not fit: either a finite loss or the named error."""
     s_range = max(s_range, 2) if rnnt_type == "regular" else s_range

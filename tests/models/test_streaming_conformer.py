@@ -160,9 +160,7 @@ def test_a_full_context_teachers_weights_fit():
     assert built.encoder.eval_chunk_frames == 8 and built.encoder.subsampling_factor == 4
 
 
-@pytest.mark.parametrize(
-    "option", [{"input_norm": "utterance"}, {"chunk_frames": 0}, {"left_frames": 0}]
-)
+@pytest.mark.parametrize("option", [{"input_norm": "utterance"}, {"chunk_frames": 0}, {"left_frames": 0}])
 def test_impossible_options_are_named(option):
     with pytest.raises(UserError, match=next(iter(option))):
         make_encoder(**option)

@@ -32,7 +32,13 @@ def page_of(folder, test_sets=("test",), **more):
 
 def test_a_page_is_made_of_nothing_at_all(tmp_path):
     text = page_of(tmp_path)
-    for sentence in ("No distilled system", "Nothing is scored yet", "No lattices", "no teacher's cache", "No training"):
+    for sentence in (
+        "No distilled system",
+        "Nothing is scored yet",
+        "No lattices",
+        "no teacher's cache",
+        "No training",
+    ):
         assert sentence in text
     assert "missing, not trained" in text
 
@@ -49,7 +55,13 @@ def test_half_finished_systems_are_shown_as_such(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "broken", ["sizes.json", "experiments/paper/summary.json", "students/sparse90/config.yaml", "students/sparse90/model.safetensors"]
+    "broken",
+    [
+        "sizes.json",
+        "experiments/paper/summary.json",
+        "students/sparse90/config.yaml",
+        "students/sparse90/model.safetensors",
+    ],
 )
 def test_a_broken_file_is_named_and_the_rest_is_shown(tmp_path, broken):
     make_study(make_experiment(tmp_path))
@@ -83,7 +95,10 @@ def test_nothing_is_loaded_from_elsewhere(tmp_path):
     links = re.findall(r"(?:src|href|action|poster|data)\s*=\s*[\"']([^\"']*)|url\(([^)]*)\)|@import\s+(\S+)", text)
     assert {re.sub(r"[\"']", "", "".join(link))[:1] for link in links} <= {"#", "d"}
     assert all("".join(link).startswith(("#", "data:", '"#', "&quot;#")) for link in links)
-    assert set(re.findall(r"https?://[^\s\"'<>)]+", text)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+    assert set(re.findall(r"https?://[^\s\"'<>)]+", text)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
 
 
 def test_no_torch_is_needed(tmp_path, root):
@@ -91,7 +106,9 @@ def test_no_torch_is_needed(tmp_path, root):
     program = "import sys; sys.modules['torch'] = None; from rnnt_kd.bin.report import main; main()"
     arguments = ["--exp-dir", str(tmp_path), "--test-sets", "test", "--corpus", "synth"]
     environment = {**os.environ, "PYTHONPATH": str(root / "plugin")}
-    result = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment)
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment
+    )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "report" / "index.html").stat().st_size > 10000
 
@@ -113,7 +130,10 @@ def test_a_second_run_skips_and_a_new_score_runs_again(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "arguments, expected",
-    [(["--exp-dir", "nowhere", "--test-sets", "test"], "nowhere: no such folder"), (["--exp-dir", ".", "--test-sets", " "], "--test-sets: empty")],
+    [
+        (["--exp-dir", "nowhere", "--test-sets", "test"], "nowhere: no such folder"),
+        (["--exp-dir", ".", "--test-sets", " "], "--test-sets: empty"),
+    ],
 )
 def test_bad_input_is_one_line(arguments, expected, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -138,7 +158,11 @@ def test_zeros_are_counted_in_plain_and_packed_files(tmp_path):
     assert count_nonzero(tmp_path / "model.safetensors") == {"a.weight": (2, 15)}
     bits, values = np.packbits(weights.reshape(-1) != 0), weights[weights != 0]
     packed = tmp_path / "model.packed.safetensors"
-    save_file({"a.weight:bits": bits, "a.weight:values": values}, packed, {"packed_weights": "1", "shapes": '{"a.weight": [3, 5]}'})
+    save_file(
+        {"a.weight:bits": bits, "a.weight:values": values},
+        packed,
+        {"packed_weights": "1", "shapes": '{"a.weight": [3, 5]}'},
+    )
     assert count_nonzero(packed) == {"a.weight": (2, 15)}
     assert count_nonzero(tmp_path / "none.safetensors") == {}
 
@@ -186,8 +210,22 @@ def test_long_test_sets_keep_the_largest_differences(tmp_path, monkeypatch):
 
 
 def test_ways_to_distil_are_told_apart():
-    usual = {"kd": True, "kd_variant": "collapsed", "kd_weighting": "occupancy", "kd_scale": 1.0, "kd_ranges": "teacher", "kd_temperature": 1.0}
-    changed = [{"kd": False}, {"kd_scale": 2.0}, {"kd_temperature": 4.0}, {"kd_ranges": "student"}, {"kd_variant": "full"}, {"kd_weighting": "uniform"}]
+    usual = {
+        "kd": True,
+        "kd_variant": "collapsed",
+        "kd_weighting": "occupancy",
+        "kd_scale": 1.0,
+        "kd_ranges": "teacher",
+        "kd_temperature": 1.0,
+    }
+    changed = [
+        {"kd": False},
+        {"kd_scale": 2.0},
+        {"kd_temperature": 4.0},
+        {"kd_ranges": "student"},
+        {"kd_variant": "full"},
+        {"kd_weighting": "uniform"},
+    ]
     assert len({way_of({**usual, **change}) for change in [{}, *changed]}) == 7
 
 

@@ -78,7 +78,9 @@ def test_the_figures_are_the_scorers(browser, experiment):
     ))  # fmt: skip
     change = browser.execute_script("return document.querySelector('#pairs tbody tr').children[5].dataset.value")
     assert float(change) == pytest.approx(100 * (kd - twin) / twin)
-    rates = browser.execute_script("return [...document.querySelectorAll('table.study tbody tr')].map(r => r.children[3].textContent)")
+    rates = browser.execute_script(
+        "return [...document.querySelectorAll('table.study tbody tr')].map(r => r.children[3].textContent)"
+    )
     assert rates == ["20.25", "15.12", "–"]
 
 
@@ -138,7 +140,9 @@ def test_search_finds_ids_speakers_and_words(browser):
 
 
 def test_only_other_words_leaves_the_changed_ones(browser):
-    browser.execute_script("const box = document.getElementById('changed'); box.checked = true; box.dispatchEvent(new Event('input'))")
+    browser.execute_script(
+        "const box = document.getElementById('changed'); box.checked = true; box.dispatchEvent(new Event('input'))"
+    )
     rows = browser.execute_script(
         """return [...document.querySelectorAll('#utterance-table tbody tr')].map(
           r => [!r.hidden, r.children[6].textContent !== r.children[7].textContent])"""
@@ -150,9 +154,12 @@ def test_only_other_words_leaves_the_changed_ones(browser):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_sticks_out_and_text_can_be_read(browser, width, scheme):
     browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
     )
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     sizes = browser.execute_script(
         """return [...document.querySelectorAll('.plots svg')].map(svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)"""
@@ -197,5 +204,7 @@ def test_a_link_opens_the_picture_of_its_utterance(browser):
 
 def test_on_paper_the_tools_are_gone(browser):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
-    shown = browser.execute_script("return ['nav', '.tools', 'audio', '#system-table'].map(s => getComputedStyle(document.querySelector(s)).display)")
+    shown = browser.execute_script(
+        "return ['nav', '.tools', 'audio', '#system-table'].map(s => getComputedStyle(document.querySelector(s)).display)"
+    )
     assert shown == ["none", "none", "none", "table"]

@@ -79,7 +79,9 @@ def test_only_words_right_in_both_and_without_doubt_count():
 def test_a_system_that_is_one_word_behind_is_not_taken_for_late():
     """Every digit alike, the first one missed: no delay can be told."""
     found = word_delays(
-        recognitions(a="five five five"), {"a": emitted("five five", [2.0, 3.0])}, {"a": emitted("five five five", [1, 2, 3])}
+        recognitions(a="five five five"),
+        {"a": emitted("five five", [2.0, 3.0])},
+        {"a": emitted("five five five", [1, 2, 3])},
     )
     assert found.by_utterance == {"a": []} and found.unclear == 3
 
@@ -107,7 +109,11 @@ def test_interval_covers_the_true_mean():
 
 
 def test_emissions_come_back(tmp_path):
-    items = {"b": emitted("ja nein", [0.1, 2.56]), "a": Emissions(("▁Gr", "üß"), (0.04, 0.08), ("Grüß",), (0.08,)), "c": emitted("", [])}
+    items = {
+        "b": emitted("ja nein", [0.1, 2.56]),
+        "a": Emissions(("▁Gr", "üß"), (0.04, 0.08), ("Grüß",), (0.08,)),
+        "c": emitted("", []),
+    }
     write_emissions(tmp_path / "x.jsonl", items.items())
     assert read_emissions(tmp_path / "x.jsonl") == items
     lines = (tmp_path / "x.jsonl").read_text(encoding="utf-8").splitlines()
@@ -132,7 +138,9 @@ def decoding(folder, **utterances):
     folder.mkdir(parents=True)
     refs = {key: Recognition(key, tuple(ref.split()), tuple(hyp.split())) for key, (ref, hyp, _) in utterances.items()}
     write_recogs(folder / "recogs-test.txt", refs.values())
-    write_emissions(folder / "tokens-test.jsonl", ((key, emitted(hyp, times)) for key, (_, hyp, times) in utterances.items()))
+    write_emissions(
+        folder / "tokens-test.jsonl", ((key, emitted(hyp, times)) for key, (_, hyp, times) in utterances.items())
+    )
     (folder / "decode.json").write_text(json.dumps({"system": folder.name, "test_set": "test"}))
     return folder
 
@@ -150,10 +158,18 @@ def test_the_command(two, capsys):
     arguments = ["--decode-dir", str(late), "--baseline-decode-dir", str(offline)]
     command.main(arguments)
     said = capsys.readouterr().out
-    assert said.startswith("late on test: words come 150 ms [") and f"than from {offline} (2 of 3 words right in both)" in said
+    assert (
+        said.startswith("late on test: words come 150 ms [")
+        and f"than from {offline} (2 of 3 words right in both)" in said
+    )
     result = json.loads((late / "delay-test.json").read_text())
     assert (result["mean_ms"], result["median_ms"], result["p90_ms"], result["words"]) == (150.0, 150.0, 190.0, 2)
-    assert (result["reference_words"], result["unclear"], result["system"], result["baseline"]) == (3, 0, "late", str(offline))
+    assert (result["reference_words"], result["unclear"], result["system"], result["baseline"]) == (
+        3,
+        0,
+        "late",
+        str(offline),
+    )
     assert result["command"].startswith("python -m rnnt_kd.bin.delay --decode-dir ")
     command.main(arguments)
     again = capsys.readouterr().out
@@ -180,7 +196,9 @@ def spoil(what, late, offline):
         lines = (late / "tokens-test.jsonl").read_text().splitlines(keepends=True)
         (late / "tokens-test.jsonl").write_text(lines[0])
     else:
-        (offline / "recogs-test.txt").write_text((offline / "recogs-test.txt").read_text().replace("ref=['ja']", "ref=['jo']"))
+        (offline / "recogs-test.txt").write_text(
+            (offline / "recogs-test.txt").read_text().replace("ref=['ja']", "ref=['jo']")
+        )
 
 
 @pytest.mark.parametrize("what, message", [

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from rnnt_kd.sparsity.packed_weights import is_smaller_packed, pack, pack_all, unpack
 
-DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool]
+DTYPES = [
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float64,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+]
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -54,9 +63,9 @@ def test_every_float32_keeps_its_bits(patterns):
 def test_what_does_not_shrink_is_left_alone():
     few, many = torch.zeros(64), torch.ones(64)
     few[3], many[3] = 1.0, 0.0
-    assert set(pack_all({"few": few, "many": many, "empty": torch.zeros(0), "flag": torch.zeros((), dtype=torch.bool)})) == {
-        "few"
-    }
+    assert set(
+        pack_all({"few": few, "many": many, "empty": torch.zeros(0), "flag": torch.zeros((), dtype=torch.bool)})
+    ) == {"few"}
     for nonzero in range(0, 33):
         tensor = (torch.arange(32) < nonzero).float()
         assert is_smaller_packed(tensor) == (4 + 4 * nonzero < 128)

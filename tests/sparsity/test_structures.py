@@ -34,9 +34,7 @@ def blocks_by_loops(weight, sparsity, rows, columns):
     places = [(top, left) for top in range(0, height, rows) for left in range(0, width, columns)]
     inside = {
         (top, left): [
-            (i, j)
-            for i in range(top, min(top + rows, height))
-            for j in range(left, min(left + columns, width))
+            (i, j) for i in range(top, min(top + rows, height)) for j in range(left, min(left + columns, width))
         ]
         for top, left in places
     }
@@ -51,7 +49,12 @@ def blocks_by_loops(weight, sparsity, rows, columns):
     return mask
 
 
-@given(st.integers(1, 20), st.integers(1, 20), st.sampled_from([(16, 1), (1, 16), (4, 4), (3, 5), (1, 1)]), st.floats(0.0, 0.99))
+@given(
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.sampled_from([(16, 1), (1, 16), (4, 4), (3, 5), (1, 1)]),
+    st.floats(0.0, 0.99),
+)
 def test_blocks_equal_plain_loops(height, width, block, sparsity):
     weight = weights(height, width, 0)
     mask = get_structure("x".join(map(str, block)))(weight, sparsity)
@@ -85,7 +88,9 @@ def n_of_m_by_loops(weight, kept, group):
     return mask
 
 
-@given(st.integers(1, 12), st.integers(1, 21), st.sampled_from([(2, 4), (1, 4), (1, 2), (4, 8), (2, 3)]), st.integers(0, 3))
+@given(
+    st.integers(1, 12), st.integers(1, 21), st.sampled_from([(2, 4), (1, 4), (1, 2), (4, 8), (2, 3)]), st.integers(0, 3)
+)
 def test_n_of_m_equals_plain_loops(height, width, shape, levels):
     kept, group = shape
     weight = weights(height, width, levels)
@@ -110,7 +115,9 @@ def test_a_convolutions_weight_is_a_matrix_of_its_outputs():
     )
 
 
-@pytest.mark.parametrize("name", ["", "blocks", "16x", "x1", "0x4", "4x0", "4:2", "2:2", "0:4", "1x1x1", "-1x4", "16X1"])
+@pytest.mark.parametrize(
+    "name", ["", "blocks", "16x", "x1", "0x4", "4x0", "4:2", "2:2", "0:4", "1x1x1", "-1x4", "16X1"]
+)
 def test_a_name_that_is_none_is_named(name):
     with pytest.raises(UserError, match="16x1"):
         get_structure(name)

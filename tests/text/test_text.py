@@ -176,4 +176,7 @@ def test_shrink_to_fit_takes_the_largest_that_the_text_allows(tmp_path, model_ty
     largest = int(str(error.value).split("at most ")[1].split(";")[0])
     made = train_bpe(ENGLISH, 5000, tmp_path / "bpe", model_type, shrink_to_fit=True)
     assert Tokenizer.load(made).vocab_size == largest
-    assert Tokenizer.load(train_bpe(ENGLISH, largest - 1, tmp_path / "b", model_type, shrink_to_fit=True)).vocab_size == largest - 1
+    assert (
+        Tokenizer.load(train_bpe(ENGLISH, largest - 1, tmp_path / "b", model_type, shrink_to_fit=True)).vocab_size
+        == largest - 1
+    )

@@ -15,18 +15,19 @@ from rnnt_kd.bin import train as command
 from rnnt_kd.config_io import load_recipe
 from rnnt_kd.data.dataset import load_cuts_info, read_batches
 from rnnt_kd.data.features import compute_features
-from rnnt_kd.data.teacher_cache import TeacherCache
-from rnnt_kd.data.teacher_shards import shard_path
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.losses.kept_nodes import kept_nodes
 from rnnt_kd.losses.packed_posteriors import unpack
 from rnnt_kd.models.transducer import Transducer
+from rnnt_kd.systems import store
+from rnnt_kd.teachers.cache import TeacherCache
+from rnnt_kd.teachers.shards import shard_path
+from rnnt_kd.teachers.write_cache import cache_teacher, lattice_of
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
 from rnnt_kd.training import checkpoint
 from rnnt_kd.training.batches import Data
-from rnnt_kd.training.cache_teacher import cache_teacher, lattice_of
 from rnnt_kd.training.loop import Training
 from rnnt_kd.training.objective import CachedTeacher, Objective
 
@@ -95,7 +96,7 @@ def full_posteriors(model, inputs, ranges, temperature=1.0):
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_cache_holds_the_teachers_posteriors_on_its_own_ranges(tone_corpus, teacher_dir, tmp_path, temperature):
     folder = make_cache(tone_corpus, teacher_dir, tmp_path, [f"kd.temperature={temperature}"])
-    teacher, config = checkpoint.load_system(teacher_dir)
+    teacher, config = store.load_system(teacher_dir)
     inputs, ids = batch_of(tone_corpus, [3, 11, 17, 20])  # of several shards
     features, lens, labels, label_lens = inputs
     cached = cached_batch(folder, inputs, ids, encoder_frames(lens))
@@ -122,7 +123,7 @@ def test_the_cache_holds_the_teachers_posteriors_on_its_own_ranges(tone_corpus, 
 
 
 def test_the_occupancy_is_recovered_from_what_is_stored(tone_corpus, teacher_dir, kd_cache):
-    teacher, _ = checkpoint.load_system(teacher_dir)
+    teacher, _ = store.load_system(teacher_dir)
     inputs, ids = batch_of(tone_corpus, [0, 9, 23])
     _, lens, labels, label_lens = inputs
     cached = cached_batch(kd_cache, inputs, ids, encoder_frames(lens))
@@ -146,9 +147,9 @@ def test_online_and_cached_agree_to_float16_rounding(
 ):
     """On the same ranges.  The student is another model, and hears masked features."""
     folder = make_cache(tone_corpus, teacher_dir, tmp_path, [f"kd.temperature={temperature}"])
-    teacher, config = checkpoint.load_system(teacher_dir)
+    teacher, config = store.load_system(teacher_dir)
     torch.manual_seed(3)
-    student = checkpoint.build_model(config).eval()
+    student = store.build_model(config).eval()
     inputs, ids = batch_of(tone_corpus, [1, 2, 8, 15, 22])
     clean, lens = inputs[0], inputs[1]
     masked = clean.clone()
@@ -188,7 +189,7 @@ def test_no_teacher_runs_nor_is_loaded(tone_corpus, teacher_dir, kd_cache, tmp_p
     def load(*arguments):
         raise AssertionError("the teacher's weights were read")
 
-    monkeypatch.setattr(checkpoint, "load_system", load)
+    monkeypatch.setattr(store, "load_system", load)
     models, real = set(), Transducer.encode
 
     def encode(self, *arguments):
@@ -294,7 +295,7 @@ def test_a_cache_that_does_not_fit_is_one_error_before_anything_is_written(
     other_teacher = shutil.copytree(teacher_dir, tmp_path / "teacher")
     weights = load_file(other_teacher / "model.safetensors")
     weights["ctc_output.bias"] += 1.0
-    checkpoint.write_tensors(other_teacher / "model.safetensors", weights)
+    store.write_tensors(other_teacher / "model.safetensors", weights)
     other_bpe = Tokenizer.load(train_bpe(["e d c b a"], 8, tmp_path / "bpe", "char"))
     damaged = shutil.copytree(kd_cache, tmp_path / "damaged")
     content = bytearray(shard_path(damaged, 2).read_bytes())
@@ -367,9 +368,9 @@ def test_the_command_trains_from_the_cache(tone_corpus, kd_cache, tmp_path):
 @pytest.mark.parametrize("weighting", ["uniform", "occupancy", "one-best"])
 def test_from_the_cache_it_is_the_plain_loops(tone_corpus, teacher_dir, kd_cache, weighting):
     """Ranges, posteriors and node weights; on a real cache, of which the plain loops read the packed numbers."""
-    _, config = checkpoint.load_system(teacher_dir)
+    _, config = store.load_system(teacher_dir)
     torch.manual_seed(3)
-    student = checkpoint.build_model(config).eval()
+    student = store.build_model(config).eval()
     inputs, ids = batch_of(tone_corpus, [5, 2])
     features, lens, labels, label_lens = inputs
     cached = cached_batch(kd_cache, inputs, ids, encoder_frames(lens))

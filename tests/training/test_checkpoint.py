@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rnnt_kd.errors import UserError
+from rnnt_kd.systems import store
 from rnnt_kd.training import checkpoint
 from rnnt_kd.training.state import EpochResult, TrainState, draw_seed
 
@@ -13,7 +14,7 @@ def test_average_is_the_mean_and_keeps_exact_zeros(tmp_path):
     mask = torch.rand(5, 7, generator=generator) > 0.5
     tensors = [{"w": torch.randn(5, 7, generator=generator) * mask} for _ in range(3)]
     for index, values in enumerate(tensors):
-        checkpoint.write_tensors(tmp_path / f"{index}.safetensors", values)
+        store.write_tensors(tmp_path / f"{index}.safetensors", values)
     mean = checkpoint.average([tmp_path / f"{index}.safetensors" for index in range(3)])["w"]
     assert mean.dtype == torch.float32
     torch.testing.assert_close(mean, sum(values["w"].double() for values in tensors).div(3).float(), rtol=0, atol=0)
@@ -22,7 +23,7 @@ def test_average_is_the_mean_and_keeps_exact_zeros(tmp_path):
 
 def test_average_of_one_changes_no_bit(tmp_path):
     values = {"w": torch.randn(9), "n": torch.tensor([3])}
-    checkpoint.write_tensors(tmp_path / "one", values)
+    store.write_tensors(tmp_path / "one", values)
     mean = checkpoint.average([tmp_path / "one"])
     assert torch.equal(mean["w"], values["w"]) and torch.equal(mean["n"], values["n"])
 
@@ -62,7 +63,7 @@ def test_draws_differ_by_seed_purpose_and_number():
 
 
 def test_load_system_gives_the_model_in_eval_mode(teacher_dir):
-    model, config = checkpoint.load_system(teacher_dir)
+    model, config = store.load_system(teacher_dir)
     assert not model.training and config.role == "teacher" and config.vocab_size == model.vocab_size
 
 
@@ -77,7 +78,7 @@ def test_load_system_gives_the_model_in_eval_mode(teacher_dir):
             "model.safetensors: damaged",
         ),
         (
-            lambda d: checkpoint.write_tensors(d / "model.safetensors", {"w": torch.ones(1)}),
+            lambda d: store.write_tensors(d / "model.safetensors", {"w": torch.ones(1)}),
             "model.safetensors: has no tensor",
         ),
     ],
@@ -87,14 +88,14 @@ def test_load_system_names_what_is_wrong(teacher_dir, tmp_path, damage, message)
         (tmp_path / name).write_bytes((teacher_dir / name).read_bytes())
     damage(tmp_path)
     with pytest.raises(UserError, match=message):
-        checkpoint.load_system(tmp_path)
+        store.load_system(tmp_path)
 
 
 def test_load_weights_names_the_tensor_that_differs(teacher_dir):
-    model, _ = checkpoint.load_system(teacher_dir)
+    model, _ = store.load_system(teacher_dir)
     tensors = model.state_dict()
     name = "joiner.output_linear.weight"
     with pytest.raises(UserError, match=f"'{name}' is \\(1, 1\\)"):
-        checkpoint.load_weights(model, {**tensors, name: torch.zeros(1, 1)}, "file", "")
+        store.load_weights(model, {**tensors, name: torch.zeros(1, 1)}, "file", "")
     with pytest.raises(UserError, match="'extra' is not of this model"):
-        checkpoint.load_weights(model, {**tensors, "extra": torch.zeros(1)}, "file", "")
+        store.load_weights(model, {**tensors, "extra": torch.zeros(1)}, "file", "")

@@ -220,7 +220,9 @@ def test_online_and_cached_agree_where_all_nodes_are_kept(temperature, weighting
         return pack([x.clamp(min=0).log() for x in (posteriors[..., 0], label, 1 - posteriors[..., 0] - label)])
 
     cached = CachedTeacher(
-        torch.zeros(ranges.shape[:2], dtype=torch.int64), packed(1.0), None if temperature == 1.0 else packed(temperature)
+        torch.zeros(ranges.shape[:2], dtype=torch.int64),
+        packed(1.0),
+        None if temperature == 1.0 else packed(temperature),
     )
     found = objective(model, kd=dataclasses.replace(online, ranges="teacher"))(*batch, cached=cached)
     expected = objective(model, kd=online, teacher=teacher)(*batch)

@@ -11,10 +11,11 @@ from rnnt_kd.bin.train import compose
 from rnnt_kd.config import RecipeConfig
 from rnnt_kd.config_io import load_recipe
 from rnnt_kd.errors import UserError
+from rnnt_kd.systems import store
+from rnnt_kd.systems.store import load_system
+from rnnt_kd.systems.valid_config import check_config
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import initial
-from rnnt_kd.training.checkpoint import load_system
-from rnnt_kd.training.valid_config import check_config
 
 ONE_EPOCH = ["streaming_student.training.epochs=1"]
 
@@ -42,7 +43,7 @@ def test_another_shape_starts_from_scratch(tone_corpus, teacher_dir):
     torch.manual_seed(5)
     model, _ = initial.models(config, teacher_dir, torch.device("cpu"))
     torch.manual_seed(5)
-    fresh = initial.checkpoint.build_model(config)
+    fresh = store.build_model(config)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
 
 

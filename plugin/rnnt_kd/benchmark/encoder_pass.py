@@ -21,7 +21,7 @@ from rnnt_kd.inference.structure import structure_of
 from rnnt_kd.models import build_transducer
 from rnnt_kd.sparsity.report import select_parameters
 from rnnt_kd.sparsity.sparsifier import Sparsifier
-from rnnt_kd.training.checkpoint import load_system
+from rnnt_kd.systems.store import load_system
 
 VOCAB, DIM = 500, 512  # of random systems, which are not decoded
 

@@ -32,8 +32,8 @@ from rnnt_kd.data.speech import Speech, read_speech
 from rnnt_kd.decoding.graphs import words_of
 from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
+from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.transcripts import read_transcripts
-from rnnt_kd.training.checkpoint import load_system
 
 
 @command

@@ -9,8 +9,8 @@ from rnnt_kd.bin.options import add_device, chosen_device, parser
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity.structures import only_sparsity
+from rnnt_kd.systems.store import read_system
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.checkpoint import read_system
 
 
 def infer_parser(description: str) -> argparse.ArgumentParser:

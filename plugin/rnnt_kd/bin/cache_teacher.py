@@ -44,8 +44,8 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     import torch
 
+    from rnnt_kd.teachers.write_cache import cache_teacher, lattice_of
     from rnnt_kd.text.tokenizer import Tokenizer
-    from rnnt_kd.training.cache_teacher import cache_teacher, lattice_of
 
     torch.set_num_threads(arguments.num_threads)
     progress = _Progress()

@@ -34,9 +34,9 @@ from rnnt_kd.scoring.emissions import write_emissions
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.scoring.trn import write_trn
+from rnnt_kd.systems.store import load_system, weights_file
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.transcripts import read_transcripts
-from rnnt_kd.training.checkpoint import load_system, weights_file
 
 OUTPUTS = (("recogs", "txt"), ("tokens", "jsonl"), ("speakers", "json"))  # <name>-<test set>.<kind>
 SCORES = (("errs", "txt"), ("wer", "txt"), ("wer", "json"), ("delay", "json"))  # made from them by other commands

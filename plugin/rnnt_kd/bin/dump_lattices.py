@@ -91,7 +91,7 @@ class _Trio:
 
     def why_not(self, args) -> str:
         """Why there can be no pictures (yet); "" if there can."""
-        from rnnt_kd.training.checkpoint import weights_file
+        from rnnt_kd.systems.store import weights_file
 
         for folder in self.folders.values():
             if not folder.is_dir():
@@ -113,7 +113,7 @@ class _Trio:
 
 def _dump(args, trio: _Trio) -> None:
     from rnnt_kd.report.make_lattices import make_lattices
-    from rnnt_kd.training.checkpoint import weights_file
+    from rnnt_kd.systems.store import weights_file
 
     search = trio.searches(args)[0]
     recogs = {key: decodings(trio.folders[key], args.test_set)[search] for key in MODELS}

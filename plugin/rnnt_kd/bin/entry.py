@@ -1,7 +1,7 @@
 """How every command ends: a status and, for what a user can mend, one line.
 
-    0    done                        130  interrupted (Ctrl-C, SIGTERM)
-    1    an error the user can mend  2    a wrong option (argparse)
+0    done                        130  interrupted (Ctrl-C, SIGTERM)
+1    an error the user can mend  2    a wrong option (argparse)
 """
 
 import errno

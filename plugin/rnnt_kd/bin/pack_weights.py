@@ -11,8 +11,8 @@ from typing import List, Optional
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import parser
-from rnnt_kd.training.checkpoint import FINAL, read_system, read_tensors
-from rnnt_kd.training.packed_system import PACKED, unpacked_bytes, write_packed
+from rnnt_kd.systems.packed import PACKED, unpacked_bytes, write_packed
+from rnnt_kd.systems.store import FINAL, read_system, read_tensors
 
 
 @command

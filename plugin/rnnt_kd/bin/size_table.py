@@ -22,7 +22,7 @@ from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.encoders.conformer import SIZES
 from rnnt_kd.sparsity.structures import get_structure
-from rnnt_kd.training.checkpoint import read_system, weights_file
+from rnnt_kd.systems.store import read_system, weights_file
 
 
 @command

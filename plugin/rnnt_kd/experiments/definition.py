@@ -229,5 +229,3 @@ def _mapping(value: Any, where: str) -> Dict[Any, Any]:
     if not isinstance(value, dict):
         raise UserError(where, f"'{value}' is no mapping", "key: value pairs")
     return value
-
-

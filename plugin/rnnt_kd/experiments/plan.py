@@ -1,9 +1,9 @@
 """What an experiment's systems are on disk, and the commands that make them.
 
-    EXP_DIR/experiments/<experiment>/<system>/seed<N>/   a system as bin.train makes it, decodings in it
-    EXP_DIR/teacher                                      the preset's teacher; all experiments share it
-    EXP_DIR/kd_cache                                     its cache (stage 4), for the preset's lattice and temperature
-    EXP_DIR/experiments/<experiment>/kd_caches/<what>/   other caches: temperature2, teacher_large, range7 ...
+EXP_DIR/experiments/<experiment>/<system>/seed<N>/   a system as bin.train makes it, decodings in it
+EXP_DIR/teacher                                      the preset's teacher; all experiments share it
+EXP_DIR/kd_cache                                     its cache (stage 4), for the preset's lattice and temperature
+EXP_DIR/experiments/<experiment>/kd_caches/<what>/   other caches: temperature2, teacher_large, range7 ...
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ from rnnt_kd.config import RecipeConfig, SystemConfig
 from rnnt_kd.config_io import load_recipe
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.definition import TEACHER, Experiment, System
+from rnnt_kd.systems.valid_config import check_config
 from rnnt_kd.training.compose import ROLES, compose
-from rnnt_kd.training.valid_config import check_config
 
 OWN_OPTIONS = ("ranges", "variant", "weighting", "scale", "shift")  # of kd: bin.train has --kd-<name>
 Job = Tuple[str, int]  # system, seed

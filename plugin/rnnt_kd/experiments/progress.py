@@ -10,13 +10,14 @@ from typing import Dict, Optional, Tuple
 
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.data.dataset import cuts_digest
-from rnnt_kd.data.teacher_cache import TeacherCache
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.definition import TEACHER
 from rnnt_kd.experiments.plan import Job, Plan
+from rnnt_kd.systems import store
+from rnnt_kd.systems.store import weights_file
+from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import initial, system_dir
-from rnnt_kd.training.checkpoint import weights_file
 
 
 class Progress:
@@ -31,14 +32,14 @@ class Progress:
     def why_not_trained(self, job: Job) -> str:
         """ "" for a finished system, else what is missing, for people."""
         folder = self.plan.system_dir(job)
-        if not (folder / system_dir.CONFIG).exists():
+        if not (folder / store.CONFIG).exists():
             return "not trained"
-        if not (folder / system_dir.SYSTEM).exists():
+        if not (folder / store.SYSTEM).exists():
             return "training is not finished"
         if job[0] == TEACHER:
             return ""
         teacher = self.plan.teacher_dir(job)
-        if teacher is not None and not (teacher / system_dir.SYSTEM).exists():
+        if teacher is not None and not (teacher / store.SYSTEM).exists():
             return f"its teacher is not finished ({teacher})"
         times = self._times(job)
         if self._compared.get(job, (None,))[0] != times:
@@ -82,15 +83,15 @@ class Progress:
     def refuse_foreign(self, job: Job) -> None:
         """Raises UserError where the folder holds a finished system of another corpus, BPE model or teacher."""
         folder = self.plan.system_dir(job)
-        if not (folder / system_dir.SYSTEM).exists():
+        if not (folder / store.SYSTEM).exists():
             return
-        config = read_system_config(folder / system_dir.CONFIG)
+        config = read_system_config(folder / store.CONFIG)
         next_step = "move the folder away, or choose the --exp-dir that it belongs to"
         own = self.tokenizer().checksum
         if config.bpe_checksum != own:
             found = f"trained with another BPE model (checksum {config.bpe_checksum[:12]})"
             raise UserError(folder, found, f"{own[:12]}, that of {self.places.bpe_dir}", next_step)
-        inputs = json.loads((folder / system_dir.INPUTS).read_text(encoding="utf-8"))
+        inputs = json.loads((folder / store.INPUTS).read_text(encoding="utf-8"))
         for name, path in self._cuts().items():
             if name in inputs and inputs[name] != self._content(path):
                 raise UserError(folder, f"trained with other {name}", f"those of {path}", next_step)
@@ -120,7 +121,7 @@ class Progress:
 
     def _times(self, job: Job) -> tuple:
         folder, teacher, cache = self.plan.system_dir(job), self.plan.teacher_dir(job), self.plan.cache(job)
-        paths = [folder / name for name in (system_dir.CONFIG, system_dir.INPUTS, system_dir.SYSTEM)]
+        paths = [folder / name for name in (store.CONFIG, store.INPUTS, store.SYSTEM)]
         paths += [self.places.train_cuts, self.places.dev_cuts, self.places.bpe_dir / "bpe.model"]
         paths += [teacher / "model.safetensors"] if teacher else []
         paths += sorted(cache.folder.glob("*.safetensors")) if cache else []
@@ -145,10 +146,10 @@ class Progress:
         return {"train cuts": self.places.train_cuts, "dev cuts": self.places.dev_cuts}
 
     def _content(self, path: Path) -> str:
-        return self._digest("content", path, system_dir.content_digest)
+        return self._digest("content", path, store.content_digest)
 
     def _bytes(self, path: Path) -> str:
-        return self._digest("bytes", path, system_dir.file_digest)
+        return self._digest("bytes", path, store.file_digest)
 
     def _digest(self, kind: str, path: Path, function) -> str:
         try:

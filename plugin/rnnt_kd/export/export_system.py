@@ -23,8 +23,8 @@ from rnnt_kd.export import graphs, model_json
 from rnnt_kd.export.numerics import verify_numbers
 from rnnt_kd.export.readme import readme
 from rnnt_kd.export.verify import verify_static
+from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.checkpoint import load_system
 
 Say = Callable[[str], None]
 CHECK = "check.json"

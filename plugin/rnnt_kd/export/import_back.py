@@ -26,8 +26,7 @@ from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.model_json import NAME, ONNX_FILES, json_digest, tensor_digest
 from rnnt_kd.export.onnx_file import TRANSPOSED, load_onnx, metadata_of
 from rnnt_kd.export.verify import verify_static
-from rnnt_kd.training.checkpoint import CONFIG, FINAL, build_model, load_weights, write_tensors
-from rnnt_kd.training.system_dir import DECODING_ONLY, write_system
+from rnnt_kd.systems.store import CONFIG, DECODING_ONLY, FINAL, build_model, load_weights, write_system, write_tensors
 
 _AGAIN = "export the system again"
 

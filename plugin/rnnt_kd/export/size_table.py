@@ -17,9 +17,9 @@ from rnnt_kd.scoring.recognitions import Recognition
 from rnnt_kd.scoring.significance import paired_p_value
 from rnnt_kd.scoring.word_errors import count_all
 from rnnt_kd.sparsity.sparsifier import Sparsifier
+from rnnt_kd.systems.packed import read_packed, unpacked_bytes, write_packed
+from rnnt_kd.systems.store import load_system, weights_file, write_tensors
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.checkpoint import load_system, weights_file, write_tensors
-from rnnt_kd.training.packed_system import read_packed, unpacked_bytes, write_packed
 
 Row = Dict[str, Any]
 DENSE, PACKED = "safetensors", "packed safetensors"

@@ -84,9 +84,7 @@ def recognize(
     encoder = model.encoder
     tail = (encoder.feature_frames(encoder.chunk_frames) + 1) * client.FRAME_SAMPLES
     features = filter_banks(np.concatenate([samples, np.zeros(tail, dtype=np.float32)]))
-    stream = StreamingRecognizer(
-        model, search=search, beam=BEAM, blank_id=tokenizer.blank_id, unk_id=tokenizer.unk_id
-    )
+    stream = StreamingRecognizer(model, search=search, beam=BEAM, blank_id=tokenizer.blank_id, unk_id=tokenizer.unk_id)
     step, heard, resets, segments = CHUNK_MS * SAMPLING_RATE // 1000, 0, list(reset_after), []
     for start in range(0, len(samples), step):
         ready = frames_ready(min(start + step, len(samples)))

@@ -218,9 +218,7 @@ class _Tile:
             STORE: lambda value, pointer: value,
             SILU: lambda value, pointer: vectors.silu(builder, value),
             ADD: lambda value, pointer: builder.fadd(value, vectors.load(builder, pointer)),
-            GATE: lambda value, pointer: builder.fmul(
-                vectors.sigmoid(builder, value), vectors.load(builder, pointer)
-            ),
+            GATE: lambda value, pointer: builder.fmul(vectors.sigmoid(builder, value), vectors.load(builder, pointer)),
         }
         end = builder.append_basic_block("written")
         switch = builder.switch(mode, end)

@@ -145,9 +145,7 @@ def _walk(
         triton_kernels.sum_paths[(B,)](
             log_blank.contiguous(), log_label.contiguous(), starts, boundary, scores, shares, T, W, **options
         )
-        triton_kernels.count_reads[(B,)](
-            starts, boundary, scores, shares, blank_grad, label_grad, T, W, **options
-        )
+        triton_kernels.count_reads[(B,)](starts, boundary, scores, shares, blank_grad, label_grad, T, W, **options)
     return scores, blank_grad, label_grad
 
 

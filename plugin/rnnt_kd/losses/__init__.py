@@ -1,10 +1,10 @@
 """The transducer loss with distillation over the pruned lattice.
 
-    pruned_transducer_loss   from the joiner's inputs and output layer; logits are never built
-    rnnt_loss_pruned         k2's function, from logits, with an optional teacher
-    rnnt_kd_loss             the teacher term alone, from logits
-    JoinerParts, NodeScores  the two forms of a teacher
-    available_variants, available_weightings, available_impls   what the options may be
+pruned_transducer_loss   from the joiner's inputs and output layer; logits are never built
+rnnt_loss_pruned         k2's function, from logits, with an optional teacher
+rnnt_kd_loss             the teacher term alone, from logits
+JoinerParts, NodeScores  the two forms of a teacher
+available_variants, available_weightings, available_impls   what the options may be
 """
 
 from rnnt_kd.losses.choices import available_variants, available_weightings

@@ -71,9 +71,7 @@ def rnnt_loss_pruned(
         loss = reduce(rnnt_losses(scores, nodes, module, delay_penalty), reduction)
         if teacher_logits is None or kd_scale == 0.0:
             return loss
-        kd = distillation(
-            logits, scores, teacher_logits, nodes, module, kd_variant, kd_weighting, kd_temperature, None
-        )
+        kd = distillation(logits, scores, teacher_logits, nodes, module, kd_variant, kd_weighting, kd_temperature, None)
         return loss + kd_scale * reduce(kd, reduction)
 
 

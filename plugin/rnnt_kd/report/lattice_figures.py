@@ -14,8 +14,8 @@ from rnnt_kd.data.dataset import load_cuts_info, read_batches
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.report.make_lattices import load_trio
+from rnnt_kd.report.utterance_lattice import utterance_lattice
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.utterance_lattice import utterance_lattice
 
 ON, OFF = 0.5, 0.01
 REGIONS = ("on", "between", "off")

@@ -17,11 +17,10 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.report.lattice_choice import Chosen, choose
 from rnnt_kd.report.lattice_data import MODELS, ModelOnLattice, UtteranceLattice
+from rnnt_kd.report.utterance_lattice import ModelView, utterance_lattice
 from rnnt_kd.scoring.recognitions import check_same_references, read_recogs
+from rnnt_kd.systems.store import FINAL, file_digest, load_system
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.checkpoint import FINAL, load_system
-from rnnt_kd.training.system_dir import file_digest
-from rnnt_kd.training.utterance_lattice import ModelView, utterance_lattice
 
 FRAME_SECONDS = 0.01  # of the features
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from rnnt_kd.config import SystemConfig
+from rnnt_kd.data import selection
 from rnnt_kd.data.dataset import Batch, CutInfo, load_cuts_info, make_dataloader
 from rnnt_kd.errors import UserError
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training import selection
 
 
 class Data:

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, and finished systems.
+"""Checkpoints of a training run.
 
 A checkpoint is a folder that is whole or absent (it is written under another name and
 renamed):
@@ -18,19 +18,16 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rnnt_kd import atomic
-from rnnt_kd.config import SystemConfig
-from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
-from rnnt_kd.models import build_transducer
-from rnnt_kd.training.packed_system import PACKED, read_packed
+from rnnt_kd.systems.store import Tensors, read_bytes, read_tensors, serialize
 
 MODEL, OPTIMIZER, SPARSIFIER, STATE = (
     "model.safetensors",
@@ -38,10 +35,7 @@ MODEL, OPTIMIZER, SPARSIFIER, STATE = (
     "sparsifier.safetensors",
     "state.json",
 )
-CONFIG, FINAL = "config.yaml", "model.safetensors"  # in the system's folder
 _NAME = re.compile(r"step-(\d+)(-epoch-\d+)?")
-
-Tensors = Dict[str, Tensor]
 
 
 @dataclass
@@ -69,7 +63,7 @@ def save_checkpoint(
     making.mkdir(parents=True)
     digests = {}
     for name, tensors in ((MODEL, model), (OPTIMIZER, optimizer), (SPARSIFIER, sparsifier)):
-        content = _serialize(tensors)
+        content = serialize(tensors)
         digests[name] = hashlib.sha256(content).hexdigest()
         atomic.write_bytes(making / name, content)
     atomic.write_text(making / STATE, json.dumps({**state, "sha256": digests}, indent=1))
@@ -99,7 +93,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         path = folder / name
         if name == OPTIMIZER and not path.exists():
             raise UserError(path, "missing (removed from older checkpoints)", "a whole checkpoint", _way_out(folder))
-        content = _read(path, _way_out(folder))
+        content = read_bytes(path, _way_out(folder))
         if hashlib.sha256(content).hexdigest() != digest:
             raise UserError(path, "damaged: it is not what was written", f"SHA-256 {digest[:12]}...", _way_out(folder))
         tensors[name] = safetensors.torch.load(content)
@@ -140,99 +134,6 @@ def average(paths: Sequence[Path]) -> Tensors:
             dtypes[name] = tensor.dtype
             total[name] = total[name] + tensor.double() if name in total else tensor.double()
     return {name: (tensor / len(paths)).to(dtypes[name]) for name, tensor in total.items()}
-
-
-def read_tensors(path: Path, next_step: str = "") -> Tensors:
-    """A safetensors file.  Raises UserError when it is missing or damaged."""
-    content = _read(path, next_step)
-    try:
-        return safetensors.torch.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError):
-        raise UserError(path, "damaged or not a safetensors file", "weights written by rnnt_kd", next_step) from None
-
-
-def write_tensors(path: Path, tensors: Tensors) -> None:
-    """Write a safetensors file atomically."""
-    atomic.write_bytes(path, _serialize(tensors))
-
-
-def load_weights(model: nn.Module, tensors: Tensors, where: object, next_step: str) -> None:
-    """Strict ``load_state_dict``; names and shapes must be the model's.
-
-    Raises:
-      UserError: naming the first tensor that differs.
-    """
-    own = model.state_dict()
-    for name in [*own, *tensors]:
-        if name not in tensors:
-            raise UserError(where, f"has no tensor '{name}'", "the weights of this model", next_step)
-        if name not in own:
-            raise UserError(where, f"tensor '{name}' is not of this model", "the weights of this model", next_step)
-        if own[name].shape != tensors[name].shape:
-            shapes = tuple(tensors[name].shape), tuple(own[name].shape)
-            raise UserError(where, f"tensor '{name}' is {shapes[0]}", f"{shapes[1]}", next_step)
-    model.load_state_dict(tensors)
-
-
-def build_model(config: SystemConfig) -> nn.Module:
-    """The transducer that ``config`` describes, freshly initialised."""
-    model = config.model
-    return build_transducer(
-        encoder=model.encoder,
-        size=model.size,
-        encoder_options=dict(model.encoder_options),
-        predictor_dim=model.predictor_dim,
-        joiner_dim=model.joiner_dim,
-        dropout=model.dropout,
-        ctc_head=model.ctc_head,
-        vocab_size=config.vocab_size,
-        blank_id=config.blank_id,
-    )
-
-
-def read_system(system_dir: Path) -> SystemConfig:
-    """The configuration of a finished system.  Raises UserError if there is none in the folder."""
-    system_dir = Path(system_dir)
-    if not (system_dir / CONFIG).exists():
-        raise UserError(system_dir, "no trained system here", f"{CONFIG} and {FINAL}", "train it first")
-    if not weights_file(system_dir).exists():
-        raise UserError(
-            system_dir / FINAL, "missing: this system is not trained to the end", "", "run its training again"
-        )
-    return read_system_config(system_dir / CONFIG)
-
-
-def weights_file(system_dir: Path) -> Path:
-    """``model.safetensors``, or where there is none the packed file (see ``packed_system``)."""
-    final, packed = Path(system_dir) / FINAL, Path(system_dir) / PACKED
-    return packed if packed.exists() and not final.exists() else final
-
-
-def load_system(system_dir: Path, device: str = "cpu") -> Tuple[nn.Module, SystemConfig]:
-    """A finished system: the transducer in eval mode on ``device``, and its configuration.
-
-    Raises:
-      UserError: the folder holds no finished system, or its files do not belong together.
-    """
-    config = read_system(system_dir)
-    path, next_step = weights_file(system_dir), f"move {system_dir} away and train it again"
-    tensors = read_packed(path) if path.name == PACKED else read_tensors(path, next_step)
-    model = build_model(config)
-    load_weights(model, tensors, path, next_step)
-    return model.to(device).eval(), config
-
-
-def _serialize(tensors: Tensors) -> bytes:
-    return safetensors.torch.save(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    )
-
-
-def _read(path: Path, next_step: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise UserError(path, "missing", "", next_step) from None
 
 
 def _way_out(folder: Path) -> str:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict
 from rnnt_kd.data.dataset import cuts_digest
-from rnnt_kd.data.teacher_cache import TeacherCache
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity.sparsifier import Sparsifier
+from rnnt_kd.systems import store
+from rnnt_kd.systems.store import file_digest, refuse_decoding_only
+from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training import checkpoint
 from rnnt_kd.training.batches import Data
-from rnnt_kd.training.system_dir import file_digest, refuse_decoding_only
 
 STARTS_FROM_TEACHER = ("sparse_student", "streaming_student")  # roles
 
@@ -43,7 +43,7 @@ def resolve(
         raise UserError(
             "--teacher-dir", f"missing, and {config.name} needs a teacher", "the folder of a trained system"
         )
-    teacher = checkpoint.read_system(teacher_dir)
+    teacher = store.read_system(teacher_dir)
     refuse_decoding_only(teacher_dir)
     for key, what in (("bpe_checksum", "BPE model"), ("blank_id", "blank id"), ("vocab_size", "vocabulary size")):
         theirs, ours = getattr(teacher, key), getattr(config, key)
@@ -65,8 +65,8 @@ def resolve(
                     "train the teacher again",
                 )
     if cache is None or starts_there:  # else nobody reads its weights
-        checkpoint.load_system(teacher_dir)  # a damaged one is an error before anything is written
-    return dataclasses.replace(config, teacher_checksum=file_digest(teacher_dir / checkpoint.FINAL))
+        store.load_system(teacher_dir)  # a damaged one is an error before anything is written
+    return dataclasses.replace(config, teacher_checksum=file_digest(teacher_dir / store.FINAL))
 
 
 def teacher_cache(
@@ -95,8 +95,8 @@ def teacher_cache(
         "cuts": cuts_digest(train_cuts),
     }
     if teacher_dir is not None:
-        checkpoint.read_system(teacher_dir)
-        expected = {"teacher": file_digest(teacher_dir / checkpoint.FINAL), **expected}
+        store.read_system(teacher_dir)
+        expected = {"teacher": file_digest(teacher_dir / store.FINAL), **expected}
     return TeacherCache.open(kd_cache, expected, verify=False)
 
 
@@ -107,7 +107,7 @@ def check_cache(cache: TeacherCache, config: SystemConfig, data: Data) -> None:
       UserError: a damaged shard, another subsampling, a missing utterance, or another number of encoder frames.
     """
     cache.verify()
-    model = checkpoint.build_model(config)
+    model = store.build_model(config)
     theirs, ours = cache.facts.subsampling, model.encoder.subsampling_factor
     if theirs != ours:
         found = f"made with {theirs} feature frames an encoder frame, and {config.name} has {ours}"
@@ -122,16 +122,16 @@ def models(
     config: SystemConfig, teacher_dir: Optional[Path], device: torch.device
 ) -> Tuple[nn.Module, Optional[nn.Module]]:
     """The model to train, on the CPU still, and the teacher that runs online on ``device`` (or None)."""
-    model = checkpoint.build_model(config)
+    model = store.build_model(config)
     if config.role == "sparse_student":
-        weights = checkpoint.read_tensors(teacher_dir / checkpoint.FINAL)
-        checkpoint.load_weights(model, weights, teacher_dir / checkpoint.FINAL, "train the teacher again")
+        weights = store.read_tensors(teacher_dir / store.FINAL)
+        store.load_weights(model, weights, teacher_dir / store.FINAL, "train the teacher again")
     elif config.role == "streaming_student":
-        weights = checkpoint.read_tensors(teacher_dir / checkpoint.FINAL)
-        _start_streaming(model, weights, checkpoint.read_system(teacher_dir).model.encoder != config.model.encoder)
+        weights = store.read_tensors(teacher_dir / store.FINAL)
+        _start_streaming(model, weights, store.read_system(teacher_dir).model.encoder != config.model.encoder)
     if config.kd is None or config.kd.ranges != "student":
         return model, None
-    teacher, _ = checkpoint.load_system(teacher_dir, str(device))
+    teacher, _ = store.load_system(teacher_dir, str(device))
     return model, teacher.requires_grad_(False)
 
 

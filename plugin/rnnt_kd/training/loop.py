@@ -17,20 +17,22 @@ from torch import Tensor
 
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data.dataset import Batch
+from rnnt_kd.data.selection import write_left_out
 from rnnt_kd.data.specaugment import spec_augment
-from rnnt_kd.data.teacher_cache import TeacherCache
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
+from rnnt_kd.systems import store
+from rnnt_kd.systems.describe import describe
+from rnnt_kd.systems.valid_config import check_config
+from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training import checkpoint, initial, summary
+from rnnt_kd.training import checkpoint, initial
 from rnnt_kd.training import system_dir as system_files
 from rnnt_kd.training.batches import Data
 from rnnt_kd.training.objective import TERMS, CachedTeacher, Objective, combine, loss_scales
 from rnnt_kd.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from rnnt_kd.training.progress import Metrics, Progress, Say
-from rnnt_kd.training.selection import write_left_out
 from rnnt_kd.training.state import EpochResult, TrainState, draw_seed
-from rnnt_kd.training.valid_config import check_config
 
 KEEP_LAST = 2  # checkpoints, besides the best
 
@@ -63,8 +65,8 @@ def train_system(
     config = initial.resolve(config, tokenizer, teacher_dir, cache)
     backend = get_backend(backend_name, torch.device(device))
     inputs = {
-        "train cuts": system_files.content_digest(train_cuts),
-        "dev cuts": system_files.content_digest(dev_cuts),
+        "train cuts": store.content_digest(train_cuts),
+        "dev cuts": store.content_digest(dev_cuts),
         "lattice backend": backend.__name__.rpartition(".")[2],
     }
     if cache is not None:
@@ -304,7 +306,7 @@ class Training:
         precision = saved.state.pop("precision", {})
         self.state = TrainState.from_dict(saved.state, found[-1] / checkpoint.STATE)
         next_step = f"delete {found[-1]}"
-        checkpoint.load_weights(self.model, saved.model, found[-1] / checkpoint.MODEL, next_step)
+        store.load_weights(self.model, saved.model, found[-1] / checkpoint.MODEL, next_step)
         load_optimizer_tensors(self.optimizer, self.model, saved.optimizer, found[-1] / checkpoint.OPTIMIZER, next_step)
         if self.sparsifier is not None:
             self.sparsifier.load_state_dict(saved.sparsifier)
@@ -332,7 +334,7 @@ class Training:
         best = self._best()
         for count in range(1, len(best) + 1):
             weights = checkpoint.average([self._weights(result) for result in best[:count]])
-            checkpoint.load_weights(self.model, weights, self._weights(best[0]), "")
+            store.load_weights(self.model, weights, self._weights(best[0]), "")
             if self.sparsifier is not None:
                 self.sparsifier.finalize()
             trials.append(
@@ -346,14 +348,14 @@ class Training:
     def _finish(self) -> None:
         """Average the best epochs, measure, and write what marks the system as finished."""
         best, means = self._average()
-        checkpoint.write_tensors(self.dir / checkpoint.FINAL, self.model.state_dict())
+        store.write_tensors(self.dir / store.FINAL, self.model.state_dict())
         self.state.train_seconds += time.monotonic() - self.clock
         epochs = ", ".join(str(epoch) for epoch in sorted(result.epoch for result in best))
         self.progress.say(
             f"{self.config.name}: averaged epochs {epochs}, dev loss {means['pruned_loss']:.4f},"
-            f" {self.dir / checkpoint.FINAL}"
+            f" {self.dir / store.FINAL}"
         )
-        values = summary.describe(self.config, self.model, self.sparsifier, self.teacher_dir, self.progress.say)
+        values = describe(self.config, self.model, self.sparsifier, self.teacher_dir, self.progress.say)
         values.update(
             train_seconds=round(self.state.train_seconds, 1),
             steps=self.state.step,
@@ -363,5 +365,5 @@ class Training:
             averaged_epochs=sorted(result.epoch for result in best),
             nonfinite_batches=self.state.nonfinite_batches,
         )
-        system_files.write_system(self.dir, values)
+        store.write_system(self.dir, values)
         checkpoint.tidy(self.checkpoints, 0, [result.checkpoint for result in best])

@@ -27,6 +27,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.losses import JoinerParts, NodeScores, pruned_transducer_terms
 from rnnt_kd.losses.kd_shift import later, shift_nodes
 from rnnt_kd.losses.packed_posteriors import unpack
+from rnnt_kd.teachers.posteriors import joiner_parts
 
 TERMS = ("simple", "pruned", "ctc", "kd")
 
@@ -217,15 +218,6 @@ class Objective(nn.Module):
             )
         parts = joiner_parts(teacher, encoder_out, teacher.predict(labels))
         return options, parts if self.kd.shift == 0 else parts._replace(am=later(parts.am, self.kd.shift))
-
-
-def joiner_parts(model: nn.Module, encoder_out: Tensor, predictor_out: Tensor) -> JoinerParts:
-    """The joiner's inputs, projected before pruning, and its output layer."""
-    joiner = model.joiner
-    output = joiner.output_linear
-    return JoinerParts(
-        joiner.encoder_proj(encoder_out), joiner.predictor_proj(predictor_out), output.weight, output.bias
-    )
 
 
 def combine(terms: Dict[str, Tensor], scales: Dict[str, float]) -> Tensor:

@@ -4,8 +4,6 @@ config.yaml  inputs.json  left_out.json  metrics.jsonl  tensorboard/  checkpoint
 model.safetensors  system.json          (the last two only when training has ended)
 """
 
-import gzip
-import hashlib
 import json
 import os
 from contextlib import contextmanager
@@ -18,11 +16,8 @@ from rnnt_kd import atomic
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict, read_system_config, write_system_config
 from rnnt_kd.errors import UserError
-from rnnt_kd.training.packed_system import PACKED
+from rnnt_kd.systems.store import CONFIG, INPUTS, SYSTEM
 from rnnt_kd.training.progress import Say
-
-CONFIG, INPUTS, SYSTEM = "config.yaml", "inputs.json", "system.json"
-DECODING_ONLY = "decoding_only"  # key of system.json: imported from an export, which lacks the heads of training
 
 
 @contextmanager
@@ -95,49 +90,6 @@ def difference(system_dir: Path, config: SystemConfig, inputs: Dict[str, str]) -
         before = {}
     changed = sorted(key for key in inputs if before.get(key) != inputs[key])
     return f"changed {', '.join(changed)}" if changed else ""
-
-
-def content_digest(path: Path) -> str:
-    """SHA-256 of a manifest's content (unpacked: gzip keeps a time stamp)."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    digest = hashlib.sha256()
-    try:
-        with opened(path, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                digest.update(block)
-    except FileNotFoundError:
-        raise UserError(path, "no such cuts", "the cuts of stage 1", "run stage 1 first") from None
-    except (OSError, EOFError) as error:
-        raise UserError(path, f"cannot be read ({error})", "the cuts of stage 1", "run stage 1 again") from None
-    return digest.hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file as it is."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def write_system(system_dir: Path, values: Dict[str, Any]) -> None:
-    """``system.json``, the mark of a finished system: written last."""
-    atomic.write_text(system_dir / SYSTEM, json.dumps(values, indent=1) + "\n")
-
-
-def refuse_decoding_only(teacher_dir: Path) -> None:
-    """Raises UserError where no training should learn from the folder.
-
-    It was made from an export (its training heads are zeros), or its weights are packed (caches and students
-    know a teacher by the checksum of its model.safetensors).
-    """
-    if (Path(teacher_dir) / PACKED).exists() and not (Path(teacher_dir) / "model.safetensors").exists():
-        next_step = f"python -m rnnt_kd.bin.pack_weights {teacher_dir} --unpack"
-        raise UserError(teacher_dir, "its weights are packed", "model.safetensors of a teacher", next_step)
-    try:
-        imported = json.loads((Path(teacher_dir) / SYSTEM).read_text(encoding="utf-8")).get(DECODING_ONLY)
-    except (OSError, ValueError, AttributeError):
-        return
-    if imported:
-        found = "was imported from an export, which lacks the heads that only training uses"
-        raise UserError(teacher_dir, found, "a trained system as teacher", "give the folder of its training")
 
 
 def _flat(values: Dict[str, Any], prefix: str = "") -> Dict[str, Any]:

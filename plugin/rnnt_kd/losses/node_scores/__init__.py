@@ -65,9 +65,7 @@ class JoinerParts(NamedTuple):
     activation: Callable[[Tensor], Tensor] = torch.tanh
 
 
-def node_scores(
-    joiner: JoinerParts, nodes: KeptNodes, *, temperature: float = 1.0, impl: str = "auto"
-) -> NodeScores:
+def node_scores(joiner: JoinerParts, nodes: KeptNodes, *, temperature: float = 1.0, impl: str = "auto") -> NodeScores:
     """Score every valid node (t < T_b, s <= S_b).
 
     Args:

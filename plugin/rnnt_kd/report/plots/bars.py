@@ -60,7 +60,13 @@ def draw_errors(rows: Sequence[Dict[str, Any]], title: str) -> str:
         for key, (colour, hatch, _) in PARTS.items():
             share = 100.0 * row[key] / row["words"]
             on.barh(
-                place, share, left=start, height=0.62, color=colour, hatch=hatch, edgecolor=COLOURS["--grid"],
+                place,
+                share,
+                left=start,
+                height=0.62,
+                color=colour,
+                hatch=hatch,
+                edgecolor=COLOURS["--grid"],
                 linewidth=0.4,
             )
             if share > 0.9:

@@ -1,8 +1,8 @@
 """matplotlib figures -> SVG elements that stand in an HTML page and take its colours.
 
-    figure = pixel_figure(400, 300);  axes = figure.add_axes((left, top, width, height)) ...
-    axes.plot(x, y, color=COLOURS["--accent-1"])
-    svg = inline_svg(figure.figure, salt="a name that is unique in the page", label="for those who cannot see it")
+figure = pixel_figure(400, 300);  axes = figure.add_axes((left, top, width, height)) ...
+axes.plot(x, y, color=COLOURS["--accent-1"])
+svg = inline_svg(figure.figure, salt="a name that is unique in the page", label="for those who cannot see it")
 """
 
 import html

@@ -32,7 +32,12 @@ def draw_sizes(points: Sequence[Point], title: str) -> str:
         below = any(max(y for *_, y in families[other]) > max(heights) for other in near)
         height, offset = (min(heights), -15) if below else (max(heights), 7)
         on.annotate(
-            family, (x, height), (0, offset), textcoords="offset points", ha="center", fontsize=10,
+            family,
+            (x, height),
+            (0, offset),
+            textcoords="offset points",
+            ha="center",
+            fontsize=10,
             color=COLOURS["--fg"],
         )
     _rates(on, [y for *_, y in points])
@@ -55,7 +60,11 @@ def draw_bytes(rows: Sequence[Dict[str, Any]], kind_of: Callable[[str], str], ti
         members = [row for row in rows if row["system"].partition("_kd")[0] == family]
         least = min(members, key=lambda row: (row["bytes"], -row["wer"]))
         on.annotate(
-            family, (least["bytes"], least["wer"]), (0, 6), textcoords="offset points", fontsize=9,
+            family,
+            (least["bytes"], least["wer"]),
+            (0, 6),
+            textcoords="offset points",
+            fontsize=9,
             color=COLOURS["--fg"],
         )
     _rates(on, [row["wer"] for row in rows])

@@ -65,7 +65,11 @@ def legend(on: Axes, kinds, lines: bool = False, **place) -> None:
 def legend_of(on: Axes, handles, **place) -> None:
     values = {"loc": "lower left", "bbox_to_anchor": (0, 1.06), "ncols": 2, "borderaxespad": 0, "columnspacing": 1.2}
     on.legend(
-        handles=handles, frameon=False, fontsize=10, labelcolor=COLOURS["--fg"], handletextpad=0.5,
+        handles=handles,
+        frameon=False,
+        fontsize=10,
+        labelcolor=COLOURS["--fg"],
+        handletextpad=0.5,
         **{**values, **place},
     )
 

@@ -12,9 +12,9 @@ from rnnt_kd.data.dataset import Batch
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.losses.packed_posteriors import unpack
-from rnnt_kd.training.checkpoint import build_model
-from rnnt_kd.training.teacher_posteriors import Lattice, TeacherPosteriors
-from rnnt_kd.training.utterance_lattice import utterance_lattice
+from rnnt_kd.report.utterance_lattice import utterance_lattice
+from rnnt_kd.systems.store import build_model
+from rnnt_kd.teachers.posteriors import Lattice, TeacherPosteriors
 
 VOCABULARY, PRUNE_RANGE = 6, 3
 TRAINING = TrainingConfig(lm_only_scale=0.25, am_only_scale=0.1)

@@ -16,18 +16,17 @@ from torch import Tensor, nn
 
 from rnnt_kd.config import TrainingConfig
 from rnnt_kd.data.dataset import Batch
-from rnnt_kd.data.teacher_shards import Entry
 from rnnt_kd.errors import UserError
 from rnnt_kd.losses import JoinerParts
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 from rnnt_kd.losses.node_scores import node_scores
 from rnnt_kd.losses.packed_posteriors import pack
-from rnnt_kd.training.objective import joiner_parts
+from rnnt_kd.teachers.shards import Entry
 
 
 @dataclass(frozen=True)
 class Lattice:
-    """What the cache takes from the students' preset; the same in ``data.teacher_shards.Facts``."""
+    """What the cache takes from the students' preset; the same in ``teachers.shards.Facts``."""
 
     prune_range: int
     rnnt_type: str
@@ -74,6 +73,15 @@ def teacher_nodes(
     ranges = backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, prune_range)
     assert ranges.size(2) == prune_range, (ranges.shape, prune_range)
     return kept_nodes(labels, ranges, model.blank_id, boundary, rnnt_type)
+
+
+def joiner_parts(model: nn.Module, encoder_out: Tensor, predictor_out: Tensor) -> JoinerParts:
+    """The joiner's inputs, projected before pruning, and its output layer."""
+    joiner = model.joiner
+    output = joiner.output_linear
+    return JoinerParts(
+        joiner.encoder_proj(encoder_out), joiner.predictor_proj(predictor_out), output.weight, output.bias
+    )
 
 
 class TeacherPosteriors:

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnnt_kd.data.teacher_shards import Damaged, Facts, Shard, shard_indices, shard_path
 from rnnt_kd.errors import UserError
+from rnnt_kd.teachers.shards import Damaged, Facts, Shard, shard_indices, shard_path
 
 AGAIN = "run stage 4 (python -m rnnt_kd.bin.cache_teacher) again"
 

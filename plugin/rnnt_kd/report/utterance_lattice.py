@@ -23,8 +23,7 @@ from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 from rnnt_kd.losses.node_scores import node_scores
 from rnnt_kd.losses.terms import kd_losses, rnnt_losses
 from rnnt_kd.losses.transducer_loss import as_constants
-from rnnt_kd.training.objective import joiner_parts
-from rnnt_kd.training.teacher_posteriors import padded_labels, teacher_nodes
+from rnnt_kd.teachers.posteriors import joiner_parts, padded_labels, teacher_nodes
 
 NAN = float("nan")
 

@@ -10,10 +10,10 @@ import pytest
 import safetensors
 import torch
 
-from rnnt_kd.data import teacher_shards
-from rnnt_kd.data.teacher_cache import TeacherCache
-from rnnt_kd.data.teacher_shards import Entry, Facts, shard_path, write_shard
 from rnnt_kd.errors import UserError
+from rnnt_kd.teachers import shards as teacher_shards
+from rnnt_kd.teachers.cache import TeacherCache
+from rnnt_kd.teachers.shards import Entry, Facts, shard_path, write_shard
 
 FACTS = Facts(
     teacher="a" * 64, bpe="b" * 64, cuts="c" * 64, blank_id=0, subsampling=4, prune_range=5, rnnt_type="regular",

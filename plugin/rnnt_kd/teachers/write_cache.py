@@ -14,16 +14,15 @@ from filelock import FileLock, Timeout
 
 from rnnt_kd.config import RecipeConfig, SystemConfig
 from rnnt_kd.data.dataset import CutInfo, cuts_digest, load_cuts_info, read_batches
-from rnnt_kd.data.teacher_shards import Damaged, Entry, Facts, Shard, shard_indices, shard_path, write_shard
+from rnnt_kd.data.selection import select
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
+from rnnt_kd.systems import store
+from rnnt_kd.systems.store import file_digest, refuse_decoding_only
+from rnnt_kd.systems.valid_config import check_config
+from rnnt_kd.teachers.posteriors import Lattice, TeacherPosteriors
+from rnnt_kd.teachers.shards import Damaged, Entry, Facts, Shard, shard_indices, shard_path, write_shard
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training import checkpoint
-from rnnt_kd.training.progress import Say
-from rnnt_kd.training.selection import select
-from rnnt_kd.training.system_dir import file_digest, refuse_decoding_only
-from rnnt_kd.training.teacher_posteriors import Lattice, TeacherPosteriors
-from rnnt_kd.training.valid_config import check_config
 
 FRAMES_PER_SECOND = 100
 
@@ -63,7 +62,7 @@ def cache_teacher(
     num_jobs: int = 1,
     device: str = "cpu",
     backend_name: str = "auto",
-    say: Say,
+    say: Callable[[str], None],
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Make the shards of ``cache_dir`` that are missing, damaged, or made with something else.
@@ -133,7 +132,7 @@ class _Work:
     ):
         self.cuts, self.tokenizer, self.batch_seconds = cuts, tokenizer, batch_seconds
         refuse_decoding_only(teacher_dir)
-        model, config = checkpoint.load_system(teacher_dir, device)
+        model, config = store.load_system(teacher_dir, device)
         for what, theirs, ours in (
             ("BPE model", config.bpe_checksum[:12], tokenizer.checksum[:12]),
             ("blank id", config.blank_id, tokenizer.blank_id),
@@ -159,7 +158,7 @@ class _Work:
             model, config.training, lattice, backend, self._encode, place, Path(teacher_dir)
         )
         self.facts = Facts(
-            teacher=file_digest(Path(teacher_dir) / checkpoint.FINAL),
+            teacher=file_digest(Path(teacher_dir) / store.FINAL),
             bpe=tokenizer.checksum,
             cuts=cuts_digest(cuts),
             blank_id=tokenizer.blank_id,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnnt_kd.data.dataset import CutInfo
-from rnnt_kd.training.selection import needed_frames, select, write_left_out
+from rnnt_kd.data.selection import needed_frames, select, write_left_out
 
 
 def choose(utterances, separate_repeats=False):

@@ -10,9 +10,8 @@ from rnnt_kd.bin import pack_weights
 from rnnt_kd.config import ModelConfig, SystemConfig
 from rnnt_kd.config_io import write_system_config
 from rnnt_kd.errors import UserError
-from rnnt_kd.training.checkpoint import build_model, load_system, read_tensors, write_tensors
-from rnnt_kd.training.packed_system import PACKED, read_packed, write_packed
-from rnnt_kd.training.system_dir import refuse_decoding_only
+from rnnt_kd.systems.packed import PACKED, read_packed, write_packed
+from rnnt_kd.systems.store import build_model, load_system, read_tensors, refuse_decoding_only, write_tensors
 
 OPTIONS = {"num_layers": 1, "dim": 32, "feedforward_dim": 48}
 

@@ -1,18 +1,21 @@
 """What is told of a finished system: its size and the sparsity measured from its weights."""
 
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 import torch
 from torch import nn
 
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.sparsity.sparsifier import Sparsifier
-from rnnt_kd.training.progress import Say
 
 
 def describe(
-    config: SystemConfig, model: nn.Module, sparsifier: Optional[Sparsifier], teacher_dir: Optional[Path], say: Say
+    config: SystemConfig,
+    model: nn.Module,
+    sparsifier: Optional[Sparsifier],
+    teacher_dir: Optional[Path],
+    say: Callable[[str], None],
 ) -> Dict[str, Any]:
     """The model's part of ``system.json``; says the sparsity of each matrix and of all.
 

@@ -1,0 +1,34 @@
+"""Names on the command line are modules on disk: which there are, and the one that is asked for."""
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+from typing import List, Sequence
+
+from rnnt_kd.errors import UserError
+
+
+def names(package: str, suffix: str = "") -> List[str]:
+    """Public modules of ``package`` (dotted) whose name ends in ``suffix``, sorted, without it."""
+    found = [module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)]
+    return sorted(name[: len(name) - len(suffix)] for name in found if name.endswith(suffix) and name[0] != "_")
+
+
+def load(package: str, name: str, suffix: str = "", what: object = None) -> ModuleType:
+    """The module ``package.<name><suffix>``.  UserError, about ``what`` (default: the package): there is none."""
+    check(name, names(package, suffix), what or package.rpartition(".")[2])
+    return importlib.import_module(f"{package}.{name}{suffix}")
+
+
+def check(name: str, known: Sequence[str], what: object) -> str:
+    """``name``, if it is one of ``known``.  UserError, about ``what``: it is not; the nearest right one is named."""
+    if name not in known:
+        raise UserError(what, f"there is no '{name}'", f"one of: {', '.join(known)}", nearest(name, known))
+    return name
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """A next step for a mistyped name, empty where nothing is like it."""
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"did you mean '{close[0]}'?" if close else ""

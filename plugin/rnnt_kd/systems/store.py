@@ -1,0 +1,165 @@
+"""What a trained system is on disk: its folder's files, how they are read, checked and written.
+
+config.yaml         every setting, resolved (config.SystemConfig)
+model.safetensors   weights, or model.packed.safetensors (systems.packed)
+system.json         size and sparsity; the mark of a finished training, written last
+inputs.json         digests of what it was trained on
+"""
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Dict, Tuple
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from rnnt_kd import atomic
+from rnnt_kd.config import SystemConfig
+from rnnt_kd.config_io import read_system_config
+from rnnt_kd.errors import UserError
+from rnnt_kd.models import build_transducer
+from rnnt_kd.systems.packed import PACKED, read_packed
+
+CONFIG, FINAL, INPUTS, SYSTEM = "config.yaml", "model.safetensors", "inputs.json", "system.json"
+DECODING_ONLY = "decoding_only"  # key of system.json: imported from an export, which lacks the heads of training
+
+Tensors = Dict[str, Tensor]
+
+
+def load_system(system_dir: Path, device: str = "cpu") -> Tuple[nn.Module, SystemConfig]:
+    """A finished system: the transducer in eval mode on ``device``, and its configuration.
+
+    Raises:
+      UserError: the folder holds no finished system, or its files do not belong together.
+    """
+    config = read_system(system_dir)
+    path, next_step = weights_file(system_dir), f"move {system_dir} away and train it again"
+    tensors = read_packed(path) if path.name == PACKED else read_tensors(path, next_step)
+    model = build_model(config)
+    load_weights(model, tensors, path, next_step)
+    return model.to(device).eval(), config
+
+
+def read_system(system_dir: Path) -> SystemConfig:
+    """The configuration of a finished system.  Raises UserError if there is none in the folder."""
+    system_dir = Path(system_dir)
+    if not (system_dir / CONFIG).exists():
+        raise UserError(system_dir, "no trained system here", f"{CONFIG} and {FINAL}", "train it first")
+    if not weights_file(system_dir).exists():
+        raise UserError(
+            system_dir / FINAL, "missing: this system is not trained to the end", "", "run its training again"
+        )
+    return read_system_config(system_dir / CONFIG)
+
+
+def weights_file(system_dir: Path) -> Path:
+    """``model.safetensors``, or where there is none the packed file (see ``packed_system``)."""
+    final, packed = Path(system_dir) / FINAL, Path(system_dir) / PACKED
+    return packed if packed.exists() and not final.exists() else final
+
+
+def build_model(config: SystemConfig) -> nn.Module:
+    """The transducer that ``config`` describes, freshly initialised."""
+    model = config.model
+    return build_transducer(
+        encoder=model.encoder,
+        size=model.size,
+        encoder_options=dict(model.encoder_options),
+        predictor_dim=model.predictor_dim,
+        joiner_dim=model.joiner_dim,
+        dropout=model.dropout,
+        ctc_head=model.ctc_head,
+        vocab_size=config.vocab_size,
+        blank_id=config.blank_id,
+    )
+
+
+def load_weights(model: nn.Module, tensors: Tensors, where: object, next_step: str) -> None:
+    """Strict ``load_state_dict``; names and shapes must be the model's.
+
+    Raises:
+      UserError: naming the first tensor that differs.
+    """
+    own = model.state_dict()
+    for name in [*own, *tensors]:
+        if name not in tensors:
+            raise UserError(where, f"has no tensor '{name}'", "the weights of this model", next_step)
+        if name not in own:
+            raise UserError(where, f"tensor '{name}' is not of this model", "the weights of this model", next_step)
+        if own[name].shape != tensors[name].shape:
+            shapes = tuple(tensors[name].shape), tuple(own[name].shape)
+            raise UserError(where, f"tensor '{name}' is {shapes[0]}", f"{shapes[1]}", next_step)
+    model.load_state_dict(tensors)
+
+
+def read_tensors(path: Path, next_step: str = "") -> Tensors:
+    """A safetensors file.  Raises UserError when it is missing or damaged."""
+    content = read_bytes(path, next_step)
+    try:
+        return safetensors.torch.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError):
+        raise UserError(path, "damaged or not a safetensors file", "weights written by rnnt_kd", next_step) from None
+
+
+def write_tensors(path: Path, tensors: Tensors) -> None:
+    """Write a safetensors file atomically."""
+    atomic.write_bytes(path, serialize(tensors))
+
+
+def write_system(system_dir: Path, values: Dict[str, Any]) -> None:
+    """``system.json``, the mark of a finished system: written last."""
+    atomic.write_text(system_dir / SYSTEM, json.dumps(values, indent=1) + "\n")
+
+
+def refuse_decoding_only(teacher_dir: Path) -> None:
+    """Raises UserError where no training should learn from the folder.
+
+    It was made from an export (its training heads are zeros), or its weights are packed (caches and students
+    know a teacher by the checksum of its model.safetensors).
+    """
+    if (Path(teacher_dir) / PACKED).exists() and not (Path(teacher_dir) / "model.safetensors").exists():
+        next_step = f"python -m rnnt_kd.bin.pack_weights {teacher_dir} --unpack"
+        raise UserError(teacher_dir, "its weights are packed", "model.safetensors of a teacher", next_step)
+    try:
+        imported = json.loads((Path(teacher_dir) / SYSTEM).read_text(encoding="utf-8")).get(DECODING_ONLY)
+    except (OSError, ValueError, AttributeError):
+        return
+    if imported:
+        found = "was imported from an export, which lacks the heads that only training uses"
+        raise UserError(teacher_dir, found, "a trained system as teacher", "give the folder of its training")
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file as it is."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 of a manifest's content (unpacked: gzip keeps a time stamp)."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    digest = hashlib.sha256()
+    try:
+        with opened(path, "rb") as stream:
+            for block in iter(lambda: stream.read(1 << 20), b""):
+                digest.update(block)
+    except FileNotFoundError:
+        raise UserError(path, "no such cuts", "the cuts of stage 1", "run stage 1 first") from None
+    except (OSError, EOFError) as error:
+        raise UserError(path, f"cannot be read ({error})", "the cuts of stage 1", "run stage 1 again") from None
+    return digest.hexdigest()
+
+
+def serialize(tensors: Tensors) -> bytes:
+    return safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    )
+
+
+def read_bytes(path: Path, next_step: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(path, "missing", "", next_step) from None
