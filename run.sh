@@ -1,196 +1,137 @@
 #!/usr/bin/env bash
-# Train a dense RNN-T teacher and sparse students, without and with distillation over the
-# pruned lattice; decode and score them; print the table of word error rates; export them
-# for sherpa-onnx, and print the table of their sizes; make a page of it all, EXP_DIR/report/index.html.
+# Train a dense RNN-T teacher and sparse students, without and with distillation over the pruned lattice; decode and
+# score them; print the table of word error rates; export them for sherpa-onnx; make a page of it all.
 #
 #   ./run.sh                                            # everything, on speech made on this machine
 #   ./run.sh --corpus an4 --corpus-dir DIR              # a corpus of egs/
 #   ./run.sh --train-dir D --dev-dir D --test-dirs "D"  # your own Kaldi data directories
-#
-# See ./run.sh --help.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-. "$root/local/recipe.sh"
+. "$root/local/parse_options.sh"
 
-corpus=                 # a folder of egs/ (default: synth)
-corpus_dir=             # where the corpus is; left out, LibriSpeech is downloaded to DATA_DIR/download
-train_dir=              # your own Kaldi data directories instead of a corpus:
-dev_dir=                #   all three options together
-test_dirs=              #   one or more, in quotes
-data_dir=               # stage 0 writes Kaldi data directories here (default: data/<corpus>)
-exp_dir=                # everything else is written here (default: exp/<corpus>)
-stage=0                 # first stage: 0 1 2 3 4 5 6 7 8 9
-stop_stage=9            # last stage
-preset=                 # a file egs/<corpus>/conf/<preset>.yaml (default: the corpus's, by device)
-seed=1                  # of data, weights and batches
-nj=$(default_jobs)      # processes side by side
-device=auto             # auto, cpu or cuda
-lattice_backend=auto    # auto, k2, torch or triton
-kd_variant=             # what teacher and student are compared on (default: the preset's)
-kd_weighting=           # how lattice nodes are weighted (default: the preset's)
-kd_scale=               # weight of the teacher term (default: the preset's)
-kd_ranges=              # teacher: distil from its cache; student: it runs in every step; both (default: the preset's)
-sparsities="0.6 0.9"    # of the sparse students
-structures="unstructured" # of their zeros, every one with every sparsity: unstructured, blocks such as 16x1; 2:4 at 0.5
-streaming=false         # streaming students as well
-kd_shift=               # and such that learn from a lattice moved later by these numbers of frames (40 ms)
-experiment=             # systems and seeds of a file conf/experiments/<experiment>.yaml of the corpus; stages 5 to 7 make these
-jobs=                   # of the experiment's systems side by side (default: nj)
-print_jobs=false        # print a command line for each system and seed that the experiment lacks, for a cluster's queue
-env=auto                # Python environment: auto, k2, torch2 or none
-allow_pipes=false       # run the shell pipes of wav.scp
-dry_run=false           # print the commands, run none
+corpus= corpus_dir= train_dir= dev_dir= test_dirs= data_dir= exp_dir=
+stage=0 stop_stage=9 preset= experiment=default set=() seed=
+cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) nj=$((cores < 4 ? cores : 4))
+device=auto lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
+experiments() { local name; for name in $(corpora); do echo "  $name: $(names_in "$root/egs/$name/conf/experiments" .yaml)"; done; }
+corpora() { (cd "$root/egs" && ls -d */corpus.sh | cut -d/ -f1 | xargs); }
+usage=$(cat <<EOF
+./run.sh [--name value | --name=value | --flag] ...: a teacher and its students, from data directories to one page
 
+  --corpus           a folder of egs/: $(corpora) [synth]
+  --corpus-dir       where the corpus is; without it, LibriSpeech is downloaded to DATA_DIR/download
+  --train-dir        your own Kaldi data directories instead of a corpus:
+  --dev-dir            all three options together
+  --test-dirs          one or more, in quotes
+  --data-dir         stage 0 writes Kaldi data directories here [data/CORPUS]
+  --exp-dir          everything else is written here [exp/CORPUS]
+  --stage            first stage [$stage]: 0 data directories  1 cuts and features  2 BPE  3 teachers  4 teachers' caches
+  --stop-stage       last stage [$stop_stage]: 5 students  6 decode  7 score  8 export  9 report
+  --preset           a file egs/CORPUS/conf/PRESET.yaml: models, training, decoding [the corpus's, by device]
+  --experiment       a file egs/CORPUS/conf/experiments/EXPERIMENT.yaml: systems and seeds [$experiment]
+  --set              SYSTEM.KEY=VALUE, may be repeated: a value of these files, for example sparse90_kd.kd.scale=2
+  --seed             of made speech, and of every system that names no seeds [as in the experiment]
+  --nj               processes side by side [$nj]
+  --device           auto, cpu or cuda [$device]
+  --lattice-backend  auto, k2, torch or triton [$lattice_backend]
+  --env              Python environment: auto, k2, torch2 or none [$env]
+  --allow-pipes      run the shell pipes of wav.scp [$allow_pipes]
+  --print-jobs       print a command line for each system and seed that is missing, for a cluster's queue
+  --dry-run          print the commands, run none
+  --config           a file with such options, a line each
+
+Experiments:
+$(experiments)
+
+A finished stage is skipped; a changed setting runs again what depends on it.  A run that was interrupted, even by
+kill -9, goes on where it stopped when the same command is given again.
+EOF
+)
 parse_options "$@"
-check_options
 
-#---------------------------------------------------------------------------------------------------
+#--- what is asked for ------------------------------------------------------------------------------
+one_of --env "$env" "auto k2 torch2 none"
+one_of --device "$device" "auto cpu cuda"
+one_of --stage "$stage" "0 1 2 3 4 5 6 7 8 9"
+one_of --stop-stage "$stop_stage" "0 1 2 3 4 5 6 7 8 9"
+[ "$stage" -le "$stop_stage" ] || die "--stage $stage comes after --stop-stage $stop_stage; expected --stage <= --stop-stage"
+[[ ${seed:-0} =~ ^[0-9]+$ ]] || die "--seed: '$seed'; expected a whole number"
+[[ $nj =~ ^[1-9][0-9]*$ ]] || die "--nj: '$nj'; expected a whole number, at least 1"
+if [ -n "$train_dir$dev_dir$test_dirs" ]; then
+  [ -n "$train_dir" ] && [ -n "$dev_dir" ] && [ -n "${test_dirs//[[:space:]]/}" ] || die "--train-dir, --dev-dir and --test-dirs go together; give all three"
+  [ "${corpus:-custom}" = custom ] || die "--corpus $corpus and --train-dir exclude each other"
+  corpus=custom
+fi
+corpus=${corpus:-synth}
+one_of --corpus "$corpus" "$(corpora)"
+own_dirs=("$train_dir" "$dev_dir" "$test_dirs") asked_preset=$preset
+gpu() { [ "$device" = cuda ] || { [ "$device" = auto ] && nvidia-smi -L 2>/dev/null | grep -q GPU; }; }
+. "$root/egs/$corpus/corpus.sh" # its parts may depend on the preset, its presets on the device: read twice
+[ -n "$asked_preset" ] || { if gpu; then preset=$default_preset_gpu; else preset=$default_preset_cpu; fi; . "$root/egs/$corpus/corpus.sh"; }
+conf=$root/egs/${conf_corpus:-$corpus}/conf
+one_of --preset "$preset" "$(names_in "$conf" .yaml | xargs -n 1 | grep -vx base | xargs)"
+one_of --experiment "$experiment" "$(names_in "$conf/experiments" .yaml)"
+exp_dir=${exp_dir:-$root/exp/$corpus} data_dir=${data_dir:-$root/data/$corpus}
+if [ "$corpus" = custom ]; then
+  [ -n "${own_dirs[0]}" ] || die "--corpus custom needs your Kaldi data directories: --train-dir, --dev-dir and --test-dirs"
+  train_dir=${own_dirs[0]%/} dev_dir=${own_dirs[1]%/} test_dirs=${own_dirs[2]}
+else
+  [ "$needs_corpus_dir" = false ] || [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir DIR: where the corpus is (see egs/$corpus/README.md)"
+  train_dir=$data_dir/$train_dir dev_dir=$data_dir/$dev_dir test_dirs=$(printf "$data_dir/%s " $test_dirs)
+fi
+read -ra test_list <<<"$test_dirs"
+
+#--- the environment, and one run at a time in a folder ---------------------------------------------
 if [ "$dry_run" = false ]; then
-  exec 7>&1
-  [ "$print_jobs" = false ] || exec 7>&2 # stdout is for the jobs alone
-  "$root/local/setup_env.sh" --env "$env" >&7
-  exec 7>&-
+  [ "$print_jobs" = false ] || exec 3>&1 1>&2 # stdout is for the jobs alone
+  "$root/local/setup_env.sh" --env "$env"
   unset RNNT_KD_ENV
   [ "$env" != none ] || RNNT_KD_ENV=none
   . "$root/local/path.sh"
-  [ "$print_jobs" = true ] || lock_folder "$exp_dir"
+  [ "$print_jobs" = false ] || exec 1>&3 3>&-
+  mkdir -p "$exp_dir" || die "$exp_dir: cannot be made; expected a folder that can be written; choose another --exp-dir"
+  if [ "$print_jobs" = false ] && command -v flock >/dev/null 2>&1; then # the lock goes when the run's last process ends
+    exec 9>>"$exp_dir/.lock" || die "$exp_dir: cannot be written; choose another --exp-dir"
+    flock -n 9 || die "$exp_dir: another run is at work there; wait for it to end, or choose another --exp-dir"
+  fi
 fi
-read_preset
-teacher_dir=$exp_dir/teacher kd_cache=$exp_dir/kd_cache
-experiment_command=(python -m rnnt_kd.bin.experiment --experiment "$experiment_file" --config "$preset_file"
-  --exp-dir "$exp_dir" --dev-set "$(set_name "$dev_dir")" --test-dirs "$(xargs <<<"$test_dirs")" --corpus "$corpus"
-  --teacher-seed "$seed" --device "$device" --lattice-backend "$lattice_backend" --jobs "${jobs:-$nj}")
-train=(python -m rnnt_kd.bin.train --config "$preset_file" --train-cuts "$exp_dir/cuts/train.jsonl.gz"
-  --dev-cuts "$exp_dir/cuts/$(set_name "$dev_dir").jsonl.gz" --bpe-dir "$exp_dir/bpe"
-  --seed "$seed" --device "$device" --lattice-backend "$lattice_backend")
-
-if [ "$print_jobs" = true ]; then
-  run "${experiment_command[@]}" --print-jobs
-  exit
-fi
-
-if wants 0; then
-  say 0 "data directories"
+run() { # run COMMAND ...: print it under --dry-run, else run it
+  if [ "$dry_run" = true ]; then printf '+'; printf ' %q' "$@"; echo; else "$@"; fi
+}
+pipes=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
+experiment() { # experiment WORD ...: rnnt_kd.bin.experiment with these words at the end
+  run python -m rnnt_kd.bin.experiment --experiment "$conf/experiments/$experiment.yaml" --config "$conf/$preset.yaml" --exp-dir "$exp_dir" \
+    --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[*]}" --corpus "$corpus" --nj "$nj" $pipes \
+    --device "$device" --lattice-backend "$lattice_backend" ${seed:+--set "seeds=[$seed]"} ${set[@]+"${set[@]/#/--set=}"} "$@"
+}
+failed=
+stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no other system from its figures
+  { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; } || return 0
+  printf '\n=== stage %s: %s  (%s/%s, %s, %s)\n' "$1" "$2" "$corpus" "$preset" "$experiment" "$(date +%H:%M:%S)"
+  "${@:3}" || { [ "$1" -gt 4 ] || exit 1; failed+=" $1"; }
+}
+data() {
+  local dir
   if [ "$corpus" = custom ]; then
-    for dir in $train_dir $dev_dir $test_dirs; do
-      run "$root"/local/validate_data_dir.sh "$dir" $pipes
-    done
+    for dir in "$train_dir" "$dev_dir" "${test_list[@]}"; do run python -m rnnt_kd.bin.validate_data_dir "$dir" $pipes || return; done
   else
-    run "$root"/local/prepare_corpus.sh --corpus "$corpus_module" ${corpus_dir:+--corpus-dir "$corpus_dir"} \
-      --out-dir "$data_dir" --seed "$seed" --nj "$nj" ${prepare_options[@]+"${prepare_options[@]/#/--option=}"}
+    run python -m rnnt_kd.bin.prepare_corpus --corpus "$corpus_module" ${corpus_dir:+--corpus-dir "$corpus_dir"} --out-dir "$data_dir" \
+      --seed "${seed:-1}" --nj "$nj" ${prepare_options[@]+"${prepare_options[@]/#/--option=}"}
   fi
-fi
+}
+trap 'echo "interrupted; run the same command again to go on from here" >&2; exit 130' INT
 
-if wants 1; then
-  say 1 "cuts and features"
-  # shellcheck disable=SC2086
-  run "$root"/local/compute_features.sh --data-dir "$train_dir" --out-dir "$exp_dir/cuts" --name train \
-    --speed-perturb $features_speed_perturb --nj "$nj" $pipes
-  for dir in $dev_dir $test_dirs; do
-    run "$root"/local/compute_features.sh --data-dir "$dir" --out-dir "$exp_dir/cuts" --name "$(set_name "$dir")" --nj "$nj" $pipes
-  done
-fi
-
-if wants 2; then
-  say 2 "byte-pair encoding"
-  run "$root"/local/train_bpe.sh --text "$train_dir/text" --vocab-size "$text_vocab_size" --model-type "$text_model_type" \
-    --out-dir "$exp_dir/bpe" $shrink_vocab
-fi
-
-if wants 3; then
-  say 3 "dense teacher"
-  run "${train[@]}" --role teacher --name teacher --exp-dir "$teacher_dir"
-fi
-
-if wants 4; then
-  if [ "$kd_ranges" = student ]; then
-    say 4 "no teacher's cache: with --kd-ranges student the teacher runs in every step"
-  else
-    say 4 "teacher's cache"
-    for job in $(seq "$nj"); do
-      add_job "cache $job" python -m rnnt_kd.bin.cache_teacher --config "$preset_file" --teacher-dir "$teacher_dir" \
-        --cuts "$exp_dir/cuts/train.jsonl.gz" --bpe-dir "$exp_dir/bpe" --cache-dir "$kd_cache" \
-        --job "$job" --nj "$nj" --device "$device" --lattice-backend "$lattice_backend"
-    done
-    run_jobs
-  fi
-fi
-
-if [ -n "$experiment" ]; then
-  steps=$(for step in "5 train" "6 decode" "7 score"; do ! wants "${step%% *}" || echo "${step#* }"; done | xargs)
-  if [ -n "$steps" ]; then
-    say "5 to 7" "experiment $experiment: $steps"
-    run "${experiment_command[@]}" --steps "$steps"
-  fi
-  if wants 9; then
-    say 9 "report"
-    make_report
-  fi
-  list_results
-  exit
-fi
-
-if wants 5; then
-  say 5 "students: $(student_names)"
-  for system in $(student_names); do
-    system_options "$system"
-    add_job "$system" "${train[@]}" "${system_options[@]}"
-  done
-  run_jobs
-fi
-
-if wants 6; then
-  say 6 "decode"
-  for system in teacher $(student_names); do
-    for dir in $test_dirs; do
-      name=$(set_name "$dir")
-      add_job "$system $name" python -m rnnt_kd.bin.decode --system-dir "$(system_dir "$system")" \
-        --cuts "$exp_dir/cuts/$name.jsonl.gz" --bpe-dir "$exp_dir/bpe" --test-set "$name" --device "$device" \
-        --search "$decoding_search" --beam "$decoding_beam" --batch-seconds "$decoding_batch_seconds" \
-        --out-dir "$(decode_dir "$system" "$name")"
-    done
-  done
-  run_jobs
-fi
-
-if wants 7; then
-  say 7 "score"
-  for dir in $test_dirs; do
-    name=$(set_name "$dir")
-    for system in teacher $(student_names); do
-      twin=$(twin_of "$system")
-      run "$root"/local/score.sh $([ "$twin" = "$system" ] || echo --baseline-decode-dir "$(decode_dir "$twin" "$name")") \
-        "$dir" "$(decode_dir "$system" "$name")"
-      [ "$(role_of "$system")" != streaming_student ] \
-        || run python -m rnnt_kd.bin.delay --decode-dir "$(decode_dir "$system" "$name")" \
-          --baseline-decode-dir "$(decode_dir teacher "$name")"
-    done
-  done
-  run python -m rnnt_kd.bin.summarize --corpus "$corpus" --systems "teacher $(student_names)" --exp-dir "$exp_dir" --test-sets "$(test_sets)"
-fi
-
-if wants 8; then
-  read -r check_dir _ <<<"$test_dirs"
-  say 8 "export, compared with sherpa-onnx on $(set_name "$check_dir")"
-  for system in teacher $(student_names); do
-    add_job "$system export" python -m rnnt_kd.bin.export "$(system_dir "$system")" --bpe-dir "$exp_dir/bpe" \
-      --out "$exp_dir/export/$system" --check-data-dir "$check_dir" $pipes \
-      $([ "$(role_of "$system")" != streaming_student ] || echo --streaming)
-  done
-  run_jobs
-  run python -m rnnt_kd.bin.size_table --exp-dir "$exp_dir" --bpe-dir "$exp_dir/bpe" --data-dir "$check_dir" $pipes \
-    --systems "teacher $(student_names)" --search "$decoding_search" --beam "$decoding_beam"
-fi
-
-if wants 9; then
-  say 9 "report"
-  for dir in $test_dirs; do
-    name=$(set_name "$dir")
-    run python -m rnnt_kd.bin.dump_lattices --exp-dir "$exp_dir" --bpe-dir "$exp_dir/bpe" --test-set "$name" \
-      --cuts "$exp_dir/cuts/$name.jsonl.gz" --systems "$(pictured_systems)" --search "$decoding_search" --device "$device" \
-      --lattice-backend "$lattice_backend" $pipes
-  done
-  make_report --systems "teacher $(student_names)"
-fi
-
-list_results
+#--- stages -----------------------------------------------------------------------------------------
+if [ "$print_jobs" = true ]; then experiment --print-jobs; exit; fi
+[ "$dry_run" = true ] || experiment --steps "" # wrong files and values end here, before anything is made
+stage 0 "data directories" data
+stage 1 "cuts and features" experiment --steps features
+stage 2 "byte-pair encoding" experiment --steps bpe
+stage 3 "dense teachers" experiment --steps teacher
+stage 4 "teachers' caches" experiment --steps cache
+stage 5 "students" experiment --steps train
+stage 6 "decode" experiment --steps decode
+stage 7 "score" experiment --steps score
+stage 8 "export, compared with sherpa-onnx" experiment --steps export
+stage 9 "report" experiment --steps report
+[ -z "$failed" ] || die "stage$failed: not everything was made; see the lines above; correct it and run the same command again"

@@ -92,19 +92,22 @@ def test_own_directories_of_every_kind(root, tmp_path, speech, monkeypatch):
     segmented = segmented_dir(tmp_path / "d" / "segmented", speech[42:])
     result = run(
         root, "--train-dir", "d/train", "--dev-dir", "d/dev", "--test-dirs", "d/mixed d/segmented", "--exp-dir", "exp",
-        "--sparsities", "0.9",
     )  # fmt: skip
-    rows = json.loads((tmp_path / "exp" / "summary.json").read_text())
+    rows = json.loads((tmp_path / "exp" / "default" / "summary.json").read_text())
     assert [row["system"] for row in rows] == [
-        system for system in ("teacher", "sparse90", "sparse90_kd", "small", "small_kd") for _ in range(2)
+        system
+        for system in ("teacher", "sparse60", "sparse60_kd", "sparse90", "sparse90_kd", "small", "small_kd")
+        for _ in range(2)
     ]
     assert {row["test_set"] for row in rows} == {"mixed", "segmented"}
     assert all(row["wer"] is not None and row["words"] > 0 for row in rows)
     assert "left out" not in result.stdout, result.stdout
     for name, count in (("train", 28), ("dev", 7), ("mixed", 7), ("segmented", segmented)):
         assert json.loads((tmp_path / "exp" / "cuts" / f"{name}.left_out.json").read_text()) == {}, name
-        decoded = [path for path in (tmp_path / "exp" / "teacher").glob(f"decode_*/recogs-{name}.txt")]
+        decoded = [
+            path for path in (tmp_path / "exp" / "default" / "teacher" / "seed1").glob(f"decode_*/recogs-{name}.txt")
+        ]
         if name in ("mixed", "segmented"):
             assert decoded[0].read_text(encoding="utf-8").count("ref=") == count
-    exported = [path.parent.name for path in (tmp_path / "exp" / "export").glob("*/encoder.onnx")]
+    exported = [path.parent.name for path in (tmp_path / "exp" / "default" / "export").glob("*/encoder.onnx")]
     assert sorted(exported) == sorted({row["system"] for row in rows})

@@ -16,12 +16,14 @@ SYSTEMS = """
 seeds: [1, 2]
 baseline: sparse50
 systems:
+  teacher: {role: teacher, seeds: [1]}
   sparse50: {role: sparse_student, sparsity: 0.5}
   sparse50_kd: {base: sparse50, kd: {weighting: uniform}}
   hot: {base: sparse50_kd, seeds: [1], kd: {temperature: 2.0}}
-  large: {role: teacher, seeds: [3], set: {teacher.model.encoder_options.dim: 48}}
+  large: {role: teacher, seeds: [3], model: {encoder_options: {dim: 48}}}
   small_large: {role: small_student, teacher: large, kd: {}, seeds: [1]}
 """
+STEPS = "teacher cache train decode score"
 
 
 class Trial:
@@ -29,13 +31,15 @@ class Trial:
 
     def __init__(self, folder: Path, corpus):
         self.exp, self.file, self.corpus = folder / "exp", folder / "trial.yaml", corpus
-        self.dir = self.exp / "experiments" / "trial"
+        self.dir = self.exp / "trial"
+        self.teacher = self.dir / "teacher" / "seed1"
 
     def arguments(self, *more: str) -> list:
         return [
             *("--experiment", str(self.file), "--config", str(self.corpus.preset), "--exp-dir", str(self.exp)),
-            *("--dev-set", "dev", "--test-dirs", str(self.corpus.folder / "dev"), "--device", "cpu"),
-            *("--lattice-backend", "torch", "--corpus", "tones", "--replications", "500", *map(str, more)),
+            *("--dev-dir", str(self.corpus.folder / "dev"), "--test-dirs", str(self.corpus.folder / "dev")),
+            *("--device", "cpu", "--lattice-backend", "torch", "--corpus", "tones", "--replications", "500"),
+            *("--steps", STEPS, *map(str, more)),
         ]
 
     def run(self, *more: str) -> list:
@@ -58,13 +62,13 @@ class Trial:
 
 @pytest.fixture(scope="session")
 def untrained(tone_corpus, teacher_dir, tmp_path_factory):  # noqa: F811
-    """What stages 0 to 4 leave."""
+    """What stages 0 to 3 leave, but for the second teacher."""
     folder = tmp_path_factory.mktemp("trial")
     trial = Trial(folder, tone_corpus)
     trial.file.write_text(SYSTEMS)
     shutil.copytree(tone_corpus.folder / "cuts", trial.exp / "cuts")
     shutil.copytree(tone_corpus.bpe_dir, trial.exp / "bpe")
-    shutil.copytree(teacher_dir, trial.exp / "teacher")
+    shutil.copytree(teacher_dir, trial.teacher)
     return trial
 
 

@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
+from rnnt_kd.scoring.bootstrap import errors_by_utterance, paired_p_value
 
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
-from rnnt_kd.experiments.pooled import errors_by_utterance, paired_p_value
 from rnnt_kd.scoring.recognitions import read_recogs, write_recogs
 from rnnt_kd.scoring.word_errors import count_all
 
@@ -18,6 +18,10 @@ RESULT_KEYS = [
 
 def read(trial, name):
     return json.loads((trial.dir / name).read_text())
+
+
+def cells_of(text):
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
 
 
 def row(trial, system):
@@ -37,22 +41,24 @@ def refused(trial, *arguments):
 
 def test_from_nothing_teachers_then_caches_then_students(finished):
     _, started = finished
+    students = ("sparse50/1", "sparse50/2", "sparse50_kd/1", "sparse50_kd/2", "hot/1", "small_large/1")
     assert started == [
-        "decode teacher/1", "train large/3", "decode large/3",
-        "cache_teacher cache large", "cache_teacher cache temperature2", "cache_teacher cache kd_cache",
-        *(f"{what} {job}" for job in ("sparse50/1", "sparse50/2", "sparse50_kd/1", "sparse50_kd/2", "hot/1", "small_large/1")
-          for what in ("train", "decode")),
+        "train large/3",
+        "cache_teacher kd_cache of large/3, job 1", "cache_teacher kd_cache of teacher/1, job 1",
+        "cache_teacher kd_cache_temperature2 of teacher/1, job 1",
+        *(f"train {job}" for job in students),
+        *(f"decode {job} dev" for job in ("teacher/1", "large/3", *students)),
     ]  # fmt: skip
 
 
 def test_systems_are_what_the_file_says(finished):
     trial, _ = finished
     configs = {path.parts[-3:-1]: read_system_config(path) for path in trial.dir.glob("*/seed*/config.yaml")}
-    assert len(configs) == 7
+    assert len(configs) == 8
     for (name, seed), config in configs.items():
         assert (config.name, f"seed{config.seed}") == (name, seed)
     hot = configs["hot", "seed1"]
-    assert (hot.kd.temperature, hot.kd.weighting, hot.target_sparsity) == (2.0, "uniform", 0.5)
+    assert (hot.kd.temperature, hot.kd.weighting, hot.sparsity.target) == (2.0, "uniform", 0.5)
     assert configs["large", "seed3"].model.encoder_options["dim"] == 48
     teachers = {name: config.teacher_checksum for (name, _), config in configs.items()}
     assert teachers["small_large"] not in (teachers["hot"], "") and teachers["hot"] == teachers["sparse50"]
@@ -117,7 +123,7 @@ def test_the_table_is_over_seeds_and_pooled(finished):
 
 def test_unequal_seeds_are_compared_over_those_that_both_have_and_the_table_says_which(finished):
     text = (finished[0].dir / "summary.md").read_text()
-    assert next(line for line in text.splitlines() if line.startswith("| hot | dev | 1 |"))  # all that it wants
+    assert next(cells for cells in cells_of(text) if cells[0] == "hot")[3] == "1"  # all that it wants
     rates = {item["seed"]: item["wer"] for item in read(finished[0], "results.json") if item["system"] == "sparse50"}
     assert row(finished[0], "hot")["baseline_wer"] == rates[1]
 
@@ -128,7 +134,8 @@ def test_a_baseline_that_lacks_a_seed_is_named_with_those_that_are_compared(tria
     assert row(trial, "sparse50_kd")["compared_seeds"] == [2] and row(trial, "sparse50_kd")["seeds"] == [1, 2]
     assert row(trial, "hot")["p_value"] is None and row(trial, "hot")["relative_change"] is None
     text = (trial.dir / "summary.md").read_text()
-    assert "| sparse50 (seeds 2) |" in text and "| sparse50 (seeds none) |" in text
+    compared = {cells[0]: cells[11] for cells in cells_of(text)}
+    assert (compared["sparse50_kd"], compared["hot"]) == ("sparse50 (seeds 2)", "sparse50 (seeds none)")
     nothing = [item["p_value"] for item in read(trial, "results.json") if (item["system"], item["seed"]) == ("hot", 1)]
     assert nothing == [None]
 
@@ -140,11 +147,11 @@ def test_a_finished_experiment_does_nothing_but_print_the_table(trial, capsys):
     tables = {name: (trial.dir / name).read_text() for name in ("summary.json", "results.json")}
     capsys.readouterr()
     first_line = (trial.dir / "summary.md").read_text().splitlines()[0]
-    shutil.rmtree(trial.exp / "teacher" / "tensorboard", ignore_errors=True)
+    shutil.rmtree(trial.teacher / "tensorboard", ignore_errors=True)
     # the copy lies elsewhere: scores name their baseline's folder, so only these are made again
     assert trial.run() == []
     printed = capsys.readouterr()
-    assert printed.out.splitlines()[0] == first_line and "finished already" not in printed.out + printed.err
+    assert printed.out.splitlines()[0] == first_line and "runs again" not in printed.out + printed.err
     assert trial.run() == []
     for name, text in tables.items():
         assert (trial.dir / name).read_text() == text
@@ -164,10 +171,10 @@ def test_what_is_missing_is_made_and_nothing_else(trial):
     started = trial.run()
     assert started == [
         "train sparse50_kd/2",
-        "decode sparse50_kd/2",
         "train hot/1",
-        "decode hot/1",
-        "decode small_large/1",
+        "decode sparse50_kd/2 dev",
+        "decode hot/1 dev",
+        "decode small_large/1 dev",
     ]
     assert all(path.read_bytes() == content for path, content in weights.items())  # what was made again, to the bit
     now = {(item["system"], item["seed"]): item for item in read(trial, "results.json")}
@@ -188,7 +195,8 @@ def test_an_unfinished_seed_is_named_and_in_no_figure(trial):
     assert alone["wer"] is None and alone["unfinished"] == {"1": "not trained"}
     text = (trial.dir / "summary.md").read_text()
     assert "- sparse50_kd, seed 2: training is not finished" in text and "- hot, seed 1: not trained" in text
-    assert "| sparse50_kd | dev | 1 of 1 2 |" in text and "| hot | dev | - of 1 |" in text
+    seeds = {cells[0]: cells[3] for cells in cells_of(text)}
+    assert (seeds["sparse50_kd"], seeds["hot"]) == ("1 of 1 2", "- of 1")
 
 
 def test_a_changed_definition_is_not_averaged_in_and_is_trained_anew(trial):
@@ -198,7 +206,7 @@ def test_a_changed_definition_is_not_averaged_in_and_is_trained_anew(trial):
         "is another system: changed kd.scale 1.0 -> 3.0, kd.temperature 2.0 -> 1.0"
         in row(trial, "hot")["unfinished"]["1"]
     )
-    assert trial.run() == ["train hot/1", "decode hot/1"]
+    assert trial.run() == ["train hot/1", "decode hot/1 dev"]
     assert (trial.dir / "hot" / "seed1.old-1").exists() and row(trial, "hot")["unfinished"] == {}
 
 
@@ -243,7 +251,7 @@ def test_results_of_another_corpus_are_refused(trial):
 
 def test_a_teacher_that_is_not_the_one_recorded_is_refused(trial):
     teacher = trial.dir / "large" / "seed3" / "model.safetensors"
-    shutil.copy(trial.exp / "teacher" / "model.safetensors", teacher)
+    shutil.copy(trial.teacher / "model.safetensors", teacher)
     message = refused(trial, "--steps", "score")
     assert "small_large/seed1: its teacher had other weights" in message and str(teacher) in message
 
@@ -255,18 +263,37 @@ def test_other_references_are_refused(trial):
     assert first.utterance_id in refused(trial, "--steps", "score")
 
 
-def test_a_missing_teacher_says_which_stages_make_it(trial):
-    (trial.exp / "teacher" / "system.json").unlink()
-    message = refused(trial)
-    assert str(trial.exp / "teacher") in message and "run stages 0 to 4 first" in message
+def test_a_missing_teacher_says_which_stage_makes_it(trial):
+    (trial.teacher / "system.json").unlink()
+    for step in ("cache", "train"):
+        message = refused(trial, "--steps", step)
+        assert str(trial.teacher) in message and "run stage 3 first" in message
+
+
+def test_systems_in_the_former_layout_are_left_alone_and_it_is_said_what_to_do(trial):
+    old = trial.exp / "students" / "sparse90" / "model.safetensors"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"weights")
+    for arguments in ((), ("--steps", ""), ("--print-jobs",)):
+        message = refused(trial, *arguments)
+        assert str(trial.exp) in message and "students" in message and "CHANGELOG.md" in message
+    assert old.read_bytes() == b"weights"
+
+
+def test_a_one_off_change_runs_again_what_depends_on_it(trial):
+    started = trial.run("--set", "hot.kd.scale=2", "--steps", "train decode")
+    assert started == ["train hot/1", "decode hot/1 dev"]
+    assert read_system_config(trial.dir / "hot" / "seed1" / "config.yaml").kd.scale == 2.0
+    assert "did you mean 'scale'" in refused(trial, "--set", "hot.kd.scal=2")
+    assert "kd.scale" in refused(trial, "--set", "hot.kd.scale=-1")
 
 
 def test_printing_needs_nothing_but_the_file_and_each_line_is_whole(trial, tmp_path, capsys):
     shutil.rmtree(trial.exp)
     trial.run("--print-jobs")
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 7 and not trial.exp.exists()
-    assert "--job large/3" in lines[0]  # what others wait for comes first
+    assert len(lines) == 8 and not trial.exp.exists()
+    assert ["--job teacher/1" in lines[0], "--job large/3" in lines[1]] == [True, True]  # others wait for them
     for line in lines:
         assert str(trial.file.resolve()) in line and "-m rnnt_kd.bin.experiment" in line
 
@@ -282,22 +309,23 @@ def test_only_missing_jobs_are_printed(trial, capsys):
 def test_a_job_makes_what_it_needs(trial):
     shutil.rmtree(trial.dir / "large")
     shutil.rmtree(trial.dir / "small_large")
-    shutil.rmtree(trial.dir / "kd_caches")
     assert trial.run("--job", "small_large/1") == [
-        "train large/3", "cache_teacher cache", "train small_large/1", "decode small_large/1",
+        "train large/3", "cache_teacher cache kd_cache", "train small_large/1", "decode small_large/1 dev",
     ]  # fmt: skip
     assert trial.run("--job", "small_large/1") == []
-    assert trial.run("--job", "large/3") == ["decode large/3"]
+    assert trial.run("--job", "large/3") == ["decode large/3 dev"]
     assert "did you mean 'small_large/1'" in refused(trial, "--job", "smal_large/1")
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--jobs", "0"], "--jobs: 0"),
-        (["--steps", "train sleep"], "--steps: 'train sleep'; expected some of: train decode score"),
+        (["--nj", "0"], "--nj: 0"),
+        (["--steps", "train slep"], "--steps: there is no 'slep'; expected one of: features"),
         (["--test-dirs", " "], "--test-dirs: empty"),
-        (["--print-jobs", "--job", "hot/1"], "one of the two"),
+        (["--test-dirs", "x/test y/test"], "two directories have the name 'test'"),
+        (["--test-dirs", "x/dev"], "two directories have the name 'dev'"),
+        (["--test-dirs", "x/train"], "two directories have the name 'train'"),
     ],
 )
 def test_wrong_options(untrained, arguments, words):

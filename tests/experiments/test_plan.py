@@ -6,23 +6,24 @@ import pytest
 
 from rnnt_kd.bin import cache_teacher, train
 from rnnt_kd.config import KdConfig
+from rnnt_kd.config_io import load_recipe
 from rnnt_kd.errors import UserError
-from rnnt_kd.experiments.definition import read_experiment
 from rnnt_kd.experiments.plan import Places, Plan
 
 EXP = Path("/exp")
 SYSTEMS = """
 seeds: [1, 2]
 systems:
-  sparse90: {role: sparse_student, sparsity: 0.9, structure: 4x4}
+  teacher: {role: teacher, seeds: [1]}
+  sparse90: {role: sparse_student, sparsity: {target: 0.9, structure: 4x4}}
   uniform: {base: sparse90, kd: {weighting: uniform, scale: 0.5}}
   hot: {base: uniform, kd: {temperature: 2.0, ramp_steps: 5}}
-  wide: {base: hot, set: {sparse_student.training.prune_range: 7}}
+  wide: {base: hot, training: {prune_range: 7}}
   online: {base: uniform, kd: {variant: full, ranges: student}}
   small: {role: small_student}
   small_kd: {base: small, kd: {}}
   small_large: {base: small, teacher: large, kd: {}}
-  large: {role: teacher, seeds: [5], set: {teacher.model.encoder_options.dim: 64}}
+  large: {role: teacher, seeds: [5], model: {encoder_options: {dim: 64}}}
 """
 
 
@@ -31,12 +32,13 @@ def plan(tmp_path, root):
     return made(tmp_path, root, SYSTEMS)
 
 
-def made(tmp_path, root, text):
+def made(tmp_path, root, text, *overrides):
     (tmp_path / "trial.yaml").write_text(text)
     places = Places(
-        root / "egs/synth/conf/smoke.yaml", EXP, "dev", {"test": Path("/data/test")}, machine=("--device", "cpu")
-    )
-    return Plan(read_experiment(tmp_path / "trial.yaml"), places)
+        root / "egs/synth/conf/smoke.yaml", EXP, "dev", {"test": Path("/data/test")}, overrides=overrides,
+        device=("--device", "cpu"),
+    )  # fmt: skip
+    return Plan(tmp_path / "trial.yaml", places)
 
 
 @pytest.fixture
@@ -56,100 +58,111 @@ def trained(monkeypatch):
     return run
 
 
-def test_training_commands_say_what_the_plan_says(plan, trained):
+def test_training_commands_say_what_the_plan_says(tmp_path, root, trained):
+    plan = made(tmp_path, root, SYSTEMS, "hot.kd.scale=3", "seeds=[4]")
+    assert plan.config(("hot", 4)).kd.scale == 3.0
     for job in plan.jobs():
         config, folder, options = trained(plan.train_command(job))
         assert config == plan.config(job)
-        assert folder == plan.system_dir(job) == EXP / "experiments" / "trial" / job[0] / f"seed{job[1]}"
+        assert folder == plan.system_dir(job) == EXP / "trial" / job[0] / f"seed{job[1]}"
         assert options["teacher_dir"] == plan.teacher_dir(job)
         cache = plan.cache(job)
         assert options["kd_cache"] == (cache.folder if cache else None)
 
 
-def test_every_seed_of_every_system_teachers_of_the_file_first(plan):
+def test_every_seed_of_every_system_teachers_first(plan):
     jobs = list(plan.jobs())
-    assert jobs[:3] == [("large", 5), ("sparse90", 1), ("sparse90", 2)]
-    assert len(jobs) == len(set(jobs)) == 1 + 8 * 2
+    assert jobs[:4] == [("teacher", 1), ("large", 5), ("sparse90", 1), ("sparse90", 2)]
+    assert len(jobs) == len(set(jobs)) == 2 + 8 * 2
 
 
 def test_options_not_in_the_file_are_the_presets(plan):
     assert plan.config(("small_kd", 1)).kd == KdConfig()
     hot = plan.config(("hot", 2))
-    assert (hot.seed, hot.target_sparsity, hot.sparsity.structure) == (2, 0.9, "4x4")
+    assert (hot.seed, hot.sparsity.target, hot.sparsity.structure) == (2, 0.9, "4x4")
     assert hot.kd == KdConfig(weighting="uniform", scale=0.5, temperature=2.0, ramp_steps=5)
     assert plan.config(("wide", 1)).training.prune_range == 7 and hot.training.prune_range == 5
     assert plan.config(("large", 5)).model.encoder_options["dim"] == 64
 
 
-def test_caches_differ_where_their_contents_do(plan):
-    folders = {
-        name: plan.cache((name, 1)) and plan.cache((name, 1)).folder
-        for name in plan.systems
-        if name not in ("large", "teacher")
-    }
-    own = EXP / "experiments" / "trial" / "kd_caches"
-    assert folders == {
-        "sparse90": None, "uniform": EXP / "kd_cache", "hot": own / "temperature2", "wide": own / "range7_temperature2",
-        "online": None, "small": None, "small_kd": EXP / "kd_cache", "small_large": own / "large",
-    }  # fmt: skip
-    assert (
-        plan.teacher_dir(("small_large", 1)) == plan.system_dir(("large", 5)) and plan.teacher_dir(("small", 1)) is None
+def test_overrides_of_the_preset_reach_the_stages_that_read_it(tmp_path, root):
+    plan = made(tmp_path, root, SYSTEMS, "decoding.beam=7", "text.vocab_size=33", "features.speed_perturb=[0.9, 1.1]")
+    command = plan.decode_command(("small", 1), "test")
+    assert command[command.index("--beam") + 1] == "7"
+    assert plan.recipe == load_recipe(
+        root / "egs/synth/conf/smoke.yaml",
+        ["decoding.beam=7", "text.vocab_size=33", "features.speed_perturb=[0.9, 1.1]"],
     )
-    assert plan.teacher_of(("small_large", 2)) == ("large", 5) and plan.teacher_of(("uniform", 1)) is None
+
+
+def test_a_cache_lies_with_its_teacher_and_caches_differ_where_their_contents_do(plan):
+    teacher, large = EXP / "trial" / "teacher" / "seed1", EXP / "trial" / "large" / "seed5"
+    folders = {
+        name: getattr(plan.cache((name, 1)), "folder", None) for name in plan.systems if plan.systems[name].teacher
+    }
+    assert folders == {
+        "sparse90": None, "uniform": teacher / "kd_cache", "hot": teacher / "kd_cache_temperature2",
+        "wide": teacher / "kd_cache_range7_temperature2", "online": None, "small": None,
+        "small_kd": teacher / "kd_cache", "small_large": large / "kd_cache",
+    }  # fmt: skip
+    assert plan.teacher_dir(("small_large", 1)) == large and plan.teacher_dir(("small", 1)) is None
+    assert plan.teacher_of(("small_large", 2)) == ("large", 5) and plan.teacher_of(("uniform", 1)) == ("teacher", 1)
 
 
 def test_cache_commands_make_the_lattice_that_the_student_needs(plan, monkeypatch):
     calls = []
-    monkeypatch.setattr("rnnt_kd.teachers.write_cache.cache_teacher", lambda *args, **options: calls.append(args))
+    monkeypatch.setattr(
+        "rnnt_kd.teachers.write_cache.cache_teacher", lambda *args, **options: calls.append((args, options))
+    )
     monkeypatch.setattr("rnnt_kd.text.tokenizer.Tokenizer.load", lambda folder: folder)
-    for name, temperature, prune_range in (
-        ("uniform", 1.0, 5),
-        ("hot", 2.0, 5),
-        ("wide", 2.0, 7),
-        ("small_large", 1.0, 5),
-    ):
+    for name, temperature, prune_range in (("uniform", 1, 5), ("hot", 2, 5), ("wide", 2, 7), ("small_large", 1, 5)):
         cache = plan.cache((name, 1))
-        cache_teacher.main.__wrapped__(plan.cache_command(cache)[2:])
-        teacher_dir, cuts, bpe_dir, folder, lattice = calls[-1]
-        assert (folder, teacher_dir) == (cache.folder, cache.teacher_dir)
-        assert (lattice.temperature, lattice.prune_range, cuts) == (
-            temperature,
-            prune_range,
-            EXP / "cuts" / "train.jsonl.gz",
-        )
+        for job, command in enumerate(plan.cache_commands(cache, 3), 1):
+            cache_teacher.main.__wrapped__(command[2:])
+            (teacher_dir, cuts, bpe_dir, folder, settings), options = calls[-1]
+            assert (folder, teacher_dir) == (cache.folder, plan.system_dir(cache.teacher))
+            assert (settings.temperature, settings.prune_range) == (temperature, prune_range)
+            assert (options["job"], options["num_jobs"], cuts) == (job, 3, EXP / "cuts" / "train.jsonl.gz")
 
 
 @pytest.mark.parametrize(
     "system, words",
     [
-        ("{role: sparse_student}", ["system x", "--sparsity", "0.0 for a sparse student"]),
-        ("{role: small_student, sparsity: 0.5}", ["system x", "which is dense"]),
+        ("{role: sparse_student}", ["system x", "sparsity"]),
+        ("{role: small_student, sparsity: 0.5}", ["system x", "sparsity"]),
         ("{role: sparse_student, sparsity: 1.5}", ["system x", "1.5"]),
-        ("{role: sparse_student, sparsity: 0.9, structure: 4y4}", ["system x", "4y4"]),
-        ("{role: small_student, structure: 4x4}", ["system x", "--structure"]),
-        ("{role: teacher, kd: {}}", ["system x", "--kd"]),
+        ("{role: sparse_student, sparsity: {target: 0.9, structure: 4y4}}", ["system x", "4y4"]),
+        ("{role: teacher, kd: {}}", ["system x", "kd"]),
+        ("{role: small_student, kd: {scael: 1}}", ["system x", "'scael'", "did you mean 'scale'"]),
+        ("{role: small_student, kd: {scale: much}}", ["system x", "scale", "much"]),
         ("{role: small_student, kd: {weighting: unform}}", ["system x", "kd.weighting", "unform", "uniform"]),
         ("{role: small_student, kd: {temperature: 0}}", ["system x", "kd.temperature"]),
-        ("{role: small_student, kd: {variant: full}}", ["system x", "kd.variant", "ranges student"]),
-        ("{role: teacher, set: {teacher.model.encoder: conformer, teacher.modl.size: tiny}}", ["system x", "teacher.modl", "did you mean 'model'"]),
-        ("{role: small_student, set: {small_student.training.epochs: 0}}", ["system x", "training.epochs"]),
-        ("{role: small_student, set: {small_student.training.epochs: few}}", ["system x", "epochs", "few"]),
+        ("{role: small_student, kd: {variant: full}}", ["system x", "kd", "full"]),
+        ("{role: small_student, modl: {size: tiny}}", ["system x", "modl", "did you mean 'model'"]),
+        ("{role: small_student, training: {epochs: 0}}", ["system x", "training.epochs"]),
+        ("{role: small_student, training: {epochs: few}}", ["system x", "epochs", "few"]),
     ],
 )  # fmt: skip
 def test_a_system_that_cannot_be_is_refused_before_anything_runs(tmp_path, root, system, words):
     with pytest.raises(UserError) as caught:
-        made(tmp_path, root, f"systems: {{x: {system}}}")
+        made(tmp_path, root, f"systems: {{teacher: {{role: teacher}}, x: {system}}}")
     assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value), str(caught.value)
 
 
+def test_a_student_without_a_teacher_in_the_file_is_refused(tmp_path, root):
+    with pytest.raises(UserError, match="system x: needs a teacher.*teacher: {role: teacher}"):
+        made(tmp_path, root, "systems: {x: {role: sparse_student, sparsity: 0.5}}")
+
+
 def test_every_experiment_on_disk_is_valid_with_its_presets(root):
     found = sorted(root.glob("egs/*/conf/experiments/*.yaml"))
-    assert {path.relative_to(root / "egs").parts[0] for path in found} >= {"an4", "librispeech", "synth"}
-    presets = {"paper": ["cpu", "gpu"], "smoke": ["smoke"], "paper_5h": ["5h", "5h-cpu"], "paper_960h": ["960h"]}
+    assert {path.parts[-4] for path in found} >= {"an4", "custom", "librispeech", "synth"}
+    own = {"smoke": ["smoke"], "paper_5h": ["5h", "5h-cpu"], "paper_960h": ["960h"]}
     for path in found:
-        for preset in presets[path.stem]:
-            plan = Plan(read_experiment(path), Places(path.parents[1] / f"{preset}.yaml", EXP, "dev", {}))
+        presets = own.get(path.stem) or [file.stem for file in path.parents[1].glob("*.yaml") if file.stem != "base"]
+        for preset in presets:
+            plan = Plan(path, Places(path.parents[1] / f"{preset}.yaml", EXP, "dev", {}))
             for job in plan.jobs():
-                assert plan.train_command(job) and (plan.cache(job) is None or plan.cache_command(plan.cache(job)))
+                assert plan.train_command(job) and (plan.cache(job) is None or plan.cache_commands(plan.cache(job)))

@@ -1,16 +1,17 @@
-"""Run what is missing of an experiment: a file that names systems and seeds (rnnt_kd.experiments.definition).
+"""Make what is missing of an experiment: a file that names systems and seeds (rnnt_kd.experiments.definition).
 
-Stages 0 to 4 must have been run in EXP_DIR.  Trains, decodes and scores every system and seed of the file that is not
-finished, JOBS at once, and makes one table of all.  The same command again goes on where it stopped; when all is
-finished, it prints the table.  Writes to EXP_DIR/experiments/<experiment>
-  <system>/seed<N>/     the systems, as rnnt_kd.bin.train makes them, their decodings in them
-  kd_caches/            teacher caches other than EXP_DIR/kd_cache
-  summary.md            the table: mean and spread over seeds, comparison with the baseline
-  summary.json          the same, a list of objects, one a system and test set
-  results.json          every seed: a list of objects, one a system, seed and test set
+run.sh calls this for its stages 1 to 9, each a step; stage 0 must have made the data directories:
+  features  bpe           cuts and the BPE model, EXP_DIR/cuts and EXP_DIR/bpe; all experiments share them
+  teacher  cache  train   teachers, what distillation needs of them, students: EXP_DIR/<experiment>/<system>/seed<N>
+  decode  score           recogs and word error rates in each system's folder; then the table:
+                          EXP_DIR/<experiment>/summary.md, summary.json (a row a system and test set),
+                          results.json (an object a system, seed and test set)
+  export                  the first seed of each system, for sherpa-onnx; sizes.md, sizes.json
+  report                  lattice pictures, and the page: report/index.html
 
-With --print-jobs, a line for each system and seed that is missing goes to stdout, a command that can be run anywhere
-and in any order (what it needs, it makes; who comes second, waits), and no other work is done.
+A finished part is skipped, an interrupted one goes on where it stopped; a job that fails stops no other.  With
+--print-jobs, a line for each system and seed that is not trained and decoded goes to stdout: a command that can be run
+anywhere and in any order (what it needs, it makes; who comes second, waits), and nothing else is done.
 """
 
 import contextlib
@@ -20,196 +21,244 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Iterable, List, Optional
+from typing import Callable, Dict, List, Optional
 
 from filelock import FileLock
 
-from rnnt_kd import atomic
-from rnnt_kd.bin import options, score
+from rnnt_kd import atomic, choices
+from rnnt_kd.bin import delay, options, score
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.experiment_jobs import Commands, run_side_by_side
+from rnnt_kd.children import Commands, run_side_by_side
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments import results, table
-from rnnt_kd.experiments.definition import TEACHER, close_match, read_experiment
+from rnnt_kd.experiments.definition import TEACHER
 from rnnt_kd.experiments.plan import Job, Places, Plan
 from rnnt_kd.experiments.progress import Progress
-from rnnt_kd.lattice import available_backends
 
-STEPS = ("train", "decode", "score")
 ENVIRONMENT = ("PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")  # part of a printed command
 
 
 @command
 def main(argv: Optional[List[str]] = None) -> None:
     parser = options.parser(__doc__)
-    parser.add_argument(
-        "--experiment", type=Path, required=True, help="file, egs/<corpus>/conf/experiments/<experiment>.yaml"
-    )
-    parser.add_argument("--config", type=Path, required=True, help="preset that the file is relative to")
-    parser.add_argument("--exp-dir", type=Path, required=True, help="where stages 1 to 4 wrote")
-    parser.add_argument("--dev-set", required=True, help="name of the development set")
+    options.add_experiment(parser)
+    parser.add_argument("--train-dir", type=Path, help="Kaldi data directory, for the steps features and bpe")
+    parser.add_argument("--dev-dir", type=Path, required=True, help="Kaldi data directory")
     parser.add_argument("--test-dirs", required=True, help='Kaldi data directories of the test sets, "DIR DIR"')
     parser.add_argument("--corpus", help="name of the corpus, for the table; the folder's name where it is not given")
-    parser.add_argument("--jobs", type=int, default=1, help="systems that are trained side by side")
-    parser.add_argument("--steps", default=" ".join(STEPS), help=f"some of: {' '.join(STEPS)} (with the table)")
+    parser.add_argument("--nj", type=int, default=1, help="jobs side by side")
+    parser.add_argument("--steps", default=" ".join(STEPS), help='some of the steps above, or "" to check the options')
     parser.add_argument("--print-jobs", action="store_true", help="a command line for each missing system and seed")
     parser.add_argument("--job", metavar="SYSTEM/SEED", help="this one only, for example sparse90/2; no table")
-    parser.add_argument("--teacher-seed", type=int, default=1, help="of the preset's teacher, for the table")
-    parser.add_argument(
-        "--lattice-backend", choices=["auto", *available_backends()], default="auto", help="auto: k2 where installed"
-    )
+    parser.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
+    options.add_lattice_backend(parser)
     options.add_device(parser)
     options.add_bootstrap(parser)
     args = parser.parse_args(argv)
-    steps = args.steps.split()
-    _check(args, steps)
-    plan = Plan(read_experiment(args.experiment), _places(args))
-    progress = Progress(plan)
-
-    if args.print_jobs:
-        for job in plan.jobs():
-            if progress.why_not_finished(job):
-                print(_printed(args, job))
-        return
-    if args.job is not None:
-        _run_one(plan, progress, _named(plan, args.job), steps)
-        return
-    failed = _run_missing(plan, progress, steps, args.jobs)
-    if "score" in steps:
-        _score(plan, progress, args.replications, args.seed)
-        _table(plan, progress, args, options.command_line("rnnt_kd.bin.experiment", argv))
-    if failed:
-        names = options.join(failed)
-        found = f"{len(failed)} failed: {names}"
-        raise UserError(args.experiment, found, "", "see their lines above; mend it and run the same command again")
-
-
-def _check(args, steps: List[str]) -> None:
     options.check_bootstrap(args)
-    for key in ("jobs", "num_threads"):
-        if getattr(args, key) < 1:
-            raise UserError(f"--{key.replace('_', '-')}", str(getattr(args, key)), "1 or more")
-    if not steps or not set(steps) <= set(STEPS):
-        raise UserError("--steps", f"'{args.steps}'", f"some of: {' '.join(STEPS)}")
-    if not args.test_dirs.split():
-        raise UserError("--test-dirs", "empty", "at least one directory")
-    if args.print_jobs and args.job is not None:
-        raise UserError("--print-jobs", "given with --job", "one of the two")
+    options.check_positive(args, "nj", "num_threads")
+    steps = [choices.check(step, list(STEPS), "--steps") for step in args.steps.split()]
+    run = Run(Plan(args.experiment, _places(args)), args, options.command_line("rnnt_kd.bin.experiment", argv))
+    if args.print_jobs:
+        for job in run.plan.jobs():
+            if run.progress.why_not_finished(job):
+                print(_printed(args, job))
+    elif args.job is not None:
+        run.one(args.job)
+    else:
+        failed = [name for step in steps for name in STEPS[step](run)]
+        if failed:
+            found = f"{len(failed)} failed: {', '.join(failed)}"
+            raise UserError(
+                args.experiment, found, "", "see their lines above; correct it and run the same command again"
+            )
+
+
+class Run:
+    """The steps.  Each makes what is missing of its part and returns the names of what failed."""
+
+    def __init__(self, plan: Plan, args, typed: str):
+        self.plan, self.args, self.typed = plan, args, typed
+        self.progress = Progress(plan)
+
+    def features(self) -> List[str]:
+        return self._run(
+            {f"cuts {name}": command for name, command in self.plan.features_commands().items()}, at_once=1
+        )
+
+    def bpe(self) -> List[str]:
+        return self._run({"bpe": self.plan.bpe_command()})
+
+    def teacher(self) -> List[str]:
+        return self._train(lambda job: self.plan.systems[job[0]].role == TEACHER)
+
+    def cache(self) -> List[str]:
+        commands = {}
+        for cache in sorted(
+            {self.plan.cache(job) for job in self.plan.jobs()} - {None}, key=lambda cache: cache.folder
+        ):
+            self._must_be_trained(cache.teacher, 3)
+            for job, words in enumerate(self.plan.cache_commands(cache, self.args.nj), 1):
+                commands[f"{cache.folder.name} of {_name(cache.teacher)}, job {job}"] = words
+        return self._run(commands)
+
+    def train(self) -> List[str]:
+        return self._train(lambda job: self.plan.systems[job[0]].role != TEACHER)
+
+    def decode(self) -> List[str]:
+        jobs = [job for job in self.plan.jobs() if self._is_trained(job)]
+        sets = [(job, name) for job in jobs for name in self.plan.places.test_sets]
+        missing = [(job, name) for job, name in sets if self.progress.why_not_decoded(job, name)]
+        return self._run({f"{_name(job)} {name}": self.plan.decode_command(job, name) for job, name in missing})
+
+    def score(self) -> List[str]:
+        """Every decoding; those that are scored already stay as they are.  Then the table."""
+        bootstrap = ["--replications", str(self.args.replications), "--seed", str(self.args.seed)]
+        for job in self.plan.jobs():
+            for test_set in self.plan.places.test_sets:
+                if not self._is_decoded(job, test_set):
+                    continue
+                baseline = self.plan.baseline_of(job)
+                baseline = baseline if baseline and self._is_decoded(baseline, test_set) else None
+                with contextlib.redirect_stdout(io.StringIO()):
+                    score.main.__wrapped__([*self.plan.score_arguments(job, test_set, baseline), *bootstrap])
+                    teacher = self.plan.teacher_of(job)
+                    if self.plan.is_streaming(job) and teacher and self._is_decoded(teacher, test_set):
+                        folders = ("--decode-dir", self.plan.decode_dir(job, test_set))
+                        folders += ("--baseline-decode-dir", self.plan.decode_dir(teacher, test_set))
+                        delay.main.__wrapped__([*map(str, folders), *bootstrap])
+        self._table()
+        return []
+
+    def export(self) -> List[str]:
+        jobs = [job for job in self.plan.first_jobs() if self._is_trained(job)]
+        failed = self._run({f"export {_name(job)}": self.plan.export_command(job) for job in jobs})
+        return failed + self._of_folder("size_table", *self.plan.places.pipes)
+
+    def report(self) -> List[str]:
+        places = self.plan.places
+        failed = self._of_folder("dump_lattices", *places.device, *places.lattice, *places.pipes)
+        return failed + self._of_folder("report")
+
+    def one(self, name: str) -> None:
+        """A job of a queue: it may find nothing but cuts and BPE model, and others beside it that need the same."""
+        jobs = {_name(job): job for job in self.plan.jobs()}
+        job = jobs[choices.check(name, list(jobs), "--job")]
+        if not self.progress.why_not_finished(job):
+            print(f"{name}: finished already, skipped ({self.plan.system_dir(job)})", file=sys.stderr)
+            return
+        teacher, cache = self.plan.teacher_of(job), self.plan.cache(job)
+        if teacher is not None:
+            folder = self.plan.system_dir(teacher)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(str(folder.parent / f".{folder.name}.job.lock")):  # its other students wait here
+                if self.progress.why_not_trained(teacher):
+                    self._must({_name(teacher): self.plan.train_command(teacher)})
+        if self.progress.why_not_trained(job):
+            if cache is not None and self.progress.why_no_cache(job):
+                self._must({f"cache {cache.folder.name}": self.plan.cache_commands(cache)[0]})
+            self._must({name: self.plan.train_command(job)})
+        for test_set in self.plan.places.test_sets:
+            self._must({f"{name} {test_set}": self.plan.decode_command(job, test_set)})
+
+    def _train(self, wanted: Callable[[Job], bool]) -> List[str]:
+        commands: Dict[str, List[str]] = {}
+        for job in filter(wanted, self.plan.jobs()):
+            teacher = self.plan.teacher_of(job)
+            if teacher is not None:
+                self._must_be_trained(teacher, 3)
+            why = self.progress.why_not_trained(job)
+            if why:
+                commands[_name(job)] = self.plan.train_command(job)
+            else:
+                self._say(f"{_name(job)}: finished already, skipped ({self.plan.system_dir(job)})")
+        return self._run(commands)
+
+    def _must_be_trained(self, job: Job, stage: int) -> None:
+        why = self.progress.why_not_trained(job)
+        if why:
+            raise UserError(self.plan.system_dir(job), why, "a trained teacher", f"run stage {stage} first")
+
+    def _is_trained(self, job: Job) -> bool:
+        why = self.progress.why_not_trained(job)
+        if why:
+            self._say(f"{_name(job)}: {why}; left out")
+        return not why
+
+    def _is_decoded(self, job: Job, test_set: str) -> bool:
+        return not (self.progress.why_not_trained(job) or self.progress.why_not_decoded(job, test_set))
+
+    def _of_folder(self, module: str, *words: str) -> List[str]:
+        return self._run({module: ["-m", f"rnnt_kd.bin.{module}", "--experiment-dir", str(self.plan.dir), *words]})
+
+    def _run(self, commands: Dict[str, List[str]], at_once: Optional[int] = None) -> List[str]:
+        """Side by side.  Returns the names of those that failed."""
+        return [name for name, _ in run_side_by_side(
+            [Commands(name, [words]) for name, words in commands.items()], at_once or self.args.nj
+        )]  # fmt: skip
+
+    def _must(self, commands: Dict[str, List[str]]) -> None:
+        for name in self._run(commands):
+            raise UserError(name, "failed", "", "see the lines above")
+
+    def _table(self) -> None:
+        plan = self.plan
+        found, reasons = results.collect(plan, self.progress, list(plan.jobs()))
+        rows = table.rows(plan, found, reasons, replications=self.args.replications, seed=self.args.seed)
+        title = f"Corpus {self._corpus()}, experiment {plan.experiment.name}"
+        results.write_experiment(plan, self._corpus())
+        atomic.write_text(plan.dir / "results.json", _json(results.as_list(plan, found)))
+        atomic.write_text(plan.dir / "summary.json", _json(rows))
+        atomic.write_text(plan.dir / "summary.md", table.markdown(rows, title, results.commands(found) + [self.typed]))
+        print(table.markdown(rows, title), end="")
+
+    def _corpus(self) -> str:
+        return self.args.corpus or self.args.exp_dir.resolve().name
+
+    def _say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+STEPS: Dict[str, Callable[[Run], List[str]]] = {
+    "features": Run.features,
+    "bpe": Run.bpe,
+    "teacher": Run.teacher,
+    "cache": Run.cache,
+    "train": Run.train,
+    "decode": Run.decode,
+    "score": Run.score,
+    "export": Run.export,
+    "report": Run.report,
+}
 
 
 def _places(args) -> Places:
-    machine = ("--device", args.device, "--num-threads", str(args.num_threads))
+    test_sets = {Path(folder).name: Path(folder) for folder in args.test_dirs.split()}
+    _check_names(args, test_sets)
     return Places(
         preset=args.config,
         exp_dir=args.exp_dir,
-        dev_set=args.dev_set,
-        test_sets={Path(folder).name: Path(folder) for folder in args.test_dirs.split()},
-        teacher_seed=args.teacher_seed,
-        machine=(*machine, "--lattice-backend", args.lattice_backend),
-        decoding_machine=machine,
+        dev_set=args.dev_dir.name,
+        test_sets=test_sets,
+        train_dir=args.train_dir,
+        dev_dir=args.dev_dir,
+        overrides=tuple(args.overrides),
+        device=("--device", args.device, "--num-threads", str(args.num_threads)),
+        lattice=("--lattice-backend", args.lattice_backend),
+        pipes=("--allow-pipes",) if args.allow_pipes else (),
     )
 
 
-def _run_missing(plan: Plan, progress: Progress, steps: List[str], at_once: int) -> List[str]:
-    """Teachers of the file, then caches, then all others.  Returns the names of what failed."""
-    failed: List[str] = []
-    teachers = {plan.teacher_of(job) for job in plan.jobs()} - {None}
-    first = [job for job in plan.jobs() if job in teachers]
-    others = [job for job in plan.jobs() if job not in teachers]
-    own_teacher = (TEACHER, plan.places.teacher_seed)
-    for jobs, ready in (([own_teacher, *first], False), (others, True)):
-        missing = [job for job in jobs if _missing(progress, job, steps)]
-        if ready and "train" in steps:
-            failed += _run_all(_caches(plan, progress, missing), at_once)
-        failed += _run_all([Commands(_name(job), _commands(plan, progress, job, steps)) for job in missing], at_once)
-    return failed
-
-
-def _run_all(jobs: List[Commands], at_once: int) -> List[str]:
-    jobs = [job for job in jobs if job.steps]
-    if jobs:
-        names = ", ".join(job.name for job in jobs)
-        print(f"{len(jobs)} to do, {min(at_once, len(jobs))} at once: {names}", file=sys.stderr, flush=True)
-    return [name for name, _ in run_side_by_side(jobs, at_once)]
-
-
-def _missing(progress: Progress, job: Job, steps: Iterable[str]) -> bool:
-    if "train" in steps and job[0] != TEACHER and progress.why_not_trained(job):
-        return True
-    return "decode" in steps and bool(progress.why_not_finished(job))
-
-
-def _commands(plan: Plan, progress: Progress, job: Job, steps: Iterable[str]) -> List[List[str]]:
-    """Training where it is not finished, and all decodings: each skips what it has finished."""
-    trained = not progress.why_not_trained(job)
-    commands = []
-    if not trained and job[0] == TEACHER:
-        folder = plan.system_dir(job)
-        raise UserError(folder, progress.why_not_trained(job), "the preset's teacher", "run stages 0 to 4 first")
-    if not trained and "train" in steps:
-        commands.append(plan.train_command(job))
-    if "decode" in steps and (trained or commands):
-        commands += [plan.decode_command(job, name) for name in plan.places.test_sets]
-    return commands
-
-
-def _caches(plan: Plan, progress: Progress, jobs: List[Job]) -> List[Commands]:
-    """Of these systems, each once, those that are not whole."""
-    caches = {plan.cache(job) for job in jobs if progress.why_not_trained(job) and progress.why_no_cache(job)} - {None}
-    ordered = sorted(caches, key=lambda cache: str(cache.folder))
-    return [Commands(f"cache {cache.folder.name}", [plan.cache_command(cache)]) for cache in ordered]
-
-
-def _run_one(plan: Plan, progress: Progress, job: Job, steps: List[str]) -> None:
-    """A job of a queue: it may find nothing but what stages 0 to 4 made, and others beside it that need the same."""
-    if not progress.why_not_finished(job):
-        print(f"{_name(job)}: finished already, skipped ({plan.system_dir(job)})", file=sys.stderr)
-        return
-    teacher = plan.teacher_of(job)
-    if teacher is not None and "train" in steps:
-        folder = plan.system_dir(teacher)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(folder.parent / f".{folder.name}.job.lock")):  # its other students wait here
-            if progress.why_not_trained(teacher):
-                _must(run_side_by_side([Commands(_name(teacher), [plan.train_command(teacher)])], 1), job)
-    if "train" in steps and progress.why_not_trained(job) and progress.why_no_cache(job):
-        cache = plan.cache(job)
-        assert cache is not None, job
-        _must(run_side_by_side([Commands("cache", [plan.cache_command(cache)])], 1), job)
-    _must(run_side_by_side([Commands(_name(job), _commands(plan, progress, job, steps))], 1), job)
-
-
-def _must(failed: list, job: Job) -> None:
-    if failed:
-        raise UserError(_name(job), f"{failed[0][0]} failed", "", "see the lines above")
-
-
-def _score(plan: Plan, progress: Progress, replications: int, seed: int) -> None:
-    """Every decoding; those that are scored already stay as they are."""
-    bootstrap = ["--replications", str(replications), "--seed", str(seed)]
-    for name in plan.systems:
-        for job in plan.jobs_of(name):
-            for test_set in plan.places.test_sets:
-                if progress.why_not_trained(job) or progress.why_not_decoded(job, test_set):
-                    continue
-                baseline = results.baseline_of(plan, job)
-                if baseline and (progress.why_not_trained(baseline) or progress.why_not_decoded(baseline, test_set)):
-                    baseline = None
-                with contextlib.redirect_stdout(io.StringIO()):
-                    score.main.__wrapped__([*plan.score_arguments(job, test_set, baseline), *bootstrap])
-
-
-def _table(plan: Plan, progress: Progress, args, typed: str) -> None:
-    jobs = [job for name in plan.systems for job in plan.jobs_of(name)]
-    found, reasons = results.collect(plan, progress, jobs)
-    summary = table.rows(plan, found, reasons, replications=args.replications, seed=args.seed)
-    corpus = args.corpus or args.exp_dir.resolve().name
-    title = f"Corpus {corpus}, experiment {plan.experiment.name}"
-    plan.dir.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(plan.dir / "results.json", _json(results.as_list(plan, found)))
-    atomic.write_text(plan.dir / "summary.json", _json(summary))
-    atomic.write_text(plan.dir / "summary.md", table.markdown(summary, title, typed))
-    print(table.markdown(summary, title), end="")
+def _check_names(args, test_sets: Dict[str, Path]) -> None:
+    """A folder's name stands for the set in file names."""
+    folders = [Path(folder) for folder in dict.fromkeys(args.test_dirs.split())]
+    if not folders:
+        raise UserError("--test-dirs", "empty", "at least one directory")
+    others = {"train": None, args.dev_dir.name: args.dev_dir}
+    for folder in folders:
+        if test_sets[folder.name] != folder or others.get(folder.name, folder) != folder:
+            found = f"two directories have the name '{folder.name}'"
+            raise UserError("--test-dirs", found, "different last parts", "rename one or link to it")
 
 
 def _json(values: list) -> str:
@@ -224,19 +273,12 @@ def _printed(args, job: Job) -> str:
         environment["PYTHONPATH"] = os.pathsep.join(str(Path(folder).resolve()) for folder in folders)
     words = ["env", *(f"{name}={value}" for name, value in environment.items())]
     words += [sys.executable, "-m", "rnnt_kd.bin.experiment", "--job", _name(job)]
-    for name in ("experiment", "config", "exp_dir"):
+    for name in ("experiment", "config", "exp_dir", "dev_dir"):
         words += [f"--{name.replace('_', '-')}", str(getattr(args, name).resolve())]
     words += ["--test-dirs", " ".join(str(Path(folder).resolve()) for folder in args.test_dirs.split())]
-    for name in ("dev_set", "device", "num_threads", "lattice_backend"):
+    for name in ("device", "num_threads", "lattice_backend"):
         words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
-    return shlex.join(words)
-
-
-def _named(plan: Plan, text: str) -> Job:
-    jobs = {_name(job): job for job in plan.jobs()}
-    if text not in jobs:
-        raise UserError("--job", f"there is no '{text}'", "SYSTEM/SEED of the experiment", close_match(text, jobs))
-    return jobs[text]
+    return shlex.join(words + [word for override in args.overrides for word in ("--set", override)])
 
 
 def _name(job: Job) -> str:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional, Sequence
 
+from rnnt_kd import choices
 from rnnt_kd.config_io import load_recipe
 from rnnt_kd.errors import UserError
 
@@ -37,12 +38,42 @@ def add_recipe(target: argparse.ArgumentParser) -> None:
     )
 
 
+def add_experiment(target: argparse.ArgumentParser) -> None:
+    """``--config --experiment --exp-dir --set``: what says all of a system but its name and seed."""
+    target.add_argument("--config", type=Path, required=True, help="preset, egs/<corpus>/conf/<preset>.yaml")
+    target.add_argument(
+        "--experiment", type=Path, required=True, help="file, egs/<corpus>/conf/experiments/<experiment>.yaml"
+    )
+    target.add_argument("--exp-dir", type=Path, required=True, help="with cuts/ and bpe/; systems are made there")
+    target.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="SYSTEM.KEY=VALUE",
+        help="a value of the experiment's file, for example sparse90_kd.kd.scale=2; or of the preset: decoding.beam=8",
+    )
+
+
+def add_lattice_backend(target: argparse.ArgumentParser) -> None:
+    """``--lattice-backend``."""
+    known = ["auto", *choices.names("rnnt_kd.lattice", "_backend")]
+    target.add_argument("--lattice-backend", choices=known, default="auto", help="auto: k2 where installed")
+
+
 def add_device(target: argparse.ArgumentParser) -> None:
     """``--device auto|cpu|cuda`` and ``--num-threads``."""
     target.add_argument(
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda where there is one"
     )
     target.add_argument("--num-threads", type=int, default=1, help="CPU threads of one process")
+
+
+def check_positive(args: argparse.Namespace, *names: str) -> None:
+    """UserError: a number below 1."""
+    for name in names:
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')}", str(getattr(args, name)), "1 or more")
 
 
 def add_bootstrap(target: argparse.ArgumentParser) -> None:

@@ -1,165 +1,186 @@
-"""An experiment is a file: systems, each told by what it has other than its base.
+"""An experiment: a file that names systems and seeds, each system by what it has other than its base.
 
     # egs/an4/conf/experiments/paper.yaml
     seeds: [1, 2, 3]                  # of every system that names no others
     baseline: sparse90                # what a system is compared with that has no base of its own
     systems:
+      teacher: {of: default}          # the system of that name in default.yaml beside this file: trained once, shared
       sparse90: {role: sparse_student, sparsity: 0.9}
       sparse90_uniform: {base: sparse90, kd: {weighting: uniform}}
-      sparse90_blocks: {base: sparse90_uniform, kd: null, structure: 16x1}
-      teacher_large: {role: teacher, seeds: [1], set: {teacher.model.encoder_options.dim: 128}}
+      sparse90_blocks: {base: sparse90_uniform, kd: null, sparsity: {structure: 16x1}}
+      teacher_large: {role: teacher, seeds: [1], model: {encoder_options: {dim: 128}}}
       small_large_kd: {role: small_student, teacher: teacher_large, kd: {weighting: uniform}}
 
 Keys of a system:
 
-    base       another system of the file: all of it is taken over, but its baseline; ``kd`` and ``set`` key by key
+    base       another system of the file: everything is taken over but its baseline, key by key
+    of         another experiment of the folder, whose system of this name it is
     role       teacher, sparse_student, small_student or streaming_student: the part of the preset
-    sparsity, structure   of the zeros
-    kd         options of config.KdConfig, the others as in the preset; {}: all as in the preset; null: none
-    teacher    a system of the file, instead of the preset's teacher
-    set        values of the preset, by dotted key
+    model, training, sparsity, kd   values over the preset's part, key by key; ``sparsity: 0.9`` is its target;
+               ``kd: {}`` distils with the preset's options, ``kd: null`` takes distillation away
+    teacher    a system of the file with one seed; default: the one called teacher
     seeds      of data order, dropout and new weights
-    baseline   what it is compared with; left out: the nearest of its bases without kd, else the file's
+    baseline   what it is compared with; default: the nearest of its bases without kd, else the file's
 """
 
-import difflib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NoReturn, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from omegaconf import OmegaConf
 
-from rnnt_kd.config import KdConfig
-from rnnt_kd.config_io import checked, read_mapping
+from rnnt_kd import choices
+from rnnt_kd.config import ROLES
+from rnnt_kd.config_io import nested, parse_override, read_mapping
 from rnnt_kd.errors import UserError
-from rnnt_kd.training.compose import ROLES
 
-TEACHER = "teacher"  # the preset's, in every table
+TEACHER = "teacher"  # the role, and the name of a student's teacher where the file does not say which
+SECTIONS = ("model", "training", "sparsity", "kd")  # of a system's configuration
+KEYS = ("base", "of", "role", *SECTIONS, "teacher", "seeds", "baseline")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
-_RESERVED = (TEACHER, "kd_caches")
+_RESERVED = ("export", "lattices", "report")  # folders of an experiment
 
 
 @dataclass(frozen=True)
 class System:
-    """One system, all bases resolved.  ``kd`` holds the options that the file gives; None: no distillation."""
+    """One system, all bases resolved.
+
+    Attributes:
+      values:     for ``systems.compose.compose``: model, training, sparsity, kd.
+      experiment: whose folder it lies in.
+      teacher:    name of its teacher; None for a teacher, and where the file has none.
+    """
 
     name: str
     role: str
     seeds: Tuple[int, ...]
-    sparsity: float = 0.0
-    structure: Optional[str] = None
-    kd: Optional[Dict[str, Any]] = None
-    teacher: str = TEACHER
-    overrides: Dict[str, Any] = field(default_factory=dict)
-    base: Optional[str] = None
+    experiment: str
+    values: Dict[str, Any] = field(default_factory=dict)
+    teacher: Optional[str] = None
     baseline: Optional[str] = None
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """``systems`` in the order of the file; ``name`` is the file's."""
+    """``systems`` in the order of the file; ``name`` is the file's; ``preset``: overrides of the preset itself."""
 
     name: str
     path: Path
     systems: Dict[str, System]
+    preset: Tuple[str, ...] = ()
 
 
-def read_experiment(path: Path) -> Experiment:
+def read_experiment(path: Path, overrides: Sequence[str] = (), sections: Sequence[str] = ()) -> Experiment:
     """Read and resolve a file.
 
+    Args:
+      overrides: ``SYSTEM.KEY=VALUE`` (or ``seeds=...``), as if it stood in the file.
+      sections:  of a preset; an override that begins with one is handed on in ``Experiment.preset``.
     Raises:
-      UserError: not such a file; a key, system, base, baseline, teacher or option that does not exist; a name or
-        seed twice; bases in a circle; no system at all.  File and system are named.
+      UserError: not such a file; a key, system, base, baseline, teacher, experiment or override that does not exist;
+        a name or seed twice; bases or files in a circle; no system at all.  File and system are named.
     """
-    path = Path(path)
-    values = OmegaConf.to_container(read_mapping(path, "see egs/<corpus>/conf/experiments"))
-    entries = _mapping(values.get("systems") or {}, f"{path}: systems")  # type: ignore[union-attr]
-    whole = checked(_File, {**values, "systems": {}}, path)  # type: ignore[dict-item]
+    return _read(Path(path), overrides, sections, ())
+
+
+def _read(path: Path, overrides: Sequence[str], sections: Sequence[str], above: Tuple[Path, ...]) -> Experiment:
+    whole = OmegaConf.to_container(read_mapping(path, "see egs/<corpus>/conf/experiments"), resolve=False)
+    assert isinstance(whole, dict)
+    for key in whole:
+        choices.check(str(key), ("seeds", "baseline", "systems"), path)
+    entries = _mapping(whole.get("systems") or {}, f"{path}: systems")
     if not entries:
-        example = "for example small: {role: small_student}"
-        raise UserError(path, "names no system", "systems: with at least one", example)
-    _check_seeds(whole.seeds, f"{path}: seeds")
-    return Experiment(path.stem, path, _Resolver(path, whole, entries).all())
-
-
-def close_match(name: str, known) -> str:
-    """A next step for a mistyped name, empty where nothing is like it."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
-    return f"did you mean '{close[0]}'?" if close else ""
-
-
-@dataclass
-class _Entry:
-    base: Optional[str] = None
-    role: Optional[str] = None
-    sparsity: Optional[float] = None
-    structure: Optional[str] = None
-    kd: Optional[Dict[str, Any]] = None
-    teacher: Optional[str] = None
-    set: Optional[Dict[str, Any]] = None
-    seeds: Optional[List[int]] = None
-    baseline: Optional[str] = None
-
-
-@dataclass
-class _File:
-    seeds: List[int] = field(default_factory=lambda: [1])
-    baseline: Optional[str] = None
-    systems: Dict[str, Any] = field(default_factory=dict)
+        raise UserError(
+            path, "names no system", "systems: with at least one", "for example small: {role: small_student}"
+        )
+    preset = []
+    for text in overrides:
+        key, value = parse_override(text)
+        head, _, rest = key.partition(".")
+        if head in entries and rest:
+            entries[head] = _merged(entries[head] or {}, nested(rest, value))
+        elif key in ("seeds", "baseline"):
+            whole[key] = value
+        elif head in sections:
+            preset.append(text)
+        else:
+            choices.check(head, [*entries, *sections, "seeds"], f"--set {key}")
+            raise UserError(f"--set {key}", "names a whole system", "SYSTEM.KEY=VALUE", f"keys: {', '.join(KEYS)}")
+    _check_seeds(whole.setdefault("seeds", [1]), f"{path}: seeds")
+    return Experiment(path.stem, path, _Resolver(path, whole, entries, above).all(), tuple(preset))
 
 
 class _Resolver:
-    def __init__(self, path: Path, whole: _File, entries: Mapping[str, Any]):
-        self.path, self.whole = path, whole
+    def __init__(self, path: Path, whole: Mapping[Any, Any], entries: Mapping[Any, Any], above: Tuple[Path, ...]):
+        self.path, self.whole, self.above = path, whole, (*above, path)
         self.given: Dict[str, Dict[str, Any]] = {}  # only the keys that stand in the file
+        self.others: Dict[str, Experiment] = {}
+        self.shared: Dict[str, System] = {}
         for name, entry in entries.items():
-            where = self._where(name)
             if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED:
                 found = f"'{name}' is no name for a system"
-                raise UserError(path, found, f"letters, digits and . _ + -, and not {' or '.join(_RESERVED)}")
-            entry = _mapping({} if entry is None else entry, where)
-            values = vars(checked(_Entry, entry, where))
-            self.given[name] = {key: values[key] for key in entry}
+                raise UserError(path, found, f"letters, digits and . _ + -, and none of: {', '.join(_RESERVED)}")
+            self.given[name] = self._checked(name, _mapping({} if entry is None else entry, self._where(name)))
 
     def all(self) -> Dict[str, System]:
-        if self.whole.baseline is not None:
-            self._known(self.whole.baseline, f"{self.path}: baseline")
+        if self.whole.get("baseline") is not None:
+            self._known(self.whole["baseline"], f"{self.path}: baseline")
         systems = {name: self._system(name) for name in self.given}
         for system in systems.values():
             self._check_teacher(system, systems)
         return systems
 
-    def _system(self, name: str) -> System:
+    def _checked(self, name: str, entry: Dict[Any, Any]) -> Dict[str, Any]:
+        """The entry; one that is ``of`` another experiment with what stands there."""
         where = self._where(name)
-        chain = self._chain(name)
+        for key, value in entry.items():
+            choices.check(str(key), KEYS, where)
+            if key in SECTIONS and not (value is None and key == "kd"):
+                if key == "sparsity" and not isinstance(value, dict):
+                    entry[key] = {"target": value}
+                else:
+                    _mapping(value, f"{where}: {key}")
+        if "seeds" in entry:
+            _check_seeds(entry["seeds"], f"{where}: seeds")
+        if "of" not in entry:
+            return entry
+        others = sorted(set(entry) - {"of", "seeds", "baseline"})
+        if others:
+            found = f"{', '.join(others)} given beside of: the system is made by experiment {entry['of']}"
+            raise UserError(where, found, "only of, seeds, baseline", "set it there, or give the system a base")
+        system = self._shared(name, str(entry["of"]), where)
+        self.shared[name] = system
+        return {"role": system.role, "teacher": system.teacher, **system.values, "seeds": list(system.seeds), **entry}
+
+    def _shared(self, name: str, experiment: str, where: str) -> System:
+        path = self.path.with_name(f"{experiment}.yaml")
+        choices.check(experiment, sorted(file.stem for file in self.path.parent.glob("*.yaml")), f"{where}: of")
+        if path in self.above:
+            files = " -> ".join(file.name for file in (*self.above, path))
+            raise UserError(f"{where}: of", f"experiments in a circle: {files}", "a first one that makes the system")
+        if experiment not in self.others:
+            self.others[experiment] = _read(path, (), (), self.above)
+        known = self.others[experiment].systems
+        return known[choices.check(name, list(known), f"{where}: of {experiment}")]
+
+    def _system(self, name: str) -> System:
+        where, chain = self._where(name), self._chain(name)
         merged: Dict[str, Any] = {}
         for ancestor in reversed(chain):
-            for key, value in self.given[ancestor].items():
-                if key in ("kd", "set") and value is not None:
-                    value = {**(merged.get(key) or {}), **value}
-                merged[key] = value
+            merged = _merged(merged, {key: value for key, value in self.given[ancestor].items() if key != "of"})
         role = merged.get("role")
-        if role not in ROLES:
-            found = f"role '{role}'" if role else "has no role"
-            raise UserError(where, found, f"one of: {', '.join(ROLES)}", close_match(role or "", ROLES))
-        kd = merged.get("kd")
-        if kd is not None:
-            right = vars(checked(KdConfig, kd, f"{where}: kd"))
-            kd = {key: right[key] for key in kd}
-        seeds = merged.get("seeds") or self.whole.seeds
-        if "seeds" in merged and merged["seeds"] is not None:
-            _check_seeds(merged["seeds"], f"{where}: seeds")
+        if role is None:
+            raise UserError(where, "has no role", f"one of: {', '.join(ROLES)}")
+        choices.check(role, ROLES, f"{where}: role")
+        shared = self.shared.get(name)
         return System(
             name=name,
             role=role,
-            seeds=tuple(seeds),
-            sparsity=merged.get("sparsity") or 0.0,
-            structure=merged.get("structure"),
-            kd=kd,
-            teacher=merged.get("teacher") or TEACHER,
-            overrides=merged.get("set") or {},
-            base=self.given[name].get("base"),
+            seeds=tuple(merged.get("seeds") or self.whole["seeds"]),
+            experiment=shared.experiment if shared else self.path.stem,
+            values={key: merged[key] for key in SECTIONS if key in merged},
+            teacher=None if role == TEACHER else self._teacher(merged.get("teacher"), where),
             baseline=self._baseline(name, chain, role),
         )
 
@@ -174,55 +195,73 @@ class _Resolver:
             chain.append(base)
         return chain
 
+    def _teacher(self, name: Optional[str], where: str) -> Optional[str]:
+        if name is None:
+            return TEACHER if TEACHER in self.given else None
+        return self._known(name, f"{where}: teacher")
+
     def _baseline(self, name: str, chain: List[str], role: str) -> Optional[str]:
         where = f"{self._where(name)}: baseline"
         if "baseline" in self.given[name]:
             given = self.given[name]["baseline"]
             if given == name:
                 raise UserError(where, "is the system itself", "another system of the file", "or null for none")
-            if given is not None:
-                self._known(given, where)
-            return given
+            return given if given is None else self._known(given, where)
+        shared = self.shared.get(name)
+        if shared and shared.baseline in self.given:
+            return shared.baseline
         for place, ancestor in enumerate(chain[1:], 1):
             decided = next((self.given[own]["kd"] for own in chain[place:] if "kd" in self.given[own]), None)
             if decided is None:
                 return ancestor
-        return None if role == TEACHER or self.whole.baseline == name else self.whole.baseline
+        whole = self.whole.get("baseline")
+        return None if role == TEACHER or whole == name else whole
 
     def _check_teacher(self, system: System, systems: Mapping[str, System]) -> None:
-        if system.teacher == TEACHER:
-            return
         where = f"{self._where(system.name)}: teacher"
-        teacher = systems[self._known(system.teacher, where)]
-        if system.role == TEACHER:
-            raise UserError(where, "given for a teacher", "only students with one", "take it away")
+        if system.role == TEACHER and self.given[system.name].get("teacher"):
+            raise UserError(where, "given for a teacher", "only students with one", "omit it")
+        if system.teacher is None:
+            return
+        teacher = systems[system.teacher]
         if teacher.role != TEACHER:
             raise UserError(where, f"{teacher.name} is a {teacher.role}", "a system with role: teacher")
         if len(teacher.seeds) != 1:
             found = f"{teacher.name} has {len(teacher.seeds)} seeds"
             raise UserError(where, found, "one: all its students learn from the same", "for example seeds: [1]")
+        shared = self.shared.get(system.name)
+        if shared and teacher != replace(
+            self.others[shared.experiment].systems[system.teacher], baseline=teacher.baseline
+        ):
+            found = f"{teacher.name} is not that of experiment {shared.experiment}, which makes {system.name}"
+            raise UserError(where, found, f"{teacher.name}: {{of: {shared.experiment}}}")
 
     def _known(self, name: str, where: str) -> str:
-        if name not in self.given:
-            _unknown(where, name, self.given)
-        return name
+        return choices.check(name, list(self.given), where)
 
     def _where(self, name: str) -> str:
         return f"{self.path}: system {name}"
 
 
-def _unknown(where: str, name: str, known) -> NoReturn:
-    raise UserError(where, f"there is no system '{name}'", f"one of: {', '.join(known)}", close_match(name, known))
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Dict[str, Any]:
+    """``above`` over ``below``, mappings key by key at any depth; a number for ``sparsity`` is its target."""
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        if key == "sparsity" and isinstance(old, dict) and not isinstance(value, dict):
+            value = {"target": value}
+        elif key == "sparsity" and isinstance(value, dict) and isinstance(old, (int, float)):
+            old = {"target": old}
+        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
 
 
-def _check_seeds(seeds: List[int], where: str) -> None:
-    if not seeds:
-        raise UserError(where, "empty", "at least one whole number")
+def _check_seeds(seeds: Any, where: str) -> None:
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise UserError(where, str(seeds), "a list of whole numbers, at least 0", "for example [1, 2, 3]")
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if twice:
         raise UserError(where, f"{twice[0]} stands there twice", "every seed once: a system counts once for each")
-    if min(seeds) < 0:
-        raise UserError(where, str(min(seeds)), "whole numbers, at least 0")
 
 
 def _mapping(value: Any, where: str) -> Dict[Any, Any]:

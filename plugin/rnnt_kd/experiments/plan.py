@@ -1,48 +1,48 @@
 """What an experiment's systems are on disk, and the commands that make them.
 
-EXP_DIR/experiments/<experiment>/<system>/seed<N>/   a system as bin.train makes it, decodings in it
-EXP_DIR/teacher                                      the preset's teacher; all experiments share it
-EXP_DIR/kd_cache                                     its cache (stage 4), for the preset's lattice and temperature
-EXP_DIR/experiments/<experiment>/kd_caches/<what>/   other caches: temperature2, teacher_large, range7 ...
+EXP_DIR/cuts  EXP_DIR/bpe                        stages 1 and 2; all experiments share them
+EXP_DIR/<experiment>/<system>/seed<N>/           a system as bin.train makes it, decodings in it
+EXP_DIR/<experiment>/<teacher>/seed<N>/kd_cache  its cache; kd_cache_temperature2 ... for students that want another
+EXP_DIR/<experiment>/export/<system>/            its first seed, for a device
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
-from rnnt_kd.config import RecipeConfig, SystemConfig
+from rnnt_kd.config import KdConfig, RecipeConfig, SystemConfig, TrainingConfig
 from rnnt_kd.config_io import load_recipe
 from rnnt_kd.errors import UserError
-from rnnt_kd.experiments.definition import TEACHER, Experiment, System
-from rnnt_kd.systems.valid_config import check_config
-from rnnt_kd.training.compose import ROLES, compose
+from rnnt_kd.experiments.definition import TEACHER, Experiment, System, read_experiment
+from rnnt_kd.systems.compose import compose
 
-OWN_OPTIONS = ("ranges", "variant", "weighting", "scale", "shift")  # of kd: bin.train has --kd-<name>
 Job = Tuple[str, int]  # system, seed
+OLD_LAYOUT = ("teacher", "students", "experiments", "kd_cache")  # of EXP_DIR before version 0.2
+CACHE_NAMES = {"prune_range": "range", "rnnt_type": "", "min_seconds": "min", "max_seconds": "max"}
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where inputs are and results go, and how to decode: the same for every system.
+    """Where inputs are and results go: the same for every system.
 
     Attributes:
-      preset:    file that the definitions are relative to.
-      exp_dir:   with bpe/, cuts/, teacher/.
-      dev_set:   name of the development set.
-      test_sets: name -> Kaldi data directory.
-      teacher_seed: of the preset's teacher, for the table.
-      machine:   options of training that do not change what a system is: --device ...; decoding_machine: of decoding
+      preset:    file that the experiment is relative to.
+      train_dir, dev_dir, test_dirs: Kaldi data directories; a folder's name is the name of the set.
+      overrides: ``--set`` of the command line.
+      device, lattice, pipes: options that say how to compute and do not change what a system is.
     """
 
     preset: Path
     exp_dir: Path
     dev_set: str
     test_sets: Mapping[str, Path]
-    teacher_seed: int = 1
-    machine: Tuple[str, ...] = ()
-    decoding_machine: Tuple[str, ...] = ()
+    train_dir: Optional[Path] = None
+    dev_dir: Optional[Path] = None
+    overrides: Tuple[str, ...] = ()
+    device: Tuple[str, ...] = ()
+    lattice: Tuple[str, ...] = ()
+    pipes: Tuple[str, ...] = ()
 
     @property
     def bpe_dir(self) -> Path:
@@ -62,120 +62,130 @@ class Places:
 
 @dataclass(frozen=True)
 class Cache:
-    """One teacher cache: where, of which teacher, and the preset's values that it is made with."""
+    """One teacher cache: where, of which system, and the options of bin.cache_teacher that make it."""
 
     folder: Path
-    teacher_dir: Path
-    overrides: Tuple[str, ...]
+    teacher: Job
+    options: Tuple[str, ...]
 
 
 class Plan:
-    """Raises UserError where a system cannot be: a wrong key of ``set``, a value out of range, sparsity of a dense
-    role, a cache where the variant compares whole logits.  Nothing on the disk but file and preset is looked at."""
+    """Raises UserError where a system cannot be: a value out of range, a missing teacher, a cache where the variant
+    compares whole logits, systems of an older layout in the folder.  Weights and data are not looked at."""
 
-    def __init__(self, experiment: Experiment, places: Places):
-        self.experiment, self.places = experiment, places
-        self.recipe = load_recipe(places.preset)
-        self.dir = places.exp_dir / "experiments" / experiment.name
-        teacher = System(name=TEACHER, role=TEACHER, seeds=(places.teacher_seed,))
-        self.systems = {TEACHER: teacher, **experiment.systems}  # of the table
-        self._configs: Dict[str, SystemConfig] = {}
-        for system in experiment.systems.values():
-            self._check(system)
+    def __init__(self, file: Path, places: Places):
+        sections = [section.name for section in dataclasses.fields(RecipeConfig)]
+        self.experiment: Experiment = read_experiment(file, places.overrides, sections)
+        self.places = places
+        self.recipe = load_recipe(places.preset, self.experiment.preset)
+        self.dir = places.exp_dir / self.experiment.name
+        self.systems = self.experiment.systems
+        _refuse_old_layout(places.exp_dir)
+        self._configs = {name: self._composed(system) for name, system in self.systems.items()}
+        for job in self.first_jobs():
+            self.cache(job)
 
     @property
     def search(self) -> str:
         return self.recipe.decoding.search
 
     def jobs(self) -> Iterator[Job]:
-        """Every system and seed of the file, teachers of other systems first."""
-        systems = self.experiment.systems
-        teachers = {system.teacher for system in systems.values()}
-        for name in sorted(systems, key=lambda name: name not in teachers):  # stable: else in the file's order
+        """Every system and seed of the file, teachers first, else in the file's order."""
+        for name in sorted(self.systems, key=lambda name: self.systems[name].role != TEACHER):
             yield from self.jobs_of(name)
 
     def jobs_of(self, name: str) -> List[Job]:
         return [(name, seed) for seed in self.systems[name].seeds]
 
+    def first_jobs(self) -> List[Job]:
+        """One of each system: what is exported and pictured."""
+        return [self.jobs_of(name)[0] for name in self.systems]
+
     def system_dir(self, job: Job) -> Path:
-        name, seed = job
-        return self.places.exp_dir / TEACHER if name == TEACHER else self.dir / name / f"seed{seed}"
+        return self.places.exp_dir / self.systems[job[0]].experiment / job[0] / f"seed{job[1]}"
 
     def decode_dir(self, job: Job, test_set: str) -> Path:
         return self.system_dir(job) / f"decode_{test_set}_{self.search}"
 
+    def export_dir(self, job: Job) -> Path:
+        return self.dir / "export" / job[0]
+
     def teacher_of(self, job: Job) -> Optional[Job]:
-        """The job that makes the teacher; None for the preset's, and where none is needed."""
-        name = self.systems[job[0]].teacher
-        return None if name == TEACHER or not self._needs_teacher(job) else (name, self._teacher_seed(name))
+        """The job that makes the teacher it starts or learns from; None where none is needed."""
+        system, config = self.systems[job[0]], self._configs[job[0]]
+        if system.role not in ("sparse_student", "streaming_student") and config.kd is None:
+            return None
+        if system.teacher is None:
+            where = f"{self.experiment.path}: system {system.name}"
+            raise UserError(where, "needs a teacher, and the file has none", "a system teacher: {role: teacher}")
+        return self.jobs_of(system.teacher)[0]
 
     def teacher_dir(self, job: Job) -> Optional[Path]:
-        """None where the system needs no teacher."""
-        if not self._needs_teacher(job):
-            return None
-        own = self.teacher_of(job)
-        return self.places.exp_dir / TEACHER if own is None else self.system_dir(own)
+        teacher = self.teacher_of(job)
+        return None if teacher is None else self.system_dir(teacher)
+
+    def baseline_of(self, job: Job) -> Optional[Job]:
+        """The same seed of the system's baseline; None where there is none."""
+        baseline = self.systems[job[0]].baseline
+        return (baseline, job[1]) if baseline is not None and job[1] in self.systems[baseline].seeds else None
 
     def config(self, job: Job) -> SystemConfig:
-        """As bin.train composes it; what tokenizer and teacher decide is not filled in."""
-        name, seed = job
-        if name not in self._configs:  # reading a preset takes a third of a second
-            self._configs[name] = self._composed(self.systems[name])
-        return dataclasses.replace(self._configs[name], seed=seed)
+        """What tokenizer and teacher decide is not filled in."""
+        return dataclasses.replace(self._configs[job[0]], seed=job[1])
+
+    def is_streaming(self, job: Job) -> bool:
+        return self.systems[job[0]].role == "streaming_student"
 
     def cache(self, job: Job) -> Optional[Cache]:
         """What the system distils from; None where it distils from no cache."""
-        config = self.config(job)
-        if config.kd is None or config.kd.ranges != "teacher":
+        config, teacher = self.config(job), self.teacher_of(job)
+        if config.kd is None or config.kd.ranges != "teacher" or teacher is None:
             return None
-        preset = self.recipe.sparse_student.training
-        students = [part for part in ROLES[1:] if getattr(self.recipe, part) is not None]
-        teacher = self.systems[job[0]].teacher
-        names, overrides = ([] if teacher == TEACHER else [teacher]), []
-        for name, key in (("range", "prune_range"), ("", "rnnt_type")):
-            value = getattr(config.training, key)
-            if value != getattr(preset, key):
-                names.append(f"{name}{value}")
-                overrides += [f"{part}.training.{key}={value}" for part in students]  # all must agree
-        if config.kd.temperature != self.recipe.kd.temperature:
-            names.append(f"temperature{config.kd.temperature:g}")
-            overrides.append(f"kd.temperature={config.kd.temperature:g}")
-        folder = self.dir / "kd_caches" / "_".join(names) if names else self.places.exp_dir / "kd_cache"
-        teacher_dir = self.teacher_dir(job)
-        assert teacher_dir is not None, job
-        return Cache(folder, teacher_dir, tuple(overrides))
+        wanted = [
+            (key, name, getattr(config.training, key), getattr(TrainingConfig(), key))
+            for key, name in CACHE_NAMES.items()
+        ]
+        wanted.append(("temperature", "temperature", config.kd.temperature, KdConfig().temperature))
+        names = [f"{name}{value:g}" if name else str(value) for _, name, value, usual in wanted if value != usual]
+        options = [word for key, _, value, _ in wanted for word in (f"--{key.replace('_', '-')}", str(value))]
+        return Cache(self.system_dir(teacher) / "_".join(["kd_cache", *names]), teacher, tuple(options))
+
+    # Commands: what stands after "python".
+
+    def features_commands(self) -> Dict[str, List[str]]:
+        places = self.places
+        assert places.train_dir is not None and places.dev_dir is not None
+        perturb = ["--speed-perturb", *map(str, self.recipe.features.speed_perturb)]
+        folders = {"train": places.train_dir, places.dev_set: places.dev_dir, **places.test_sets}
+        return {
+            name: _module("compute_features", "--data-dir", folder, "--out-dir", places.exp_dir / "cuts", "--name", name,
+                          *(perturb if name == "train" else []), *places.pipes)
+            for name, folder in folders.items()
+        }  # fmt: skip
+
+    def bpe_command(self) -> List[str]:
+        text, places = self.recipe.text, self.places
+        assert places.train_dir is not None
+        command = _module("train_bpe", "--text", places.train_dir / "text", "--out-dir", places.bpe_dir)
+        command += ["--vocab-size", str(text.vocab_size), "--model-type", text.model_type]
+        return command + (["--shrink-to-fit"] if text.shrink_to_fit else [])
 
     def train_command(self, job: Job) -> List[str]:
-        system, places, cache = self.systems[job[0]], self.places, self.cache(job)
-        command = _module("train", "--config", places.preset, *_settings(self._overrides(system)))
-        command += ["--train-cuts", places.train_cuts, "--dev-cuts", places.dev_cuts, "--bpe-dir", places.bpe_dir]
-        command += ["--seed", job[1], "--role", system.role, "--name", system.name, "--exp-dir", self.system_dir(job)]
-        if system.sparsity:
-            command += ["--sparsity", system.sparsity]
-        if system.structure is not None:
-            command += ["--structure", system.structure]
-        if self.teacher_dir(job) is not None:
-            command += ["--teacher-dir", self.teacher_dir(job)]
-        if system.kd is not None:
-            command.append("--kd")
-            for key in OWN_OPTIONS:
-                command += [f"--kd-{key}", system.kd[key]] if key in system.kd else []
-        command += ["--kd-cache", cache.folder] if cache else []
-        return [str(word) for word in [*command, *self.places.machine]]
+        return _module("train", *self.job_options(job), *self.places.device, *self.places.lattice)
 
-    def cache_command(self, cache: Cache) -> List[str]:
-        command = _module("cache_teacher", "--config", self.places.preset, *_settings(cache.overrides))
-        command += ["--teacher-dir", cache.teacher_dir, "--cuts", self.places.train_cuts]
-        command += ["--bpe-dir", self.places.bpe_dir, "--cache-dir", cache.folder]
-        return [str(word) for word in [*command, *self.places.machine]]
+    def cache_commands(self, cache: Cache, nj: int = 1) -> List[List[str]]:
+        places = self.places
+        command = _module("cache_teacher", "--teacher-dir", self.system_dir(cache.teacher), "--cuts", places.train_cuts)
+        command += ["--bpe-dir", str(places.bpe_dir), "--cache-dir", str(cache.folder), *cache.options]
+        command += [*places.device, *places.lattice]
+        return [[*command, "--job", str(job), "--nj", str(nj)] for job in range(1, nj + 1)]
 
     def decode_command(self, job: Job, test_set: str) -> List[str]:
         decoding, places = self.recipe.decoding, self.places
         command = _module("decode", "--system-dir", self.system_dir(job), "--cuts", places.cuts(test_set))
-        command += ["--bpe-dir", places.bpe_dir, "--test-set", test_set, "--search", decoding.search]
-        command += ["--beam", decoding.beam, "--batch-seconds", decoding.batch_seconds]
-        command += ["--out-dir", self.decode_dir(job, test_set)]
-        return [str(word) for word in [*command, *places.decoding_machine]]
+        command += ["--bpe-dir", str(places.bpe_dir), "--test-set", test_set, "--search", decoding.search]
+        command += ["--beam", str(decoding.beam), "--batch-seconds", str(decoding.batch_seconds)]
+        return [*command, "--out-dir", str(self.decode_dir(job, test_set)), *places.device]
 
     def score_arguments(self, job: Job, test_set: str, baseline: Optional[Job]) -> List[str]:
         """Of bin.score."""
@@ -184,47 +194,40 @@ class Plan:
         words += ["--baseline-decode-dir", self.decode_dir(baseline, test_set)] if baseline else []
         return [str(word) for word in words]
 
-    def _composed(self, system: System) -> SystemConfig:
-        own = {key: value for key, value in (system.kd or {}).items() if key in OWN_OPTIONS}
-        return compose(
-            self._recipe(system),
-            role=system.role,
-            name=system.name,
-            seed=system.seeds[0],
-            sparsity=system.sparsity,
-            structure=system.structure,
-            with_kd=system.kd is not None,
-            kd_options=own,
+    def export_command(self, job: Job) -> List[str]:
+        check_dir = next(iter(self.places.test_sets.values()))
+        command = _module(
+            "export", self.system_dir(job), "--bpe-dir", self.places.bpe_dir, "--out", self.export_dir(job)
         )
+        command += ["--check-data-dir", str(check_dir), *self.places.pipes]
+        return command + (["--streaming"] if self.is_streaming(job) else [])
 
-    def _recipe(self, system: System) -> RecipeConfig:
-        return load_recipe(self.places.preset, self._overrides(system))
+    def job_options(self, job: Job) -> List[str]:
+        """Of bin.train: which system of which file, and where."""
+        places, words = self.places, []  # type: ignore[var-annotated]
+        words += ["--config", places.preset, "--experiment", self.experiment.path, "--system", job[0], "--seed", job[1]]
+        words += ["--exp-dir", places.exp_dir, "--dev-set", places.dev_set]
+        words += [word for override in places.overrides for word in ("--set", override)]
+        return [str(word) for word in words]
 
-    def _overrides(self, system: System) -> List[str]:
-        values = dict(system.overrides)
-        values.update({f"kd.{key}": value for key, value in (system.kd or {}).items() if key not in OWN_OPTIONS})
-        return [f"{key}={json.dumps(value)}" for key, value in values.items()]
-
-    def _needs_teacher(self, job: Job) -> bool:
-        system = self.systems[job[0]]
-        return system.role in ("sparse_student", "streaming_student") or system.kd is not None
-
-    def _teacher_seed(self, name: str) -> int:
-        return self.systems[name].seeds[0]
-
-    def _check(self, system: System) -> None:
-        job = (system.name, system.seeds[0])
+    def _composed(self, system: System) -> SystemConfig:
         try:
-            check_config(self.config(job), "cuda")
-            self.cache(job)
+            return compose(self.recipe, name=system.name, role=system.role, seed=system.seeds[0], values=system.values)
         except UserError as error:
             where = f"{self.experiment.path}: system {system.name}: {error.where}"
             raise UserError(where, error.found, error.expected, error.next_step) from None
 
 
-def _module(name: str, *words: Any) -> List[Any]:
-    return ["-m", f"rnnt_kd.bin.{name}", *words]
+def _refuse_old_layout(exp_dir: Path) -> None:
+    found = [name for name in OLD_LAYOUT if (exp_dir / name).is_dir()]
+    if found and not (exp_dir / TEACHER / "experiment.json").exists():
+        raise UserError(
+            exp_dir,
+            f"holds systems in the layout of version 0.1 ({', '.join(found)})",
+            "<experiment>/<system>/seed<N>",
+            "choose another --exp-dir, or move them as CHANGELOG.md says; nothing was touched",
+        )
 
 
-def _settings(overrides) -> List[str]:
-    return [word for override in overrides for word in ("--set", override)]
+def _module(name: str, *words: Any) -> List[str]:
+    return ["-m", f"rnnt_kd.bin.{name}", *map(str, words)]

@@ -3,7 +3,7 @@
 Nothing is averaged here, and nothing that is not finished has a figure.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -24,9 +24,11 @@ class Result:
     """One seed of a system on one test set.
 
     Attributes:
-      system: ``system.json`` of its folder.
-      scores: ``wer-<test set>.json``.
-      errors: (U,) errors of each utterance, by utterance id.
+      system:   ``system.json`` of its folder.
+      scores:   ``wer-<test set>.json``.
+      errors:   (U,) errors of each utterance, by utterance id.
+      decoding: ``decode.json``.
+      delay:    ``delay-<test set>.json``; empty where it was not measured.
     """
 
     job: Job
@@ -34,6 +36,8 @@ class Result:
     system: Mapping[str, Any]
     scores: Mapping[str, Any]
     errors: np.ndarray
+    decoding: Mapping[str, Any] = field(default_factory=dict)
+    delay: Mapping[str, Any] = field(default_factory=dict)
 
 
 Results = Dict[Tuple[Job, str], Result]
@@ -65,7 +69,11 @@ def collect(plan: Plan, progress: Progress, jobs: Sequence[Job]) -> Tuple[Result
             first = first or (recognitions, path)
             check_same_references(recognitions, first[0], path, first[1])
             system = read_json(plan.system_dir(job) / "system.json")
-            results[job, test_set] = Result(job, test_set, system, scores, errors_by_utterance(recognitions))
+            decoding, delay = (
+                read_json(folder / f"{name}.json", default={}) for name in ("decode", f"delay-{test_set}")
+            )
+            errors = errors_by_utterance(recognitions)
+            results[job, test_set] = Result(job, test_set, system, scores, errors, decoding, delay)
     return results, reasons
 
 
@@ -79,11 +87,11 @@ def as_list(plan: Plan, results: Results) -> List[Dict[str, Any]]:
     baselines = {system.baseline for system in plan.systems.values()}
     for (job, test_set), result in results.items():
         config = plan.config(job)
-        compared = job[0] not in baselines and baseline_of(plan, job) is not None
+        compared = job[0] not in baselines and plan.baseline_of(job) is not None
         values = {
             "system": job[0],
             "seed": job[1],
-            "sparsity": config.target_sparsity,
+            "sparsity": config.sparsity.target if config.sparsity else 0.0,
             "kd": config.kd is not None,
             "kd_weighting": config.kd.weighting if config.kd else None,
             "kd_scale": config.kd.scale if config.kd else None,
@@ -96,9 +104,7 @@ def as_list(plan: Plan, results: Results) -> List[Dict[str, Any]]:
     return rows
 
 
-def baseline_of(plan: Plan, job: Job) -> Optional[Job]:
-    """The same seed of the system's baseline; None where there is none."""
-    baseline = plan.systems[job[0]].baseline
-    if baseline is None or job[1] not in plan.systems[baseline].seeds:
-        return None
-    return baseline, job[1]
+def commands(results: Results) -> List[str]:
+    """What made the figures, each command once."""
+    files = [file for result in results.values() for file in (result.decoding, result.scores, result.delay)]
+    return list(dict.fromkeys(file["command"] for file in files if "command" in file))

@@ -4,8 +4,11 @@
     ins, del, sub                   sums over these; ins_mean, del_mean, sub_mean: of one seed
     relative_change                 of the mean against the baseline's, per cent; negative is better
     p_value                         paired bootstrap over utterances, all compared seeds together
-    p_value_seeds                   the same, and the seeds are drawn as well: training noise counts (pooled.py);
-                                    None where one seed is compared, which says nothing of others
+    p_value_seeds                   the same, and the seeds are drawn as well: training noise counts
+                                    (scoring.bootstrap); None where one seed is compared: it says nothing of others
+    ci95                            of the %WER, bootstrap over utterances, where one seed is finished
+    rtf                             of decoding, encoder and search, mean over seeds
+    delay_ms, delay_ci95_ms, delay_words   of a streaming system's first seed, against its teacher's words
 
 System and baseline are compared over the seeds that both have finished (``compared_seeds``).  A seed that is not
 finished is in no figure; ``unfinished`` says which and why.
@@ -13,10 +16,13 @@ finished is in no figure; ``unfinished`` says which and why.
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+from rnnt_kd import tables
 from rnnt_kd.experiments.plan import Plan
 from rnnt_kd.experiments.pooled import paired_p_value, spread
 from rnnt_kd.experiments.results import Reasons, Result, Results
+from rnnt_kd.tables import shown
 
+DELAY = {"delay_ms": "mean_ms", "delay_ci95_ms": "ci95_ms", "delay_words": "words"}  # of delay-<test set>.json
 SIZES = {"params": "params", "nonzero_params": "nonzero_params", "sparsity_measured": "sparsity"}  # of system.json
 
 
@@ -37,22 +43,22 @@ def rows(plan: Plan, results: Results, reasons: Reasons, *, replications: int = 
     return table
 
 
-def markdown(table: Sequence[Dict[str, Any]], title: str, command: Optional[str] = None) -> str:
+def markdown(table: Sequence[Dict[str, Any]], title: str, commands: Sequence[str] = ()) -> str:
     """For people, GitHub flavour.  ``title``: a sentence on what it is a table of."""
-    head = ["system", "test set", "seeds", "parameters", "non-zero", "sparsity", "%WER mean +- sd [min, max]"]
-    head += ["ins", "del", "sub", "words", "compared with", "change", "p", "p (seeds too)", "train s"]
-    words = {row["test_set"]: row["words"] for row in reversed(table) if row["words"] is not None}
-    words = {row["test_set"]: words[row["test_set"]] for row in table if row["test_set"] in words}
+    head = ["system", "test set", "search", "seeds", "parameters", "non-zero", "sparsity", "%WER", "ins", "del", "sub"]
+    head += ["compared with", "change", "p (these trainings)", "p (seeds too)", "train s", "RTF"]
+    with_delay = any(row["delay_ms"] is not None for row in table)
+    words = {row["test_set"]: row["words"] for row in table if row["words"] is not None}
     sets = ", ".join(f"{name} ({number} words)" for name, number in words.items()) or "nothing scored yet"
     lines = [
-        f"{title}; test sets: {sets}. Mean, sample standard deviation and range over seeds; ins, del, sub: mean of a "
-        "seed. Change: of the mean %WER against the system compared with, relative, over the seeds that both have. "
-        "p: two-sided paired bootstrap, utterances drawn, all these seeds together; (seeds too): the seeds are drawn "
-        "as well, so training noise counts. Sparsity: of the sparsified matrices, measured.",
+        f"{title}; test sets: {sets}. %WER: of one seed with its 95 % interval (bootstrap over utterances), of several "
+        "mean +- sample standard deviation [min, max]; ins, del, sub: mean of a seed. Change: of the mean %WER against "
+        "the system compared with, relative, over the seeds that both have. p (these trainings): two-sided paired "
+        "bootstrap, utterances drawn; it says nothing of other trainings of the same systems. p (seeds too): the seeds "
+        "are drawn as well. Sparsity: of the sparsified matrices, measured. RTF: encoder and search."
+        + (" Delay: how much later than from the teacher words come that are right in both." if with_delay else ""),
         "",
-        _line(head),
-        _line(["---"] * 3 + ["---:"] * 8 + ["---"] + ["---:"] * 4),
-        *(_line(_cells(row)) for row in table),
+        tables.markdown(head + ["delay ms [95 %]"] * with_delay, [_cells(row, with_delay) for row in table], left=4),
     ]
     missing: Dict[Tuple[str, str], List[str]] = {}  # system, reason -> seeds
     for row in table:
@@ -62,8 +68,8 @@ def markdown(table: Sequence[Dict[str, Any]], title: str, command: Optional[str]
     if missing:
         lines += ["", "Not finished, and in no figure above:", ""]
         lines += [f"- {system}, seed {', '.join(seeds)}: {reason}" for (system, reason), seeds in missing.items()]
-    if command is not None:
-        lines += ["", "Made by:", "", "```", command, "```"]
+    if commands:
+        lines += ["", "Commands that made the figures:", "", "```", *commands, "```"]
     return "\n".join(lines) + "\n"
 
 
@@ -75,9 +81,9 @@ def _described(plan: Plan, name: str, test_set: str) -> Dict[str, Any]:
         "system": name,
         "role": system.role,
         "baseline": system.baseline,
-        "teacher": system.teacher if plan.teacher_dir((name, system.seeds[0])) else None,
+        "teacher": system.teacher if plan.teacher_of((name, system.seeds[0])) else None,
         "structure": config.sparsity.structure if config.sparsity else None,
-        "sparsity": config.target_sparsity,
+        "sparsity": config.sparsity.target if config.sparsity else 0.0,
         "kd": config.kd is not None,
         **{f"kd_{key}": value for key, value in kd.items()},
         "test_set": test_set,
@@ -95,7 +101,7 @@ def _figures(results: Sequence[Result]) -> Dict[str, Any]:
     counts = ("ins", "del", "sub")
     keys = (*SIZES, "wer", "wer_sd", "wer_min", "wer_max", "words", *counts, *(f"{key}_mean" for key in counts))
     if not results:
-        return dict.fromkeys((*keys, "train_seconds"))
+        return dict.fromkeys((*keys, "train_seconds", "ci95", "rtf", *DELAY))
     rates = spread([result.scores["wer"] for result in results])
     sums = {key: sum(result.scores[key] for result in results) for key in counts}
     sizes = {key: _mean([result.system[name] for result in results]) for key, name in SIZES.items()}
@@ -107,6 +113,9 @@ def _figures(results: Sequence[Result]) -> Dict[str, Any]:
         **sums,
         **{f"{key}_mean": value / len(results) for key, value in sums.items()},
         "train_seconds": _mean([result.system["train_seconds"] for result in results]),
+        "ci95": results[0].scores["ci95"] if len(results) == 1 else None,
+        "rtf": _mean([result.decoding["rtf"] for result in results]),
+        **{key: results[0].delay.get(name) for key, name in DELAY.items()},
     }
 
 
@@ -124,42 +133,44 @@ def _compared(system: Dict[int, Result], baseline: Dict[int, Result], replicatio
     return values
 
 
-def _cells(row: Dict[str, Any]) -> List[str]:
+def _cells(row: Dict[str, Any], with_delay: bool) -> List[str]:
     done, wanted = row["seeds"], row["seeds_wanted"]
     seeds = " ".join(map(str, done)) or "-"
-    rate = "not finished"
-    if row["wer"] is not None:
-        rate = f"{row['wer']:.2f}"
-        if row["wer_sd"] is not None:
-            rate += f" +- {row['wer_sd']:.2f} [{row['wer_min']:.2f}, {row['wer_max']:.2f}]"
     against = row["baseline"] or "-"
     if row["baseline"] and row["compared_seeds"] != done:
         against += f" (seeds {' '.join(map(str, row['compared_seeds'])) or 'none'})"
-    return [
+    cells = [
         row["system"],
         row["test_set"],
+        row["search"],
         seeds if len(done) == len(wanted) else f"{seeds} of {' '.join(map(str, wanted))}",
-        _shown(row["params"], ",d"),
-        _shown(row["nonzero_params"], ",d"),
-        _shown(row["sparsity_measured"], ".1%"),
-        rate,
-        *(_shown(row[f"{key}_mean"], ".1f") for key in ("ins", "del", "sub")),
-        _shown(row["words"], "d"),
+        shown(row["params"], ",d"),
+        shown(row["nonzero_params"], ",d"),
+        shown(row["sparsity_measured"], ".1%"),
+        _rate(row),
+        *(shown(row[f"{key}_mean"], "g" if len(done) == 1 else ".1f") for key in ("ins", "del", "sub")),
         against,
-        _shown(row["relative_change"], "+.1f", " %"),
-        _shown(row["p_value"], ".4f"),
-        _shown(row["p_value_seeds"], ".4f"),
-        _shown(row["train_seconds"], ".0f"),
+        shown(row["relative_change"], "+.1f", " %"),
+        shown(row["p_value"], ".4f"),
+        shown(row["p_value_seeds"], ".4f"),
+        shown(row["train_seconds"], ".0f"),
+        shown(row["rtf"], ".4f"),
     ]
+    if with_delay:
+        delay = (
+            "-" if row["delay_ms"] is None else "{:.0f} [{:.0f}, {:.0f}]".format(row["delay_ms"], *row["delay_ci95_ms"])
+        )
+        cells.append(delay)
+    return cells
 
 
-def _shown(value: Optional[float], style: str, unit: str = "") -> str:
-    return "-" if value is None else format(value, style) + unit
+def _rate(row: Dict[str, Any]) -> str:
+    if row["wer"] is None:
+        return "not finished"
+    if row["wer_sd"] is not None:
+        return f"{row['wer']:.2f} +- {row['wer_sd']:.2f} [{row['wer_min']:.2f}, {row['wer_max']:.2f}]"
+    return f"{row['wer']:.2f}" + (" [{:.2f}, {:.2f}]".format(*row["ci95"]) if row["ci95"] else "")
 
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"

@@ -1,0 +1,77 @@
+# Sourced by run.sh: options in the convention of Kaldi, ESPnet and icefall.
+#
+#   --name value   --name=value   --flag true|false (--flag alone means true)   --config FILE
+#
+# An option is a variable that is set before parse_options: --stop-stage is stop_stage.  One whose value is true or
+# false is a flag; an array takes an option that may be repeated.  A --config FILE holds a line for each option,
+# "name=value", "name: value" or "--name value", # begins a comment; the command line goes first.  Nothing in it is run.
+# $usage is what --help prints; its lines that begin with "  --name" say which options there are.
+
+die() { echo "error: $*" >&2; exit 1; }
+
+option_names() { grep -oE '^  --[a-z-]+' <<<"$usage" | xargs; }
+
+parse_options() { # parse_options "$@"
+  local words=() i
+  for ((i = 1; i <= $#; i++)); do
+    case ${!i} in
+      --config=*) read_option_file "${!i#*=}" ;;
+      --config) [ "$i" -lt $# ] || die "--config needs a value"; i=$((i + 1)); read_option_file "${!i}" ;;
+      *) words+=("${!i}") ;;
+    esac
+  done
+  read_options ${words[@]+"${words[@]}"}
+}
+
+read_options() {
+  local name value
+  while [ $# -gt 0 ]; do
+    case $1 in --help | -h) echo "$usage"; exit 0 ;; esac
+    name=${1%%=*}
+    [[ " $(option_names) " == *" $name "* ]] || die "unknown option '$1'; expected one of: $(option_names) --help"
+    if [[ $1 == *=* ]]; then
+      value=${1#*=}; shift
+    elif [[ $(current "$name") =~ ^(true|false)$ ]] && [[ $# = 1 || $2 == --* ]]; then
+      value=true; shift
+    else
+      [ $# -ge 2 ] || die "$1 needs a value"
+      value=$2; shift 2
+    fi
+    assign "$name" "$value"
+  done
+}
+
+variable() { local name=${1#--}; echo "${name//-/_}"; }
+current() { local name; name=$(variable "$1"); echo "${!name-}"; }
+
+assign() { # assign --NAME VALUE
+  local name; name=$(variable "$1")
+  case $(declare -p "$name") in
+    "declare -a"*) local -n list=$name; list+=("$2") ;;
+    *)
+      [[ ! ${!name} =~ ^(true|false)$ || $2 =~ ^(true|false)$ ]] || die "$1: '$2'; expected one of: true, false"
+      printf -v "$name" '%s' "$2" ;;
+  esac
+}
+
+read_option_file() {
+  local line name value
+  [ -r "$1" ] || die "--config: '$1'; expected a file with lines name=value"
+  while IFS= read -r line || [ -n "$line" ]; do
+    line=${line%%#*} line=${line%"${line##*[![:space:]]}"} line=${line#"${line%%[![:space:]]*}"}
+    [ -n "$line" ] || continue
+    [[ $line =~ ^(--)?([a-zA-Z_-]+)[[:space:]]*([=:]|[[:space:]])[[:space:]]*(.*)$ ]] || die "$1: '$line'; expected name=value"
+    name=--${BASH_REMATCH[2]//_/-} value=${BASH_REMATCH[4]}
+    if [[ $value =~ ^\"(.*)\"$ || $value =~ ^\'(.*)\'$ ]]; then value=${BASH_REMATCH[1]}; fi
+    read_options "$name=$value"
+  done <"$1"
+}
+
+one_of() { # one_of OPTION VALUE CHOICES
+  [[ -n $2 && " $3 " == *" $2 "* ]] || die "$1: '$2'; expected one of: ${3// /, }"
+}
+
+names_in() { # names_in FOLDER SUFFIX: names on the command line are things on disk
+  local path
+  for path in "$1"/*"$2"; do [ ! -e "$path" ] || basename "$path" "$2"; done | xargs
+}
