@@ -4,8 +4,8 @@ Runs the teacher over clean features and writes, for each frame, where its prune
 and, for each kept node, its posteriors of blank, label and rest (4 * prune_range + 2 bytes a
 frame).  Students that read this cache run no teacher.
 
-Prune range, rnnt_type and temperature are those of the preset's students.  The same command again
-makes what is missing or damaged; another teacher, BPE model or corpus makes everything anew.
+Prune range, rnnt_type and temperature are those of the students.  The same command again makes what is missing or
+damaged; another teacher, BPE model or corpus makes everything anew.
 """
 
 import sys
@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from rnnt_kd.bin import options
 from rnnt_kd.bin.entry import command
+from rnnt_kd.config import TrainingConfig
 from rnnt_kd.errors import UserError
-from rnnt_kd.lattice import available_backends
+from rnnt_kd.systems.valid_config import RNNT_TYPES
 
 PLAIN_LINE_SECONDS = 15.0  # at most one line in this time where there is no terminal
 
@@ -26,25 +27,28 @@ PLAIN_LINE_SECONDS = 15.0  # at most one line in this time where there is no ter
 @command
 def main(argv: Optional[List[str]] = None) -> None:
     parser = options.parser(__doc__)
-    options.add_recipe(parser)
     parser.add_argument("--teacher-dir", type=Path, required=True, help="a trained system")
     parser.add_argument("--cuts", type=Path, required=True, help="training cuts of stage 1")
     parser.add_argument("--bpe-dir", type=Path, required=True, help="folder of stage 2")
     parser.add_argument("--cache-dir", type=Path, required=True, help="made where it is missing")
+    usual = TrainingConfig()
+    parser.add_argument("--prune-range", type=int, default=usual.prune_range, help="kept symbol positions a frame")
+    parser.add_argument("--rnnt-type", choices=RNNT_TYPES, default=usual.rnnt_type)
+    parser.add_argument("--temperature", type=float, default=1.0, help="of the posteriors")
+    parser.add_argument("--min-seconds", type=float, default=usual.min_seconds, help="shorter utterances are left out")
+    parser.add_argument("--max-seconds", type=float, default=usual.max_seconds, help="longer ones, too")
     parser.add_argument("--job", type=int, default=1, help="which of the --nj jobs this is, from 1")
     parser.add_argument("--nj", type=int, default=1, help="jobs that fill the cache together, also at the same time")
     parser.add_argument("--shard-utterances", type=int, default=2000, help="cuts a file")
     parser.add_argument("--batch-seconds", type=float, default=120.0, help="audio a batch, padding included")
-    parser.add_argument(
-        "--lattice-backend", choices=["auto", *available_backends()], default="auto", help="auto: k2 where installed"
-    )
+    options.add_lattice_backend(parser)
     options.add_device(parser)
     arguments = parser.parse_args(argv)
     _check(arguments)
 
     import torch
 
-    from rnnt_kd.teachers.write_cache import cache_teacher, lattice_of
+    from rnnt_kd.teachers.write_cache import Lattice, cache_teacher
     from rnnt_kd.text.tokenizer import Tokenizer
 
     torch.set_num_threads(arguments.num_threads)
@@ -55,7 +59,13 @@ def main(argv: Optional[List[str]] = None) -> None:
             arguments.cuts,
             Tokenizer.load(arguments.bpe_dir),
             arguments.cache_dir,
-            lattice_of(options.load_recipe(arguments.config, arguments.overrides)),
+            Lattice(
+                arguments.prune_range,
+                arguments.rnnt_type,
+                arguments.temperature,
+                arguments.min_seconds,
+                arguments.max_seconds,
+            ),
             shard_utterances=arguments.shard_utterances,
             batch_seconds=arguments.batch_seconds,
             job=arguments.job,
@@ -97,9 +107,15 @@ class _Progress:
 
 
 def _check(arguments) -> None:
-    for key in ("nj", "shard_utterances", "num_threads"):
-        if getattr(arguments, key) < 1:
-            raise UserError(f"--{key.replace('_', '-')}", str(getattr(arguments, key)), "1 or more")
+    options.check_positive(arguments, "nj", "shard_utterances", "num_threads")
+    if arguments.prune_range < 2:
+        raise UserError("--prune-range", str(arguments.prune_range), "a whole number >= 2")
+    if not arguments.temperature > 0:
+        raise UserError("--temperature", str(arguments.temperature), "a positive number")
+    if not arguments.min_seconds <= arguments.max_seconds:
+        raise UserError(
+            "--min-seconds", f"{arguments.min_seconds} > {arguments.max_seconds} (--max-seconds)", "at most that"
+        )
     if not 1 <= arguments.job <= arguments.nj:
         raise UserError("--job", str(arguments.job), f"1 to {arguments.nj}, the number of jobs (--nj)")
     if not arguments.batch_seconds > 0:

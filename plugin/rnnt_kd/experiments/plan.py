@@ -19,7 +19,13 @@ from rnnt_kd.systems.compose import compose
 
 Job = Tuple[str, int]  # system, seed
 OLD_LAYOUT = ("teacher", "students", "experiments", "kd_cache")  # of EXP_DIR before version 0.2
-CACHE_NAMES = {"prune_range": "range", "rnnt_type": "", "min_seconds": "min", "max_seconds": "max"}
+CACHE_NAMES = {
+    "prune_range": "range",
+    "rnnt_type": "",
+    "min_seconds": "min",
+    "max_seconds": "max",
+    "temperature": "temperature",
+}
 
 
 @dataclass(frozen=True)

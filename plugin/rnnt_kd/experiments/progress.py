@@ -11,7 +11,6 @@ from typing import Dict, Optional, Tuple
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.data.dataset import cuts_digest
 from rnnt_kd.errors import UserError
-from rnnt_kd.experiments.definition import TEACHER
 from rnnt_kd.experiments.plan import Job, Plan
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import weights_file
@@ -36,8 +35,6 @@ class Progress:
             return "not trained"
         if not (folder / store.SYSTEM).exists():
             return "training is not finished"
-        if job[0] == TEACHER:
-            return ""
         teacher = self.plan.teacher_dir(job)
         if teacher is not None and not (teacher / store.SYSTEM).exists():
             return f"its teacher is not finished ({teacher})"
@@ -95,7 +92,7 @@ class Progress:
         for name, path in self._cuts().items():
             if name in inputs and inputs[name] != self._content(path):
                 raise UserError(folder, f"trained with other {name}", f"those of {path}", next_step)
-        teacher = None if job[0] == TEACHER else self.plan.teacher_dir(job)
+        teacher = self.plan.teacher_dir(job)
         weights = teacher and teacher / "model.safetensors"
         if weights and config.teacher_checksum and weights.exists() and config.teacher_checksum != self._bytes(weights):
             found = f"its teacher had other weights (checksum {config.teacher_checksum[:12]})"
@@ -132,7 +129,7 @@ class Progress:
         if planned is None:
             return None
         expected = {
-            "teacher": self._bytes(planned.teacher_dir / "model.safetensors"),
+            "teacher": self._bytes(self.plan.system_dir(planned.teacher) / "model.safetensors"),
             "bpe": self.tokenizer().checksum,
             "cuts": self._digest("cuts", self.places.train_cuts, cuts_digest),
             "prune_range": config.training.prune_range,
@@ -155,7 +152,7 @@ class Progress:
         try:
             key = (kind, path, path.stat().st_mtime_ns)
         except FileNotFoundError:
-            raise UserError(path, "no such file", "what stages 0 to 4 made", "run them first") from None
+            raise UserError(path, "no such file", "what the stages before made", "run them first") from None
         if key not in self._digests:
             self._digests[key] = function(path)
         return self._digests[key]

@@ -12,41 +12,17 @@ from typing import Callable, Dict, Iterator, List
 import torch
 from filelock import FileLock, Timeout
 
-from rnnt_kd.config import RecipeConfig, SystemConfig
 from rnnt_kd.data.dataset import CutInfo, cuts_digest, load_cuts_info, read_batches
 from rnnt_kd.data.selection import select
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import file_digest, refuse_decoding_only
-from rnnt_kd.systems.valid_config import check_config
 from rnnt_kd.teachers.posteriors import Lattice, TeacherPosteriors
 from rnnt_kd.teachers.shards import Damaged, Entry, Facts, Shard, shard_indices, shard_path, write_shard
 from rnnt_kd.text.tokenizer import Tokenizer
 
 FRAMES_PER_SECOND = 100
-
-
-def lattice_of(recipe: RecipeConfig) -> Lattice:
-    """Raises UserError where the students of a preset need different caches, or a value is out of range."""
-    students = {"sparse_student": recipe.sparse_student.training, "small_student": recipe.small_student.training}
-    if recipe.streaming_student is not None:
-        students["streaming_student"] = recipe.streaming_student.training
-    for training in students.values():
-        check_config(SystemConfig(training=training, kd=recipe.kd), "cuda")
-    first = recipe.sparse_student.training
-    for name, training in students.items():
-        for key in ("prune_range", "rnnt_type"):
-            if getattr(first, key) != getattr(training, key):
-                found = f"{getattr(first, key)} and {getattr(training, key)} of sparse_student and {name}"
-                raise UserError(f"training.{key}", found, "one value: all read the same teacher cache")
-    return Lattice(
-        first.prune_range,
-        first.rnnt_type,
-        recipe.kd.temperature,
-        min(training.min_seconds for training in students.values()),
-        max(training.max_seconds for training in students.values()),
-    )
 
 
 def cache_teacher(
