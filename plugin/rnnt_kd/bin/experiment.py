@@ -131,12 +131,14 @@ class Run:
         return []
 
     def export(self) -> List[str]:
+        results.write_experiment(self.plan, self._corpus())
         jobs = [job for job in self.plan.first_jobs() if self._is_trained(job)]
         failed = self._run({f"export {_name(job)}": self.plan.export_command(job) for job in jobs})
         return failed + self._of_folder("size_table", *self.plan.places.pipes)
 
     def report(self) -> List[str]:
         places = self.plan.places
+        results.write_experiment(self.plan, self._corpus())
         failed = self._of_folder("dump_lattices", *places.device, *places.lattice, *places.pipes)
         return failed + self._of_folder("report")
 

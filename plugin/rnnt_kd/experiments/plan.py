@@ -19,13 +19,8 @@ from rnnt_kd.systems.compose import compose
 
 Job = Tuple[str, int]  # system, seed
 OLD_LAYOUT = ("teacher", "students", "experiments", "kd_cache")  # of EXP_DIR before version 0.2
-CACHE_NAMES = {
-    "prune_range": "range",
-    "rnnt_type": "",
-    "min_seconds": "min",
-    "max_seconds": "max",
-    "temperature": "temperature",
-}
+CACHE_NAMES = {"prune_range": "range", "rnnt_type": "", "min_seconds": "min", "max_seconds": "max"}  # of what differs
+CACHE_NAMES["temperature"] = "temperature"
 
 
 @dataclass(frozen=True)
@@ -163,11 +158,11 @@ class Plan:
         assert places.train_dir is not None and places.dev_dir is not None
         perturb = ["--speed-perturb", *map(str, self.recipe.features.speed_perturb)]
         folders = {"train": places.train_dir, places.dev_set: places.dev_dir, **places.test_sets}
-        return {
-            name: _module("compute_features", "--data-dir", folder, "--out-dir", places.exp_dir / "cuts", "--name", name,
-                          *(perturb if name == "train" else []), *places.pipes)
-            for name, folder in folders.items()
-        }  # fmt: skip
+        commands = {}
+        for name, folder in folders.items():
+            command = _module("compute_features", "--data-dir", folder, "--out-dir", places.exp_dir / "cuts")
+            commands[name] = [*command, "--name", name, *(perturb if name == "train" else []), *places.pipes]
+        return commands
 
     def bpe_command(self) -> List[str]:
         text, places = self.recipe.text, self.places

@@ -3,7 +3,7 @@
 Nothing is averaged here, and nothing that is not finished has a figure.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -14,6 +14,7 @@ from rnnt_kd.experiments.pooled import errors_by_utterance
 from rnnt_kd.experiments.progress import Progress
 from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs
 from rnnt_kd.scoring.results import read_json
+from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write
 
 KEYS = ("system", "seed", "sparsity", "kd", "kd_weighting", "kd_scale", "test_set", "wer", "words", "ins", "del", "sub")
 KEYS += ("p_value",)  # of results.json
@@ -108,3 +109,41 @@ def commands(results: Results) -> List[str]:
     """What made the figures, each command once."""
     files = [file for result in results.values() for file in (result.decoding, result.scores, result.delay)]
     return list(dict.fromkeys(file["command"] for file in files if "command" in file))
+
+
+def write_experiment(plan: Plan, corpus: str) -> None:
+    """``experiment.json``, for report, sizes and lattice pictures."""
+    places = plan.places
+    sets = {
+        name: EvaluationSet(data.absolute(), places.cuts(name).absolute()) for name, data in places.test_sets.items()
+    }
+    systems = []
+    for name, system in plan.systems.items():
+        config = plan.config(plan.jobs_of(name)[0])
+        teacher = plan.teacher_of(plan.jobs_of(name)[0])
+        systems.append(
+            ListedSystem(
+                name=name,
+                role=system.role,
+                seeds=system.seeds,
+                folders={job[1]: plan.system_dir(job).absolute() for job in plan.jobs_of(name)},
+                baseline=system.baseline,
+                teacher=teacher and teacher[0],
+                sparsity=config.sparsity.target if config.sparsity else 0.0,
+                structure=config.sparsity.structure if config.sparsity else None,
+                kd=asdict(config.kd) if config.kd else None,
+            )
+        )
+    folder = ExperimentFolder(
+        experiment=plan.experiment.name,
+        corpus=corpus,
+        preset=str(places.preset),
+        search=plan.search,
+        beam=plan.recipe.decoding.beam,
+        bpe_dir=places.bpe_dir.absolute(),
+        train_cuts=places.train_cuts.absolute(),
+        test_sets=sets,
+        systems=tuple(systems),
+    )
+    plan.dir.mkdir(parents=True, exist_ok=True)
+    write(plan.dir, folder)
