@@ -26,7 +26,6 @@ def make_system(
         role="sparse_student" if sparsity else "teacher",
         model=model_config,
         sparsity=SparsityConfig() if sparsity else None,
-        target_sparsity=sparsity,
         vocab_size=tokenizer.vocab_size,
         bpe_checksum=tokenizer.checksum,
     )

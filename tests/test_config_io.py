@@ -4,9 +4,10 @@ import dataclasses
 
 import pytest
 
-from rnnt_kd.config import KdConfig, RecipeConfig, SystemConfig
-from rnnt_kd.config_io import load_recipe, read_system_config, write_system_config
+from rnnt_kd.config import KdConfig, RecipeConfig, SparsityConfig, SystemConfig
+from rnnt_kd.config_io import as_plain_dict, load_recipe, parse_override, read_system_config, write_system_config
 from rnnt_kd.errors import UserError
+from rnnt_kd.systems.compose import check_device, compose
 
 
 def recipe_from(tmp_path, text, overrides=()):
@@ -15,11 +16,18 @@ def recipe_from(tmp_path, text, overrides=()):
     return load_recipe(path, overrides)
 
 
+def refused(function, *arguments, **options):
+    with pytest.raises(UserError) as caught:
+        function(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
 def test_values_and_defaults(tmp_path):
     recipe = recipe_from(tmp_path, "text: {vocab_size: 77}\nteacher: {model: {encoder_options: {dim: 48}}}\n")
     assert recipe.text.vocab_size == 77
     assert recipe.teacher.model.encoder_options == {"dim": 48}
-    assert recipe.sparse_student == RecipeConfig().sparse_student
+    assert recipe.sparse_student == RecipeConfig().sparse_student and recipe.streaming_student is None
 
 
 def test_override_wins_over_file(tmp_path):
@@ -27,25 +35,64 @@ def test_override_wins_over_file(tmp_path):
     assert (recipe.text.vocab_size, recipe.kd.weighting) == (78, "uniform")
 
 
+def test_training_is_shared_by_the_roles_and_a_preset_is_laid_over_its_base(tmp_path):
+    (tmp_path / "base.yaml").write_text(
+        "training: {epochs: 9, specaugment: {num_time_masks: 1}}\nsmall_student: {training: {epochs: 4}}\n"
+        "streaming_student: {model: {encoder: streaming_conformer}}\n"
+    )
+    recipe = recipe_from(tmp_path, "base: base.yaml\ntraining: {specaugment: {max_time_frames: 7}}\nkd: {scale: 3}\n")
+    assert (recipe.teacher.training.epochs, recipe.small_student.training.epochs, recipe.kd.scale) == (9, 4, 3.0)
+    for part in (recipe.teacher, recipe.sparse_student, recipe.small_student, recipe.streaming_student):
+        masks = part.training.specaugment
+        assert (masks.num_time_masks, masks.max_time_frames, masks.num_frequency_masks) == (1, 7, 2)
+    assert "preset.yaml: base: ../x.yaml" in refused(recipe_from, tmp_path, "base: ../x.yaml")
+    assert "base: preset.yaml" in refused(recipe_from, tmp_path, "base: preset.yaml")
+
+
 @pytest.mark.parametrize(
     "text, overrides, words",
     [
-        ("texd: {vocab_size: 7}\n", [], ["texd", "did you mean 'text'", "teacher"]),
-        ("text: {vocab_sise: 7}\n", [], ["text.vocab_sise", "vocab_size", "model_type"]),
-        ("text: {vocab_size: many}\n", [], ["text.vocab_size", "many"]),
+        ("texd: {vocab_size: 7}\n", [], ["preset.yaml", "texd", "did you mean 'text'", "teacher"]),
+        ("text: {vocab_sise: 7}\n", [], ["text.vocab_sise", "did you mean 'vocab_size'", "model_type"]),
+        ("teacher: {model: {sise: tiny}}\n", [], ["teacher.model.sise", "did you mean 'size'", "joiner_dim"]),
+        ("text: {vocab_size: many}\n", [], ["preset.yaml: text.vocab_size: many", "integer"]),
+        ("text: {vocab_size: '7'}\n", [], ["text.vocab_size", "7", "integer"]),
+        ("text: {vocab_size: true}\n", [], ["text.vocab_size", "True", "integer"]),
+        ("text: {vocab_size: 7.5}\n", [], ["text.vocab_size", "7.5", "integer"]),
+        ("teacher: 3\n", [], ["teacher", "3", "mapping"]),
         ("text: {vocab_size: [\n", [], ["preset.yaml", "not YAML"]),
+        ("a: 1\na: 2\n", [], ["preset.yaml:2", "duplicate"]),
         ("- a\n- b\n", [], ["not a mapping"]),
-        ("", ["text.vocab_size"], ["--set", "key=value"]),
-        ("", ["text.nothing=1"], ["--set text.nothing", "vocab_size"]),
+        ("text: {vocab_size: '${oc.env:HOME}'}\n", [], ["preset.yaml", "'${oc.env:HOME}'", "plain values"]),
+        ("text: {model_type: '${'}\n", [], ["preset.yaml", "'${", "plain values"]),
+        ("", ["text.vocab_size"], ["--set", "KEY=VALUE"]),
+        ("", ["text.nothing=1"], ["--set", "text.nothing", "vocab_size"]),
+        ("", ["text.vocab_size=["], ["--set text.vocab_size", "'['"]),
+        ("", ["training.epochs=0"], ["--set: teacher.training.epochs: 0", "a number >= 1"]),
+        ("kd: {scale: -1}\n", [], ["kd.scale: -1", "a number >= 0"]),
+        ("kd: {scale: .nan}\n", [], ["kd.scale: nan", "finite"]),
+        ("kd: {temperature: 0}\n", [], ["kd.temperature: 0", "a number > 0"]),
+        ("kd: {shift: -1}\n", [], ["kd.shift: -1", "a number >= 0"]),
+        ("kd: {ranges: both}\n", [], ["kd.ranges: both", "'teacher' or 'student'"]),
+        ("kd: {variant: collapsd}\n", [], ["kd.variant: collapsd", "full", "did you mean 'collapsed'"]),
+        ("kd: {weighting: unform}\n", [], ["kd.weighting: unform", "did you mean 'uniform'"]),
+        ("kd: {variant: full}\n", [], ["kd.variant: full compares whole logits", "ranges student"]),
+        ("kd: {class_scales: [1, 2]}\n", [], ["kd.class_scales", "3 items"]),
+        ("kd: {class_scales: [1, 2, -1]}\n", [], ["kd.class_scales.2: -1", "a number >= 0"]),
+        ("training: {min_seconds: 3, max_seconds: 2}\n", [], ["training.min_seconds: 3.0 > 2.0"]),
+        ("training: {rnnt_type: odd}\n", [], ["rnnt_type: odd", "'regular'"]),
+        ("training: {betas: [0.9, 1.0]}\n", [], ["betas.1: 1.0", "a number < 1"]),
+        ("training: {betas: [0.9]}\n", [], ["betas", "2 items"]),
+        ("training: {prune_range: 1}\n", [], ["prune_range: 1", "a number >= 2"]),
+        ("sparse_student: {sparsity: {begin_fraction: 0.6, end_fraction: 0.5}}\n", [], ["begin_fraction: 0.6 > 0.5"]),
+        ("sparse_student: {sparsity: {structure: 4y4}}\n", [], ["4y4", "16x1"]),
+        ("sparse_student: {sparsity: {scope: all}}\n", [], ["scope: all", "'global'"]),
     ],
-)
+)  # fmt: skip
 def test_errors_name_the_key_in_one_line(tmp_path, text, overrides, words):
-    with pytest.raises(UserError) as caught:
-        recipe_from(tmp_path, text, overrides)
-    message = str(caught.value)
-    assert "\n" not in message
+    message = refused(recipe_from, tmp_path, text, overrides)
     for word in words:
-        assert word in message
+        assert word in message, message
 
 
 def test_missing_and_binary_files(tmp_path):
@@ -60,12 +107,60 @@ def test_every_preset_on_disk_is_valid(root):
     presets = sorted(root.glob("egs/*/conf/*.yaml"))
     assert presets
     for preset in presets:
-        recipe = load_recipe(preset)
-        assert recipe.text.vocab_size > 2, preset
+        assert load_recipe(preset).text.vocab_size > 2, preset
 
 
 def test_system_config_round_trip(tmp_path):
-    config = SystemConfig(name="sparse90_kd", role="sparse_student", target_sparsity=0.9, kd=KdConfig(scale=0.25))
+    config = SystemConfig(name="a", role="sparse_student", sparsity=SparsityConfig(target=0.9), kd=KdConfig(scale=1e-3))
     write_system_config(tmp_path / "config.yaml", config)
     assert read_system_config(tmp_path / "config.yaml") == config
-    assert dataclasses.asdict(config)["kd"]["scale"] == 0.25
+    assert as_plain_dict(config)["kd"]["scale"] == 1e-3
+    assert "unknown key 'target_sparsity'" in refused(read_system_config, _written(tmp_path, "target_sparsity: 0.9\n"))
+    assert "${oc.env:HOME}" in refused(read_system_config, _written(tmp_path, 'name: "${oc.env:HOME}"\n'))
+
+
+def _written(folder, text):
+    (folder / "old.yaml").write_text(text)
+    return folder / "old.yaml"
+
+
+@pytest.mark.parametrize(
+    "text, value", [("2", 2), ("1e-3", 1e-3), ("[1, 2]", [1, 2]), ("text", "text"), ("a=b", "a=b"), ("null", None)]
+)
+def test_overrides_are_yaml(text, value):
+    assert parse_override(f"a.b={text}") == ("a.b", value)
+
+
+def test_a_system_is_the_part_of_its_role_with_values_over_it(tmp_path):
+    recipe = recipe_from(tmp_path, "kd: {weighting: uniform, scale: 2}\nteacher: {model: {predictor_dim: 24}}\n")
+    config = compose(
+        recipe, name="a", role="sparse_student", seed=3,
+        values={"sparsity": 0.9, "kd": {"scale": 5}, "training": {"specaugment": {"num_time_masks": 9}}},
+    )  # fmt: skip
+    assert (config.name, config.seed, config.model.predictor_dim) == ("a", 3, 24)
+    assert config.kd == dataclasses.replace(recipe.kd, scale=5.0) and config.sparsity == SparsityConfig(target=0.9)
+    assert config.training.specaugment.num_time_masks == 9 and config.training.specaugment.max_time_frames == 40
+    assert compose(recipe, name="b", role="small_student", values={"kd": None}).kd is None
+    assert compose(recipe, name="b", role="small_student", values={"kd": {}}).kd == recipe.kd
+
+
+@pytest.mark.parametrize(
+    "role, values, words",
+    [
+        ("sparse_student", {}, ["sparsity.target", "0.9"]),
+        ("sparse_student", {"sparsity": 1.0}, ["sparsity.target: 1.0", "a number < 1"]),
+        ("small_student", {"sparsity": 0.5}, ["sparsity", "small_student, which is dense"]),
+        ("teacher", {"kd": {}}, ["kd", "teacher"]),
+        ("small_student", {"kd": {"scael": 1}}, ["kd.scael", "did you mean 'scale'"]),
+        ("streaming_student", {}, ["no part streaming_student"]),
+    ],
+)
+def test_values_that_a_role_cannot_have(role, values, words):
+    message = refused(compose, RecipeConfig(), name="x", role=role, values=values)
+    assert all(word in message for word in words), message
+
+
+def test_precision_depends_on_the_device():
+    config = compose(RecipeConfig(), name="x", role="teacher", values={"training": {"precision": "16-mixed"}})
+    assert "16-mixed on a CPU" in refused(check_device, config, "cpu")
+    check_device(config, "cuda")

@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "tables": set(),
     "children": set(),
     "atomic": set(),
-    "config": set(),
+    "config": {"losses", "sparsity"},  # which names there are
     "config_io": {"config", "atomic"},
     "__init__": {"losses"},  # the lazy exports
 }

@@ -1,26 +1,49 @@
-"""What a preset (``egs/<corpus>/conf/<preset>.yaml``) may say, and the defaults.
+"""What a preset (``egs/<corpus>/conf/<preset>.yaml``) may say: names, types, ranges and defaults.
 
-Plain dataclasses: the file format, its checking and its error messages live in
-``rnnt_kd.bin.options``.  A key that is not here is an error there.
+A value out of its range, of another type, or under another name cannot be made.  Files become these objects in
+``rnnt_kd.config_io``, which says what is wrong in one line.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, Dict, List, Optional
+from dataclasses import field
+from typing import Annotated, Any, Dict, List, Literal, Optional
+
+from pydantic import ConfigDict, Field, Strict, model_validator
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from rnnt_kd import choices
+from rnnt_kd.errors import UserError
+from rnnt_kd.losses.choices import available_variants, available_weightings, get_variant, needs_logits
+from rnnt_kd.sparsity.structures import check_structure
+
+ROLES = ("teacher", "sparse_student", "small_student", "streaming_student")  # parts of a preset
+RNNT_TYPES = ("regular", "modified", "constrained")
+
+Whole = Annotated[int, Strict()]
+Number = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Flag = Annotated[bool, Strict()]
+Count = Annotated[Whole, Field(ge=1)]
+Steps = Annotated[Whole, Field(ge=0)]
+Positive = Annotated[Number, Field(gt=0)]
+Scale = Annotated[Number, Field(ge=0)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+
+dataclass = pydantic_dataclass(config=ConfigDict(extra="forbid", validate_default=True))
 
 
 @dataclass
 class FeaturesConfig:
     """Stage 1.  80-bin log-mel filter banks, 25 ms windows every 10 ms, 16 kHz."""
 
-    speed_perturb: List[float] = field(default_factory=lambda: [1.0])  # training cuts only
+    speed_perturb: List[Positive] = field(default_factory=lambda: [1.0])  # training cuts only
 
 
 @dataclass
 class TextConfig:
     """Stage 2."""
 
-    vocab_size: int = 500  # BPE pieces, <blk> and <unk> included
-    model_type: str = "bpe"  # sentencepiece: bpe, unigram, char
+    vocab_size: Count = 500  # BPE pieces, <blk> and <unk> included
+    model_type: Literal["bpe", "unigram", "char"] = "bpe"  # of sentencepiece
+    shrink_to_fit: Flag = False  # fewer pieces where the text has no use for so many
 
 
 @dataclass
@@ -30,70 +53,93 @@ class ModelConfig:
     encoder: str = "conformer"  # models/encoders/<encoder>.py
     size: str = "tiny"
     encoder_options: Dict[str, Any] = field(default_factory=dict)  # override single values of the row
-    predictor_dim: int = 128
-    joiner_dim: int = 128
-    dropout: float = 0.1
-    ctc_head: bool = True
+    predictor_dim: Count = 128
+    joiner_dim: Count = 128
+    dropout: Fraction = 0.1
+    ctc_head: Flag = True
 
 
 @dataclass
 class SpecAugmentConfig:
-    num_frequency_masks: int = 2
-    max_frequency_bins: int = 20
-    num_time_masks: int = 2
-    max_time_frames: int = 40
-    max_time_fraction: float = 0.15  # of an utterance, all time masks together
+    num_frequency_masks: Steps = 2
+    max_frequency_bins: Steps = 20
+    num_time_masks: Steps = 2
+    max_time_frames: Steps = 40
+    max_time_fraction: Fraction = 0.15  # of an utterance, all time masks together
 
 
 @dataclass
 class TrainingConfig:
-    epochs: int = 30
-    batch_seconds: float = 60.0  # audio a batch, padding included
-    num_buckets: int = 10
-    min_seconds: float = 0.1  # shorter or longer utterances are left out, counted and named
-    max_seconds: float = 35.0
-    precision: str = "32-true"  # Lightning Fabric's names
-    learning_rate: float = 2e-3  # peak
-    warmup_steps: int = 200
-    final_learning_rate_fraction: float = 0.02  # cosine decay from the peak to this fraction of it
-    weight_decay: float = 1e-2
-    betas: List[float] = field(default_factory=lambda: [0.9, 0.98])
-    gradient_clip: float = 5.0
-    prune_range: int = 5
-    lm_only_scale: float = 0.25
-    am_only_scale: float = 0.0
-    simple_loss_scale: float = 0.5
-    pruned_loss_warmup_steps: int = 200  # pruned and distillation terms ramp 0.1 -> 1 while the ranges are poor
-    ctc_loss_scale: float = 0.2
-    rnnt_type: str = "regular"
+    epochs: Count = 30
+    batch_seconds: Positive = 60.0  # audio a batch, padding included
+    num_buckets: Count = 10
+    min_seconds: Scale = 0.1  # shorter or longer utterances are left out, counted and named
+    max_seconds: Positive = 35.0
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # Lightning Fabric's names
+    learning_rate: Positive = 2e-3  # peak
+    warmup_steps: Steps = 200
+    final_learning_rate_fraction: Fraction = 0.02  # cosine decay from the peak to this fraction of it
+    weight_decay: Scale = 1e-2
+    betas: Annotated[List[Annotated[Number, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = field(
+        default_factory=lambda: [0.9, 0.98]
+    )
+    gradient_clip: Positive = 5.0
+    prune_range: Annotated[Whole, Field(ge=2)] = 5
+    lm_only_scale: Fraction = 0.25
+    am_only_scale: Fraction = 0.0
+    simple_loss_scale: Scale = 0.5
+    pruned_loss_warmup_steps: Steps = 200  # pruned and distillation terms ramp 0.1 -> 1 while the ranges are poor
+    ctc_loss_scale: Scale = 0.2
+    rnnt_type: Literal["regular", "modified", "constrained"] = "regular"
+    delay_penalty: Number = 0.0  # k2's: of the label loss, larger makes symbols come earlier
     specaugment: Optional[SpecAugmentConfig] = field(default_factory=SpecAugmentConfig)
-    validate_every_epochs: int = 1
-    average_best: int = 5  # checkpoints, by validation loss
-    checkpoint_every_steps: int = 200
-    log_every_steps: int = 20
-    max_nonfinite_batches: int = 5  # in a row
+    validate_every_epochs: Count = 1
+    average_best: Count = 5  # checkpoints, by validation loss
+    checkpoint_every_steps: Count = 200
+    log_every_steps: Count = 20
+    max_nonfinite_batches: Count = 5  # in a row
+
+    @model_validator(mode="after")
+    def _in_order(self):
+        if self.min_seconds > self.max_seconds:
+            found = f"{self.min_seconds} > {self.max_seconds} (max_seconds)"
+            raise UserError("training.min_seconds", found, "min_seconds <= max_seconds")
+        return self
 
 
 @dataclass
 class KdConfig:
     variant: str = "collapsed"  # a function of losses/kd_variants.py
     weighting: str = "occupancy"  # a function of losses/kd_weightings.py
-    scale: float = 1.0
-    ranges: str = "teacher"  # whose lattice nodes: "teacher", from the cache of stage 4, or "student", teacher online
-    temperature: float = 1.0
-    ramp_steps: int = 0  # kd scale grows linearly from 0 over these steps
-    shift: int = 0  # encoder frames (40 ms) that the teacher's lattice is moved later, for streaming students
+    scale: Scale = 1.0
+    ranges: Literal["teacher", "student"] = (
+        "teacher"  # whose lattice nodes: "teacher", from the cache of stage 4, or "student", teacher online
+    )
+    temperature: Positive = 1.0
+    ramp_steps: Steps = 0  # kd scale grows linearly from 0 over these steps
+    shift: Steps = 0  # encoder frames (40 ms) that the teacher's lattice is moved later, for streaming students
+    class_scales: Optional[Annotated[List[Scale], Field(min_length=3, max_length=3)]] = None  # of blank, label, rest
+
+    @model_validator(mode="after")
+    def _can_be(self):
+        _known("kd.variant", self.variant, available_variants())
+        _known("kd.weighting", self.weighting, available_weightings())
+        if self.ranges == "teacher" and needs_logits(get_variant(self.variant)):
+            found = f"{self.variant} compares whole logits, and with kd.ranges teacher there are cached posteriors"
+            raise UserError("kd.variant", found, "collapsed, or kd.ranges student")
+        return self
 
 
 @dataclass
 class SparsityConfig:
     """Gradual magnitude sparsification (Zhu & Gupta 2017), fractions of the run's steps."""
 
-    begin_fraction: float = 0.0
-    end_fraction: float = 0.5  # masks are frozen after this
-    update_every_steps: int = 10
+    target: Annotated[Number, Field(ge=0, lt=1)] = 0.0  # share of the weights that are zero in the end
+    begin_fraction: Fraction = 0.0
+    end_fraction: Fraction = 0.5  # masks are frozen after this
+    update_every_steps: Count = 10
     structure: str = "unstructured"  # or a block such as 16x1 (outputs x inputs), or 2:4: sparsity/structures.py
-    scope: str = "per-layer"  # or "global"
+    scope: Literal["per-layer", "global"] = "per-layer"
     include: List[str] = field(
         default_factory=lambda: [
             r"encoder\..*(linear|pointwise|proj).*\.weight",
@@ -103,12 +149,20 @@ class SparsityConfig:
     )
     exclude: List[str] = field(default_factory=lambda: [r".*norm.*", r".*depthwise.*", r".*embedding.*", r".*bias.*"])
 
+    @model_validator(mode="after")
+    def _can_be(self):
+        if self.begin_fraction > self.end_fraction:
+            found = f"{self.begin_fraction} > {self.end_fraction} (end_fraction)"
+            raise UserError("sparsity.begin_fraction", found, "begin_fraction <= end_fraction")
+        check_structure(self.structure, final_sparsity=self.target, scope=self.scope)
+        return self
+
 
 @dataclass
 class DecodingConfig:
     search: str = "modified_beam_search"  # decoding/<search>.py
-    beam: int = 4
-    batch_seconds: float = 120.0
+    beam: Count = 4
+    batch_seconds: Positive = 120.0
 
 
 @dataclass
@@ -161,13 +215,17 @@ class SystemConfig:
 
     name: str = "teacher"  # teacher, sparse60, sparse60_kd, small, small_kd ...
     role: str = "teacher"  # teacher, sparse_student, small_student, streaming_student
-    seed: int = 1
+    seed: Steps = 1
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     sparsity: Optional[SparsityConfig] = None
-    target_sparsity: float = 0.0
     kd: Optional[KdConfig] = None
-    vocab_size: int = 0
-    blank_id: int = 0
+    vocab_size: Steps = 0
+    blank_id: Steps = 0
     bpe_checksum: str = ""  # sha256 of bpe.model
     teacher_checksum: str = ""  # sha256 of the teacher's model.safetensors (sparse and streaming students, kd)
+
+
+def _known(key: str, name: str, known: List[str]) -> None:
+    if name not in known:
+        raise UserError(key, name, f"one of: {', '.join(known)}", choices.nearest(name, known))

@@ -1,42 +1,53 @@
 """Configuration files: YAML on disk <-> the dataclasses of ``rnnt_kd.config``.
 
-OmegaConf checks types and names; its errors become one line that names the file,
-the key and the keys that exist.
+What is wrong is one line that names the file, the key, the value and what is expected.  Nothing that stands in a file
+is replaced by what stands elsewhere: ``${...}`` is an error.
 """
 
 import dataclasses
-import difflib
+import re
+import typing
 from pathlib import Path
-from typing import Any, List, Mapping, Sequence, Type, TypeVar
+from typing import Any, Dict, List, Mapping, Sequence, Tuple, Type, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf import OmegaConf
+from pydantic import TypeAdapter, ValidationError
 
-from rnnt_kd import atomic
-from rnnt_kd.config import RecipeConfig, SystemConfig
+from rnnt_kd import atomic, choices
+from rnnt_kd.config import ROLES, RecipeConfig, SystemConfig
 from rnnt_kd.errors import UserError
 
 Config = TypeVar("Config")
+SHARED = ("base", "training")  # keys of a preset beside RecipeConfig's
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeConfig:
     """Read a preset and apply ``key.sub=value`` overrides.
 
+    ``base: FILE`` is a file of the same folder that this one is laid over, key by key; ``training:`` is what all roles
+    have in common.
     Raises:
-      UserError: no such file, not YAML, an unknown key, a value of the wrong type.
+      UserError: no such file, not YAML, an unknown key, a value of the wrong type or out of its range.
     """
-    return _load(RecipeConfig, Path(path), overrides)
+    recipe = _recipe(_with_base(Path(path), ()), path)
+    if not overrides:
+        return recipe
+    values = _with_base(Path(path), ())
+    for override in overrides:
+        key, value = parse_override(override)
+        values = merged(values, nested(key, value))
+    return _recipe(values, "--set")
 
 
 def read_system_config(path: Path) -> SystemConfig:
     """Read ``<system dir>/config.yaml``.  Raises UserError as ``load_recipe`` does."""
-    return _load(SystemConfig, Path(path), ())
+    return checked(SystemConfig, read_mapping(Path(path)), path)
 
 
 def write_system_config(path: Path, config: SystemConfig) -> None:
     """Write ``config`` with every value resolved, atomically."""
-    atomic.write_text(Path(path), OmegaConf.to_yaml(OmegaConf.structured(config)))
+    atomic.write_text(Path(path), yaml.safe_dump(as_plain_dict(config), sort_keys=False, allow_unicode=True))
 
 
 def as_plain_dict(config: object) -> dict:
@@ -44,11 +55,11 @@ def as_plain_dict(config: object) -> dict:
     return dataclasses.asdict(config)  # type: ignore[call-overload]
 
 
-def read_mapping(path: Path, next_step: str = "check the preset's name") -> DictConfig:
+def read_mapping(path: Path, next_step: str = "check the preset's name") -> Dict[str, Any]:
     """The values of a YAML file, not held against anything yet; a key that stands twice is an error, too.
 
     Raises:
-      UserError: no such file, not YAML, not a mapping.
+      UserError: no such file, not YAML, not a mapping, or ``${...}`` in it.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -56,6 +67,9 @@ def read_mapping(path: Path, next_step: str = "check the preset's name") -> Dict
         raise UserError(path, "no such configuration file", "a YAML file", next_step) from None
     except UnicodeDecodeError:
         raise UserError(path, "not UTF-8 text", "a YAML file") from None
+    reference = re.search(r"\$\{[^}\n]*\}?", text)
+    if reference:
+        raise UserError(path, f"'{reference.group()}'", "plain values", "write the value itself")
     try:
         values = OmegaConf.create(text)
     except yaml.YAMLError as error:
@@ -64,43 +78,106 @@ def read_mapping(path: Path, next_step: str = "check the preset's name") -> Dict
         raise UserError(where, f"not YAML ({getattr(error, 'problem', None) or error})", "key: value lines") from None
     if not OmegaConf.is_dict(values):
         raise UserError(path, "not a mapping", "key: value lines")
-    return values
+    return OmegaConf.to_container(values)  # type: ignore[return-value]
 
 
-def checked(schema: Type[Config], values: Mapping[Any, Any], where: object) -> Config:
-    """``values`` as an object of the dataclass ``schema``.  UserError: an unknown key, a value of the wrong type."""
-    merged = _merge(OmegaConf.structured(schema), OmegaConf.create(dict(values)), where)
-    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+def checked(schema: Type[Config], values: Mapping[str, Any], where: object) -> Config:
+    """``values`` as an object of the dataclass ``schema``.
 
-
-def _load(schema: Type[Config], path: Path, overrides: Sequence[str]) -> Config:
-    config = _merge(OmegaConf.structured(schema), read_mapping(path), path)
-    for override in overrides:
-        key, separator, _ = override.partition("=")
-        if not separator:
-            raise UserError("--set", f"'{override}'", "key=value", "for example teacher.training.epochs=3")
-        config = _merge(config, OmegaConf.from_dotlist([override]), f"--set {key}")
-    return OmegaConf.to_object(config)  # type: ignore[return-value]
-
-
-def _merge(config, values, where):
+    Raises:
+      UserError: an unknown key, a value of the wrong type or out of its range; it begins with ``where``.
+    """
     try:
-        return OmegaConf.merge(config, values)
-    except ConfigKeyError as error:
-        key = str(error.full_key or error.key)
-        known = _keys_beside(config, key)
-        close = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else ""
-        raise UserError(where, f"unknown key '{key}'", f"one of: {', '.join(known)}", hint) from None
-    except OmegaConfBaseException as error:
-        first_line = str(error).splitlines()[0]
-        raise UserError(where, f"'{error.full_key}': {first_line}", "a value of the right type") from None
+        return TypeAdapter(schema).validate_python(dict(values))
+    except ValidationError as failed:
+        error = failed.errors()[0]
+        rule = error.get("ctx", {}).get("error")
+        if isinstance(rule, UserError):  # over several values
+            raise UserError(_place(where, rule.where), rule.found, rule.expected, rule.next_step) from None
+        *parents, name = map(str, error["loc"])
+        place, found = ".".join([*parents, name]), error.get("input")
+        if error["type"] == "unexpected_keyword_argument":
+            known = _keys(schema, parents) + (list(SHARED) if schema is RecipeConfig and not parents else [])
+            hint = choices.nearest(name, known)
+            raise UserError(where, f"unknown key '{place}'", f"one of: {', '.join(sorted(known))}", hint) from None
+        expected = error["msg"].replace("Input should be ", "")
+        for words, sign in _SIGNS.items():
+            expected = expected.replace(words, f"a number {sign}")
+        raise UserError(_place(where, place), str(found), expected) from None
 
 
-def _keys_beside(config, key: str) -> List[str]:
-    """The keys that may stand where the unknown ``key`` stands."""
-    parent = key.rpartition(".")[0]
-    node = OmegaConf.select(config, parent) if parent else config
-    if node is None or not OmegaConf.is_config(node):
-        node = config
-    return sorted(str(name) for name in node)
+def parse_override(text: str) -> Tuple[str, Any]:
+    """``key.sub=value`` as (key, value), the value as in YAML.  UserError: no "=", or no YAML behind it."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise UserError("--set", f"'{text}'", "KEY=VALUE", "for example sparse90_kd.kd.scale=2")
+    try:
+        return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore
+    except Exception:  # the YAML parser's own
+        raise UserError(f"--set {key}", f"'{value}'", "a value as in YAML", "for example 2, [1, 2] or text") from None
+
+
+def nested(key: str, value: Any) -> Dict[str, Any]:
+    """``a.b`` and a value as ``{"a": {"b": value}}``."""
+    first, _, rest = key.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Dict[str, Any]:
+    """``above`` over ``below``, mappings key by key at any depth; a number for ``sparsity`` is its target."""
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        if key == "sparsity":
+            old, value = ({"target": item} if _is_number(item) else item for item in (old, value))
+        result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return result
+
+
+def mapping(value: Any, where: str) -> Dict[Any, Any]:
+    """``value``, if it is a mapping; else UserError."""
+    if not isinstance(value, dict):
+        raise UserError(where, f"'{value}' is no mapping", "key: value pairs")
+    return value
+
+
+_SIGNS = {"greater than or equal to": ">=", "less than or equal to": "<=", "greater than": ">", "less than": "<"}
+
+
+def _recipe(values: Mapping[str, Any], where: object) -> RecipeConfig:
+    values = dict(values)
+    shared = mapping(values.pop("training", None) or {}, f"{where}: training")
+    for role in ROLES:
+        if values.get(role) is not None or (shared and role != "streaming_student"):
+            part = mapping(values.get(role) or {}, f"{where}: {role}")
+            own = mapping(part.get("training") or {}, f"{where}: {role}.training")
+            values[role] = {**part, "training": merged(shared, own)}
+    return checked(RecipeConfig, values, where)
+
+
+def _with_base(path: Path, above: Tuple[Path, ...]) -> Dict[str, Any]:
+    values = read_mapping(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    below = path.parent / str(base)
+    if below.name != str(base) or below in (*above, path):
+        raise UserError(f"{path}: base", str(base), "another file of the same folder, not laid over this one")
+    return merged(_with_base(below, (*above, path)), values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _place(where: object, key: object) -> str:
+    return f"{where}: {key}" if str(where) else str(key)
+
+
+def _keys(schema: Any, parents: Sequence[str]) -> List[str]:
+    """The keys that may stand below ``parents``."""
+    for name in parents:
+        hints = typing.get_type_hints(schema)
+        inner = [kind for kind in (hints[name], *typing.get_args(hints[name])) if dataclasses.is_dataclass(kind)]
+        schema = inner[0] if inner else schema
+    return [item.name for item in dataclasses.fields(schema)]

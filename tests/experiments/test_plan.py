@@ -133,7 +133,7 @@ def test_cache_commands_make_the_lattice_that_the_student_needs(plan, monkeypatc
         ("{role: sparse_student, sparsity: 1.5}", ["system x", "1.5"]),
         ("{role: sparse_student, sparsity: {target: 0.9, structure: 4y4}}", ["system x", "4y4"]),
         ("{role: teacher, kd: {}}", ["system x", "kd"]),
-        ("{role: small_student, kd: {scael: 1}}", ["system x", "'scael'", "did you mean 'scale'"]),
+        ("{role: small_student, kd: {scael: 1}}", ["system x", "'kd.scael'", "did you mean 'scale'"]),
         ("{role: small_student, kd: {scale: much}}", ["system x", "scale", "much"]),
         ("{role: small_student, kd: {weighting: unform}}", ["system x", "kd.weighting", "unform", "uniform"]),
         ("{role: small_student, kd: {temperature: 0}}", ["system x", "kd.temperature"]),

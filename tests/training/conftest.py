@@ -3,44 +3,36 @@
 import wave
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 import numpy as np
 import pytest
 import torch
 
-from rnnt_kd.bin.train import compose
 from rnnt_kd.config_io import load_recipe
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import write_data_dir
+from rnnt_kd.systems.compose import compose
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
 from rnnt_kd.training.loop import train_system
 
 PRESET = """
 text: {vocab_size: 12, model_type: char}
-teacher:
-  model: &model
-    size: tiny
-    encoder_options: {num_layers: 1, dim: 32, feedforward_dim: 32}
-    predictor_dim: 16
-    joiner_dim: 16
-  training: &training
-    epochs: 3
-    batch_seconds: 6
-    num_buckets: 2
-    warmup_steps: 4
-    pruned_loss_warmup_steps: 4
-    average_best: 2
-    checkpoint_every_steps: 3
-    log_every_steps: 2
-    prune_range: 3
-sparse_student:
-  training: *training
-  sparsity: {end_fraction: 0.5, update_every_steps: 2}
-small_student: {model: *model, training: *training}
-streaming_student:
-  model: {<<: *model, encoder: streaming_conformer}
-  training: *training
+training:
+  epochs: 3
+  batch_seconds: 6
+  num_buckets: 2
+  warmup_steps: 4
+  pruned_loss_warmup_steps: 4
+  average_best: 2
+  checkpoint_every_steps: 3
+  log_every_steps: 2
+  prune_range: 3
+teacher: {model: &model {size: tiny, encoder_options: {num_layers: 1, dim: 32, feedforward_dim: 32}, predictor_dim: 16, joiner_dim: 16}}
+sparse_student: {sparsity: {end_fraction: 0.5, update_every_steps: 2}}
+small_student: {model: *model}
+streaming_student: {model: {<<: *model, encoder: streaming_conformer}}
 """
 
 
@@ -54,19 +46,23 @@ class Corpus:
     bpe_dir: Path
     preset: Path
 
-    def arguments(self, role: str, exp_dir: Path, *more: str) -> list:
-        """Of ``rnnt_kd.bin.train``."""
-        return [
-            *("--config", str(self.preset), "--role", role, "--name", exp_dir.name, "--exp-dir", str(exp_dir)),
-            *("--train-cuts", str(self.train_cuts), "--dev-cuts", str(self.dev_cuts), "--bpe-dir", str(self.bpe_dir)),
-            *("--device", "cpu", "--lattice-backend", "torch", *more),
-        ]
+    def arguments(self, exp_dir: Path, entry: str, teacher_dir: Optional[Path] = None) -> list:
+        """Of ``rnnt_kd.bin.train``: system x of an experiment in ``exp_dir``; it is made in ``exp_dir/trial/x/seed1``."""
+        inputs = {"cuts": self.folder / "cuts", "bpe": self.bpe_dir, "trial/teacher/seed1": teacher_dir}
+        for name, target in inputs.items():
+            (exp_dir / name).parent.mkdir(parents=True, exist_ok=True)
+            if target is not None and not (exp_dir / name).exists():
+                (exp_dir / name).symlink_to(target)
+        file = exp_dir / "trial.yaml"
+        file.write_text(f"systems: {{teacher: {{role: teacher}}, x: {entry}}}\n")
+        words = ["--config", self.preset, "--experiment", file, "--system", "x", "--exp-dir", exp_dir]
+        return [*map(str, words), "--device", "cpu", "--lattice-backend", "torch"]
 
     def config(
         self, role: str = "teacher", name: str = "x", sparsity: float = 0.0, with_kd: bool = False, overrides=(), **kd
     ):
-        recipe = load_recipe(self.preset, list(overrides))
-        return compose(recipe, role=role, name=name, seed=1, sparsity=sparsity, with_kd=with_kd, kd_options=kd)
+        values = {**({"sparsity": sparsity} if sparsity else {}), **({"kd": kd} if with_kd else {})}
+        return compose(load_recipe(self.preset, list(overrides)), name=name, role=role, values=values)
 
     def train(self, config, exp_dir: Path, **options) -> list:
         """Returns the lines that were said."""

@@ -22,8 +22,9 @@ from rnnt_kd.losses.packed_posteriors import unpack
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.systems import store
 from rnnt_kd.teachers.cache import TeacherCache
+from rnnt_kd.teachers.posteriors import Lattice
 from rnnt_kd.teachers.shards import shard_path
-from rnnt_kd.teachers.write_cache import cache_teacher, lattice_of
+from rnnt_kd.teachers.write_cache import cache_teacher
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
 from rnnt_kd.training import checkpoint
@@ -45,6 +46,13 @@ def make_cache(tone_corpus, teacher_dir, folder, overrides=(), cuts=None, **opti
         **{**given, **options},
     )
     return folder
+
+
+def lattice_of(recipe):
+    training = recipe.small_student.training
+    return Lattice(
+        training.prune_range, training.rnnt_type, recipe.kd.temperature, training.min_seconds, training.max_seconds
+    )
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +317,6 @@ def test_a_cache_that_does_not_fit_is_one_error_before_anything_is_written(
     )  # fmt: skip
     config = student_config(tone_corpus)
     prune = ["small_student.training.prune_range=4"]
-    full = dataclasses.replace(config, kd=dataclasses.replace(config.kd, variant="full"))
     cases = [
         (config, {"kd_cache": None}, "--kd-cache: missing"),
         (config, {"kd_cache": tmp_path / "none"}, "no teacher cache here"),
@@ -321,7 +328,6 @@ def test_a_cache_that_does_not_fit_is_one_error_before_anything_is_written(
         (config, {"kd_cache": damaged}, "shard-00002.safetensors: damaged: its checksum"),
         (config, {"kd_cache": unfinished}, "the first shard-00001.safetensors"),
         (config, {"kd_cache": short}, "of 24 utterances are missing, the first: train-"),
-        (full, {}, "kd.variant: full compares whole logits"),
     ]
     for wanted, options, message in cases:
         with pytest.raises(UserError) as caught:
@@ -338,30 +344,12 @@ def test_a_cache_that_does_not_fit_is_one_error_before_anything_is_written(
     assert not (tmp_path / "x").exists()
 
 
-def run(tone_corpus, capsys, folder, *more):
-    with pytest.raises(SystemExit) as ended:
-        command.main(tone_corpus.arguments("small_student", folder, *more))
-    return ended.value.code, capsys.readouterr().err
-
-
-@pytest.mark.parametrize("more, message", [
-    (["--kd"], "--kd-cache: missing"),
-    (["--kd-cache", "x"], "--kd-cache: given without --kd"),
-    (["--kd-ranges", "teacher"], "--kd-ranges: given without --kd"),
-    (["--kd", "--kd-ranges", "student", "--kd-cache", "x"], "the teacher runs online"),
-    (["--kd", "--kd-ranges", "student"], "--teacher-dir: missing"),
-    (["--kd", "--set", "kd.ranges=both"], "kd.ranges: both; expected one of: teacher, student"),
-])  # fmt: skip
-def test_wrong_options_are_one_line(tone_corpus, tmp_path, capsys, more, message):
-    status, said = run(tone_corpus, capsys, tmp_path / "x", *more)
-    assert status == 1 and message in said and said.startswith("error: ") and said.count("\n") == 1
-    assert not (tmp_path / "x").exists()
-
-
-def test_the_command_trains_from_the_cache(tone_corpus, kd_cache, tmp_path):
-    more = ["--kd", "--kd-ranges", "teacher", "--kd-cache", str(kd_cache), "--set", ONE_EPOCH[0]]
-    command.main(tone_corpus.arguments("small_student", tmp_path / "x", *more))
-    inputs = json.loads((tmp_path / "x" / "inputs.json").read_text())
+def test_the_command_trains_from_the_cache_beside_its_teacher(tone_corpus, teacher_dir, kd_cache, tmp_path):
+    shutil.copytree(teacher_dir, tmp_path / "teacher")
+    shutil.copytree(kd_cache, tmp_path / "teacher" / "kd_cache_range3")
+    entry = "{role: small_student, kd: {}, training: {epochs: 1}}"
+    command.main(tone_corpus.arguments(tmp_path / "exp", entry, tmp_path / "teacher"))
+    inputs = json.loads((tmp_path / "exp" / "trial" / "x" / "seed1" / "inputs.json").read_text())
     assert inputs["teacher cache"] == TeacherCache.open(kd_cache).digest
 
 
@@ -419,15 +407,15 @@ def as_logits(cached, labels, C):
 
 
 @pytest.mark.parametrize("ranges", ["teacher", "student"])
-def test_the_command_trains_with_a_shift(tone_corpus, teacher_dir, kd_cache, tmp_path, ranges):
-    who = ["--kd-cache", str(kd_cache)] if ranges == "teacher" else ["--teacher-dir", str(teacher_dir)]
-    more = ["--kd", "--kd-ranges", ranges, *who, "--set", ONE_EPOCH[0]]
+def test_a_shift_is_part_of_the_loss(tone_corpus, teacher_dir, kd_cache, tmp_path, ranges):
+    who = {"kd_cache": kd_cache} if ranges == "teacher" else {"teacher_dir": teacher_dir}
     losses = []
-    for name, shift in (("plain", []), ("zero", ["--kd-shift", "0"]), ("late", ["--kd-shift", "3"])):
-        command.main(tone_corpus.arguments("small_student", tmp_path / name, *more, *shift))
+    for name, shift in (("plain", {}), ("zero", {"shift": 0}), ("late", {"shift": 3})):
+        config = tone_corpus.config("small_student", with_kd=True, ranges=ranges, overrides=ONE_EPOCH, **shift)
+        tone_corpus.train(config, tmp_path / name, **who)
         lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         losses.append([line["kd_loss"] for line in lines if line["kind"] == "train"])
-        assert json.loads((tmp_path / name / "system.json").read_text())["kd_shift"] == (3 if shift[1:] == ["3"] else 0)
+        assert json.loads((tmp_path / name / "system.json").read_text())["kd_shift"] == shift.get("shift", 0)
     plain, zero, late = losses
     assert zero == plain and late != plain and all(loss > 0 for loss in late)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "zero", "late")]
@@ -445,15 +433,3 @@ def test_a_run_from_before_there_was_a_shift_stays_finished(tone_corpus, kd_cach
     late = dataclasses.replace(config, kd=dataclasses.replace(config.kd, shift=2))
     said = tone_corpus.train(late, tmp_path / "x", kd_cache=kd_cache)
     assert "changed kd.shift 0 -> 2 since the run" in said[0]
-
-
-@pytest.mark.parametrize("more, message", [
-    (["--kd-shift", "4"], "--kd-shift: given without --kd"),
-    (["--kd", "--kd-shift", "-1"], "--kd-shift: -1; expected a number of encoder frames >= 0"),
-    (["--kd", "--set", "kd.shift=-2"], "kd.shift: -2; expected a number >= 0"),
-    (["--kd", "--set", "kd.shift=half"], "kd.shift"),
-])  # fmt: skip
-def test_wrong_shifts_are_one_line(tone_corpus, tmp_path, capsys, more, message):
-    status, said = run(tone_corpus, capsys, tmp_path / "x", *more)
-    assert status == 1 and message in said and said.startswith("error: ") and said.count("\n") == 1
-    assert not (tmp_path / "x").exists()

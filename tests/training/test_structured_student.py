@@ -9,14 +9,13 @@ from safetensors.torch import load_file
 from rnnt_kd.bin import train as command
 from rnnt_kd.config_io import read_system_config
 
-FEW = ["--set", "sparse_student.training.epochs=2"]
-
 
 @pytest.mark.parametrize("structure, sparsity, block", [("4x1", 0.75, (4, 1)), ("2:4", 0.5, (1, 4))])
 def test_the_averaged_weights_have_whole_blocks(tone_corpus, teacher_dir, tmp_path, structure, sparsity, block):
-    folder = tmp_path / "sparse"
-    options = ["--sparsity", str(sparsity), "--structure", structure, "--teacher-dir", str(teacher_dir), *FEW]
-    command.main(tone_corpus.arguments("sparse_student", folder, *options))
+    folder = tmp_path / "exp" / "trial" / "x" / "seed1"
+    zeros = f"{{target: {sparsity}, structure: '{structure}'}}"
+    entry = f"{{role: sparse_student, sparsity: {zeros}, training: {{epochs: 2}}}}"
+    command.main(tone_corpus.arguments(tmp_path / "exp", entry, teacher_dir))
     assert read_system_config(folder / "config.yaml").sparsity.structure == structure
     assert json.loads((folder / "system.json").read_text())["sparsity"] == pytest.approx(sparsity, abs=0.02)
     weight = load_file(folder / "model.safetensors")["encoder.layers.0.feedforward1.linear_in.weight"]
@@ -28,18 +27,16 @@ def test_the_averaged_weights_have_whole_blocks(tone_corpus, teacher_dir, tmp_pa
     assert float((weight == 0).double().mean()) == pytest.approx(sparsity, abs=4 / weight.numel())
 
 
-@pytest.mark.parametrize("role, more, message", [
-    ("sparse_student", ["--sparsity", "0.5", "--structure", "block"], "unstructured, 1x16, 16x1, 4x4, 16x16, 2:4"),
-    ("sparse_student", ["--sparsity", "0.9", "--structure", "2:4"], "expected 0.5"),
-    ("sparse_student", ["--sparsity", "0.5", "--structure", "4x4", "--set", "sparse_student.sparsity.scope=global"],
-     "scope per-layer"),
-    ("sparse_student", ["--structure", "16x1"], "--sparsity"),
-    ("small_student", ["--structure", "16x1"], "--structure: 16x1 for a dense small_student"),
+@pytest.mark.parametrize("zeros, message", [
+    ("{target: 0.5, structure: block}", "unstructured, 1x16, 16x1, 4x4, 16x16, 2:4"),
+    ("{target: 0.9, structure: '2:4'}", "expected 0.5"),
+    ("{target: 0.5, structure: 4x4, scope: global}", "scope per-layer"),
+    ("{structure: 16x1}", "sparsity.target"),
 ])  # fmt: skip
-def test_what_does_not_fit_is_one_line(tone_corpus, teacher_dir, tmp_path, capsys, role, more, message):
+def test_what_does_not_fit_is_one_line(tone_corpus, teacher_dir, tmp_path, capsys, zeros, message):
     with pytest.raises(SystemExit) as ended:
-        command.main(tone_corpus.arguments(role, tmp_path / "x", "--teacher-dir", str(teacher_dir), *more))
+        command.main(tone_corpus.arguments(tmp_path, f"{{role: sparse_student, sparsity: {zeros}}}", teacher_dir))
     said = capsys.readouterr().err
     assert ended.value.code == 1 and message in said, said
     assert said.startswith("error: ") and said.count("\n") == 1
-    assert not (tmp_path / "x").exists()
+    assert not (tmp_path / "trial" / "x").exists()

@@ -17,9 +17,8 @@ from tqdm import tqdm
 
 from rnnt_kd.bin import options
 from rnnt_kd.bin.entry import command
-from rnnt_kd.config import TrainingConfig
+from rnnt_kd.config import RNNT_TYPES, TrainingConfig
 from rnnt_kd.errors import UserError
-from rnnt_kd.systems.valid_config import RNNT_TYPES
 
 PLAIN_LINE_SECONDS = 15.0  # at most one line in this time where there is no terminal
 

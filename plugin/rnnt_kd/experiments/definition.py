@@ -28,11 +28,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from omegaconf import OmegaConf
-
 from rnnt_kd import choices
 from rnnt_kd.config import ROLES
-from rnnt_kd.config_io import nested, parse_override, read_mapping
+from rnnt_kd.config_io import mapping, merged, nested, parse_override, read_mapping
 from rnnt_kd.errors import UserError
 
 TEACHER = "teacher"  # the role, and the name of a student's teacher where the file does not say which
@@ -85,11 +83,10 @@ def read_experiment(path: Path, overrides: Sequence[str] = (), sections: Sequenc
 
 
 def _read(path: Path, overrides: Sequence[str], sections: Sequence[str], above: Tuple[Path, ...]) -> Experiment:
-    whole = OmegaConf.to_container(read_mapping(path, "see egs/<corpus>/conf/experiments"), resolve=False)
-    assert isinstance(whole, dict)
+    whole = read_mapping(path, "see egs/<corpus>/conf/experiments")
     for key in whole:
         choices.check(str(key), ("seeds", "baseline", "systems"), path)
-    entries = _mapping(whole.get("systems") or {}, f"{path}: systems")
+    entries = mapping(whole.get("systems") or {}, f"{path}: systems")
     if not entries:
         raise UserError(
             path, "names no system", "systems: with at least one", "for example small: {role: small_student}"
@@ -99,7 +96,7 @@ def _read(path: Path, overrides: Sequence[str], sections: Sequence[str], above: 
         key, value = parse_override(text)
         head, _, rest = key.partition(".")
         if head in entries and rest:
-            entries[head] = _merged(entries[head] or {}, nested(rest, value))
+            entries[head] = merged(entries[head] or {}, nested(rest, value))
         elif key in ("seeds", "baseline"):
             whole[key] = value
         elif head in sections:
@@ -121,7 +118,7 @@ class _Resolver:
             if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED:
                 found = f"'{name}' is no name for a system"
                 raise UserError(path, found, f"letters, digits and . _ + -, and none of: {', '.join(_RESERVED)}")
-            self.given[name] = self._checked(name, _mapping({} if entry is None else entry, self._where(name)))
+            self.given[name] = self._checked(name, mapping({} if entry is None else entry, self._where(name)))
 
     def all(self) -> Dict[str, System]:
         if self.whole.get("baseline") is not None:
@@ -140,7 +137,7 @@ class _Resolver:
                 if key == "sparsity" and not isinstance(value, dict):
                     entry[key] = {"target": value}
                 else:
-                    _mapping(value, f"{where}: {key}")
+                    mapping(value, f"{where}: {key}")
         if "seeds" in entry:
             _check_seeds(entry["seeds"], f"{where}: seeds")
         if "of" not in entry:
@@ -151,7 +148,7 @@ class _Resolver:
             raise UserError(where, found, "only of, seeds, baseline", "set it there, or give the system a base")
         system = self._shared(name, str(entry["of"]), where)
         self.shared[name] = system
-        return {"role": system.role, "teacher": system.teacher, **system.values, "seeds": list(system.seeds), **entry}
+        return {"role": system.role, "teacher": system.teacher, **system.values, **entry}
 
     def _shared(self, name: str, experiment: str, where: str) -> System:
         path = self.path.with_name(f"{experiment}.yaml")
@@ -166,10 +163,10 @@ class _Resolver:
 
     def _system(self, name: str) -> System:
         where, chain = self._where(name), self._chain(name)
-        merged: Dict[str, Any] = {}
+        entry: Dict[str, Any] = {}
         for ancestor in reversed(chain):
-            merged = _merged(merged, {key: value for key, value in self.given[ancestor].items() if key != "of"})
-        role = merged.get("role")
+            entry = merged(entry, {key: value for key, value in self.given[ancestor].items() if key != "of"})
+        role = entry.get("role")
         if role is None:
             raise UserError(where, "has no role", f"one of: {', '.join(ROLES)}")
         choices.check(role, ROLES, f"{where}: role")
@@ -177,10 +174,10 @@ class _Resolver:
         return System(
             name=name,
             role=role,
-            seeds=tuple(merged.get("seeds") or self.whole["seeds"]),
+            seeds=tuple(entry.get("seeds") or (shared.seeds if shared else self.whole["seeds"])),
             experiment=shared.experiment if shared else self.path.stem,
-            values={key: merged[key] for key in SECTIONS if key in merged},
-            teacher=None if role == TEACHER else self._teacher(merged.get("teacher"), where),
+            values={key: entry[key] for key in SECTIONS if key in entry},
+            teacher=None if role == TEACHER else self._teacher(entry.get("teacher"), where),
             baseline=self._baseline(name, chain, role),
         )
 
@@ -243,28 +240,9 @@ class _Resolver:
         return f"{self.path}: system {name}"
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Dict[str, Any]:
-    """``above`` over ``below``, mappings key by key at any depth; a number for ``sparsity`` is its target."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = merged.get(key)
-        if key == "sparsity" and isinstance(old, dict) and not isinstance(value, dict):
-            value = {"target": value}
-        elif key == "sparsity" and isinstance(value, dict) and isinstance(old, (int, float)):
-            old = {"target": old}
-        merged[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
 def _check_seeds(seeds: Any, where: str) -> None:
     if not isinstance(seeds, list) or not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds):
         raise UserError(where, str(seeds), "a list of whole numbers, at least 0", "for example [1, 2, 3]")
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if twice:
         raise UserError(where, f"{twice[0]} stands there twice", "every seed once: a system counts once for each")
-
-
-def _mapping(value: Any, where: str) -> Dict[Any, Any]:
-    if not isinstance(value, dict):
-        raise UserError(where, f"'{value}' is no mapping", "key: value pairs")
-    return value

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from rnnt_kd.config import KdConfig, RecipeConfig, SystemConfig, TrainingConfig
-from rnnt_kd.config_io import load_recipe
+from rnnt_kd.config_io import load_recipe, merged
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.definition import TEACHER, Experiment, System, read_experiment
 from rnnt_kd.systems.compose import compose
@@ -142,13 +142,10 @@ class Plan:
         config, teacher = self.config(job), self.teacher_of(job)
         if config.kd is None or config.kd.ranges != "teacher" or teacher is None:
             return None
-        wanted = [
-            (key, name, getattr(config.training, key), getattr(TrainingConfig(), key))
-            for key, name in CACHE_NAMES.items()
-        ]
-        wanted.append(("temperature", "temperature", config.kd.temperature, KdConfig().temperature))
-        names = [f"{name}{value:g}" if name else str(value) for _, name, value, usual in wanted if value != usual]
-        options = [word for key, _, value, _ in wanted for word in (f"--{key.replace('_', '-')}", str(value))]
+        own, usual = {**vars(config.training), **vars(config.kd)}, {**vars(TrainingConfig()), **vars(KdConfig())}
+        changed = {name: own[key] for key, name in CACHE_NAMES.items() if own[key] != usual[key]}
+        names = [f"{name}{value:g}" if name else str(value) for name, value in changed.items()]
+        options = [word for key in CACHE_NAMES for word in (f"--{key.replace('_', '-')}", str(own[key]))]
         return Cache(self.system_dir(teacher) / "_".join(["kd_cache", *names]), teacher, tuple(options))
 
     # Commands: what stands after "python".
@@ -213,9 +210,13 @@ class Plan:
 
     def _composed(self, system: System) -> SystemConfig:
         try:
-            return compose(self.recipe, name=system.name, role=system.role, seed=system.seeds[0], values=system.values)
+            values = system.values
+            if system.role == "sparse_student" and system.teacher is not None:  # it starts from its teacher's weights
+                teacher = self.systems[system.teacher].values
+                values = {**values, "model": merged(teacher.get("model", {}), values.get("model", {}))}
+            return compose(self.recipe, name=system.name, role=system.role, seed=system.seeds[0], values=values)
         except UserError as error:
-            where = f"{self.experiment.path}: system {system.name}: {error.where}"
+            where = ": ".join(filter(None, (f"{self.experiment.path}: system {system.name}", str(error.where))))
             raise UserError(where, error.found, error.expected, error.next_step) from None
 
 

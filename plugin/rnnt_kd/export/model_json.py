@@ -57,7 +57,7 @@ def describe_system(model: nn.Module, config: SystemConfig) -> Dict[str, Any]:
     exported = {name: value for name, value in model.named_parameters() if not name.startswith(TRAINING_ONLY)}
     counts = sparsity_report(model, exported)
     sparsity = 0.0
-    if config.sparsity is not None and config.target_sparsity > 0:
+    if config.sparsity is not None and config.sparsity.target > 0:
         chosen = select_parameters(model, config.sparsity.include, config.sparsity.exclude)
         sparsity = measured_sparsity(sparsity_report(model, chosen))
     return {

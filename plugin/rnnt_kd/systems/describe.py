@@ -29,9 +29,10 @@ def describe(
         width = max(len(name) for name in report)
         for name, (kept, total) in report.items():
             say(f"  {name:{width}}  {kept:8d} of {total:8d}  sparsity {1.0 - kept / total:.4f}")
+        target = config.sparsity.target if config.sparsity else 0.0
         kept, total = (sum(pair[index] for pair in report.values()) for index in (0, 1))
         sparsity = 1.0 - kept / total
-        say(f"{config.name}: sparsity {sparsity:.4f} of {total} weights asked for {config.target_sparsity}")
+        say(f"{config.name}: sparsity {sparsity:.4f} of {total} weights asked for {target}")
     total_sparsity = 1.0 - nonzero / params
     say(f"{config.name}: {params} parameters, {nonzero} not zero, sparsity {total_sparsity:.4f} in all")
     return {

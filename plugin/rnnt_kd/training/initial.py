@@ -141,13 +141,13 @@ def sparsifier(config: SystemConfig, model: nn.Module, steps_per_epoch: int) -> 
     Its ramp ends early enough that the weights of at least the last epoch have frozen masks.
     """
     options = config.sparsity
-    if options is None or config.target_sparsity == 0.0:
+    if options is None or options.target == 0.0:
         return None
     steps = steps_per_epoch * config.training.epochs
     last_end = steps - steps_per_epoch if config.training.epochs > 1 else steps // 2
     return Sparsifier(
         model,
-        final_sparsity=config.target_sparsity,
+        final_sparsity=options.target,
         begin_step=int(options.begin_fraction * steps),
         end_step=max(1, min(int(options.end_fraction * steps), last_end)),
         update_every_steps=options.update_every_steps,

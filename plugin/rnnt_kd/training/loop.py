@@ -22,8 +22,8 @@ from rnnt_kd.data.specaugment import spec_augment
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.systems import store
+from rnnt_kd.systems.compose import check_device
 from rnnt_kd.systems.describe import describe
-from rnnt_kd.systems.valid_config import check_config
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import checkpoint, initial
@@ -60,7 +60,7 @@ def train_system(
       UserError: another run holds the folder, teacher (or its cache) and data do not fit together,
         a damaged checkpoint, no utterance left, or a loss that stays non-finite.
     """
-    check_config(config, device)
+    check_device(config, device)
     cache = initial.teacher_cache(config, tokenizer, kd_cache, teacher_dir, train_cuts)
     config = initial.resolve(config, tokenizer, teacher_dir, cache)
     backend = get_backend(backend_name, torch.device(device))

@@ -177,6 +177,7 @@ class Objective(nn.Module):
                 blank,
                 boundary,
                 config.rnnt_type,
+                config.delay_penalty,
                 reduction="sum",
                 teacher=teacher,
                 backend=self.backend_name,
@@ -200,6 +201,7 @@ class Objective(nn.Module):
             "kd_variant": self.kd.variant,
             "kd_weighting": self.kd.weighting,
             "kd_temperature": self.kd.temperature,
+            "kd_class_scales": self.kd.class_scales,
         }
         if cached is not None:
             if cached.tempered is not None:

@@ -10,22 +10,22 @@ EGS = Path(__file__).resolve().parents[3] / "egs"
 CORPORA = sorted(path.parent.name for path in EGS.glob("*/corpus.sh"))
 SHOW = (
     'set -euo pipefail; preset=$2; . "$1/corpus.sh"; echo "$corpus_module|$needs_corpus_dir|${train_dir:-}|'
-    '${dev_dir:-}|${test_dirs:-}|$default_preset_cpu|$default_preset_gpu|${prepare_options[*]-}"'
+    '${dev_dir:-}|${test_dirs:-}|$default_preset_cpu|$default_preset_gpu|${conf_corpus:-}|${prepare_options[*]-}"'
 )
 
 
 def cases():
     for name in CORPORA:
-        for preset in ["", *sorted(path.stem for path in (EGS / name / "conf").glob("*.yaml"))]:
+        for preset in ["", *sorted(path.stem for path in (EGS / name / "conf").glob("*.yaml") if path.stem != "base")]:
             yield name, preset
 
 
 @pytest.mark.parametrize("name, preset", cases())
 def test_names_what_exists(name, preset):
     shown = subprocess.run(["bash", "-c", SHOW, "bash", EGS / name, preset], capture_output=True, text=True, check=True)
-    module, needs_corpus_dir, *dirs, cpu, gpu, options = shown.stdout.rstrip("\n").split("|")
+    module, needs_corpus_dir, *dirs, cpu, gpu, conf, options = shown.stdout.rstrip("\n").split("|")
     assert needs_corpus_dir in ("true", "false")
-    assert (EGS / name / "conf" / f"{cpu}.yaml").is_file() and (EGS / name / "conf" / f"{gpu}.yaml").is_file()
+    assert all((EGS / (conf or name) / "conf" / f"{preset}.yaml").is_file() for preset in (cpu, gpu))
     if module:
         known = importlib.import_module(f"rnnt_kd.data.corpora.{module}").OPTIONS
         assert {option.partition("=")[0] for option in options.split()} <= set(known)

@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from rnnt_kd.data.corpora import librispeech, mini_librispeech
+from rnnt_kd.data.corpora import librispeech
 from rnnt_kd.data.kaldi_dir import read_data_dir
 from rnnt_kd.errors import UserError
 
@@ -31,8 +31,8 @@ def tree(tmp_path):
     return make_part(tmp_path / "LibriSpeech", "train-clean-5", ["19", "32", "669", "1737", "7312", "4640"])
 
 
-def prepare(tree, tmp_path, module=mini_librispeech, **options):
-    return module.prepare(tree, tmp_path / "out", seed=1, options=options)
+def prepare(tree, tmp_path, **options):
+    return librispeech.prepare(tree, tmp_path / "out", seed=1, options={**FIVE_HOURS, **options})
 
 
 def speakers(path):
@@ -49,7 +49,7 @@ def test_full_layout_with_official_parts(tmp_path):
         ("test-other", "5"),
     ]:
         make_part(root, part, [name])
-    made = prepare(root, tmp_path, librispeech, train="train-clean-100")
+    made = librispeech.prepare(root, tmp_path / "out", seed=1, options={"train": "train-clean-100"})
     assert [path.name for path in made] == ["train", "dev", "test-clean", "test-other"]
     assert [speakers(path) for path in made] == [{"1"}, {"2", "3"}, {"4"}, {"5"}]
     data = read_data_dir(made[0])
@@ -94,10 +94,12 @@ def test_chosen_speakers_are_held_out_for_test(tree, tmp_path, caplog):
 
 def test_without_the_four_speakers_others_are_drawn_by_the_seed(tmp_path):
     root = make_part(tmp_path / "LibriSpeech", "train-clean-5", [str(number) for number in range(1, 10)])
-    first = speakers(mini_librispeech.prepare(root, tmp_path / "a", seed=1, options={})[1])
-    assert first == speakers(mini_librispeech.prepare(root, tmp_path / "b", seed=1, options={})[1]) and len(first) == 4
+    first = speakers(librispeech.prepare(root, tmp_path / "a", seed=1, options=FIVE_HOURS)[1])
+    assert (
+        first == speakers(librispeech.prepare(root, tmp_path / "b", seed=1, options=FIVE_HOURS)[1]) and len(first) == 4
+    )
     others = [
-        speakers(mini_librispeech.prepare(root, tmp_path / "c", seed=seed, options={})[1]) for seed in range(2, 6)
+        speakers(librispeech.prepare(root, tmp_path / "c", seed=seed, options=FIVE_HOURS)[1]) for seed in range(2, 6)
     ]
     assert any(other != first for other in others)
 

@@ -53,19 +53,7 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
     Raises: UserError for a missing or empty part, a missing or unreadable file, audio without transcript, transcript
       without audio, unknown speakers, a wrong option, a download that fails.
     """
-    return prepare_parts("librispeech", OPTIONS, corpus_dir, out_dir, seed, options)
-
-
-def prepare_parts(
-    corpus: str,
-    defaults: Mapping[str, str],
-    corpus_dir: Optional[Path],
-    out_dir: Path,
-    seed: int,
-    options: Mapping[str, str],
-) -> List[Path]:
-    """``prepare`` for a corpus of LibriSpeech's layout with other default options."""
-    settings = _read_options(corpus, defaults, options)
+    settings = _read_options(options)
     train_parts, dev_parts, test_parts = (_names(settings[key]) for key in ("train", "dev", "test"))
     if not train_parts:
         raise UserError("--option train", "names no part", "a comma list of parts, for example train-clean-5")
@@ -109,8 +97,8 @@ def prepare_parts(
         tests["test"] = dev
         split["test"] = {"same_as": "dev"}
         logging.getLogger(__name__).warning(
-            "%s: no test part is named, so test is the dev set again; --option test_speakers=ID,ID holds others out",
-            corpus,
+            "librispeech: no test part is named, so test is the dev set again; "
+            "--option test_speakers=ID,ID holds others out"
         )
     held_out = {*dev_speakers, *test_speakers}
     kept = [utterance for utterance in train if utterance.speaker not in held_out]
@@ -202,11 +190,11 @@ def _names(value: str) -> List[str]:
     return list(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
 
 
-def _read_options(corpus: str, defaults: Mapping[str, str], options: Mapping[str, str]) -> Dict[str, str]:
+def _read_options(options: Mapping[str, str]) -> Dict[str, str]:
     for name in options:
-        if name not in defaults:
-            raise UserError("--option", f"corpus {corpus} has no option {name}", ", ".join(defaults))
-    settings = {**defaults, **options}
+        if name not in OPTIONS:
+            raise UserError("--option", f"corpus librispeech has no option {name}", ", ".join(OPTIONS))
+    settings = {**OPTIONS, **options}
     if settings["download"] not in ("auto", "yes", "no"):
         raise UserError("--option download", f'found "{settings["download"]}"', "auto, yes or no")
     return settings
