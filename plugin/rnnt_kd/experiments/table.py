@@ -4,7 +4,7 @@
     ins, del, sub                   sums over these; ins_mean, del_mean, sub_mean: of one seed
     relative_change                 of the mean against the baseline's, per cent; negative is better
     p_value                         paired bootstrap over utterances, all compared seeds together
-    p_value_seeds                   the same, and the seeds are drawn as well: training noise counts (pooled.py);
+    p_value_seeds                   the same, and the seeds are drawn as well: training noise counts (bootstrap.py);
                                     None where one seed is compared, which says nothing of others
 
 System and baseline are compared over the seeds that both have finished (``compared_seeds``).  A seed that is not
@@ -14,8 +14,8 @@ finished is in no figure; ``unfinished`` says which and why.
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from rnnt_kd.experiments.plan import Plan
-from rnnt_kd.experiments.pooled import paired_p_value, spread
 from rnnt_kd.experiments.results import Reasons, Result, Results
+from rnnt_kd.scoring.bootstrap import paired_p_value, spread
 
 SIZES = {"params": "params", "nonzero_params": "nonzero_params", "sparsity_measured": "sparsity"}  # of system.json
 

@@ -15,6 +15,7 @@ from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
 
 _AGAIN = "decode again"
+_SAME = "the utterances of one data directory", "give the one that was decoded, or decode again"
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,9 @@ def read_recogs(path: Path) -> List[Recognition]:
         hypothesis or the reverse (file and line are named); no utterance at all.
     """
     sides: Dict[str, Dict[str, Tuple[str, ...]]] = {"ref": {}, "hyp": {}}
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError(path, "no such file", "recognised text", "decode first") from None
-    except UnicodeDecodeError:
-        raise UserError(path, "not UTF-8 text", "recognised text", _AGAIN) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    for where, line in read_lines(path):
+        if ":\ttimestamp_" in line:  # icefall's, of words or tokens
             continue
-        where = f"{path}:{number}"
         utterance_id, side, words = _parse(line, where)
         if utterance_id in sides[side]:
             raise UserError(where, f'a second {side} of "{utterance_id}"', "every id once", _AGAIN)
@@ -60,9 +54,25 @@ def read_recogs(path: Path) -> List[Recognition]:
         for utterance_id in sides[one]:
             if utterance_id not in sides[other]:
                 raise UserError(path, f'"{utterance_id}" has no {other}', "a ref and a hyp line for every id", _AGAIN)
-    if not sides["ref"]:
-        raise UserError(path, "holds no utterance", "at least one", _AGAIN)
     return [Recognition(key, sides["ref"][key], sides["hyp"][key]) for key in sorted(sides["ref"])]
+
+
+def read_lines(path: Path) -> List[Tuple[str, str]]:
+    """("file:line", line without the white space around it) of every line that is not blank.
+
+    Raises:
+      UserError: no such file, not UTF-8, no line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise UserError(path, "no such file", "recognised text", "decode first") from None
+    except UnicodeDecodeError:
+        raise UserError(path, "not UTF-8 text", "recognised text", _AGAIN) from None
+    found = [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise UserError(path, "holds no utterance", "at least one", _AGAIN)
+    return found
 
 
 def check_against_text(
@@ -72,7 +82,7 @@ def check_against_text(
     recogs_path: Path,
     text_path: Path,
 ) -> List[str]:
-    """Hold the references of a recogs file against a data directory's ``text``.
+    """Compare the utterances and references of a decoding with a data directory's ``text``.
 
     Args:
       text:     utterance id -> transcript.
@@ -84,7 +94,7 @@ def check_against_text(
     """
     for item in recognitions:
         if item.utterance_id not in text:
-            raise UserError(recogs_path, f'"{item.utterance_id}" is not in {text_path}', "the same utterances", _AGAIN)
+            raise UserError(recogs_path, f'"{item.utterance_id}" is not in {text_path}', *_SAME)
         words = tuple(text[item.utterance_id].split())
         if words != item.ref:
             found = f'ref of "{item.utterance_id}" is "{" ".join(item.ref)}"'
@@ -95,7 +105,7 @@ def check_against_text(
         found = (
             f'{len(unexplained)} of {len(text)} utterances of {text_path} are missing, the first is "{unexplained[0]}"'
         )
-        raise UserError(recogs_path, found, "the same utterances", _AGAIN)
+        raise UserError(recogs_path, found, *_SAME)
     return missing
 
 

@@ -26,6 +26,7 @@ class ErrorCounts:
     ins: int = 0
     dels: int = 0
     subs: int = 0
+    wrong: int = 0  # utterances with an error
 
     @property
     def errors(self) -> int:
@@ -63,7 +64,7 @@ def count(alignment: Alignment) -> ErrorCounts:
     ins = sum(ref == GAP for ref, _ in alignment)
     dels = sum(hyp == GAP for _, hyp in alignment)
     subs = sum(GAP not in pair and pair[0] != pair[1] for pair in alignment)
-    return ErrorCounts(1, len(alignment) - ins, ins, dels, subs)
+    return ErrorCounts(1, len(alignment) - ins, ins, dels, subs, wrong=int(ins + dels + subs > 0))
 
 
 def count_all(recognitions: Iterable[Recognition]) -> ErrorCounts:
