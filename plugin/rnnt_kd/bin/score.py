@@ -29,7 +29,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.scoring import kaldi_files
 from rnnt_kd.scoring.error_report import format_errors
 from rnnt_kd.scoring.hypotheses import read_hypotheses
-from rnnt_kd.scoring.recognitions import check_against_text, check_same_references
+from rnnt_kd.scoring.recognitions import check_references, check_same_references, read_recogs
 from rnnt_kd.scoring.results import describe, read_json, score
 
 
@@ -51,54 +51,58 @@ def main(argv: Optional[List[str]] = None) -> None:
     check_bootstrap(args)
 
     hyps, test_set, out_dir = _source(args.decode_dir, args.test_set, args.data_dir)
-    baseline = args.baseline_decode_dir and _source(args.baseline_decode_dir, test_set, args.data_dir)[0]
+    paths = [hyps]
+    if args.baseline_decode_dir:
+        paths.append(_source(args.baseline_decode_dir, test_set, args.data_dir)[0])
     outputs = [f"errs-{test_set}.txt", f"wer-{test_set}.txt", f"wer-{test_set}.json", *kaldi_files.FILES]
-    inputs = [hyps, *([baseline] if baseline else [])]
-    inputs += [args.data_dir / name for name in ("text", "utt2spk")] if args.data_dir else []
-    inputs += [out_dir / name for name in ("decode.json", f"speakers-{test_set}.json")]
+    kaldi_tables = [args.data_dir / name for name in ("text", "utt2spk")] if args.data_dir else []
+    decoding = [out_dir / name for name in ("decode.json", f"speakers-{test_set}.json")]
     settings = {"test_set": test_set, "replications": args.replications, "seed": args.seed}
-    stage = Stage(out_dir, "score", settings, inputs, outputs)  # Kaldi's files are of one test set
+    stage = Stage(out_dir, "score", settings, [*paths, *kaldi_tables, *decoding], outputs)
     if not stage.is_finished():
         stage.start()
-        _score(args, hyps, baseline, test_set, out_dir, command_line("rnnt_kd.bin.score", argv))
+        _score(args, paths, test_set, out_dir, command_line("rnnt_kd.bin.score", argv))
         stage.finish()
     print((out_dir / f"wer-{test_set}.txt").read_text(encoding="utf-8"), end="")
 
 
-def _score(args, hyps: Path, baseline: Optional[Path], test_set: str, out_dir: Path, typed: str) -> None:
+def _score(args, paths: List[Path], test_set: str, out_dir: Path, typed: str) -> None:
+    """``paths``: the hypotheses to score, and those of the baseline where there is one."""
     decode = read_json(out_dir / "decode.json", default={})
-    text: Dict[str, str] = {}
     speakers = read_json(out_dir / f"speakers-{test_set}.json", default={})
+    references: Dict[str, Tuple[str, ...]] = {}
     if args.data_dir:
-        table = read_table(args.data_dir / "text", value_may_be_empty=True)
-        text = {key: value for key, (value, _) in table.items()}
+        text = read_table(args.data_dir / "text", value_may_be_empty=True)
+        references = {key: tuple(value.split()) for key, (value, _) in text.items()}
         if (args.data_dir / "utt2spk").is_file():
             speakers = {key: value for key, (value, _) in read_table(args.data_dir / "utt2spk").items()}
-    paths = [hyps, *([baseline] if baseline else [])]
-    recognitions, *others = (read_hypotheses(path, text, speakers) for path in paths)
+    systems = []
     not_decoded: List[str] = []
-    if args.data_dir:
-        left_out = decode.get("left_out", {})
-        for items, path in zip([recognitions, *others], paths, strict=True):
-            not_decoded = check_against_text(items, text, left_out, path, args.data_dir / "text")
-    if not any(item.ref for item in recognitions):
-        raise UserError(hyps, "no reference holds a word", "at least one", "check the transcripts")
+    for path in paths:
+        is_file = path in (args.decode_dir, args.baseline_decode_dir)
+        systems.append(read_hypotheses(path, references, speakers) if is_file else read_recogs(path))
+        if args.data_dir:
+            left_out = decode.get("left_out", {})
+            not_decoded = check_references(systems[-1], path, references, args.data_dir / "text", left_out)
+    recognitions, baseline = systems[0], systems[1] if len(systems) > 1 else None
     if baseline:
-        check_same_references(recognitions, others[0], hyps, baseline)
+        check_same_references(recognitions, baseline, *paths)
+    if not any(item.ref for item in recognitions):
+        raise UserError(paths[0], "no reference holds a word", "at least one", "check the transcripts")
     draws = {"replications": args.replications, "seed": args.seed}
     result = {
         "test_set": test_set,
         "search": decode.get("search"),
         "beam": decode.get("beam"),
-        **score(recognitions, utt2spk=speakers, baseline=others[0] if others else None, **draws),
+        **score(recognitions, utt2spk=speakers, baseline=baseline, **draws),
         "baseline": str(args.baseline_decode_dir) if baseline else None,
         "not_decoded": not_decoded,
         "command": typed,
     }
     atomic.write_text(out_dir / f"errs-{test_set}.txt", format_errors(recognitions))
-    kaldi_files.write_kaldi_files(out_dir, recognitions, speakers, result)
     atomic.write_text(out_dir / f"wer-{test_set}.txt", describe(result))
     atomic.write_text(out_dir / f"wer-{test_set}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    kaldi_files.write_kaldi_files(out_dir, recognitions, speakers, result)
 
 
 def _source(decoding: Path, test_set: Optional[str], data_dir: Optional[Path]) -> Tuple[Path, str, Path]:

@@ -44,14 +44,15 @@ def one_seed_p_value(
     Args:
       recognitions, baseline: the same utterances, in the same order, with the same references.
     """
-    assert [(item.utterance_id, item.ref) for item in recognitions] == [
-        (item.utterance_id, item.ref) for item in baseline
-    ]
     refs, hyps = _words(recognitions)
-    _, baseline_hyps = _words(baseline)
+    baseline_refs, baseline_hyps = _words(baseline)
+    assert refs == baseline_refs
     not_better, not_worse = (
-        replications - round(replications * _share_improved(refs, first, second, replications, seed))
-        for first, second in ((baseline_hyps, hyps), (hyps, baseline_hyps))
+        replications - round(replications * result["p_s2_improv_over_s1"])  # draws without fewer errors than the other
+        for result in (
+            kaldialign.bootstrap_wer_ci(refs, *pair, replications=replications, seed=seed)
+            for pair in ((baseline_hyps, hyps), (hyps, baseline_hyps))
+        )
     )
     return _two_sided(not_better, not_worse, replications)
 
@@ -127,12 +128,6 @@ def _draws(generator: np.random.Generator, U: int, replications: int) -> Iterato
 
 def _two_sided(not_better: int, not_worse: int, replications: int) -> float:
     return min(1.0, 2 * (min(not_better, not_worse) + 1) / (replications + 1))
-
-
-def _share_improved(refs: List, hyps: List, other_hyps: List, replications: int, seed: int) -> float:
-    """Share of draws in which ``other_hyps`` have fewer errors than ``hyps``."""
-    result = kaldialign.bootstrap_wer_ci(refs, hyps, other_hyps, replications=replications, seed=seed)
-    return result["p_s2_improv_over_s1"]
 
 
 def _words(recognitions: Sequence[Recognition]) -> Tuple[List, List]:

@@ -15,12 +15,14 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.recognitions import Recognition, read_lines, read_recogs
 
 
-def read_hypotheses(path: Path, text: Mapping[str, str], speakers: Mapping[str, str]) -> List[Recognition]:
-    """Read the file, sorted by id; ``check_against_text`` tells what of ``text`` is missing in it or not there.
+def read_hypotheses(
+    path: Path, references: Mapping[str, Tuple[str, ...]], speakers: Mapping[str, str]
+) -> List[Recognition]:
+    """Read the file, sorted by id; ``check_references`` says what is missing in it or not in ``references``.
 
     Args:
-      text:     utterance id -> transcript, the references of a Kaldi text or trn file; recogs have their own.
-      speakers: utterance id -> speaker id, for the ids of trn.
+      references: utterance id -> words, for Kaldi's text and trn; recogs have their own.
+      speakers:   utterance id -> speaker id, for the ids of trn.
     Raises:
       UserError: no such file, not UTF-8, no utterance, an id twice, a line of recogs that is none.
     """
@@ -28,8 +30,8 @@ def read_hypotheses(path: Path, text: Mapping[str, str], speakers: Mapping[str, 
     if re.search(r":\t(timestamp_)?(ref|hyp)=", lines[0][1]):
         return read_recogs(path)
     trn = [re.fullmatch(r"(.*)\((\S+)\)", line) for _, line in lines]
-    if all(trn) and not any(line.split()[0] in text for _, line in lines):
-        ids = {**{f"{speakers[key]}-{key}": key for key in speakers}, **{key: key for key in text}}
+    if all(trn) and not any(line.split()[0] in references for _, line in lines):
+        ids = {**{f"{speakers[key]}-{key}": key for key in speakers}, **{key: key for key in references}}
         pairs = [(ids.get(match[2], match[2]), match[1].split()) for match in trn if match]
     else:
         pairs = [(fields[0], fields[1:]) for fields in (line.split() for _, line in lines)]
@@ -38,4 +40,4 @@ def read_hypotheses(path: Path, text: Mapping[str, str], speakers: Mapping[str, 
         if utterance_id in hyps:
             raise UserError(where, f'a second hypothesis of "{utterance_id}"', "every id once", "remove one line")
         hyps[utterance_id] = tuple(words)
-    return [Recognition(key, tuple(text.get(key, "").split()), hyps[key]) for key in sorted(hyps)]
+    return [Recognition(key, references.get(key, ()), hyps[key]) for key in sorted(hyps)]

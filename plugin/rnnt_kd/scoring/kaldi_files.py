@@ -17,12 +17,13 @@ from typing import Any, Iterable, List, Mapping, Sequence, Tuple
 from rnnt_kd import atomic
 from rnnt_kd.scoring.recognitions import Recognition
 from rnnt_kd.scoring.results import kaldi_line
-from rnnt_kd.scoring.word_errors import GAP, ErrorCounts, align, count_all, count_by_speaker
+from rnnt_kd.scoring.word_errors import Alignment, ErrorCounts, align, count, count_all, count_by_speaker, operation
 
 DETAILS = "scoring_kaldi/wer_details"
 FILES = ("wer_0_0.0", "scoring_kaldi/best_wer", *(f"{DETAILS}/{name}" for name in ("per_utt", "per_spk", "ops")))
 _SHOWN_GAP = "***"
-_OPERATIONS = {"C": "correct", "I": "insertion", "D": "deletion", "S": "substitution"}
+_ROWS = ("ref ", "hyp ", "op  ")
+_NAMES = {"C": "correct", "I": "insertion", "D": "deletion", "S": "substitution"}
 _WIDEST = 16  # a longer word of ``ops`` is not cut, but moves what follows
 
 
@@ -35,70 +36,58 @@ def write_kaldi_files(
       speakers: utterance id -> speaker id; empty: ``per_spk`` has the sums only.
       result:   of ``results.score``, and ``not_decoded``: ids of utterances that are not in the figures.
     """
-    total = count_all(recognitions)
-    missing = len(result["not_decoded"])
-    line = kaldi_line(result)
+    total, missing = count_all(recognitions), len(result["not_decoded"])
+    rate = kaldi_line(result) + (" [PARTIAL]" if missing else "")
     rates = [
-        line + (" [PARTIAL]" if missing else ""),
+        rate,
         f"%SER {100 * total.wrong / total.utterances:.2f} [ {total.wrong} / {total.utterances} ]",
         f"Scored {total.utterances} sentences, {missing} not present in hyp.",
     ]
-    alignments = [(item.utterance_id, _triples(item)) for item in recognitions]
+    alignments = {item.utterance_id: align(item.ref, item.hyp) for item in recognitions}
     texts = (
         rates,
-        [f"{rates[0]} {folder / FILES[0]}"],
-        [line for key, triples in alignments for line in _utterance(key, triples)],
-        _speakers([*count_by_speaker(recognitions, speakers).items()] if speakers else [], total, speakers.values()),
-        _operations(Counter(triple for _, triples in alignments for triple in triples)),
+        [f"{rate} {folder / FILES[0]}"],
+        [line for key, alignment in alignments.items() for line in _utterance(key, alignment)],
+        _speakers(count_by_speaker(recognitions, speakers) if speakers else {}, total, speakers.values()),
+        _operations(Counter(pair for alignment in alignments.values() for pair in alignment)),
     )
     for name, lines in zip(FILES, texts, strict=True):
-        atomic.write_text(Path(folder) / name, "".join(f"{line}\n" for line in lines))
+        atomic.write_text(folder / name, "".join(f"{line}\n" for line in lines))
 
 
-def _triples(item: Recognition) -> List[Tuple[str, str, str]]:
-    """(reference word, hypothesis word, operation)"""
-    triples = []
-    for ref, hyp in align(item.ref, item.hyp):
-        operation = "D" if hyp == GAP else "I" if ref == GAP else "C" if ref == hyp else "S"
-        triples.append((ref or _SHOWN_GAP, hyp or _SHOWN_GAP, operation))
-    return triples
+def _utterance(key: str, alignment: Alignment) -> List[str]:
+    columns = [(ref or _SHOWN_GAP, hyp or _SHOWN_GAP, operation(ref, hyp)) for ref, hyp in alignment]
+    cells = [[_centred(cell, max(map(len, column))) for cell in column] for column in columns]
+    rows = [f"{key} {name} " + "  ".join(column[n] for column in cells) for n, name in enumerate(_ROWS)]
+    counts = count(alignment)
+    return [*rows, f"{key} #csid {counts.correct} {counts.subs} {counts.ins} {counts.dels}"]
 
 
-def _utterance(key: str, triples: Sequence[Tuple[str, str, str]]) -> List[str]:
-    widths = [max(map(len, triple)) for triple in triples]
-    lines = []
-    for side, name in enumerate(("ref ", "hyp ", "op  ")):
-        cells = []
-        for triple, width in zip(triples, widths, strict=True):
-            right = (width - len(triple[side])) // 2
-            cells.append((triple[side] + " " * right).rjust(width))
-        lines.append(f"{key} {name} {'  '.join(cells)}")
-    numbers = Counter(operation for _, _, operation in triples)
-    return [*lines, f"{key} #csid {' '.join(str(numbers[name]) for name in 'CSID')}"]
+def _centred(cell: str, width: int) -> str:
+    return (cell + " " * ((width - len(cell)) // 2)).rjust(width)
 
 
-def _speakers(table: Iterable[Tuple[str, ErrorCounts]], total: ErrorCounts, names: Iterable[str]) -> List[str]:
+def _speakers(table: Mapping[str, ErrorCounts], total: ErrorCounts, names: Iterable[str]) -> List[str]:
     width = max([15, *map(len, names)])
     head = ("#SENT", "#WORD", "Corr", "Sub", "Ins", "Del", "Err", "S.Err")
     lines = [f"{'SPEAKER':{width}} id  " + " ".join(f"{name:>10}" for name in head)]
-    for name, counts in (*table, ("SUM", total)):
-        sizes = (counts.utterances, counts.words)
-        errors = (counts.correct, counts.subs, counts.ins, counts.dels, counts.errors, counts.wrong)
-        lines.append(f"{name:{width}} raw " + " ".join(f"{number:10d}" for number in (*sizes, *errors)))
+    for name, counts in (*table.items(), ("SUM", total)):
+        sizes = f"{counts.utterances:10d} {counts.words:10d}"
+        numbers = (counts.correct, counts.subs, counts.ins, counts.dels, counts.errors, counts.wrong)
+        lines.append(f"{name:{width}} raw {sizes} " + " ".join(f"{number:10d}" for number in numbers))
         if counts.words:
-            rates = [100 * number / counts.words for number in errors[:-1]] + [100 * counts.wrong / counts.utterances]
-            cells = [f"{number:10d}" for number in sizes] + [f"{rate:10.2f}" for rate in rates]
-            lines.append(f"{name:{width}} sys " + " ".join(cells))
+            rates = [100 * number / counts.words for number in numbers[:-1]] + [100 * counts.wrong / counts.utterances]
+            lines.append(f"{name:{width}} sys {sizes} " + " ".join(f"{rate:10.2f}" for rate in rates))
     return lines
 
 
-def _operations(pairs: Mapping[Tuple[str, str, str], int]) -> List[str]:
+def _operations(pairs: Mapping[Tuple[str, str], int]) -> List[str]:
     """Sorted as Kaldi does, by ``LC_ALL=C sort -b -i -k 1,1 -k 4,4rn -k 2,2 -k 3,3``, for which only ASCII counts."""
-    width = min(_WIDEST, max((len(word) for ref, hyp, _ in pairs for word in (ref, hyp)), default=0))
-    digits = max((len(str(number)) for number in pairs.values()), default=0)
+    shown = {(ref or _SHOWN_GAP, hyp or _SHOWN_GAP, _NAMES[operation(ref, hyp)]): n for (ref, hyp), n in pairs.items()}
+    width = min(_WIDEST, max((len(word) for pair in shown for word in pair[:2]), default=0))
+    digits = max((len(str(number)) for number in shown.values()), default=0)
     rows = []
-    for (ref, hyp, operation), number in pairs.items():
-        name = _OPERATIONS[operation]
+    for (ref, hyp, name), number in shown.items():
         line = f"{name:14}{ref:>{width}}    {hyp:>{width}}    {number:{digits}d}"
-        rows.append(((name, -number, *(word.encode("ascii", "ignore") for word in (ref, hyp)), line.encode()), line))
-    return [line for _, line in sorted(rows)]
+        rows.append((name, -number, ref.encode("ascii", "ignore"), hyp.encode("ascii", "ignore"), line))
+    return [row[-1] for row in sorted(rows)]
