@@ -268,7 +268,7 @@ def test_decode_score_summarize(made, capsys):
     assert "finished already" in capsys.readouterr().out and (out_dir / "wer-test.json").exists()
     decode.main(options(made, out_dir, search="greedy_search", beam=2))  # another setting: old scores must go
     assert not (out_dir / "wer-test.json").exists() and not (out_dir / "errs-test.txt").exists()
-    assert not (out_dir / "delay-test.json").exists()
+    assert not (out_dir / "delay-test.json").exists() and not (out_dir / "wer_0_0.0").exists()
 
 
 def test_speakers_and_left_out_utterances_are_recorded(made, tmp_path):

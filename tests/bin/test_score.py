@@ -40,42 +40,101 @@ def decoded(tmp_path):
     return data, ours, twin
 
 
-def test_score_sh_writes_everything(root, decoded):
+@pytest.fixture
+def score_sh(root):
+    """Run the script, in the Python of the tests."""
+    path = f"{os.path.dirname(os.sys.executable)}:{os.environ['PATH']}"
+    environment = {**os.environ, "RNNT_KD_ENV": "none", "PATH": path}
+
+    def call(*arguments):
+        command = [root / "local/score.sh", *arguments]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment, cwd="/")
+
+    return call
+
+
+def test_score_sh_writes_everything(score_sh, decoded):
     data, ours, twin = decoded
-    command = [str(root / "local/score.sh"), "--baseline-decode-dir", str(twin), str(data), str(ours)]
-    environment = {
-        **os.environ,
-        "RNNT_KD_ENV": "none",
-        "PATH": f"{os.path.dirname(os.sys.executable)}:{os.environ['PATH']}",
-    }
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/", check=True)
+    done = score_sh("--baseline-decode-dir", twin, data, ours)
     lines = done.stdout.splitlines()
     assert lines[0] == "%WER 28.57 [ 2 / 7, 1 ins, 1 del, 0 sub ]"
     assert lines[1].startswith("95 % interval") and "baseline %WER 57.14" in lines[2] and ": p = " in lines[2]
-    assert lines[-1].split() == ["s2", "2", "3", "33.33", "1", "0", "0"]
+    assert lines[-1].replace("|", "").split() == ["s2", "2", "3", "33.33", "1", "0", "0"]
     result = json.loads((ours / "wer-test.json").read_text())
     assert result["wer"] == 28.5714 and result["ins"] == 1 and result["baseline"] == str(twin)
     assert 0 < result["p_value"] <= 1 and result["ci95"][0] <= result["wer"] <= result["ci95"][1]
     assert result["command"].startswith("python -m rnnt_kd.bin.score --baseline-decode-dir ")
     assert (ours / "errs-test.txt").read_text().startswith("%WER = 28.57\nErrors: 1 insertions, 1 deletions, 0 subst")
     assert (ours / "wer-test.txt").read_text() == done.stdout
+    assert (ours / "wer_0_0.0").read_text().splitlines()[0] == lines[0]
+    assert (ours / "scoring_kaldi/best_wer").read_text() == f"{lines[0]} {ours}/wer_0_0.0\n"
 
 
-def test_score_sh_usage_and_user_errors_have_no_traceback(root, decoded):
+def test_score_sh_is_called_as_kaldi_calls_it(score_sh, decoded):
+    data, ours, twin = decoded
+    done = score_sh("--cmd", "run.pl --mem 4G", f"--baseline-decode-dir={twin}", "--seed=3", data, "no/graph", ours)
+    assert done.stdout.startswith("%WER 28.57 ") and "baseline %WER 57.14" in done.stdout
+    assert json.loads((ours / "wer-test.json").read_text())["seed"] == 3
+
+
+def test_score_sh_usage_and_user_errors_have_no_traceback(score_sh, decoded):
     data, ours, _ = decoded
-    environment = {
-        **os.environ,
-        "RNNT_KD_ENV": "none",
-        "PATH": f"{os.path.dirname(os.sys.executable)}:{os.environ['PATH']}",
-    }
-    script = str(root / "local/score.sh")
-    shown = subprocess.run([script, "--help"], capture_output=True, text=True)
-    assert shown.returncode == 0 and "DATA_DIR DECODE_DIR" in shown.stdout and "set -euo" not in shown.stdout
-    assert subprocess.run([script, str(data)], capture_output=True).returncode == 1
+    shown = score_sh("--help")
+    assert shown.returncode == 0 and "DATA_DIR [LANG_OR_GRAPH_DIR] DECODE_DIR" in shown.stdout
+    assert "HYP_FILE" in shown.stdout and "set -euo" not in shown.stdout
+    assert [score_sh(data).returncode, score_sh(data, "a", "b", ours).returncode] == [1, 1]
     (ours / "recogs-test.txt").write_text("nonsense\n")
-    failed = subprocess.run([script, str(data), str(ours)], capture_output=True, text=True, env=environment)
+    failed = score_sh(data, ours)
     assert failed.returncode == 1 and failed.stderr.startswith("error: ") and failed.stderr.count("\n") == 1
     assert "recogs-test.txt:1" in failed.stderr and not list(ours.glob("*.json"))
+
+
+KALDI = "s2-d ja ah\ns1-a one two\n\ns2-c fünf sechs\ns1-b  four\n"
+FORMS = {
+    "text": KALDI,
+    "hyp.bom.crlf": "\ufeff" + KALDI.replace("\n", "\r\n"),
+    "hyp.trn": "ja ah (s2-s2-d)\none two (s1-s1-a)\nfünf sechs (s2-s2-c)\nfour (s1-s1-b)\n",
+    "ids.trn": "ja ah (s2-d)\none two (s1-a)\nfünf sechs (s2-c)\nfour (s1-b)\n",
+}
+
+
+@pytest.mark.parametrize("name", [*FORMS, "recogs.txt"])
+def test_hypotheses_of_any_recogniser_get_the_figures_of_a_decoding(score_sh, decoded, name):
+    data, ours, twin = decoded
+    (data / "wav.scp").unlink()  # audio is not needed
+    score_sh("--baseline-decode-dir", twin, data, ours)
+    recogs = (ours / "recogs-test.txt").read_text() + "s1-a:\ttimestamp_hyp=[0.120, 0.480]\n"
+    file, baseline = ours / name, twin / "text"
+    file.write_text({**FORMS, "recogs.txt": recogs}[name], newline="")
+    baseline.write_text("s1-a one two\ns1-b for\ns2-c fünf\ns2-d ja ah\n")
+    done = score_sh(f"--baseline-decode-dir={baseline}", data, file)
+    assert done.stdout.splitlines()[0] == "%WER 28.57 [ 2 / 7, 1 ins, 1 del, 0 sub ]", done.stderr
+    folders = (ours, ours / f"{name}.score")
+    expected, found = (json.loads((folder / "wer-test.json").read_text()) for folder in folders)
+    assert {key for key in expected if expected[key] != found[key]} == {"baseline", "command"}
+    assert 0 < found["p_value"] < 1
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (KALDI.replace("s1-b  four\n", ""), '1 of 4 utterances of {data}/text are missing, the first is "s1-b"'),
+        (KALDI + "s3-x ja\n", '"s3-x" is not in {data}/text; expected the utterances of one data directory'),
+        (KALDI + "s1-b four\n", ':6: a second hypothesis of "s1-b"'),
+        (
+            "".join(f"{key}:\t{side}=['ja']\n" for key in REFS for side in ("ref", "hyp")),
+            'ref of "s1-a" differs from {data}/text: "ja"',
+        ),
+        (b"s1-a f\xfcnf\n", "not UTF-8"),
+        (" \n", "holds no utterance"),
+    ],
+)
+def test_hypotheses_that_do_not_fit_are_one_line(decoded, tmp_path, capsys, content, message):
+    data, file = decoded[0], tmp_path / "hyps"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    status, printed = run(capsys, "--data-dir", data, "--decode-dir", file)
+    assert status == 1 and printed.startswith(f"error: {file}") and printed.count("\n") == 1
+    assert message.format(data=data) in printed and not (tmp_path / "hyps.score").exists()
 
 
 def run(capsys, *arguments, main=score.main):
@@ -124,7 +183,8 @@ def test_left_out_utterances_are_named_and_others_must_be_there(decoded, capsys)
     [
         (["--decode-dir", "{tmp}/none"], "holds no recogs-*.txt"),
         (["--decode-dir", "{ours}", "--test-set", "other"], "no test set 'other'"),
-        (["--decode-dir", "{ours}", "--data-dir", "{tmp}/none"], "no such directory"),
+        (["--decode-dir", "{ours}", "--data-dir", "{tmp}/none"], "none/text: No such file"),
+        (["--decode-dir", "{ours}/recogs-test.txt"], "a file of hypotheses; expected --data-dir"),
         (["--decode-dir", "{ours}", "--baseline-decode-dir", "{tmp}/none"], "holds no recogs-*.txt"),
         (["--decode-dir", "{ours}", "--replications", "0"], "--replications"),
     ],
@@ -142,6 +202,10 @@ def test_several_test_sets_need_a_choice_and_no_words_no_rate(decoded, capsys):
     assert run(capsys, "--decode-dir", ours, "--test-set", "test")[0] == 0
     status, printed = run(capsys, "--decode-dir", ours, "--test-set", "empty")
     assert status == 1 and "no reference holds a word" in printed and not (ours / "wer-empty.json").exists()
+    write_recogs(ours / "recogs-other.txt", [Recognition("a", ("x",), ("x",))])
+    for name, rate in (("other", "0.00"), ("test", "28.57")):  # Kaldi's files are those of the last call
+        assert run(capsys, "--decode-dir", ours, "--test-set", name)[0] == 0
+        assert (ours / "wer_0_0.0").read_text().startswith(f"%WER {rate} ")
 
 
 def test_summarize_prints_what_it_writes(tmp_path, capsys):

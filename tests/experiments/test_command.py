@@ -4,10 +4,10 @@ import json
 import shutil
 
 import pytest
-from rnnt_kd.scoring.bootstrap import errors_by_utterance, paired_p_value
 
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
+from rnnt_kd.scoring.bootstrap import errors_by_utterance, paired_p_value
 from rnnt_kd.scoring.recognitions import read_recogs, write_recogs
 from rnnt_kd.scoring.word_errors import count_all
 

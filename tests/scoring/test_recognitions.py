@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.recognitions import (
     Recognition,
-    check_against_text,
+    check_references,
     check_same_references,
     read_recogs,
     write_recogs,
@@ -58,18 +58,23 @@ def test_bad_files(tmp_path, content, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_text_must_match():
+def test_references_must_match_and_only_known_utterances_may_be_missing():
     items = [Recognition("a", ("x", "y"), ()), Recognition("b", ("z",), ("z",))]
     paths = Path("recogs"), Path("data/text")
-    assert check_against_text(items, {"a": "x  y", "b": "z"}, [], *paths) == []
-    assert check_against_text(items, {"a": "x y", "b": "z", "c": "w"}, {"c": "is silent"}, *paths) == ["c"]
-    for text, message in (
+
+    def check(left_out=(), **references):
+        words = {key: tuple(text.split()) for key, text in references.items()}
+        return check_references(items, paths[0], words, paths[1], left_out)
+
+    assert check(a="x y", b="z") == []
+    assert check(a="x y", b="z", c="w", left_out={"c": "is silent"}) == ["c"]
+    for references, message in (
         ({"a": "x y"}, '"b" is not in data/text'),
-        ({"a": "x", "b": "z"}, 'ref of "a" is "x y"; expected "x"'),
+        ({"a": "x", "b": "z"}, 'ref of "a" differs from data/text: "x y"; expected "x"'),
         ({"a": "x y", "b": "z", "c": "w", "d": ""}, '1 of 4 utterances of data/text are missing, the first is "c"'),
     ):
         with pytest.raises(UserError) as error:
-            check_against_text(items, text, ["d"], *paths)
+            check(left_out=["d"], **references)
         assert message in str(error.value)
 
 
@@ -78,8 +83,8 @@ def test_baseline_must_match():
     paths = Path("ours"), Path("theirs")
     check_same_references(ours, [Recognition("a", ("x",), ()), Recognition("b", ("y",), ("q",))], *paths)
     for theirs, message in (
-        (ours[:1], 'theirs: "b" of ours is missing'),
-        ([*ours, Recognition("c", (), ())], 'ours: "c" of theirs is missing'),
+        (ours[:1], 'ours: "b" is not in theirs'),
+        ([*ours, Recognition("c", (), ())], 'ours: 1 of 3 utterances of theirs are missing, the first is "c"'),
         ([ours[0], Recognition("b", ("z",), ())], 'ref of "b" differs from theirs'),
     ):
         with pytest.raises(UserError) as error:

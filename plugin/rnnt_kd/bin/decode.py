@@ -31,6 +31,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.alternatives import write_nbest
 from rnnt_kd.scoring.ctm import write_ctm
 from rnnt_kd.scoring.emissions import write_emissions
+from rnnt_kd.scoring.kaldi_files import FILES as KALDI_FILES
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.scoring.trn import write_trn
@@ -160,7 +161,7 @@ def _write(out_dir: Path, test_set: str, decoded: Decoded, record: Dict[str, Any
     """The outputs, ``decode.json`` last; scores of an older decoding go first.  Returns the names of those that
     decodings of earlier versions lack, which are finished nevertheless."""
     nbest = f"nbest-{test_set}.jsonl"
-    for stale in (*(f"{name}-{test_set}.{kind}" for name, kind in SCORES), nbest, "decode.json"):
+    for stale in (*(f"{name}-{test_set}.{kind}" for name, kind in SCORES), *KALDI_FILES, nbest, "decode.json"):
         (out_dir / stale).unlink(missing_ok=True)
     recognitions = [Recognition(utterance_id, ref, hyp) for utterance_id, (ref, hyp) in decoded.words.items()]
     write_recogs(out_dir / f"recogs-{test_set}.txt", recognitions)

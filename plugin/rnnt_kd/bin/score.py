@@ -1,11 +1,16 @@
-"""Stage 7: word error rates of one decoding.
+"""Stage 7: word error rates of one decoding, or of any recogniser's hypotheses.
 
 Reads DECODE_DIR/recogs-<test set>.txt and writes beside it
   errs-<test set>.txt   every utterance with its errors, and the errors sorted by number
   wer-<test set>.txt    the %WER line, the interval, the comparison, the table of speakers
   wer-<test set>.json   the same figures, for programs
+  wer_0_0.0, scoring_kaldi/{best_wer,wer_details/{per_utt,per_spk,ops}}   in Kaldi's form
 
-With --data-dir the references are held against DATA_DIR/text, and speakers come from its utt2spk
+In the place of DECODE_DIR, a file of hypotheses may be given: Kaldi's text ("<id> words"), icefall's recogs or
+NIST's trn ("words (<id>)").  Then everything is written to the folder <file>.score, the references are those of
+DATA_DIR/text, and the test set has DATA_DIR's name.
+
+With --data-dir the references are compared with DATA_DIR/text, and speakers come from its utt2spk
 (else from the cuts that were decoded).
 With --baseline-decode-dir the same test set, decoded by another system, is compared utterance by
 utterance (two-sided p-value, paired bootstrap).
@@ -13,76 +18,101 @@ utterance (two-sided p-value, paired bootstrap).
 
 import json
 from pathlib import Path
-from typing import List, Optional
+from typing import Dict, List, Optional, Tuple
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import add_bootstrap, check_bootstrap, command_line, join, parser
 from rnnt_kd.bin.stage import Stage
-from rnnt_kd.data.kaldi_dir import read_data_dir
+from rnnt_kd.data.kaldi_dir import read_table
 from rnnt_kd.errors import UserError
+from rnnt_kd.scoring import kaldi_files
 from rnnt_kd.scoring.error_report import format_errors
-from rnnt_kd.scoring.recognitions import check_against_text, check_same_references, read_recogs
+from rnnt_kd.scoring.hypotheses import read_hypotheses
+from rnnt_kd.scoring.recognitions import check_references, check_same_references, read_recogs
 from rnnt_kd.scoring.results import describe, read_json, score
 
 
 @command
 def main(argv: Optional[List[str]] = None) -> None:
     options = parser(__doc__)
-    options.add_argument("--decode-dir", type=Path, required=True, help="holds recogs-<test set>.txt")
+    options.add_argument(
+        "--decode-dir", type=Path, required=True, help="holds recogs-<test set>.txt; or a file of hypotheses"
+    )
     options.add_argument("--data-dir", type=Path, help="the Kaldi data directory that was decoded")
     options.add_argument(
-        "--baseline-decode-dir", type=Path, help="the same test set, decoded by the system to compare with"
+        "--baseline-decode-dir",
+        type=Path,
+        help="the same test set, decoded by the system to compare with; or a file of its hypotheses",
     )
     options.add_argument("--test-set", help="which recogs file (needed where there are several)")
     add_bootstrap(options)
     args = options.parse_args(argv)
     check_bootstrap(args)
 
-    recogs = recogs_path(args.decode_dir, args.test_set)
-    test_set = recogs.stem[len("recogs-") :]
-    baseline_recogs = args.baseline_decode_dir and recogs_path(args.baseline_decode_dir, test_set)
-    outputs = [f"errs-{test_set}.txt", f"wer-{test_set}.txt", f"wer-{test_set}.json"]
-    kaldi_files = [args.data_dir / name for name in ("text", "utt2spk")] if args.data_dir else []
-    decoding = [args.decode_dir / name for name in ("decode.json", f"speakers-{test_set}.json")]
-    inputs = [recogs, *([baseline_recogs] if baseline_recogs else []), *kaldi_files, *decoding]
-    settings = {"replications": args.replications, "seed": args.seed}
-    stage = Stage(args.decode_dir, f"score-{test_set}", settings, inputs, outputs)
+    hyps, test_set, out_dir = _source(args.decode_dir, args.test_set, args.data_dir)
+    paths = [hyps]
+    if args.baseline_decode_dir:
+        paths.append(_source(args.baseline_decode_dir, test_set, args.data_dir)[0])
+    outputs = [f"errs-{test_set}.txt", f"wer-{test_set}.txt", f"wer-{test_set}.json", *kaldi_files.FILES]
+    kaldi_tables = [args.data_dir / name for name in ("text", "utt2spk")] if args.data_dir else []
+    decoding = [out_dir / name for name in ("decode.json", f"speakers-{test_set}.json")]
+    settings = {"test_set": test_set, "replications": args.replications, "seed": args.seed}
+    stage = Stage(out_dir, "score", settings, [*paths, *kaldi_tables, *decoding], outputs)
     if not stage.is_finished():
         stage.start()
-        _score(args, recogs, baseline_recogs, test_set, command_line("rnnt_kd.bin.score", argv))
+        _score(args, paths, test_set, out_dir, command_line("rnnt_kd.bin.score", argv))
         stage.finish()
-    print((args.decode_dir / f"wer-{test_set}.txt").read_text(encoding="utf-8"), end="")
+    print((out_dir / f"wer-{test_set}.txt").read_text(encoding="utf-8"), end="")
 
 
-def _score(args, recogs: Path, baseline_recogs: Optional[Path], test_set: str, typed: str) -> None:
-    recognitions = read_recogs(recogs)
-    if not any(item.ref for item in recognitions):
-        raise UserError(recogs, "no reference holds a word", "at least one", "check the transcripts")
-    decode = read_json(args.decode_dir / "decode.json", default={})
-    not_decoded: List[str] = []
-    utt2spk = read_json(args.decode_dir / f"speakers-{test_set}.json", default={})
+def _score(args, paths: List[Path], test_set: str, out_dir: Path, typed: str) -> None:
+    """``paths``: the hypotheses to score, and those of the baseline where there is one."""
+    decode = read_json(out_dir / "decode.json", default={})
+    speakers = read_json(out_dir / f"speakers-{test_set}.json", default={})
+    references: Dict[str, Tuple[str, ...]] = {}
     if args.data_dir:
-        utterances = read_data_dir(args.data_dir, allow_pipes=True).utterances  # pipes are not run here
-        text = {item.id: item.text for item in utterances}
-        left_out = decode.get("left_out", {})
-        not_decoded = check_against_text(recognitions, text, left_out, recogs, args.data_dir / "text")
-        utt2spk = {item.id: item.speaker for item in utterances}
-    baseline = read_recogs(baseline_recogs) if baseline_recogs else None
+        text = read_table(args.data_dir / "text", value_may_be_empty=True)
+        references = {key: tuple(value.split()) for key, (value, _) in text.items()}
+        if (args.data_dir / "utt2spk").is_file():
+            speakers = {key: value for key, (value, _) in read_table(args.data_dir / "utt2spk").items()}
+    systems = []
+    not_decoded: List[str] = []
+    for path in paths:
+        is_file = path in (args.decode_dir, args.baseline_decode_dir)
+        systems.append(read_hypotheses(path, references, speakers) if is_file else read_recogs(path))
+        if args.data_dir:
+            left_out = decode.get("left_out", {})
+            not_decoded = check_references(systems[-1], path, references, args.data_dir / "text", left_out)
+    recognitions, baseline = systems[0], systems[1] if len(systems) > 1 else None
     if baseline:
-        check_same_references(recognitions, baseline, recogs, baseline_recogs)
+        check_same_references(recognitions, baseline, *paths)
+    if not any(item.ref for item in recognitions):
+        raise UserError(paths[0], "no reference holds a word", "at least one", "check the transcripts")
+    draws = {"replications": args.replications, "seed": args.seed}
     result = {
         "test_set": test_set,
         "search": decode.get("search"),
         "beam": decode.get("beam"),
-        **score(recognitions, utt2spk=utt2spk, baseline=baseline, replications=args.replications, seed=args.seed),
+        **score(recognitions, utt2spk=speakers, baseline=baseline, **draws),
         "baseline": str(args.baseline_decode_dir) if baseline else None,
         "not_decoded": not_decoded,
         "command": typed,
     }
-    atomic.write_text(args.decode_dir / f"errs-{test_set}.txt", format_errors(recognitions))
-    atomic.write_text(args.decode_dir / f"wer-{test_set}.txt", describe(result))
-    atomic.write_text(args.decode_dir / f"wer-{test_set}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    atomic.write_text(out_dir / f"errs-{test_set}.txt", format_errors(recognitions))
+    atomic.write_text(out_dir / f"wer-{test_set}.txt", describe(result))
+    atomic.write_text(out_dir / f"wer-{test_set}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    kaldi_files.write_kaldi_files(out_dir, recognitions, speakers, result)
+
+
+def _source(decoding: Path, test_set: Optional[str], data_dir: Optional[Path]) -> Tuple[Path, str, Path]:
+    """The file of hypotheses, the name of the test set, and the folder for the results."""
+    if not decoding.is_file():
+        path = recogs_path(decoding, test_set)
+        return path, path.stem[len("recogs-") :], decoding
+    if data_dir is None:
+        raise UserError(decoding, "a file of hypotheses", "--data-dir with its references as well")
+    return decoding, test_set or data_dir.resolve().name, decoding.with_name(f"{decoding.name}.score")
 
 
 def recogs_path(decode_dir: Path, test_set: Optional[str]) -> Path:

@@ -88,13 +88,13 @@ def read_data_dir(path: Path, allow_pipes: bool = False) -> KaldiDataDir:
 
     recordings = {
         key: _recording(path, key, value, where, allow_pipes)
-        for key, (value, where) in _read_table(path / "wav.scp").items()
+        for key, (value, where) in read_table(path / "wav.scp").items()
     }
-    text = _read_table(path / "text", value_may_be_empty=True)
-    utt2spk = _read_table(path / "utt2spk")
+    text = read_table(path / "text", value_may_be_empty=True)
+    utt2spk = read_table(path / "utt2spk")
     has_segments = (path / "segments").is_file()
     if has_segments:
-        table = _read_table(path / "segments")
+        table = read_table(path / "segments")
         spans = {key: _segment(value, where) for key, (value, where) in table.items()}
         wheres = {key: where for key, (_, where) in table.items()}
         origin = "segments"
@@ -186,7 +186,7 @@ def write_data_dir(
     return path
 
 
-def _read_table(path: Path, value_may_be_empty: bool = False) -> Dict[str, Tuple[str, str]]:
+def read_table(path: Path, value_may_be_empty: bool = False) -> Dict[str, Tuple[str, str]]:
     """``{id: (value, "file:line")}`` in the order of the file; outer white space of a value goes."""
     try:
         content = path.read_bytes().decode("utf-8-sig")
@@ -263,7 +263,7 @@ def _check_spk2utt(path: Path, utt2spk: Mapping[str, str]) -> None:
         return
     expected = _invert(utt2spk)
     advice = "make it again from utt2spk (utils/utt2spk_to_spk2utt.pl), or remove it"
-    found = _read_table(path / "spk2utt")
+    found = read_table(path / "spk2utt")
     for key, (value, where) in found.items():
         if key not in expected:
             raise UserError(where, f'speaker "{key}" is not in utt2spk', "the speakers of utt2spk", advice)

@@ -10,8 +10,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 
 from rnnt_kd.experiments.plan import Job, Plan
-from rnnt_kd.experiments.pooled import errors_by_utterance
 from rnnt_kd.experiments.progress import Progress
+from rnnt_kd.scoring.bootstrap import errors_by_utterance
 from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write

@@ -18,8 +18,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from rnnt_kd import tables
 from rnnt_kd.experiments.plan import Plan
-from rnnt_kd.experiments.pooled import paired_p_value, spread
 from rnnt_kd.experiments.results import Reasons, Result, Results
+from rnnt_kd.scoring.bootstrap import paired_p_value, spread
 from rnnt_kd.tables import shown
 
 DELAY = {"delay_ms": "mean_ms", "delay_ci95_ms": "ci95_ms", "delay_words": "words"}  # of delay-<test set>.json

@@ -10,10 +10,9 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set
 
 import numpy as np
 
+from rnnt_kd.scoring.bootstrap import mean_interval
 from rnnt_kd.scoring.emissions import Emissions
 from rnnt_kd.scoring.recognitions import Recognition
-
-_DRAWS_AT_ONCE = 500
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,7 @@ def word_delays(
                 unclear += 1
                 continue
             (place,), (other_place,) = first, second
+            assert place is not None and other_place is not None
             delays[item.utterance_id].append(own.word_times[place] - other.word_times[other_place])
     return WordDelays(delays, sum(len(item.ref) for item in recognitions), unclear)
 
@@ -74,11 +74,11 @@ def delay_figures(delays: WordDelays, replications: int = 10000, seed: int = 0) 
     ``mean_ms``, ``median_ms``, ``p90_ms`` (90 % are at most so much later) and ``ci95_ms``, the 95 %
     interval of the mean by bootstrap over utterances.  None where no word counts.
     """
-    values = 1000.0 * np.array([delay for of_one in delays.by_utterance.values() for delay in of_one])
+    values = 1000.0 * np.array([delay for utterance in delays.by_utterance.values() for delay in utterance])
     figures = {"words": len(values), "reference_words": delays.reference_words, "unclear": delays.unclear}
     if not len(values):
         return {**figures, **dict.fromkeys(("mean_ms", "median_ms", "p90_ms", "ci95_ms"))}
-    interval = _interval_of_mean(list(delays.by_utterance.values()), replications, seed)
+    interval = mean_interval(list(delays.by_utterance.values()), replications, seed)
     return {
         **figures,
         "mean_ms": round(float(values.mean()), 1),
@@ -98,16 +98,3 @@ def _distances(is_wrong: np.ndarray) -> np.ndarray:
         best[1:] = np.minimum(best[1:], rows[-1][:-1] + is_wrong[i])
         rows.append(np.minimum.accumulate(best - column) + column)  # insertions: one more each column
     return np.stack(rows)
-
-
-def _interval_of_mean(groups: Sequence[Sequence[float]], replications: int, seed: int) -> List[float]:
-    """2.5 and 97.5 % of the means of drawn groups; a draw without any value does not count."""
-    sums, counts = np.array([sum(group) for group in groups]), np.array([len(group) for group in groups])
-    generator = np.random.default_rng(seed)
-    means = []
-    for begin in range(0, replications, _DRAWS_AT_ONCE):
-        draws = min(_DRAWS_AT_ONCE, replications - begin)
-        chosen = generator.integers(len(groups), size=(draws, len(groups)))
-        drawn = counts[chosen].sum(axis=1)
-        means.append(sums[chosen].sum(axis=1)[drawn > 0] / drawn[drawn > 0])
-    return np.percentile(np.concatenate(means), [2.5, 97.5]).tolist()

@@ -9,12 +9,13 @@ Two lines an utterance, as icefall writes them, the words as a Python list:
 import ast
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List, Mapping, Tuple
+from typing import Container, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
 
 _AGAIN = "decode again"
+_SAME = "the utterances of one data directory", "give the one that was decoded, or decode again"
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,9 @@ def read_recogs(path: Path) -> List[Recognition]:
         hypothesis or the reverse (file and line are named); no utterance at all.
     """
     sides: Dict[str, Dict[str, Tuple[str, ...]]] = {"ref": {}, "hyp": {}}
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError(path, "no such file", "recognised text", "decode first") from None
-    except UnicodeDecodeError:
-        raise UserError(path, "not UTF-8 text", "recognised text", _AGAIN) from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
+    for where, line in read_lines(path):
+        if ":\ttimestamp_" in line:  # icefall's, of words or tokens
             continue
-        where = f"{path}:{number}"
         utterance_id, side, words = _parse(line, where)
         if utterance_id in sides[side]:
             raise UserError(where, f'a second {side} of "{utterance_id}"', "every id once", _AGAIN)
@@ -60,60 +54,66 @@ def read_recogs(path: Path) -> List[Recognition]:
         for utterance_id in sides[one]:
             if utterance_id not in sides[other]:
                 raise UserError(path, f'"{utterance_id}" has no {other}', "a ref and a hyp line for every id", _AGAIN)
-    if not sides["ref"]:
-        raise UserError(path, "holds no utterance", "at least one", _AGAIN)
     return [Recognition(key, sides["ref"][key], sides["hyp"][key]) for key in sorted(sides["ref"])]
 
 
-def check_against_text(
-    recognitions: List[Recognition],
-    text: Mapping[str, str],
-    left_out: Iterable[str],
-    recogs_path: Path,
-    text_path: Path,
+def read_lines(path: Path) -> List[Tuple[str, str]]:
+    """("file:line", line without the white space around it) of every line that is not blank.
+
+    Raises:
+      UserError: no such file, not UTF-8, no line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise UserError(path, "no such file", "recognised text", "decode first") from None
+    except UnicodeDecodeError:
+        raise UserError(path, "not UTF-8 text", "recognised text", _AGAIN) from None
+    found = [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
+    if not found:
+        raise UserError(path, "holds no utterance", "at least one", _AGAIN)
+    return found
+
+
+def check_references(
+    recognitions: Iterable[Recognition],
+    path: Path,
+    references: Mapping[str, Tuple[str, ...]],
+    references_path: Path,
+    left_out: Container[str] = (),
 ) -> List[str]:
-    """Hold the references of a recogs file against a data directory's ``text``.
+    """Compare the utterances and references of a decoding with those of a data directory or of another decoding.
 
     Args:
-      text:     utterance id -> transcript.
-      left_out: ids of ``text`` that decoding is known to have left out (unreadable audio).
+      path, references_path: for messages.
+      references:            utterance id -> words.
+      left_out:              ids of ``references`` that decoding is known to have left out (unreadable audio).
     Returns:
-      the ids of ``text`` that were not decoded, all of them in ``left_out``; sorted.
+      the ids of ``references`` that were not decoded, all of them in ``left_out``; sorted.
     Raises:
-      UserError: an id or a transcript differs.
+      UserError: an id or a reference differs; the first is named.
     """
+    missing = set(references)
     for item in recognitions:
-        if item.utterance_id not in text:
-            raise UserError(recogs_path, f'"{item.utterance_id}" is not in {text_path}', "the same utterances", _AGAIN)
-        words = tuple(text[item.utterance_id].split())
-        if words != item.ref:
-            found = f'ref of "{item.utterance_id}" is "{" ".join(item.ref)}"'
-            raise UserError(recogs_path, found, f'"{" ".join(words)}", as in {text_path}', _AGAIN)
-    missing = sorted(set(text) - {item.utterance_id for item in recognitions})
-    unexplained = sorted(set(missing) - set(left_out))
+        if item.utterance_id not in references:
+            raise UserError(path, f'"{item.utterance_id}" is not in {references_path}', *_SAME)
+        expected = references[item.utterance_id]
+        if item.ref != expected:
+            problem = f'ref of "{item.utterance_id}" differs from {references_path}: "{" ".join(item.ref)}"'
+            raise UserError(path, problem, f'"{" ".join(expected)}"', _AGAIN)
+        missing.remove(item.utterance_id)
+    unexplained = sorted(key for key in missing if key not in left_out)
     if unexplained:
-        found = (
-            f'{len(unexplained)} of {len(text)} utterances of {text_path} are missing, the first is "{unexplained[0]}"'
-        )
-        raise UserError(recogs_path, found, "the same utterances", _AGAIN)
-    return missing
+        problem = f"{len(unexplained)} of {len(references)} utterances of {references_path} are missing, the first is"
+        raise UserError(path, f'{problem} "{unexplained[0]}"', *_SAME)
+    return sorted(missing)
 
 
 def check_same_references(
-    recognitions: List[Recognition], baseline: List[Recognition], path: Path, baseline_path: Path
+    recognitions: Sequence[Recognition], baseline: Sequence[Recognition], path: Path, baseline_path: Path
 ) -> None:
     """Two systems are compared on the same utterances only.  Raises UserError naming the first that differs."""
-    ours, theirs = ({item.utterance_id: item.ref for item in items} for items in (recognitions, baseline))
-    for utterance_id in sorted(set(ours) | set(theirs)):
-        for refs, one, other in ((ours, path, baseline_path), (theirs, baseline_path, path)):
-            if utterance_id not in refs:
-                raise UserError(
-                    one, f'"{utterance_id}" of {other} is missing', "the same test set", "decode both again"
-                )
-        if ours[utterance_id] != theirs[utterance_id]:
-            raise UserError(
-                path, f'ref of "{utterance_id}" differs from {baseline_path}', "the same test set", "decode both again"
-            )
+    check_references(recognitions, path, {item.utterance_id: item.ref for item in baseline}, baseline_path)
 
 
 def _parse(line: str, where: str) -> Tuple[str, str, Tuple[str, ...]]:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence
 
 from rnnt_kd.errors import UserError
+from rnnt_kd.scoring.bootstrap import confidence_interval, one_seed_p_value
 from rnnt_kd.scoring.recognitions import Recognition
-from rnnt_kd.scoring.significance import confidence_interval, paired_p_value
 from rnnt_kd.scoring.word_errors import ErrorCounts, count_all, count_by_speaker
+from rnnt_kd.tables import markdown, shown
 
 
 def score(
@@ -35,7 +36,7 @@ def score(
     return {
         **_figures(count_all(recognitions)),
         "ci95": interval and [round(value, 4) for value in interval],
-        "p_value": baseline and round(paired_p_value(recognitions, baseline, replications, seed), 6),
+        "p_value": baseline and round(one_seed_p_value(recognitions, baseline, replications, seed), 6),
         "baseline_wer": baseline and round(count_all(baseline).wer, 4),
         "replications": replications,
         "seed": seed,
@@ -54,7 +55,7 @@ def describe(result: Mapping[str, Any]) -> str:
     if left_out:
         lines.append(f"not in these figures: {len(left_out)} utterances left out: {', '.join(left_out)}")
     if result["speakers"]:
-        lines += ["", *_speakers(result["speakers"])]
+        lines += ["", _speakers(result["speakers"])]
     return "\n".join(lines) + "\n"
 
 
@@ -97,14 +98,9 @@ def _figures(counts: ErrorCounts) -> Dict[str, Any]:
     }
 
 
-def _speakers(table: Sequence[Mapping[str, Any]]) -> Sequence[str]:
-    keys = ("speaker", "utterances", "words", "wer", "ins", "del", "sub")
-    rows = [["speaker", "utterances", "words", "%WER", "ins", "del", "sub"]]
-    for row in table:
-        rows.append([f"{row[key]:.2f}" if key == "wer" and row[key] is not None else str(row[key]) for key in keys])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for name, *cells in rows:
-        right = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *right]))
-    return lines
+def _speakers(table: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [row["speaker"], row["utterances"], row["words"], shown(row["wer"], ".2f"), row["ins"], row["del"], row["sub"]]
+        for row in table
+    ]
+    return markdown(["speaker", "utterances", "words", "%WER", "ins", "del", "sub"], rows)

@@ -4,6 +4,7 @@
 for another.  Word error rate = 100 (ins + del + sub) / words of the references.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Dict, Iterable, List, Mapping, Sequence, Tuple
 
@@ -26,6 +27,7 @@ class ErrorCounts:
     ins: int = 0
     dels: int = 0
     subs: int = 0
+    wrong: int = 0  # utterances with an error
 
     @property
     def errors(self) -> int:
@@ -58,12 +60,16 @@ def align(ref: Sequence[str], hyp: Sequence[str]) -> Alignment:
     return like_sclite if _errors(like_sclite) == _errors(alignment) else alignment
 
 
+def operation(ref: str, hyp: str) -> str:
+    """Of an aligned pair: "C" correct, "I" insertion, "D" deletion or "S" substitution."""
+    return "D" if hyp == GAP else "I" if ref == GAP else "C" if ref == hyp else "S"
+
+
 def count(alignment: Alignment) -> ErrorCounts:
     """The errors of one utterance."""
-    ins = sum(ref == GAP for ref, _ in alignment)
-    dels = sum(hyp == GAP for _, hyp in alignment)
-    subs = sum(GAP not in pair and pair[0] != pair[1] for pair in alignment)
-    return ErrorCounts(1, len(alignment) - ins, ins, dels, subs)
+    numbers = Counter(operation(*pair) for pair in alignment)
+    words = len(alignment) - numbers["I"]
+    return ErrorCounts(1, words, numbers["I"], numbers["D"], numbers["S"], wrong=int(numbers["C"] < len(alignment)))
 
 
 def count_all(recognitions: Iterable[Recognition]) -> ErrorCounts:

@@ -1,0 +1,134 @@
+"""Bootstrap over utterances (Bisani & Ney, ICASSP 2004): how certain the figures of a test set are.
+
+Utterances are drawn with replacement, as many as the test set has, ``replications`` times; the words of an utterance
+are not independent, so single words are never drawn.  The seed is fixed: the same files give the same figures.
+
+A p-value is two-sided, for "both systems make equally many errors".  Both are scored on the same drawn utterances;
+b is the number of draws in which the system is not better than the baseline, w that in which it is not worse, and
+p = min(1, 2 (min(b, w) + 1) / (replications + 1)): small for a clear gain *and* for a clear loss, 1 for systems
+that err alike, never 0.
+
+U = utterances, K = seeds.
+"""
+
+import math
+from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import kaldialign
+import numpy as np
+
+from rnnt_kd.scoring.recognitions import Recognition
+from rnnt_kd.scoring.word_errors import align, count
+
+_AT_ONCE = 1 << 20  # drawn utterances in memory
+
+
+def confidence_interval(
+    recognitions: Sequence[Recognition], replications: int = 10000, seed: int = 0
+) -> Optional[Tuple[float, float]]:
+    """95 % interval of the word error rate, per cent: mean of the drawn rates +- 1.96 standard deviations, not below 0.
+
+    None where so few words are spoken that some draws have none.
+    """
+    refs, hyps = _words(recognitions)
+    result = kaldialign.bootstrap_wer_ci(refs, hyps, replications=replications, seed=seed)
+    low, high = 100 * result["ci95min"], 100 * result["ci95max"]
+    return (max(0.0, low), high) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def one_seed_p_value(
+    recognitions: Sequence[Recognition], baseline: Sequence[Recognition], replications: int = 10000, seed: int = 0
+) -> float:
+    """p-value of one trained system against another (the draws are kaldialign's).
+
+    Args:
+      recognitions, baseline: the same utterances, in the same order, with the same references.
+    """
+    refs, hyps = _words(recognitions)
+    baseline_refs, baseline_hyps = _words(baseline)
+    assert refs == baseline_refs
+    not_better, not_worse = (
+        replications - round(replications * result["p_s2_improv_over_s1"])  # draws without fewer errors than the other
+        for result in (
+            kaldialign.bootstrap_wer_ci(refs, *pair, replications=replications, seed=seed)
+            for pair in ((baseline_hyps, hyps), (hyps, baseline_hyps))
+        )
+    )
+    return _two_sided(not_better, not_worse, replications)
+
+
+def paired_p_value(
+    errors: Mapping[int, np.ndarray],
+    baseline: Mapping[int, np.ndarray],
+    *,
+    over: str = "utterances",
+    replications: int = 10000,
+    seed: int = 0,
+) -> float:
+    """p-value of a system against another over several seeds, whose errors on the drawn utterances are added.
+
+    ``over="utterances"``   are *these* trained systems better on other speech of this kind?
+    ``over="both"``         the seeds are drawn as well, with replacement, the same of both systems: are systems
+                            *trained like these* better?  Training noise counts.  The seeds stand for all seeds,
+                            which few of them represent poorly: n seeds show (n - 1) / n of their variance, and with
+                            three, one draw in nine has a single seed.  With one seed it is the first question again.
+
+    Args:
+      errors, baseline: seed -> (U,) errors of its utterances, the same seeds and the same utterances in both.
+    """
+    assert over in ("utterances", "both"), over
+    assert errors and errors.keys() == baseline.keys(), (list(errors), list(baseline))
+    difference = np.stack([errors[key] - baseline[key] for key in sorted(errors)])  # (K, U)
+    K, U = difference.shape
+    generator = np.random.default_rng(seed)
+    not_better = not_worse = 0
+    for utterances in _draws(generator, U, replications):
+        if over == "both":
+            seeds = generator.integers(K, size=(len(utterances), K))
+            times = np.stack([(seeds == k).sum(1) for k in range(K)], axis=1)  # (draws, K)
+            sums = (difference[:, utterances].sum(2).T * times).sum(1)
+        else:
+            sums = difference.sum(0)[utterances].sum(1)
+        not_better += int((sums >= 0).sum())
+        not_worse += int((sums <= 0).sum())
+    return _two_sided(not_better, not_worse, replications)
+
+
+def mean_interval(groups: Sequence[Sequence[float]], replications: int = 10000, seed: int = 0) -> List[float]:
+    """[2.5 % point, 97.5 % point] of the mean of all values, drawn by groups (utterances); some group has a value.
+
+    A draw without any value does not count.
+    """
+    sums, counts = np.array([sum(group) for group in groups]), np.array([len(group) for group in groups])
+    means = []
+    for chosen in _draws(np.random.default_rng(seed), len(groups), replications):
+        drawn = counts[chosen].sum(axis=1)
+        means.append(sums[chosen].sum(axis=1)[drawn > 0] / drawn[drawn > 0])
+    return np.percentile(np.concatenate(means), [2.5, 97.5]).tolist()
+
+
+def errors_by_utterance(recognitions: Sequence[Recognition]) -> np.ndarray:
+    """(U,) int64, errors of each utterance, in the order of the list."""
+    return np.array([count(align(item.ref, item.hyp)).errors for item in recognitions], dtype=np.int64)
+
+
+def spread(values: Sequence[float]) -> Dict[str, Optional[float]]:
+    """mean, sd (of a sample; None for one value), min and max."""
+    array = np.array(values, dtype=np.float64)
+    sd = float(array.std(ddof=1)) if len(array) > 1 else None
+    return {"mean": float(array.mean()), "sd": sd, "min": float(array.min()), "max": float(array.max())}
+
+
+def _draws(generator: np.random.Generator, U: int, replications: int) -> Iterator[np.ndarray]:
+    """(draws, U) places of drawn utterances, ``replications`` draws in all, some at once."""
+    size = max(1, _AT_ONCE // max(U, 1))
+    for done in range(0, replications, size):
+        yield generator.integers(U, size=(min(size, replications - done), U))
+
+
+def _two_sided(not_better: int, not_worse: int, replications: int) -> float:
+    return min(1.0, 2 * (min(not_better, not_worse) + 1) / (replications + 1))
+
+
+def _words(recognitions: Sequence[Recognition]) -> Tuple[List, List]:
+    return [list(item.ref) for item in recognitions], [list(item.hyp) for item in recognitions]

@@ -1,0 +1,195 @@
+"""The bootstrap against plain loops and against what it gave before; over seeds, on one it is kaldialign's."""
+
+import random
+
+import numpy as np
+import pytest
+
+from rnnt_kd.scoring.bootstrap import (
+    confidence_interval,
+    errors_by_utterance,
+    mean_interval,
+    one_seed_p_value,
+    paired_p_value,
+    spread,
+)
+from rnnt_kd.scoring.recognitions import Recognition
+from rnnt_kd.scoring.word_errors import align, count, count_all
+
+
+def utterances(*pairs):
+    return [Recognition(f"u{i:03d}", tuple(r.split()), tuple(h.split())) for i, (r, h) in enumerate(pairs)]
+
+
+def noisy(seed, rate, size=150):
+    """References of 1 to 6 words, of which about ``rate`` are wrong."""
+    generator = random.Random(0)
+    refs = [[generator.choice("abcdef") for _ in range(generator.randint(1, 6))] for _ in range(size)]
+    generator = random.Random(seed)
+    hyps = [["x" if generator.random() < rate else word for word in ref] for ref in refs]
+    return [Recognition(f"u{i:03d}", tuple(r), tuple(h)) for i, (r, h) in enumerate(zip(refs, hyps, strict=True))]
+
+
+@pytest.mark.parametrize(
+    "draws, ci, p, pooled, both, mean",
+    [
+        (
+            {},
+            (26.867697152191216, 35.2801661247194),
+            0.1663833616638336,
+            0.24197580241975802,
+            0.36376362363763626,
+            [0.08343699220226883, 0.10038871413596534],
+        ),
+        (
+            {"replications": 777, "seed": 3},
+            (26.778152622303796, 35.18690621621279),
+            0.18508997429305912,
+            0.2699228791773779,
+            0.3444730077120823,
+            [0.083485637184836, 0.10021272302660986],
+        ),
+    ],
+)
+def test_figures_are_bit_for_bit_what_they_always_were(draws, ci, p, pooled, both, mean):
+    """As written down when the three bootstraps were three modules."""
+    items, other = noisy(1, 0.3), noisy(4, 0.26)
+    assert (confidence_interval(items, **draws), one_seed_p_value(other, items, **draws)) == (ci, p)
+    generator = np.random.default_rng(2)
+    errors, baseline = ({seed: generator.poisson(1.0, 300) for seed in (1, 2, 3)} for _ in range(2))
+    assert [paired_p_value(errors, baseline, over=over, **draws) for over in ("utterances", "both")] == [pooled, both]
+    generator = np.random.default_rng(7)
+    assert mean_interval([list(generator.normal(0.1, 0.05, size=u % 4)) for u in range(60)], **draws) == mean
+
+
+def test_interval_is_that_of_a_plain_bootstrap_and_repeats_itself():
+    items = noisy(1, 0.2)
+    counted = [count(align(item.ref, item.hyp)) for item in items]
+    generator = random.Random(5)
+    rates = []
+    for _ in range(3000):
+        drawn = generator.choices(counted, k=len(counted))
+        rates.append(100 * sum(c.errors for c in drawn) / sum(c.words for c in drawn))
+    mean = sum(rates) / len(rates)
+    spread = 1.96 * (sum((rate - mean) ** 2 for rate in rates) / len(rates)) ** 0.5
+    low, high = confidence_interval(items)
+    assert (low, high) == pytest.approx((mean - spread, mean + spread), abs=0.25)
+    assert low < count_all(items).wer < high
+    assert confidence_interval(items) == (low, high) != confidence_interval(items, seed=1)
+
+
+def test_interval_stays_above_zero_and_is_none_where_draws_have_no_word():
+    assert confidence_interval(utterances(*[("a b", "a b")] * 9, ("a", "b")))[0] == 0.0
+    assert confidence_interval(utterances(("a", "b"), ("", "c"))) is None
+    assert confidence_interval(utterances(("a", "a"))) == (0.0, 0.0)
+
+
+def test_p_value_is_two_sided_paired_and_never_zero():
+    base, better, alike = noisy(1, 0.3), noisy(2, 0.1), noisy(3, 0.3)
+    assert one_seed_p_value(base, base) == 1.0
+    assert 0.0 < one_seed_p_value(better, base) < 0.001
+    assert one_seed_p_value(base, better) == one_seed_p_value(better, base)
+    assert one_seed_p_value(alike, base) > 0.05
+    assert one_seed_p_value(alike, base) == one_seed_p_value(alike, base)
+
+
+def test_p_value_is_that_of_a_plain_paired_bootstrap():
+    base, other = noisy(1, 0.3), noisy(4, 0.26)
+    errors = [[count(align(item.ref, item.hyp)).errors for item in items] for items in (base, other)]
+    gains = [ours - theirs for ours, theirs in zip(*errors, strict=True)]
+    generator = random.Random(5)
+    sums = [sum(generator.choices(gains, k=len(gains))) for _ in range(4000)]
+    expected = 2 * min(sum(s <= 0 for s in sums), sum(s >= 0 for s in sums)) / len(sums)
+    assert 0.01 < expected < 0.9
+    assert one_seed_p_value(other, base) == pytest.approx(expected, abs=0.04)
+
+
+def test_p_value_pairs_utterances():
+    """One more error in each of 8 of 150 utterances: far within the interval, yet clear when paired."""
+    base = noisy(1, 0.3)
+    worse = [Recognition(i.utterance_id, i.ref, i.hyp + ("x",) * (n % 19 == 0)) for n, i in enumerate(base)]
+    low, high = confidence_interval(base)
+    assert low < count_all(worse).wer < high
+    assert one_seed_p_value(worse, base) < 0.01
+
+
+def loops(errors, baseline, over, replications=3000):
+    """The definition, draw by draw."""
+    generator = random.Random(5)
+    seeds, U = sorted(errors), len(next(iter(errors.values())))
+    not_better = not_worse = 0
+    for _ in range(replications):
+        drawn = [generator.choice(seeds) for _ in seeds] if over == "both" else seeds
+        utterances = [generator.randrange(U) for _ in range(U)]
+        total = sum(int(errors[seed][u]) - int(baseline[seed][u]) for seed in drawn for u in utterances)
+        not_better += total >= 0
+        not_worse += total <= 0
+    return min(1.0, 2 * (min(not_better, not_worse) + 1) / (replications + 1))
+
+
+def test_errors_are_those_of_the_scorer():
+    items = noisy(1, 0.2)
+    errors = errors_by_utterance(items)
+    assert errors.sum() == count_all(items).errors > 0
+    assert [int(value) for value in errors] == [count_all([item]).errors for item in items]
+
+
+@pytest.mark.parametrize("rate", [0.12, 0.16, 0.2, 0.3])
+def test_one_seed_is_what_kaldialign_says(rate):
+    system, baseline = noisy(1, rate), noisy(2, 0.2)
+    expected = one_seed_p_value(system, baseline)
+    errors, others = {7: errors_by_utterance(system)}, {7: errors_by_utterance(baseline)}
+    for over in ("utterances", "both"):  # with one seed there is none to draw
+        p = paired_p_value(errors, others, over=over)
+        assert p == pytest.approx(
+            expected, abs=4 * max(1e-3, (expected * (2 - expected) / 10000) ** 0.5)
+        )  # 4 sigma of both
+
+
+@pytest.mark.parametrize("over", ["utterances", "both"])
+@pytest.mark.parametrize("shift", [0, 3, 10])
+def test_several_seeds_are_what_plain_loops_say(over, shift):
+    generator = np.random.default_rng(shift)
+    errors = {seed: generator.poisson(1.0, 50) for seed in (1, 2, 3)}
+    baseline = {seed: generator.poisson(1.0 + 0.02 * shift, 50) for seed in (1, 2, 3)}
+    p, expected = paired_p_value(errors, baseline, over=over), loops(errors, baseline, over)
+    assert p == pytest.approx(expected, abs=5 * max(1e-3, (expected * (2 - expected) / 3000) ** 0.5))
+
+
+def test_seeds_that_disagree_count_only_when_seeds_are_drawn():
+    """One seed much better, two a little worse: sure of these systems, unsure of systems like these."""
+    baseline = {seed: np.full(200, 2) for seed in (1, 2, 3)}
+    errors = {
+        1: np.full(200, 1),
+        2: baseline[2] + (np.arange(200) % 4 == 0),
+        3: baseline[3] + (np.arange(200) % 4 == 0),
+    }
+    assert paired_p_value(errors, baseline) < 0.001
+    assert paired_p_value(errors, baseline, over="both") > 0.2  # 8 in 27 draws lack seed 1
+
+
+def test_it_is_two_sided_repeatable_and_never_zero():
+    better, baseline = {1: np.zeros(30, int)}, {1: np.ones(30, int)}
+    assert 0 < paired_p_value(better, baseline) == paired_p_value(baseline, better) < 0.001
+    assert paired_p_value(baseline, baseline) == 1.0
+    generator = np.random.default_rng(0)
+    first, second = ({seed: generator.poisson(1.0, 40) for seed in (1, 2)} for _ in range(2))
+    assert paired_p_value(first, second, seed=3) == paired_p_value(first, second, seed=3)
+
+
+def test_chunks_do_not_change_what_is_drawn_in_the_long_run(monkeypatch):
+    generator = np.random.default_rng(1)
+    first, second = ({seed: generator.poisson(1.0, 40) for seed in (1, 2)} for _ in range(2))
+    whole = paired_p_value(first, second)
+    monkeypatch.setattr("rnnt_kd.scoring.bootstrap._AT_ONCE", 40 * 7)
+    assert paired_p_value(first, second) == pytest.approx(whole, abs=0.05)
+
+
+def test_spread_is_that_of_a_sample():
+    assert spread([1.0, 2.0, 4.0]) == {
+        "mean": pytest.approx(7 / 3),
+        "sd": pytest.approx(1.5275252),
+        "min": 1.0,
+        "max": 4.0,
+    }
+    assert spread([5.0]) == {"mean": 5.0, "sd": None, "min": 5.0, "max": 5.0}
