@@ -7,7 +7,7 @@ from rnnt_kd.report.lattice_data import ModelOnLattice, UtteranceLattice
 TOKENS = ("\u2581", "M", "AR", "CH", "\u2581SIX", "TY")
 
 
-def utterance_lattice(seed=0, T=20, tokens=TOKENS, s_range=3, **changed) -> UtteranceLattice:
+def utterance_lattice(seed=0, T=20, tokens=TOKENS, s_range=3, student="sparse90_kd", **changed) -> UtteranceLattice:
     generator = np.random.default_rng(seed)
     S = len(tokens)
     last = max(S + 1 - s_range, 0)
@@ -45,7 +45,7 @@ def utterance_lattice(seed=0, T=20, tokens=TOKENS, s_range=3, **changed) -> Utte
         ref=("MARCH", "SIXTY"), starts=starts.astype(np.int32), loudness=generator.random(T).astype(np.float32),
         models={
             "teacher": model("teacher", 0, False), "twin": model("sparse90", 2, True),
-            "student": model("sparse90_kd", 1, True),
+            "student": model(student, 1, True),
         },
         audio=b"what a phone plays", audio_type="audio/mpeg",
     )  # fmt: skip

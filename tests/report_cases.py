@@ -1,4 +1,7 @@
-"""A made-up experiment on disk: a teacher, two distilled systems and their twins, one of them half trained."""
+"""A made-up experiment on disk: a teacher, two distilled systems and their twins, one of them half trained.
+
+No name says what a system is: that stands in experiment.json alone.
+"""
 
 import json
 import random
@@ -8,49 +11,66 @@ from safetensors.numpy import save_file
 
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 from rnnt_kd.scoring.results import score
+from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write
 
 WORDS = ["<script>alert(1)</script>", "A&B", "SIX", "MARCH", "ZERO", "Ü"]
 SIZE = (8, 10)
+KD = {"variant": "collapsed", "weighting": "occupancy", "scale": 1.0, "ranges": "teacher", "temperature": 1.0}
+SYSTEMS = {  # name -> role, baseline, sparsity, kd
+    "tutor": ("teacher", None, 0.0, None),
+    "pruned": ("sparse_student", None, 0.9, None),
+    "pruned_taught": ("sparse_student", "pruned", 0.9, KD),
+    "pruned_less": ("sparse_student", None, 0.5, None),
+    "little": ("small_student", None, 0.0, None),
+    "little_taught": ("small_student", "little", 0.0, {**KD, "ranges": "student"}),
+}
+UNFINISHED = "little_taught"  # in training: its last line is being written
 
 
-def make_experiment(folder, utterances=12):
-    """Returns folder.  small_kd is in training: its last line is being written."""
+def make_experiment(folder, utterances=12, seeds=(1,), test_sets=("test",)):
+    """Returns folder, EXP_DIR/EXPERIMENT.  Of several seeds the first alone has files."""
     generator = random.Random(0)
     refs = {f"spk{n % 3}-utt{n:02d}": tuple(generator.choices(WORDS, k=1 + n % 6)) for n in range(utterances)}
-    recognised = {}
-    for place, name in enumerate(("teacher", "sparse90", "sparse90_kd", "small")):
-        system_dir = folder / "teacher" if name == "teacher" else folder / "students" / name
-        make_system(system_dir, name, sparsity=0.9 if "sparse" in name else 0.0, kept=8)
-        noise = random.Random(place)
-        recognised[name] = [
-            Recognition(
-                key, ref, tuple(word for word in ref if noise.random() > 0.2) + ("SIX",) * (noise.random() < 0.2)
-            )
-            for key, ref in sorted(refs.items())
-        ]
-        make_decoding(system_dir, recognised[name], recognised["sparse90"] if name == "sparse90_kd" else None)
-    half = folder / "students" / "small_kd"
-    half.mkdir()
-    (half / "metrics.jsonl").write_text(json.dumps(metrics_line(20)) + '\n{"kind": "train", "step": 4')
+    listed = [_listed(folder, name, seeds) for name in SYSTEMS]
+    sets = {name: EvaluationSet(folder / name, folder.parent / f"cuts/{name}.jsonl.gz") for name in test_sets}
+    paths = folder.parent / "bpe", folder.parent / "cuts/train.jsonl.gz"
+    write(folder, ExperimentFolder("default", "synth", "cpu.yaml", "greedy_search", 4, *paths, sets, tuple(listed)))
+    rows, singles = [], []
+    for system in listed:
+        if system.name == UNFINISHED:
+            system.first.mkdir(parents=True)
+            (system.first / "metrics.jsonl").write_text(json.dumps(metrics_line(20)) + '\n{"kind": "train", "step": 4')
+        else:
+            make_system(system)
+        for test_set in test_sets:
+            row = {"system": system.name, "test_set": test_set, "wer": None, "seeds": [], "unfinished": {}}
+            if system.name == UNFINISHED:
+                row["unfinished"] = dict.fromkeys(map(str, seeds), "not trained to the end")
+            else:
+                noise = random.Random(f"{system.name} {test_set}")
+                recognised = [
+                    Recognition(
+                        key, ref, tuple(w for w in ref if noise.random() > 0.2) + ("SIX",) * (noise.random() < 0.2)
+                    )
+                    for key, ref in sorted(refs.items())
+                ]
+                values = make_decoding(system.first, recognised, test_set)
+                row.update(_figures(system, values, seeds, rows))
+                singles += [{**row, "seed": seed, "wer": values["wer"] + seed - 1} for seed in seeds]
+            rows.append(row)
+    (folder / "summary.json").write_text(json.dumps(rows))
+    (folder / "results.json").write_text(json.dumps(singles))
     return folder
 
 
-def make_system(folder, name, sparsity, kept):
+def make_system(listed):
+    folder = listed.first
     folder.mkdir(parents=True)
-    values = {
-        "params": 80,
-        "nonzero_params": kept if sparsity else 80,
-        "sparsity": sparsity,
-        "kd": "_kd" in name,
-        "train_seconds": 3.5,
-    }
-    (folder / "system.json").write_text(json.dumps({"system": name, **values}))
-    (folder / "config.yaml").write_text(f"name: {name}\ntarget_sparsity: {sparsity}\n")
-    lines = [metrics_line(step, sparsity, "_kd" in name) for step in range(20, 220, 20)]
+    lines = [metrics_line(step, listed.sparsity, listed.kd is not None) for step in range(20, 220, 20)]
     lines.append({"kind": "dev", "step": 200, "epoch": 1, "simple_loss": 0.5, "pruned_loss": 0.4, "ctc_loss": 0.3})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     weights = np.zeros(SIZE, np.float32)
-    weights.flat[: kept if sparsity else 80] = 1.0
+    weights.flat[: round(80 * (1 - listed.sparsity))] = 1.0
     save_file(
         {"encoder.linear.weight": weights, "encoder.linear.bias": np.ones(8, np.float32)}, folder / "model.safetensors"
     )
@@ -59,36 +79,41 @@ def make_system(folder, name, sparsity, kept):
 def metrics_line(step, sparsity=0.0, kd=True):
     terms = {"loss": 3.0, "simple_loss": 2.0, "pruned_loss": 1.0, "ctc_loss": 0.5, "kd_loss": 0.2 if kd else 0.0}
     line = {"kind": "train", "step": step, "epoch": 1, **{key: value * 20 / step for key, value in terms.items()}}
-    return {
-        **line,
-        "seconds": step / 60,
-        **({"target_sparsity": min(sparsity, sparsity * step / 100)} if sparsity else {}),
-    }
+    line["seconds"] = step / 60
+    return {**line, **({"target_sparsity": min(sparsity, sparsity * step / 100)} if sparsity else {})}
 
 
-def make_decoding(system_dir, recognitions, baseline=None, test_set="test"):
+def make_decoding(system_dir, recognitions, test_set="test"):
+    """Returns the scorer's figures."""
     folder = system_dir / f"decode_{test_set}_greedy_search"
     folder.mkdir()
     speakers = {item.utterance_id: item.utterance_id.partition("-")[0] for item in recognitions}
     (folder / "decode.json").write_text(json.dumps({"test_set": test_set, "search": "greedy_search", "rtf": 0.01}))
     write_recogs(folder / f"recogs-{test_set}.txt", recognitions)
     (folder / f"speakers-{test_set}.json").write_text(json.dumps(speakers))
-    values = score(recognitions, utt2spk=speakers, baseline=baseline, replications=200)
-    (folder / f"wer-{test_set}.json").write_text(json.dumps(values))
+    return score(recognitions, utt2spk=speakers, replications=200)
 
 
-def make_study(folder, name="paper"):
-    """Two systems, of which one has an unfinished seed; as experiments/table.py writes them."""
-    target = folder / "experiments" / name
-    target.mkdir(parents=True)
-    common = {"role": "sparse_student", "sparsity": 0.9, "test_set": "test", "words": 40, "nonzero_params": 8}
-    rows = [
-        {**common, "system": "sparse90", "kd": False, "wer": 20.25, "wer_sd": 1.5, "seeds": [1, 2], "unfinished": {}, "ins": 1, "del": 2, "sub": 3, "baseline": None, "relative_change": None, "p_value": None, "p_value_seeds": None},
-        {**common, "system": "sparse90_occupancy", "kd": True, "kd_variant": "collapsed", "kd_weighting": "occupancy", "kd_scale": 2.0, "kd_ranges": "teacher", "kd_temperature": 1.0, "wer": 15.125, "wer_sd": None, "seeds": [1], "unfinished": {"2": "not trained to the end"}, "ins": 1, "del": 1, "sub": 1, "baseline": "sparse90", "relative_change": -25.3, "p_value": 0.01, "p_value_seeds": 0.2},
-        {**common, "system": "sparse95", "kd": False, "sparsity": 0.95, "wer": None, "seeds": [], "unfinished": {"1": "not decoded"}, "words": None},
-    ]  # fmt: skip
-    seeds = [
-        {"system": "sparse90", "seed": seed, "test_set": "test", "wer": wer} for seed, wer in ((1, 19.0), (2, 21.5))
-    ]
-    (target / "summary.json").write_text(json.dumps(rows))
-    (target / "results.json").write_text(json.dumps(seeds))
+def _listed(folder, name, seeds):
+    role, baseline, sparsity, kd = SYSTEMS[name]
+    folders = {seed: folder / name / f"seed{seed}" for seed in seeds}
+    structure = "unstructured" if sparsity else None
+    return ListedSystem(
+        name, role, seeds, folders, baseline, None if role == "teacher" else "tutor", sparsity, structure, kd
+    )
+
+
+def _figures(system, values, seeds, rows):
+    """As experiments/table.py writes them."""
+    baseline = next((row for row in rows if row["system"] == system.baseline), None)
+    change = baseline and 100.0 * (values["wer"] - baseline["wer"]) / baseline["wer"]
+    counts = ("ins", "del", "sub")
+    return {
+        **{key: values[key] for key in ("wer", "words", *counts)},
+        **{f"{key}_mean": float(values[key]) for key in counts},
+        "seeds": list(seeds), "ci95": values["ci95"] if len(seeds) == 1 else None,
+        "wer_sd": 0.5 if len(seeds) > 1 else None, "params": 80, "nonzero_params": round(80 * (1 - system.sparsity)),
+        "sparsity_measured": system.sparsity, "train_seconds": 3.5, "rtf": 0.01, "delay_ms": None,
+        "delay_ci95_ms": None, "baseline_wer": baseline and baseline["wer"], "relative_change": change,
+        "p_value": baseline and 0.0123, "p_value_seeds": 0.2345 if baseline and len(seeds) > 1 else None,
+    }  # fmt: skip

@@ -23,6 +23,7 @@ from rnnt_kd.lattice import get_backend
 from rnnt_kd.report.lattice_data import list_lattices, read_lattice
 from rnnt_kd.report.utterance_lattice import utterance_lattice
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
+from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write
 from rnnt_kd.systems.store import build_model, file_digest, load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
@@ -30,29 +31,40 @@ from rnnt_kd.text.train_bpe import train_bpe
 TEXTS = {"s-a": "one two", "s-b": "three", "s-c": "four one", "s-d": "two"}
 HYPS = {  # one utterance gains, one loses, one has other words, one stays
     "teacher": TEXTS,
-    "sparse90": {"s-a": "one one", "s-b": "three", "s-c": "four two", "s-d": "two"},
-    "sparse90_kd": {"s-a": "one two", "s-b": "", "s-c": "four three", "s-d": "two"},
+    "plain": {"s-a": "one one", "s-b": "three", "s-c": "four two", "s-d": "two"},
+    "taught": {"s-a": "one two", "s-b": "", "s-c": "four three", "s-d": "two"},
 }
 BACKEND = ("--device", "cpu", "--lattice-backend", "torch")
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """exp/: cuts, bpe, teacher, students/sparse90 and sparse90_kd with random weights, and what they "recognised"."""
+    """exp/{cuts,bpe}, exp/default with three systems of random weights, and what they "recognised"."""
     folder = tmp_path_factory.mktemp("lattices")
     generator = np.random.default_rng(0)
     for name in TEXTS:
         soundfile.write(folder / f"{name}.wav", 0.1 * generator.normal(size=12000), 16000)
     audio = {name: folder / f"{name}.wav" for name in TEXTS}
     data = write_data_dir(folder / "data/test", wav_scp=audio, text=TEXTS, utt2spk={name: "s" for name in TEXTS})
-    exp = folder / "exp"
+    exp, experiment = folder / "exp", folder / "exp/default"
     compute_features(data, exp / "cuts", "test")
     train_bpe(list(TEXTS.values()), 16, exp / "bpe")
     tokenizer = Tokenizer.load(exp / "bpe")
-    make_system(exp / "teacher", tokenizer, 1)
-    make_system(exp / "students/sparse90", tokenizer, 2)
-    teacher = file_digest(exp / "teacher/model.safetensors")
-    make_system(exp / "students/sparse90_kd", tokenizer, 3, kd=KdConfig(), teacher_checksum=teacher)
+    make_system(experiment / "teacher", tokenizer, 1)
+    make_system(experiment / "plain", tokenizer, 2)
+    teacher = file_digest(experiment / "teacher/seed1/model.safetensors")
+    make_system(experiment / "taught", tokenizer, 3, kd=KdConfig(), teacher_checksum=teacher)
+    listed = [
+        ListedSystem("teacher", "teacher", (1,), {1: experiment / "teacher/seed1"}),
+        ListedSystem("plain", "sparse_student", (1,), {1: experiment / "plain/seed1"}, teacher="teacher"),
+        *(  # one as it should be, and one that hears only a part of the utterance
+            ListedSystem(name, role, (1, 2), {seed: experiment / f"{name}/seed{seed}" for seed in (1, 2)}, "plain", "teacher", kd={})
+            for name, role in (("taught", "sparse_student"), ("streamed", "streaming_student"))
+        ),
+    ]  # fmt: skip
+    sets = {"test": EvaluationSet(data, exp / "cuts/test.jsonl.gz")}
+    paths = exp / "bpe", exp / "cuts/train.jsonl.gz"
+    write(experiment, ExperimentFolder("default", "an4", "cpu.yaml", "greedy_search", 4, *paths, sets, tuple(listed)))
     return folder
 
 
@@ -64,14 +76,14 @@ def make_system(folder, tokenizer, seed, **changed):
         bpe_checksum=tokenizer.checksum, **changed,
     )  # fmt: skip
     torch.manual_seed(seed)
-    folder.mkdir(parents=True)
-    write_system_config(folder / "config.yaml", config)
-    safetensors.torch.save_file(build_model(config).state_dict(), folder / "model.safetensors")
+    (folder / "seed1").mkdir(parents=True)
+    write_system_config(folder / "seed1/config.yaml", config)
+    safetensors.torch.save_file(build_model(config).state_dict(), folder / "seed1/model.safetensors")
     decode(folder, HYPS[folder.name])
 
 
 def decode(folder, hyps, search="greedy_search", texts=TEXTS):
-    out = folder / f"decode_test_{search}"
+    out = folder / f"seed1/decode_test_{search}"
     out.mkdir(exist_ok=True)
     items = [Recognition(name, tuple(texts[name].split()), tuple(hyps[name].split())) for name in texts]
     write_recogs(out / "recogs-test.txt", items)
@@ -80,18 +92,22 @@ def decode(folder, hyps, search="greedy_search", texts=TEXTS):
 
 @pytest.fixture
 def exp(made, tmp_path):
-    return shutil.copytree(made / "exp", tmp_path / "exp")
+    """The experiment's folder, EXP_DIR/default."""
+    return shutil.copytree(made / "exp", tmp_path / "exp") / "default"
 
 
-def run(exp, *more, systems="sparse90_kd"):
-    given = {"exp-dir": exp, "bpe-dir": exp / "bpe", "test-set": "test", "cuts": exp / "cuts/test.jsonl.gz"}
-    line = [part for key, value in given.items() for part in (f"--{key}", str(value))]
-    command.main([*line, "--systems", systems, *BACKEND, *map(str, more)])
+def run(exp, *more):
+    command.main(["--experiment-dir", str(exp), *BACKEND, *map(str, more)])
 
 
-def fails(exp, capsys, *more, **changed):
+def models_of(exp):
+    names = {"teacher": "teacher", "twin": "plain", "student": "taught"}
+    return {key: load_system(exp / name / "seed1")[0] for key, name in names.items()}
+
+
+def fails(exp, capsys, *more):
     with pytest.raises(SystemExit) as end:
-        run(exp, *more, **changed)
+        run(exp, *more)
     said = capsys.readouterr().err
     assert end.value.code == 1 and said.startswith("error: ") and said.count("\n") == 1, said
     return said
@@ -108,19 +124,18 @@ def test_the_files_hold_what_the_three_models_say(exp, capsys):
     assert [(item.chosen, item.utterance, item.order) for item in items] == [
         ("gained", "s-a", 1), ("lost", "s-b", 2), ("changed", "s-c", 3),
     ]  # fmt: skip
-    tokenizer = Tokenizer.load(exp / "bpe")
-    folders = {"teacher": exp / "teacher", "twin": exp / "students/sparse90", "student": exp / "students/sparse90_kd"}
-    models = {key: load_system(folder)[0] for key, folder in folders.items()}
-    places = {info.id: place for place, info in enumerate(load_cuts_info(exp / "cuts/test.jsonl.gz"))}
+    tokenizer = Tokenizer.load(exp.parent / "bpe")
+    models = models_of(exp)
+    places = {info.id: place for place, info in enumerate(load_cuts_info(exp.parent / "cuts/test.jsonl.gz"))}
     for item in items:
         labels = tokenizer.encode(TEXTS[item.utterance])
         assert item.tokens == tuple(tokenizer.pieces()[label] for label in labels)
         assert item.ref == tuple(TEXTS[item.utterance].split()) and item.speaker == "s" and item.duration == 0.75
         assert {key: model.name for key, model in item.models.items()} == {
-            "teacher": "teacher", "twin": "sparse90", "student": "sparse90_kd",
+            "teacher": "teacher", "twin": "plain", "student": "taught",
         }  # fmt: skip
-        assert item.models["student"].hyp == tuple(HYPS["sparse90_kd"][item.utterance].split())
-        batch = next(read_batches(exp / "cuts/test.jsonl.gz", [[places[item.utterance]]]))
+        assert item.models["student"].hyp == tuple(HYPS["taught"][item.utterance].split())
+        batch = next(read_batches(exp.parent / "cuts/test.jsonl.gz", [[places[item.utterance]]]))
         starts, views = utterance_lattice(
             models, TrainingConfig(), 3, "regular", get_backend("torch"), batch.features[0], labels
         )
@@ -148,17 +163,17 @@ def test_audio_and_loudness_are_those_of_the_utterance(made, exp):
 
 def test_again_is_one_line_and_touches_nothing(exp, capsys):
     run(exp)
-    before = {path: path.stat().st_mtime_ns for path in exp.rglob("report/**/*")}
+    before = {path: path.stat().st_mtime_ns for path in exp.rglob("lattices/**/*")}
     capsys.readouterr()
     run(exp)
     said = capsys.readouterr().out
     assert "finished already, skipped" in said and said.count("\n") == 1
-    assert {path: path.stat().st_mtime_ns for path in exp.rglob("report/**/*")} == before
+    assert {path: path.stat().st_mtime_ns for path in exp.rglob("lattices/**/*")} == before
 
 
 def test_another_decoding_makes_them_anew_and_leaves_no_old_ones(exp, capsys):
     run(exp)
-    decode(exp / "students/sparse90_kd", {**HYPS["sparse90_kd"], "s-a": "one one", "s-b": "three"})
+    decode(exp / "taught", {**HYPS["taught"], "s-a": "one one", "s-b": "three"})
     run(exp)
     assert "runs again" in capsys.readouterr().out
     assert [read_lattice(path).utterance for path in list_lattices(exp)] == ["s-c"]
@@ -192,7 +207,7 @@ def test_killed_in_the_middle_it_goes_on(exp, monkeypatch):
 
 
 def test_no_word_changed_is_no_error(exp, capsys):
-    decode(exp / "students/sparse90_kd", HYPS["sparse90"])
+    decode(exp / "taught", HYPS["plain"])
     run(exp)
     assert "0 utterances (no word was changed)" in capsys.readouterr().out and list_lattices(exp) == []
     run(exp)
@@ -202,42 +217,41 @@ def test_no_word_changed_is_no_error(exp, capsys):
 @pytest.mark.parametrize(
     "damage, reason",
     [
-        (lambda exp: shutil.rmtree(exp / "students/sparse90"), "there is no .*sparse90"),
-        (lambda exp: (exp / "students/sparse90_kd/model.safetensors").unlink(), "_kd is not trained to the end"),
-        (lambda exp: shutil.rmtree(exp / "teacher/decode_test_greedy_search"), "teacher has not decoded test"),
-        (lambda exp: next((exp / "students/sparse90").glob("*/decode.json")).unlink(), "sparse90 has not decoded test"),
+        (lambda exp: shutil.rmtree(exp / "plain"), "there is no .*plain/seed1"),
+        (lambda exp: (exp / "taught/seed1/model.safetensors").unlink(), "taught is not trained to the end"),
+        (lambda exp: shutil.rmtree(exp / "teacher/seed1/decode_test_greedy_search"), "teacher has not decoded test"),
+        (lambda exp: next((exp / "plain").glob("*/*/decode.json")).unlink(), "plain has not decoded test"),
     ],
 )
 def test_an_unfinished_system_is_named_and_left_out(exp, capsys, damage, reason):
     damage(exp)
     run(exp)
     said = capsys.readouterr().out
-    assert re.search(rf"^lattices of sparse90_kd on test: left out, .*{reason}", said), said
+    assert re.search(rf"^lattices of taught on test: omitted, .*{reason}", said), said
     assert list_lattices(exp) == []
 
 
-def test_the_search_is_the_same_in_all_three(exp, capsys):
-    for folder in ("teacher", "students/sparse90"):
-        decode(exp / folder, HYPS[folder.split("/")[-1]], "modified_beam_search")
-    run(exp)
-    assert {read_lattice(path).search for path in list_lattices(exp)} == {"greedy_search"}
+def test_another_search_is_compared_where_all_three_have_it(exp, capsys):
+    for name in ("teacher", "plain"):
+        decode(exp / name, HYPS[name], "modified_beam_search")
     run(exp, "--search", "modified_beam_search")
-    assert "left out, the three have not decoded test with modified_beam_search" in capsys.readouterr().out
+    assert "omitted, taught has not decoded test with modified_beam_search" in capsys.readouterr().out
+    decode(exp / "taught", HYPS["plain"], "modified_beam_search")
+    run(exp, "--search", "modified_beam_search")
+    assert "no word was changed" in capsys.readouterr().out
 
 
-def test_a_twin_by_name_and_systems_of_an_experiment(exp, capsys):
-    folder = exp / "experiments/paper/sparse90_uniform"
-    folder.mkdir(parents=True)
-    shutil.copytree(exp / "students/sparse90_kd", folder / "seed1")
-    run(exp, systems="experiments/paper/sparse90_uniform/seed1=sparse90")
-    items = [read_lattice(path) for path in list_lattices(exp)]
-    assert {item.system for item in items} == {"paper-sparse90_uniform-seed1"} and len(items) == 3
-    assert items[0].models["twin"].name == "sparse90"
-    assert "names no twin" in fails(exp, capsys, systems="sparse90")
+def test_distilled_systems_that_hear_whole_utterances_are_the_default(exp, capsys):
+    run(exp)
+    assert {read_lattice(path).system for path in list_lattices(exp)} == {"taught"}
+    assert "streamed" not in capsys.readouterr().out
+    run(exp, "--systems", "streamed")
+    assert "lattices of streamed on test: omitted, there is no" in capsys.readouterr().out
+    assert "'plain' is not compared with a system without" in fails(exp, capsys, "--systems", "plain")
 
 
 def test_the_audio_may_be_gone(made, exp, tmp_path):
-    cuts = exp / "cuts/test.jsonl.gz"
+    cuts = exp.parent / "cuts/test.jsonl.gz"
     text = gzip.open(cuts, "rt").read().replace(str(made), str(tmp_path / "gone"))
     with gzip.open(cuts, "wt") as stream:
         stream.write(text)
@@ -247,19 +261,19 @@ def test_the_audio_may_be_gone(made, exp, tmp_path):
 
 
 def test_models_that_do_not_belong_together_are_named(exp, capsys, tmp_path):
-    change(exp / "students/sparse90_kd", teacher_checksum="0" * 64)
-    assert "sparse90_kd: distilled from another teacher than" in fails(exp, capsys)
-    change(exp / "students/sparse90_kd", kd=None)
-    assert "sparse90_kd: trained without distillation; expected a distilled system" in fails(exp, capsys)
-    change(exp / "students/sparse90", bpe_checksum="0" * 64)
-    assert "sparse90: trained with another BPE model or blank id; expected that of" in fails(exp, capsys)
+    change(exp / "taught/seed1", teacher_checksum="0" * 64)
+    assert "seed1: distilled from another teacher than" in fails(exp, capsys)
+    change(exp / "taught/seed1", kd=None)
+    assert "seed1: trained without distillation; expected a distilled system" in fails(exp, capsys)
+    change(exp / "plain/seed1", bpe_checksum="0" * 64)
+    assert "seed1: trained with another BPE model or blank id; expected that of" in fails(exp, capsys)
     assert list_lattices(exp) == []
 
 
 def test_another_test_set_is_named(exp, capsys):
     texts = {**TEXTS, "s-a": "one four"}
-    for folder in ("teacher", "students/sparse90", "students/sparse90_kd"):
-        decode(exp / folder, HYPS[folder.split("/")[-1]], texts=texts)
+    for name in HYPS:
+        decode(exp / name, HYPS[name], texts=texts)
     assert 'ref of "s-a" differs from' in fails(exp, capsys)
     decode(exp / "teacher", TEXTS)
     assert 'ref of "s-a" differs from' in fails(exp, capsys)
@@ -268,11 +282,10 @@ def test_another_test_set_is_named(exp, capsys):
 def test_figures_are_counted_over_every_node_of_the_test_set(exp, capsys):
     run(exp, "--figures")
     said = capsys.readouterr().out
-    found = json.loads((exp / "report/lattices/sparse90_kd/test-figures.json").read_text())
+    found = json.loads((exp / "lattices/taught/test-figures.json").read_text())
     assert len(list_lattices(exp)) == 3, "figures are no picture"
-    tokenizer, cuts = Tokenizer.load(exp / "bpe"), exp / "cuts/test.jsonl.gz"
-    folders = {"teacher": exp / "teacher", "twin": exp / "students/sparse90", "student": exp / "students/sparse90_kd"}
-    models = {key: load_system(folder)[0] for key, folder in folders.items()}
+    tokenizer, cuts = Tokenizer.load(exp.parent / "bpe"), exp.parent / "cuts/test.jsonl.gz"
+    models = models_of(exp)
     nodes, kl, blanks, labels_at, arcs, off_blank = {}, {}, [], [], 0, []
     for batch in read_batches(cuts, [[0], [1], [2], [3]]):
         labels = tokenizer.encode(batch.texts[0])
@@ -305,7 +318,7 @@ def test_figures_are_counted_over_every_node_of_the_test_set(exp, capsys):
     assert found["twin"]["label_at_emission"] == pytest.approx(np.mean(labels_at), rel=1e-5)
     if off_blank:
         assert found["twin"]["blank_off"] == pytest.approx(np.mean(off_blank), rel=1e-5)
-    assert found["teacher"]["kd_per_arc"] == 0.0 and found["name_of_twin"] == "sparse90"
+    assert found["teacher"]["kd_per_arc"] == 0.0 and found["name_of_twin"] == "plain"
     assert f"{found['twin']['blank_at_emission']:.3f}" in said
 
 
@@ -322,7 +335,8 @@ def test_a_bad_option_is_one_line(exp, capsys, more):
 
 
 def test_missing_folders_are_one_line(exp, capsys, tmp_path):
-    assert "no such folder" in fails(tmp_path / "nowhere", capsys)
-    assert "--systems: empty" in fails(exp, capsys, systems=" ")
-    shutil.rmtree(exp / "bpe")
+    assert "no such file" in fails(tmp_path / "nowhere", capsys)
+    assert "--systems: empty" in fails(exp, capsys, "--systems", " ")
+    assert "no test set 'other'; expected of: test" in fails(exp, capsys, "--test-set", "other")
+    shutil.rmtree(exp.parent / "bpe")
     assert "bpe.model" in fails(exp, capsys)

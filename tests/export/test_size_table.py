@@ -16,15 +16,26 @@ from rnnt_kd.export.model_json import ONNX_FILES
 from rnnt_kd.export.onnx_transducer import OnnxTransducer
 from rnnt_kd.export.sizes import recognise_onnx, recognise_torch
 from rnnt_kd.scoring.word_errors import count_all
+from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")
-def exp_dir(workplace, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("exp")
-    shutil.copytree(workplace / "systems" / "dense", folder / "teacher")
-    shutil.copytree(workplace / "systems" / "sparse", folder / "students" / "sparse")
+def experiment(workplace, tmp_path_factory):
+    """EXP_DIR/default with a dense teacher and a sparse student, both of them exported, and one that is not."""
+    folder = tmp_path_factory.mktemp("exp") / "default"
+    listed = []
+    for name, role, source in (
+        ("teacher", "teacher", "dense"), ("thin", "sparse_student", "sparse"), ("unexported", "sparse_student", "sparse"),
+    ):  # fmt: skip
+        shutil.copytree(workplace / "systems" / source, folder / name / "seed3")
+        listed.append(ListedSystem(name, role, (3, 1), {seed: folder / f"{name}/seed{seed}" for seed in (1, 3)}))
+    for name in ("teacher", "thin"):
+        (folder / "export" / name).mkdir(parents=True)
+    sets = {"test": EvaluationSet(workplace / "data", folder)}
+    values = "default", "an4", "cpu.yaml", "modified_beam_search", 4, workplace / "bpe", folder, sets, tuple(listed)
+    write(folder, ExperimentFolder(*values))
     return folder
 
 
@@ -34,16 +45,11 @@ def features(workplace):
 
 
 @pytest.fixture(scope="module")
-def table(workplace, exp_dir):
+def table(experiment):
     """The command's two files, written once."""
-    command.main(arguments(workplace, exp_dir, "--systems", "teacher sparse"))
-    rows = json.loads((exp_dir / "sizes.json").read_text())
-    return {(row["system"], row["format"]): row for row in rows}, (exp_dir / "sizes.md").read_text()
-
-
-def arguments(workplace, exp_dir, *more):
-    paths = "--exp-dir", exp_dir, "--bpe-dir", workplace / "bpe", "--data-dir", workplace / "data"
-    return [str(part) for part in (*paths, *more)]
+    command.main(["--experiment-dir", str(experiment)])
+    rows = json.loads((experiment / "sizes.json").read_text())
+    return {(row["system"], row["format"]): row for row in rows}, (experiment / "sizes.md").read_text()
 
 
 def failure(capsys, argv):
@@ -83,19 +89,19 @@ def test_an_int8_encoder_does_not_hear_the_other_utterances(workplace, features,
         assert frames == lens[index] and torch.equal(together[index, :frames], alone[0])
 
 
-def test_every_system_has_every_format(table):
+def test_every_exported_system_has_every_format(table):
     rows, _ = table
-    assert list(rows) == [(name, form) for name in ("dense", "sparse") for form in size_table.FORMATS]
+    assert list(rows) == [(name, form) for name in ("teacher", "thin") for form in size_table.FORMATS]
 
 
-def test_bytes_are_those_on_the_disk(table, workplace, exp_dir, exported):
+def test_bytes_are_those_on_the_disk(table, experiment, exported):
     rows, _ = table
     contents = [(exported / name).read_bytes() for name in ONNX_FILES]
-    row = rows["dense", "float32"]
+    row = rows["teacher", "float32"]
     assert row["bytes"] == sum(map(len, contents)) and row["ratio"] == 1
     assert row["gzip_bytes"] == sum(len(gzip.compress(content, 9, mtime=0)) for content in contents)
-    for system, folder in (("dense", exp_dir / "teacher"), ("sparse", exp_dir / "students" / "sparse")):
-        content = (folder / "model.safetensors").read_bytes()
+    for system in ("teacher", "thin"):
+        content = (experiment / system / "seed3" / "model.safetensors").read_bytes()
         assert rows[system, "safetensors"]["bytes"] == len(content)
         assert rows[system, "safetensors"]["gzip_bytes"] == len(gzip.compress(content, 9, mtime=0))
     for (_, _), other in rows.items():
@@ -107,16 +113,16 @@ def test_what_zeros_are_worth(table):
     rows, _ = table
     size = {key: row["bytes"] for key, row in rows.items()}
     for plain, sparse in (("float32", "sparse"), ("float16", "sparse float16"), ("int8", "sparse int8")):
-        assert size["sparse", sparse] < size["sparse", plain] == size["dense", plain]
-        assert size["dense", sparse] == size["dense", plain]
-    assert size["sparse", "sparse"] < size["sparse", "sparse_initializer"] < size["sparse", "float32"]
-    assert size["sparse", "packed safetensors"] < size["sparse", "safetensors"]
+        assert size["thin", sparse] < size["thin", plain] == size["teacher", plain]
+        assert size["teacher", sparse] == size["teacher", plain]
+    assert size["thin", "sparse"] < size["thin", "sparse_initializer"] < size["thin", "float32"]
+    assert size["thin", "packed safetensors"] < size["thin", "safetensors"]
 
 
-def test_words_are_counted_and_exact_formats_recognise_the_same(table, workplace, exp_dir):
+def test_words_are_counted_and_exact_formats_recognise_the_same(table, workplace):
     rows, _ = table
     tokenizer, speech = Tokenizer.load(workplace / "bpe"), list(read_speech(workplace / "data"))
-    model, _ = load_system(exp_dir / "students" / "sparse")
+    model, _ = load_system(workplace / "systems" / "sparse")
     texts = recognise_torch(
         model, [filter_banks(item.samples) for item in speech], tokenizer, "modified_beam_search", 4
     )
@@ -126,34 +132,31 @@ def test_words_are_counted_and_exact_formats_recognise_the_same(table, workplace
     ]
     counts = count_all(pairs)
     for form in ("float32", "sparse", "sparse_initializer", "safetensors", "packed safetensors"):
-        row = rows["sparse", form]
+        row = rows["thin", form]
         assert (row["ins"], row["del"], row["sub"]) == (counts.ins, counts.dels, counts.subs), form
         assert row["words"] == counts.words and row["p_value"] == 1 and row["changed"] == 0
     for one, other in (("int8", "sparse int8"), ("float16", "sparse float16")):
-        assert {**rows["sparse", one], **dict.fromkeys(("format", "load_seconds"))}.keys() == rows[
-            "sparse", other
-        ].keys()
         for key in ("wer", "ins", "del", "sub", "p_value", "changed"):
-            assert rows["sparse", one][key] == rows["sparse", other][key]
+            assert rows["thin", one][key] == rows["thin", other][key]
 
 
 def test_the_table_for_people_has_the_same_figures(table):
     rows, text = table
-    lines = [line for line in text.split("\n") if line.startswith("| dense") or line.startswith("| sparse")]
+    lines = [line for line in text.split("\n") if line.startswith(("| teacher", "| thin"))]
     assert len(lines) == len(rows)
     for line, ((system, form), row) in zip(lines, rows.items(), strict=True):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[:3] == [system, form, str(row["bytes"])] and cells[4] == str(row["gzip_bytes"])
         assert cells[6] == f"{row['wer']:.2f}"
-    assert "    python -m rnnt_kd.bin.size_table --exp-dir " in text
+    assert "    python -m rnnt_kd.bin.size_table --experiment-dir " in text
 
 
-def test_a_second_run_skips_and_a_changed_system_runs_again(table, workplace, exp_dir, capsys, monkeypatch):
+def test_a_second_run_skips_and_a_changed_system_runs_again(table, experiment, capsys, monkeypatch):
     def never(*args, **options):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(size_table, "measure_system", never)
-    argv = arguments(workplace, exp_dir, "--systems", "teacher sparse")
+    argv = ["--experiment-dir", str(experiment)]
     command.main(argv)
     printed = capsys.readouterr().out
     assert "finished already, skipped" in printed and table[1] in printed
@@ -166,9 +169,13 @@ def test_random_models_are_measured_in_bytes(monkeypatch):
     from rnnt_kd.models.encoders import conformer
 
     monkeypatch.setitem(conformer.SIZES, "S", dict(conformer.SIZES["tiny"], num_layers=1))
-    dense = {row["format"]: row for row in size_table.measure_random("S", 0.0, "unstructured", vocab_size=20)}
-    sparse = {row["format"]: row for row in size_table.measure_random("S", 0.9, "unstructured", vocab_size=20)}
-    blocks = {row["format"]: row for row in size_table.measure_random("S", 0.9, "16x1", vocab_size=20)}
+    dense = {
+        row["format"]: row for row in size_table.measure_random("conformer", "S", 0.0, "unstructured", vocab_size=20)
+    }
+    sparse = {
+        row["format"]: row for row in size_table.measure_random("conformer", "S", 0.9, "unstructured", vocab_size=20)
+    }
+    blocks = {row["format"]: row for row in size_table.measure_random("conformer", "S", 0.9, "16x1", vocab_size=20)}
     assert [rows["float32"]["system"] for rows in (dense, sparse, blocks)] == [
         *("random S", "random S 90%", "random S 90% 16x1")
     ]
@@ -176,16 +183,27 @@ def test_random_models_are_measured_in_bytes(monkeypatch):
     assert blocks["sparse int8"]["bytes"] < sparse["sparse int8"]["bytes"] < 0.4 * sparse["int8"]["bytes"]
 
 
-def test_bad_input_is_one_line(workplace, exp_dir, tmp_path, capsys):
-    for systems, message in (
-        ("", "--systems: ''; expected one or more names"),
-        ("teacher teacher", "each once"),
-        ("../teacher", "expected names, not paths"),
-        ("none", "students/none: no trained system here"),
-    ):
-        assert message in failure(capsys, arguments(workplace, exp_dir, "--systems", systems))
-    assert "--beam: 0; expected 1 or more" in failure(capsys, arguments(workplace, exp_dir, "--beam", "0"))
-    (tmp_path / "students").mkdir()
-    assert "teacher: no trained system here" in failure(capsys, arguments(workplace, tmp_path))
-    for option, value in (("--random-sizes", "XXL"), ("--random-sparsity", "1"), ("--random-structure", "odd")):
-        assert value in failure(capsys, arguments(workplace, exp_dir, option, value))
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        (["--systems", ""], "--systems: ''; expected one or more names"),
+        (["--systems", "teacher teacher"], "each once"),
+        (["--systems", "../teacher"], "no system '../teacher'; expected of: teacher, thin"),
+        (["--test-set", "other"], "no test set 'other'; expected of: test"),
+        (["--beam", "0"], "--beam: 0; expected 1 or more"),
+        (["--random-sizes", "XXL"], "XXL"),
+        (["--random-sizes", "tiny", "--random-sparsity", "1"], "1.0"),
+        (["--random-sizes", "tiny", "--random-structure", "odd"], "odd"),
+    ],
+)
+def test_bad_input_is_one_line(experiment, capsys, tmp_path, more, message):
+    assert message in failure(
+        capsys, ["--experiment-dir", str(experiment), "--json", str(tmp_path / "sizes.json"), *more]
+    )
+
+
+def test_an_experiment_without_export_is_one_line(experiment, tmp_path, capsys):
+    shutil.copy(experiment / "experiment.json", tmp_path)
+    assert "export: no system of the experiment is exported" in failure(capsys, ["--experiment-dir", str(tmp_path)])
+    line = ["--experiment-dir", str(tmp_path), "--systems", "thin"]
+    assert "teacher/seed3: no trained system here" in failure(capsys, line)

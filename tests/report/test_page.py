@@ -10,10 +10,8 @@ import sys
 import numpy as np
 import pytest
 from lattice_pictures import utterance_lattice
-from report_cases import make_decoding, make_experiment, make_study, make_system
+from report_cases import KD, UNFINISHED, make_experiment
 from safetensors.numpy import save_file
-
-from rnnt_kd.scoring.recognitions import Recognition
 
 pytest.importorskip("jinja2", reason="the page needs Jinja2")
 pytest.importorskip("matplotlib", reason="the page needs matplotlib")
@@ -26,128 +24,129 @@ from rnnt_kd.report.read import count_nonzero, read_experiment, read_metrics  # 
 from rnnt_kd.report.utterances import columns, compare, pieces  # noqa: E402
 
 
-def page_of(folder, test_sets=("test",), **more):
-    return make_page(read_experiment(folder, "synth", test_sets, **more), folder)
+@pytest.fixture
+def folder(tmp_path):
+    return make_experiment(tmp_path / "exp" / "default")
 
 
-def test_a_page_is_made_of_nothing_at_all(tmp_path):
-    text = page_of(tmp_path)
-    for sentence in (
-        "No distilled system",
-        "Nothing is scored yet",
-        "No lattices",
-        "no teacher's cache",
-        "No training",
-    ):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """Of one whole experiment with a lattice."""
+    folder = make_experiment(tmp_path_factory.mktemp("exp") / "default")
+    write_lattice(lattices_dir(folder, "pruned_taught", "test"), utterance_lattice())
+    return page_of(folder)
+
+
+def page_of(folder):
+    return make_page(read_experiment(folder))
+
+
+def states(text):
+    return dict(re.findall(r'data-system="(\w+)".*?<td>([^<]*)</td></tr>', text))
+
+
+def change_json(path, change):
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+
+
+def test_a_page_is_made_of_an_experiment_that_has_nothing_yet(folder):
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name != "experiment.json":
+            path.unlink()
+    text = page_of(folder)
+    for sentence in ("No distilled system", "Nothing is scored", "No lattices", "no teacher's cache", "No training"):
         assert sentence in text
-    assert "missing, not trained" in text
+    assert len(states(text)) == 6 and set(states(text).values()) == {"not in summary.json (stage 7)"}
 
 
-def test_half_finished_systems_are_shown_as_such(tmp_path):
-    make_experiment(tmp_path)
-    (tmp_path / "students" / "small" / "decode_test_greedy_search" / "wer-test.json").unlink()
-    text = page_of(tmp_path, expected=["sparse60"])
-    states = dict(re.findall(r'data-system="(\w+)".*?<td>([^<]*)</td></tr>', text))
-    assert states == {
-        "teacher": "finished", "sparse60": "missing, not trained", "sparse90": "finished", "sparse90_kd": "finished",
-        "small": "decoded, not scored", "small_kd": "training is not finished",
+def test_half_finished_systems_are_shown_as_such(page):
+    found = states(page)
+    assert found.pop(UNFINISHED) == "not trained to the end" and set(found.values()) == {"finished"}
+
+
+def test_role_twin_and_kind_are_those_of_the_file_whatever_the_names_are(folder):
+    systems = {system.name: (system.kind, system.twin) for system in read_experiment(folder).systems}
+    assert systems == {
+        "tutor": ("teacher", ""), "pruned": ("plain", ""), "pruned_taught": ("kd", "pruned"),
+        "pruned_less": ("plain", ""), "little": ("plain", ""), "little_taught": ("online", "little"),
     }  # fmt: skip
+    path = folder / "experiment.json"
+    path.write_text(
+        path.read_text().replace('"pruned_taught"', '"sparse90"').replace('"pruned"', '"sparse95_kd_online"')
+    )
+    systems = {system.name: (system.kind, system.twin) for system in read_experiment(folder).systems}
+    assert systems["sparse95_kd_online"] == ("plain", "") and systems["sparse90"] == ("kd", "sparse95_kd_online")
 
 
-@pytest.mark.parametrize(
-    "broken",
-    [
-        "sizes.json",
-        "experiments/paper/summary.json",
-        "students/sparse90/config.yaml",
-        "students/sparse90/model.safetensors",
-    ],
-)
-def test_a_broken_file_is_named_and_the_rest_is_shown(tmp_path, broken):
-    make_study(make_experiment(tmp_path))
-    (tmp_path / broken).write_text('[{"a": ')
-    text = page_of(tmp_path)
+def test_of_several_seeds_mean_spread_and_both_ps_are_shown_and_the_first_seed_is_named(tmp_path):
+    text = page_of(make_experiment(tmp_path / "exp" / "default", seeds=(2, 1)))
+    assert "± 0.50" in text and 'data-value="0.0123"' in text and 'data-value="0.2345"' in text
+    assert "p, these trainings" in text and "p, seeds too" in text and "Dots: single seeds" in text
+    assert "Seed 2 alone" in text and "the first of each system is shown" in text
+
+
+def test_the_p_of_single_seeds_is_headed_as_one_of_two_trainings(page):
+    assert "p, these two trainings" in page and "seeds too" not in page and "Seed 1 alone" not in page
+
+
+@pytest.mark.parametrize("broken", ["sizes.json", "summary.json", "results.json", "pruned/seed1/model.safetensors"])
+def test_a_broken_file_is_named_and_the_rest_is_shown(folder, broken):
+    (folder / broken).write_text('[{"a": ')
+    text = page_of(folder)
     assert re.search(rf'class="problem"[^>]*>Not shown: [^<]*{re.escape(broken)}', text)
     assert text.count("<svg") > 3
 
 
-def test_a_broken_lattice_is_named_and_the_others_are_drawn(tmp_path):
-    make_experiment(tmp_path)
-    folder = lattices_dir(tmp_path, "sparse90_kd", "test")
+def test_a_broken_lattice_is_named_and_the_others_are_drawn(folder):
+    of_system = lattices_dir(folder, "sparse90_kd", "test")
     for number in (1, 2):
-        write_lattice(folder, utterance_lattice(number, utterance=f"spk1-utt0{number}", order=number))
-    (folder / "spk1-utt02.npz").write_bytes(b"no")
-    text = page_of(tmp_path)
+        write_lattice(of_system, utterance_lattice(number, utterance=f"spk1-utt0{number}", order=number))
+    (of_system / "spk1-utt02.npz").write_bytes(b"no")
+    text = page_of(folder)
     assert text.count('class="card lattice"') == 1 and "data:audio/mpeg;base64," in text
     assert re.search(r'class="problem"[^>]*>Not shown: [^<]*spk1-utt02', text)
-    assert 'href="#lattice-sparse90_kd-test-spk1-utt01"' in text and 'id="lattice-sparse90_kd-test-spk1-utt01"' in text
 
 
-def test_words_cannot_become_markup(tmp_path):
-    text = page_of(make_experiment(tmp_path))
-    assert "<script>alert" not in text and "&lt;script&gt;alert" in text
+def test_words_cannot_become_markup_and_nothing_is_loaded_from_elsewhere(page):
+    assert "<script>alert" not in page and "&lt;script&gt;alert" in page
+    links = re.findall(r"(?:src|href|action|poster|data)\s*=\s*[\"']([^\"']*)|url\(([^)]*)\)|@import\s+(\S+)", page)
+    assert links and all("".join(link).startswith(("#", "data:", '"#', "&quot;#")) for link in links)
+    outside = set(re.findall(r"https?://[^\s\"'<>)]+", page))
+    assert outside <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
 
 
-def test_nothing_is_loaded_from_elsewhere(tmp_path):
-    make_study(make_experiment(tmp_path))
-    write_lattice(lattices_dir(tmp_path, "sparse90_kd", "test"), utterance_lattice())
-    text = page_of(tmp_path)
-    links = re.findall(r"(?:src|href|action|poster|data)\s*=\s*[\"']([^\"']*)|url\(([^)]*)\)|@import\s+(\S+)", text)
-    assert {re.sub(r"[\"']", "", "".join(link))[:1] for link in links} <= {"#", "d"}
-    assert all("".join(link).startswith(("#", "data:", '"#', "&quot;#")) for link in links)
-    assert set(re.findall(r"https?://[^\s\"'<>)]+", text)) <= {
-        "http://www.w3.org/2000/svg",
-        "http://www.w3.org/1999/xlink",
-    }
-
-
-def test_no_torch_is_needed(tmp_path, root):
-    make_experiment(tmp_path)
+def test_no_torch_is_needed(folder, root):
     program = "import sys; sys.modules['torch'] = None; from rnnt_kd.bin.report import main; main()"
-    arguments = ["--exp-dir", str(tmp_path), "--test-sets", "test", "--corpus", "synth"]
     environment = {**os.environ, "PYTHONPATH": str(root / "plugin")}
-    result = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, env=environment
-    )
+    line = [sys.executable, "-c", program, "--experiment-dir", str(folder)]
+    result = subprocess.run(line, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
-    assert (tmp_path / "report" / "index.html").stat().st_size > 10000
+    assert (folder / "report" / "index.html").stat().st_size > 10000
 
 
-def test_a_second_run_skips_and_a_new_score_runs_again(tmp_path, capsys):
-    make_experiment(tmp_path)
-    arguments = ["--exp-dir", str(tmp_path), "--test-sets", "test"]
+def test_a_second_run_skips_and_a_new_score_runs_again(folder, capsys):
+    arguments = ["--experiment-dir", str(folder)]
     report.main(arguments)
-    first = (tmp_path / "report" / "index.html").read_text()
-    capsys.readouterr()
+    first = (folder / "report" / "index.html").read_text()
     report.main(arguments)
     assert "finished already, skipped" in capsys.readouterr().out
-    path = tmp_path / "students" / "small" / "decode_test_greedy_search" / "wer-test.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "wer": 98.7654}))
+    change_json(folder / "summary.json", lambda rows: [{**rows[0], "wer": 98.7654}, *rows[1:]])
     report.main(arguments)
-    text = (tmp_path / "report" / "index.html").read_text()
-    assert "wer-test.json changed" in capsys.readouterr().out and "98.7654" in text and "98.7654" not in first
+    text = (folder / "report" / "index.html").read_text()
+    assert "summary.json changed" in capsys.readouterr().out and "98.7654" in text and "98.7654" not in first
 
 
-@pytest.mark.parametrize(
-    "arguments, expected",
-    [
-        (["--exp-dir", "nowhere", "--test-sets", "test"], "nowhere: no such folder"),
-        (["--exp-dir", ".", "--test-sets", " "], "--test-sets: empty"),
-    ],
-)
-def test_bad_input_is_one_line(arguments, expected, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_no_experiment_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
-        report.main(arguments)
+        report.main(["--experiment-dir", str(tmp_path / "nowhere")])
     error = capsys.readouterr().err
-    assert end.value.code == 1 and expected in error and error.count("\n") == 1
+    assert end.value.code == 1 and "nowhere/experiment.json: no such file" in error and error.count("\n") == 1
 
 
-def test_other_references_are_named_and_not_compared(tmp_path):
-    make_experiment(tmp_path)
-    recogs = tmp_path / "students" / "sparse90" / "decode_test_greedy_search" / "recogs-test.txt"
+def test_other_references_are_named_and_not_compared(folder):
+    recogs = folder / "pruned/seed1/decode_test_greedy_search/recogs-test.txt"
     recogs.write_text(recogs.read_text().replace("ref=['", "ref=['OTHER', '", 1))
-    text = page_of(tmp_path)
+    text = page_of(folder)
     assert "the same test set" in text and 'id="utterance-table"' not in text
 
 
@@ -155,16 +154,11 @@ def test_zeros_are_counted_in_plain_and_packed_files(tmp_path):
     weights = np.zeros((3, 5), np.float32)
     weights[0, 1] = weights[2, 4] = 7
     save_file({"a.weight": weights, "a.bias": np.zeros(3, np.float32)}, tmp_path / "model.safetensors")
-    assert count_nonzero(tmp_path / "model.safetensors") == {"a.weight": (2, 15)}
-    bits, values = np.packbits(weights.reshape(-1) != 0), weights[weights != 0]
-    packed = tmp_path / "model.packed.safetensors"
-    save_file(
-        {"a.weight:bits": bits, "a.weight:values": values},
-        packed,
-        {"packed_weights": "1", "shapes": '{"a.weight": [3, 5]}'},
-    )
-    assert count_nonzero(packed) == {"a.weight": (2, 15)}
-    assert count_nonzero(tmp_path / "none.safetensors") == {}
+    bits = {"a.weight:bits": np.packbits(weights.reshape(-1) != 0), "a.weight:values": weights[weights != 0]}
+    facts = {"packed_weights": "1", "shapes": '{"a.weight": [3, 5]}'}
+    save_file(bits, tmp_path / "model.packed.safetensors", facts)
+    for name, expected in (("model", {"a.weight": (2, 15)}), ("model.packed", {"a.weight": (2, 15)}), ("none", {})):
+        assert count_nonzero(tmp_path / f"{name}.safetensors") == expected
 
 
 def test_metrics_of_a_running_training_can_be_read(tmp_path):
@@ -197,41 +191,24 @@ def test_pieces_join_what_is_right():
 
 
 def test_long_test_sets_keep_the_largest_differences(tmp_path, monkeypatch):
-    make_experiment(tmp_path, utterances=40)
-    whole = compare(read_experiment(tmp_path, "synth", ["test"]), [])
+    experiment = read_experiment(make_experiment(tmp_path / "default", utterances=40))
+    (whole,) = compare(experiment, [])
     monkeypatch.setattr("rnnt_kd.report.utterances.MOST_ROWS", 20)  # of two pairs, one of which is not there yet
-    (short,) = compare(read_experiment(tmp_path, "synth", ["test"]), [])
-    assert len(whole[0].rows) == 40 and len(short.rows) == 10 and short.left_out == 30
+    (short,) = compare(experiment, [])
+    assert len(whole.rows) == 40 and len(short.rows) == 10 and short.left_out == 30
     kept = {row.utterance for row in short.rows}
     least = min(abs(row.difference) for row in short.rows)
-    assert all(abs(row.difference) <= least for row in whole[0].rows if row.utterance not in kept)
-    gains = [row.difference for row in whole[0].rows]
+    assert all(abs(row.difference) <= least for row in whole.rows if row.utterance not in kept)
+    gains = [row.difference for row in whole.rows]
     assert gains == sorted(gains, reverse=True)
 
 
-def test_ways_to_distil_are_told_apart():
-    usual = {
-        "kd": True,
-        "kd_variant": "collapsed",
-        "kd_weighting": "occupancy",
-        "kd_scale": 1.0,
-        "kd_ranges": "teacher",
-        "kd_temperature": 1.0,
-    }
-    changed = [
-        {"kd": False},
-        {"kd_scale": 2.0},
-        {"kd_temperature": 4.0},
-        {"kd_ranges": "student"},
-        {"kd_variant": "full"},
-        {"kd_weighting": "uniform"},
-    ]
-    assert len({way_of({**usual, **change}) for change in [{}, *changed]}) == 7
+def test_ways_to_distil_are_distinguished():
+    changed = [{"scale": 2.0}, {"temperature": 4.0}, {"ranges": "student"}, {"variant": "full"}, {"shift": 2}]
+    ways = [None, *({**KD, **change} for change in [{}, {"weighting": "uniform"}, *changed])]
+    assert len({way_of(way) for way in ways}) == 8
 
 
 def test_two_test_sets_stand_side_by_side(tmp_path):
-    make_system(tmp_path / "teacher", "teacher", 0.0, 80)
-    for test_set, hyp in (("clean", ("A",)), ("other", ("A", "B"))):
-        make_decoding(tmp_path / "teacher", [Recognition("s-1", ("A", "B"), hyp)], test_set=test_set)
-    text = page_of(tmp_path, ("clean", "other"))
-    assert "%WER on clean" in text and "%WER on other" in text and 'data-value="50.0"' in text
+    text = page_of(make_experiment(tmp_path / "default", test_sets=("clean", "other")))
+    assert "%WER, clean" in text and "%WER, other" in text and 'class="one-set"' not in text

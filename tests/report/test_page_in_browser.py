@@ -2,53 +2,34 @@
 
 import json
 import math
-import shutil
 
 import pytest
 
 pytest.importorskip("jinja2", reason="the page needs Jinja2: pip install 'rnnt-kd[report]'")
 pytest.importorskip("matplotlib", reason="the page needs matplotlib: pip install 'rnnt-kd[report]'")
-pytest.importorskip("selenium", reason="the browser is driven by selenium: pip install selenium")
 
 from lattice_pictures import utterance_lattice
-from report_cases import make_experiment, make_study
-from selenium import webdriver
+from report_cases import UNFINISHED, make_experiment
 
 from rnnt_kd.bin import report
 from rnnt_kd.report.lattice_data import lattices_dir, write_lattice
 
 
 @pytest.fixture(scope="module")
-def experiment(tmp_path_factory):
-    if not shutil.which("chromium") or not shutil.which("chromedriver"):
-        pytest.skip("chromium and chromedriver are not installed (Debian: chromium, chromium-driver)")
-    folder = make_experiment(tmp_path_factory.mktemp("exp"))
-    make_study(folder)
+def experiment(chromium, tmp_path_factory):
+    folder = make_experiment(tmp_path_factory.mktemp("exp") / "default")
     for number in (1, 2):
-        item = utterance_lattice(number, utterance=f"spk{number}-utt0{number}", order=number, T=60)
-        write_lattice(lattices_dir(folder, "sparse90_kd", "test"), item)
-    report.main(["--exp-dir", str(folder), "--test-sets", "test", "--corpus", "synth"])
+        item = utterance_lattice(
+            number, utterance=f"spk{number}-utt0{number}", order=number, T=60, student="pruned_taught"
+        )
+        write_lattice(lattices_dir(folder, "pruned_taught", "test"), item)
+    report.main(["--experiment-dir", str(folder)])
     return folder
 
 
-@pytest.fixture(scope="module")
-def driver(experiment):
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-    yield made
-    made.quit()
-
-
 @pytest.fixture
-def browser(driver, experiment):
-    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
-    driver.get((experiment / "report" / "index.html").as_uri())
-    return driver
+def browser(show, experiment):
+    return show(experiment / "report" / "index.html")
 
 
 def test_it_opens_without_an_error_and_asks_for_nothing_else(browser):
@@ -58,41 +39,35 @@ def test_it_opens_without_an_error_and_asks_for_nothing_else(browser):
     assert [name for name in loaded if not name.startswith("data:")] == []
 
 
-def test_the_figures_are_the_scorers(browser, experiment):
+def test_the_figures_are_those_of_the_summary(browser, experiment):
     table = browser.execute_script(
         """const heads = [...document.querySelectorAll('#system-table thead th')].map(h => h.textContent.trim());
         return [...document.querySelectorAll('#system-table tbody tr')].map(row => Object.fromEntries(
           [...row.children].map((cell, i) => [heads[i], cell.dataset.value ?? cell.textContent.trim()])));"""
     )
-    assert [row["system"] for row in table] == ["teacher", "sparse90", "sparse90_kd", "small", "small_kd"]
-    for row in table[:-1]:
-        folder = experiment / "teacher" if row["system"] == "teacher" else experiment / "students" / row["system"]
-        scored = json.loads((folder / "decode_test_greedy_search" / "wer-test.json").read_text())
+    summary = json.loads((experiment / "summary.json").read_text())
+    assert [row["system"] for row in table] == [row["system"] for row in summary]
+    for row, expected in zip(table[:-1], summary):
         for shown, key in (("%WER", "wer"), ("ins", "ins"), ("del", "del"), ("sub", "sub"), ("words", "words")):
-            assert float(row[shown]) == scored[key]
-        assert float(row["95 %"]) == scored["ci95"][0]
-        assert row["p"] == "–" if scored["p_value"] is None else float(row["p"]) == scored["p_value"]
-    assert table[-1]["%WER"] == "–" and table[-1]["state"] == "training is not finished"
-    twin, kd = (json.loads(path.read_text())["wer"] for path in (
-        experiment / "students" / name / "decode_test_greedy_search" / "wer-test.json" for name in ("sparse90", "sparse90_kd")
-    ))  # fmt: skip
-    change = browser.execute_script("return document.querySelector('#pairs tbody tr').children[5].dataset.value")
-    assert float(change) == pytest.approx(100 * (kd - twin) / twin)
-    rates = browser.execute_script(
-        "return [...document.querySelectorAll('table.study tbody tr')].map(r => r.children[3].textContent)"
-    )
-    assert rates == ["20.25", "15.12", "–"]
+            assert float(row[shown]) == expected[key]
+        assert float(row["95 %"]) == expected["ci95"][0]
+        for shown, key in (("change, %", "relative_change"), ("p, these two trainings", "p_value")):
+            assert row[shown] == "–" if expected[key] is None else float(row[shown]) == expected[key]
+    assert table[-1]["system"] == UNFINISHED
+    assert table[-1]["%WER"] == "–" and table[-1]["state"] == "not trained to the end"
+    change = browser.execute_script("return document.querySelector('#pairs tbody tr').children[4].dataset.value")
+    assert float(change) == next(row for row in summary if row["system"] == "pruned_taught")["relative_change"]
 
 
-def test_errors_of_the_utterances_add_up_to_the_scorers(browser, experiment):
+def test_errors_of_the_utterances_add_up_to_those_of_the_summary(browser, experiment):
     rows = browser.execute_script(
         """return [...document.querySelectorAll('#utterance-table tbody tr')].map(row => ({
           errors: Number(row.children[5].textContent), twin: Number(row.children[4].textContent),
           gain: Number(row.children[3].dataset.value), marks: row.children[7].querySelectorAll('.sub, .del, .ins').length}));"""
     )
-    for key, name in (("errors", "sparse90_kd"), ("twin", "sparse90")):
-        path = experiment / "students" / name / "decode_test_greedy_search" / "wer-test.json"
-        assert sum(row[key] for row in rows) == json.loads(path.read_text())["errors"]
+    summary = {row["system"]: row for row in json.loads((experiment / "summary.json").read_text())}
+    for key, name in (("errors", "pruned_taught"), ("twin", "pruned")):
+        assert sum(row[key] for row in rows) == sum(summary[name][error] for error in ("ins", "del", "sub"))
     assert all(row["gain"] == row["twin"] - row["errors"] and row["marks"] == row["errors"] for row in rows)
     assert len({row["gain"] for row in rows}) > 2
 
@@ -110,11 +85,11 @@ def test_a_click_sorts_and_another_turns_it_round(browser):
     def numbers(cells):
         return [math.nan if cell == "–" else float(cell) for cell in cells]
 
-    before, _ = column(3, False)
-    falling, sort = column(3, True)
+    before, _ = column(2, False)
+    falling, sort = column(2, True)
     assert sort == "descending" and falling[-1] == "–"
     assert numbers(falling)[:-1] == sorted(numbers(before)[:-1], reverse=True) != numbers(before)[:-1]
-    rising, sort = column(3, True)
+    rising, sort = column(2, True)
     assert sort == "ascending" and numbers(rising)[:-1] == sorted(numbers(before)[:-1]) and rising[-1] == "–"
     names, sort = column(0, True)
     assert sort == "ascending" and names == sorted(names)
@@ -152,14 +127,8 @@ def test_only_other_words_leaves_the_changed_ones(browser):
 
 @pytest.mark.parametrize("width", [390, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_sticks_out_and_text_can_be_read(browser, width, scheme):
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600},
-    )
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-    )
+def test_nothing_sticks_out_and_text_can_be_read(show, experiment, width, scheme):
+    browser = show(experiment / "report" / "index.html", width, scheme)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     sizes = browser.execute_script(
         """return [...document.querySelectorAll('.plots svg')].map(svg => svg.getBoundingClientRect().width / svg.viewBox.baseVal.width)"""
@@ -202,8 +171,24 @@ def test_a_link_opens_the_picture_of_its_utterance(browser):
     assert states == [2, True, True]
 
 
-def test_on_paper_the_tools_are_gone(browser):
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+def test_a_phone_shows_every_sentence_whole(show, experiment):
+    browser = show(experiment / "report" / "index.html", 390)
+    cut = browser.execute_script(
+        """return [...document.querySelectorAll('p, figcaption, h1, h2, h3, caption')].filter(e => {
+          const b = e.getBoundingClientRect(); return b.right > 390 || b.left < 0 || e.closest('.scroll'); }).map(e => e.textContent);"""
+    )
+    assert cut == []
+
+
+def test_a_wide_screen_shows_texts_and_lattice_side_by_side(show, experiment):
+    places = """const item = document.querySelector('details.lattice[open]'), texts = item.querySelector('.aligned').getBoundingClientRect(),
+        svg = item.querySelector('svg').getBoundingClientRect(); return [texts.right <= svg.left, texts.bottom <= svg.top];"""
+    assert show(experiment / "report" / "index.html", 1400).execute_script(places) == [True, False]
+    assert show(experiment / "report" / "index.html", 390).execute_script(places) == [False, True]
+
+
+def test_on_paper_the_tools_are_gone(show, experiment):
+    browser = show(experiment / "report" / "index.html", media="print")
     shown = browser.execute_script(
         "return ['nav', '.tools', 'audio', '#system-table'].map(s => getComputedStyle(document.querySelector(s)).display)"
     )

@@ -8,17 +8,18 @@ from typing import Any, Dict, List, Optional, Sequence
 import torch
 from torch import nn
 
-from rnnt_kd.config import SparsityConfig
+from rnnt_kd import tables
+from rnnt_kd.config import ModelConfig, SparsityConfig, SystemConfig
 from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.export import sizes
 from rnnt_kd.export.model_json import ONNX_FILES, check_exportable
-from rnnt_kd.models import build_transducer
 from rnnt_kd.scoring.bootstrap import one_seed_p_value
 from rnnt_kd.scoring.recognitions import Recognition
 from rnnt_kd.scoring.word_errors import count_all
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.systems.packed import read_packed, unpacked_bytes, write_packed
-from rnnt_kd.systems.store import load_system, weights_file, write_tensors
+from rnnt_kd.systems.store import build_model, load_system, weights_file, write_tensors
+from rnnt_kd.tables import shown
 from rnnt_kd.text.tokenizer import Tokenizer
 
 Row = Dict[str, Any]
@@ -27,11 +28,12 @@ FORMATS = (*sizes.ONNX_FORMATS, DENSE, PACKED)
 
 
 def measure_system(
-    system_dir: Path, bpe_dir: Path, speech: Sequence[Speech], *, search: str, beam: int, features=None
+    name: str, system_dir: Path, bpe_dir: Path, speech: Sequence[Speech], *, search: str, beam: int, features=None
 ) -> List[Row]:
     """One row a format: system, format, bytes, gzip_bytes, load_seconds, wer, errors, words, ins, del, sub, p_value.
 
     Args:
+      name:     what the rows call the system.
       speech:   the test set (all with samples).
       features: of ``speech``, where they are at hand.
     ``p_value``: against float32 of the same system (two-sided, paired bootstrap).
@@ -48,14 +50,14 @@ def measure_system(
     try:
         sizes.write_formats(model, folder)
         base: Optional[List[Recognition]] = None
-        for name in FORMATS:
-            row: Row = {"system": config.name, "format": name, "load_seconds": None}
-            if name in sizes.ONNX_FORMATS:
-                files = [folder / name / file for file in ONNX_FILES]
-                texts, row["load_seconds"] = sizes.recognise_onnx(folder / name, features, tokenizer, search, beam)
+        for form in FORMATS:
+            row: Row = {"system": name, "format": form, "load_seconds": None}
+            if form in sizes.ONNX_FORMATS:
+                files = [folder / form / file for file in ONNX_FILES]
+                texts, row["load_seconds"] = sizes.recognise_onnx(folder / form, features, tokenizer, search, beam)
             else:
-                files = [_checkpoint(system_dir, folder, name == PACKED)]
-                if name == PACKED:
+                files = [_checkpoint(system_dir, folder, form == PACKED)]
+                if form == PACKED:
                     model.load_state_dict(read_packed(files[0]))
                 texts = sizes.recognise_torch(model, features, tokenizer, search, beam)
             found = [
@@ -69,13 +71,18 @@ def measure_system(
     return rows
 
 
-def measure_random(size: str, sparsity: float, structure: str, vocab_size: int = 500, seed: int = 0) -> List[Row]:
-    """Bytes alone, of a conformer of that size with random weights and a random mask ("random M 90 % 16x1")."""
+def measure_random(
+    encoder: str, size: str, sparsity: float, structure: str, vocab_size: int = 500, seed: int = 0
+) -> List[Row]:
+    """Bytes alone, of an encoder of that size with random weights and a random mask ("random M 90 % 16x1").
+
+    Raises: UserError: no such size, sparsity or structure.
+    """
     torch.manual_seed(seed)
-    dims = dict(predictor_dim=512, joiner_dim=512, dropout=0.0, ctc_head=False)
-    model = build_transducer(
-        encoder="conformer", size=size, encoder_options={}, vocab_size=vocab_size, blank_id=0, **dims
-    ).eval()
+    model_config = ModelConfig(
+        encoder=encoder, size=size, encoder_options={}, predictor_dim=512, joiner_dim=512, dropout=0.0, ctc_head=False
+    )
+    model = build_model(SystemConfig(model=model_config, vocab_size=vocab_size)).eval()
     name = f"random {size}"
     if sparsity:
         name = f"{name} {sparsity:.0%}" + ("" if structure == "unstructured" else f" {structure}")
@@ -100,18 +107,19 @@ def add_ratios(rows: Sequence[Row], dense_bytes: int) -> None:
         row["gzip_ratio"] = round(dense_bytes / row["gzip_bytes"], 3)
 
 
-def markdown(rows: Sequence[Row], heading: str, commands: Sequence[str]) -> str:
+def markdown(rows: Sequence[Row], heading: str, command: str) -> str:
     """The table, GitHub flavour."""
-    lines = [heading, ""]
-    lines += ["| system | format | bytes | times smaller | gzipped | times smaller | %WER | p | load, s |"]
-    lines += ["|---|---|---:|---:|---:|---:|---:|---:|---:|"]
-    for row in rows:
-        first = f"| {row['system']} | {row['format']} | {row['bytes']} | {row['ratio']:.2f} | {row['gzip_bytes']}"
-        p = "" if row["format"] == sizes.BASE or row.get("p_value") is None else f"{row['p_value']:.3f}"
-        load = "" if row.get("load_seconds") is None else f"{row['load_seconds']:.2f}"
-        wer = "" if row.get("wer") is None else f"{row['wer']:.2f}"
-        lines.append(f"{first} | {row['gzip_ratio']:.2f} | {wer} | {p} | {load} |")
-    return "\n".join([*lines, "", *(f"    {command}" for command in commands)]) + "\n"
+    head = ["system", "format", "bytes", "times smaller", "gzipped", "times smaller", "%WER", "p", "load, s"]
+    cells = [
+        [
+            *(row["system"], row["format"], row["bytes"], f"{row['ratio']:.2f}"),
+            *(row["gzip_bytes"], f"{row['gzip_ratio']:.2f}", shown(row.get("wer"), ".2f")),
+            shown(None if row["format"] == sizes.BASE else row.get("p_value"), ".3f"),
+            shown(row.get("load_seconds"), ".2f"),
+        ]
+        for row in rows
+    ]
+    return f"{heading}\n\n{tables.markdown(head, cells, left=2)}\n\n    {command}\n"
 
 
 def _checkpoint(system_dir: Path, folder: Path, packed: bool) -> Path:

@@ -1,11 +1,11 @@
 """One utterance on the teacher's pruned lattice, as three systems see it; and its three files on disk.
 
-    EXP_DIR/report/lattices/<system>/<test set>/<utterance>.npz    arrays
+    EXPERIMENT_DIR/lattices/<system>/<test set>/<utterance>.npz    arrays
                                                 <utterance>.json   names, words, figures; written last
                                                 <utterance>.mp3    what was said (.flac where libsndfile has no MP3;
                                                                    nothing where the recording is gone)
 
-    for path in list_lattices(exp_dir):                 # of finished triples, by system, then as they were chosen
+    for path in list_lattices(folder):                  # of finished triples, by system, then as they were chosen
         utterance = read_lattice(path)                  # UtteranceLattice
         svg = draw_lattice(utterance)                   # report/plots/lattice.py
 
@@ -105,14 +105,14 @@ class UtteranceLattice:
         return self.models["student"].name
 
 
-def lattices_dir(exp_dir: Path, system: str, test_set: str) -> Path:
+def lattices_dir(experiment_dir: Path, system: str, test_set: str) -> Path:
     """Where the lattices of a system's utterances lie."""
-    return Path(exp_dir) / "report" / "lattices" / system / test_set
+    return Path(experiment_dir) / "lattices" / system / test_set
 
 
-def list_lattices(exp_dir: Path) -> List[Path]:
+def list_lattices(experiment_dir: Path) -> List[Path]:
     """The .json of every picture of an experiment, by system and test set, then in the order they were chosen."""
-    found = (Path(exp_dir) / "report" / "lattices").glob("*/*/*.json")
+    found = (Path(experiment_dir) / "lattices").glob("*/*/*.json")
     keyed = [(path.parent, _order(path), path) for path in found if not path.name.startswith(".")]
     return [path for *_, path in sorted(keyed)]
 

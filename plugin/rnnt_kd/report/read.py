@@ -1,125 +1,137 @@
-"""What the page shows of an experiment, read from its files; no torch.
+"""What the page shows of an experiment, read from its folder; no torch.
 
-    teacher/, students/<name>/      system.json, config.yaml, metrics.jsonl, model.safetensors, decode_*/
-    kd_cache/*.safetensors          the teacher's cache: its size
-    sizes.json                      bytes and %WER of every file format
-    experiments/<name>/             summary.json, results.json: several seeds
+    experiment.json    systems, their roles, baselines and folders (systems/experiment_folder.py)
+    summary.json       the table: a row a system and test set, all finished seeds together (experiments/table.py)
+    results.json       single seeds
+    sizes.json         bytes and %WER of every file format
+    lattices/          pictures' data (report/lattice_data.py)
+    <system>/seed<N>/  metrics.jsonl, model.safetensors, decode_*/, of each system's first seed; kd_cache*/ of teachers
 
-Nothing has to be there.  What is missing, half written or damaged is left out, and the systems' ``state`` or
-``problems`` say so; a page is made of the rest.
+Only experiment.json has to be there.  What is missing, half written or damaged is omitted, and a row's ``unfinished``
+or ``problems`` say so; a page is made of the rest.
 """
 
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
 import safetensors
-from omegaconf import OmegaConf
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.scoring.summary import Row, collect
+from rnnt_kd.systems import experiment_folder
+from rnnt_kd.systems.experiment_folder import ExperimentFolder, ListedSystem
+
+Row = Dict[str, Any]
 
 TERMS = ("loss", "pruned_loss", "simple_loss", "ctc_loss", "kd_loss")  # of metrics.jsonl
-PACKED_BITS = ":bits"  # of training/packed_system.py
+PACKED_BITS = ":bits"  # of systems/packed.py
+FIGURES = (  # of summary.json; all that the page shows
+    *("wer", "wer_sd", "ci95", "ins", "del", "sub", "ins_mean", "del_mean", "sub_mean", "words"),
+    *("params", "nonzero_params", "sparsity_measured", "train_seconds", "rtf", "delay_ms", "delay_ci95_ms"),
+    *("baseline_wer", "relative_change", "p_value", "p_value_seeds"),
+)
 
 
 @dataclass(frozen=True)
 class System:
-    """One folder.
+    """One system of the experiment.
 
     Attributes:
-      twin:     the system without distillation that it is compared with; "" where there is none.
+      twin:     the same without distillation, which it is compared with; "" where there is none.
       kind:     "teacher", "plain" (no distillation), "kd" (from the teacher's cache) or "online".
-      rows:     of scoring.summary, one a test set and search.
-      metrics:  the lines of metrics.jsonl.
-      matrices: name of a weight matrix -> (entries that are not zero, entries); empty before training ends.
-      config:   of config.yaml.
+      rows:     test set -> row of summary.json, with all ``FIGURES``.
+      metrics:  the lines of metrics.jsonl, of the first seed.
+      matrices: name of a weight matrix -> (entries that are not zero, entries), of the first seed; empty before
+                training ends.
     """
 
-    name: str
+    listed: ListedSystem
     twin: str
     kind: str
-    folder: Path
-    rows: Tuple[Row, ...]
+    rows: Dict[str, Row]
     metrics: Tuple[Dict[str, Any], ...]
     matrices: Dict[str, Tuple[int, int]]
-    config: Dict[str, Any]
 
     @property
-    def target_sparsity(self) -> float:
-        return float(self.config.get("target_sparsity") or 0.0)
+    def name(self) -> str:
+        return self.listed.name
 
     @property
-    def train_seconds(self) -> Optional[float]:
-        return self.rows[0].values["train_seconds"] if self.rows else None
-
-
-@dataclass(frozen=True)
-class Study:
-    """A file of conf/experiments: its rows (experiments/table.py) and its seeds (experiments/results.py)."""
-
-    name: str
-    rows: Tuple[Dict[str, Any], ...]
-    seeds: Tuple[Dict[str, Any], ...]
+    def family(self) -> str:
+        """The name that it shares with its twin."""
+        return self.twin or self.name
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """All of it.  ``problems``: a line on each file that could not be used."""
+    """All of it.  ``seeds``: of results.json; ``problems``: a line on each file that could not be used."""
 
-    corpus: str
-    test_sets: Tuple[str, ...]
+    folder: Path
+    about: ExperimentFolder
     systems: Tuple[System, ...]
-    sizes: Tuple[Dict[str, Any], ...]
+    seeds: Tuple[Row, ...]
+    sizes: Tuple[Row, ...]
     cache_bytes: int
     cache_shards: int
-    studies: Tuple[Study, ...]
     problems: Tuple[str, ...]
 
     def pairs(self) -> List[Tuple[System, System]]:
         """(distilled system, its twin)."""
         by_name = {system.name: system for system in self.systems}
-        return [(system, by_name[system.twin]) for system in self.systems if system.twin in by_name]
+        return [(system, by_name[system.twin]) for system in self.systems if system.twin]
+
+    def families(self) -> Dict[str, List[System]]:
+        """Systems beside their twins, by the twin's name."""
+        found: Dict[str, List[System]] = {}
+        for system in sorted(self.systems, key=lambda system: bool(system.twin)):
+            found.setdefault(system.family, []).append(system)
+        return found
+
+    def scored_sets(self) -> List[str]:
+        """Test sets on which some system has a %WER."""
+        names = self.about.test_sets
+        return [name for name in names if any(system.rows[name]["wer"] is not None for system in self.systems)]
+
+    def has_several_seeds(self) -> bool:
+        return any(len(system.listed.seeds) > 1 for system in self.systems)
 
 
-def read_experiment(exp_dir: Path, corpus: str, test_sets: Sequence[str], expected: Iterable[str] = ()) -> Experiment:
-    """``expected``: names of systems that should be there; see scoring.summary.collect."""
-    exp_dir = Path(exp_dir)
+def read_experiment(folder: Path) -> Experiment:
+    """Raises UserError: there is no usable experiment.json."""
+    about = experiment_folder.read(folder)
+    folder = Path(folder)
     problems: List[str] = []
-    rows: Dict[str, List[Row]] = {}
-    for row in collect(exp_dir, test_sets, expected):
-        rows.setdefault(row.values["system"], []).append(row)
-    shards = sorted((exp_dir / "kd_cache").glob("*.safetensors"))
+    summary = _objects(folder / "summary.json", ("system", "test_set", "wer", "seeds", "unfinished"), problems)
+    rows = {(row["system"], row["test_set"]): row for row in summary}
+    shards = _shards(about)
     return Experiment(
-        corpus,
-        tuple(test_sets),
-        tuple(_system(exp_dir, name, of_system, problems) for name, of_system in rows.items()),
-        tuple(_objects(exp_dir / "sizes.json", ("system", "format", "bytes"), problems)),
+        folder,
+        about,
+        tuple(_system(about, listed, rows, problems) for listed in about.systems),
+        tuple(_objects(folder / "results.json", ("system", "seed", "test_set", "wer"), problems)),
+        tuple(_objects(folder / "sizes.json", ("system", "format", "bytes"), problems)),
         sum(path.stat().st_size for path in shards),
         len(shards),
-        tuple(_studies(exp_dir, problems)),
         tuple(problems),
     )
 
 
-def inputs(exp_dir: Path) -> Tuple[List[Path], List[Path]]:
+def inputs(folder: Path) -> Tuple[List[Path], List[Path]]:
     """Files that the page depends on: small ones, and those that are large or many."""
-    exp_dir = Path(exp_dir)
-    folders = [exp_dir / "teacher", *sorted((exp_dir / "students").glob("[!.]*"))]
-    small = [exp_dir / "sizes.json", *sorted(exp_dir.glob("experiments/*/*.json"))]
-    large = sorted(exp_dir.glob("report/lattices/*/*/[!.]*")) + sorted(exp_dir.glob("kd_cache/*.safetensors"))
-    for folder in folders:
-        small += [path for name in ("system.json", "config.yaml") if (path := folder / name).exists()]
-        small += sorted(folder.glob("decode_*/*.json")) + sorted(folder.glob("decode_*/recogs-*.txt"))
-        large += [path for name in ("metrics.jsonl", "model.safetensors") if (path := folder / name).exists()]
-    return [path for path in small if path.is_file()], large
+    about, folder = experiment_folder.read(folder), Path(folder)
+    small = [folder / f"{name}.json" for name in ("experiment", "summary", "results", "sizes")]
+    large = sorted(folder.glob("lattices/*/*/[!.]*")) + _shards(about)
+    for listed in about.systems:
+        small += sorted(listed.first.glob("decode_*/*.json")) + sorted(listed.first.glob("decode_*/recogs-*.txt"))
+        large += [listed.first / "metrics.jsonl", _weights(listed.first)]
+    return [path for path in small if path.is_file()], [path for path in large if path.is_file()]
 
 
 def read_metrics(path: Path) -> List[Dict[str, Any]]:
-    """Lines of a metrics.jsonl; a last one that is being written, and any other that is none, is left out."""
+    """Lines of a metrics.jsonl; a last one that is being written, and any other that is none, is omitted."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -157,44 +169,44 @@ def count_nonzero(path: Path) -> Dict[str, Tuple[int, int]]:
     return dict(sorted(counts.items()))
 
 
-def _system(exp_dir: Path, name: str, rows: Sequence[Row], problems: List[str]) -> System:
-    folder = exp_dir / "teacher" if name == "teacher" else exp_dir / "students" / name
-    is_kd = "_kd" in name
-    kind = "teacher" if name == "teacher" else "online" if "_kd_online" in name else "kd" if is_kd else "plain"
-    weights = next((path for path in sorted(folder.glob("model*.safetensors"))), folder / "model.safetensors")
+def kind_of(listed: ListedSystem) -> str:
+    """How a system was made: see ``System.kind``."""
+    if listed.role == "teacher":
+        return "teacher"
+    return "plain" if listed.kd is None else "online" if listed.kd.get("ranges") == "student" else "kd"
+
+
+def twin_of(about: ExperimentFolder, listed: ListedSystem) -> str:
+    """The baseline of a distilled system, where that is not distilled itself; else ""."""
+    plain = {other.name for other in about.systems if other.kd is None}
+    return listed.baseline if listed.kd is not None and listed.baseline in plain else ""
+
+
+def _system(
+    about: ExperimentFolder, listed: ListedSystem, rows: Dict[Tuple[str, str], Row], problems: List[str]
+) -> System:
     matrices: Dict[str, Tuple[int, int]] = {}
     try:
-        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
-    except FileNotFoundError:
-        config = {}
-    except Exception as error:  # YAML has many
-        problems.append(f"{folder / 'config.yaml'}: cannot be read ({type(error).__name__})")
-        config = {}
-    try:
-        matrices = count_nonzero(weights)
+        matrices = count_nonzero(_weights(listed.first))
     except UserError as error:
         problems.append(str(error))
-    return System(
-        name,
-        name.partition("_kd")[0] if is_kd else "",
-        kind,
-        folder,
-        tuple(rows),
-        tuple(read_metrics(folder / "metrics.jsonl")),
-        matrices,
-        config if isinstance(config, dict) else {},
-    )
+    missing = {"seeds": [], "unfinished": dict.fromkeys(map(str, listed.seeds), "not in summary.json (stage 7)")}
+    of_sets = {name: {**dict.fromkeys(FIGURES), **rows.get((listed.name, name), missing)} for name in about.test_sets}
+    metrics = tuple(read_metrics(listed.first / "metrics.jsonl"))
+    return System(listed, twin_of(about, listed), kind_of(listed), of_sets, metrics, matrices)
 
 
-def _studies(exp_dir: Path, problems: List[str]) -> Iterable[Study]:
-    for folder in sorted(exp_dir.glob("experiments/*")):
-        if folder.is_dir() and not folder.name.startswith("."):
-            rows = _objects(folder / "summary.json", ("system", "test_set", "wer"), problems)
-            seeds = _objects(folder / "results.json", ("system", "seed", "test_set", "wer"), problems)
-            yield Study(folder.name, tuple(rows), tuple(seeds))
+def _weights(system_dir: Path) -> Path:
+    return next((path for path in sorted(system_dir.glob("model*.safetensors"))), system_dir / "model.safetensors")
 
 
-def _objects(path: Path, keys: Sequence[str], problems: List[str]) -> List[Dict[str, Any]]:
+def _shards(about: ExperimentFolder) -> List[Path]:
+    """Of the teachers' caches."""
+    folders = {listed.first for listed in about.systems}
+    return sorted(path for folder in folders for path in folder.glob("kd_cache*/*.safetensors"))
+
+
+def _objects(path: Path, keys: Sequence[str], problems: List[str]) -> List[Row]:
     """A list of JSON objects that have ``keys``; [] where there is none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -26,7 +26,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Utterance:
+class ComparedUtterance:
     """One row; ``difference`` > 0: distillation took so many errors away."""
 
     utterance: str
@@ -44,13 +44,15 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A distilled system and its twin on a test set.  ``left_out``: utterances that are not among the rows."""
+    """A distilled system and its twin, the first seed of each, on a test set.
+
+    ``left_out``: utterances that are not among the rows.
+    """
 
     system: str
     twin: str
     test_set: str
-    search: str
-    rows: Tuple[Utterance, ...]
+    rows: Tuple[ComparedUtterance, ...]
     left_out: int
 
     @property
@@ -60,12 +62,12 @@ class Comparison:
 
 def compare(experiment: Experiment, problems: List[str]) -> List[Comparison]:
     """Every pair and test set that both have decoded; the rows with most gain first."""
-    wanted = [(*pair, test_set) for pair in experiment.pairs() for test_set in experiment.test_sets]
+    wanted = [(*pair, test_set) for pair in experiment.pairs() for test_set in experiment.about.test_sets]
     most = MOST_ROWS // max(1, len(wanted))
     found = []
     for system, twin, test_set in wanted:
         try:
-            made = _comparison(system, twin, test_set, most)
+            made = _comparison(system, twin, test_set, experiment.about.search, most)
         except UserError as error:
             problems.append(str(error))
             continue
@@ -113,21 +115,20 @@ def columns(ref: Sequence[str], hyps: Mapping[str, Sequence[str]]) -> Tuple[List
     return head, lines
 
 
-def _comparison(system: System, twin: System, test_set: str, most: int) -> Optional[Comparison]:
-    ours, theirs = decodings(system.folder, test_set), decodings(twin.folder, test_set)
-    search = next((name for name in ours if name in theirs), None)
-    if search is None:
+def _comparison(system: System, twin: System, test_set: str, search: str, most: int) -> Optional[Comparison]:
+    ours, theirs = (decodings(one.listed.first, test_set).get(search) for one in (system, twin))
+    if ours is None or theirs is None:
         return None
-    own, other = read_recogs(ours[search]), read_recogs(theirs[search])
-    check_same_references(own, other, ours[search], theirs[search])
-    speakers = read_json(ours[search].parent / f"speakers-{test_set}.json", default={})
+    own, other = read_recogs(ours), read_recogs(theirs)
+    check_same_references(own, other, ours, theirs)
+    speakers = read_json(ours.parent / f"speakers-{test_set}.json", default={})
     rows = [_utterance(one, two, str(speakers.get(one.utterance_id, ""))) for one, two in zip(own, other)]
     kept = sorted(rows, key=lambda row: (-abs(row.difference), -row.errors - row.twin_errors, row.utterance))[:most]
     kept.sort(key=lambda row: (-row.difference, -row.twin_errors, row.utterance))
-    return Comparison(system.name, twin.name, test_set, search, tuple(kept), len(rows) - len(kept))
+    return Comparison(system.name, twin.name, test_set, tuple(kept), len(rows) - len(kept))
 
 
-def _utterance(own: Recognition, other: Recognition, speaker: str) -> Utterance:
+def _utterance(own: Recognition, other: Recognition, speaker: str) -> ComparedUtterance:
     ours, theirs = align(own.ref, own.hyp), align(other.ref, other.hyp)
     errors = count(theirs).errors, count(ours).errors
-    return Utterance(own.utterance_id, speaker, *errors, " ".join(own.ref), pieces(theirs), pieces(ours))
+    return ComparedUtterance(own.utterance_id, speaker, *errors, " ".join(own.ref), pieces(theirs), pieces(ours))

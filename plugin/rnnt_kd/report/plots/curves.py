@@ -1,14 +1,15 @@
 """How training went: every term of the loss, and the sparsity, against the steps."""
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from rnnt_kd.report.plots.inline_svg import COLOURS, inline_svg, pixel_figure
-from rnnt_kd.report.plots.style import FONT, KINDS, WIDTH, label, left_of, legend, quiet
-from rnnt_kd.report.read import TERMS, System
+from rnnt_kd.report.plots.inline_svg import inline_svg, pixel_figure
+from rnnt_kd.report.plots.style import KINDS, WIDTH, Plot, bar_axes, figure_beside, label, left_of, legend, quiet
+from rnnt_kd.report.read import TERMS, Experiment, System
 
 POINTS = 80  # of a line; training steps between two are averaged
+MOST = 6  # systems in a picture of curves
 WORDS = {
     "loss": "all terms together",
     "pruned_loss": "pruned transducer loss",
@@ -19,6 +20,49 @@ WORDS = {
 PANEL, TITLE, GAP = 82, 18, 8
 
 
+def learning(experiment: Experiment) -> Iterator[Plot]:
+    """Every term of the loss against the steps, a system and its distilled twins together."""
+    for family, systems in experiment.families().items():
+        title = f"Learning curves: {family}"
+        svg = draw_curves(systems[:MOST], title)
+        if svg is not None:
+            note = "Lines: training, mean of a frame's loss. Marks: dev set." + _which_seed(systems)
+            more = len(systems) - MOST
+            yield Plot(title, svg, note + (f" {more} more distilled twins are not drawn." if more > 0 else ""))
+
+
+def schedule(experiment: Experiment) -> Iterator[Plot]:
+    """The target sparsity at each step, and what the finished weights have."""
+    for family, systems in experiment.families().items():
+        title = f"Sparsity against step: {family}"
+        svg = draw_schedule(systems[:MOST], title)
+        if svg is not None:
+            yield Plot(title, svg, _which_seed(systems).strip())
+
+
+def matrices(experiment: Experiment) -> Iterator[Plot]:
+    """The zeros of every weight matrix."""
+    for family, systems in experiment.families().items():
+        sparse = [system for system in systems if system.matrices and system.listed.sparsity]
+        title = f"Zeros of each matrix: {family}"
+        if sparse:
+            yield Plot(title, draw_matrices(sparse, title), _which_seed(sparse).strip())
+
+
+def cost(experiment: Experiment) -> Iterator[Plot]:
+    """Milliseconds that a training step takes, without and with a teacher."""
+    bars = []
+    for system in experiment.systems:
+        steps = max((line["step"] for line in system.metrics), default=0)
+        seconds = next(iter(system.rows.values()), {}).get("train_seconds")
+        if seconds and steps and system.kind != "teacher":
+            bars.append((system.name, system.kind, 1000.0 * seconds / steps))
+    if any(kind in ("kd", "online") for _, kind, _ in bars):
+        title = "What the teacher costs in training"
+        note = "With the cache the teacher does not run; online it runs in every step."
+        yield Plot(title, draw_cost(bars, title), note)
+
+
 def draw_curves(systems: Sequence[System], title: str) -> Optional[str]:
     """A panel for each term: train as a line, dev as marks.  None where nothing is logged yet."""
     terms = [term for term in TERMS if any(_points(system.metrics, "train", term)[1].any() for system in systems)]
@@ -27,30 +71,30 @@ def draw_curves(systems: Sequence[System], title: str) -> Optional[str]:
     figure = pixel_figure(WIDTH, 34 + len(terms) * (TITLE + PANEL + GAP) + 30)
     said = []
     for place, term in enumerate(terms):
-        on = figure.add_axes((38, 34 + TITLE + place * (TITLE + PANEL + GAP), WIDTH - 52, PANEL))
+        ax = figure.add_axes((38, 34 + TITLE + place * (TITLE + PANEL + GAP), WIDTH - 52, PANEL))
         late: List[float] = []
         for system in systems:
             kind = KINDS[system.kind]
             steps, values = _points(system.metrics, "train", term)
             if not values.any():
                 continue
-            on.plot(*_averaged(steps, values), color=kind.colour, linestyle=kind.dashes, linewidth=1.3)
+            ax.plot(*_averaged(steps, values), color=kind.colour, linestyle=kind.dashes, linewidth=1.3)
             late += _averaged(steps, values)[1][len(values) // 20 :].tolist()
             dev_steps, dev = _points(system.metrics, "dev", term)
-            on.plot(dev_steps, dev, kind.mark, color=kind.colour, markersize=3, linestyle="none")
+            ax.plot(dev_steps, dev, kind.mark, color=kind.colour, markersize=3, linestyle="none")
             late += dev.tolist()
             said.append(f"{system.name} {WORDS[term]} at step {steps[-1]}: {values[-10:].mean():.3f}")
         if late:  # the first steps are far above all others
-            on.set_ylim(0, 1.1 * float(np.percentile(late, 97)) or 1)
-        quiet(on)
-        on.yaxis.get_major_locator().set_params(nbins=4)
-        label(on, "steps" if place == len(terms) - 1 else "", WORDS[term])
+            ax.set_ylim(0, 1.1 * float(np.percentile(late, 97)) or 1)
+        quiet(ax)
+        ax.yaxis.get_major_locator().set_params(nbins=4)
+        label(ax, "steps" if place == len(terms) - 1 else "", WORDS[term])
         if place < len(terms) - 1:
-            on.set_xticklabels([])
+            ax.set_xticklabels([])
         else:
-            on.xaxis.get_major_locator().set_params(nbins=5)
+            ax.xaxis.get_major_locator().set_params(nbins=5)
         if not place:
-            legend(on, {system.kind for system in systems}, lines=True, bbox_to_anchor=(-0.08, 1.22), columnspacing=0.9)
+            legend(ax, {system.kind for system in systems}, lines=True, bbox_to_anchor=(-0.08, 1.22), columnspacing=0.9)
     return inline_svg(figure.figure, f"curves {title}", f"{title}. {'; '.join(said)}.")
 
 
@@ -61,20 +105,20 @@ def draw_schedule(systems: Sequence[System], title: str) -> Optional[str]:
     if not drawn:
         return None
     figure = pixel_figure(WIDTH, 240)
-    on = figure.add_axes((38, 44, WIDTH - 52, 158))
+    ax = figure.add_axes((38, 44, WIDTH - 52, 158))
     said = []
     for system, steps, values in drawn:
         kind = KINDS[system.kind]
-        on.plot(*_averaged(steps, values * 100), color=kind.colour, linestyle=kind.dashes, linewidth=1.4)
+        ax.plot(*_averaged(steps, values * 100), color=kind.colour, linestyle=kind.dashes, linewidth=1.4)
         said.append(f"{system.name} {100 * values[-1]:.1f} % at step {steps[-1]}")
-        measured = system.rows[0].values["sparsity"] if system.rows else None
+        measured = next(iter(system.rows.values()), {}).get("sparsity_measured")
         if measured:
-            on.plot(steps[-1], 100 * measured, kind.mark, color=kind.colour, markersize=6)
-    on.set_ylim(0, 104)
-    quiet(on)
-    on.xaxis.get_major_locator().set_params(nbins=5)
-    label(on, "steps", "% zeros: target as a line, measured at the end as a mark")
-    legend(on, {system.kind for system, *_ in drawn}, lines=True, bbox_to_anchor=(-0.08, 1.1))
+            ax.plot(steps[-1], 100 * measured, kind.mark, color=kind.colour, markersize=6)
+    ax.set_ylim(0, 104)
+    quiet(ax)
+    ax.xaxis.get_major_locator().set_params(nbins=5)
+    label(ax, "steps", "% zeros: target as a line, measured at the end as a mark")
+    legend(ax, {system.kind for system, *_ in drawn}, lines=True, bbox_to_anchor=(-0.08, 1.1))
     return inline_svg(figure.figure, f"schedule {title}", f"{title}: {'; '.join(said)}.")
 
 
@@ -84,42 +128,38 @@ def draw_matrices(systems: Sequence[System], title: str) -> str:
     figure = pixel_figure(WIDTH, 44 + 13 * len(names) + 34)
     shown = [_short(name) for name in names]
     left = min(210.0, left_of(shown) - 8)
-    on = figure.add_axes((left, 40, WIDTH - left - 14, 13 * len(names)))
+    ax = figure.add_axes((left, 40, WIDTH - left - 14, 13 * len(names)))
     for system in systems:
         kind = KINDS[system.kind]
         zeros = {name: 100.0 * (1 - kept / total) for name, (kept, total) in system.matrices.items()}
         places = [names.index(name) for name in zeros]
-        on.plot(list(zeros.values()), places, kind.mark, color=kind.colour, markersize=4, alpha=0.75)
-    on.set_ylim(len(names) - 0.5, -0.5)
-    on.set_xlim(-3, 103)
-    quiet(on)
-    on.set_yticks(range(len(names)), shown, fontsize=9.5)
-    label(on, "% zeros")
+        ax.plot(list(zeros.values()), places, kind.mark, color=kind.colour, markersize=4, alpha=0.75)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_xlim(-3, 103)
+    quiet(ax)
+    ax.set_yticks(range(len(names)), shown, fontsize=9.5)
+    label(ax, "% zeros")
     kinds = {system.kind for system in systems}
-    legend(on, kinds, ncols=1, loc="lower right", bbox_to_anchor=(1, 1.0), labelspacing=0.1)
+    legend(ax, kinds, ncols=1, loc="lower right", bbox_to_anchor=(1, 1.0), labelspacing=0.1)
     said = "; ".join(f"{one.name} {_share(one.matrices):.1f} % of {len(one.matrices)} matrices" for one in systems)
     return inline_svg(figure.figure, f"matrices {title}", f"{title}, zeros: {said}.")
 
 
 def draw_cost(bars: Sequence[Tuple[str, str, float]], title: str) -> str:
-    """(name, kind, seconds a step)."""
-    from rnnt_kd.report.plots.style import ROW
-
-    figure = pixel_figure(WIDTH, 10 + ROW * len(bars) + 34)
-    left = left_of(name for name, *_ in bars)
-    on = figure.add_axes((left, 8, WIDTH - left - 46, ROW * len(bars)))
+    """(name, kind, milliseconds a step)."""
+    figure, ax = bar_axes([name for name, *_ in bars], right=46)
     for place, (_, kind, value) in enumerate(bars):
-        on.barh(place, value, height=0.62, color=KINDS[kind].colour, alpha=0.8, linewidth=0)
-        on.annotate(
-            f"{value:.0f}", (1, place), (5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-            fontsize=FONT, va="center", color=COLOURS["--fg"],
-        )  # fmt: skip
-    on.set_ylim(len(bars) - 0.5, -0.5)
-    quiet(on, "x")
-    on.set_yticks(range(len(bars)), [name for name, *_ in bars], color=COLOURS["--fg"], fontsize=FONT)
-    label(on, "milliseconds a step")
-    said = ", ".join(f"{name} {value:.0f}" for name, _, value in bars)
-    return inline_svg(figure.figure, f"cost {title}", f"{title}: {said}.")
+        ax.barh(place, value, height=0.62, color=KINDS[kind].colour, alpha=0.8, linewidth=0)
+        figure_beside(ax, place, f"{value:.0f}")
+    label(ax, "milliseconds a step")
+    words = ", ".join(f"{name} {value:.0f}" for name, _, value in bars)
+    return inline_svg(figure.figure, f"cost {title}", f"{title}: {words}.")
+
+
+def _which_seed(systems: Sequence[System]) -> str:
+    """A sentence where there are others."""
+    seeds = {system.listed.seeds[0] for system in systems if len(system.listed.seeds) > 1}
+    return f" Seed {', '.join(map(str, sorted(seeds)))} alone." if seeds else ""
 
 
 def _points(metrics: Sequence[Dict[str, Any]], kind: str, key: str) -> Tuple[np.ndarray, np.ndarray]:

@@ -61,19 +61,19 @@ def draw_lattice(item: UtteranceLattice) -> str:
     _sound(axes(tops[1] + 12 * word_rows, SOUND, 1.0), item, words)
     for key, top in zip(("teacher", "twin", "student"), tops[2:5]):
         model = item.models[key]
-        on = axes(top + TITLE, panel, S + 1)
-        _cells(on, item, _colours_of_nodes(model))
-        _frame(on, item, titles[key])
+        ax = axes(top + TITLE, panel, S + 1)
+        _cells(ax, item, _colours_of_nodes(model))
+        _frame(ax, item, titles[key])
         if key != "teacher":
-            _path(on, item.models["teacher"], item, color=COLOURS["--fg"], linewidth=1.0, linestyle=(0, (1.5, 2)))
-        _path(on, model, item, color=COLOURS["--fg"], linewidth=1.3)
+            _path(ax, item.models["teacher"], item, color=COLOURS["--fg"], linewidth=1.0, linestyle=(0, (1.5, 2)))
+        _path(ax, model, item, color=COLOURS["--fg"], linewidth=1.3)
     _Legend(figure, tops[5]).of_divergence()
     for key, top in zip(("twin", "student"), tops[6:8]):
         model = item.models[key]
-        on = axes(top + TITLE, panel, S + 1)
-        _cells(on, item, _colours_of_divergence(model))
-        _frame(on, item, f"KL(teacher || {model.name}), sum {np.nansum(model.kl):.1f} nats")
-        _path(on, item.models["teacher"], item, color=COLOURS["--fg"], linewidth=1.0)
+        ax = axes(top + TITLE, panel, S + 1)
+        _cells(ax, item, _colours_of_divergence(model))
+        _frame(ax, item, f"KL(teacher || {model.name}), sum {np.nansum(model.kl):.1f} nats")
+        _path(ax, item.models["teacher"], item, color=COLOURS["--fg"], linewidth=1.0)
     _Legend(figure, tops[8] + TITLE).of_models(item)
     _curve(axes(tops[8] + TITLE + 2 * ROW + 6, CURVE, 1.0), item)
     return inline_svg(figure.figure, f"{item.system} {item.test_set} {item.utterance}", _in_words(item))
@@ -149,7 +149,7 @@ def _in_words(item: UtteranceLattice) -> str:
 # Panels.
 
 
-def _cells(on: Axes, item: UtteranceLattice, colours: np.ndarray) -> None:
+def _cells(ax: Axes, item: UtteranceLattice, colours: np.ndarray) -> None:
     """(T, s_range, 4) colours of the kept nodes, 0 to 1, as an image a pixel a cell."""
     T, s_range, _ = colours.shape
     image = np.zeros((len(item.tokens) + 1, T, 4))
@@ -157,7 +157,7 @@ def _cells(on: Axes, item: UtteranceLattice, colours: np.ndarray) -> None:
     frame, place = np.nonzero(rows < len(image))
     image[rows[frame, place], frame] = colours[frame, place]
     extent = (0, T, 0, len(image))
-    on.imshow(image, origin="lower", extent=extent, aspect="auto", interpolation="none")
+    ax.imshow(image, origin="lower", extent=extent, aspect="auto", interpolation="none")
 
 
 def _colours_of_nodes(model: ModelOnLattice) -> np.ndarray:
@@ -180,28 +180,28 @@ def _opacity(kl: np.ndarray) -> np.ndarray:
     return np.minimum(np.nan_to_num(kl, nan=0.0) / MOST_KL, 1.0)[..., None] ** 0.5
 
 
-def _frame(on: Axes, item: UtteranceLattice, title: str) -> None:
+def _frame(ax: Axes, item: UtteranceLattice, title: str) -> None:
     """Title, outline of the kept nodes, grid, pieces and seconds."""
     S, T = len(item.tokens), len(item.starts)
     lower = item.starts.astype(float)
     upper = np.minimum(lower + item.models["teacher"].log_blank.shape[1], S + 1)
     edges = np.arange(T + 1).repeat(2)[1:-1]
     around = np.stack((np.concatenate((edges, edges[::-1])), np.concatenate((upper.repeat(2), lower[::-1].repeat(2)))))
-    on.fill(*_corners(around), fill=False, edgecolor=COLOURS["--muted"], linewidth=0.8, zorder=2)
-    on.set_yticks(np.arange(S + 1) + 0.5, [*(piece if piece != SPACE else "(space)" for piece in item.tokens), "end"])
-    _seconds(on, item)
+    ax.fill(*_corners(around), fill=False, edgecolor=COLOURS["--muted"], linewidth=0.8, zorder=2)
+    ax.set_yticks(np.arange(S + 1) + 0.5, [*(piece if piece != SPACE else "(space)" for piece in item.tokens), "end"])
+    _seconds(ax, item)
     lines = np.arange(1, S + 1).repeat(3)
     ends = np.tile([0, T, np.nan], S)  # one path of many lines
-    on.plot(ends, lines, color=COLOURS["--grid"], linewidth=0.5, zorder=0)
-    _style(on)
-    _write(on, 4 - LEFT, 4, title, fontsize=11, fontweight="bold")
+    ax.plot(ends, lines, color=COLOURS["--grid"], linewidth=0.5, zorder=0)
+    _style(ax)
+    _write(ax, 4 - LEFT, 4, title, fontsize=11, fontweight="bold")
 
 
-def _path(on: Axes, model: ModelOnLattice, item: UtteranceLattice, **style) -> None:
+def _path(ax: Axes, model: ModelOnLattice, item: UtteranceLattice, **style) -> None:
     """Through the middles of the nodes that the best path reads, to the end."""
     nodes = np.concatenate((model.path, [[len(item.starts), len(item.tokens)]])) + 0.5
     nodes[-1, 0] -= 0.5
-    on.plot(*_corners(nodes.T), solid_joinstyle="round", zorder=3, **style)
+    ax.plot(*_corners(nodes.T), solid_joinstyle="round", zorder=3, **style)
 
 
 def _corners(points: np.ndarray) -> np.ndarray:
@@ -212,17 +212,17 @@ def _corners(points: np.ndarray) -> np.ndarray:
     return points[:, np.concatenate(([True], turns, [True]))]
 
 
-def _sound(on: Axes, item: UtteranceLattice, words: List[Tuple[str, int, int]]) -> None:
+def _sound(ax: Axes, item: UtteranceLattice, words: List[Tuple[str, int, int]]) -> None:
     """Loudness, and the words where the teacher's best path emits their first letters."""
     loud = item.loudness / max(float(item.loudness.max()), 1e-9)
-    on.stairs(loud, np.arange(len(loud) + 1), fill=True, color=COLOURS["--muted"], linewidth=0)
-    _seconds(on, item)
-    on.set_yticks([])
-    _style(on)
-    _write(on, 4 - LEFT, -SOUND + 8, "sound", color=COLOURS["--muted"])
+    ax.stairs(loud, np.arange(len(loud) + 1), fill=True, color=COLOURS["--muted"], linewidth=0)
+    _seconds(ax, item)
+    ax.set_yticks([])
+    _style(ax)
+    _write(ax, 4 - LEFT, -SOUND + 8, "sound", color=COLOURS["--muted"])
     for word, frame, row in words:
-        _write(on, frame * CELL_WIDTH, 3 + 12 * row, word)
-        on.axvline(frame + 0.5, color=COLOURS["--muted"], linewidth=0.6)
+        _write(ax, frame * CELL_WIDTH, 3 + 12 * row, word)
+        ax.axvline(frame + 0.5, color=COLOURS["--muted"], linewidth=0.6)
 
 
 def _words(item: UtteranceLattice) -> Tuple[List[Tuple[str, int, int]], int]:
@@ -245,36 +245,36 @@ def _words(item: UtteranceLattice) -> Tuple[List[Tuple[str, int, int]], int]:
     return placed, max(1, len(ends))
 
 
-def _curve(on: Axes, item: UtteranceLattice) -> None:
+def _curve(ax: Axes, item: UtteranceLattice) -> None:
     """The distillation term, frame by frame."""
     weights = np.nan_to_num(item.models["teacher"].occupancy)
     highest = 1e-6
     for key, (colour, style) in CURVES.items():
         height = (weights * np.nan_to_num(item.models[key].kl)).sum(axis=1)
         highest = max(highest, float(height.max()))
-        on.step(np.arange(len(height)) + 0.5, height, where="mid", color=colour, linestyle=style, linewidth=1.4)
-    on.set_ylim(0, 1.05 * highest)
-    _seconds(on, item)
-    on.yaxis.get_major_locator().set_params(nbins=3)
-    _style(on)
-    on.set_xlabel("seconds", color=COLOURS["--muted"], loc="left")
+        ax.step(np.arange(len(height)) + 0.5, height, where="mid", color=colour, linestyle=style, linewidth=1.4)
+    ax.set_ylim(0, 1.05 * highest)
+    _seconds(ax, item)
+    ax.yaxis.get_major_locator().set_params(nbins=3)
+    _style(ax)
+    ax.set_xlabel("seconds", color=COLOURS["--muted"], loc="left")
     title = "KL x teacher's occupancy, sum of a frame (nats)"
-    _write(on, 4 - LEFT, 10 + 2 * ROW, title, fontsize=11, fontweight="bold")
+    _write(ax, 4 - LEFT, 10 + 2 * ROW, title, fontsize=11, fontweight="bold")
 
 
-def _seconds(on: Axes, item: UtteranceLattice) -> None:
+def _seconds(ax: Axes, item: UtteranceLattice) -> None:
     end = len(item.starts) * item.frame_seconds
     times = np.arange(0.0, end + 1e-9, 0.5)
-    on.set_xticks(times / item.frame_seconds, [f"{time:g}" for time in times])
+    ax.set_xticks(times / item.frame_seconds, [f"{time:g}" for time in times])
 
 
-def _style(on: Axes) -> None:
-    on.patch.set_alpha(0.0)
-    on.tick_params(length=0, pad=4, colors=COLOURS["--muted"], labelsize=10)
-    for spine in on.spines.values():
+def _style(ax: Axes) -> None:
+    ax.patch.set_alpha(0.0)
+    ax.tick_params(length=0, pad=4, colors=COLOURS["--muted"], labelsize=10)
+    for spine in ax.spines.values():
         spine.set_color(COLOURS["--grid"])
 
 
-def _write(on: Axes, x: float, y: float, text: str, color: str = COLOURS["--fg"], **style) -> None:
+def _write(ax: Axes, x: float, y: float, text: str, color: str = COLOURS["--fg"], **style) -> None:
     """Text at pixels from the upper left corner of the axes."""
-    on.annotate(text, (0, 1), (x, y), xycoords="axes fraction", textcoords="offset points", color=color, **style)
+    ax.annotate(text, (0, 1), (x, y), xycoords="axes fraction", textcoords="offset points", color=color, **style)

@@ -1,161 +1,203 @@
 """Word error rate against what a system costs: parameters that are not zero, bytes, zeros."""
 
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from rnnt_kd.report.plots.inline_svg import COLOURS, inline_svg, pixel_figure
-from rnnt_kd.report.plots.style import KINDS, WIDTH, label, legend, legend_of, quiet
+from rnnt_kd.report.plots.style import KINDS, WIDTH, Plot, label, legend, legend_of, quiet
+from rnnt_kd.report.read import Experiment, Row, System
 
 HEIGHT = 300
 FORMATS = {"float32": "o", "float16": "v", "int8": "s", "sparse": "D", "sparse int8": "*"}  # shown of sizes.json
 
-Point = Tuple[str, str, float, float]  # name, kind, x, %WER
+NOT_DISTILLED = "not distilled"
+MOST_NAMES = 10  # more would stand on one another
 
 
-def draw_sizes(points: Sequence[Point], title: str) -> str:
-    """Against parameters that are not zero; a line leads from each system to its distilled twins."""
+class Point(NamedTuple):
+    name: str
+    kind: str
+    x: float
+    y: float
+
+
+def sizes(experiment: Experiment) -> Iterator[Plot]:
+    """%WER against parameters that are not zero; a line leads from each system to its distilled twins."""
+    for test_set in experiment.scored_sets():
+        title = f"%WER against non-zero parameters, {test_set}"
+        families: Dict[str, List[Point]] = {}
+        for system in experiment.systems:
+            row = system.rows[test_set]
+            if row["wer"] is not None and row["nonzero_params"]:
+                point = Point(system.name, system.kind, row["nonzero_params"], row["wer"])
+                families.setdefault(system.family, []).append(point)
+        if families:
+            yield Plot(title, draw_sizes(families, title), "A line joins a system with its distilled twins.")
+
+
+def file_bytes(experiment: Experiment) -> Iterator[Plot]:
+    """%WER against the bytes of the files, in each format."""
+    by_name = {system.name: system for system in experiment.systems}
+    points = [
+        (by_name[row["system"]], row["format"], row["bytes"], row["wer"])
+        for row in experiment.sizes
+        if row["system"] in by_name and row["format"] in FORMATS and row.get("wer") is not None
+    ]
+    if points:
+        title = "%WER against bytes"
+        note = "Names stand at a system's smallest file; its distilled twins are about as large."
+        yield Plot(title, draw_bytes(points, title), note)
+
+
+def sparsity(experiment: Experiment) -> Iterator[Plot]:
+    """%WER against the sparsity; one line for each way to distil."""
+    for test_set in experiment.scored_sets():
+        sparse = [system for system in experiment.systems if system.listed.role == "sparse_student"]
+        scored = [system for system in sparse if system.rows[test_set]["wer"] is not None]
+        if len({system.listed.sparsity for system in scored}) > 1:
+            title = f"%WER against sparsity, {test_set}"
+            note = "Bars: standard deviation over seeds. " if experiment.has_several_seeds() else ""
+            note += "Six ways at most; the bars above have all systems."
+            yield Plot(title, draw_against_sparsity(scored, test_set, title), note)
+
+
+def draw_sizes(families: Dict[str, List[Point]], title: str) -> str:
+    """Name of a family -> its systems; ``x``: parameters that are not zero."""
     figure = pixel_figure(WIDTH, HEIGHT)
-    on = figure.add_axes((34, 58, WIDTH - 52, HEIGHT - 58 - 36))
-    _logarithmic(on, [x for _, _, x, _ in points])
-    families: Dict[Tuple[str, float], List[Point]] = {}
-    for point in points:
-        families.setdefault((point[0].partition("_kd")[0], point[2]), []).append(point)
-    for (family, x), members in families.items():
-        heights = [y for *_, y in members]
-        on.plot([x, x], [min(heights), max(heights)], color=COLOURS["--muted"], linewidth=0.8, zorder=1)
-        for _, kind, _, y in members:
-            on.plot(x, y, KINDS[kind].mark, color=KINDS[kind].colour, markersize=6.5, zorder=2)
-        near = [other for other in families if other[1] != x and 0.7 < other[1] / x < 1.4]
-        below = any(max(y for *_, y in families[other]) > max(heights) for other in near)
-        height, offset = (min(heights), -15) if below else (max(heights), 7)
-        on.annotate(
-            family,
-            (x, height),
-            (0, offset),
-            textcoords="offset points",
-            ha="center",
-            fontsize=10,
-            color=COLOURS["--fg"],
-        )
-    _rates(on, [y for *_, y in points])
-    label(on, "parameters that are not zero", "%WER")
-    legend(on, {kind for _, kind, *_ in points}, bbox_to_anchor=(0, 1.09))
-    said = "; ".join(f"{name} {x:,.0f} {y:.2f} %" for name, _, x, y in points)
-    return inline_svg(figure.figure, f"sizes {title}", f"{title}: {said}.")
+    ax = figure.add_axes((34, 58, WIDTH - 52, HEIGHT - 58 - 36))
+    points = [point for members in families.values() for point in members]
+    _logarithmic(ax, [point.x for point in points])
+    for family, members in families.items():
+        members = sorted(members, key=lambda point: point.y)
+        lowest, highest = members[0], members[-1]
+        ax.plot(
+            [point.x for point in members], [point.y for point in members],
+            color=COLOURS["--muted"], linewidth=0.8, zorder=1,
+        )  # fmt: skip
+        for point in members:
+            kind = KINDS[point.kind]
+            ax.plot(point.x, point.y, kind.mark, color=kind.colour, markersize=6.5, zorder=2)
+        near = [other for name, other in families.items() if name != family and 0.7 < other[0].x / highest.x < 1.4]
+        is_below = any(max(point.y for point in other) > highest.y for other in near)
+        if len(families) <= MOST_NAMES:
+            _name(ax, family, lowest if is_below else highest, -15 if is_below else 7, ha="center")
+    _rates(ax, [point.y for point in points])
+    label(ax, "parameters that are not zero", "%WER")
+    legend(ax, {point.kind for point in points}, bbox_to_anchor=(0, 1.09))
+    words = "; ".join(f"{point.name} {point.x:,.0f} {point.y:.2f} %" for point in points)
+    return inline_svg(figure.figure, f"sizes {title}", f"{title}: {words}.")
 
 
-def draw_bytes(rows: Sequence[Dict[str, Any]], kind_of: Callable[[str], str], title: str) -> str:
-    """Against the bytes of the files, in each format."""
-    rows = [row for row in rows if row["format"] in FORMATS and row.get("wer") is not None]
+def draw_bytes(points: Sequence[Tuple[System, str, float, float]], title: str) -> str:
+    """(system, format, bytes, %WER)."""
     figure = pixel_figure(WIDTH, HEIGHT + 16)
-    on = figure.add_axes((34, 74, WIDTH - 52, HEIGHT - 58 - 36))
-    _logarithmic(on, [row["bytes"] for row in rows])
-    for row in rows:
-        kind = KINDS[kind_of(row["system"])]
-        on.plot(row["bytes"], row["wer"], FORMATS[row["format"]], color=kind.colour, markersize=6, alpha=0.85)
-    for family in dict.fromkeys(row["system"].partition("_kd")[0] for row in rows):
-        members = [row for row in rows if row["system"].partition("_kd")[0] == family]
-        least = min(members, key=lambda row: (row["bytes"], -row["wer"]))
-        on.annotate(
-            family,
-            (least["bytes"], least["wer"]),
-            (0, 6),
-            textcoords="offset points",
-            fontsize=9,
-            color=COLOURS["--fg"],
-        )
-    _rates(on, [row["wer"] for row in rows])
-    label(on, "bytes of the files", "%WER")
-    kinds = dict.fromkeys(kind_of(row["system"]) for row in rows)
+    ax = figure.add_axes((34, 74, WIDTH - 52, HEIGHT - 58 - 36))
+    _logarithmic(ax, [x for *_, x, _ in points])
+    smallest: Dict[str, Point] = {}
+    for system, form, x, y in points:
+        ax.plot(x, y, FORMATS[form], color=KINDS[system.kind].colour, markersize=6, alpha=0.85)
+        point = Point(system.name, system.kind, x, y)
+        smallest[system.family] = min(smallest.get(system.family, point), point, key=lambda one: (one.x, -one.y))
+    if len(smallest) <= MOST_NAMES:
+        for family, point in smallest.items():
+            _name(ax, family, point, 6)
+    _rates(ax, [y for *_, y in points])
+    label(ax, "bytes of the files", "%WER")
+    kinds, forms = dict.fromkeys(system.kind for system, *_ in points), {form for _, form, *_ in points}
     handles = [Line2D([], [], color=KINDS[kind].colour, linewidth=4, label=KINDS[kind].words) for kind in kinds]
     handles += [
-        Line2D([], [], color=COLOURS["--fg"], marker=FORMATS[name], linestyle="none", markersize=5, label=name)
-        for name in FORMATS
-        if name in {row["format"] for row in rows}
+        Line2D([], [], color=COLOURS["--fg"], marker=mark, linestyle="none", markersize=5, label=form)
+        for form, mark in FORMATS.items()
+        if form in forms
     ]
-    legend_of(on, handles, ncols=3, bbox_to_anchor=(-0.1, 1.09))
-    said = "; ".join(f"{row['system']} {row['format']} {row['bytes']:,} bytes {row['wer']:.2f} %" for row in rows)
-    return inline_svg(figure.figure, f"bytes {title}", f"{title}: {said}.")
+    legend_of(ax, handles, ncols=3, bbox_to_anchor=(-0.1, 1.09))
+    words = "; ".join(f"{system.name} {form} {x:,} bytes {y:.2f} %" for system, form, x, y in points)
+    return inline_svg(figure.figure, f"bytes {title}", f"{title}: {words}.")
 
 
-def draw_against_sparsity(rows: Sequence[Dict[str, Any]], title: str) -> str:
-    """Rows of experiments/table.py: mean and standard deviation over seeds; one line for each way to distil.
+def draw_against_sparsity(systems: Sequence[System], test_set: str, title: str) -> str:
+    """Mean and standard deviation over seeds.
 
     Of several systems of the same sparsity and way (trained longer, say) the one with most seeds, then the first.
     """
-    series: Dict[str, Dict[float, Dict[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: -len(row.get("seeds") or [])):
-        series.setdefault(way_of(row), {}).setdefault(row["sparsity"], row)
-    shown = {way: sorted(of_way.values(), key=lambda row: row["sparsity"]) for way, of_way in series.items()}
-    ways = sorted(shown, key=lambda way: (way != "not distilled", -len(shown[way]), way))[:6]
-    figure = pixel_figure(WIDTH, HEIGHT + 15 * len(ways))
+    series: Dict[str, Dict[float, Row]] = {}
+    for system in sorted(systems, key=lambda system: -len(system.rows[test_set]["seeds"])):
+        series.setdefault(way_of(system.listed.kd), {}).setdefault(system.listed.sparsity, system.rows[test_set])
+    shown = {way: sorted(of_way.items()) for way, of_way in series.items()}
+    ways = sorted(shown, key=lambda way: (way != NOT_DISTILLED, -len(shown[way]), way))[:6]
     top = 30 + 15 * len(ways)
-    on = figure.add_axes((34, top, WIDTH - 52, HEIGHT - 66))
+    figure = pixel_figure(WIDTH, HEIGHT + 15 * len(ways))
+    ax = figure.add_axes((34, top, WIDTH - 52, HEIGHT - 66))
     colours = ["--accent-2", "--accent-3", "--accent-4", "--accent-1", "--accent-6", "--muted"]
     handles = []
     for place, way in enumerate(ways):
-        colour, mark = COLOURS[colours[place]], "oD^sv*"[place]
         line = "-" if place else KINDS["plain"].dashes
-        style = {"color": colour, "marker": mark, "markersize": 5, "linestyle": line}
-        x = [100 * row["sparsity"] for row in shown[way]]
-        y = [row["wer"] for row in shown[way]]
-        on.errorbar(x, y, [row.get("wer_sd") or 0.0 for row in shown[way]], capsize=2, linewidth=1.4, **style)
+        style = {"color": COLOURS[colours[place]], "marker": "oD^sv*"[place], "markersize": 5, "linestyle": line}
+        x = [100 * share for share, _ in shown[way]]
+        y = [row["wer"] for _, row in shown[way]]
+        ax.errorbar(x, y, [row["wer_sd"] or 0.0 for _, row in shown[way]], capsize=2, linewidth=1.4, **style)
         handles.append(Line2D([], [], label=way, linewidth=1.4, **style))
-    rates = [row["wer"] for way in ways for row in shown[way]]
-    _rates(on, rates)
+    rates = [row["wer"] for way in ways for _, row in shown[way]]
+    _rates(ax, rates)
     if min(rates) > 0 and max(rates) > 4 * min(rates):  # else one broken system hides what all others do
-        on.set_yscale("log")
-        on.set_ylim(min(rates) / 1.2, max(rates) * 1.2)
-        low, high = on.get_ylim()
-        on.set_yticks([rate for rate in (1, 2, 5, 10, 15, 20, 30, 50, 80) if low <= rate <= high])
-        on.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        on.yaxis.set_minor_formatter(NullFormatter())
-    quiet(on)
-    label(on, "% of the sparsified weights that are zero", "%WER")
-    legend_of(on, handles, ncols=1, bbox_to_anchor=(-0.1, 1.07), labelspacing=0.2)
-    said = "; ".join(
-        f"{way}: " + ", ".join(f"{100 * row['sparsity']:g} % zeros {row['wer']:.2f} %" for row in shown[way])
+        ax.set_yscale("log")
+        ax.set_ylim(min(rates) / 1.2, max(rates) * 1.2)
+        low, high = ax.get_ylim()
+        ax.set_yticks([rate for rate in (1, 2, 5, 10, 15, 20, 30, 50, 80) if low <= rate <= high])
+        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_minor_formatter(NullFormatter())
+    quiet(ax)
+    label(ax, "% of the sparsified weights that are zero", "%WER")
+    legend_of(ax, handles, ncols=1, bbox_to_anchor=(-0.1, 1.07), labelspacing=0.2)
+    words = "; ".join(
+        f"{way}: " + ", ".join(f"{100 * share:g} % zeros {row['wer']:.2f} %" for share, row in shown[way])
         for way in ways
     )
-    return inline_svg(figure.figure, f"sparsity {title}", f"{title}: {said}.")
+    return inline_svg(figure.figure, f"sparsity {title}", f"{title}: {words}.")
 
 
-def way_of(row: Dict[str, Any]) -> str:
-    """How a row of an experiment was distilled, in words; what is usual is not said."""
-    if not row.get("kd"):
-        return "not distilled"
-    words = [str(row.get("kd_weighting") or row.get("kd_variant") or "distilled")]
-    if row.get("kd_variant") not in (None, "collapsed"):
-        words.insert(0, str(row["kd_variant"]))
-    if row.get("kd_ranges") == "student":
+def way_of(kd: Optional[Mapping[str, Any]]) -> str:
+    """How a system was distilled, in words; what is usual is not said."""
+    if kd is None:
+        return NOT_DISTILLED
+    words = [str(kd.get("weighting") or kd.get("variant") or "distilled")]
+    if kd.get("variant") not in (None, "collapsed"):
+        words.insert(0, str(kd["variant"]))
+    if kd.get("ranges") == "student":
         words.append("online")
-    for key, usual in (("scale", 1), ("temperature", 1)):
-        if row.get(f"kd_{key}") not in (None, usual):
-            words.append(f"{key} {row[f'kd_{key}']:g}")
+    for key, usual in (("scale", 1), ("temperature", 1), ("shift", 0)):
+        if kd.get(key) not in (None, usual):
+            words.append(f"{key} {kd[key]:g}")
     return ", ".join(words)
 
 
-def _rates(on: Axes, rates: Sequence[float]) -> None:
+def _name(ax: Axes, text: str, point: Point, offset: int, **style) -> None:
+    """A family's name, ``offset`` px above a point."""
+    place = {"textcoords": "offset points", "fontsize": 10, "color": COLOURS["--fg"]}
+    ax.annotate(text, (point.x, point.y), (0, offset), **place, **style)
+
+
+def _rates(ax: Axes, rates: Sequence[float]) -> None:
     """From 0, unless all are far from it; room for names above."""
     top, low = max(rates, default=1.0), min(rates, default=0.0)
     floor = 0.0 if low < 0.6 * top else low - 0.15 * (top - low) - 0.2
-    on.set_ylim(max(0.0, floor), top + 0.12 * (top - floor) + 0.1)
+    ax.set_ylim(max(0.0, floor), top + 0.12 * (top - floor) + 0.1)
 
 
-def _logarithmic(on: Axes, values: Sequence[float]) -> None:
-    quiet(on)
+def _logarithmic(ax: Axes, values: Sequence[float]) -> None:
+    quiet(ax)
     low, high = min(values, default=1.0), max(values, default=10.0)
     if low <= 0:
         return
-    on.set_xscale("log")
-    on.set_xlim(low / 1.35, high * 1.35)
+    ax.set_xscale("log")
+    ax.set_xlim(low / 1.35, high * 1.35)
     steps = [base * 10**power for power in range(3, 10) for base in (1, 2, 5)]
-    on.set_xticks([value for value in steps if low / 1.35 <= value <= high * 1.35])
-    on.xaxis.set_major_formatter(FuncFormatter(_short))
-    on.xaxis.set_minor_formatter(NullFormatter())
+    ax.set_xticks([value for value in steps if low / 1.35 <= value <= high * 1.35])
+    ax.xaxis.set_major_formatter(FuncFormatter(_short))
+    ax.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _short(value: float, _) -> str:

@@ -4,16 +4,24 @@ Plots are 372 px wide, so a phone shows them whole and a wide screen several bes
 alone: a kind has its mark and its dashes, too.
 """
 
-from typing import Dict, NamedTuple, Tuple
+from typing import Dict, NamedTuple, Sequence, Tuple
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from rnnt_kd.report.plots.inline_svg import COLOURS
+from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, pixel_figure
 
 WIDTH = 372
 ROW = 19  # px of a bar
 FONT = 11
+
+
+class Plot(NamedTuple):
+    """A figure of the page: heading, SVG element, caption."""
+
+    title: str
+    svg: str
+    note: str = ""
 
 
 class Kind(NamedTuple):
@@ -31,26 +39,44 @@ KINDS: Dict[str, Kind] = {
 }
 
 
-def quiet(on: Axes, grid: str = "both") -> None:
+def quiet(ax: Axes, grid: str = "both") -> None:
     """Small muted ticks, a faint grid behind, no box."""
-    on.patch.set_alpha(0.0)
-    on.set_axisbelow(True)
-    on.tick_params(length=0, pad=4, colors=COLOURS["--muted"], labelsize=10)
-    on.tick_params(which="minor", length=0, labelsize=9, colors=COLOURS["--muted"])
-    for side, spine in on.spines.items():
+    ax.patch.set_alpha(0.0)
+    ax.set_axisbelow(True)
+    ax.tick_params(length=0, pad=4, colors=COLOURS["--muted"], labelsize=10)
+    ax.tick_params(which="minor", length=0, labelsize=9, colors=COLOURS["--muted"])
+    for side, spine in ax.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(COLOURS["--grid"])
-    on.grid(True, axis=grid, color=COLOURS["--grid"], linewidth=0.6)
+    ax.grid(True, axis=grid, color=COLOURS["--grid"], linewidth=0.6)
 
 
-def label(on: Axes, x: str = "", y: str = "") -> None:
+def label(ax: Axes, x: str = "", y: str = "") -> None:
     """Names of the axes; that of y stands above it, level."""
-    on.set_xlabel(x, color=COLOURS["--muted"], fontsize=10, loc="right")
+    ax.set_xlabel(x, color=COLOURS["--muted"], fontsize=10, loc="right")
     if y:
-        on.text(0, 1, y, transform=on.transAxes, color=COLOURS["--muted"], fontsize=10, va="bottom", ha="left")
+        ax.text(0, 1, y, transform=ax.transAxes, color=COLOURS["--muted"], fontsize=10, va="bottom", ha="left")
 
 
-def legend(on: Axes, kinds, lines: bool = False, **place) -> None:
+def bar_axes(names: Sequence[str], right: int, top: int = 8) -> Tuple[PixelFigure, Axes]:
+    """A figure for a horizontal bar a name, ``right`` px beside it for figures."""
+    figure, left = pixel_figure(WIDTH, top + ROW * len(names) + 34), left_of(names)
+    ax = figure.add_axes((left, top, WIDTH - left - right, ROW * len(names)))
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    quiet(ax, "x")
+    ax.set_yticks(range(len(names)), names, color=COLOURS["--fg"], fontsize=FONT)
+    return figure, ax
+
+
+def figure_beside(ax: Axes, place: int, text: str) -> None:
+    """Text to the right of a bar."""
+    ax.annotate(
+        text, (1, place), (5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+        fontsize=FONT, va="center", color=COLOURS["--fg"],
+    )  # fmt: skip
+
+
+def legend(ax: Axes, kinds, lines: bool = False, **place) -> None:
     """Of the kinds of systems that are drawn."""
     handles = [
         Line2D(
@@ -59,12 +85,12 @@ def legend(on: Axes, kinds, lines: bool = False, **place) -> None:
         )
         for name, kind in KINDS.items() if name in kinds
     ]  # fmt: skip
-    legend_of(on, handles, **place)
+    legend_of(ax, handles, **place)
 
 
-def legend_of(on: Axes, handles, **place) -> None:
+def legend_of(ax: Axes, handles, **place) -> None:
     values = {"loc": "lower left", "bbox_to_anchor": (0, 1.06), "ncols": 2, "borderaxespad": 0, "columnspacing": 1.2}
-    on.legend(
+    ax.legend(
         handles=handles,
         frameon=False,
         fontsize=10,
