@@ -110,4 +110,3 @@ class HotWords:
 
     def finals(self, states: Tensor) -> Tensor:
         return -self._worth[states]
-

@@ -10,13 +10,6 @@ all hypotheses of all utterances at once, picks tokens, and writes them to the t
         table.extend(frame, parents, tokens, emitted, token_log_probs, scores)
     return table.n_best(nbest)
 
-All searches are called alike:
-
-    search(model, encoder_out, encoder_out_lens, *, beam, blank_id, unk_id, nbest=1, scorers=())
-
-and return a list for each utterance: its best hypotheses, at most ``nbest`` and at least one, best first, no
-two with the same tokens.
-
 N utterances, n <= N of them still have the frame, K hypotheses an utterance ("slots"),
 T frames, C vocabulary, L context of the predictor.  Inside, utterances are sorted by
 length, so that those that have a frame are the first n rows: an utterance that ended
@@ -62,8 +55,6 @@ class HypothesisTable:
     """
 
     def __init__(self, model, encoder_out: Tensor, encoder_out_lens: Tensor, beam: int, scorers: Sequence = ()):
-        if beam < 1:
-            raise UserError("beam", str(beam), "1 or more hypotheses")
         device, N = encoder_out.device, encoder_out.shape[0]
         lens, self._order = encoder_out_lens.to(device).sort(descending=True, stable=True)
         assert encoder_out_lens.shape == (N,), (encoder_out.shape, encoder_out_lens.shape)
@@ -155,11 +146,8 @@ class HypothesisTable:
         Best is the highest log-probability divided by the number of tokens, the start context
         counted too, as in icefall and sherpa-onnx; of equals, the first slot.
 
-        Raises:
-          UserError: ``nbest`` < 1, or the model gave NaN.
+        Raises UserError: the model gave NaN.
         """
-        if nbest < 1:
-            raise UserError("nbest", str(nbest), "1 or more hypotheses")
         if not self.scores.numel():
             return []
         totals = self.scores

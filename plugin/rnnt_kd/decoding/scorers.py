@@ -193,4 +193,3 @@ def _arcs(tree: Trie, pieces: Sequence[str]) -> Tuple[Tensor, List[int], List[in
             pairs += [(ways[x], child) for x, child in by_letters.children[piece_node].items() if x in ways]
     arcs.sort()
     return first, [key for key, _ in arcs], [node for _, node in arcs]
-
