@@ -11,14 +11,14 @@ from typing import Any, Dict, Iterable, List, Sequence, Union
 
 import numpy as np
 
-from rnnt_kd.data.speech import SAMPLING_RATE, load_samples, resample
+from rnnt_kd.data.audio_format import FRAME_SAMPLES, SAMPLING_RATE
+from rnnt_kd.data.speech import load_samples, resample
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.client_process import ClientProcess
 
 Audio = Union[np.ndarray, Path]
 SEARCHES = ("greedy_search", "modified_beam_search")
 SHORTEST = 80  # samples; of fewer the client computes not one frame, and ends
-FRAME_SAMPLES = 160
 
 
 @dataclass(frozen=True)

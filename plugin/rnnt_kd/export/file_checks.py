@@ -10,8 +10,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import onnx
 
+from rnnt_kd.data.audio_format import FEATURE_DIM
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.graphs import FEATURE_DIM
 from rnnt_kd.export.onnx_file import TRANSPOSED, metadata_of
 from rnnt_kd.text.tokenizer import Tokenizer
 

@@ -17,7 +17,8 @@ from typing import Dict, List, Tuple
 import torch
 from torch import Tensor, nn
 
-FEATURE_DIM = 80
+from rnnt_kd.data.audio_format import FEATURE_DIM
+
 TRAINING_ONLY = ("simple_am_proj.", "simple_lm_proj.", "ctc_output.")  # heads that no file holds
 _AUTHOR = "rnnt_kd"
 

@@ -12,8 +12,8 @@ from typing import Any, Dict, Iterable, Iterator, List
 import numpy as np
 
 from rnnt_kd.data.audio import is_silent
+from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.pieces import LONGEST_SECONDS, cut_at_quiet
-from rnnt_kd.data.speech import SAMPLING_RATE
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.client import SHORTEST, ClientResult, Listener, search_settings
 from rnnt_kd.export.client_process import ClientProcess

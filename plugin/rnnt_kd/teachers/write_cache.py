@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from rnnt_kd.config import RecipeConfig, SystemConfig
+from rnnt_kd.data.audio_format import FRAMES_PER_SECOND
 from rnnt_kd.data.dataset import CutInfo, cuts_digest, load_cuts_info, read_batches
 from rnnt_kd.data.selection import select
 from rnnt_kd.errors import UserError
@@ -23,8 +24,6 @@ from rnnt_kd.systems.valid_config import check_config
 from rnnt_kd.teachers.posteriors import Lattice, TeacherPosteriors
 from rnnt_kd.teachers.shards import Damaged, Entry, Facts, Shard, shard_indices, shard_path, write_shard
 from rnnt_kd.text.tokenizer import Tokenizer
-
-FRAMES_PER_SECOND = 100
 
 
 def lattice_of(recipe: RecipeConfig) -> Lattice:
