@@ -102,10 +102,10 @@ def _check_cache(config: SystemConfig, kd_cache: Optional[Path]) -> None:
     if kd_cache is None:  # a missing one is found by whoever needs it
         return
     if config.kd is None:
-        raise UserError("--kd-cache", "given without --kd", "--kd as well", "add --kd, or leave it away")
+        raise UserError("--kd-cache", "given without --kd", "--kd as well", "add --kd, or omit it")
     if config.kd.ranges != "teacher":
         raise UserError(
-            "--kd-cache", "given, and kd.ranges is student: the teacher runs online", "no --kd-cache", "leave it away"
+            "--kd-cache", "given, and kd.ranges is student: the teacher runs online", "no --kd-cache", "omit it"
         )
 
 

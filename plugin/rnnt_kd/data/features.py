@@ -50,7 +50,7 @@ MAX_BAD_FRACTION = 0.05  # of utterances, that may have bad audio
 
 @dataclass(frozen=True)
 class FeaturesSummary:
-    """What ``compute_features`` made."""
+    """Cuts that ``compute_features`` made."""
 
     cuts_path: Path
     num_utterances: int

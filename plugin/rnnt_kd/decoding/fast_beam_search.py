@@ -118,7 +118,7 @@ def _lattice(
 
 
 def _acceptor(graph: Graph) -> "k2.Fsa":
-    """In k2's form: an arc with the label -1 from the state in which an utterance may end to the last state."""
+    """The graph in k2's form: an arc with the label -1 leads from the state of an end to one more, the last."""
     last = graph.num_states
     rows = torch.stack((graph.sources, graph.destinations, graph.labels, torch.zeros_like(graph.labels)), 1)
     rows = torch.cat((rows, torch.tensor([[0, last, -1, 0]])))

@@ -1,4 +1,4 @@
-"""What ``fast_beam_search`` may recognise: any tokens, or the words of some text only.
+"""Graphs of what ``fast_beam_search`` may recognise: any tokens, or the words of some text only.
 
 A graph is a finite-state acceptor over tokens, blank left out: state 0 is where an utterance starts and where
 it may end; every arc is a token.  Of a frame's tokens a search takes those that leave the state it is in;

@@ -9,7 +9,7 @@ Every occurrence of a phrase in a hypothesis adds score * tokens, occurrences th
 have the higher score there.  While a phrase is under
 way, what its tokens so far are worth is lent, and taken back where it goes on otherwise: an Aho-Corasick automaton
 (CACM 18(6), 1975) over tokens, as a table.  Unlike in sherpa-onnx, whose searches pick tokens first and
-add the score to those that were picked, the score has a say in what is picked: a token that the beam would drop
+add the score to those that were picked, the score counts when tokens are picked: a token that the beam would drop
 can be kept.
 """
 

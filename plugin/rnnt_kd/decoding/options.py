@@ -1,4 +1,4 @@
-"""How every search is called, and what it is told.
+"""The options of a search, and the one way in which every search is called.
 
     search(model, encoder_out, encoder_out_lens, beam=4, nbest=2, ...)   -> List[List[Hypothesis]]
 

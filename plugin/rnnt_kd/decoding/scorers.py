@@ -1,4 +1,4 @@
-"""What has a say in beam search beside the model: shallow fusion with an n-gram language model; a bonus for length.
+"""Scorers, which add to the model's scores in beam search: an n-gram language model, a bonus for length.
 
 A scorer sees hypotheses as states, one int64 each, so that all of a batch are scored by a few tensor operations:
 
@@ -24,7 +24,7 @@ SPACE = "\u2581"  # a piece that begins with it begins a word
 
 
 def lm_scorer(lm: NgramLm, pieces: Sequence[str], scale: float, name: object = "language model"):
-    """The scorer for a model of words or of pieces, told apart by its vocabulary.
+    """The scorer for a model of words or of pieces, whichever its vocabulary shows it is.
 
     Args:
       pieces: C, ``Tokenizer.pieces()``; blank and ``<unk>`` first.
@@ -98,7 +98,7 @@ class TokenLm:
 class WordLm:
     """An n-gram model of words, for hypotheses of pieces.
 
-    The score of a word is certain when the next one begins.  Until then a hypothesis holds, as a loan, the
+    The score of a word is certain when the next one begins.  Until then a hypothesis holds, on loan, the
     log-probability without history of the likeliest word that begins with its letters so far (look-ahead;
     Ortmanns et al., ICSLP 1996); what the words do not spell is the unknown word.  Whichever pieces
     spell a word, its score is the same.
@@ -173,7 +173,7 @@ class WordLm:
 
 
 def _arcs(tree: Trie, pieces: Sequence[str]) -> Tuple[Tensor, List[int], List[int]]:
-    """Where pieces that begin a word lead; and, sorted by node * C + token, where the others lead from each node."""
+    """Nodes that pieces lead to: those that begin a word; and of the others, from each node, by node * C + token."""
     C, nowhere = len(pieces), len(tree)
     first = torch.full((C,), nowhere)
     by_letters = Trie()  # the pieces that go on with a word

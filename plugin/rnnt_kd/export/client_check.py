@@ -1,4 +1,4 @@
-"""What sherpa-onnx recognises with an export, against our own decoder on the system in torch.
+"""A check of an export: what sherpa-onnx recognises with it, against our own decoder on the system in torch.
 
 Greedy and modified beam search, single utterances and batches, every utterance that is given.  Our side
 starts from the audio too (Lhotse's filter banks without stage 1's rounding).

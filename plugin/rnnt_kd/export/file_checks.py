@@ -1,4 +1,4 @@
-"""What the files of an export say of themselves: signatures, metadata, vocabulary, opset.
+"""Checks of an export's files by themselves: signatures, metadata, vocabulary, opset.
 
 Every function raises ``UserError`` with one line for the first thing that is wrong.
 """

@@ -51,7 +51,7 @@ class PredictorFile(nn.Module):
 
 
 class JoinerFile(nn.Module):
-    """What is left of the joiner."""
+    """The rest of the joiner."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -64,7 +64,7 @@ class JoinerFile(nn.Module):
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """What ``onnx_file.write_graph`` needs to write one file."""
+    """One file, as ``onnx_file.write_graph`` needs it."""
 
     module: nn.Module
     example: Tuple[Tensor, ...]

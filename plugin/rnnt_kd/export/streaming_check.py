@@ -1,4 +1,4 @@
-"""What sherpa-onnx's OnlineRecognizer recognises with an export, against our own streaming decoder in torch.
+"""A check of a streaming export: sherpa-onnx's OnlineRecognizer against our own streaming decoder in torch.
 
 Every utterance by itself, and all of them joined by threes with pauses between them, which are endpoints: there
 both sides begin a new segment.  100 ms of audio at a time, greedy and modified beam search.

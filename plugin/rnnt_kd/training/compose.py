@@ -39,7 +39,7 @@ def compose(
         raise UserError("--structure", f"{structure} for a dense {role}", "no --structure", "or give --sparsity")
     given = {key: value for key, value in kd_options.items() if value is not None}
     if given and not with_kd:
-        raise UserError("--kd-" + sorted(given)[0], "given without --kd", "--kd as well", "add --kd, or leave it away")
+        raise UserError("--kd-" + sorted(given)[0], "given without --kd", "--kd as well", "add --kd, or omit it")
     if with_kd and role == "teacher":
         raise UserError("--kd", "asked for a teacher", "a student's role", "leave --kd away")
     if given.get("scale", 0.0) < 0.0:
