@@ -16,7 +16,14 @@ PACKAGE = Path(__file__).resolve().parents[1] / "plugin" / "rnnt_kd"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 MATHEMATICS = {"lattice", "losses", "models", "sparsity"}
-TOOLS = {"config", "config_io", "atomic", "tables", "children"}  # top-level modules beside errors and choices
+TOOLS = {
+    "config",
+    "config_io",
+    "atomic",
+    "tables",
+    "children",
+    "progress_bar",
+}  # top-level modules beside errors and choices
 LOWER = MATHEMATICS | {"text", "data", "scoring"}
 TRAINED = {"systems", "teachers"}  # what trained systems and teachers' caches are on disk
 MAY_IMPORT = {
@@ -44,6 +51,7 @@ MAY_IMPORT = {
     "choices": set(),
     "tables": set(),
     "children": set(),
+    "progress_bar": set(),
     "atomic": set(),
     "config": {"losses", "sparsity"},  # which names there are
     "config_io": {"config", "atomic"},

@@ -120,7 +120,7 @@ def test_one_process_at_a_time_makes_a_corpus(tmp_path, capsys):
 def test_wrong_corpora_are_one_line(tmp_path, capsys):
     out = ["--out-dir", tmp_path / "out"]
     message = fails(capsys, prepare_corpus, "--corpus", "nothing", *out)
-    assert 'no corpus "nothing"' in message and "an4" in message and "__init__" not in message
+    assert "there is no 'nothing'" in message and "an4" in message and "__init__" not in message
     assert "no such directory" in fails(capsys, prepare_corpus, "--corpus", "an4", "--corpus-dir", tmp_path / "x", *out)
     assert "--corpus-dir" in fails(capsys, prepare_corpus, "--corpus", "an4", *out)
     assert "KEY=VALUE" in fails(capsys, prepare_corpus, "--corpus", "an4", "--option", "seven", *out)

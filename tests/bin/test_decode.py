@@ -292,7 +292,7 @@ def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):
     foreign = tmp_path / "hot.txt"
     foreign.write_text("QUITE\n")
     cases = [
-        ({"search": "best"}, f"search: 'best'; expected one of: {', '.join(available_searches())}"),
+        ({"search": "best"}, f"search: there is no 'best'; expected one of: {', '.join(available_searches())}"),
         ({"beam": 0}, "--beam: 0"),
         ({"nbest": 5}, "--nbest: 5; expected 1 .. 4, the hypotheses that --beam keeps"),
         ({"nbest": 0}, "--nbest: 0"),

@@ -160,7 +160,7 @@ def test_systems_that_sherpa_onnx_cannot_run_are_refused(system, workplace, tmp_
     assert "--streaming" in failure(capsys, arguments(workplace, system, out, "--streaming"))
     assert "one of them" in failure(capsys, arguments(workplace, system, out, "--int8", "--float16"))
     write_system_config(system / "config.yaml", dataclasses.replace(config, blank_id=3))
-    assert "blank_id is 3; expected 0" in failure(capsys, arguments(workplace, system, out))
+    assert "blank_id is 3; expected 0, as in" in failure(capsys, arguments(workplace, system, out))
     write_system_config(system / "config.yaml", dataclasses.replace(config, bpe_checksum="0" * 64))
     assert "another BPE model" in failure(capsys, arguments(workplace, system, out))
     write_system_config(system / "config.yaml", config)

@@ -11,12 +11,10 @@ Writes to OUT_DIR
 """
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import torch
-from tqdm import tqdm
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
@@ -28,6 +26,7 @@ from rnnt_kd.decoding.decode import Decoded, decode
 from rnnt_kd.decoding.graphs import words_of
 from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
+from rnnt_kd.progress_bar import counted
 from rnnt_kd.scoring.alternatives import write_nbest
 from rnnt_kd.scoring.ctm import write_ctm
 from rnnt_kd.scoring.emissions import write_emissions
@@ -35,7 +34,7 @@ from rnnt_kd.scoring.kaldi_files import FILES as KALDI_FILES
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.scoring.trn import write_trn
-from rnnt_kd.systems.store import load_system, weights_file
+from rnnt_kd.systems.store import check_bpe, load_system, weights_file
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.transcripts import read_transcripts
 
@@ -94,25 +93,24 @@ def main(argv: Optional[List[str]] = None) -> None:
     torch.set_num_threads(args.num_threads)
     tokenizer = Tokenizer.load(args.bpe_dir)
     model, config = load_system(args.system_dir, settings["device"])
-    if config.bpe_checksum != tokenizer.checksum:
-        expected = f"that of {args.system_dir} (checksum {config.bpe_checksum[:12]})"
-        raise UserError(args.bpe_dir, f"another BPE model (checksum {tokenizer.checksum[:12]})", expected)
-    if config.blank_id != tokenizer.blank_id:
-        expected = f"{tokenizer.blank_id}, as in {args.bpe_dir}"
-        raise UserError(args.system_dir / "config.yaml", f"blank_id is {config.blank_id}", expected)
+    check_bpe(config, tokenizer, args.system_dir, args.bpe_dir)
     if args.chunk_frames is not None:
         _set_chunk(model.encoder, args.chunk_frames, args.system_dir)
     scorers = make_scorers(settings, tokenizer)
     loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds)
-    with tqdm(loader, desc=f"{config.name} on {args.test_set}", unit="batch", mininterval=1.0) as batches:
-        search = get_search(args.search)
-        if args.graph_text is not None:
-            graph = words_of(read_transcripts([args.graph_text]), tokenizer, source=args.graph_text)
-            search = partial(search, graph=graph)
-        more = {"nbest": args.nbest or 1, "scorers": scorers}
-        decoded = decode(model, batches, search, tokenizer, beam=args.beam, blank_id=config.blank_id, **more)
+    search, search_options = (
+        get_search(args.search),
+        {"beam": args.beam, "blank_id": config.blank_id, "scorers": scorers},
+    )
+    if args.graph_text is not None:
+        text = read_transcripts([args.graph_text])
+        search_options["graph"] = words_of(text, tokenizer, source=args.graph_text)
+    batches = counted(loader, f"{config.name} on {args.test_set}", "batch")
+    decoded = decode(model, batches, search, tokenizer, nbest=args.nbest or 1, **search_options)
     in_cuts = {cut.id for cut in load_cuts_info(args.cuts)}
-    assert in_cuts == {*decoded.words, *loader.left_out}, "the loader lost utterances"  # a rate of a part is no rate
+    assert in_cuts == {*decoded.words, *loader.left_out}, (
+        "the loader lost utterances"
+    )  # a WER over a subset would be misleading
     record = {
         "system": config.name,
         **settings,
@@ -153,7 +151,7 @@ def _check(args) -> None:
 def _set_chunk(encoder: torch.nn.Module, chunk_frames: int, system_dir: Path) -> None:
     if not hasattr(encoder, "eval_chunk_frames"):
         found = f"given for {system_dir}, which sees the whole utterance"
-        raise UserError("--chunk-frames", found, "a streaming system", "leave it away")
+        raise UserError("--chunk-frames", found, "a streaming system", "omit it")
     encoder.eval_chunk_frames = chunk_frames
 
 

@@ -4,16 +4,15 @@
 """
 
 import argparse
-import importlib
 from pathlib import Path
 from typing import Dict, List, Optional
 
 from filelock import FileLock, Timeout
 
+from rnnt_kd import choices
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import join, names_in, parser
+from rnnt_kd.bin.options import parser
 from rnnt_kd.bin.stage import Stage
-from rnnt_kd.data import corpora
 from rnnt_kd.data.kaldi_dir import read_data_dir
 from rnnt_kd.errors import UserError
 
@@ -31,9 +30,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     args = options.parse_args(argv)
 
-    known = names_in(Path(corpora.__file__).parent)
-    if args.corpus not in known:
-        raise UserError("--corpus", f'no corpus "{args.corpus}"', f"one of {join(known)}")
+    choices.check(args.corpus, choices.names("rnnt_kd.data.corpora"), "--corpus")
     pairs = {}
     for item in args.option:
         key, equals, value = item.partition("=")
@@ -62,7 +59,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
 def _prepare(args: argparse.Namespace, pairs: Dict[str, str], stage: Stage) -> None:
     stage.start()
-    module = importlib.import_module(f"rnnt_kd.data.corpora.{args.corpus}")
+    module = choices.load("rnnt_kd.data.corpora", args.corpus)
     if "num_jobs" in module.OPTIONS:
         pairs.setdefault("num_jobs", str(args.nj))
     made = module.prepare(args.corpus_dir, args.out_dir, seed=args.seed, options=pairs)

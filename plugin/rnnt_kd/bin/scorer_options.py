@@ -1,4 +1,4 @@
-"""Options of decode for what has a say in beam search beside the model."""
+"""Options of decode for language models, hot words and a bonus for length in beam search."""
 
 import argparse
 import math
@@ -10,7 +10,7 @@ from rnnt_kd.decoding.ngram_lm import read_arpa
 from rnnt_kd.decoding.scorers import TokenBonus, lm_scorer
 from rnnt_kd.errors import UserError
 
-FUSING = "modified_beam_search"  # the search in which they have a say
+FUSING = "modified_beam_search"  # the search that takes them
 LM_SCALE, HOTWORDS_SCORE = 0.2, 1.0
 _NUMBERS = {"lm_scale": "lm", "hotwords_score": "hotwords", "token_bonus": None}  # option -> the file it belongs to
 
@@ -39,14 +39,14 @@ def check_scorers(args: argparse.Namespace) -> None:
         if value is not None and not math.isfinite(value):
             raise UserError(option, str(value), "a number")
         if value is not None and file is not None and getattr(args, file) is None:
-            raise UserError(option, f"given without --{file}", f"a file for --{file}", "name one, or leave it away")
+            raise UserError(option, f"given without --{file}", f"a file for --{file}", "name one, or omit it")
     if args.search != FUSING and scorer_settings(args):
         found = "takes no language model, no hot words and no bonus"
         raise UserError(f"--search {args.search}", found, f"--search {FUSING}")
 
 
 def scorer_settings(args: argparse.Namespace) -> Dict[str, Any]:
-    """What was asked for; nothing where nothing was."""
+    """The settings that were asked for; none where nothing was."""
     values = {name: getattr(args, name) for name in ("lm", "lm_scale", "hotwords", "hotwords_score", "token_bonus")}
     if args.lm is not None and args.lm_scale is None:
         values["lm_scale"] = LM_SCALE

@@ -3,7 +3,7 @@
 Prints a line for each file, its name and its text; with a streaming export one for each segment between pauses,
 and on stderr what is heard so far, as it comes.  Any rate, of several channels the first.  An offline export gets
 recordings of more than --longest seconds in pieces, cut where it is quiet.  The export is verified first.  A file
-that cannot be read is told, the others are transcribed, and the command ends with status 1.
+that cannot be read is an error line, the others are transcribed, and the command ends with status 1.
 
     python -m rnnt_kd.bin.transcribe exp/an4/export/teacher speech.flac interview.wav
 """
@@ -51,7 +51,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
 
 def _offline(args) -> bool:
-    """Whether all files could be read."""
+    """Transcribe the files; True where all could be read."""
     from rnnt_kd.data.speech import load_samples
     from rnnt_kd.export.transcribe import Transcriber
 

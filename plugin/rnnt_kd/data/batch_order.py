@@ -1,4 +1,4 @@
-"""Which cuts stand together in a batch, and in which order: Lhotse's dynamic bucketing, made deterministic.
+"""The batches of an epoch and their order: Lhotse's dynamic bucketing, made deterministic.
 
 The plan of an epoch is a pure function of the arguments of ``plan_batches``.
 """

@@ -1,4 +1,4 @@
-"""What a data directory's audio promises: checked by the headers, before hours of work start.
+"""A quick check of a data directory's audio, by the headers, before hours of work start.
 
 The same rule as in ``compute_features``, which decodes every file and so sees more: a little bad audio
 is named (and left out there), more of it is an error.

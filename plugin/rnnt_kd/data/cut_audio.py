@@ -8,8 +8,8 @@ import numpy as np
 import soundfile
 
 from rnnt_kd.data.audio import BadAudio, load_recording
+from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.dataset import _load_cuts
-from rnnt_kd.data.features import SAMPLING_RATE
 from rnnt_kd.data.kaldi_dir import RecordingEntry
 from rnnt_kd.data.speech import resample
 

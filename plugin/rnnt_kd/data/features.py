@@ -34,14 +34,14 @@ from lhotse.augmentation import Speed
 from lhotse.augmentation.torchaudio import get_or_create_resampler
 from lhotse.features.base import Features
 from lhotse.utils import compute_num_samples
-from tqdm import tqdm
 
 from rnnt_kd.atomic import replace_dir, write_bytes, write_text
 from rnnt_kd.data.audio import BadAudio, is_silent, load_recording
+from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
 from rnnt_kd.errors import UserError
+from rnnt_kd.progress_bar import ProgressBar
 
-SAMPLING_RATE = 16000
 SEGMENT_OVERSHOOT = 0.5  # seconds that a segment may end after its recording (clipped), as in Kaldi
 SHORTEST = 0.025  # seconds: one window
 SILENT = "is silent"
@@ -50,7 +50,7 @@ MAX_BAD_FRACTION = 0.05  # of utterances, that may have bad audio
 
 @dataclass(frozen=True)
 class FeaturesSummary:
-    """What ``compute_features`` made."""
+    """Cuts that ``compute_features`` made."""
 
     cuts_path: Path
     num_utterances: int
@@ -112,7 +112,7 @@ def _compute(
         cuts: List[MonoCut] = []
         left_out: Dict[str, str] = {}
         jobs = [(index, part, made, feats_dir, speeds) for index, part in enumerate(parts)]
-        with tqdm(total=len(data.utterances), desc=f"features of {name}", unit="utt", mininterval=1.0) as progress:
+        with ProgressBar(f"features of {name}", len(data.utterances), "utt") as progress:
             for part_cuts, part_left_out, seen in _run(jobs, num_jobs):
                 cuts.extend(part_cuts)
                 left_out.update(part_left_out)

@@ -236,7 +236,7 @@ def _recording(directory: Path, key: str, value: str, where: str, allow_pipes: b
                 raise UserError(where, f"audio {value} cannot be read: permission denied", "a readable file")
             return RecordingEntry(key, str(candidate.absolute()), False, where)
     places = "an existing file" if os.path.isabs(value) else f"a file relative to {Path.cwd()} or to {directory}"
-    raise UserError(where, f"audio {value} does not exist", places, "mend the path or remove the utterance")
+    raise UserError(where, f"audio {value} does not exist", places, "fix the path or remove the utterance")
 
 
 def _segment(value: str, where: str) -> Tuple[str, float, Optional[float]]:

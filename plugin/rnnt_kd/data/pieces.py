@@ -7,10 +7,10 @@ from typing import List, Tuple
 
 import numpy as np
 
-from rnnt_kd.data.features import SAMPLING_RATE
+from rnnt_kd.data.audio_format import FRAME_SAMPLES as STEP
+from rnnt_kd.data.audio_format import SAMPLING_RATE
 
 LONGEST_SECONDS = 30.0
-STEP = SAMPLING_RATE // 100
 WINDOW_STEPS = 20  # a cut lies in the middle of the quietest 200 ms
 
 

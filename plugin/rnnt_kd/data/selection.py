@@ -1,4 +1,4 @@
-"""Which utterances can be trained on; the others are counted and named."""
+"""The choice of utterances that can be trained on; the others are counted and named."""
 
 import json
 from collections import Counter

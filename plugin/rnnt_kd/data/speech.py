@@ -14,7 +14,8 @@ from lhotse import Fbank
 from lhotse.augmentation.torchaudio import get_or_create_resampler
 
 from rnnt_kd.data.audio import BadAudio, load_recording
-from rnnt_kd.data.features import SAMPLING_RATE, _cut, _recording_manifest, _span
+from rnnt_kd.data.audio_format import SAMPLING_RATE
+from rnnt_kd.data.features import _cut, _recording_manifest, _span
 from rnnt_kd.data.kaldi_dir import RecordingEntry, read_data_dir
 from rnnt_kd.errors import UserError
 

@@ -1,4 +1,4 @@
-"""How sure a system is of each word: a number in [0, 1].
+"""Confidence of each recognised word: a number in [0, 1].
 
     confidence(word) = P(word | n-best list) * product over its tokens of P(token | a token is said here)
 
@@ -6,7 +6,7 @@ The first factor is the posterior probability, within the n-best list, of the hy
 this place (Wessel et al., IEEE Trans. SAP 9(3), 2001, with a list for the lattice): the competition between
 word sequences, deletions included, but blind for what fell off the beam.  The second is the joiner's choice among
 labels in the frame and context in which the token was said, blank left out: a transducer may say a token now or a
-frame later, so the probability of "now" tells little about "what".  Each repairs the other's weakness.
+frame later, so the probability of "now" tells little about "what".  Each makes up for the other's weakness.
 """
 
 import math

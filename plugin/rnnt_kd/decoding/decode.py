@@ -2,17 +2,17 @@
 
 import math
 import time
-from dataclasses import dataclass, field
-from typing import Callable, Dict, Iterable, List, Sequence, Tuple
+from dataclasses import dataclass, field, replace
+from typing import Dict, Iterable, List, Sequence, Tuple
 
 import torch
 
+from rnnt_kd.data.audio_format import FRAMES_PER_SECOND
 from rnnt_kd.decoding.confidence import label_posteriors, list_posteriors
 from rnnt_kd.decoding.hypotheses import Hypothesis
+from rnnt_kd.decoding.options import Search, SearchOptions
 from rnnt_kd.scoring.alternatives import Alternative
 from rnnt_kd.scoring.emissions import Emissions
-
-FRAMES_PER_SECOND = 100  # of features
 
 
 @dataclass
@@ -43,13 +43,11 @@ class Decoded:
 def decode(
     model,
     batches: Iterable,
-    search: Callable[..., List[List[Hypothesis]]],
+    search: Search,
     tokenizer,
     *,
-    beam: int,
-    blank_id: int,
     nbest: int = 1,
-    scorers: Sequence = (),
+    **options,
 ) -> Decoded:
     """Recognise every batch.
 
@@ -59,18 +57,20 @@ def decode(
                  ``durations`` (seconds), ``speakers``.
       search:    what ``get_search`` gives.
       tokenizer: ``text.tokenizer.Tokenizer`` of the system.
-      nbest:     alternatives kept at most; the confidences are told from all that the beam holds.
-      scorers:   as ``search`` takes them.
+      nbest:     alternatives kept at most; the confidences come from all that the beam holds.
+      options:   as ``search`` takes them (``SearchOptions``); ``unk_id`` is the tokenizer's.
     """
     device = next(model.parameters()).device
     decoded, pieces = Decoded(), tokenizer.pieces()
     frame_seconds = model.encoder.subsampling_factor / FRAMES_PER_SECOND
-    ids = {"blank_id": blank_id, "unk_id": tokenizer.unk_id}
+    told = SearchOptions(unk_id=tokenizer.unk_id, nbest=nbest, **options)
+    told = replace(told, nbest=max(nbest, told.beam))
+    ids = {"blank_id": told.blank_id, "unk_id": told.unk_id}
     for batch in batches:
         started = time.perf_counter()
         with torch.no_grad():
             encoder_out, lens = model.encode(batch.features.to(device), batch.feature_lens.to(device))
-        found = search(model, encoder_out, lens, beam=beam, **ids, nbest=max(nbest, beam), scorers=scorers)
+        found = search(model, encoder_out, lens, **vars(told))
         texts = [tokenizer.decode(best.tokens) for best, *_ in found]
         decoded.seconds += time.perf_counter() - started  # the hypotheses are on the host: the device is done
         decoded.audio_seconds += sum(batch.durations)

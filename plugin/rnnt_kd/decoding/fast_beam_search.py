@@ -3,7 +3,7 @@
 k2 keeps a lattice: in each frame states of (last tokens, place in the graph), hypotheses that end alike share one.
 At most one symbol a frame, as in the other searches.  Made for k2 1.23.4.  Its traps, and what is done here:
 
-  * The log-probabilities of the last frame a stream has seen are missing in its lattice (mended in later
+  * The log-probabilities of the last frame a stream has seen are missing in its lattice (fixed in later
     versions), and that frame decides which states are an utterance's end.  So every stream sees one frame more,
     in which blank and the end cost nothing and no token comes.
   * It fills the context before the first token with 0; our predictor is fed [-1, ..., -1, blank] there.
@@ -11,7 +11,7 @@ At most one symbol a frame, as in the other searches.  Made for k2 1.23.4.  Its 
   * It cannot continue an utterance of no frames, and ends the process at NaN: neither reaches it.
 """
 
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 import k2
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from rnnt_kd.decoding.graphs import Graph, any_tokens
 from rnnt_kd.decoding.hypotheses import Hypothesis
+from rnnt_kd.decoding.options import SearchOptions, takes_options
 from rnnt_kd.errors import UserError
 
 LOG_BEAM = 20.0  # a state that is less probable than the best by more than this (natural log) is dropped
@@ -27,64 +28,42 @@ NUM_PATHS = 100  # drawn from a lattice, in which the n-best list is looked for
 FLATTER = 0.5  # log-probabilities are multiplied by this for the drawing, so that paths differ
 
 
+@takes_options
 @torch.no_grad()
-def search(
-    model,
-    encoder_out: Tensor,
-    encoder_out_lens: Tensor,
-    *,
-    beam: int = 4,
-    blank_id: int = 0,
-    unk_id: Optional[int] = 1,
-    nbest: int = 1,
-    scorers: Sequence = (),
-    graph: Optional[Graph] = None,
-) -> List[List[Hypothesis]]:
-    """Recognise a batch.
+def search(model, encoder_out: Tensor, encoder_out_lens: Tensor, options: SearchOptions) -> List[List[Hypothesis]]:
+    """The best hypotheses of a batch.
 
-    Args:
-      model:            a ``Transducer`` in eval mode.
-      encoder_out:      (N, T, D), what ``model.encode`` gave.
-      encoder_out_lens: (N,) int64.
-      beam:             last tokens of hypotheses (contexts) kept after each frame, and 8 times as many states.
-      blank_id:         must be 0.
-      unk_id:           counts as blank; None: a token like others.
-      nbest:            hypotheses returned at most.
-      scorers:          none can take part.
-      graph:            what may be said; None: any tokens.
+    ``beam`` is the number of last tokens of hypotheses (contexts) kept after each frame, and of states 8 times as many.
+    Best is the highest log-probability divided by length, as in ``modified_beam_search``; it is looked for among the
+    best path and 100 paths sampled (with a fixed seed) from the lattice.  A score is the sum over all paths of
+    the lattice with these tokens; times and token log-probabilities are those of the best of them.
+    Where no path is at the graph's end in the last frame, all are taken, with half a word at their end.
 
-    Returns:
-      N lists, best first by log-probability divided by length, as of ``modified_beam_search``; the best is looked for
-      among the best path and 100 paths drawn (without chance) from the lattice.  A score is the sum over all
-      paths of the lattice with these tokens, times and token log-probabilities are those of the best of them.
-      Where no path is at the graph's end in the last frame, all are taken, with half a word at their end.
-
-    Raises:
-      UserError: ``beam`` or ``nbest`` < 1, blank is not 0, scorers are given, a graph of other tokens, the model's
-        output is not a number, or a GPU and a k2 for CPUs.
+    Raises UserError: see ``options.py``; blank is not 0, scorers are given, a graph of other tokens, a GPU and a k2
+      for CPUs.
     """
-    _check(beam, nbest, blank_id, scorers, encoder_out.device)
+    _check(options, encoder_out.device)
     lens = encoder_out_lens.tolist()
     heard = [place for place, length in enumerate(lens) if length > 0]
     found = [[Hypothesis([], [], 0.0, [])] for _ in lens]
     if heard:
         some = torch.tensor(heard, device=encoder_out.device)
         some_lens = [lens[place] for place in heard]
-        lattice = _lattice(model, encoder_out[some], some_lens, graph, beam, unk_id, heard)
-        for place, hypotheses in zip(heard, _n_best(lattice, len(model.predictor.start_context()), nbest), strict=True):
+        lattice = _lattice(model, encoder_out[some], some_lens, options, heard)
+        for place, hypotheses in zip(
+            heard, _n_best(lattice, len(model.predictor.start_context()), options.nbest), strict=True
+        ):
             found[place] = hypotheses
     return found
 
 
-def _check(beam: int, nbest: int, blank_id: int, scorers: Sequence, device: torch.device) -> None:
-    for name, value in (("beam", beam), ("nbest", nbest)):
-        if value < 1:
-            raise UserError(name, str(value), "1 or more hypotheses")
-    if blank_id != 0:
-        raise UserError("blank_id", f"{blank_id} in fast_beam_search", "0, as k2 has it", "choose another search")
-    if scorers:
-        found = "searches in a lattice of k2's, in which a language model or hot words cannot take part"
-        raise UserError("fast_beam_search", found, "", "take modified_beam_search")
+def _check(options: SearchOptions, device: torch.device) -> None:
+    if options.blank_id != 0:
+        raise UserError(
+            "blank_id", f"{options.blank_id} in fast_beam_search", "0, as k2 has it", "choose another search"
+        )
+    reason = "searches in a lattice of k2's, where a language model or hot words are not supported"
+    options.refuse("scorers", "fast_beam_search", reason, "take modified_beam_search")
     if device.type == "cuda" and not k2.with_cuda:
         raise UserError("fast_beam_search", "a GPU and a k2 without CUDA", "both on the CPU", "give --device cpu")
 
@@ -93,9 +72,7 @@ def _lattice(
     model,
     encoder_out: Tensor,
     lens: Sequence[int],
-    graph: Optional[Graph],
-    beam: int,
-    unk_id: Optional[int],
+    options: SearchOptions,
     names: Sequence[int],
 ) -> "k2.Fsa":
     """One acceptor a stream, its arcs labelled by tokens, 0 for blank; all paths of stream i have lens[i] + 1 arcs.
@@ -108,15 +85,15 @@ def _lattice(
     am = model.joiner.encoder_proj(encoder_out[:, :frames].masked_fill(padding[:, :, None], 0.0))  # (N, T, J)
     predict, start = model.predictor.tabulated(), model.predictor.start_context()
     C = model.joiner(am[0, :1], model.joiner.predictor_proj(predict(torch.tensor([start], device=device)))).shape[1]
-    graph = any_tokens(C, 0, unk_id) if graph is None else graph
+    graph = options.graph or any_tokens(C, 0, options.unk_id)
     if int(graph.labels.max()) >= C:
         raise UserError("graph", f"token {int(graph.labels.max())}", f"tokens below {C}", "take the system's own BPE")
     config = k2.RnntDecodingConfig(
         vocab_size=C,
         decoder_history_len=len(start),
         beam=LOG_BEAM,
-        max_states=STATES_PER_CONTEXT * beam,
-        max_contexts=beam,
+        max_states=STATES_PER_CONTEXT * options.beam,
+        max_contexts=options.beam,
     )
     acceptor = _acceptor(graph).to(device)
     silence = torch.full((1, C), -5 * LOG_BEAM, device=device)  # frames after an utterance's last
@@ -131,8 +108,8 @@ def _lattice(
             where = f"utterance {names[int(rows[torch.isnan(log_probs).any(-1)][0])]} of the batch"
             found = "the model's output is not a number"
             raise UserError(where, found, "finite logits", "the weights are broken: train again")
-        if unk_id is not None:
-            log_probs[:, 0] = torch.logaddexp(log_probs[:, 0], log_probs[:, unk_id])
+        if options.unk_id is not None:
+            log_probs[:, 0] = torch.logaddexp(log_probs[:, 0], log_probs[:, options.unk_id])
         streams.advance(torch.where(ends[rows, None] > frame, log_probs.float(), silence))
     shape, _ = streams.get_contexts()
     streams.advance(silence.repeat(shape.tot_size(1), 1))
@@ -141,7 +118,7 @@ def _lattice(
 
 
 def _acceptor(graph: Graph) -> "k2.Fsa":
-    """In k2's form: an arc with the label -1 from the state in which an utterance may end to the last state."""
+    """The graph in k2's form: an arc with the label -1 leads from the state of an end to one more, the last."""
     last = graph.num_states
     rows = torch.stack((graph.sources, graph.destinations, graph.labels, torch.zeros_like(graph.labels)), 1)
     rows = torch.cat((rows, torch.tensor([[0, last, -1, 0]])))

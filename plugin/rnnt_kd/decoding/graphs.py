@@ -1,4 +1,4 @@
-"""What ``fast_beam_search`` may recognise: any tokens, or the words of some text only.
+"""Graphs of what ``fast_beam_search`` may recognise: any tokens, or the words of some text only.
 
 A graph is a finite-state acceptor over tokens, blank left out: state 0 is where an utterance starts and where
 it may end; every arc is a token.  Of a frame's tokens a search takes those that leave the state it is in;
@@ -6,11 +6,12 @@ blank keeps the state.
 """
 
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Iterable, List, Optional, Tuple
 
 import torch
 from torch import Tensor
 
+from rnnt_kd.decoding.trie import Trie
 from rnnt_kd.errors import UserError
 
 
@@ -53,20 +54,18 @@ def words_of(text: Iterable[str], tokenizer, *, source: object = "graph") -> Gra
       UserError: no word is left.
     """
     spelled = (tokenizer.encode(word) for word in sorted({word for line in text for word in line.split()}))
-    return _graph(_tree(tokens for tokens in spelled if tokens and tokenizer.unk_id not in tokens), source)
+    return _graph(_word_arcs(tokens for tokens in spelled if tokens and tokenizer.unk_id not in tokens), source)
 
 
-def _tree(spellings: Iterable[List[int]]) -> Iterable[Tuple[int, int, int]]:
-    states: Dict[Tuple[int, ...], int] = {(): 0}  # what was read of a word -> state
+def _word_arcs(spellings: Iterable[List[int]]) -> Iterable[Tuple[int, int, int]]:
+    beginnings = Trie()
     for tokens in spellings:
-        for end in range(1, len(tokens)):
-            states.setdefault(tuple(tokens[:end]), len(states))
-            yield states[tuple(tokens[: end - 1])], states[tuple(tokens[:end])], tokens[end - 1]
-        yield states[tuple(tokens[:-1])], 0, tokens[-1]
+        states = beginnings.add(tokens[:-1])
+        yield from zip(states, [*states[1:], 0], tokens)
 
 
 def _graph(arcs: Iterable[Tuple[int, int, int]], source: object = "graph") -> Graph:
-    """Of (source, destination, label); arcs that are there twice become one."""
+    """The graph of (source, destination, label) triples; arcs that are there twice become one."""
     ordered = sorted({(source, label, destination) for source, destination, label in arcs})
     if not ordered:
         raise UserError(source, "no token may be said", "text with words of this system", "check the text")

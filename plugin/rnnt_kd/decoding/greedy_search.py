@@ -6,52 +6,31 @@ utterance goes on behind the first of them that has a token, or behind all.  Eve
 at its own pace; what the joiner saw of frames behind a token is thrown away.
 """
 
-from typing import List, Optional, Sequence
+from typing import List
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from rnnt_kd.decoding.hypotheses import Hypothesis, is_emitted
+from rnnt_kd.decoding.options import SearchOptions, takes_options
 from rnnt_kd.errors import UserError
 
 AHEAD = 8  # frames that the joiner looks at together: fewer need more steps, more are thrown away
 
 
+@takes_options
 @torch.inference_mode()
-def search(
-    model,
-    encoder_out: Tensor,
-    encoder_out_lens: Tensor,
-    *,
-    beam: int = 1,
-    blank_id: int = 0,
-    unk_id: Optional[int] = 1,
-    nbest: int = 1,
-    scorers: Sequence = (),
-) -> List[List[Hypothesis]]:
-    """Recognise a batch.
+def search(model, encoder_out: Tensor, encoder_out_lens: Tensor, options: SearchOptions) -> List[List[Hypothesis]]:
+    """One hypothesis for each utterance of a batch, for any ``beam`` and ``nbest``.
 
-    Args:
-      model:            a ``Transducer`` in eval mode.
-      encoder_out:      (N, T, D), what ``model.encode`` gave.
-      encoder_out_lens: (N,) int64.
-      beam:             not used; every search is called alike.
-      blank_id:         no token.
-      unk_id:           counts as blank (see ``is_emitted``); None: a token like others.
-      nbest:            not used: there is one hypothesis.
-      scorers:          none; a language model has no say where one path is followed.
-
-    Returns:
-      N lists of one hypothesis; of equally probable tokens the lowest id wins.  ``score`` is the
-      log-probability of the one path that was followed.
-
-    Raises:
-      UserError: scorers were given, or the model's output is not a number.
+    Of equally probable tokens the lowest id wins.  ``score`` is the log-probability of the one path that was followed.
+    Raises UserError: see ``options.py``; scorers or a graph were given.
     """
-    if scorers:
-        found = "follows one path, where a language model or hot words have nothing to choose from"
-        raise UserError("greedy_search", found, "a search with several hypotheses", "take modified_beam_search")
+    choice = "follows one path, where a language model or hot words have nothing to choose from"
+    options.refuse("scorers", "greedy_search", choice, "take modified_beam_search")
+    options.refuse("graph", "greedy_search", "follows one path, which a graph may cut off", "take fast_beam_search")
+    blank_id, unk_id = options.blank_id, options.unk_id
     N, device, lens = len(encoder_out), encoder_out.device, encoder_out_lens.tolist()
     T = max(lens, default=0)
     if T == 0:

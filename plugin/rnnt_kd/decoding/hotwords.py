@@ -9,7 +9,7 @@ Every occurrence of a phrase in a hypothesis adds score * tokens, occurrences th
 have the higher score there.  While a phrase is under
 way, what its tokens so far are worth is lent, and taken back where it goes on otherwise: an Aho-Corasick automaton
 (CACM 18(6), 1975) over tokens, as a table.  Unlike in sherpa-onnx, whose searches pick tokens first and
-add the score to those that were picked, the score has a say in what is picked: a token that the beam would drop
+add the score to those that were picked, the score counts when tokens are picked: a token that the beam would drop
 can be kept.
 """
 
@@ -21,6 +21,7 @@ from typing import Dict, List, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from rnnt_kd.decoding.trie import Trie
 from rnnt_kd.errors import UserError
 
 Phrase = Tuple[Sequence[int], float]  # tokens, score of each
@@ -75,14 +76,20 @@ class HotWords:
     start = 0
 
     def __init__(self, phrases: Sequence[Phrase], vocab_size: int):
-        tree, gains, ends = _tree(phrases)
+        tree = Trie()
+        gains: Dict[int, float] = {}  # of a state: the largest score of the phrases that begin with it
+        ends = set()
+        for tokens, score in phrases:
+            _, *path = tree.add(tokens)
+            gains.update((state, max(gains.get(state, score), score)) for state in path)
+            ends.add(path[-1])
         worth, paid = [0.0] * len(tree), [0.0] * len(tree)  # what is lent in a state; what matches there give
         shorter = [0] * len(tree)  # the longest end of this state's tokens that is a beginning, too
         table = torch.zeros(len(tree), vocab_size, dtype=torch.int32)
-        for state in _by_depth(tree):
+        for state in tree.by_depth():
             paid[state] = (worth[state] if state in ends else 0.0) + paid[shorter[state]]
             table[state] = table[shorter[state]]
-            for token, child in tree[state].items():
+            for token, child in tree.children[state].items():
                 shorter[child] = int(table[state, token]) if state else 0
                 worth[child] = worth[state] + gains[child]
                 table[state, token] = child
@@ -103,28 +110,3 @@ class HotWords:
 
     def finals(self, states: Tensor) -> Tensor:
         return -self._worth[states]
-
-
-def _tree(phrases: Sequence[Phrase]) -> Tuple[List[Dict[int, int]], List[float], set]:
-    """State -> token -> state; what reaching a state gains (the largest of its phrases); where phrases end."""
-    tree: List[Dict[int, int]] = [{}]
-    gains, ends = [0.0], set()
-    for tokens, score in phrases:
-        state = 0
-        for token in tokens:
-            if token not in tree[state]:
-                tree[state][token] = len(tree)
-                tree.append({})
-                gains.append(score)
-            state = tree[state][token]
-            gains[state] = max(gains[state], score)
-        ends.add(state)
-    return tree, gains, ends
-
-
-def _by_depth(tree: List[Dict[int, int]]) -> List[int]:
-    """Shorter beginnings first."""
-    order = [0]
-    for state in order:
-        order += tree[state].values()
-    return order

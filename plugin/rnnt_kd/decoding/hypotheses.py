@@ -1,4 +1,4 @@
-"""What every search shares: the table of hypotheses and one model call a frame.
+"""The table of hypotheses that frame-by-frame searches share, and its one model call a frame.
 
 A search reads the frames in order.  In each frame it asks for the log-probabilities of
 all hypotheses of all utterances at once, picks tokens, and writes them to the table:
@@ -9,13 +9,6 @@ all hypotheses of all utterances at once, picks tokens, and writes them to the t
         ...
         table.extend(frame, parents, tokens, emitted, token_log_probs, scores)
     return table.n_best(nbest)
-
-All searches are called alike:
-
-    search(model, encoder_out, encoder_out_lens, *, beam, blank_id, unk_id, nbest=1, scorers=())
-
-and return a list for each utterance: its best hypotheses, at most ``nbest`` and at least one, best first, no
-two with the same tokens.
 
 N utterances, n <= N of them still have the frame, K hypotheses an utterance ("slots"),
 T frames, C vocabulary, L context of the predictor.  Inside, utterances are sorted by
@@ -55,15 +48,13 @@ class HypothesisTable:
       encoder_out:      (N, T, D), the encoder's output, padding included.
       encoder_out_lens: (N,) int64, frames that are not padding; 0 is allowed.
       beam:             K, hypotheses an utterance.
-      scorers:          what has a say beside the model, see ``scorers.py``.
+      scorers:          what adds to the model's log-probabilities, see ``scorers.py``.
 
     Attributes:
       scores: (N, K) float64, log-probability; -inf marks a slot that is not in use.
     """
 
     def __init__(self, model, encoder_out: Tensor, encoder_out_lens: Tensor, beam: int, scorers: Sequence = ()):
-        if beam < 1:
-            raise UserError("beam", str(beam), "1 or more hypotheses")
         device, N = encoder_out.device, encoder_out.shape[0]
         lens, self._order = encoder_out_lens.to(device).sort(descending=True, stable=True)
         assert encoder_out_lens.shape == (N,), (encoder_out.shape, encoder_out_lens.shape)
@@ -155,11 +146,8 @@ class HypothesisTable:
         Best is the highest log-probability divided by the number of tokens, the start context
         counted too, as in icefall and sherpa-onnx; of equals, the first slot.
 
-        Raises:
-          UserError: ``nbest`` < 1, or the model gave NaN.
+        Raises UserError: the model gave NaN.
         """
-        if nbest < 1:
-            raise UserError("nbest", str(nbest), "1 or more hypotheses")
         if not self.scores.numel():
             return []
         totals = self.scores
@@ -188,17 +176,23 @@ class HypothesisTable:
         return found
 
     def _trace(self, slots: Tensor) -> Tuple[List, List]:
-        """When the tokens of some slots came, and their log-probabilities: nested lists, longer than the tokens."""
+        """Frames and log-probabilities of the tokens of some slots (N, n): nested lists, longer than the tokens.
+
+        ``extend`` only noted which slot each hypothesis continues; the frames come from one walk back through it.
+        """
         if not self._past:
             return [[[]] * slots.shape[1]] * len(slots), [[[]] * slots.shape[1]] * len(slots)
         parents, emitted, log_probs = (pad_sequence(part, batch_first=True) for part in zip(*self._past, strict=True))
         last, path = slots[: parents.shape[1]], []  # utterances without a frame are left out
+        # Backwards from the last frame: `last` (n, slots) is where the path of each slot stands after a frame.  An
+        # utterance that ended earlier, in rows behind the first n, waits until the walk reaches its own last frame.
         for n, before in zip(reversed(self._active), reversed(parents)):
             path.append(last)
             last = before.gather(1, last) if n == len(last) else torch.cat((before[:n].gather(1, last[:n]), last[n:]))
         path = torch.stack(path[::-1])  # (T, n, slots)
+        # A stable sort by "a token came here" puts the frames with a token first, in their order.
         times = emitted.gather(2, path).permute(1, 2, 0).to(torch.uint8)
-        times = times.sort(dim=2, descending=True, stable=True).indices  # frames with a token first
+        times = times.sort(dim=2, descending=True, stable=True).indices
         found = times, log_probs.gather(2, path).permute(1, 2, 0).gather(2, times)
         nothing = [[[]] * slots.shape[1]] * (len(slots) - parents.shape[1])
         return tuple(values.tolist() + nothing for values in found)

@@ -5,45 +5,26 @@ hypothesis may go on with blank or with one symbol; the best K of all continuati
 stay, and those that now have the same tokens become one, probabilities added.
 """
 
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Tuple
 
 import torch
 from torch import Tensor
 
 from rnnt_kd.decoding.hypotheses import Hypothesis, HypothesisTable, is_emitted
+from rnnt_kd.decoding.options import SearchOptions, takes_options
 
 
+@takes_options
 @torch.inference_mode()
-def search(
-    model,
-    encoder_out: Tensor,
-    encoder_out_lens: Tensor,
-    *,
-    beam: int = 4,
-    blank_id: int = 0,
-    unk_id: Optional[int] = 1,
-    nbest: int = 1,
-    scorers: Sequence = (),
-) -> List[List[Hypothesis]]:
-    """Recognise a batch; all hypotheses of all utterances share one joiner call a frame.
+def search(model, encoder_out: Tensor, encoder_out_lens: Tensor, options: SearchOptions) -> List[List[Hypothesis]]:
+    """The best hypotheses of a batch; all hypotheses of all utterances share one joiner call a frame.
 
-    Args:
-      model:            a ``Transducer`` in eval mode.
-      encoder_out:      (N, T, D), what ``model.encode`` gave.
-      encoder_out_lens: (N,) int64.
-      beam:             K, hypotheses kept after each frame (before merging).
-      blank_id:         no token.
-      unk_id:           counts as blank (see ``is_emitted``); None: a token like others.
-      nbest:            hypotheses returned at most; there are never more than ``beam``.
-      scorers:          language models and hot words (see ``scorers.py``); they add to the model's log-probabilities.
-
-    Returns:
-      N lists, best first by log-probability divided by length (``HypothesisTable.n_best``).
-      Of equal continuations that of the better hypothesis wins, then the lowest token id.
-
-    Raises:
-      UserError: ``beam`` or ``nbest`` < 1, or the model's output is not a number.
+    Best is the highest log-probability divided by length (``HypothesisTable.n_best``).
+    Of equal continuations that of the better hypothesis wins, then the lowest token id.
+    Raises UserError: see ``options.py``; a graph was given.
     """
+    options.refuse("graph", "modified_beam_search", "knows no graph", "take fast_beam_search")
+    beam, scorers, blank_id, unk_id = options.beam, options.scorers, options.blank_id, options.unk_id
     table = HypothesisTable(model, encoder_out, encoder_out_lens, beam, scorers)
     for frame in range(table.num_frames):
         log_probs = table.log_probs(frame)  # (n, K, C)
@@ -56,7 +37,7 @@ def search(
         chosen = log_probs.flatten(1).gather(1, choice)
         table.extend(frame, parents, tokens, is_emitted(tokens, blank_id, unk_id), chosen, scores)
         table.merge(frame)
-    return table.n_best(nbest)
+    return table.n_best(options.nbest)
 
 
 def _first_maxima(values: Tensor, count: int) -> Tuple[Tensor, Tensor]:

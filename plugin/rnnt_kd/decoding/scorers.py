@@ -1,4 +1,4 @@
-"""What has a say in beam search beside the model: shallow fusion with an n-gram language model; a bonus for length.
+"""Scorers, which add to the model's scores in beam search: an n-gram language model, a bonus for length.
 
 A scorer sees hypotheses as states, one int64 each, so that all of a batch are scored by a few tensor operations:
 
@@ -11,19 +11,20 @@ A scorer sees hypotheses as states, one int64 each, so that all of a batch are s
 Its sum over a hypothesis depends on the tokens alone, not on their times: merging stays right.
 """
 
-from typing import Dict, List, Sequence, Tuple
+from typing import List, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from rnnt_kd.decoding.ngram_lm import NgramLm
+from rnnt_kd.decoding.trie import Trie
 from rnnt_kd.errors import UserError
 
 SPACE = "\u2581"  # a piece that begins with it begins a word
 
 
 def lm_scorer(lm: NgramLm, pieces: Sequence[str], scale: float, name: object = "language model"):
-    """The scorer for a model of words or of pieces, told apart by its vocabulary.
+    """The scorer for a model of words or of pieces, whichever its vocabulary shows it is.
 
     Args:
       pieces: C, ``Tokenizer.pieces()``; blank and ``<unk>`` first.
@@ -97,7 +98,7 @@ class TokenLm:
 class WordLm:
     """An n-gram model of words, for hypotheses of pieces.
 
-    The score of a word is certain when the next one begins.  Until then a hypothesis holds, as a loan, the
+    The score of a word is certain when the next one begins.  Until then a hypothesis holds, on loan, the
     log-probability without history of the likeliest word that begins with its letters so far (look-ahead;
     Ortmanns et al., ICSLP 1996); what the words do not spell is the unknown word.  Whichever pieces
     spell a word, its score is the same.
@@ -114,7 +115,8 @@ class WordLm:
         letters = set("".join(pieces[2:])) - {SPACE}
         words = {word: label for word, label in lm.words.items() if letters.issuperset(word)}
         self.spelled = len(words)
-        tree, labels = _letter_tree(words)
+        tree = Trie()
+        labels = {tree.add(word)[-1]: label for word, label in words.items()}
         self._nodes = len(tree) + 1
         self._labels = torch.tensor([labels.get(node, lm.unknown) for node in range(self._nodes)])
         self._begins = torch.tensor([piece.startswith(SPACE) for piece in pieces])
@@ -161,54 +163,33 @@ class WordLm:
         found = torch.where(self._keys[places] == keys, self._nexts[places], self._nodes - 1)
         return torch.where(self._begins[tokens], self._first[tokens], found)
 
-    def _look_ahead(self, tree: List[Dict[str, int]]) -> Tensor:
+    def _look_ahead(self, tree: Trie) -> Tensor:
         """(nodes,) log-probability of the likeliest word below each node; 0 for the empty beginning."""
         shortest = torch.full((self._nodes,), self._lm.shortest)
         ahead = self._lm.lookup(shortest, self._labels)[0].tolist()  # prefixes that are no word: the unknown word's
         for node in range(len(tree) - 1, 0, -1):  # children come behind their parents
-            ahead[node] = max([ahead[node], *(ahead[child] for child in tree[node].values())])
+            ahead[node] = max([ahead[node], *(ahead[child] for child in tree.children[node].values())])
         return torch.tensor([0.0, *ahead[1:]], dtype=torch.float64)
 
 
-def _letter_tree(words: Dict[str, int]) -> Tuple[List[Dict[str, int]], Dict[int, int]]:
-    """Node -> letter -> node, the root first, and the labels of the nodes where words end."""
-    tree: List[Dict[str, int]] = [{}]
-    labels = {}
-    for word, label in words.items():
-        node = 0
-        for letter in word:
-            if letter not in tree[node]:
-                tree[node][letter] = len(tree)
-                tree.append({})
-            node = tree[node][letter]
-        labels[node] = label
-    return tree, labels
-
-
-def _arcs(tree: List[Dict[str, int]], pieces: Sequence[str]) -> Tuple[Tensor, List[int], List[int]]:
-    """Where pieces that begin a word lead; and, sorted by node * C + token, where the others lead from each node."""
+def _arcs(tree: Trie, pieces: Sequence[str]) -> Tuple[Tensor, List[int], List[int]]:
+    """Nodes that pieces lead to: those that begin a word; and of the others, from each node, by node * C + token."""
     C, nowhere = len(pieces), len(tree)
     first = torch.full((C,), nowhere)
-    by_letters = _letter_tree({piece: token for token, piece in enumerate(pieces) if token > 1 and piece[0] != SPACE})
+    by_letters = Trie()  # the pieces that go on with a word
+    tokens = {by_letters.add(piece)[-1]: token for token, piece in enumerate(pieces) if token > 1 and piece[0] != SPACE}
     arcs: List[Tuple[int, int]] = []
     for token, piece in enumerate(pieces):
         if piece.startswith(SPACE):
-            first[token] = _walk(tree, piece[1:])
+            node = tree.find(piece[1:])
+            first[token] = nowhere if node is None else node
     for node in range(len(tree)):
-        ways = [(node, 0)]  # a node here and a node of the pieces' letters, side by side
-        while ways:
-            here, there = ways.pop()
-            if there in by_letters[1]:
-                arcs.append((node * C + by_letters[1][there], here))
-            ways += [(tree[here][x], child) for x, child in by_letters[0][there].items() if x in tree[here]]
+        pairs = [(node, 0)]  # a node of the words and a node of the pieces, reached by the same letters
+        while pairs:
+            word_node, piece_node = pairs.pop()
+            if piece_node in tokens:
+                arcs.append((node * C + tokens[piece_node], word_node))
+            ways = tree.children[word_node]
+            pairs += [(ways[x], child) for x, child in by_letters.children[piece_node].items() if x in ways]
     arcs.sort()
     return first, [key for key, _ in arcs], [node for _, node in arcs]
-
-
-def _walk(tree: List[Dict[str, int]], letters: str) -> int:
-    node = 0
-    for letter in letters:
-        if letter not in tree[node]:
-            return len(tree)
-        node = tree[node][letter]
-    return node

@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rnnt_kd.data.audio_format import FRAME_SECONDS
 from rnnt_kd.decoding.hypotheses import Hypothesis
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.encoders.streaming_conformer import SILENCE
 
 SEARCHES = ("greedy_search", "modified_beam_search")
-FRAME_SECONDS = 0.01  # of features
 MOST_CONTEXTS = 10_000  # predictor outputs that are kept
 # Endpoints, in seconds: (there must be speech, silence at the end at least, length at least); sherpa-onnx's defaults.
 ENDPOINT_RULES = ((False, 2.4, 0.0), (True, 1.2, 0.0), (False, 0.0, 20.0))

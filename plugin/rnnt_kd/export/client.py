@@ -1,4 +1,4 @@
-"""What sherpa-onnx recognises, offline and streaming, and the features that it computes.
+"""Recognition by sherpa-onnx, offline and streaming, and the features that it computes.
 
 Samples are float32 at 16 kHz in [-1, 1], or files of any kind that ``data/speech.py`` reads.  A model that
 sherpa-onnx does not like is a ``UserError`` (see ``client_process.py``).
@@ -11,14 +11,14 @@ from typing import Any, Dict, Iterable, List, Sequence, Union
 
 import numpy as np
 
-from rnnt_kd.data.speech import SAMPLING_RATE, load_samples, resample
+from rnnt_kd.data.audio_format import FRAME_SAMPLES, SAMPLING_RATE
+from rnnt_kd.data.speech import load_samples, resample
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.client_process import ClientProcess
 
 Audio = Union[np.ndarray, Path]
 SEARCHES = ("greedy_search", "modified_beam_search")
 SHORTEST = 80  # samples; of fewer the client computes not one frame, and ends
-FRAME_SAMPLES = 160
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def features(samples: np.ndarray, sampling_rate: int = SAMPLING_RATE, timeout: f
 
 
 def tail_samples(model_dir: Path) -> int:
-    """How much silence sherpa-onnx must hear after the end: one frame more than a chunk needs."""
+    """Samples of silence that sherpa-onnx must hear after the end: one frame more than a chunk needs."""
     from rnnt_kd.export.onnx_file import load_onnx, metadata_of
 
     path = Path(model_dir) / "encoder.onnx"
@@ -179,7 +179,7 @@ def tail_samples(model_dir: Path) -> int:
 
 
 def search_settings(search: str, beam: int) -> Dict[str, Any]:
-    """For ``ClientProcess``.  UserError: a search that sherpa-onnx does not have, or no hypotheses."""
+    """Settings for ``ClientProcess``.  UserError: a search that sherpa-onnx does not have, or no hypotheses."""
     if search not in SEARCHES:
         raise UserError("search", repr(search), " or ".join(SEARCHES))
     if beam < 1:

@@ -1,4 +1,4 @@
-"""What sherpa-onnx recognises with an export, against our own decoder on the system in torch.
+"""A check of an export: what sherpa-onnx recognises with it, against our own decoder on the system in torch.
 
 Greedy and modified beam search, single utterances and batches, every utterance that is given.  Our side
 starts from the audio too (Lhotse's filter banks without stage 1's rounding).
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rnnt_kd.data.audio_format import FRAME_SECONDS, SAMPLING_RATE
 from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.errors import UserError
@@ -25,8 +26,8 @@ SEARCHES = ("greedy_search", "modified_beam_search")
 BATCH_SIZES = (1, 8)
 BEAM = 4
 FEATURE_TOLERANCE = 2e-3
-FRAME_SECONDS = 0.04
-_FEATURE_SAMPLES = 600 * 16000
+ENCODER_FRAME_SECONDS = 4 * FRAME_SECONDS
+_FEATURE_SAMPLES = 600 * SAMPLING_RATE
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _recognise(
         for hypothesis, *_ in get_search(search)(
             model, encoder_out, out_lens, beam=BEAM, blank_id=tokenizer.blank_id, unk_id=tokenizer.unk_id
         ):
-            times = [frame * FRAME_SECONDS for frame in hypothesis.timestamps]
+            times = [frame * ENCODER_FRAME_SECONDS for frame in hypothesis.timestamps]
             tokens = [pieces[token] for token in hypothesis.tokens]
             found.append(client.ClientResult(tokenizer.decode(hypothesis.tokens), tokens, times))
     return found

@@ -10,8 +10,7 @@ import numpy as np
 import sherpa_onnx
 
 from rnnt_kd.children import serve
-
-SAMPLING_RATE = 16000
+from rnnt_kd.data.audio_format import SAMPLING_RATE
 
 
 class Offline:

@@ -37,7 +37,7 @@ SPECS = {
 
 @dataclass(frozen=True)
 class Format:
-    """What becomes of the float32 files: at most one of ``int8`` and ``float16``, and ``sparse`` after it."""
+    """The conversion of the float32 files: at most one of ``int8`` and ``float16``, and ``sparse`` after it."""
 
     int8: bool = False
     float16: bool = False
@@ -85,7 +85,7 @@ def export_system(
     tokenizer = Tokenizer.load(bpe_dir)
     model_json.check_exportable(config, tokenizer, model, system_dir, bpe_dir)
     _set_mode(model, config, streaming, system_dir)
-    speech = list(_speech(check_data_dir, allow_pipes))  # a defect of the data is told before anything is written
+    speech = list(_speech(check_data_dir, allow_pipes))  # a defect of the data is an error before anything is written
     decode_dirs = sorted(system_dir.glob("decode_*")) if decode_dirs is None else decode_dirs
     if out_dir.exists() and not _is_ours(out_dir):
         raise UserError(out_dir, "holds files of something else", "a new folder, or an older export")
@@ -124,7 +124,7 @@ def _set_mode(model: nn.Module, config: SystemConfig, streaming: bool, system_di
 
 
 def _speech(data_dir: Optional[Path], allow_pipes: bool) -> List[Speech]:
-    """What the client is tried on, unusable audio included."""
+    """Utterances that the client is tried on, unusable audio included."""
     if data_dir is not None:
         return list(read_speech(data_dir, allow_pipes))
     generator = torch.Generator().manual_seed(0)
@@ -215,7 +215,7 @@ def _verify(folder, model, tokenizer, speech, form: Format, streaming: bool, dat
 
 
 def _summary(check: Dict[str, Any]) -> Dict[str, Any]:
-    """What ``model.json`` keeps of ``check.json``: numbers of differences, not the list."""
+    """The part of ``check.json`` that ``model.json`` keeps: numbers of differences, not the list."""
     texts = sum(item["what"] == "text" for item in check["differences"])
     numbers = {"differences": len(check["differences"]), "differences_in_text": texts}
     return {**check, **numbers, "left_out": len(check["left_out"])}

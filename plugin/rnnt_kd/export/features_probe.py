@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from rnnt_kd.export.graphs import FEATURE_DIM
+from rnnt_kd.data.audio_format import FEATURE_DIM
 
 
 def write_probe(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the files of an export say of themselves: signatures, metadata, vocabulary, opset.
+"""Checks of an export's files by themselves: signatures, metadata, vocabulary, opset.
 
 Every function raises ``UserError`` with one line for the first thing that is wrong.
 """
@@ -10,8 +10,8 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import numpy as np
 import onnx
 
+from rnnt_kd.data.audio_format import FEATURE_DIM
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.graphs import FEATURE_DIM
 from rnnt_kd.export.onnx_file import TRANSPOSED, metadata_of
 from rnnt_kd.text.tokenizer import Tokenizer
 

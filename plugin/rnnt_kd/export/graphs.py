@@ -17,7 +17,8 @@ from typing import Dict, List, Tuple
 import torch
 from torch import Tensor, nn
 
-FEATURE_DIM = 80
+from rnnt_kd.data.audio_format import FEATURE_DIM
+
 TRAINING_ONLY = ("simple_am_proj.", "simple_lm_proj.", "ctc_output.")  # heads that no file holds
 _AUTHOR = "rnnt_kd"
 
@@ -50,7 +51,7 @@ class PredictorFile(nn.Module):
 
 
 class JoinerFile(nn.Module):
-    """What is left of the joiner."""
+    """The rest of the joiner."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -63,7 +64,7 @@ class JoinerFile(nn.Module):
 
 @dataclass(frozen=True)
 class GraphSpec:
-    """What ``onnx_file.write_graph`` needs to write one file."""
+    """One file, as ``onnx_file.write_graph`` needs it."""
 
     module: nn.Module
     example: Tuple[Tensor, ...]

@@ -25,10 +25,12 @@ from torch import Tensor, nn
 from rnnt_kd import atomic
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict
+from rnnt_kd.data.audio_format import FEATURE_DIM, SAMPLING_RATE
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.graphs import FEATURE_DIM, TRAINING_ONLY
+from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.sparsity.report import measured_sparsity, select_parameters, sparsity_report
+from rnnt_kd.systems.store import check_bpe
 
 FORMAT, FORMAT_VERSION = "rnnt_kd export", 1
 NAME = "model.json"
@@ -37,7 +39,7 @@ FILES = (*ONNX_FILES, "tokens.txt", "bpe.model", "README.md")  # beside model.js
 FEATURES = {  # what sherpa-onnx computes by itself for this kind of model
     "type": "log-mel filter bank",
     "num_bins": FEATURE_DIM,
-    "sampling_rate": 16000,
+    "sampling_rate": SAMPLING_RATE,
     "frame_length_ms": 25,
     "frame_shift_ms": 10,
     "window": "povey",
@@ -154,12 +156,8 @@ def read_manifest(folder: Path, check_files: bool = True) -> Dict[str, Any]:
 
 def check_exportable(config: SystemConfig, tokenizer, model: nn.Module, system_dir: Path, bpe_dir: Path) -> None:
     """Raises UserError where sherpa-onnx could not run the system, or system and BPE model do not belong together."""
-    if config.bpe_checksum != tokenizer.checksum:
-        expected = f"that of {system_dir} (checksum {config.bpe_checksum[:12]})"
-        raise UserError(bpe_dir, f"another BPE model (checksum {tokenizer.checksum[:12]})", expected)
+    check_bpe(config, tokenizer, system_dir, bpe_dir)  # whose blank is 0: sherpa-onnx knows no other
     where = system_dir / "config.yaml"
-    if config.blank_id != 0:
-        raise UserError(where, f"blank_id is {config.blank_id}", "0: sherpa-onnx knows no other blank")
     if config.vocab_size != tokenizer.vocab_size:
         raise UserError(where, f"vocab_size is {config.vocab_size}", f"{tokenizer.vocab_size}, the pieces of {bpe_dir}")
     if model.predictor.context_size != 2:

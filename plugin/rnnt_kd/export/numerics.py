@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rnnt_kd.data.audio_format import FEATURE_DIM
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.graphs import FEATURE_DIM, JoinerFile, OfflineEncoder, PredictorFile
+from rnnt_kd.export.graphs import JoinerFile, OfflineEncoder, PredictorFile
 from rnnt_kd.export.streaming_graphs import StreamingEncoder, random_chunks
 from rnnt_kd.export.verify import session
 

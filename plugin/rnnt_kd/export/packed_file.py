@@ -33,7 +33,7 @@ _INT32, _INT64 = onnx.TensorProto.INT32, onnx.TensorProto.INT64
 
 @dataclass(frozen=True)
 class Code:
-    """How the weights of one sequence are stored."""
+    """The way in which the weights of one sequence are stored."""
 
     block: int
     places: str  # "gaps" or "bits"

@@ -23,7 +23,7 @@ LAYOUTS = ("packed", "sparse_initializer")
 
 
 def make_sparse(src: Path, dst: Path, layout: str = "packed") -> None:
-    """Rewrite a file of float32, float16 or int8 weights; a weight for which nothing is won stays as it is.
+    """Rewrite a file of float32, float16 or int8 weights; a weight that would not become smaller stays as it is.
 
     Raises: UserError: no such layout.
     """

@@ -1,4 +1,4 @@
-"""What sherpa-onnx's OnlineRecognizer recognises with an export, against our own streaming decoder in torch.
+"""A check of a streaming export: sherpa-onnx's OnlineRecognizer against our own streaming decoder in torch.
 
 Every utterance by itself, and all of them joined by threes with pauses between them, which are endpoints: there
 both sides begin a new segment.  100 ms of audio at a time, greedy and modified beam search.
@@ -11,16 +11,16 @@ from typing import Any, Dict, List, Sequence, Tuple
 import numpy as np
 from torch import nn
 
-from rnnt_kd.data.speech import SAMPLING_RATE, Speech, filter_banks
+from rnnt_kd.data.audio_format import FRAME_SAMPLES, FRAME_SECONDS, SAMPLING_RATE
+from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.decoding.streaming import StreamingRecognizer
 from rnnt_kd.export import client
-from rnnt_kd.export.client_check import BEAM, FRAME_SECONDS, SEARCHES, Difference, compare, word_errors
+from rnnt_kd.export.client_check import BEAM, ENCODER_FRAME_SECONDS, SEARCHES, Difference, compare, word_errors
 from rnnt_kd.text.tokenizer import Tokenizer
 
 CHUNK_MS = 100
 JOINED = 3
 PAUSE_SECONDS = 1.6  # sherpa-onnx takes 1.2 s of blanks after speech for an endpoint
-FEATURE_SECONDS = 0.01
 
 
 def check_streaming_client(
@@ -82,7 +82,7 @@ def recognize(
 ) -> List[client.ClientResult]:
     """The segments that our own streaming decoder finds in ``samples``, heard as ``recognize_streaming`` does."""
     encoder = model.encoder
-    tail = (encoder.feature_frames(encoder.chunk_frames) + 1) * client.FRAME_SAMPLES
+    tail = (encoder.feature_frames(encoder.chunk_frames) + 1) * FRAME_SAMPLES
     features = filter_banks(np.concatenate([samples, np.zeros(tail, dtype=np.float32)]))
     stream = StreamingRecognizer(model, search=search, beam=BEAM, blank_id=tokenizer.blank_id, unk_id=tokenizer.unk_id)
     step, heard, resets, segments = CHUNK_MS * SAMPLING_RATE // 1000, 0, list(reset_after), []
@@ -101,7 +101,7 @@ def recognize(
 
 def frames_ready(samples: int) -> int:
     """Feature frames whose window of 25 ms, centred in 10 ms, lies within the first ``samples`` of a stream."""
-    return max(0, (samples - 120) // client.FRAME_SAMPLES)
+    return max(0, (samples - 120) // FRAME_SAMPLES)
 
 
 def _result(stream: StreamingRecognizer, tokenizer: Tokenizer) -> client.ClientResult:
@@ -109,8 +109,8 @@ def _result(stream: StreamingRecognizer, tokenizer: Tokenizer) -> client.ClientR
     return client.ClientResult(
         tokenizer.decode(found.tokens),
         [pieces[token] for token in found.tokens],
-        [frame * FRAME_SECONDS for frame in found.timestamps],
-        stream.start_frame * FEATURE_SECONDS,
+        [frame * ENCODER_FRAME_SECONDS for frame in found.timestamps],
+        stream.start_frame * FRAME_SECONDS,
     )
 
 

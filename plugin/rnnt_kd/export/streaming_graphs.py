@@ -16,7 +16,8 @@ from typing import List, Tuple
 import torch
 from torch import Tensor, nn
 
-from rnnt_kd.export.graphs import FEATURE_DIM, GraphSpec
+from rnnt_kd.data.audio_format import FEATURE_DIM
+from rnnt_kd.export.graphs import GraphSpec
 from rnnt_kd.export.onnx_file import write_graph
 
 

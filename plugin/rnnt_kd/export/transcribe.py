@@ -12,8 +12,8 @@ from typing import Any, Dict, Iterable, Iterator, List
 import numpy as np
 
 from rnnt_kd.data.audio import is_silent
+from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.pieces import LONGEST_SECONDS, cut_at_quiet
-from rnnt_kd.data.speech import SAMPLING_RATE
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.client import SHORTEST, ClientResult, Listener, search_settings
 from rnnt_kd.export.client_process import ClientProcess
@@ -25,7 +25,7 @@ CHUNK = CHUNK_MS * SAMPLING_RATE // 1000
 
 @dataclass(frozen=True)
 class Heard:
-    """What a streaming export has recognised of the present segment.
+    """The words that a streaming export has recognised of the present segment.
 
     Attributes:
       seconds: of audio heard so far.
@@ -80,7 +80,7 @@ class Transcriber:
 
 
 def listen(listener: Listener, chunks: Iterable[np.ndarray]) -> Iterator[Heard]:
-    """What ``listener`` recognises, after each of ``chunks`` that changes it and after each segment."""
+    """The results of ``listener``, after each of ``chunks`` that changes it and after each segment."""
     listener.start()
     heard, last = 0, ""
     for chunk in chunks:
@@ -107,7 +107,7 @@ def chunks_of(samples: np.ndarray, at_its_pace: bool = False) -> Iterator[np.nda
 
 
 def microphone() -> Iterator[np.ndarray]:
-    """What the default microphone hears, 100 ms at a time, without end.
+    """Samples from the default microphone, 100 ms at a time, without end.
 
     Raises:
       ModuleNotFoundError: sounddevice is not installed.

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rnnt_kd.config import SystemConfig
+from rnnt_kd.data.audio_format import FRAME_SECONDS, SAMPLING_RATE
 from rnnt_kd.data.cut_audio import compressed, cut_samples, loudness
 from rnnt_kd.data.dataset import Batch, load_cuts_info, read_batches
 from rnnt_kd.errors import UserError
@@ -19,10 +20,8 @@ from rnnt_kd.report.lattice_choice import Chosen, choose
 from rnnt_kd.report.lattice_data import MODELS, ModelOnLattice, UtteranceLattice
 from rnnt_kd.report.utterance_lattice import ModelView, utterance_lattice
 from rnnt_kd.scoring.recognitions import check_same_references, read_recogs
-from rnnt_kd.systems.store import FINAL, file_digest, load_system
+from rnnt_kd.systems.store import FINAL, check_bpe, file_digest, load_system
 from rnnt_kd.text.tokenizer import Tokenizer
-
-FRAME_SECONDS = 0.01  # of the features
 
 
 def make_lattices(
@@ -115,8 +114,7 @@ def load_trio(
     models = {key: model for key, (model, _) in loaded.items()}
     configs = {key: config for key, (_, config) in loaded.items()}
     for key, config in configs.items():
-        if (config.bpe_checksum, config.blank_id) != (tokenizer.checksum, tokenizer.blank_id):
-            raise UserError(folders[key], "trained with another BPE model or blank id", f"that of {bpe_dir}")
+        check_bpe(config, tokenizer, folders[key], bpe_dir)
     if configs["student"].kd is None:
         raise UserError(folders["student"], "trained without distillation", "a distilled system")
     weights = folders["teacher"] / FINAL  # where it is packed, nothing can be said
@@ -139,7 +137,7 @@ def _sound(samples, num_frames: int, subsampling: int) -> dict:
     if samples is None:
         return {"loudness": np.zeros(num_frames, dtype=np.float32), "audio": b"", "audio_type": ""}
     audio, audio_type = compressed(samples)
-    window = round(subsampling * FRAME_SECONDS * 16000)
+    window = round(subsampling * FRAME_SECONDS * SAMPLING_RATE)
     return {"loudness": loudness(samples, num_frames, window), "audio": audio, "audio_type": audio_type}
 
 

@@ -55,6 +55,16 @@ def read_system(system_dir: Path) -> SystemConfig:
     return read_system_config(system_dir / CONFIG)
 
 
+def check_bpe(config: SystemConfig, tokenizer, system_dir: Path, bpe_dir: Path) -> None:
+    """Raises UserError where the system was trained with another BPE model or blank id than ``tokenizer`` has."""
+    if config.bpe_checksum != tokenizer.checksum:
+        expected = f"that of {system_dir} (checksum {config.bpe_checksum[:12]})"
+        raise UserError(bpe_dir, f"another BPE model (checksum {tokenizer.checksum[:12]})", expected)
+    if config.blank_id != tokenizer.blank_id:
+        found, expected = f"blank_id is {config.blank_id}", f"{tokenizer.blank_id}, as in {bpe_dir}"
+        raise UserError(Path(system_dir) / CONFIG, found, expected)
+
+
 def weights_file(system_dir: Path) -> Path:
     """``model.safetensors``, or where there is none the packed file (see ``packed_system``)."""
     final, packed = Path(system_dir) / FINAL, Path(system_dir) / PACKED

@@ -12,6 +12,7 @@ from typing import Callable, Dict, Iterator, List
 import torch
 from filelock import FileLock, Timeout
 
+from rnnt_kd.data.audio_format import FRAMES_PER_SECOND
 from rnnt_kd.data.dataset import CutInfo, cuts_digest, load_cuts_info, read_batches
 from rnnt_kd.data.selection import select
 from rnnt_kd.errors import UserError
@@ -21,8 +22,6 @@ from rnnt_kd.systems.store import file_digest, refuse_decoding_only
 from rnnt_kd.teachers.posteriors import Lattice, TeacherPosteriors
 from rnnt_kd.teachers.shards import Damaged, Entry, Facts, Shard, shard_indices, shard_path, write_shard
 from rnnt_kd.text.tokenizer import Tokenizer
-
-FRAMES_PER_SECOND = 100
 
 
 def cache_teacher(

@@ -7,7 +7,7 @@ from rnnt_kd.errors import UserError
 
 
 def read_transcripts(paths: Iterable[Path]) -> List[str]:
-    """What is said in files ``text`` (id, transcript), empty transcripts left out.
+    """The transcripts of files ``text`` (id, transcript), empty ones left out.
 
     Raises:
       UserError: a file is missing, or no UTF-8.

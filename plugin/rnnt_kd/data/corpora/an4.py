@@ -17,11 +17,11 @@ from typing import Dict, List, Tuple
 import numpy as np
 import soundfile
 
+from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.kaldi_dir import write_data_dir
 from rnnt_kd.errors import UserError
 
 SUFFIXES = (".flac", ".sph", ".wav", ".raw")  # in the order of preference
-SAMPLING_RATE = 16000
 OPTIONS = {"dev_speakers": "8"}
 
 

@@ -28,13 +28,14 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
-from tqdm import tqdm
 
 from rnnt_kd.atomic import replace_dir
+from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.kaldi_dir import write_data_dir
 from rnnt_kd.data.synthesis import acoustics, espeak, grammar
 from rnnt_kd.data.synthesis.voices import Speaker, speakers
 from rnnt_kd.errors import UserError
+from rnnt_kd.progress_bar import ProgressBar
 
 OPTIONS = {
     "minutes": "60",  # of train
@@ -42,7 +43,6 @@ OPTIONS = {
     "test_minutes": "7",  # never more than train
     "num_jobs": "0",  # processes; 0 = one a processor, at most 8
 }
-SAMPLING_RATE = 16000
 SHORTEST, LONGEST = 1.5, 6.0  # seconds
 _MEAN_SECONDS = 2.65  # of an utterance, measured: turns minutes into a number of utterances
 _UTTERANCES_A_TASK = 8
@@ -166,7 +166,7 @@ def _number(key: str) -> int:
 def _make_all(tasks: List[Task], folder: Path, num_jobs: int) -> Iterator[Tuple[str, str]]:
     """Write ``folder/<file name>`` for each task; yields (utterance id, sentence) as they are made."""
     chunks = [(folder, tasks[start : start + _UTTERANCES_A_TASK]) for start in range(0, len(tasks), _UTTERANCES_A_TASK)]
-    with tqdm(total=len(tasks), desc="synth", unit="utt", mininterval=0.5) as bar:
+    with ProgressBar("synth", len(tasks), "utt") as bar:
         if num_jobs == 1:
             results = map(_make_chunk, chunks)
             for sentences in results:

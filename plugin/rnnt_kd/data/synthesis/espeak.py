@@ -30,7 +30,7 @@ _CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @dataclass(frozen=True)
 class Prosody:
-    """How a sentence is spoken; espeak-ng's units."""
+    """Rate, pitch and pauses of a sentence, in espeak-ng's units."""
 
     rate: int = 175  # words a minute, 80..450
     pitch: int = 50  # 0..100
