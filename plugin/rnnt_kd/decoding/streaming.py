@@ -29,6 +29,7 @@ from torch import Tensor
 from rnnt_kd.decoding.hypotheses import Hypothesis
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.encoders.streaming_conformer import SILENCE
+from rnnt_kd.models.interfaces import StreamingEncoder
 
 SEARCHES = ("greedy_search", "modified_beam_search")
 FRAME_SECONDS = 0.01  # of features
@@ -81,7 +82,7 @@ class StreamingRecognizer:
 
     def __post_init__(self):
         encoder = self.model.encoder
-        if not hasattr(encoder, "streaming_forward"):
+        if not isinstance(encoder, StreamingEncoder):
             found = f"a {type(encoder).__name__}, which needs the whole utterance"
             raise UserError("encoder", found, "a streaming encoder", "train with --role streaming_student")
         if self.search not in SEARCHES:

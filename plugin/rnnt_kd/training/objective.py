@@ -178,6 +178,7 @@ class Objective(nn.Module):
                 boundary,
                 config.rnnt_type,
                 reduction="sum",
+                activation=joiner.activation,
                 teacher=teacher,
                 backend=self.backend_name,
                 **kd_options,
