@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from rnnt_kd.models.joiner import Joiner
-from rnnt_kd.models.predictor import StatelessPredictor
+from rnnt_kd.models.joiners.tanh import TanhJoiner
+from rnnt_kd.models.predictors.stateless import StatelessPredictor
 
 BLANK, UNK = 0, 1
 
@@ -18,7 +18,7 @@ class Model(torch.nn.Module):
         super().__init__()
         torch.manual_seed(seed)
         self.predictor = StatelessPredictor(vocab_size, dim, context_size, blank_id)
-        self.joiner = Joiner(dim, dim, dim, vocab_size)
+        self.joiner = TanhJoiner(dim, dim, dim, vocab_size)
         with torch.no_grad():
             self.joiner.output_linear.weight.mul_(peak)
         self.double().eval()  # so that batching cannot change a rounding that matters

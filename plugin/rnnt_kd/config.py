@@ -53,6 +53,8 @@ class ModelConfig:
     encoder: str = "conformer"  # models/encoders/<encoder>.py
     size: str = "tiny"
     encoder_options: Dict[str, Any] = field(default_factory=dict)  # override single values of the row
+    predictor: str = "stateless"  # models/predictors/<predictor>.py
+    joiner: str = "tanh"  # models/joiners/<joiner>.py
     predictor_dim: Count = 128
     joiner_dim: Count = 128
     dropout: Fraction = 0.1

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from rnnt_kd.errors import UserError
 from rnnt_kd.models import available_encoders, build_transducer
 from rnnt_kd.models.encoders.conformer import SIZES
-from rnnt_kd.models.joiner import Joiner
-from rnnt_kd.models.predictor import StatelessPredictor
+from rnnt_kd.models.joiners.tanh import TanhJoiner
+from rnnt_kd.models.predictors.stateless import StatelessPredictor
 from rnnt_kd.sparsity.report import select_parameters
 
 ARGUMENTS = dict(
@@ -125,7 +125,7 @@ def test_predict_prepends_the_start_context_and_sees_only_the_past(blank_id):
 
 
 def test_joiner_is_linear_of_tanh_of_the_sum():
-    joiner = Joiner(3, 4, 5, 6)
+    joiner = TanhJoiner(3, 4, 5, 6)
     am, lm = joiner.encoder_proj(torch.randn(2, 7, 1, 3)), joiner.predictor_proj(torch.randn(2, 1, 4, 4))
     expected = torch.tanh(am + lm) @ joiner.output_linear.weight.t() + joiner.output_linear.bias
     torch.testing.assert_close(joiner(am, lm), expected)

@@ -30,6 +30,7 @@ from rnnt_kd.data.audio_format import FRAME_SECONDS
 from rnnt_kd.decoding.hypotheses import Hypothesis
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.encoders.streaming_conformer import SILENCE
+from rnnt_kd.models.interfaces import StreamingEncoder
 
 SEARCHES = ("greedy_search", "modified_beam_search")
 MOST_CONTEXTS = 10_000  # predictor outputs that are kept
@@ -81,7 +82,7 @@ class StreamingRecognizer:
 
     def __post_init__(self):
         encoder = self.model.encoder
-        if not hasattr(encoder, "streaming_forward"):
+        if not isinstance(encoder, StreamingEncoder):
             found = f"a {type(encoder).__name__}, which needs the whole utterance"
             raise UserError("encoder", found, "a streaming encoder", "train with --role streaming_student")
         if self.search not in SEARCHES:

@@ -23,6 +23,7 @@ from rnnt_kd.export import graphs, model_json
 from rnnt_kd.export.numerics import verify_numbers
 from rnnt_kd.export.readme import readme
 from rnnt_kd.export.verify import verify_static
+from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 
@@ -115,7 +116,7 @@ def export_system(
 
 def _set_mode(model: nn.Module, config: SystemConfig, streaming: bool, system_dir: Path) -> None:
     """A streaming encoder that is exported for whole utterances looks at the whole utterance."""
-    can_stream = hasattr(model.encoder, "streaming_forward")
+    can_stream = isinstance(model.encoder, StreamingEncoder)
     if streaming and not can_stream:
         found = f"its encoder {config.model.encoder} looks at the whole utterance"
         raise UserError(system_dir, found, "a streaming encoder", "leave out --streaming, or train a streaming_student")

@@ -56,10 +56,11 @@ class JoinerFile(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.joiner = nn.ModuleDict({"output_linear": model.joiner.output_linear})
+        self.activation = model.joiner.activation
 
     def forward(self, encoder_out: Tensor, decoder_out: Tensor) -> Tensor:
         """(N, J) twice -> raw logits (N, C)."""
-        return self.joiner["output_linear"](torch.tanh(encoder_out + decoder_out))
+        return self.joiner["output_linear"](self.activation(encoder_out + decoder_out))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from rnnt_kd.config import ModelConfig, SparsityConfig, SystemConfig
 from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.export import sizes
 from rnnt_kd.export.model_json import ONNX_FILES, check_exportable
+from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.scoring.bootstrap import one_seed_p_value
 from rnnt_kd.scoring.recognitions import Recognition
 from rnnt_kd.scoring.word_errors import count_all
@@ -42,7 +43,7 @@ def measure_system(
     model, config = load_system(system_dir)
     tokenizer = Tokenizer.load(bpe_dir)
     check_exportable(config, tokenizer, model, system_dir, bpe_dir)
-    if hasattr(model.encoder, "streaming_forward"):
+    if isinstance(model.encoder, StreamingEncoder):
         model.encoder.eval_chunk_frames = 0  # all at once: the same file in every format
     if features is None:
         features = [filter_banks(item.samples) for item in speech]

@@ -16,7 +16,7 @@ from rnnt_kd.inference import operations as op
 from rnnt_kd.inference.kernels import ADD, GATE, SILU, STORE
 from rnnt_kd.inference.packing import Packed
 from rnnt_kd.models.encoders.conformer import Conformer
-from rnnt_kd.models.encoders.subsampling import FEATURE_MEAN, FEATURE_SCALE
+from rnnt_kd.models.subsampling import FEATURE_MEAN, FEATURE_SCALE
 
 EVEN, ODD, ODD_LATER = range(3)  # rows of a band of the first convolution, channels in each
 

@@ -1,26 +1,28 @@
 """Networks.  ``build_transducer`` makes one from names and numbers.
 
-An encoder named ``big_net`` is the file ``encoders/big_net.py`` with a table ``SIZES`` (size name ->
-keyword arguments) and a class ``BigNet``.  Nothing is registered anywhere else.
+Names are files, and nothing is registered anywhere else:
+
+    encoder ``big_net``     ``encoders/big_net.py``: class ``BigNet``, and ``SIZES``: size name -> keyword arguments
+                            (empty: the options say everything)
+    predictor ``long_ago``  ``predictors/long_ago.py``: class ``LongAgoPredictor``
+    joiner ``plain``        ``joiners/plain.py``: class ``PlainJoiner``
+
+What their classes must offer stands in ``interfaces.py``.
 """
 
-import importlib
 import inspect
-from pathlib import Path
 from typing import Any, Dict, List
 
+from rnnt_kd import choices
 from rnnt_kd.errors import UserError
-from rnnt_kd.models.joiner import Joiner
-from rnnt_kd.models.predictor import StatelessPredictor
 from rnnt_kd.models.transducer import Transducer
 
 CONTEXT_SIZE = 2  # labels the predictor sees
 
 
 def available_encoders() -> List[str]:
-    """Names of the files in ``encoders/`` that have sizes."""
-    folder = Path(__file__).parent / "encoders"
-    return sorted(p.stem for p in folder.glob("*.py") if "\nSIZES = {" in p.read_text(encoding="utf-8"))
+    """Names of the files in ``encoders/``."""
+    return choices.names(f"{__name__}.encoders")
 
 
 def build_transducer(
@@ -34,31 +36,38 @@ def build_transducer(
     ctc_head: bool,
     vocab_size: int,
     blank_id: int,
+    predictor: str = "stateless",
+    joiner: str = "tanh",
 ) -> Transducer:
     """A freshly initialised transducer (parameters drawn from torch's global generator).
 
     Args:
-      encoder:         a name of ``available_encoders()``.
+      encoder, predictor, joiner:  files in ``encoders/``, ``predictors/``, ``joiners/``.
       size:            a row of that encoder's ``SIZES``.
       encoder_options: replaces single values of the row.
     Raises:
-      UserError: an unknown encoder, size or option, or a blank outside the vocabulary; it lists the right ones.
+      UserError: an unknown name, size or option, or a blank outside the vocabulary; it lists the right ones.
     """
-    if encoder not in available_encoders():
-        raise UserError("encoder", f"unknown name {encoder!r}", f"one of {', '.join(available_encoders())}")
-    module = importlib.import_module(f"{__name__}.encoders.{encoder}")
-    encoder_class = getattr(module, "".join(part.capitalize() for part in encoder.split("_")))
-    if size not in module.SIZES:
-        raise UserError(f"size of encoder {encoder}", f"unknown size {size!r}", f"one of {', '.join(module.SIZES)}")
-    known = [name for name in inspect.signature(encoder_class).parameters if name != "dropout"]
-    for name in encoder_options:
-        if name not in known:
-            raise UserError(
-                f"encoder_options of encoder {encoder}", f"unknown option {name!r}", f"one of {', '.join(known)}"
-            )
+    module = choices.load(f"{__name__}.encoders", encoder, what="encoder")
+    encoder_class = _class(module, encoder)
+    if module.SIZES:
+        choices.check(size, list(module.SIZES), f"size of encoder {encoder}")
+    parameters = inspect.signature(encoder_class).parameters.values()
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        known = [parameter.name for parameter in parameters if parameter.name != "dropout"]
+        for name in encoder_options:
+            choices.check(name, known, f"encoder_options of encoder {encoder}")
+    predictor_class = _class(
+        choices.load(f"{__name__}.predictors", predictor, what="predictor"), predictor, "Predictor"
+    )
+    joiner_class = _class(choices.load(f"{__name__}.joiners", joiner, what="joiner"), joiner, "Joiner")
     if not 0 <= blank_id < vocab_size:
         raise UserError("blank_id", f"{blank_id} with a vocabulary of {vocab_size}", "a label of the vocabulary")
-    network = encoder_class(dropout=dropout, **{**module.SIZES[size], **encoder_options})
-    predictor = StatelessPredictor(vocab_size, predictor_dim, context_size=CONTEXT_SIZE, blank_id=blank_id)
-    joiner = Joiner(network.output_dim, predictor_dim, joiner_dim, vocab_size)
-    return Transducer(network, predictor, joiner, vocab_size, blank_id=blank_id, ctc_head=ctc_head)
+    network = encoder_class(dropout=dropout, **{**module.SIZES.get(size, {}), **encoder_options})
+    labels = predictor_class(vocab_size, predictor_dim, context_size=CONTEXT_SIZE, blank_id=blank_id)
+    joined = joiner_class(network.output_dim, labels.output_dim, joiner_dim, vocab_size)
+    return Transducer(network, labels, joined, vocab_size, blank_id=blank_id, ctc_head=ctc_head)
+
+
+def _class(module: Any, name: str, ending: str = "") -> Any:
+    return getattr(module, "".join(part.capitalize() for part in name.split("_")) + ending)

@@ -9,16 +9,12 @@ from typing import Tuple
 import torch
 from torch import Tensor, nn
 
-from rnnt_kd.models.joiner import Joiner
-from rnnt_kd.models.predictor import StatelessPredictor
+from rnnt_kd.models.interfaces import Encoder, Joiner, Predictor
 
 
 class Transducer(nn.Module):
     """Args:
-      encoder:    module with ``output_dim``, ``subsampling_factor`` and
-                  ``forward(x (N, T, F), x_lens (N,)) -> (N, T', D), (N,)``.
-      predictor:  StatelessPredictor.
-      joiner:     Joiner.
+      encoder, predictor, joiner:  modules with what ``interfaces.py`` names.
       vocab_size: C.
       blank_id:   the label that emits nothing.
       ctc_head:   whether to have ``ctc_output``.
@@ -29,8 +25,8 @@ class Transducer(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
-        predictor: StatelessPredictor,
+        encoder: Encoder,
+        predictor: Predictor,
         joiner: Joiner,
         vocab_size: int,
         blank_id: int = 0,

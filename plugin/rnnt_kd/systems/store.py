@@ -78,6 +78,8 @@ def build_model(config: SystemConfig) -> nn.Module:
         encoder=model.encoder,
         size=model.size,
         encoder_options=dict(model.encoder_options),
+        predictor=model.predictor,
+        joiner=model.joiner,
         predictor_dim=model.predictor_dim,
         joiner_dim=model.joiner_dim,
         dropout=model.dropout,

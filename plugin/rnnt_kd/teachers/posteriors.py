@@ -76,12 +76,10 @@ def teacher_nodes(
 
 
 def joiner_parts(model: nn.Module, encoder_out: Tensor, predictor_out: Tensor) -> JoinerParts:
-    """The joiner's inputs, projected before pruning, and its output layer."""
-    joiner = model.joiner
-    output = joiner.output_linear
-    return JoinerParts(
-        joiner.encoder_proj(encoder_out), joiner.predictor_proj(predictor_out), output.weight, output.bias
-    )
+    """The joiner's inputs, projected before pruning, its activation and its output layer."""
+    joiner, output = model.joiner, model.joiner.output_linear
+    am, lm = joiner.encoder_proj(encoder_out), joiner.predictor_proj(predictor_out)
+    return JoinerParts(am, lm, output.weight, output.bias, joiner.activation)
 
 
 class TeacherPosteriors:

@@ -179,6 +179,7 @@ class Objective(nn.Module):
                 config.rnnt_type,
                 config.delay_penalty,
                 reduction="sum",
+                activation=joiner.activation,
                 teacher=teacher,
                 backend=self.backend_name,
                 **kd_options,

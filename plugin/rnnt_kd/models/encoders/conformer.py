@@ -10,7 +10,7 @@ Promises
 Departures from the paper, all for speed on CPUs or for the promises above: rotary position
 embedding (Su et al., arXiv 2104.09864) is the relative position, LayerNorm stands where the
 paper has BatchNorm (BatchNorm mixes utterances), no dropout on attention weights, few
-channels in the convolutional front end (``subsampling.py``).
+channels in the convolutional front end (``models/subsampling.py``).
 
 Letters: N utterances, T input frames (10 ms), T' output frames (40 ms), D model dimension,
 H heads, E = D / H.
@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.models.encoders.subsampling import INPUT_NORMS, ConvSubsampling, subsampled_lengths
+from rnnt_kd.models.subsampling import INPUT_NORMS, ConvSubsampling, subsampled_lengths
 
 # Parameters are those of a whole transducer: tiny with 80 labels and a predictor and joiner of 128 dimensions,
 # the others with 500 labels and 512 dimensions.

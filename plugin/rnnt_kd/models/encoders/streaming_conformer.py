@@ -27,7 +27,7 @@ from torch import Tensor
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.encoders import conformer
 from rnnt_kd.models.encoders.conformer import MASKED_SCORE, Conformer, ConformerLayer, rotary_tables
-from rnnt_kd.models.encoders.subsampling import FEATURE_MEAN, FEATURE_SCALE, ConvSubsampling, subsampled_lengths
+from rnnt_kd.models.subsampling import FEATURE_MEAN, FEATURE_SCALE, ConvSubsampling, subsampled_lengths
 
 SIZES = {**conformer.SIZES}
 

@@ -3,8 +3,6 @@
 Two 3x3 convolutions of stride 2 with one zero frame on either side, so ceil(ceil(T / 2) / 2)
 frames leave and a single frame suffices.  Frames past the end of an utterance are zero before
 each convolution, exactly as the convolution's own zero padding is when the utterance is alone.
-
-This is a part of encoders, not an encoder: it has no ``SIZES``.
 """
 
 from typing import Tuple

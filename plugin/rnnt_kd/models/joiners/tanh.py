@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Joiner(nn.Module):
+class TanhJoiner(nn.Module):
     """``output_linear(tanh(am + lm))`` on projected inputs.
 
     Args:
@@ -16,6 +16,8 @@ class Joiner(nn.Module):
       joiner_dim:                 J, output of both.
       vocab_size:                 C.
     """
+
+    activation = staticmethod(torch.tanh)
 
     def __init__(self, encoder_dim: int, predictor_dim: int, joiner_dim: int, vocab_size: int):
         super().__init__()
@@ -27,4 +29,4 @@ class Joiner(nn.Module):
 
     def forward(self, am: Tensor, lm: Tensor) -> Tensor:
         """Raw logits (..., C) of two projected tensors (..., J) that broadcast against each other."""
-        return self.output_linear(torch.tanh(am + lm))
+        return self.output_linear(self.activation(am + lm))
