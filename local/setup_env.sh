@@ -61,14 +61,14 @@ case $env in
 esac
 
 if [ "$env" = none ]; then
-  missing=$(python - <<'PY'
+  missing=$(PYTHONPATH=$root/plugin python - <<'PY'
 import importlib.util
-needed = ["torch", "numpy", "lhotse", "urllib3", "lilcom", "soundfile", "scipy", "sentencepiece", "kaldialign",
-          "lightning_fabric", "safetensors", "omegaconf", "tensorboard", "tqdm", "filelock"]
-print(" ".join(name for name in needed if importlib.util.find_spec(name) is None))
+from rnnt_kd.bin.entry import EXTRAS
+needed = {"torch", *EXTRAS["recipe"].split()} - {"espeakng_loader"}  # speech is made for the corpus synth only
+print(" ".join(name for name in sorted(needed) if importlib.util.find_spec(name) is None))
 PY
   ) || die "--env none: no python on PATH; expected an active environment; activate it, or use --env auto"
-  [ -z "$missing" ] || die "--env none: $(command -v python) lacks: $missing; install them (pip install -e .) or use --env auto"
+  [ -z "$missing" ] || die "--env none: $(command -v python) lacks: $missing; install them (pip install -e '.[recipe]') or use --env auto"
   exit 0
 fi
 
@@ -100,7 +100,7 @@ pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 install() { # a log instead of pages of output; its end where it fails
   pip install --progress-bar off "$@" >"$root/.venv/install-$env.log" 2>&1 && return
   grep -i -E '^ERROR|error:' "$root/.venv/install-$env.log" | tail -n 3 >&2
-  die "pip install $* failed; see $root/.venv/install-$env.log, mend the network or the index and run again"
+  die "pip install $* failed; see $root/.venv/install-$env.log, check the network or the index and run again"
 }
 # k2's wheel has a name that newer versions of pip refuse ("no matching distribution").
 [ "$env" != k2 ] || install "pip<24" "setuptools<81"
@@ -115,7 +115,7 @@ elif pip install --progress-bar off --only-binary :all: --no-deps "k2>1.23.4" >>
 else
   echo "environment: the index has no k2 for this Python; the torch backend is used"
 fi
-"$venv/bin/python" -c 'import torch, lhotse, lilcom, sentencepiece, kaldialign, lightning_fabric, safetensors, omegaconf' \
+"$venv/bin/python" -c 'import torch, lhotse, lilcom, sentencepiece, kaldialign, lightning_fabric, safetensors, omegaconf, pydantic, tabulate' \
   || die "the environment is incomplete; see the line above; remove $venv and run again"
 echo "$wanted" > "$venv/.finished"
 echo "$env" > "$root/.venv/current"

@@ -1,12 +1,16 @@
 """Shared fixtures.  Tests that need real speech skip, and say so, without ``../shared/corpora``."""
 
 import os
+import re
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
+from rnnt_kd.tables import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,3 +53,20 @@ def one_thread():
 def subnormal_numbers():
     """Training flushes them to zero in its whole process; the next test has them again."""
     torch.set_flush_denormal(False)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Table of the tests that were skipped, by reason, the most frequent first."""
+    tests, files = Counter(), Counter()
+    for report in terminalreporter.stats.get("skipped", []):
+        if not hasattr(report, "wasxfail"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            reason = re.sub(
+                r"^could not import '([\w.]+)'.*", r"\1 is not in this environment", reason.removeprefix("Skipped: ")
+            )
+            # A file that skips itself is reported once, before its tests are known.
+            (files if isinstance(report, pytest.CollectReport) else tests)[reason] += 1
+    rows = [[reason, tests[reason], files[reason]] for reason, _ in (tests + files).most_common()]
+    if rows:
+        terminalreporter.section("not tested here")
+        terminalreporter.write_line(markdown(["why", "tests", "whole files"], rows))

@@ -21,7 +21,7 @@ done
 
 "$root/local/setup_env.sh" --env "$env"
 unset RNNT_KD_ENV
-[ "$env" != none ] || RNNT_KD_ENV=none
+[ "$env" = auto ] || RNNT_KD_ENV=$env # two runs may go on side by side
 . "$root/local/path.sh"
 cd "$root"
 exec python -m pytest ${arguments[@]+"${arguments[@]}"}

@@ -1,7 +1,8 @@
 """The commands, ``python -m rnnt_kd.bin.<name>``.
 
-Importing torch takes seconds, and Ctrl-C in it would end in a traceback from somewhere inside.  This file is
-imported before the command's own imports, so it answers until ``entry.command`` takes over.
+Importing torch takes seconds, and Ctrl-C in it would end in a traceback from somewhere inside; so would a package
+that is missing.  This file is imported before the command's own imports, so it answers until ``entry.command``
+takes over.
 """
 
 import os
@@ -17,6 +18,19 @@ def end_at_once(signum, frame) -> None:
     os._exit(130)
 
 
+def end_in_one_line(kind, error, trace) -> None:
+    """``sys.excepthook``: a missing optional package is one line, anything else keeps its traceback."""
+    from rnnt_kd.bin.entry import error_line
+
+    line = error_line(error, []) if isinstance(error, ModuleNotFoundError) else None
+    if line is None:
+        sys.__excepthook__(kind, error, trace)
+    else:
+        print(f"error: {line}", file=sys.stderr, flush=True)
+
+
 # sys.argv[0] is "-m" while runpy looks for the command; Python's own handler is not there where SIGINT is ignored.
+if sys.argv[:1] == ["-m"]:
+    sys.excepthook = end_in_one_line
 if sys.argv[:1] == ["-m"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, end_at_once)

@@ -1,7 +1,7 @@
-"""How every command ends: a status and, for what a user can mend, one line.
+"""How every command ends: a status and, for an error that the user can correct, one line.
 
 0    done                        130  interrupted (Ctrl-C, SIGTERM)
-1    an error the user can mend  2    a wrong option (argparse)
+1    an error of the user's      2    a wrong option (argparse)
 """
 
 import errno
@@ -19,12 +19,17 @@ HINTS = {
     (errno.EISDIR,): "expected a file; choose another path",
     (errno.EACCES, errno.EPERM, errno.EROFS): "expected permission to use it; change that, or choose another path",
 }
-EXTRAS = {  # optional packages, by the name they are imported with -> what installs them
-    **dict.fromkeys(("onnx", "onnxruntime", "sherpa_onnx"), "pip install 'rnnt-kd[export]'"),
-    "numba": "pip install 'rnnt-kd[inference]'",
-    "matplotlib": "pip install 'rnnt-kd[bench]'",
-    "jinja2": "pip install 'rnnt-kd[report]'",
-    "kaldilm": "pip install 'rnnt-kd[lm]'",
+EXTRAS = {  # the extra of pyproject.toml -> its packages, by the names they are imported with
+    "recipe": "espeakng_loader filelock kaldialign lhotse lightning_fabric lilcom numpy omegaconf pydantic yaml "
+    "safetensors scipy sentencepiece soundfile tabulate tensorboard tqdm urllib3",
+    "k2": "k2 torchaudio",
+    "export": "onnx onnxruntime sherpa_onnx",
+    "report": "matplotlib jinja2",
+    "lm": "kaldilm",
+    "inference": "numba",
+}
+INSTALL = {
+    **{name: f"pip install 'rnnt-kd[{extra}]'" for extra, names in EXTRAS.items() for name in names.split()},
     "sounddevice": "pip install sounddevice",
 }
 
@@ -55,7 +60,7 @@ def command(main: Callable[[Optional[List[str]]], None]) -> Callable[..., None]:
             # C code turns KeyboardInterrupt into errors of its own.
             if interrupts or isinstance(error, KeyboardInterrupt):
                 _end(INTERRUPTED, 130)
-            line = _line(error, sys.argv[1:] if argv is None else argv)
+            line = error_line(error, sys.argv[1:] if argv is None else argv)
             if line is None:
                 raise
             _end(f"error: {line}", 1)
@@ -63,12 +68,12 @@ def command(main: Callable[[Optional[List[str]]], None]) -> Callable[..., None]:
     return wrapped
 
 
-def _line(error: BaseException, argv: List[str]) -> Optional[str]:
-    """What a user can mend, in a line; None for a bug of ours."""
+def error_line(error: BaseException, argv: List[str]) -> Optional[str]:
+    """One line for an error that the user can correct; None for a bug of ours."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
-        return f"the package {error.name} is not installed; this command needs it: {EXTRAS[error.name]}"
+    if isinstance(error, ModuleNotFoundError) and error.name in INSTALL:
+        return f"the package {error.name} is not installed; this command needs it: {INSTALL[error.name]}"
     if not isinstance(error, OSError):
         return None
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
