@@ -4,7 +4,7 @@ import ast
 import importlib
 import inspect
 import re
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -37,7 +37,7 @@ def options(text):
     return re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)
 
 
-@lru_cache(maxsize=None)
+@cache
 def help_of(module):
     """What a command of ours prints for --help."""
     import contextlib
