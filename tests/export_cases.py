@@ -1,12 +1,19 @@
-"""A small system with random weights that says something on noise."""
+"""Small systems with random weights that say something on noise, and what tests do with their exports."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+import soundfile
 import torch
 
 from rnnt_kd.config import ModelConfig, SparsityConfig, SystemConfig
 from rnnt_kd.config_io import write_system_config
+from rnnt_kd.export.export_system import export_system
+from rnnt_kd.export.model_json import read_manifest, write_manifest
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.systems.store import build_model, write_tensors
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -55,3 +62,32 @@ def make_system(
     write_tensors(folder / "model.safetensors", model.state_dict())
     (folder / "system.json").write_text(json.dumps({"system": folder.name, "sparsity": sparsity}))
     return folder
+
+
+def export(workplace: Path, system: Path, out: Path, **options) -> Path:
+    export_system(system, workplace / "bpe", out, say=lambda line: None, **options)
+    return out
+
+
+def rewrite(folder: Path, **changed) -> None:
+    """A new ``model.json`` with the checksums of what is there now: the checks behind them are reached."""
+    write_manifest(folder, {**read_manifest(folder, check_files=False), **changed})
+
+
+def error_line(capsys, command, argv) -> str:
+    """The one line of a command that ends with status 1."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        command([str(part) for part in argv])
+    text = capsys.readouterr().err
+    assert ended.value.code == 1 and text.startswith("error: ") and text.count("\n") == 1, text
+    return text
+
+
+def run_readme(folder: Path, samples) -> str:
+    """What the Python of an export's README prints of ``samples`` in speech.wav."""
+    soundfile.write(folder / "speech.wav", samples, 16000)
+    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL).group(1)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()

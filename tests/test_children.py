@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from rnnt_kd import children
-from rnnt_kd.children import Commands, Worker, WorkerDied, run_side_by_side
+from rnnt_kd.children import Commands, Worker, WorkerDied, in_processes, run_side_by_side
+from rnnt_kd.errors import UserError
 
 WAIT = 20.0  # seconds, at most
 
@@ -98,7 +99,8 @@ def test_whatever_ends_the_run_ends_its_jobs(root, tmp_path, how):
     code = f"""
 import signal
 from rnnt_kd.bin.entry import command
-from rnnt_kd.children import Commands, Worker, WorkerDied, run_side_by_side
+from rnnt_kd.children import Commands, Worker, WorkerDied, in_processes, run_side_by_side
+from rnnt_kd.errors import UserError
 
 @command
 def main(argv=None):
@@ -157,3 +159,9 @@ def test_a_worker_that_is_late_is_ended(worker):
     with worker(timeout=0.3) as it, pytest.raises(WorkerDied, match="gave no answer in 0.3 s") as death:
         it.ask({"sleep": WAIT, "text": ""})
     assert death.value.late and it.process.poll() is not None
+
+
+def test_a_function_in_several_processes_answers_in_order_and_a_killed_one_is_a_user_error():
+    assert list(in_processes(abs, [-3, 2, -1], 2)) == [3, 2, 1] == list(in_processes(abs, [-3, 2, -1], 1))
+    with pytest.raises(UserError, match="was killed.*fewer processes"):
+        list(in_processes(os._exit, [1, 1], 2))

@@ -1,8 +1,10 @@
 """README, CHANGELOG and docs: short enough to be read, no dead link, no command or option that is not there."""
 
 import ast
+import contextlib
 import importlib
 import inspect
+import io
 import re
 from functools import cache
 from pathlib import Path
@@ -10,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import rnnt_kd
+from rnnt_kd.bin.entry import EXTRAS
+from rnnt_kd.losses import available_variants, available_weightings
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("egs/*/*.md"))]
@@ -40,14 +44,17 @@ def options(text):
 @cache
 def help_of(module):
     """What a command of ours prints for --help."""
-    import contextlib
-    import io
-
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as ended:
         importlib.import_module(module).main(["--help"])
     assert ended.value.code == 0
     return printed.getvalue()
+
+
+def test_commands_are_found_on_a_page():
+    readme = commands(ROOT / "README.md")
+    assert ("./run.sh", " --corpus an4 --corpus-dir ~/an4") in [(program, rest.rstrip()) for program, rest in readme]
+    assert any(program == "python -m benchmark.loss" for program, _ in commands(ROOT / "docs" / "loss.md"))
 
 
 def test_readme_is_short():
@@ -111,13 +118,9 @@ def test_the_swap_for_an_icefall_recipe_is_a_call_of_the_loss(page):
 
 def test_every_weighting_and_variant_is_explained():
     text = (ROOT / "docs" / "method.md").read_text()
-    from rnnt_kd.losses import available_variants, available_weightings
-
     assert [one for one in [*available_variants(), *available_weightings()] if f"| `{one}` |" not in text] == []
 
 
 def test_every_extra_is_explained():
-    from rnnt_kd.bin.entry import EXTRAS
-
     text = (ROOT / "docs" / "environments.md").read_text()
     assert [extra for extra in [*EXTRAS, "bench", "test"] if f"| `{extra}` |" not in text] == []

@@ -1,4 +1,4 @@
-"""Child processes: commands side by side, and workers that answer one request after another.
+"""Child processes: commands side by side, a function in several processes, workers that answer requests.
 
 A job is a list of commands, one after the other; one that fails ends its job, not the others.  Whatever ends this
 process ends what it started: nothing goes on training unseen after a kill -9.
@@ -13,6 +13,7 @@ Messages are a line of JSON and, behind it, arrays as raw float32.
 
 import ctypes
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -20,11 +21,18 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import connection
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar
 
 import numpy as np
+
+from rnnt_kd.errors import UserError
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 _WAIT_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -129,6 +137,42 @@ def _end_with(parent: int):
                 os._exit(1)
 
     return ask
+
+
+def in_processes(function: Callable[[Item], Result], items: Sequence[Item], num_processes: int) -> Iterator[Result]:
+    """``function`` of each item, in their order; with one process or item in this process.
+
+    Ctrl-C and the death of this process end the others.  UserError: one of them was killed.
+    """
+    if num_processes <= 1 or len(items) <= 1:
+        yield from map(function, items)
+        return
+    before = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")  # a fork of a process whose OpenMP threads have run can hang
+    pool = ProcessPoolExecutor(min(num_processes, len(items)), mp_context=context, initializer=_follow_parent)
+    try:
+        yield from pool.map(function, items)
+    except BrokenProcessPool:
+        raise UserError("a worker process", "was killed (memory?)", "", "run with fewer processes (--nj)") from None
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _follow_parent() -> None:
+    """Leave Ctrl-C, which reaches the whole group, to the parent; end where the parent was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 class WorkerDied(Exception):

@@ -1,7 +1,6 @@
 """Stages 0 to 2 from the command line: the whole path, the skip, and every error as one line with status 1."""
 
 import errno
-import re
 
 import numpy as np
 import pytest
@@ -30,12 +29,7 @@ def fails(capsys, command, *argv) -> str:
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
         command.main([str(value) for value in argv])
-    lines = [
-        line
-        for line in re.split(r"[\r\n]", capsys.readouterr().err)
-        if line and "utt/s" not in line and "it]" not in line
-    ]
-    lines = [line for line in lines if not re.match(r"features of .*\d+%", line)]
+    lines = capsys.readouterr().err.splitlines()
     assert end.value.code == 1 and len(lines) == 1, lines
     assert lines[0].startswith("error: ")
     return lines[0]
@@ -54,7 +48,7 @@ def test_the_whole_path_runs_and_then_skips(data_dir, tmp_path, capsys):
     train_bpe.main(bpe)
     assert capsys.readouterr().out.count("finished already, skipped") == 2
     tokenizer = Tokenizer.load(tmp_path / "bpe")
-    (batch,) = make_dataloader(tmp_path / "cuts" / "train.jsonl.gz", batch_seconds=60, tokenizer=tokenizer)
+    (batch,) = make_dataloader(tmp_path / "cuts" / "train.jsonl.gz", batch_seconds=60)
     assert len(batch.texts) == 12 and tokenizer.decode(tokenizer.encode("ÜBER")) == "ÜBER"
     soundfile.write(tmp_path / "4.wav", np.random.default_rng(1).normal(size=8000) * 0.1, 16000)
     with open(data_dir / "wav.scp", "a") as scp, open(data_dir / "text", "a") as text:

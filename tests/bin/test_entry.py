@@ -24,8 +24,8 @@ def status_of(error, capsys, argv=()):
 
 
 def test_user_error_is_one_line(capsys):
-    status, text = status_of(UserError("data/text:3", "no words", "a transcript", "mend it"), capsys)
-    assert (status, text) == (1, "error: data/text:3: no words; expected a transcript; mend it\n")
+    status, text = status_of(UserError("data/text:3", "no words", "a transcript", "correct it"), capsys)
+    assert (status, text) == (1, "error: data/text:3: no words; expected a transcript; correct it\n")
 
 
 def test_full_disk_is_one_line_naming_the_file(capsys):

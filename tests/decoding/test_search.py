@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from search_cases import BLANK, UNK, Model, assert_equal, encoder_output, log_probs, reference_search
 
 from rnnt_kd.decoding import greedy_search, modified_beam_search
+from rnnt_kd.decoding.graphs import any_tokens
 from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
 
@@ -193,9 +195,25 @@ def test_searches_are_files():
     assert set(SEARCHES) <= set(available_searches())
     for name, search in SEARCHES.items():
         assert get_search(name) is search
-    with pytest.raises(UserError, match="one of: .*greedy_search, modified_beam_search"):
+    with pytest.raises(
+        UserError, match="there is no 'hypotheses'; expected one of: .*greedy_search, modified_beam_search"
+    ):
         get_search("hypotheses")
-    with pytest.raises(UserError, match="beam: 0"):
-        modified_beam_search.search(Model(0), *encoder_output(0, [1]), beam=0)
-    with pytest.raises(UserError, match="nbest: 0"):
-        modified_beam_search.search(Model(0), *encoder_output(0, [1]), nbest=0)
+
+
+def test_without_k2_there_is_one_line_that_says_what_to_do(monkeypatch):
+    monkeypatch.setitem(sys.modules, "k2", None)  # import k2 fails
+    monkeypatch.delitem(sys.modules, "rnnt_kd.decoding.fast_beam_search", raising=False)
+    assert "fast_beam_search" in available_searches()
+    with pytest.raises(UserError, match="'fast_beam_search' cannot be used here.*k2.*take modified_beam_search"):
+        get_search("fast_beam_search")
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize(
+    "options, message",
+    [({"beam": 0}, "beam: 0"), ({"nbest": 0}, "nbest: 0"), ({"graph": any_tokens(6, 0, 1)}, "take fast_beam_search")],
+)
+def test_options_that_a_search_cannot_honour_are_refused(name, options, message):
+    with pytest.raises(UserError, match=message):
+        SEARCHES[name](Model(0), *encoder_output(0, [1]), **options)

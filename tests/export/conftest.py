@@ -1,15 +1,15 @@
 """Small systems with random weights, their data, and an export."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-from export_cases import TEXTS, make_system
+from export_cases import TEXTS, export, make_system
 
 from rnnt_kd.data.kaldi_dir import write_data_dir
-from rnnt_kd.export.export_system import export_system
 from rnnt_kd.text.train_bpe import train_bpe
 
 
@@ -33,12 +33,11 @@ def workplace(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def exported(workplace) -> Path:
     """systems/dense, exported and compared with sherpa-onnx on data/."""
-    out = workplace / "out" / "dense"
-    export_system(
-        workplace / "systems" / "dense",
-        workplace / "bpe",
-        out,
-        check_data_dir=workplace / "data",
-        say=lambda line: None,
-    )
-    return out
+    system = workplace / "systems" / "dense"
+    return export(workplace, system, workplace / "out" / "dense", check_data_dir=workplace / "data")
+
+
+@pytest.fixture
+def folder(exported, tmp_path) -> Path:
+    """A copy of ``exported`` to spoil."""
+    return shutil.copytree(exported, tmp_path / "export")

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -48,8 +47,7 @@ print(json.dumps([stream.result.text, list(stream.result.tokens), list(stream.re
     return json.loads(subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split("\n")[-2])
 
 
-def test_the_results_are_those_of_the_client_used_by_hand(exported, speech, tmp_path):
-    folder = shutil.copytree(exported, tmp_path / "export")
+def test_the_results_are_those_of_the_client_used_by_hand(folder, speech):
     results = recognize(folder, speech)
     assert len(results) == len(speech) and any(result.text for result in results)
     for samples, result in list(zip(speech, results, strict=True))[-2:]:
@@ -152,8 +150,7 @@ def drop_an_input(folder):
         (drop_an_input, "ended (by SIG|with status)"),
     ],
 )
-def test_a_model_that_kills_the_client_is_one_line_here(exported, tmp_path, spoil, ending):
-    folder = shutil.copytree(exported, tmp_path / "export")
+def test_a_model_that_kills_the_client_is_one_line_here(folder, spoil, ending):
     spoil(folder)
     with pytest.raises(UserError, match=f"{folder}: sherpa-onnx {ending}") as caught:
         recognize(folder, [noise(1)])

@@ -2,16 +2,12 @@
 
 import dataclasses
 import json
-import re
 import shutil
-import subprocess
-import sys
 
 import onnxruntime
 import pytest
-import soundfile
 import torch
-from export_cases import make_system
+from export_cases import error_line, make_system, run_readme
 
 from rnnt_kd.bin import export
 from rnnt_kd.config_io import read_system_config, write_system_config
@@ -37,12 +33,7 @@ def arguments(workplace, system, out, *more):
 
 
 def failure(capsys, argv):
-    """The one line of a command that ends with status 1."""
-    with pytest.raises(SystemExit) as ended:
-        export.main(argv)
-    text = capsys.readouterr().err
-    assert ended.value.code == 1 and text.startswith("error: ") and text.count("\n") == 1, text
-    return text
+    return error_line(capsys, export.main, argv)
 
 
 def own_texts(system, bpe_dir, data_dir, search):
@@ -74,15 +65,10 @@ def test_sherpa_onnx_says_what_our_decoder_says(exported, workplace):
             assert [result.text.strip() for result in found] == [text.strip() for text in expected]
 
 
-def test_the_commands_of_the_readme_run(exported, workplace, tmp_path):
-    folder = shutil.copytree(exported, tmp_path / "e")
+def test_the_commands_of_the_readme_run(folder, workplace):
     item = list(read_speech(workplace / "data"))[3]
-    soundfile.write(folder / "speech.wav", item.samples, 16000)
-    code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL).group(1)
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
     expected = own_texts(workplace / "systems" / "dense", workplace / "bpe", workplace / "data", modified_beam_search)
-    assert done.stdout.strip() == expected[3].strip()
+    assert run_readme(folder, item.samples) == expected[3].strip()
 
 
 def test_a_second_run_is_skipped_and_a_change_runs_again(system, workplace, tmp_path, capsys):

@@ -1,34 +1,23 @@
 """An export becomes a system's folder again, bit for bit, or is refused."""
 
-import shutil
-
 import numpy as np
 import onnx
 import pytest
 import torch
+from export_cases import export, rewrite
 from onnx import numpy_helper
 
 from rnnt_kd.bin import import_export
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.export_system import export_system
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.import_back import import_export as import_back
 from rnnt_kd.export.import_back import read_parameters
-from rnnt_kd.export.model_json import read_manifest, write_manifest
+from rnnt_kd.export.model_json import read_manifest
 from rnnt_kd.systems.store import load_system, refuse_decoding_only
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training.initial import resolve
-
-
-@pytest.fixture
-def folder(exported, tmp_path):
-    return shutil.copytree(exported, tmp_path / "export")
-
-
-def rewrite(folder, **changed):
-    write_manifest(folder, {**read_manifest(folder, check_files=False), **changed})
 
 
 def refusal(folder, tmp_path):
@@ -51,7 +40,7 @@ def test_what_decoding_uses_comes_back_bit_for_bit(exported, workplace, tmp_path
 
 def test_an_imported_system_exports_to_the_same_bytes(exported, workplace, tmp_path):
     import_back(exported, tmp_path / "system")
-    export_system(tmp_path / "system", workplace / "bpe", tmp_path / "again", say=lambda line: None)
+    export(workplace, tmp_path / "system", tmp_path / "again")
     for name in ("encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt"):
         assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes(), name
 

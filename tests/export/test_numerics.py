@@ -20,11 +20,6 @@ def model(workplace):
     return load_system(workplace / "systems" / "dense")[0]
 
 
-@pytest.fixture
-def folder(exported, tmp_path):
-    return shutil.copytree(exported, tmp_path / "export")
-
-
 def change_weights(path, change):
     file = onnx.load(path)
     for tensor in file.graph.initializer:

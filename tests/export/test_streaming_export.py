@@ -7,14 +7,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_cases import make_system
+from export_cases import export as exported_to
+from export_cases import make_system, rewrite, run_readme
 
 from rnnt_kd.bin import export
 from rnnt_kd.data.speech import filter_banks, read_speech
+from rnnt_kd.decoding.streaming import StreamingRecognizer
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import client, streaming_check
 from rnnt_kd.export.export_system import export_system
-from rnnt_kd.export.model_json import read_manifest, write_manifest
+from rnnt_kd.export.model_json import read_manifest
 from rnnt_kd.export.numerics import verify_numbers
 from rnnt_kd.export.onnx_file import load_onnx, metadata_of
 from rnnt_kd.export.streaming_graphs import StreamingEncoder
@@ -51,11 +53,8 @@ def hidden(model, samples):
 
 @pytest.fixture(scope="module")
 def streaming(workplace, system):
-    out = workplace / "out" / "stream"
-    export_system(
-        system, workplace / "bpe", out, streaming=True, check_data_dir=workplace / "data", say=lambda line: None
-    )
-    return out
+    out, data = workplace / "out" / "stream", workplace / "data"
+    return exported_to(workplace, system, out, streaming=True, check_data_dir=data)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +230,7 @@ def test_metadata_that_disagree_with_the_graph_are_refused(folder, key, value):
         if item.key == key:
             item.value = value or ""
     onnx.save(encoder, folder / "encoder.onnx")
-    write_manifest(folder, read_manifest(folder, check_files=False))
+    rewrite(folder)
     with pytest.raises(UserError, match="encoder.onnx"):
         verify_static(folder)
 
@@ -274,3 +273,14 @@ def test_a_system_that_cannot_stream_is_refused(workplace, tmp_path):
             workplace / "systems" / "dense", workplace / "bpe", tmp_path / "o", streaming=True, say=lambda line: None
         )
     assert not (tmp_path / "o").exists()
+
+
+def test_the_commands_of_a_streaming_readme_run(workplace, tmp_path):
+    system = make_system(tmp_path / "stream", workplace / "bpe", encoder="streaming_conformer", seed=3)
+    folder = exported_to(workplace, system, tmp_path / "out", streaming=True)
+    item = list(read_speech(workplace / "data"))[4]
+    silence = np.zeros(16000, dtype=np.float32)  # what the README appends, so that no word is lost
+    stream = StreamingRecognizer(load_system(system)[0], search="modified_beam_search", beam=4)
+    stream.accept(filter_banks(np.concatenate([item.samples, silence])))
+    expected = Tokenizer.load(workplace / "bpe").decode(stream.result().tokens)
+    assert expected and run_readme(folder, item.samples) == expected.strip()

@@ -6,23 +6,12 @@ import shutil
 import numpy as np
 import onnx
 import pytest
+from export_cases import rewrite
 from onnx import numpy_helper
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.file_checks import HIGHEST_IR, HIGHEST_OPSET
-from rnnt_kd.export.model_json import read_manifest, write_manifest
 from rnnt_kd.export.verify import verify_static
-
-
-@pytest.fixture
-def folder(exported, tmp_path):
-    """A copy to spoil."""
-    return shutil.copytree(exported, tmp_path / "export")
-
-
-def rewrite(folder, **changed):
-    """Checksums of what is there now: the deeper checks are reached."""
-    write_manifest(folder, {**read_manifest(folder, check_files=False), **changed})
 
 
 def spoil(folder, file, change, **changed):

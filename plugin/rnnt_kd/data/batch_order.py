@@ -19,14 +19,11 @@ def plan_batches(
     shuffle: bool,
     seed: int,
     epoch: int,
-    rank: int,
-    world_size: int,
 ) -> List[List[MonoCut]]:
     """The cuts of every batch of one epoch; every cut comes once.
 
     Args: as of ``dataset.make_dataloader``; ``batch_seconds`` > 0, at least one cut.
-    Returns: batches, each at most ``batch_seconds`` long with padding, or a single longer cut.  With several
-      processes: this one's share, as many batches as the others' (Lhotse repeats some at the end).
+    Returns: batches, each at most ``batch_seconds`` long with padding, or a single longer cut.
     """
     mixed = random.Random(f"{seed} {epoch}") if shuffle else random.Random(0)
     if shuffle:
@@ -40,8 +37,8 @@ def plan_batches(
         buffer_size=20_000,
         seed=mixed.getrandbits(31),
         sync_buckets=True,  # False ends the epoch at the first empty bucket (Lhotse 1.33), and cuts are lost
-        rank=rank,
-        world_size=world_size,
+        rank=0,
+        world_size=1,
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="We have exceeded the max_duration")  # alone in a batch: intended

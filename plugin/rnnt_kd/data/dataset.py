@@ -22,7 +22,6 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 import torch
 from lhotse import CutSet, MonoCut
 from lhotse.features.io import get_reader
-from torch.utils.data import DataLoader, Dataset
 
 from rnnt_kd.data.batch_order import plan_batches
 from rnnt_kd.errors import UserError
@@ -88,14 +87,8 @@ def make_dataloader(
     shuffle: bool = False,
     seed: int = 0,
     epoch: int = 0,
-    min_seconds: float = 0.0,
-    max_seconds: float = math.inf,
-    tokenizer=None,
     keep: Optional[Callable[[CutInfo], Optional[str]]] = None,
     skip_batches: int = 0,
-    num_workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
 ) -> "CutDataLoader":
     """Batches of utterances of like length (Lhotse's dynamic bucketing).
 
@@ -104,12 +97,8 @@ def make_dataloader(
       batch_seconds: audio a batch at most, padding included; a longer utterance is a batch of its own.
       num_buckets:   kinds of length; fewer where there are few cuts.
       shuffle:       random order by ``seed`` and ``epoch``; else always the same order.
-      min_seconds, max_seconds: shorter and longer cuts are left out.
-      tokenizer:     ``text.tokenizer.Tokenizer``: cuts with an unknown character are left out.
       keep:          called with each ``CutInfo``; a string is the reason to leave the cut out.
       skip_batches:  start after so many batches; what was skipped is not read.
-      num_workers:   processes that read features; 0 reads in this one.  The batches are the same.
-      rank, world_size: this process's share of the batches, and the number of shares.
     Raises: UserError: missing, corrupt or empty cuts file, no cut left.
     """
     if not batch_seconds > 0:
@@ -118,31 +107,25 @@ def make_dataloader(
     kept: List[MonoCut] = []
     left_out: Dict[str, str] = {}
     for cut in cuts:
-        reason = _reason_to_leave_out(cut, min_seconds, max_seconds, tokenizer, keep)
+        reason = keep(_info(cut)) if keep is not None else None
         if reason is None:
             kept.append(cut)
         else:
             left_out[cut.id] = reason
     if not kept:
         first = next(iter(left_out))
-        raise UserError(
-            cuts_path,
-            f"no utterance is left of {len(cuts)} (the first: {first} {left_out[first]})",
-            "usable utterances",
-        )
-    plan = plan_batches(kept, batch_seconds, num_buckets, shuffle, seed, epoch, rank, world_size)
-    return CutDataLoader(plan, left_out, Path(cuts_path).parent, skip_batches, num_workers)
+        found = f"no utterance is left of {len(cuts)} (the first: {first} {left_out[first]})"
+        raise UserError(cuts_path, found, "usable utterances")
+    plan = plan_batches(kept, batch_seconds, num_buckets, shuffle, seed, epoch)
+    return CutDataLoader(plan, left_out, Path(cuts_path).parent, skip_batches)
 
 
 class CutDataLoader:
     """Made by ``make_dataloader``.  ``len`` counts all batches of the epoch; iterating yields those not skipped."""
 
-    def __init__(
-        self, plan: List[List[MonoCut]], left_out: Dict[str, str], folder: Path, skip_batches: int, num_workers: int
-    ):
+    def __init__(self, plan: List[List[MonoCut]], left_out: Dict[str, str], folder: Path, skip_batches: int):
         self._plan, self._folder = plan, folder
-        self.left_out = left_out
-        self.skip_batches, self.num_workers = skip_batches, num_workers
+        self.left_out, self.skip_batches = left_out, skip_batches
 
     def __len__(self) -> int:
         return len(self._plan)
@@ -153,28 +136,7 @@ class CutDataLoader:
         return [[cut.id for cut in cuts] for cuts in self._plan]
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = _Batches(self._plan[self.skip_batches :], self._folder)
-        if self.num_workers == 0:
-            return (batches[index] for index in range(len(batches)))
-        # Its own generator: a DataLoader otherwise takes a number from the global one.
-        return iter(
-            DataLoader(
-                batches, batch_size=None, num_workers=self.num_workers, generator=torch.Generator(), collate_fn=_same
-            )
-        )
-
-
-class _Batches(Dataset):
-    """Planned batches by index."""
-
-    def __init__(self, plan: List[List[MonoCut]], folder: Path):
-        self._plan, self._folder = plan, folder
-
-    def __len__(self) -> int:
-        return len(self._plan)
-
-    def __getitem__(self, index: int) -> Batch:
-        return collate(self._plan[index], self._folder)
+        return (collate(cuts, self._folder) for cuts in self._plan[self.skip_batches :])
 
 
 def collate(cuts: Sequence[MonoCut], folder: Path) -> Batch:
@@ -193,10 +155,6 @@ def collate(cuts: Sequence[MonoCut], folder: Path) -> Batch:
         [info.duration for info in infos],
         [info.speaker for info in infos],
     )
-
-
-def _same(batch: Batch) -> Batch:
-    return batch
 
 
 def _info(cut: MonoCut) -> CutInfo:
@@ -219,28 +177,13 @@ def _load_cuts_cached(path: str, modified: int, size: int) -> CutSet:
         cuts = CutSet.from_jsonl(path)
         usable = all(cut.has_features and cut.supervisions for cut in cuts)
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError) as error:
-        raise UserError(
-            path,
-            f"cannot be read as cuts ({type(error).__name__})",
-            "a cuts file (.jsonl.gz) of stage 1",
-            "run stage 1 again",
-        ) from None
+        found = f"cannot be read as cuts ({type(error).__name__})"
+        raise UserError(path, found, "a cuts file (.jsonl.gz) of stage 1", "run stage 1 again") from None
     if len(cuts) == 0:
         raise UserError(path, "has no cuts", "a cuts file with at least one cut", "run stage 1 again")
     if not usable:
         raise UserError(path, "has cuts without features or transcript", "a cuts file of stage 1", "run stage 1 again")
     return cuts
-
-
-def _reason_to_leave_out(cut: MonoCut, min_seconds: float, max_seconds: float, tokenizer, keep) -> Optional[str]:
-    if cut.duration < min_seconds:
-        return f"is {cut.duration:.2f} s long, shorter than {min_seconds:g} s"
-    if cut.duration > max_seconds:
-        return f"is {cut.duration:.2f} s long, longer than {max_seconds:g} s"
-    info = _info(cut)
-    if tokenizer is not None and tokenizer.has_unknown(info.text):
-        return "has characters that the BPE model does not know"
-    return keep(info) if keep is not None else None
 
 
 def _read_features(cut: MonoCut, folder: Path) -> torch.Tensor:
@@ -253,11 +196,9 @@ def _read_features(cut: MonoCut, folder: Path) -> torch.Tensor:
     except FileNotFoundError:
         raise UserError(path, "no such file", f"the features of {cut.id}", "run stage 1 again") from None
     except (ValueError, RuntimeError, EOFError) as error:
-        raise UserError(
-            path, f"features of {cut.id} cannot be read ({error})", "the file that stage 1 wrote", "run stage 1 again"
-        ) from None
+        found = f"features of {cut.id} cannot be read ({error})"
+        raise UserError(path, found, "the file that stage 1 wrote", "run stage 1 again") from None
     if matrix.shape != (cut.features.num_frames, cut.features.num_features):
-        raise UserError(
-            path, f"features of {cut.id} have shape {matrix.shape}", "the file that stage 1 wrote", "run stage 1 again"
-        )
+        found = f"features of {cut.id} have shape {matrix.shape}"
+        raise UserError(path, found, "the file that stage 1 wrote", "run stage 1 again")
     return torch.from_numpy(matrix)

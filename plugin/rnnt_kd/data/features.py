@@ -18,12 +18,9 @@ import json
 import multiprocessing
 import os
 import shutil
-import signal
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -36,6 +33,7 @@ from lhotse.features.base import Features
 from lhotse.utils import compute_num_samples
 
 from rnnt_kd.atomic import replace_dir, write_bytes, write_text
+from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio import BadAudio, is_silent, load_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
@@ -113,7 +111,7 @@ def _compute(
         left_out: Dict[str, str] = {}
         jobs = [(index, part, made, feats_dir, speeds) for index, part in enumerate(parts)]
         with ProgressBar(f"features of {name}", len(data.utterances), "utt") as progress:
-            for part_cuts, part_left_out, seen in _run(jobs, num_jobs):
+            for part_cuts, part_left_out, seen in in_processes(_features_of_part, jobs, num_jobs):
                 cuts.extend(part_cuts)
                 left_out.update(part_left_out)
                 progress.update(seen)
@@ -152,40 +150,14 @@ def _check_left_out(data_dir: Path, total: int, left_out: Dict[str, str], max_ba
         raise UserError(data_dir, found, f"at most {100 * max_bad_fraction:g} %", advice)
 
 
-Job = Tuple[int, List[Tuple[RecordingEntry, List[Utterance]]], Path, Path, List[float]]
-Result = Tuple[List[MonoCut], Dict[str, str], int]
+_Part = Tuple[int, List[Tuple[RecordingEntry, List[Utterance]]], Path, Path, List[float]]
 
 
-def _run(jobs: List[Job], num_jobs: int) -> Iterator[Result]:
-    """Results in the order of the jobs."""
-    if num_jobs <= 1 or len(jobs) == 1:
-        yield from map(_run_job, jobs)
-        return
-    # "spawn": a fork of a process whose OpenMP threads have run can hang.
-    others = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(num_jobs, len(jobs)), mp_context=context, initializer=_start_worker)
-    try:
-        yield from pool.map(_run_job, jobs)
-    except BrokenProcessPool:
-        advice = "run with a smaller --nj"
-        raise UserError("compute_features", "a worker process was killed (memory?)", "", advice) from None
-    except BaseException:
-        for worker in set(multiprocessing.active_children()) - others:
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent answers
-
-
-def _run_job(job: Job) -> Result:
-    """Features of some recordings, into one file of their own."""
-    index, work, made, final, speeds = job
+def _features_of_part(part: _Part) -> Tuple[List[MonoCut], Dict[str, str], int]:
+    """Features of some recordings, in one file of their own: cuts, what was left out, utterances seen."""
+    if multiprocessing.parent_process() is not None:  # one of several
+        torch.set_num_threads(1)
+    index, work, made, final, speeds = part
     extractor = Fbank()
     cuts: List[MonoCut] = []
     left_out: Dict[str, str] = {}

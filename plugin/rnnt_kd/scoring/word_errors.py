@@ -61,7 +61,7 @@ def align(ref: Sequence[str], hyp: Sequence[str]) -> Alignment:
 
 
 def operation(ref: str, hyp: str) -> str:
-    """Of an aligned pair: "C" correct, "I" insertion, "D" deletion or "S" substitution."""
+    """Kind of an aligned pair: "C" correct, "I" insertion, "D" deletion or "S" substitution."""
     return "D" if hyp == GAP else "I" if ref == GAP else "C" if ref == hyp else "S"
 
 

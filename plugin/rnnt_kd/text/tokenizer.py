@@ -55,20 +55,15 @@ class Tokenizer:
     def encode(self, text: str) -> List[int]:
         """Token ids; [] for an empty text.  Never blank."""
         # A transcript that spells "<blk>" would yield blank, which no path through the lattice can emit.
-        return [
-            self.unk_id if token == self.blank_id else token for token in self._processor.encode(text, out_type=int)
-        ]
+        ids = self._processor.encode(text, out_type=int)
+        return [self.unk_id if token == self.blank_id else token for token in ids]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; blanks do not count."""
         return self._processor.decode([int(token) for token in ids if token != self.blank_id])
 
-    def words(self, ids: Sequence[int]) -> List[Tuple[str, int]]:
-        """The words of ``decode(ids)``, each with the place among ``ids`` of its last token; ids without blank."""
-        return [(word, last) for word, _, last in self.word_spans(ids)]
-
     def word_spans(self, ids: Sequence[int]) -> List[Tuple[str, int, int]]:
-        """``words`` with the places of the first and the last token of each."""
+        """The words of ``decode(ids)``, each with the places of its first and last token among ``ids`` (no blank)."""
         starts = [place for place, token in enumerate(ids) if self._processor.id_to_piece(token).startswith("\u2581")]
         bounds = sorted({0, *starts, len(ids)})
         groups = ((ids[begin:end], begin, end - 1) for begin, end in zip(bounds, bounds[1:]))
@@ -77,7 +72,3 @@ class Tokenizer:
     def pieces(self) -> List[str]:
         """The symbol of each id, U+2581 for a space: what ``tokens.txt`` lists."""
         return [self._processor.id_to_piece(index) for index in range(self.vocab_size)]
-
-    def has_unknown(self, text: str) -> bool:
-        """True where the model has no piece for some character of ``text``."""
-        return self.unk_id in self.encode(text)

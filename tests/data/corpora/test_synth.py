@@ -151,6 +151,7 @@ def test_stopped_from_outside_it_ends_with_its_workers(tmp_path, stop):
         ({"minutes": "many"}, 'found "many"'),
         ({"minutes": "-1"}, 'found "-1"'),
         ({"minutes": "nan"}, 'found "nan"'),
+        ({"num_jobs": "inf"}, 'found "inf"'),
         ({"test_minutes": "0"}, "above 0"),
         ({"num_jobs": "1.5"}, "a whole number"),
     ],

@@ -14,22 +14,18 @@ directories come last: what was interrupted never looks finished.
 """
 
 import hashlib
-import multiprocessing
 import os
 import random
 import shutil
-import signal
-import threading
 import wave
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import connection
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
 from rnnt_kd.atomic import replace_dir
+from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.kaldi_dir import write_data_dir
 from rnnt_kd.data.synthesis import acoustics, espeak, grammar
@@ -60,12 +56,8 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
     Raises: UserError for an unknown option, a wrong value, a ``corpus_dir``, a missing espeak-ng.
     """
     if corpus_dir is not None:
-        raise UserError(
-            "--corpus-dir",
-            f"found {corpus_dir}, but the corpus synth is made here",
-            "no --corpus-dir",
-            "remove the option",
-        )
+        found = f"found {corpus_dir}, but the corpus synth is made here"
+        raise UserError("--corpus-dir", found, "no --corpus-dir", "remove the option")
     sizes, num_jobs = _read_options(options)
     out_dir = Path(out_dir).absolute()
     parts = {part: _plan(part, minutes, seed) for part, minutes in sizes.items()}
@@ -167,22 +159,9 @@ def _make_all(tasks: List[Task], folder: Path, num_jobs: int) -> Iterator[Tuple[
     """Write ``folder/<file name>`` for each task; yields (utterance id, sentence) as they are made."""
     chunks = [(folder, tasks[start : start + _UTTERANCES_A_TASK]) for start in range(0, len(tasks), _UTTERANCES_A_TASK)]
     with ProgressBar("synth", len(tasks), "utt") as bar:
-        if num_jobs == 1:
-            results = map(_make_chunk, chunks)
-            for sentences in results:
-                bar.update(len(sentences))
-                yield from sentences
-            return
-        with ProcessPoolExecutor(
-            num_jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker
-        ) as pool:
-            try:
-                for sentences in pool.map(_make_chunk, chunks):
-                    bar.update(len(sentences))
-                    yield from sentences
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
+        for sentences in in_processes(_make_chunk, chunks, num_jobs):
+            bar.update(len(sentences))
+            yield from sentences
 
 
 def _make_chunk(chunk: Tuple[Path, List[Task]]) -> List[Tuple[str, str]]:
@@ -199,18 +178,6 @@ def _make_chunk(chunk: Tuple[Path, List[Task]]) -> List[Tuple[str, str]]:
     return sentences
 
 
-def _start_worker() -> None:
-    """Ctrl-C is the parent's to handle; where the parent was killed, the worker ends too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent() -> None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
 def _read_options(options: Dict[str, str]) -> Tuple[Dict[str, float], int]:
     """``{part: minutes}`` and the number of processes."""
     for name in options:
@@ -223,17 +190,11 @@ def _read_options(options: Dict[str, str]) -> Tuple[Dict[str, float], int]:
             values[name] = float(text)
         except ValueError:
             values[name] = -1.0
-        whole = name == "num_jobs"
-        if (
-            not (0 <= values[name] < 100000)
-            or (whole and values[name] != int(values[name]))
-            or (not whole and values[name] == 0)
-        ):
-            raise UserError(
-                f"--option {name}",
-                f'found "{text}"',
-                "a whole number, 0 for one a processor" if whole else "a number of minutes above 0",
-            )
+        is_count = name == "num_jobs"
+        value = values[name]
+        if not (0 <= value < 100000 and (value == int(value) if is_count else value > 0)):
+            expected = "a whole number, 0 for one a processor" if is_count else "a number of minutes above 0"
+            raise UserError(f"--option {name}", f'found "{text}"', expected)
     train = values["minutes"]
     sizes = {"train": train, "dev": min(train, values["dev_minutes"]), "test": min(train, values["test_minutes"])}
     return sizes, int(values["num_jobs"]) or min(8, len(os.sched_getaffinity(0)))
