@@ -44,8 +44,8 @@ def test_from_nothing_teachers_then_caches_then_students(finished):
     students = ("sparse50/1", "sparse50/2", "sparse50_kd/1", "sparse50_kd/2", "hot/1", "small_large/1")
     assert started == [
         "train large/3",
-        "cache_teacher kd_cache of large/3, job 1", "cache_teacher kd_cache of teacher/1, job 1",
-        "cache_teacher kd_cache_temperature2 of teacher/1, job 1",
+        "cache_teacher kd_cache_range3 of large/3, job 1", "cache_teacher kd_cache_range3 of teacher/1, job 1",
+        "cache_teacher kd_cache_range3_temperature2 of teacher/1, job 1",
         *(f"train {job}" for job in students),
         *(f"decode {job} dev" for job in ("teacher/1", "large/3", *students)),
     ]  # fmt: skip
@@ -310,7 +310,7 @@ def test_a_job_makes_what_it_needs(trial):
     shutil.rmtree(trial.dir / "large")
     shutil.rmtree(trial.dir / "small_large")
     assert trial.run("--job", "small_large/1") == [
-        "train large/3", "cache_teacher cache kd_cache", "train small_large/1", "decode small_large/1 dev",
+        "train large/3", "cache_teacher cache kd_cache_range3", "train small_large/1", "decode small_large/1 dev",
     ]  # fmt: skip
     assert trial.run("--job", "small_large/1") == []
     assert trial.run("--job", "large/3") == ["decode large/3 dev"]

@@ -32,7 +32,7 @@ from rnnt_kd.children import Commands, run_side_by_side
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments import results, table
 from rnnt_kd.experiments.definition import TEACHER
-from rnnt_kd.experiments.plan import Job, Places, Plan
+from rnnt_kd.experiments.plan import Cache, Job, Places, Plan
 from rnnt_kd.experiments.progress import Progress
 
 ENVIRONMENT = ("PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")  # part of a printed command
@@ -93,13 +93,19 @@ class Run:
         return self._train(lambda job: self.plan.systems[job[0]].role == TEACHER)
 
     def cache(self) -> List[str]:
+        users: Dict[Cache, List[Job]] = {}
+        for job in self.plan.jobs():
+            cache = self.plan.cache(job)
+            if cache is not None:
+                users.setdefault(cache, []).append(job)
         commands = {}
-        for cache in sorted(
-            {self.plan.cache(job) for job in self.plan.jobs()} - {None}, key=lambda cache: cache.folder
-        ):
-            self._must_be_trained(cache.teacher, 3)
-            for job, words in enumerate(self.plan.cache_commands(cache, self.args.nj), 1):
-                commands[f"{cache.folder.name} of {_name(cache.teacher)}, job {job}"] = words
+        for cache, jobs in sorted(users.items(), key=lambda item: str(item[0].folder)):
+            self._must_be_trained(cache.teacher)
+            if not any(self.progress.why_not_trained(job) or self.progress.why_no_cache(job) for job in jobs):
+                self._say(f"{cache.folder}: nobody waits for it, skipped")
+                continue
+            for number, words in enumerate(self.plan.cache_commands(cache, self.args.nj), 1):
+                commands[f"{cache.folder.name} of {_name(cache.teacher)}, job {number}"] = words
         return self._run(commands)
 
     def train(self) -> List[str]:
@@ -168,7 +174,7 @@ class Run:
         for job in filter(wanted, self.plan.jobs()):
             teacher = self.plan.teacher_of(job)
             if teacher is not None:
-                self._must_be_trained(teacher, 3)
+                self._must_be_trained(teacher)
             why = self.progress.why_not_trained(job)
             if why:
                 commands[_name(job)] = self.plan.train_command(job)
@@ -176,10 +182,10 @@ class Run:
                 self._say(f"{_name(job)}: finished already, skipped ({self.plan.system_dir(job)})")
         return self._run(commands)
 
-    def _must_be_trained(self, job: Job, stage: int) -> None:
+    def _must_be_trained(self, job: Job) -> None:
         why = self.progress.why_not_trained(job)
         if why:
-            raise UserError(self.plan.system_dir(job), why, "a trained teacher", f"run stage {stage} first")
+            raise UserError(self.plan.system_dir(job), why, "a trained teacher", "run stage 3 first")
 
     def _is_trained(self, job: Job) -> bool:
         why = self.progress.why_not_trained(job)
@@ -205,7 +211,8 @@ class Run:
 
     def _table(self) -> None:
         plan = self.plan
-        found, reasons = results.collect(plan, self.progress, list(plan.jobs()))
+        jobs = [job for name in plan.systems for job in plan.jobs_of(name)]
+        found, reasons = results.collect(plan, self.progress, jobs)
         rows = table.rows(plan, found, reasons, replications=self.args.replications, seed=self.args.seed)
         title = f"Corpus {self._corpus()}, experiment {plan.experiment.name}"
         results.write_experiment(plan, self._corpus())
