@@ -170,6 +170,8 @@ def test_what_is_missing_is_made_and_nothing_else(trial):
     shutil.rmtree(trial.dir / "sparse50_kd" / "seed2")
     started = trial.run()
     assert started == [
+        "cache_teacher kd_cache_range3 of teacher/1, job 1",
+        "cache_teacher kd_cache_range3_temperature2 of teacher/1, job 1",
         "train sparse50_kd/2",
         "train hot/1",
         "decode sparse50_kd/2 dev",
@@ -206,7 +208,8 @@ def test_a_changed_definition_is_not_averaged_in_and_is_trained_anew(trial):
         "is another system: changed kd.scale 1.0 -> 3.0, kd.temperature 2.0 -> 1.0"
         in row(trial, "hot")["unfinished"]["1"]
     )
-    assert trial.run() == ["train hot/1", "decode hot/1 dev"]
+    cache = "cache_teacher kd_cache_range3 of teacher/1, job 1"
+    assert trial.run() == [cache, "train hot/1", "decode hot/1 dev"]
     assert (trial.dir / "hot" / "seed1.old-1").exists() and row(trial, "hot")["unfinished"] == {}
 
 
