@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "plugin" / "rnnt_kd"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 MATHEMATICS = {"lattice", "losses", "models", "sparsity"}
-TOOLS = {"config", "config_io", "atomic", "tables"}  # top-level modules beside errors and choices
+TOOLS = {"config", "config_io", "atomic", "tables", "children"}  # top-level modules beside errors and choices
 LOWER = MATHEMATICS | {"text", "data", "scoring"}
 TRAINED = {"systems", "teachers"}  # what trained systems and teachers' caches are on disk
 MAY_IMPORT = {
@@ -43,6 +43,7 @@ MAY_IMPORT = {
     "errors": set(),
     "choices": set(),
     "tables": set(),
+    "children": set(),
     "atomic": set(),
     "config": set(),
     "config_io": {"config", "atomic"},

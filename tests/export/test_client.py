@@ -121,7 +121,7 @@ def test_features_are_ours(speech):
 
 
 def test_wrong_settings_are_refused_before_a_process_starts(exported, monkeypatch):
-    monkeypatch.setattr(client_process.subprocess, "Popen", lambda *args, **kwargs: pytest.fail("started"))
+    monkeypatch.setattr("rnnt_kd.children.subprocess.Popen", lambda *args, **kwargs: pytest.fail("started"))
     for settings in ({"search": "best"}, {"beam": 0}):
         with pytest.raises(UserError, match="expected"):
             recognize(exported, [noise(1)], **settings)
@@ -162,8 +162,8 @@ def test_a_model_that_kills_the_client_is_one_line_here(exported, tmp_path, spoi
 
 def test_a_signal_is_told_by_its_name(exported):
     with client_process.ClientProcess(exported, SETTINGS, 60) as it:
-        it._process.kill()
-        it._process.wait()
+        it.process.kill()
+        it.process.wait()
         with pytest.raises(UserError, match="ended by SIGKILL"):
             it.ask({"operation": "decode"}, [noise(1)])
 
@@ -177,7 +177,7 @@ def test_a_client_that_does_not_answer_is_ended(exported):
 
 def test_no_process_outlives_its_user(exported):
     with client_process.ClientProcess(exported, SETTINGS, 60) as it:
-        process = it._process
+        process = it.process
         assert process.poll() is None
     assert process.poll() is not None
 

@@ -27,7 +27,7 @@ from filelock import FileLock
 from rnnt_kd import atomic
 from rnnt_kd.bin import options, score
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.experiment_jobs import Commands, run_side_by_side
+from rnnt_kd.children import Commands, run_side_by_side
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments import results, table
 from rnnt_kd.experiments.definition import TEACHER, close_match, read_experiment

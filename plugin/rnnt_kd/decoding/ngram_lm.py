@@ -9,11 +9,7 @@ for the price of the back-off weight (Katz, IEEE Trans. ASSP 35(3), 1987).
 
 import importlib.util
 import math
-import os
 import re
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Tuple
@@ -21,6 +17,7 @@ from typing import Dict, List, Tuple
 import torch
 from torch import Tensor
 
+from rnnt_kd.children import Worker, WorkerDied
 from rnnt_kd.errors import UserError
 
 WORKER = "rnnt_kd.decoding.arpa_worker"
@@ -97,21 +94,17 @@ def read_arpa(path: Path) -> NgramLm:
         raise ModuleNotFoundError("No module named 'kaldilm'", name="kaldilm")
     if not Path(path).is_file():
         raise UserError(path, "no such file", "an n-gram language model in ARPA format", "check the path")
-    with tempfile.TemporaryDirectory() as folder:
-        symbols, fst = Path(folder) / "symbols", Path(folder) / "fst"
-        source = str(Path(__file__).resolve().parents[2])  # this process finds the package: so will that
-        done = subprocess.run(
-            [sys.executable, "-m", WORKER, str(path), str(symbols), str(fst)],
-            capture_output=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))},
-        )
-        if done.returncode or not fst.is_file():
-            said = re.findall(r"\[[EF]\] *(.*)", done.stderr.decode(errors="replace"))
-            found = f"kaldilm cannot read it ({re.sub(r'[^ -~]', '', said[-1]).strip() if said else 'no reason given'})"
-            raise UserError(path, found, "an n-gram language model in ARPA format", "check the file")
-        table = dict(line.rsplit(maxsplit=1) for line in symbols.read_text(encoding="utf-8").splitlines() if line)
-        lines = fst.read_text(encoding="utf-8").split("\n")
-    return _tables([line.split("\t") for line in lines if line], {word: int(label) for word, label in table.items()})
+    try:
+        with Worker(WORKER) as worker:
+            answer = worker.ask({"arpa": str(path)})
+    except WorkerDied as death:
+        reasons = re.findall(r"\[[EF]\] *(.*)", death.errors)
+        reason = re.sub(r"[^ -~]", "", reasons[-1]).strip() if reasons else "no reason given"
+        found = f"kaldilm cannot read it ({reason})"
+        raise UserError(path, found, "an n-gram language model in ARPA format", "check the file") from None
+    symbols = dict(line.rsplit(maxsplit=1) for line in answer["symbols"].splitlines() if line)
+    rows = [line.split("\t") for line in answer["fst"].split("\n") if line]
+    return _tables(rows, {word: int(label) for word, label in symbols.items()})
 
 
 def _tables(rows: List[List[str]], symbols: Dict[str, int]) -> NgramLm:

@@ -1,39 +1,17 @@
 """The process in which sherpa-onnx runs; ``client_process.ClientProcess`` is the other end.
 
-It reads a line of JSON and, behind it, the samples of "sizes" as raw float32, and answers likewise.  The first
-line says what to load; each of the others names an operation of ``Offline`` or ``Online``.  What the client's C++
-code prints goes to stderr: the answers have a descriptor of their own.
+The first request says what to load; each of the others names an operation of ``Offline`` or ``Online``.
 """
 
-import json
 import os
-import sys
-from typing import Any, BinaryIO, Dict, List
+from typing import Any, Dict, List
 
 import numpy as np
 import sherpa_onnx
 
+from rnnt_kd.children import serve
+
 SAMPLING_RATE = 16000
-
-
-def main() -> None:
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    recognizer = None
-    for line in sys.stdin.buffer:
-        request = json.loads(line)
-        samples = [_read(sys.stdin.buffer, size) for size in request.pop("sizes")]
-        if recognizer is None:
-            recognizer = {"offline": Offline, "online": Online}[request.pop("kind")](**request)
-            answer = None
-        else:
-            answer = getattr(recognizer, request.pop("operation"))(*samples, **request)
-        if isinstance(answer, np.ndarray):
-            answers.write(json.dumps({"shape": answer.shape}).encode() + b"\n" + answer.tobytes())
-        else:
-            answers.write(json.dumps({"answer": answer}).encode() + b"\n")
-        answers.flush()
-    os._exit(0)  # the client's threads need no farewell
 
 
 class Offline:
@@ -108,9 +86,18 @@ def _files(model_dir: str) -> Dict[str, str]:
     return {**files, "tokens": os.path.join(model_dir, "tokens.txt")}
 
 
-def _read(stream: BinaryIO, size: int) -> np.ndarray:
-    return np.frombuffer(stream.read(4 * size), dtype=np.float32)
+class Client:
+    """``Offline`` or ``Online``, whichever the first request asks for."""
+
+    def __init__(self):
+        self.recognizer = None
+
+    def __call__(self, request: Dict[str, Any], arrays: List[np.ndarray]) -> Any:
+        if self.recognizer is None:
+            self.recognizer = {"offline": Offline, "online": Online}[request.pop("kind")](**request)
+            return None
+        return getattr(self.recognizer, request.pop("operation"))(*arrays, **request)
 
 
 if __name__ == "__main__":
-    main()
+    serve(Client())

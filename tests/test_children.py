@@ -7,9 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from rnnt_kd.bin.experiment_jobs import Commands, run_side_by_side
+from rnnt_kd import children
+from rnnt_kd.children import Commands, Worker, WorkerDied, run_side_by_side
 
 WAIT = 20.0  # seconds, at most
 
@@ -56,19 +58,29 @@ def test_jobs_run_at_the_same_time_with_their_names_before_their_lines(tmp_path,
     assert sorted(lines) == ["[a/1] hello", "[a/1] there"]
 
 
-def test_no_more_than_asked_for_run_at_once(tmp_path):
+def test_no_more_than_asked_for_run_at_once(tmp_path, monkeypatch):
+    """Every job is counted from its start until it has been seen to end."""
+    running, most = set(), []
+
+    class Counted(children._Running):
+        def __init__(self, commands, with_name):
+            super().__init__(commands, with_name)
+            running.add(self)
+            most.append(len(running))
+
+        def poll(self):
+            status = super().poll()
+            if status is not None:
+                running.discard(self)
+            return status
+
+    monkeypatch.setattr(children, "_Running", Counted)
     for at_once in (1, 2):
-        log = tmp_path / f"log{at_once}"
-        step = [
-            "-c",
-            f"import time\nlog = open({str(log)!r}, 'a', buffering=1)\nlog.write('+\\n')\ntime.sleep(0.3)\nlog.write('-\\n')",
-        ]
-        run_side_by_side([Commands(str(number), [step]) for number in range(4)], at_once=at_once)
-        depth = most = 0
-        for line in log.read_text().split():
-            depth += 1 if line == "+" else -1
-            most = max(most, depth)
-        assert most == at_once and depth == 0
+        jobs = [Commands(str(number), [writes(tmp_path / f"log{at_once}")]) for number in range(4)]
+        assert run_side_by_side(jobs, at_once=at_once) == []
+        assert max(most) == at_once and len(most) == 4 and not running
+        assert (tmp_path / f"log{at_once}").read_text() == "xxxx"
+        most.clear()
 
 
 def test_a_job_that_fails_stops_its_steps_and_no_other_job(tmp_path, capsys):
@@ -86,7 +98,7 @@ def test_whatever_ends_the_run_ends_its_jobs(root, tmp_path, how):
     code = f"""
 import signal
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.experiment_jobs import Commands, run_side_by_side
+from rnnt_kd.children import Commands, Worker, WorkerDied, run_side_by_side
 
 @command
 def main(argv=None):
@@ -104,3 +116,44 @@ main([])
     _, errors = process.communicate(timeout=WAIT)
     wait_for(lambda: not is_alive(child))
     assert "Traceback" not in errors and process.returncode == (-9 if how == signal.SIGKILL else 130)
+
+
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    (tmp_path / "doubling.py").write_text(
+        "import os, signal, sys, time\nfrom rnnt_kd.children import serve\n\n"
+        "def answer(request, arrays):\n"
+        "    print('not an answer', flush=True)\n"
+        "    if request.get('die'):\n        print('last line', file=sys.stderr, flush=True)\n        os._exit(7)\n"
+        "    if request.get('kill'):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    time.sleep(request.get('sleep', 0))\n"
+        "    return 2 * arrays[0].reshape(2, -1) if arrays else [request['text'] * 2, os.environ['COLOUR']]\n\n"
+        "serve(answer)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return lambda timeout=None: Worker("doubling", timeout, {"COLOUR": "red"})
+
+
+def test_a_worker_answers_with_json_or_an_array_and_ends_with_its_user(worker):
+    with worker() as it:
+        assert it.ask({"text": "ä\n"}) == ["ä\nä\n", "red"]
+        values = np.arange(4, dtype=np.float32)
+        assert np.array_equal(it.ask({}, [values]), 2 * values.reshape(2, 2))
+        assert it.process.poll() is None
+    assert it.process.poll() is not None
+
+
+@pytest.mark.parametrize(
+    "request_, ending", [({"die": True}, "ended with status 7"), ({"kill": True}, "ended by SIGKILL")]
+)
+def test_a_worker_that_dies_is_an_exception_with_its_last_line(worker, request_, ending):
+    with worker() as it, pytest.raises(WorkerDied) as death:
+        it.ask(request_)
+    assert death.value.ending == ending and not death.value.late
+    assert death.value.last_line == ("last line" if "die" in request_ else "not an answer")
+
+
+def test_a_worker_that_is_late_is_ended(worker):
+    with worker(timeout=0.3) as it, pytest.raises(WorkerDied, match="gave no answer in 0.3 s") as death:
+        it.ask({"sleep": WAIT, "text": ""})
+    assert death.value.late and it.process.poll() is not None

@@ -1,0 +1,251 @@
+"""Child processes: commands side by side, and workers that answer one request after another.
+
+A job is a list of commands, one after the other; one that fails ends its job, not the others.  Whatever ends this
+process ends what it started: nothing goes on training unseen after a kill -9.
+
+A worker runs what may end its process (a library that aborts, or calls ``_Exit``): here that is an exception.
+
+    with Worker("package.module") as worker:            # the module calls serve(answer) when it is run
+        result = worker.ask({"operation": "decode"}, [samples])
+
+Messages are a line of JSON and, behind it, arrays as raw float32.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+_WAIT_SECONDS = 0.1
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+try:
+    _prctl = ctypes.CDLL(None, use_errno=True).prctl
+except (OSError, AttributeError, TypeError):  # not Linux: a killed run is noticed when its pipe breaks
+    _prctl = None
+
+
+@dataclass
+class Commands:
+    """``steps``: what stands after ``python``."""
+
+    name: str
+    steps: List[List[str]]
+
+
+def run_side_by_side(jobs: Sequence[Commands], at_once: int) -> List[Tuple[str, int]]:
+    """Run all; output comes with ``[name]`` before each line, and as it is where one runs at a time.
+
+    Returns (name, exit status) of those that failed, in the order in which they ended.
+    Raises KeyboardInterrupt after ending what runs.
+    """
+    waiting, failed = list(jobs), []
+    running: List[_Running] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                running.append(_Running(waiting.pop(0), with_name=at_once > 1))
+            time.sleep(_WAIT_SECONDS)
+            for job in list(running):
+                status = job.poll()
+                if status is not None:
+                    running.remove(job)
+                    failed += [(job.name, status)] if status else []
+    except BaseException:
+        for job in running:
+            job.end()
+        raise
+    return failed
+
+
+class _Running:
+    """A job at work: ``poll`` starts the next command when one has ended."""
+
+    def __init__(self, commands: Commands, with_name: bool):
+        self.name, self._steps, self._with_name = commands.name, list(commands.steps), with_name
+        self._process: Optional[subprocess.Popen] = None
+        self._reader: Optional[threading.Thread] = None
+
+    def poll(self) -> Optional[int]:
+        """None while it runs, then its exit status."""
+        if self._process is not None:
+            status = self._process.poll()
+            if status is None:
+                return None
+            if self._reader is not None:
+                self._reader.join()
+            if status:
+                return status
+        if not self._steps:
+            return 0
+        self._process = start(self._steps.pop(0), subprocess.PIPE if self._with_name else None)
+        if self._with_name:
+            self._reader = threading.Thread(target=self._copy, args=(self._process.stdout,), daemon=True)
+            self._reader.start()
+        return None
+
+    def end(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+
+    def _copy(self, stream) -> None:
+        for line in stream:
+            sys.stderr.write(f"[{self.name}] {line.rstrip()}\n")
+            sys.stderr.flush()
+
+
+def start(step: Sequence[str], output: Optional[int] = None) -> subprocess.Popen:
+    """``python`` with these words; ended when this process ends.  Call from the main thread."""
+    error = None if output is None else subprocess.STDOUT
+    return subprocess.Popen(
+        [sys.executable, *step],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=error,
+        text=True,
+        errors="replace",
+        preexec_fn=_end_with(os.getpid()),
+    )
+
+
+def _end_with(parent: int):
+    def ask() -> None:
+        if _prctl is not None:
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+            if os.getppid() != parent:  # it ended before it could be asked
+                os._exit(1)
+
+    return ask
+
+
+class WorkerDied(Exception):
+    """A worker ended, or was ended because it was late.
+
+    Attributes:
+      ending: how, to be read behind the worker's name: "ended by SIGKILL", "gave no answer in 5 s" ...
+      late:   whether it was ended for want of time.
+      errors: all that it wrote to stderr.
+    """
+
+    def __init__(self, ending: str, late: bool, errors: str):
+        super().__init__(ending)
+        self.ending, self.late, self.errors = ending, late, errors
+
+    @property
+    def last_line(self) -> str:
+        return next((line.strip() for line in reversed(self.errors.split("\n")) if line.strip()), "it wrote nothing")
+
+
+class Worker:
+    """A process that answers requests; a context manager.  It ends when this process ends.
+
+    Args:
+      module:      what ``python -m`` runs; it calls ``serve``.
+      timeout:     seconds for one answer; None: as long as it takes.
+      environment: variables that differ from those of this process.
+    """
+
+    def __init__(self, module: str, timeout: Optional[float] = None, environment: Optional[Mapping[str, str]] = None):
+        source = str(Path(__file__).resolve().parents[1])  # this process finds the package: so does the worker
+        path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
+        self._timeout = timeout
+        self._errors = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+            start_new_session=True,  # Ctrl-C is for this process, which ends the worker
+        )
+
+    def ask(self, request: Dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> Any:
+        """The worker's answer to ``request`` and 1-d ``arrays``: of JSON's types, or a float32 array.
+
+        Raises WorkerDied.
+        """
+        late, timer = threading.Event(), None
+        if self._timeout is not None:
+            timer = threading.Timer(self._timeout, lambda: (late.set(), self.process.kill()))
+            timer.daemon = True
+            timer.start()
+        try:
+            try:
+                _send(self.process.stdin, {"request": request, "sizes": [len(item) for item in arrays]}, arrays)
+            except BrokenPipeError:  # it is dead: there will be no answer
+                pass
+            line = self.process.stdout.readline()
+            answer = json.loads(line) if line.endswith(b"\n") else None
+            if answer is not None and "shape" in answer:
+                return _read(self.process.stdout, int(np.prod(answer["shape"]))).reshape(answer["shape"]).copy()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if answer is None:
+            raise self._death(late.is_set())
+        return answer["answer"]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self._errors):
+            try:
+                stream.close()
+            except BrokenPipeError:
+                pass
+
+    def __enter__(self) -> "Worker":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def _death(self, late: bool) -> WorkerDied:
+        status = self.process.wait()
+        self._errors.seek(0)
+        errors = self._errors.read().decode("utf-8", "replace")
+        if late:
+            return WorkerDied(f"gave no answer in {self._timeout:g} s", late, errors)
+        ending = f"ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        return WorkerDied(ending, late, errors)
+
+
+def serve(answer: Callable[[Dict[str, Any], List[np.ndarray]], Any]) -> None:
+    """The worker's end: call ``answer(request, arrays)`` for each request, until there are no more; then exit.
+
+    What other code prints goes to stderr: the answers have a descriptor of their own.
+    """
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    for line in sys.stdin.buffer:
+        message = json.loads(line)
+        result = answer(message["request"], [_read(sys.stdin.buffer, size) for size in message["sizes"]])
+        if isinstance(result, np.ndarray):
+            _send(answers, {"shape": result.shape}, [result])
+        else:
+            _send(answers, {"answer": result})
+    os._exit(0)  # skip joining the threads of a library
+
+
+def _send(stream, message: Dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
+    stream.write(json.dumps(message).encode() + b"\n")
+    for item in arrays:
+        stream.write(np.ascontiguousarray(item, dtype=np.float32).tobytes())
+    stream.flush()
+
+
+def _read(stream, size: int) -> np.ndarray:
+    return np.frombuffer(stream.read(4 * size), dtype=np.float32)
