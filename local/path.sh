@@ -14,7 +14,7 @@ export RNNT_KD_ENV
 if [ "$RNNT_KD_ENV" != none ]; then
   export PATH="$rnnt_kd_root/.venv/$RNNT_KD_ENV/bin:$PATH"
 fi
-export PYTHONPATH="$rnnt_kd_root/plugin${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$rnnt_kd_root/plugin:$rnnt_kd_root${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUNBUFFERED=1 PYTHONIOENCODING=utf-8
 # One thread a process: jobs run side by side instead (--nj).
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} MKL_NUM_THREADS=${MKL_NUM_THREADS:-1}

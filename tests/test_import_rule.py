@@ -39,14 +39,13 @@ MAY_IMPORT = {
     "training": TOOLS | LOWER | TRAINED,
     "decoding": TOOLS | LOWER | TRAINED,
     "inference": TOOLS | LOWER | TRAINED,
-    "benchmark": TOOLS | LOWER | TRAINED | {"training", "decoding", "inference", "export"},
     "export": TOOLS | LOWER | TRAINED | {"decoding", "inference"},
     "experiments": TOOLS | LOWER | TRAINED | {"training"},
     "report": TOOLS | LOWER | TRAINED | {"decoding"},
     "bin": TOOLS
     | LOWER
     | TRAINED
-    | {"training", "decoding", "inference", "benchmark", "export", "experiments", "report"},
+    | {"training", "decoding", "inference", "export", "experiments", "report"},
     "errors": set(),
     "choices": set(),
     "tables": set(),
@@ -60,24 +59,25 @@ MAY_IMPORT = {
 
 # third-party package -> where it may be imported
 DOORS = {
-    "k2": ("lattice/k2_backend.py", "decoding/fast_beam_search.py", "benchmark/peers/k2_peer.py"),
+    "k2": ("lattice/k2_backend.py", "decoding/fast_beam_search.py"),
     "_k2": (),
     "triton": ("lattice/triton_", "losses/node_scores/triton_"),
     "lhotse": ("data/",),
     "sentencepiece": ("text/",),
     "kaldialign": ("scoring/",),
     "kaldilm": ("decoding/arpa_worker.py",),
-    "matplotlib": ("benchmark/plot.py", "report/"),
+    "matplotlib": ("report/",),
     "jinja2": ("report/page.py",),
-    "torchaudio": ("benchmark/peers/torchaudio_peer.py",),
-    "warprnnt_numba": ("benchmark/peers/warprnnt_numba_peer.py",),
-    "onnx": ("export/", "benchmark/"),
-    "onnxruntime": ("export/", "benchmark/"),
+    "torchaudio": (),
+    "warprnnt_numba": (),
+    "onnx": ("export/",),
+    "onnxruntime": ("export/",),
     "numba": ("inference/",),
     "llvmlite": ("inference/",),
-    "sherpa_onnx": ("export/client_worker.py", "benchmark/"),
+    "sherpa_onnx": ("export/client_worker.py",),
     "argparse": ("bin/",),
     "tabulate": ("tables.py",),
+    "benchmark": (),  # the folder beside the package: it imports from here, never the other way round
 }
 NOT_IN_MATHEMATICS = {"os", "io", "pathlib", "json", "yaml", "logging"}
 NOT_IN_MATHEMATICS |= {"omegaconf", "tqdm", "tensorboard", "safetensors"}

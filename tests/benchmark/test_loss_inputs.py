@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from rnnt_kd.benchmark.loss_inputs import aligned_ranges, make_inputs
-from rnnt_kd.benchmark.shapes import num_nodes
+from benchmark.loss_inputs import aligned_ranges, make_inputs
+from benchmark.shapes import num_nodes
 from rnnt_kd.losses.kept_nodes import kept_nodes
 
 BATCH = [(30, 9), (24, 11), (26, 2), (12, 0)]

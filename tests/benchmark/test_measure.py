@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from rnnt_kd.benchmark.measure import measure
+from benchmark.measure import measure
 
 MB = 10**6
 

@@ -4,9 +4,8 @@ import pytest
 import reference
 import torch
 
-from rnnt_kd.benchmark import matmul, ours
-from rnnt_kd.benchmark.loss_inputs import make_inputs
-from rnnt_kd.benchmark.peers import available_peers, get_peer
+from benchmark.loss_inputs import make_inputs
+from benchmark.peers import ALWAYS, available_peers, get_peer, matmul_peer, ours_peer
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice.prune_ranges import do_rnnt_pruning
 
@@ -75,12 +74,12 @@ def test_a_peer_computes_the_loss_and_its_gradient(name, small):
 @pytest.mark.parametrize("variant, tolerance", [("none", 1e-6), ("online", 1e-6), ("cache", 2e-3)])
 def test_ours_computes_the_loss_and_its_gradient(variant, tolerance, small):
     """The cached teacher is rounded to float16."""
-    compare(ours.prepare(small, variant, "torch"), small, "pruned", variant, tolerance)
+    compare(ours_peer.prepare(small, variant, "torch"), small, "pruned", variant, tolerance)
 
 
 def test_a_cached_pass_reads_no_teacher(small):
     """Whatever becomes of the teacher after the cache is made."""
-    function = ours.prepare(small, "cache", "torch")
+    function = ours_peer.prepare(small, "cache", "torch")
     before = function().detach()
     for tensor in small.teacher:
         tensor.fill_(float("nan"))
@@ -88,12 +87,12 @@ def test_a_cached_pass_reads_no_teacher(small):
 
 
 def test_auto_is_named_by_what_it_stands_for(small):
-    assert ours.chosen_impl(small, "torch") == "torch"
-    assert ours.chosen_impl(small, "auto") in ("torch", "triton")
+    assert ours_peer.chosen_impl(small, "torch") == "torch"
+    assert ours_peer.chosen_impl(small, "auto") in ("torch", "triton")
 
 
 def test_matmul_does_the_three_products_of_the_valid_nodes(small, monkeypatch):
-    products = matmul.prepare(small, "none")
+    products = matmul_peer.prepare(small, "none")
     true_mm, sizes = torch.mm, []
 
     def mm(a, b, out):
@@ -128,6 +127,16 @@ def test_the_other_matmul_does_the_same_products(small, monkeypatch):
         expected += [("linear", (rows, 4), (5, 4)), ("linear", (rows, 5), (4, 5))]
         expected += [("transposed_product", (rows, 5), (rows, 4))]
     assert sizes == expected
+
+
+def test_every_peer_has_the_whole_interface():
+    for name in [*available_peers(), *ALWAYS]:
+        peer = get_peer(name)
+        assert set(peer.VARIANTS) <= {"none", "online", "cache"} and peer.LATTICE in ("pruned", "full", "")
+        small, large = (peer.estimated_bytes(2, 10, 4, 3, C, 8) for C in (10, 1000))
+        assert 0 < small < large
+        reason = peer.why_not(CPU)
+        assert reason is None or reason
 
 
 def test_an_unknown_peer_is_an_error_with_the_right_names():

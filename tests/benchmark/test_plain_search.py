@@ -6,7 +6,7 @@ import pytest
 import torch
 from search_cases import Model, encoder_output
 
-from rnnt_kd.benchmark.peers.plain_search import SEARCHES
+from benchmark.plain_search import SEARCHES
 from rnnt_kd.decoding.lookup import get_search
 
 

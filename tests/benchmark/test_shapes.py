@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rnnt_kd.benchmark.shapes import draw_batches, fitted_shapes, num_nodes, read_shapes
+from benchmark.shapes import draw_batches, fitted_shapes, num_nodes, read_shapes
 from rnnt_kd.errors import UserError
 
 LEVELS = [0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]

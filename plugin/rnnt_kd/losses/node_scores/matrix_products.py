@@ -3,7 +3,7 @@
 PyTorch sends float32 products on a CPU to MKL.  oneDNN, which is in the same wheel and which
 PyTorch uses for convolutions, chooses its kernel by what the CPU can do and not by who
 made it: on an AMD CPU with AVX-512 the three products of an output layer took 0.6 of MKL's time
-(torch 1.13; ``bench_loss --peers matmul_onednn``).  A product is a convolution with a 1 x 1 kernel over
+(torch 1.13; ``benchmark.loss --peers matmul_onednn``).  A product is a convolution with a 1 x 1 kernel over
 "pixels" = rows.
 """
 

@@ -1,0 +1,227 @@
+"""``python -m benchmark.infer`` on small things: processes, table, files, errors; engines; rows."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from export_cases import make_system
+
+from benchmark import encoders, infer
+from benchmark.engines import available_engines, compile_encoder
+from benchmark.infer import chosen_systems, encoder_table, infer_parser, rows_of_engine
+from benchmark.speech import word_figures
+from benchmark.turns import Job
+from rnnt_kd.data.speech import Speech
+from rnnt_kd.decoding import greedy_search, modified_beam_search
+from rnnt_kd.errors import UserError
+from rnnt_kd.inference.products import dense_product
+from rnnt_kd.models import build_transducer
+from rnnt_kd.text.train_bpe import train_bpe
+
+QUICK = ["--rounds", "1", "--batches", "2"]
+TINY = {"size": "tiny", "seed": 3}
+
+
+def bench(*arguments):
+    infer.main(list(map(str, arguments)))
+
+
+def test_random_weights(tmp_path, capsys):
+    arguments = ["--size", "tiny", "--structure", "16x1, 4x4,2:4", "--engines", "numba,torch_bsr", *QUICK]
+    bench(*arguments, "--json", tmp_path / "new" / "rows.json", "--md", tmp_path / "rows.md")
+    out, err = capsys.readouterr()
+    written = json.loads((tmp_path / "new" / "rows.json").read_text())["rows"]
+    rows = {(row["engine"], row["system"]): row for row in written if "engine" in row}
+    products = {row["products"]: row["seconds"] for row in written if "products" in row}
+    assert set(rows) == {("numba", f"tiny {kind}") for kind in ("dense", "16x1", "4x4", "2:4")} | {
+        ("torch_bsr", "tiny 4x4")
+    }
+    assert "torch_bsr: tiny 16x1: left out, engine torch_bsr: unstructured weights" in err
+    block, dense = rows["numba", "tiny 16x1"], rows["numba", "tiny dense"]
+    assert (dense["structure"], block["structure"]) == ("dense", "16x1")
+    assert abs(block["sparsity"] - 0.9) < 0.01 and abs(rows["numba", "tiny 2:4"]["sparsity"] - 0.5) < 0.01
+    assert block["bytes"] < 0.3 * dense["bytes"] and block["peak_bytes"] < dense["peak_bytes"]
+    assert dense["faster"] == 1.0 and dense["faster_than"] == "tiny dense" and block["rtf"] > 0.0
+    assert rows["torch_bsr", "tiny 4x4"]["faster"] is None and block["wer"] is None
+    assert block["first_call_seconds"] > 0.0
+    assert {"own", "numpy", "torch"} <= set(products) and all(value > 0.0 for value in products.values())
+    assert products.pop("the fastest, matrix by matrix") <= min(products.values())
+    assert "tiny 16x1" in out and "1 thread" in out and "matrix products" in out
+    assert (tmp_path / "rows.md").read_text().startswith("| engine ")
+
+
+def test_trained_systems_on_speech(place, tmp_path, capsys):
+    systems = [place / "systems" / name for name in ("dense", "sparse")]
+    arguments = ["--systems", *systems, "--data-dir", place / "data", "--bpe-dir", place / "bpe", "--search"]
+    arguments += ["greedy_search", "--engines", "torch,numba,onnxruntime", "--json", tmp_path / "rows.json", *QUICK]
+    bench(*arguments)
+    rows = [row for row in json.loads((tmp_path / "rows.json").read_text())["rows"] if "engine" in row]
+    assert [(row["engine"], row["system"]) for row in rows] == [
+        (engine, system) for engine in ("torch", "numba", "onnxruntime") for system in ("dense", "sparse")
+    ]
+    for row in rows:
+        same = next(other for other in rows if (other["engine"], other["system"]) == ("torch", row["system"]))
+        assert row["other_words"] == 0 and row["errors"] == same["errors"] and row["words"] == same["words"] > 0
+    assert "%WER" in capsys.readouterr().out
+
+
+def test_systems_of_one_name_are_told_apart(place, tmp_path):
+    other = make_system(tmp_path / "dense", place / "bpe", seed=5)
+    systems = [str(place / "systems" / "dense"), str(other), str(place / "systems" / "sparse")]
+    arguments = infer_parser().parse_args(["--systems", *systems])
+    assert [name for name, _ in chosen_systems(arguments)] == [*systems[:2], "sparse"]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], ["--systems", "--size"]),
+        (["--size", "tiny", "--systems", "x"], ["both"]),
+        (["--systems", "nowhere"], ["nowhere"]),
+        (["--size", "huge"], ["huge", "tiny"]),
+        (["--size", "tiny", "--structure", "17y1"], ["17y1", "16x1"]),
+        (["--size", "tiny", "--sparsity", "90"], ["--sparsity", "0.9"]),
+        (["--size", "tiny", "--engines", "numba,tpu"], ["'tpu'", "onnxruntime"]),
+        (["--size", "tiny", "--engines", ""], ["--engines"]),
+        (["--size", "tiny", "--rounds", "0"], ["--rounds"]),
+        (["--size", "tiny", "--bpe-dir", "x"], ["--bpe-dir"]),
+        (["--size", "tiny", "--data-dir", "nowhere"], ["nowhere"]),
+        (["--size", "tiny", "--search", "psychic"], ["psychic"]),
+        (["--size", "tiny", "--engines", "torch_bsr", "--structure", "16x1", *QUICK], ["square blocks"]),
+    ],
+    ids=" ".join,
+)
+def test_mistakes_are_one_line(arguments, words, fails):
+    line = fails(infer.main, *arguments)
+    assert all(word in line for word in words), line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_that_is_said(fails):
+    assert "torch finds no GPU" in fails(infer.main, "--device", "cuda", "--size", "L")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="2:4 kernels need a GPU")
+def test_semi_structured(capsys):
+    bench("--device", "cuda", "--size", "L", "--batch", "2", "--frames", "256", "--rounds", "1")
+    assert "2:4" in capsys.readouterr().out
+
+
+def test_another_bpe_model_is_one_line(place, tmp_path, fails):
+    train_bpe(["ANOTHER TEXT ALTOGETHER"], 14, tmp_path / "bpe")
+    arguments = ["--systems", place / "systems" / "dense", "--data-dir", place / "data", "--bpe-dir", tmp_path / "bpe"]
+    assert "another BPE model" in fails(infer.main, *arguments, "--engines", "torch", *QUICK)
+
+
+def small_transducer(vocab=7):
+    torch.manual_seed(0)
+    options = dict(dim=32, num_layers=1, feedforward_dim=32)
+    model = build_transducer(
+        encoder="conformer", size="tiny", encoder_options=options, predictor_dim=16, joiner_dim=16, dropout=0.0,
+        ctc_head=False, vocab_size=vocab, blank_id=0,
+    )  # fmt: skip
+    return model.eval().requires_grad_(False)
+
+
+def log_mel(frames):
+    return torch.randn(frames, 80, generator=torch.Generator().manual_seed(frames)) * 3.5 - 7.5
+
+
+def test_engines_are_files():
+    assert available_engines() == ["numba", "onnxruntime", "onnxruntime_int8", "torch", "torch_bsr"]
+    with pytest.raises(UserError, match="'tensorrt'.*onnxruntime_int8"):
+        compile_encoder(small_transducer().encoder, "tensorrt")
+
+
+def test_onnxruntime_equals_torch_and_int8_comes_near():
+    encoder = small_transducer().encoder
+    compiled = {name: compile_encoder(encoder, name) for name in ("torch", "onnxruntime", "onnxruntime_int8", "numba")}
+    for frames in (1, 50, 163):
+        out = {name: encode(log_mel(frames)) for name, encode in compiled.items()}
+        torch.testing.assert_close(out["onnxruntime"], out["torch"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(out["numba"], out["torch"], atol=1e-4, rtol=0)
+        error = (out["onnxruntime_int8"] - out["torch"]).norm() / out["torch"].norm()
+        assert 1e-6 < error < 0.1, "int8 must differ, but not by much"
+    assert compiled["onnxruntime_int8"].num_bytes < 0.6 * compiled["onnxruntime"].num_bytes
+
+
+@pytest.mark.parametrize("structure, sparsity", [("16x1", 0.9), ("unstructured", 0.8), ("4x4", 0.5), ("2:4", 0.5)])
+def test_random_systems_have_the_zeros_asked_for(structure, sparsity):
+    model = encoders.make_model({**TINY, "structure": structure, "sparsity": sparsity})
+    facts = encoders.describe_weights(model)
+    assert facts["structure"] == ("unstructured" if structure == "2:4" else structure)
+    assert abs(facts["sparsity"] - sparsity) < 0.01
+    dense = encoders.describe_weights(encoders.make_model({**TINY, **encoders.DENSE}))
+    assert (dense["structure"], dense["sparsity"]) == ("dense", 0.0)
+    assert facts["non_zeros"] < dense["non_zeros"]
+
+
+def job(name, seconds, cannot=None):
+    facts = dict(structure="16x1", sparsity=0.9, non_zeros=10, bytes=2_000_000, peak_bytes=3_000_000)
+    return Job(name, {"engine": "numba"}, seconds=seconds, facts=facts, cannot=cannot)
+
+
+def test_rows_compare_with_the_first_system_turn_by_turn():
+    first = job("dense", [[2.0, 40.0, 2.0], [4.0, 4.0, 4.0]])  # one disturbed turn
+    second = job("sparse", [[1.0, 20.0, 1.0], [1.0, 2.0, 8.0]])
+    rows = rows_of_engine([first, second, job("absent", [], "no")], audio_seconds=100.0)
+    assert [row["system"] for row in rows] == ["dense", "sparse"]
+    assert rows[0]["rtf"] == 0.06 and rows[0]["faster"] == 1.0
+    assert rows[1]["rtf"] == 0.03 and rows[1]["faster"] == 2.0  # median of 2, 2, 2, 4, 2, 0.5
+    assert (rows[1]["low"], rows[1]["high"], rows[1]["rounds"]) == (0.02, 0.28, 3)
+
+
+def test_rows_without_the_first_system_have_no_ratio():
+    rows = rows_of_engine([job("dense", [], "no zeros"), job("sparse", [[1.0]])], 10.0)
+    assert [row["faster"] for row in rows] == [None]
+    assert "sparse" in encoder_table(rows) and " x " not in encoder_table(rows)
+
+
+def test_columns_of_words_are_there_where_words_were_counted():
+    rows = rows_of_engine([job("dense", [[2.0]]), job("sparse", [[1.0]])], 10.0)
+    assert "%WER" not in encoder_table(rows)
+    rows[1].update(wer=12.5, ins=1, sub=2, other_words=3, **{"del": 4})
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in encoder_table(rows).splitlines()]
+    assert len(lines) == 4 and {len(line) for line in lines} == {14}
+    assert lines[2][-5:] == ["-"] * 5 and lines[3][-5:] == ["12.50", "1", "4", "2", "3"]
+    assert lines[3][4:7] == ["0.100000", "0.100000..0.100000", "2.00 x dense"]
+
+
+class Letters:
+    """A tokenizer whose pieces are words."""
+
+    blank_id, unk_id = 0, 1
+
+    def decode(self, ids):
+        return " ".join("abcdefgh"[number] for number in ids)
+
+
+@pytest.mark.parametrize("search", [greedy_search.search, modified_beam_search.search])
+def test_recognition_in_batches_is_that_of_single_utterances(search):
+    model = small_transducer()
+    model.joiner.output_linear.bias[0] -= 1.0  # random weights that say something
+    speech = [Speech(f"utterance-{n}", "a b", "s", None) for n in range(40)]
+    features = [log_mel(20 + 13 * n % 90) for n in range(40)]
+    encode = compile_encoder(model.encoder, "torch")
+    texts = encoders.recognise(encode, model, speech, features, Letters(), search, 4)
+    assert set(texts) == {item.id for item in speech} and len(set(texts.values())) > 3
+    for item, x in zip(speech, features):
+        out = encode(x)[None]
+        alone = search(model, out, torch.tensor([out.shape[1]]), beam=4, blank_id=0, unk_id=1)[0][0]
+        assert texts[item.id] == Letters().decode(alone.tokens)
+
+
+def test_word_figures():
+    figures = word_figures({"1": "A B", "2": "C"}, {"1": "A X Y", "2": "C"}, {"1": "A B", "2": "C"})
+    assert (figures["errors"], figures["words"], figures["ins"], figures["sub"], figures["del"]) == (2, 3, 1, 1, 0)
+    assert figures["other_words"] == 1 and abs(figures["wer"] - 200 / 3) < 1e-3
+
+
+def test_the_dense_product_is_the_product():
+    rng = np.random.default_rng(0)
+    for outputs, inputs, frames in ((16, 8, 1), (19, 33, 62), (192, 96, 125)):
+        weight, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((outputs, inputs), (inputs, frames)))
+        bias = rng.standard_normal(outputs).astype(np.float32)
+        wanted = weight.astype(np.float64) @ x + bias[:, None]
+        np.testing.assert_allclose(dense_product(weight, bias, x)(), wanted, atol=1e-4)
