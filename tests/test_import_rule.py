@@ -42,10 +42,7 @@ MAY_IMPORT = {
     "export": TOOLS | LOWER | TRAINED | {"decoding", "inference"},
     "experiments": TOOLS | LOWER | TRAINED | {"training"},
     "report": TOOLS | LOWER | TRAINED | {"decoding"},
-    "bin": TOOLS
-    | LOWER
-    | TRAINED
-    | {"training", "decoding", "inference", "export", "experiments", "report"},
+    "bin": TOOLS | LOWER | TRAINED | {"training", "decoding", "inference", "export", "experiments", "report"},
     "errors": set(),
     "choices": set(),
     "tables": set(),

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
@@ -13,6 +12,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.export import graphs
 from rnnt_kd.export.compact import compact
 from rnnt_kd.export.onnx_file import load_onnx, metadata_of, write_onnx
+from rnnt_kd.export.verify import session
 from rnnt_kd.models import build_transducer
 
 SPECS = {"encoder": graphs.offline_encoder, "decoder": graphs.predictor_file, "joiner": graphs.joiner_file}
@@ -52,12 +52,6 @@ def written(model, tmp_path_factory):
     for name, spec in SPECS.items():
         write(spec(model), folder / f"{name}.onnx")
     return folder
-
-
-def session(path):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @pytest.mark.parametrize("lens", [[50, 31], [1], [7, 3, 123], [2, 1], [400]])

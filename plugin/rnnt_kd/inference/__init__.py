@@ -6,17 +6,15 @@
 An engine named ``fast`` is the file ``fast_engine.py`` with a function ``compile_encoder(encoder)``.
 """
 
-import importlib
-from pathlib import Path
 from typing import List, Protocol
 
 from torch import Tensor, nn
 
-from rnnt_kd.errors import UserError
+from rnnt_kd import choices
 
 
 class CompiledEncoder(Protocol):
-    """What engines return.  It keeps the weights of the moment it was made."""
+    """An encoder that an engine made ready.  It keeps the weights of the moment it was made."""
 
     num_bytes: int  # of the weights and what finds them, in memory
 
@@ -26,7 +24,7 @@ class CompiledEncoder(Protocol):
 
 def available_engines() -> List[str]:
     """Names of the engines in this folder."""
-    return sorted(path.stem[: -len("_engine")] for path in Path(__file__).parent.glob("*_engine.py"))
+    return choices.names(__name__, "_engine")
 
 
 def compile_encoder(encoder: nn.Module, engine: str = "numba") -> CompiledEncoder:
@@ -37,6 +35,4 @@ def compile_encoder(encoder: nn.Module, engine: str = "numba") -> CompiledEncode
       UserError: an unknown engine, or one that cannot run this encoder; it says why.
       ModuleNotFoundError: the engine's optional package is not installed.
     """
-    if engine not in available_engines():
-        raise UserError("engine", f"there is no {engine!r}", f"one of {', '.join(available_engines())}")
-    return importlib.import_module(f"{__name__}.{engine}_engine").compile_encoder(encoder.eval())
+    return choices.load(__name__, engine, "_engine", "engine").compile_encoder(encoder.eval())

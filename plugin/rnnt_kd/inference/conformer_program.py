@@ -40,7 +40,7 @@ class Program:
 
     @property
     def num_bytes(self) -> int:
-        """Of weights, their columns and the table of groups."""
+        """The bytes of weights, their columns and the table of groups."""
         return sum(array.nbytes for array in self.arrays.values())
 
 

@@ -105,10 +105,10 @@ def _rotate(buffer, stride, first, heads, rows, cos, sin):
 @jit
 def _attention(buffer, frames, stride, source, target, heads, rows, scratch):
     """Softmax attention of all heads; queries are scaled already.  Scores: key by key, queries side by side."""
-    width = LANES * QUERIES
-    keys_up = (frames + 7) // 8 * 8
+    width = LANES * QUERIES  # queries at a time
+    keys_up = (frames + 7) // 8 * 8  # keys, filled up to whole tiles of 8; softmax reads the first `frames` alone
     zero = np.float32(0.0)
-    inverse = keys_up * width  # where the sums go
+    inverse = keys_up * width  # scratch: (keys_up, width) scores, then the (width,) inverse sums of their exponentials
     for head in range(heads):
         queries = (source + head * rows) * stride
         keys = queries + heads * rows * stride
@@ -116,6 +116,7 @@ def _attention(buffer, frames, stride, source, target, heads, rows, scratch):
         out = (target + head * rows) * stride
         for start in range(0, stride, width):
             frame = min(start, stride - width)  # the last ones again
+            # scores[key, query] = sum over rows of keys[row, key] * queries[row, query]
             for key in range(0, keys_up, 8):
                 _block8(
                     buffer, keys + key, stride, 1, buffer, queries + frame, stride, rows, zero,
@@ -123,6 +124,8 @@ def _attention(buffer, frames, stride, source, target, heads, rows, scratch):
                 )  # fmt: skip
             for part in range(0, width, LANES):
                 softmax(scratch, part, frames, width, scratch, inverse + part)
+            # out[row, query] = sum over keys of values[row, key] * exp(score), divided by the sum afterwards: it is the
+            # same for all rows, so one multiplication an output replaces one a key
             row = 0
             while row < rows:
                 weights, y = values + row * stride, out + row * stride + frame

@@ -1,4 +1,4 @@
-"""Which structure the zeros of a matrix have."""
+"""The structure that the zeros of a matrix have."""
 
 from typing import Sequence
 

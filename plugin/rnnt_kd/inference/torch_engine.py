@@ -27,7 +27,7 @@ class TorchEncoder:
 
 
 def stored_bytes(tensor: Tensor) -> int:
-    """Of a dense or block-sparse tensor."""
+    """The bytes that a dense or block-sparse tensor takes."""
     if tensor.layout is torch.strided:
         return tensor.numel() * tensor.element_size()
     parts = tensor.values(), tensor.crow_indices(), tensor.col_indices()

@@ -41,14 +41,8 @@ def speakers(path):
 
 def test_full_layout_with_official_parts(tmp_path):
     root = tmp_path / "LibriSpeech"
-    for part, name in [
-        ("train-clean-100", "1"),
-        ("dev-clean", "2"),
-        ("dev-other", "3"),
-        ("test-clean", "4"),
-        ("test-other", "5"),
-    ]:
-        make_part(root, part, [name])
+    for name, part in enumerate("train-clean-100 dev-clean dev-other test-clean test-other".split(), 1):
+        make_part(root, part, [str(name)])
     made = librispeech.prepare(root, tmp_path / "out", seed=1, options={"train": "train-clean-100"})
     assert [path.name for path in made] == ["train", "dev", "test-clean", "test-other"]
     assert [speakers(path) for path in made] == [{"1"}, {"2", "3"}, {"4"}, {"5"}]
@@ -124,34 +118,6 @@ def test_wrong_options_are_user_errors(tree, tmp_path, options, found):
     assert not (tmp_path / "out").exists()
 
 
-def remove_audio(chapter):
-    (chapter / "19-100-0001.flac").unlink()
-
-
-def remove_transcripts(chapter):
-    (chapter / "19-100.trans.txt").unlink()
-
-
-def remove_a_line(chapter):
-    (chapter / "19-100.trans.txt").write_text("19-100-0000 WORDS\n")
-
-
-def repeat_a_line(chapter):
-    (chapter / "19-100.trans.txt").write_text("19-100-0000 WORDS\n19-100-0000 WORDS\n19-100-0001 WORDS\n")
-
-
-def remove_the_words(chapter):
-    (chapter / "19-100.trans.txt").write_text("19-100-0000 WORDS\n19-100-0001 \n")
-
-
-def name_another_chapter(chapter):
-    (chapter / "19-100.trans.txt").write_text("19-101-0000 WORDS\n")
-
-
-def write_bytes_that_are_no_text(chapter):
-    (chapter / "19-100.trans.txt").write_bytes(b"19-100-0000 \xff\xfe\n")
-
-
 def empty_the_chapter(chapter):
     for path in chapter.iterdir():
         path.unlink()
@@ -163,16 +129,24 @@ def empty_the_part(chapter):
     part.mkdir()
 
 
+def transcripts(content):
+    return lambda chapter: (chapter / "19-100.trans.txt").write_bytes(content)
+
+
 @pytest.mark.parametrize(
     "damage, where, found",
     [
-        (remove_audio, "19-100.trans.txt:2", "19-100-0001 has no audio"),
-        (remove_transcripts, "19-100.trans.txt", "no such file, but 2 audio files"),
-        (remove_a_line, "19-100-0001.flac", "has no transcript"),
-        (repeat_a_line, "19-100.trans.txt:2", "a second transcript"),
-        (remove_the_words, "19-100.trans.txt:2", 'found "19-100-0001'),
-        (name_another_chapter, "19-100.trans.txt:1", 'found "19-101-0000'),
-        (write_bytes_that_are_no_text, "19-100.trans.txt", "cannot be read"),
+        (lambda chapter: (chapter / "19-100-0001.flac").unlink(), "19-100.trans.txt:2", "19-100-0001 has no audio"),
+        (
+            lambda chapter: (chapter / "19-100.trans.txt").unlink(),
+            "19-100.trans.txt",
+            "no such file, but 2 audio files",
+        ),
+        (transcripts(b"19-100-0000 WORDS\n"), "19-100-0001.flac", "has no transcript"),
+        (transcripts(b"19-100-0000 A\n19-100-0000 A\n19-100-0001 A\n"), "19-100.trans.txt:2", "a second transcript"),
+        (transcripts(b"19-100-0000 WORDS\n19-100-0001 \n"), "19-100.trans.txt:2", 'found "19-100-0001'),
+        (transcripts(b"19-101-0000 WORDS\n"), "19-100.trans.txt:1", 'found "19-101-0000'),
+        (transcripts(b"19-100-0000 \xff\xfe\n"), "19-100.trans.txt", "cannot be read"),
         (empty_the_chapter, "19/100", "is empty"),
         (empty_the_part, "train-clean-5", "holds no speech"),
     ],

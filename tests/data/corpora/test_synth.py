@@ -56,13 +56,10 @@ def test_same_bytes_in_the_other_environment(corpus, root, tmp_path):
     others = [path for path in root.glob(".venv/*/bin/python") if str(path.parents[1]) != sys.prefix]
     if not others:
         pytest.skip("the other environment is not set up here")
-    code = (
-        "import sys; from pathlib import Path; from rnnt_kd.data.corpora import synth;"
-        f"synth.prepare(None, Path(sys.argv[1]), seed=1, options={SMALL!r})"
-    )
+    file = script(tmp_path, SMALL)
     for number, python in enumerate(others):
         folder = tmp_path / str(number)
-        subprocess.run([python, "-c", code, folder], check=True, env=environment(root / "plugin"), capture_output=True)
+        subprocess.run([python, file, folder], check=True, env=environment(root / "plugin"), capture_output=True)
         assert digest(folder) == digest(corpus), python
 
 
