@@ -1,15 +1,21 @@
 """Promises of predictor, joiner, transducer and ``build_transducer``."""
 
+import importlib
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from rnnt_kd import models
 from rnnt_kd.errors import UserError
+from rnnt_kd.export.graphs import JoinerFile
 from rnnt_kd.models import available_encoders, build_transducer
 from rnnt_kd.models.encoders.conformer import SIZES
 from rnnt_kd.models.joiners.tanh import TanhJoiner
 from rnnt_kd.models.predictors.stateless import StatelessPredictor
 from rnnt_kd.sparsity.report import select_parameters
+from rnnt_kd.teachers.posteriors import joiner_parts
 
 ARGUMENTS = dict(
     encoder="conformer",
@@ -39,15 +45,18 @@ def test_sizes_have_the_promised_parameters(size, vocab_size, dim, millions):
     assert abs(parameters / (millions * 1e6) - 1) < 0.05, parameters
 
 
-def test_encoders_are_the_files_with_sizes():
-    assert available_encoders() == ["conformer", "streaming_conformer"] and list(SIZES) == ["tiny", "S", "M", "L"]
+def test_encoders_are_files():
+    folder = Path(models.__file__).parent / "encoders"
+    assert available_encoders() == sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    assert list(SIZES) == ["tiny", "S", "M", "L"]
 
 
 @pytest.mark.parametrize(
     "changes, words",
     [
         (dict(encoder="conformed"), "conformer"),
-        (dict(encoder="subsampling"), "conformer"),
+        (dict(predictor="statefull"), "stateless"),
+        (dict(joiner="tan"), "tanh"),
         (dict(encoder="../conformer"), "conformer"),
         (dict(size="XL"), "tiny, S, M, L"),
         (dict(encoder_options={"num_layer": 3}), "num_layers"),
@@ -130,6 +139,28 @@ def test_joiner_is_linear_of_tanh_of_the_sum():
     expected = torch.tanh(am + lm) @ joiner.output_linear.weight.t() + joiner.output_linear.bias
     torch.testing.assert_close(joiner(am, lm), expected)
     assert expected.shape == (2, 7, 4, 6)
+
+
+def test_a_predictor_and_a_joiner_are_files_too(tmp_path, monkeypatch):
+    for kind, code in {
+        "predictors": "from rnnt_kd.models.predictors.stateless import StatelessPredictor\n"
+        "class WiderPredictor(StatelessPredictor):\n    pass\n",
+        "joiners": "import torch\nfrom rnnt_kd.models.joiners.tanh import TanhJoiner\n"
+        "class ReluJoiner(TanhJoiner):\n    activation = staticmethod(torch.relu)\n",
+    }.items():
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / {"predictors": "wider.py", "joiners": "relu.py"}[kind]).write_text(code)
+        package = importlib.import_module(f"rnnt_kd.models.{kind}")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / kind)])
+    model = build(predictor="wider", joiner="relu")
+    assert type(model.predictor).__name__ == "WiderPredictor"
+    encoder_out, predictor_out = torch.randn(2, 3, 96), torch.randn(2, 4, 128)
+    parts = joiner_parts(model, encoder_out, predictor_out)
+    inputs = parts.am[:, :, None] + parts.lm[:, None]
+    logits = torch.relu(inputs) @ parts.weight.t() + parts.bias
+    torch.testing.assert_close(model.joiner(parts.am[:, :, None], parts.lm[:, None]), logits)
+    torch.testing.assert_close(JoinerFile(model)(parts.am[:, 0], parts.lm[:, 0]), logits[:, 0, 0])
+    assert parts.activation is torch.relu
 
 
 def test_heads_and_the_option_to_leave_the_ctc_head_out():

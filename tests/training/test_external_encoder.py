@@ -1,0 +1,110 @@
+"""Foreign encoders go through the recipe: trained, distilled from a cache and online, sparsified, decoded."""
+
+import importlib.util
+import json
+import re
+import sys
+
+import pytest
+import torch
+
+from rnnt_kd.bin import decode
+from rnnt_kd.config_io import load_recipe
+from rnnt_kd.systems import store
+from rnnt_kd.teachers.write_cache import cache_teacher, lattice_of
+from rnnt_kd.text.tokenizer import Tokenizer
+
+TOY = {"factory": "toy_encoder:Toy", "dim": 16}
+ZIPFORMER = {
+    **{"factory": "my_encoders:zipformer", "pos_dim": 8, "query_head_dim": 4, "value_head_dim": 4},
+    **{"encoder_dim": [16, 24], "encoder_unmasked_dim": [16, 16], "num_encoder_layers": [1, 1]},
+    **{"num_heads": [4, 4], "feedforward_dim": [16, 16], "cnn_module_kernel": [7, 7]},
+}
+
+
+def of(corpus, role, name, options, include=(), sparsity=0.0, epochs=1, **kd):
+    """A system's configuration with an external encoder; no ``kd``: not distilled."""
+    with_kd = bool(kd)
+    config = corpus.config(role, name, sparsity, with_kd, [f"{role}.training.epochs={epochs}"], **kd)
+    config.model.encoder, config.model.encoder_options = "external", dict(options)
+    if include:
+        config.sparsity.include = list(include)
+    return config
+
+
+def recognised(corpus, system_dir, out_dir):
+    """Utterances of the dev set with a hypothesis on disk."""
+    arguments = {"system-dir": system_dir, "cuts": corpus.dev_cuts, "bpe-dir": corpus.bpe_dir, "out-dir": out_dir}
+    arguments.update({"test-set": "dev", "device": "cpu", "beam": 2})
+    decode.main([part for key, value in arguments.items() for part in (f"--{key}", str(value))])
+    return json.loads((out_dir / "decode.json").read_text())["utterances"]
+
+
+def metrics(folder):
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "kd_loss" in line]
+
+
+@pytest.fixture(scope="module")
+def toy_teacher(tone_corpus, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("external") / "teacher"
+    tone_corpus.train(of(tone_corpus, "teacher", "teacher", TOY, epochs=3), folder)
+    return folder
+
+
+def test_a_toy_teacher_learns_and_its_folder_is_all_that_decoding_needs(tone_corpus, toy_teacher, tmp_path):
+    losses = [result["pruned_loss"] for line in (toy_teacher / "metrics.jsonl").read_text().splitlines()
+              if "gradient_norm" not in (result := json.loads(line)) and "pruned_loss" in result]  # fmt: skip
+    assert losses[-1] < losses[0]
+    assert recognised(tone_corpus, toy_teacher, tmp_path / "decoded") == 6
+
+
+@pytest.mark.parametrize("ranges", ["teacher", "student"])
+def test_a_toy_student_learns_from_a_toy_teacher(tone_corpus, toy_teacher, tmp_path, ranges):
+    given = dict(teacher_dir=toy_teacher)
+    if ranges == "teacher":
+        tokenizer, lattice = Tokenizer.load(tone_corpus.bpe_dir), lattice_of(load_recipe(tone_corpus.preset))
+        given["kd_cache"] = tmp_path / "kd_cache"
+        cache_teacher(
+            toy_teacher, tone_corpus.train_cuts, tokenizer, given["kd_cache"], lattice,
+            shard_utterances=30, backend_name="torch", say=lambda line: None,
+        )  # fmt: skip
+    config = of(tone_corpus, "small_student", "small_kd", {**TOY, "dim": 8}, ranges=ranges)
+    tone_corpus.train(config, tmp_path / "small_kd", **given)
+    assert all(line["kd_loss"] > 0 for line in metrics(tmp_path / "small_kd"))
+    assert recognised(tone_corpus, tmp_path / "small_kd", tmp_path / "decoded") == 6
+
+
+def test_the_matrices_of_a_foreign_encoder_are_sparsified_by_their_names(tone_corpus, toy_teacher, tmp_path):
+    include = [r"encoder\.module\.(mix|past)\.weight", r"joiner\..*\.weight"]
+    config = of(tone_corpus, "sparse_student", "sparse50", TOY, include, sparsity=0.5, epochs=2)
+    tone_corpus.train(config, tmp_path / "sparse50", teacher_dir=toy_teacher)
+    model, _ = store.load_system(tmp_path / "sparse50")
+    for matrix in (model.encoder.module.mix.weight, model.encoder.module.past.weight):
+        assert int((matrix == 0).sum()) == matrix.numel() // 2
+    assert not (model.encoder.module.mix.bias == 0).any()
+
+
+@pytest.fixture
+def my_encoders(root, tmp_path, monkeypatch):
+    """The module that docs/encoders.md shows, importable."""
+    if importlib.util.find_spec("zipformer") is None:
+        pytest.skip("the pip package zipformer is not installed: pip install --no-deps zipformer==0.1.3")
+    (code,) = re.findall(r"```python\n(.*?)```", (root / "docs" / "encoders.md").read_text(), re.DOTALL)
+    (tmp_path / "my_encoders.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    if hasattr(torch, "_dynamo"):
+        monkeypatch.setattr(torch._dynamo.config, "disable", True)  # it compiles activations, for minutes
+    yield
+    sys.modules.pop("my_encoders", None)
+
+
+def test_zipformer_trains_as_teacher_and_as_student_and_decodes(tone_corpus, tmp_path, my_encoders):
+    """By the very lines of the documentation."""
+    teacher = tmp_path / "teacher"
+    tone_corpus.train(of(tone_corpus, "teacher", "teacher", ZIPFORMER), teacher)
+    smaller = {**ZIPFORMER, "encoder_dim": [16, 16]}
+    config = of(tone_corpus, "small_student", "small_kd", smaller, ranges="student")
+    tone_corpus.train(config, tmp_path / "small_kd", teacher_dir=teacher)
+    assert all(line["kd_loss"] > 0 for line in metrics(tmp_path / "small_kd"))
+    assert recognised(tone_corpus, tmp_path / "small_kd", tmp_path / "decoded") == 6
