@@ -9,7 +9,7 @@ from typing import Dict, NamedTuple, Sequence, Tuple
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, pixel_figure
+from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, inline_svg, pixel_figure
 
 WIDTH = 372
 ROW = 19  # px of a bar
@@ -37,6 +37,11 @@ KINDS: Dict[str, Kind] = {
     "kd": Kind(COLOURS["--accent-3"], "D", (0, ()), "distilled, teacher's cache"),
     "online": Kind(COLOURS["--accent-4"], "^", (0, (1.5, 1.2)), "distilled, online teacher"),
 }
+
+
+def finished(figure: PixelFigure, title: str, words: str, note: str = "") -> Plot:
+    """The plot; ``words`` say what it shows to those who cannot see it."""
+    return Plot(title, inline_svg(figure.figure, title, f"{title}: {words}."), note)
 
 
 def quiet(ax: Axes, grid: str = "both") -> None:
