@@ -1,6 +1,6 @@
 """Word error rates as bars, and what they are made of."""
 
-from typing import Iterator
+from typing import Any, Dict, Iterator
 
 from matplotlib.patches import Patch
 
@@ -53,7 +53,7 @@ def errors(experiment: Experiment) -> Iterator[Plot]:
             start = 0.0
             for key, (colour, hatch, _) in PARTS.items():
                 share = 100.0 * row[f"{key}_mean"] / row["words"]
-                style = {"color": colour, "hatch": hatch, "edgecolor": COLOURS["--grid"]}
+                style: Dict[str, Any] = {"color": colour, "hatch": hatch, "edgecolor": COLOURS["--grid"]}
                 ax.barh(place, share, left=start, height=0.62, linewidth=0.4, **style)
                 if share > 0.9:
                     ax.annotate(

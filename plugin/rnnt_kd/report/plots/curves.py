@@ -59,7 +59,7 @@ def schedule(experiment: Experiment) -> Iterator[Plot]:
                 ax.plot(steps[-1], 100 * measured, kind.mark, color=kind.colour, markersize=6)
         ax.set_ylim(0, 104)
         quiet(ax)
-        ax.xaxis.get_major_locator().set_params(nbins=5)
+        ax.locator_params(axis="x", nbins=5)
         label(ax, "steps", "% zeros: target as a line, measured at the end as a mark")
         legend(ax, {system.kind for system, *_ in drawn}, lines=True, bbox_to_anchor=(-0.08, 1.1))
         words = "; ".join(
@@ -135,12 +135,12 @@ def _panels(systems: Sequence[System], terms: Sequence[str]) -> Tuple[PixelFigur
         if late:  # the first steps are far above all others
             ax.set_ylim(0, 1.1 * float(np.percentile(late, 97)) or 1)
         quiet(ax)
-        ax.yaxis.get_major_locator().set_params(nbins=4)
+        ax.locator_params(axis="y", nbins=4)
         label(ax, "steps" if place == len(terms) - 1 else "", WORDS[term])
         if place < len(terms) - 1:
             ax.set_xticklabels([])
         else:
-            ax.xaxis.get_major_locator().set_params(nbins=5)
+            ax.locator_params(axis="x", nbins=5)
         if not place:
             legend(ax, {system.kind for system in systems}, lines=True, bbox_to_anchor=(-0.08, 1.22), columnspacing=0.9)
     return figure, "; ".join(words)

@@ -118,7 +118,12 @@ def _lines(systems: Sequence[System], test_set: str) -> Tuple[PixelFigure, str]:
     handles = []
     for place, way in enumerate(ways):
         line = "-" if place else KINDS["plain"].dashes
-        style = {"color": COLOURS[colours[place]], "marker": "oD^sv*"[place], "markersize": 5, "linestyle": line}
+        style: Dict[str, Any] = {
+            "color": COLOURS[colours[place]],
+            "marker": "oD^sv*"[place],
+            "markersize": 5,
+            "linestyle": line,
+        }
         x = [100 * share for share, _ in shown[way]]
         y = [row["wer"] for _, row in shown[way]]
         ax.errorbar(x, y, [row["wer_sd"] or 0.0 for _, row in shown[way]], capsize=2, linewidth=1.4, **style)
@@ -163,7 +168,7 @@ def way_of(kd: Optional[Mapping[str, Any]]) -> str:
 
 def _name(ax: Axes, text: str, point: Point, offset: int, **style) -> None:
     """A family's name, ``offset`` px above a point."""
-    place = {"textcoords": "offset points", "fontsize": 10, "color": COLOURS["--fg"]}
+    place: Dict[str, Any] = {"textcoords": "offset points", "fontsize": 10, "color": COLOURS["--fg"]}
     ax.annotate(text, (point.x, point.y), (0, offset), **place, **style)
 
 

@@ -4,7 +4,7 @@ Plots are 372 px wide, so a phone shows them whole and a wide screen several bes
 alone: a kind has its mark and its dashes, too.
 """
 
-from typing import Dict, NamedTuple, Sequence, Tuple
+from typing import Dict, Literal, NamedTuple, Sequence, Tuple
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -44,7 +44,7 @@ def finished(figure: PixelFigure, title: str, words: str, note: str = "") -> Plo
     return Plot(title, inline_svg(figure.figure, title, f"{title}: {words}."), note)
 
 
-def quiet(ax: Axes, grid: str = "both") -> None:
+def quiet(ax: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     """Small muted ticks, a faint grid behind, no box."""
     ax.patch.set_alpha(0.0)
     ax.set_axisbelow(True)
