@@ -7,22 +7,22 @@ import json
 import random
 
 import numpy as np
+from experiment_cases import write_experiment
 from safetensors.numpy import save_file
 
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 from rnnt_kd.scoring.results import score
-from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write
 
 WORDS = ["<script>alert(1)</script>", "A&B", "SIX", "MARCH", "ZERO", "Ü"]
 SIZE = (8, 10)
 KD = {"variant": "collapsed", "weighting": "occupancy", "scale": 1.0, "ranges": "teacher", "temperature": 1.0}
-SYSTEMS = {  # name -> role, baseline, sparsity, kd
-    "tutor": ("teacher", None, 0.0, None),
-    "pruned": ("sparse_student", None, 0.9, None),
-    "pruned_taught": ("sparse_student", "pruned", 0.9, KD),
-    "pruned_less": ("sparse_student", None, 0.5, None),
-    "little": ("small_student", None, 0.0, None),
-    "little_taught": ("small_student", "little", 0.0, {**KD, "ranges": "student"}),
+SYSTEMS = {
+    "tutor": {"role": "teacher"},
+    "pruned": {"role": "sparse_student", "sparsity": 0.9},
+    "pruned_taught": {"role": "sparse_student", "sparsity": 0.9, "baseline": "pruned", "kd": KD},
+    "pruned_less": {"role": "sparse_student", "sparsity": 0.5},
+    "little": {"role": "small_student"},
+    "little_taught": {"role": "small_student", "baseline": "little", "kd": {**KD, "ranges": "student"}},
 }
 UNFINISHED = "little_taught"  # in training: its last line is being written
 
@@ -31,10 +31,7 @@ def make_experiment(folder, utterances=12, seeds=(1,), test_sets=("test",)):
     """Returns folder, EXP_DIR/EXPERIMENT.  Of several seeds the first alone has files."""
     generator = random.Random(0)
     refs = {f"spk{n % 3}-utt{n:02d}": tuple(generator.choices(WORDS, k=1 + n % 6)) for n in range(utterances)}
-    listed = [_listed(folder, name, seeds) for name in SYSTEMS]
-    sets = {name: EvaluationSet(folder / name, folder.parent / f"cuts/{name}.jsonl.gz") for name in test_sets}
-    paths = folder.parent / "bpe", folder.parent / "cuts/train.jsonl.gz"
-    write(folder, ExperimentFolder("default", "synth", "cpu.yaml", "greedy_search", 4, *paths, sets, tuple(listed)))
+    listed = write_experiment(folder, SYSTEMS, seeds, {name: folder / name for name in test_sets}).systems
     rows, singles = [], []
     for system in listed:
         if system.name == UNFINISHED:
@@ -92,15 +89,6 @@ def make_decoding(system_dir, recognitions, test_set="test"):
     write_recogs(folder / f"recogs-{test_set}.txt", recognitions)
     (folder / f"speakers-{test_set}.json").write_text(json.dumps(speakers))
     return score(recognitions, utt2spk=speakers, replications=200)
-
-
-def _listed(folder, name, seeds):
-    role, baseline, sparsity, kd = SYSTEMS[name]
-    folders = {seed: folder / name / f"seed{seed}" for seed in seeds}
-    structure = "unstructured" if sparsity else None
-    return ListedSystem(
-        name, role, seeds, folders, baseline, None if role == "teacher" else "tutor", sparsity, structure, kd
-    )
 
 
 def _figures(system, values, seeds, rows):

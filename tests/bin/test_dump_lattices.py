@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import soundfile
 import torch
+from experiment_cases import write_experiment
 
 from rnnt_kd.bin import dump_lattices as command
 from rnnt_kd.config import KdConfig, ModelConfig, SystemConfig, TrainingConfig
@@ -23,7 +24,6 @@ from rnnt_kd.lattice import get_backend
 from rnnt_kd.report.lattice_data import list_lattices, read_lattice
 from rnnt_kd.report.utterance_lattice import utterance_lattice
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
-from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write
 from rnnt_kd.systems.store import build_model, file_digest, load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
@@ -54,17 +54,14 @@ def made(tmp_path_factory):
     make_system(experiment / "plain", tokenizer, 2)
     teacher = file_digest(experiment / "teacher/seed1/model.safetensors")
     make_system(experiment / "taught", tokenizer, 3, kd=KdConfig(), teacher_checksum=teacher)
-    listed = [
-        ListedSystem("teacher", "teacher", (1,), {1: experiment / "teacher/seed1"}),
-        ListedSystem("plain", "sparse_student", (1,), {1: experiment / "plain/seed1"}, teacher="teacher"),
-        *(  # one as it should be, and one that hears only a part of the utterance
-            ListedSystem(name, role, (1, 2), {seed: experiment / f"{name}/seed{seed}" for seed in (1, 2)}, "plain", "teacher", kd={})
-            for name, role in (("taught", "sparse_student"), ("streamed", "streaming_student"))
-        ),
-    ]  # fmt: skip
-    sets = {"test": EvaluationSet(data, exp / "cuts/test.jsonl.gz")}
-    paths = exp / "bpe", exp / "cuts/train.jsonl.gz"
-    write(experiment, ExperimentFolder("default", "an4", "cpu.yaml", "greedy_search", 4, *paths, sets, tuple(listed)))
+    distilled = {"baseline": "plain", "kd": {}}
+    systems = {
+        "teacher": {"role": "teacher"},
+        "plain": {"role": "sparse_student"},
+        "taught": {"role": "sparse_student", **distilled},
+        "streamed": {"role": "streaming_student", **distilled},  # hears a part of the utterance
+    }
+    write_experiment(experiment, systems, (1, 2), {"test": data})
     return folder
 
 

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from experiment_cases import write_experiment
 from torch.nn.utils.rnn import pad_sequence
 
 from rnnt_kd.bin import size_table as command
@@ -16,7 +17,6 @@ from rnnt_kd.export.model_json import ONNX_FILES
 from rnnt_kd.export.onnx_transducer import OnnxTransducer
 from rnnt_kd.export.sizes import recognise_onnx, recognise_torch
 from rnnt_kd.scoring.word_errors import count_all
-from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 
@@ -25,17 +25,14 @@ from rnnt_kd.text.tokenizer import Tokenizer
 def experiment(workplace, tmp_path_factory):
     """EXP_DIR/default with a dense teacher and a sparse student, both of them exported, and one that is not."""
     folder = tmp_path_factory.mktemp("exp") / "default"
-    listed = []
-    for name, role, source in (
-        ("teacher", "teacher", "dense"), ("thin", "sparse_student", "sparse"), ("unexported", "sparse_student", "sparse"),
-    ):  # fmt: skip
+    for name, source in (("teacher", "dense"), ("thin", "sparse"), ("unexported", "sparse")):
         shutil.copytree(workplace / "systems" / source, folder / name / "seed3")
-        listed.append(ListedSystem(name, role, (3, 1), {seed: folder / f"{name}/seed{seed}" for seed in (1, 3)}))
     for name in ("teacher", "thin"):
         (folder / "export" / name).mkdir(parents=True)
-    sets = {"test": EvaluationSet(workplace / "data", folder)}
-    values = "default", "an4", "cpu.yaml", "modified_beam_search", 4, workplace / "bpe", folder, sets, tuple(listed)
-    write(folder, ExperimentFolder(*values))
+    shutil.copytree(workplace / "bpe", folder.parent / "bpe")
+    student = {"role": "sparse_student"}
+    systems = {"teacher": {"role": "teacher"}, "thin": student, "unexported": student}
+    write_experiment(folder, systems, (3, 1), {"test": workplace / "data"}, "modified_beam_search")
     return folder
 
 

@@ -2,38 +2,37 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
+from experiment_cases import write_experiment
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, read, write
+from rnnt_kd.systems.experiment_folder import read
 
-
-def described(folder):
-    exp_dir = folder.parent
-    systems = (
-        ListedSystem("teacher", "teacher", (1,), {1: exp_dir / "default/teacher/seed1"}),
-        ListedSystem(
-            "sparse90_kd", "sparse_student", (2, 1), {seed: folder / f"sparse90_kd/seed{seed}" for seed in (1, 2)},
-            baseline="sparse90", teacher="teacher", sparsity=0.9, structure="16x1", kd={"ranges": "student"},
-        ),
-    )  # fmt: skip
-    test_sets = {"test": EvaluationSet(Path("/data/an4/test"), exp_dir / "cuts/test.jsonl.gz")}
-    paths = exp_dir / "bpe", exp_dir / "cuts/train.jsonl.gz"
-    return ExperimentFolder("paper", "an4", "conf/cpu.yaml", "greedy_search", 4, *paths, test_sets, systems)
+SYSTEMS = {
+    "teacher": {"role": "teacher"},
+    "taught": {
+        "role": "sparse_student",
+        "baseline": "sparse90",
+        "sparsity": 0.9,
+        "structure": "16x1",
+        "kd": {"scale": 2},
+    },
+}
 
 
 def test_what_was_written_is_read_in_another_place_too(tmp_path):
     folder = tmp_path / "exp" / "paper"
-    write(folder, described(folder))
-    assert read(folder) == described(folder)
-    written = json.loads((folder / "experiment.json").read_text())
-    assert written["bpe_dir"] == "../bpe" and written["test_sets"]["test"]["data_dir"] == "/data/an4/test"
-    assert written["systems"][0]["folders"] == {"1": "../default/teacher/seed1"}
+    experiment = write_experiment(folder, SYSTEMS, (2, 1))
+    assert read(folder) == experiment
+    text = (folder / "experiment.json").read_text()
+    written = json.loads(text)
+    assert written["bpe_dir"] == "../bpe" and written["test_sets"]["test"]["data_dir"] == "/data/test"
+    (folder / "experiment.json").write_text(text.replace('"teacher/seed1"', '"../default/teacher/seed1"'))
     moved = shutil.copytree(tmp_path / "exp", tmp_path / "moved") / "paper"
-    assert read(moved) == described(moved) and read(moved).system("sparse90_kd").first == moved / "sparse90_kd/seed2"
-    assert read(moved).test_set() == read(moved).test_set("test")
+    assert read(moved).system("taught").first == moved / "taught/seed2"
+    assert read(moved).system("teacher").folders[1] == tmp_path / "moved/default/teacher/seed1"
+    assert read(moved).bpe_dir == tmp_path / "moved/bpe" and read(moved).test_set() == read(moved).test_set("test")
 
 
 @pytest.mark.parametrize(
@@ -43,11 +42,11 @@ def test_what_was_written_is_read_in_another_place_too(tmp_path):
         (lambda path: path.write_text("{"), "JSON"),
         (lambda path: path.write_text(path.read_text().replace('"beam": 4', '"beam": "many"')), "beam: "),
         (lambda path: path.write_text(path.read_text().replace('"role"', '"rule"', 1)), "systems.0.role: "),
-        (lambda path: path.write_text(path.read_text().replace('"2": "', '"3": "')), "'sparse90_kd' has no folder"),
+        (lambda path: path.write_text(path.read_text().replace('"2": "', '"3": "')), "'teacher' has no folder"),
     ],
 )
 def test_damage_is_named(tmp_path, damage, message):
-    write(tmp_path / "paper", described(tmp_path / "paper"))
+    write_experiment(tmp_path / "paper", SYSTEMS, (2, 1))
     damage(tmp_path / "paper/experiment.json")
     with pytest.raises(UserError) as error:
         read(tmp_path / "paper")
@@ -56,8 +55,8 @@ def test_damage_is_named(tmp_path, damage, message):
 
 
 def test_an_unknown_system_or_test_set_is_named_with_those_that_there_are(tmp_path):
-    experiment = described(tmp_path / "paper")
-    with pytest.raises(UserError, match="no system 'small'; expected of: teacher, sparse90_kd"):
+    experiment = write_experiment(tmp_path / "paper", SYSTEMS)
+    with pytest.raises(UserError, match="no system 'small'; expected of: teacher, taught"):
         experiment.system("small")
     with pytest.raises(UserError, match="no test set 'other'; expected of: test"):
         experiment.test_set("other")

@@ -35,8 +35,10 @@ def main(argv: Optional[List[str]] = None) -> None:
 
 
 def _program(folder: Path) -> str:
-    """Digests of the page's template, style and program: another version makes it again."""
-    return "".join(file_digest(path)[:8] for path in sorted(folder.glob("page.*")))
+    """Digests of what the page is made of: another version makes it again."""
+    return "".join(
+        file_digest(path)[:8] for path in [*sorted(folder.glob("page.*")), *sorted(folder.glob("plots/*.py"))]
+    )
 
 
 if __name__ == "__main__":

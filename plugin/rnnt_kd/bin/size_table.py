@@ -82,7 +82,7 @@ def _measure(args: argparse.Namespace, folders, data_dir: Path, bpe_dir: Path, t
     speech = [item for item in read_speech(data_dir, args.allow_pipes) if item.samples is not None]
     if not any(item.text for item in speech):
         raise UserError(data_dir, "no utterance that can be used has words", "a test set")
-    features = [filter_banks(item.samples) for item in speech]
+    features = [filter_banks(item.samples) for item in speech if item.samples is not None]
     measured = {}
     for name in tqdm({args.dense: None, **dict.fromkeys(args.systems)}, desc="sizes", unit="system", disable=None):
         measured[name] = size_table.measure_system(

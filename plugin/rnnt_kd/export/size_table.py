@@ -46,7 +46,7 @@ def measure_system(
     if isinstance(model.encoder, StreamingEncoder):
         model.encoder.eval_chunk_frames = 0  # all at once: the same file in every format
     if features is None:
-        features = [filter_banks(item.samples) for item in speech]
+        features = [filter_banks(item.samples) for item in speech if item.samples is not None]
     folder, rows = Path(tempfile.mkdtemp(prefix="rnnt_kd-sizes-")), []
     try:
         sizes.write_formats(model, folder)

@@ -121,7 +121,7 @@ def write_lattice(folder: Path, item: UtteranceLattice) -> List[str]:
     """Write the three files into ``folder``, each atomically, the .json last; returns their names."""
     stem = file_stem(item.utterance)
     suffix = {mime: suffix for suffix, mime in AUDIO_TYPES.items()}.get(item.audio_type, "")
-    arrays = {"starts": item.starts.astype(np.int32), "loudness": item.loudness.astype(np.float32)}
+    arrays: Dict[str, Any] = {"starts": item.starts.astype(np.int32), "loudness": item.loudness.astype(np.float32)}
     models: Dict[str, Dict[str, Any]] = {}
     for key, model in item.models.items():
         arrays.update({f"{key}_{name}": getattr(model, name).astype(np.float32) for name in _NODES})

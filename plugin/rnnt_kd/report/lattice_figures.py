@@ -45,7 +45,7 @@ def lattice_figures(
         try:
             starts, views = utterance_lattice(
                 models, configs["teacher"].training, training.prune_range, training.rnnt_type, backend,
-                batch.features[0], ids, kd.shift,
+                batch.features[0], ids, kd.shift if kd else 0,
             )  # fmt: skip
         except UserError as error:
             if not error.where.startswith("utterance"):

@@ -81,7 +81,7 @@ def make_lattices(
                 backend,
                 batch.features[0],
                 ids,
-                student.kd.shift,
+                student.kd.shift if student.kd else 0,
             )
         except UserError as error:
             if not error.where.startswith("utterance"):

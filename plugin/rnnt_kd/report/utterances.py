@@ -103,15 +103,16 @@ def columns(ref: Sequence[str], hyps: Mapping[str, Sequence[str]]) -> Tuple[List
         slots[name] = [*row, (before, None)]
     head: List[str] = []
     lines: Dict[str, List[Piece]] = {name: [] for name in hyps}
-    for place, word in enumerate([*ref, None]):
+    words: List[Optional[str]] = [*ref, None]
+    for place, word in enumerate(words):
         width = max((len(row[place][0]) for row in slots.values()), default=0)
         head += [""] * width + ([word] if word is not None else [])
         for name, row in slots.items():
-            put_in, other = row[place]
+            put_in, stands = row[place]
             lines[name] += [Piece("ok", "", "")] * (width - len(put_in)) + [Piece("ins", "", text) for text in put_in]
             if word is not None:
-                kind = "ok" if word == other else "del" if other == GAP else "sub"
-                lines[name].append(Piece(kind, word, other or ""))
+                kind = "ok" if word == stands else "del" if stands == GAP else "sub"
+                lines[name].append(Piece(kind, word, stands or ""))
     return head, lines
 
 

@@ -72,7 +72,7 @@ def draw_lattice(item: UtteranceLattice) -> str:
         model = item.models[key]
         ax = axes(top + TITLE, panel, S + 1)
         _cells(ax, item, _colours_of_divergence(model))
-        _frame(ax, item, f"KL(teacher || {model.name}), sum {np.nansum(model.kl):.1f} nats")
+        _frame(ax, item, f"KL(teacher || {model.name}), sum {np.nansum(_kl(model)):.1f} nats")
         _path(ax, item.models["teacher"], item, color=COLOURS["--fg"], linewidth=1.0)
     _Legend(figure, tops[8] + TITLE).of_models(item)
     _curve(axes(tops[8] + TITLE + 2 * ROW + 6, CURVE, 1.0), item)
@@ -171,8 +171,14 @@ def _colours_of_nodes(model: ModelOnLattice) -> np.ndarray:
 
 def _colours_of_divergence(model: ModelOnLattice) -> np.ndarray:
     """(T, s_range, 4): one colour, more opaque where KL is higher."""
+    kl = _kl(model)
+    return np.concatenate((np.broadcast_to(np.array(DIVERGENCE) / 255.0, (*kl.shape, 3)), _opacity(kl)), -1)
+
+
+def _kl(model: ModelOnLattice) -> np.ndarray:
+    """(T, s_range), of twin or student."""
     assert model.kl is not None
-    return np.concatenate((np.broadcast_to(np.array(DIVERGENCE) / 255.0, (*model.kl.shape, 3)), _opacity(model.kl)), -1)
+    return model.kl
 
 
 def _opacity(kl: np.ndarray) -> np.ndarray:
@@ -250,12 +256,12 @@ def _curve(ax: Axes, item: UtteranceLattice) -> None:
     weights = np.nan_to_num(item.models["teacher"].occupancy)
     highest = 1e-6
     for key, (colour, style) in CURVES.items():
-        height = (weights * np.nan_to_num(item.models[key].kl)).sum(axis=1)
+        height = (weights * np.nan_to_num(_kl(item.models[key]))).sum(axis=1)
         highest = max(highest, float(height.max()))
         ax.step(np.arange(len(height)) + 0.5, height, where="mid", color=colour, linestyle=style, linewidth=1.4)
     ax.set_ylim(0, 1.05 * highest)
     _seconds(ax, item)
-    ax.yaxis.get_major_locator().set_params(nbins=3)
+    ax.locator_params(axis="y", nbins=3)
     _style(ax)
     ax.set_xlabel("seconds", color=COLOURS["--muted"], loc="left")
     title = "KL x teacher's occupancy, sum of a frame (nats)"

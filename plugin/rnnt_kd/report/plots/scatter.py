@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from rnnt_kd.report.plots.inline_svg import COLOURS, inline_svg, pixel_figure
-from rnnt_kd.report.plots.style import KINDS, WIDTH, Plot, label, legend, legend_of, quiet
+from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, pixel_figure
+from rnnt_kd.report.plots.style import KINDS, WIDTH, Plot, finished, label, legend, legend_of, quiet
 from rnnt_kd.report.read import Experiment, Row, System
 
 HEIGHT = 300
@@ -27,29 +27,66 @@ class Point(NamedTuple):
 def sizes(experiment: Experiment) -> Iterator[Plot]:
     """%WER against parameters that are not zero; a line leads from each system to its distilled twins."""
     for test_set in experiment.scored_sets():
-        title = f"%WER against non-zero parameters, {test_set}"
         families: Dict[str, List[Point]] = {}
         for system in experiment.systems:
-            row = system.rows[test_set]
-            if row["wer"] is not None and row["nonzero_params"]:
-                point = Point(system.name, system.kind, row["nonzero_params"], row["wer"])
-                families.setdefault(system.family, []).append(point)
-        if families:
-            yield Plot(title, draw_sizes(families, title), "A line joins a system with its distilled twins.")
+            x, y = system.rows[test_set]["nonzero_params"], system.rows[test_set]["wer"]
+            if y is not None and x:
+                families.setdefault(system.family, []).append(Point(system.name, system.kind, x, y))
+        points = [point for members in families.values() for point in members]
+        figure = pixel_figure(WIDTH, HEIGHT)
+        ax = figure.add_axes((34, 58, WIDTH - 52, HEIGHT - 58 - 36))
+        _logarithmic(ax, [point.x for point in points])
+        for family, members in families.items():
+            members = sorted(members, key=lambda point: point.y)
+            line = [point.x for point in members], [point.y for point in members]
+            ax.plot(*line, color=COLOURS["--muted"], linewidth=0.8, zorder=1)
+            for point in members:
+                kind = KINDS[point.kind]
+                ax.plot(point.x, point.y, kind.mark, color=kind.colour, markersize=6.5, zorder=2)
+            near = [other for name, other in families.items() if name != family and _is_near(other[0], members[0])]
+            is_below = any(max(point.y for point in other) > members[-1].y for other in near)
+            if len(families) <= MOST_NAMES:
+                _name(ax, family, members[0 if is_below else -1], -15 if is_below else 7, ha="center")
+        _rates(ax, [point.y for point in points])
+        label(ax, "parameters that are not zero", "%WER")
+        legend(ax, {point.kind for point in points}, bbox_to_anchor=(0, 1.09))
+        words = "; ".join(f"{point.name} {point.x:,.0f} {point.y:.2f} %" for point in points)
+        note = "A line joins a system with its distilled twins."
+        yield finished(figure, f"%WER against non-zero parameters, {test_set}", words, note)
 
 
 def file_bytes(experiment: Experiment) -> Iterator[Plot]:
     """%WER against the bytes of the files, in each format."""
-    by_name = {system.name: system for system in experiment.systems}
-    points = [
-        (by_name[row["system"]], row["format"], row["bytes"], row["wer"])
-        for row in experiment.sizes
-        if row["system"] in by_name and row["format"] in FORMATS and row.get("wer") is not None
+    systems = {system.name: system for system in experiment.systems}
+    rows = [row for row in experiment.sizes if row["system"] in systems and row["format"] in FORMATS]
+    rows = [row for row in rows if row.get("wer") is not None]
+    if not rows:
+        return
+    figure = pixel_figure(WIDTH, HEIGHT + 16)
+    ax = figure.add_axes((34, 74, WIDTH - 52, HEIGHT - 58 - 36))
+    _logarithmic(ax, [row["bytes"] for row in rows])
+    smallest: Dict[str, Point] = {}
+    for row in rows:
+        system = systems[row["system"]]
+        point = Point(system.name, system.kind, row["bytes"], row["wer"])
+        ax.plot(point.x, point.y, FORMATS[row["format"]], color=KINDS[point.kind].colour, markersize=6, alpha=0.85)
+        smallest[system.family] = min(smallest.get(system.family, point), point, key=lambda one: (one.x, -one.y))
+    if len(smallest) <= MOST_NAMES:
+        for family, point in smallest.items():
+            _name(ax, family, point, 6)
+    _rates(ax, [row["wer"] for row in rows])
+    label(ax, "bytes of the files", "%WER")
+    kinds, forms = dict.fromkeys(systems[row["system"]].kind for row in rows), {row["format"] for row in rows}
+    handles = [Line2D([], [], color=KINDS[kind].colour, linewidth=4, label=KINDS[kind].words) for kind in kinds]
+    handles += [
+        Line2D([], [], color=COLOURS["--fg"], marker=mark, linestyle="none", markersize=5, label=form)
+        for form, mark in FORMATS.items()
+        if form in forms
     ]
-    if points:
-        title = "%WER against bytes"
-        note = "Names stand at a system's smallest file; its distilled twins are about as large."
-        yield Plot(title, draw_bytes(points, title), note)
+    legend_of(ax, handles, ncols=3, bbox_to_anchor=(-0.1, 1.09))
+    words = "; ".join(f"{row['system']} {row['format']} {row['bytes']:,} bytes {row['wer']:.2f} %" for row in rows)
+    note = "Names stand at a system's smallest file; its distilled twins are about as large."
+    yield finished(figure, "%WER against bytes", words, note)
 
 
 def sparsity(experiment: Experiment) -> Iterator[Plot]:
@@ -58,68 +95,14 @@ def sparsity(experiment: Experiment) -> Iterator[Plot]:
         sparse = [system for system in experiment.systems if system.listed.role == "sparse_student"]
         scored = [system for system in sparse if system.rows[test_set]["wer"] is not None]
         if len({system.listed.sparsity for system in scored}) > 1:
-            title = f"%WER against sparsity, {test_set}"
             note = "Bars: standard deviation over seeds. " if experiment.has_several_seeds() else ""
             note += "Six ways at most; the bars above have all systems."
-            yield Plot(title, draw_against_sparsity(scored, test_set, title), note)
+            figure, words = _lines(scored, test_set)
+            yield finished(figure, f"%WER against sparsity, {test_set}", words, note)
 
 
-def draw_sizes(families: Dict[str, List[Point]], title: str) -> str:
-    """Name of a family -> its systems; ``x``: parameters that are not zero."""
-    figure = pixel_figure(WIDTH, HEIGHT)
-    ax = figure.add_axes((34, 58, WIDTH - 52, HEIGHT - 58 - 36))
-    points = [point for members in families.values() for point in members]
-    _logarithmic(ax, [point.x for point in points])
-    for family, members in families.items():
-        members = sorted(members, key=lambda point: point.y)
-        lowest, highest = members[0], members[-1]
-        ax.plot(
-            [point.x for point in members], [point.y for point in members],
-            color=COLOURS["--muted"], linewidth=0.8, zorder=1,
-        )  # fmt: skip
-        for point in members:
-            kind = KINDS[point.kind]
-            ax.plot(point.x, point.y, kind.mark, color=kind.colour, markersize=6.5, zorder=2)
-        near = [other for name, other in families.items() if name != family and 0.7 < other[0].x / highest.x < 1.4]
-        is_below = any(max(point.y for point in other) > highest.y for other in near)
-        if len(families) <= MOST_NAMES:
-            _name(ax, family, lowest if is_below else highest, -15 if is_below else 7, ha="center")
-    _rates(ax, [point.y for point in points])
-    label(ax, "parameters that are not zero", "%WER")
-    legend(ax, {point.kind for point in points}, bbox_to_anchor=(0, 1.09))
-    words = "; ".join(f"{point.name} {point.x:,.0f} {point.y:.2f} %" for point in points)
-    return inline_svg(figure.figure, f"sizes {title}", f"{title}: {words}.")
-
-
-def draw_bytes(points: Sequence[Tuple[System, str, float, float]], title: str) -> str:
-    """(system, format, bytes, %WER)."""
-    figure = pixel_figure(WIDTH, HEIGHT + 16)
-    ax = figure.add_axes((34, 74, WIDTH - 52, HEIGHT - 58 - 36))
-    _logarithmic(ax, [x for *_, x, _ in points])
-    smallest: Dict[str, Point] = {}
-    for system, form, x, y in points:
-        ax.plot(x, y, FORMATS[form], color=KINDS[system.kind].colour, markersize=6, alpha=0.85)
-        point = Point(system.name, system.kind, x, y)
-        smallest[system.family] = min(smallest.get(system.family, point), point, key=lambda one: (one.x, -one.y))
-    if len(smallest) <= MOST_NAMES:
-        for family, point in smallest.items():
-            _name(ax, family, point, 6)
-    _rates(ax, [y for *_, y in points])
-    label(ax, "bytes of the files", "%WER")
-    kinds, forms = dict.fromkeys(system.kind for system, *_ in points), {form for _, form, *_ in points}
-    handles = [Line2D([], [], color=KINDS[kind].colour, linewidth=4, label=KINDS[kind].words) for kind in kinds]
-    handles += [
-        Line2D([], [], color=COLOURS["--fg"], marker=mark, linestyle="none", markersize=5, label=form)
-        for form, mark in FORMATS.items()
-        if form in forms
-    ]
-    legend_of(ax, handles, ncols=3, bbox_to_anchor=(-0.1, 1.09))
-    words = "; ".join(f"{system.name} {form} {x:,} bytes {y:.2f} %" for system, form, x, y in points)
-    return inline_svg(figure.figure, f"bytes {title}", f"{title}: {words}.")
-
-
-def draw_against_sparsity(systems: Sequence[System], test_set: str, title: str) -> str:
-    """Mean and standard deviation over seeds.
+def _lines(systems: Sequence[System], test_set: str) -> Tuple[PixelFigure, str]:
+    """Mean and standard deviation over seeds against sparsity, and the same in words.
 
     Of several systems of the same sparsity and way (trained longer, say) the one with most seeds, then the first.
     """
@@ -135,7 +118,12 @@ def draw_against_sparsity(systems: Sequence[System], test_set: str, title: str) 
     handles = []
     for place, way in enumerate(ways):
         line = "-" if place else KINDS["plain"].dashes
-        style = {"color": COLOURS[colours[place]], "marker": "oD^sv*"[place], "markersize": 5, "linestyle": line}
+        style: Dict[str, Any] = {
+            "color": COLOURS[colours[place]],
+            "marker": "oD^sv*"[place],
+            "markersize": 5,
+            "linestyle": line,
+        }
         x = [100 * share for share, _ in shown[way]]
         y = [row["wer"] for _, row in shown[way]]
         ax.errorbar(x, y, [row["wer_sd"] or 0.0 for _, row in shown[way]], capsize=2, linewidth=1.4, **style)
@@ -156,7 +144,11 @@ def draw_against_sparsity(systems: Sequence[System], test_set: str, title: str) 
         f"{way}: " + ", ".join(f"{100 * share:g} % zeros {row['wer']:.2f} %" for share, row in shown[way])
         for way in ways
     )
-    return inline_svg(figure.figure, f"sparsity {title}", f"{title}: {words}.")
+    return figure, words
+
+
+def _is_near(one: Point, other: Point) -> bool:
+    return 0.7 < one.x / other.x < 1.4
 
 
 def way_of(kd: Optional[Mapping[str, Any]]) -> str:
@@ -176,7 +168,7 @@ def way_of(kd: Optional[Mapping[str, Any]]) -> str:
 
 def _name(ax: Axes, text: str, point: Point, offset: int, **style) -> None:
     """A family's name, ``offset`` px above a point."""
-    place = {"textcoords": "offset points", "fontsize": 10, "color": COLOURS["--fg"]}
+    place: Dict[str, Any] = {"textcoords": "offset points", "fontsize": 10, "color": COLOURS["--fg"]}
     ax.annotate(text, (point.x, point.y), (0, offset), **place, **style)
 
 

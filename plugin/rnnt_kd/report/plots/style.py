@@ -4,12 +4,12 @@ Plots are 372 px wide, so a phone shows them whole and a wide screen several bes
 alone: a kind has its mark and its dashes, too.
 """
 
-from typing import Dict, NamedTuple, Sequence, Tuple
+from typing import Dict, Literal, NamedTuple, Sequence, Tuple
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, pixel_figure
+from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, inline_svg, pixel_figure
 
 WIDTH = 372
 ROW = 19  # px of a bar
@@ -39,7 +39,12 @@ KINDS: Dict[str, Kind] = {
 }
 
 
-def quiet(ax: Axes, grid: str = "both") -> None:
+def finished(figure: PixelFigure, title: str, words: str, note: str = "") -> Plot:
+    """The plot; ``words`` say what it shows to those who cannot see it."""
+    return Plot(title, inline_svg(figure.figure, title, f"{title}: {words}."), note)
+
+
+def quiet(ax: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     """Small muted ticks, a faint grid behind, no box."""
     ax.patch.set_alpha(0.0)
     ax.set_axisbelow(True)
