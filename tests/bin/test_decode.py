@@ -182,7 +182,7 @@ def test_nbest_lists_and_ctm_belong_to_the_recognised_words(made, tmp_path, caps
 def test_what_an_earlier_version_decoded_is_finished(made, tmp_path, capsys):
     """Without the files that have come since."""
     decode.main(options(made, tmp_path))
-    record = tmp_path / ".decode-test.stage.json"
+    record = tmp_path / ".decode-test.record.json"
     values = json.loads(record.read_text())
     assert values.pop("outputs") and "nbest" not in values["settings"]
     record.write_text(json.dumps(values))

@@ -26,7 +26,7 @@ def test_a_newer_source_runs_again(tmp_path, capsys):
     finished(tmp_path)
     audio = tmp_path / "a.wav"
     audio.write_text("")
-    record = tmp_path / "out" / ".bpe.stage.json"
+    record = tmp_path / "out" / ".bpe.record.json"
 
     def stage():
         return Stage(tmp_path / "out", "bpe", {"vocab_size": 60}, [tmp_path / "text"], ["bpe.model"], sources=[audio])
@@ -67,7 +67,7 @@ def test_start_forgets_the_record(tmp_path):
 
 def test_damaged_record_counts_as_none(tmp_path):
     finished(tmp_path)
-    (tmp_path / "out" / ".bpe.stage.json").write_text("{ half a")
+    (tmp_path / "out" / ".bpe.record.json").write_text("{ half a")
     assert not make(tmp_path).is_finished()
 
 

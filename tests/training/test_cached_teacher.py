@@ -294,7 +294,7 @@ def test_a_changed_cache_trains_anew_and_an_equal_one_does_not(tone_corpus, teac
     assert "finished already, skipped" in said
     make_cache(tone_corpus, teacher_dir, folder, shard_utterances=9)
     said = tone_corpus.train(config, exp_dir, kd_cache=folder)
-    assert "changed teacher cache since the run" in said[0] and (tmp_path / "x.old-1").is_dir()
+    assert "teacher cache changed; moved the run" in said[0] and (tmp_path / "x.old-1").is_dir()
 
 
 def test_a_cache_that_does_not_fit_is_one_error_before_anything_is_written(
@@ -349,8 +349,8 @@ def test_the_command_trains_from_the_cache_beside_its_teacher(tone_corpus, teach
     shutil.copytree(kd_cache, tmp_path / "teacher" / "kd_cache_range3")
     entry = "{role: small_student, kd: {}, training: {epochs: 1}}"
     command.main(tone_corpus.arguments(tmp_path / "exp", entry, tmp_path / "teacher"))
-    inputs = json.loads((tmp_path / "exp" / "trial" / "x" / "seed1" / "inputs.json").read_text())
-    assert inputs["teacher cache"] == TeacherCache.open(kd_cache).digest
+    inputs = json.loads((tmp_path / "exp" / "trial" / "x" / "seed1" / ".training.record.json").read_text())
+    assert inputs["inputs"]["teacher cache"] == TeacherCache.open(kd_cache).digest
 
 
 @pytest.mark.parametrize("weighting", ["uniform", "occupancy", "one-best"])
@@ -425,11 +425,12 @@ def test_a_shift_is_part_of_the_loss(tone_corpus, teacher_dir, kd_cache, tmp_pat
 def test_a_run_from_before_there_was_a_shift_stays_finished(tone_corpus, kd_cache, tmp_path):
     config = tone_corpus.config("small_student", "x", with_kd=True, overrides=ONE_EPOCH)
     tone_corpus.train(config, tmp_path / "x", kd_cache=kd_cache)
-    text = (tmp_path / "x" / "config.yaml").read_text()
-    assert "  shift: 0\n" in text
-    (tmp_path / "x" / "config.yaml").write_text(text.replace("  shift: 0\n", ""))
+    record = tmp_path / "x" / ".training.record.json"
+    text = record.read_text()
+    assert '  "kd.shift": 0,\n' in text
+    record.write_text(text.replace('  "kd.shift": 0,\n', ""))
     (said,) = tone_corpus.train(config, tmp_path / "x", kd_cache=kd_cache)
     assert "finished already, skipped" in said
     late = dataclasses.replace(config, kd=dataclasses.replace(config.kd, shift=2))
     said = tone_corpus.train(late, tmp_path / "x", kd_cache=kd_cache)
-    assert "changed kd.shift 0 -> 2 since the run" in said[0]
+    assert "kd.shift was 0 and is 2; moved the run" in said[0]

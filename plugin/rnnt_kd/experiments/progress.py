@@ -4,7 +4,6 @@ What a system *is* counts: definition, preset, data, BPE model, teacher.  Where 
 on a GPU is finished for a table made on a CPU, and one that was trained by hand is, too, if it is the same.
 """
 
-import json
 from pathlib import Path
 from typing import Dict, Optional, Tuple
 
@@ -12,6 +11,7 @@ from rnnt_kd.config_io import read_system_config
 from rnnt_kd.data.dataset import cuts_digest
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.plan import Job, Plan
+from rnnt_kd.record import in_words, read_record
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import weights_file
 from rnnt_kd.teachers.cache import TeacherCache
@@ -31,9 +31,9 @@ class Progress:
     def why_not_trained(self, job: Job) -> str:
         """ "" for a finished system, else what is missing, for people."""
         folder = self.plan.system_dir(job)
-        if not (folder / store.CONFIG).exists():
+        if not (folder / system_dir.RECORD).exists():
             return "not trained"
-        if not (folder / store.SYSTEM).exists():
+        if not (folder / store.SYSTEM).exists() or not weights_file(folder).exists():
             return "training is not finished"
         teacher = self.plan.teacher_dir(job)
         if teacher is not None and not (teacher / store.SYSTEM).exists():
@@ -54,13 +54,10 @@ class Progress:
     def why_not_decoded(self, job: Job, test_set: str) -> str:
         """ "" where the decoding is that of these weights, this BPE model, this test set and the preset's search."""
         folder = self.plan.decode_dir(job, test_set)
-        try:
-            record = json.loads((folder / f".decode-{test_set}.stage.json").read_text(encoding="utf-8"))
-            settings, digests = record["settings"], set(record["inputs"].values())
-        except FileNotFoundError:
-            return f"not decoded: {test_set}"
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return f"decoding of {test_set} is not finished"
+        record = read_record(folder / f".decode-{test_set}.record.json")
+        if "outputs" not in record:
+            return f"decoding of {test_set} is not finished" if folder.exists() else f"not decoded: {test_set}"
+        settings, digests = record["settings"], set(record["inputs"].values())
         decoding = self.plan.recipe.decoding
         for key, wanted in (("search", decoding.search), ("beam", decoding.beam), ("test_set", test_set)):
             if settings.get(key) != wanted:
@@ -88,7 +85,7 @@ class Progress:
         if config.bpe_checksum != own:
             found = f"trained with another BPE model (checksum {config.bpe_checksum[:12]})"
             raise UserError(folder, found, f"{own[:12]}, that of {self.places.bpe_dir}", next_step)
-        inputs = json.loads((folder / store.INPUTS).read_text(encoding="utf-8"))
+        inputs = read_record(folder / system_dir.RECORD).get("inputs", {})
         for name, path in self._cuts().items():
             if name in inputs and inputs[name] != self._content(path):
                 raise UserError(folder, f"trained with other {name}", f"those of {path}", next_step)
@@ -111,14 +108,14 @@ class Progress:
             inputs = {name: self._content(path) for name, path in self._cuts().items()}
             if cache is not None:
                 inputs["teacher cache"] = cache.digest
-            changed = system_dir.difference(self.plan.system_dir(job), config, inputs)
+            changed = in_words(system_dir.system_record(self.plan.system_dir(job), config, inputs).changes())
         except UserError as error:
             return f"cannot be checked: {error}"
         return f"is another system: {changed}" if changed else ""
 
     def _times(self, job: Job) -> tuple:
         folder, teacher, cache = self.plan.system_dir(job), self.plan.teacher_dir(job), self.plan.cache(job)
-        paths = [folder / name for name in (store.CONFIG, store.INPUTS, store.SYSTEM)]
+        paths = [folder / name for name in (system_dir.RECORD, store.SYSTEM)]
         paths += [self.places.train_cuts, self.places.dev_cuts, self.places.bpe_dir / "bpe.model"]
         paths += [teacher / "model.safetensors"] if teacher else []
         paths += sorted(cache.folder.glob("*.safetensors")) if cache else []
@@ -139,7 +136,7 @@ class Progress:
         return TeacherCache.open(planned.folder, expected, verify=False)
 
     def _cuts(self) -> Dict[str, Path]:
-        """Names as in inputs.json."""
+        """Names as in a system's record."""
         return {"train cuts": self.places.train_cuts, "dev cuts": self.places.dev_cuts}
 
     def _content(self, path: Path) -> str:

@@ -3,7 +3,7 @@
 config.yaml         every setting, resolved (config.SystemConfig)
 model.safetensors   weights, or model.packed.safetensors (systems.packed)
 system.json         size and sparsity; the mark of a finished training, written last
-inputs.json         digests of what it was trained on
+.training.record.json   what it was made of, and the digests of what came out (rnnt_kd.record)
 """
 
 import gzip
@@ -23,7 +23,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.models import build_transducer
 from rnnt_kd.systems.packed import PACKED, read_packed
 
-CONFIG, FINAL, INPUTS, SYSTEM = "config.yaml", "model.safetensors", "inputs.json", "system.json"
+CONFIG, FINAL, SYSTEM = "config.yaml", "model.safetensors", "system.json"
 DECODING_ONLY = "decoding_only"  # key of system.json: imported from an export, which lacks the heads of training
 
 Tensors = Dict[str, Tensor]

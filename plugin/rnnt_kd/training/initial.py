@@ -100,6 +100,12 @@ def teacher_cache(
     return TeacherCache.open(kd_cache, expected, verify=False)
 
 
+def input_digests(train_cuts: Path, dev_cuts: Path, cache: Optional[TeacherCache]) -> Dict[str, str]:
+    """What a system is trained on, for its record."""
+    digests = {"train cuts": store.content_digest(train_cuts), "dev cuts": store.content_digest(dev_cuts)}
+    return digests if cache is None else {**digests, "teacher cache": cache.digest}
+
+
 def check_cache(cache: TeacherCache, config: SystemConfig, data: Data) -> None:
     """Read the whole cache once, and look for every utterance that ``config`` would train on.
 

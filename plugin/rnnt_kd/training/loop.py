@@ -61,23 +61,19 @@ def train_system(
         a damaged checkpoint, no utterance left, or a loss that stays non-finite.
     """
     check_device(config, device)
+    backend = get_backend(backend_name, torch.device(device))
     cache = initial.teacher_cache(config, tokenizer, kd_cache, teacher_dir, train_cuts)
     config = initial.resolve(config, tokenizer, teacher_dir, cache)
-    backend = get_backend(backend_name, torch.device(device))
-    inputs = {
-        "train cuts": store.content_digest(train_cuts),
-        "dev cuts": store.content_digest(dev_cuts),
-        "lattice backend": backend.__name__.rpartition(".")[2],
-    }
-    if cache is not None:
-        inputs["teacher cache"] = cache.digest
+    inputs = initial.input_digests(train_cuts, dev_cuts, cache)
+    record = system_files.system_record(system_dir, config, inputs, backend.__name__.rpartition(".")[2])
     data = Data(config, tokenizer, train_cuts, dev_cuts)
     with system_files.locked(system_dir):
-        if cache is not None and not system_files.is_finished(system_dir, config, inputs):
+        if cache is not None and record.why_not():
             initial.check_cache(cache, config, data)  # before anything is written
-        if system_files.open_system_dir(system_dir, config, inputs, say):
+        if system_files.open_system_dir(record, config, say):
             fabric = Fabric(accelerator=device, devices=1, precision=config.training.precision)
             Training(config, system_dir, data, fabric, backend, teacher_dir, say, cache).run()
+            record.finish()
 
 
 class Training:

@@ -1,23 +1,24 @@
 """The folder of one system: who may write there, what is in it, whether to go on with it.
 
-config.yaml  inputs.json  left_out.json  metrics.jsonl  tensorboard/  checkpoints/
+config.yaml  .training.record.json  left_out.json  metrics.jsonl  tensorboard/  checkpoints/
 model.safetensors  system.json          (the last two only when training has ended)
 """
 
-import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Iterator, Mapping
 
 from filelock import FileLock, Timeout
 
-from rnnt_kd import atomic
-from rnnt_kd.config import SystemConfig
-from rnnt_kd.config_io import as_plain_dict, read_system_config, write_system_config
+from rnnt_kd.config import KdConfig, SparsityConfig, SystemConfig
+from rnnt_kd.config_io import as_plain_dict, write_system_config
 from rnnt_kd.errors import UserError
-from rnnt_kd.systems.store import CONFIG, INPUTS, SYSTEM
+from rnnt_kd.record import Record, in_words, read_record
+from rnnt_kd.systems.store import CONFIG, FINAL, SYSTEM, weights_file
 from rnnt_kd.training.progress import Say
+
+RECORD = ".training.record.json"
 
 
 @contextmanager
@@ -44,62 +45,44 @@ def locked(system_dir: Path) -> Iterator[None]:
         lock.release()
 
 
-def open_system_dir(system_dir: Path, config: SystemConfig, inputs: Dict[str, str], say: Say) -> bool:
+class SystemRecord(Record):
+    """Weights may be packed."""
+
+    def exists(self, name: str) -> bool:
+        return weights_file(self.folder).exists() if name == FINAL else super().exists(name)
+
+
+def system_record(system_dir: Path, config: SystemConfig, inputs: Mapping[str, str], backend: str = "") -> SystemRecord:
+    """What a system is made of: its configuration but the name, and its inputs by digest; not where it was made."""
+    usual = SystemConfig(kd=KdConfig(), sparsity=SparsityConfig())  # what a record from before an option says of it
+    settings, defaults = ({**as_plain_dict(values), "name": ""} for values in (config, usual))
+    notes = {"lattice backend": backend}
+    return SystemRecord(system_dir, "training", settings, inputs, [FINAL, SYSTEM], defaults=defaults, notes=notes)
+
+
+def open_system_dir(record: Record, config: SystemConfig, say: Say) -> bool:
     """Make the folder ready for ``config``; False if the same system is finished already.
 
     An older run of another configuration, or on other data, is moved to ``<dir>.old-N``.
+    Raises:
+      UserError: the folder holds something else.
     """
-    changed = difference(system_dir, config, inputs)
+    system_dir = record.folder
+    inside = {path.name for path in system_dir.iterdir()} if system_dir.exists() else set()
+    changed = in_words(record.changes())
+    if not read_record(record.path) and inside - {"checkpoints", CONFIG}:  # else killed before it wrote more
+        raise UserError(system_dir, "holds files of something else", "a new folder, or one of an earlier training run")
     if changed:
         aside = _free_name(system_dir)
         os.replace(system_dir, aside)
-        say(f"{config.name}: {changed} since the run in {system_dir}; moved it to {aside}, training anew")
-    elif (system_dir / SYSTEM).exists():
+        say(f"{config.name}: {changed}; moved the run in {system_dir} to {aside}, training anew")
+    elif not record.why_not():
         say(f"{config.name}: finished already, skipped ({system_dir})")
         return False
     (system_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
-    atomic.write_text(system_dir / INPUTS, json.dumps(inputs, indent=1) + "\n")
     write_system_config(system_dir / CONFIG, config)
+    record.start(keep=True)
     return True
-
-
-def is_finished(system_dir: Path, config: SystemConfig, inputs: Dict[str, str]) -> bool:
-    """Would ``open_system_dir`` skip the training?"""
-    return (system_dir / SYSTEM).exists() and not difference(system_dir, config, inputs)
-
-
-def difference(system_dir: Path, config: SystemConfig, inputs: Dict[str, str]) -> str:
-    """What differs from the run in ``system_dir``; empty when nothing does or nothing is there.
-
-    The name does not count: it is what people call the system, and changes no weight.
-    """
-    if not system_dir.exists() or not any(system_dir.iterdir()):
-        return ""
-    if not (system_dir / CONFIG).exists():
-        if {path.name for path in system_dir.iterdir()} <= {"checkpoints", INPUTS}:  # killed before it wrote more
-            return ""
-        raise UserError(system_dir, "holds files of something else", "a new folder, or one of an earlier training run")
-    old, new = _flat(as_plain_dict(read_system_config(system_dir / CONFIG))), _flat(as_plain_dict(config))
-    changed = sorted(key for key in {*old, *new} - {"name"} if old.get(key) != new.get(key))
-    if changed:
-        named = ", ".join(f"{key} {old.get(key)} -> {new.get(key)}" for key in changed[:3])
-        return f"changed {named}" + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-    try:
-        before = json.loads((system_dir / INPUTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = {}
-    changed = sorted(key for key in inputs if before.get(key) != inputs[key])
-    return f"changed {', '.join(changed)}" if changed else ""
-
-
-def _flat(values: Dict[str, Any], prefix: str = "") -> Dict[str, Any]:
-    flat: Dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def _free_name(system_dir: Path) -> Path:
