@@ -117,9 +117,11 @@ def test_every_preset_on_disk_is_valid(root):
 
 
 def test_system_config_round_trip(tmp_path):
-    config = SystemConfig(name="a", role="sparse_student", sparsity=SparsityConfig(target=0.9), kd=KdConfig(scale=1e-3))
-    write_system_config(tmp_path / "config.yaml", config)
-    assert read_system_config(tmp_path / "config.yaml") == config
+    for name, structure in (("a", "unstructured"), ("1e5", "2:4"), ("010", "16x1"), ("no", "unstructured")):
+        zeros = SparsityConfig(target=0.5, structure=structure)  # names that YAML would read as something else
+        config = SystemConfig(name=name, role="sparse_student", sparsity=zeros, kd=KdConfig(scale=1e-3))
+        write_system_config(tmp_path / "config.yaml", config)
+        assert read_system_config(tmp_path / "config.yaml") == config
     assert as_plain_dict(config)["kd"]["scale"] == 1e-3
     assert "unknown key 'target_sparsity'" in refused(read_system_config, _written(tmp_path, "target_sparsity: 0.9\n"))
     assert "${oc.env:HOME}" in refused(read_system_config, _written(tmp_path, 'name: "${oc.env:HOME}"\n'))

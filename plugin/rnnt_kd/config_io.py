@@ -47,7 +47,7 @@ def read_system_config(path: Path) -> SystemConfig:
 
 def write_system_config(path: Path, config: SystemConfig) -> None:
     """Write ``config`` with every value resolved, atomically."""
-    atomic.write_text(Path(path), yaml.safe_dump(as_plain_dict(config), sort_keys=False, allow_unicode=True))
+    atomic.write_text(Path(path), OmegaConf.to_yaml(OmegaConf.create(as_plain_dict(config))))
 
 
 def as_plain_dict(config: object) -> dict:
