@@ -166,6 +166,7 @@ def test_a_system_is_the_part_of_its_role_with_values_over_it(tmp_path):
         ("small_studnet", {}, ["role", "did you mean 'small_student'"]),
         ("sparse_student", {"sparsity": {"target": 0.9, "structur": "4x4"}}, ["did you mean 'structure'"]),
         ("sparse_student", {"sparsity": {"target": 0.9, "structure": "2:4"}}, ["sparsity.structure: 2:4", "0.5"]),
+        ("small_student", {"kd": 3}, ["kd: '3' is no mapping"]),
         ("sparse_student", {"sparsity": "much"}, ["sparsity: 'much' is no mapping"]),
         ("streaming_student", {}, ["no part streaming_student"]),
     ],
@@ -179,6 +180,7 @@ def test_a_streaming_student_streams_and_is_dense_without_a_target():
     recipe = dataclasses.replace(RecipeConfig(), streaming_student=StreamingStudentConfig())
     streaming = dict(name="x", role="streaming_student")
     assert compose(recipe, **streaming).sparsity is None
+    assert compose(recipe, **streaming, values={"sparsity": 0}).sparsity is None
     assert compose(recipe, **streaming, values={"sparsity": 0.5}).sparsity == SparsityConfig(target=0.5)
     assert "target as well" in refused(compose, recipe, **streaming, values={"sparsity": {"structure": "4x4"}})
     encoder = {"model": {"encoder": "conformer"}}

@@ -33,21 +33,21 @@ def compose(
         raise UserError(role, found, "a preset with it", f"write {role}: with model: and training: into the preset")
     base = {"model": dataclasses.asdict(recipe.teacher.model), **dataclasses.asdict(part)}
     base.setdefault("sparsity", dataclasses.asdict(recipe.sparse_student.sparsity))
-    given = {key: value for key, value in values.items() if key != "kd"}
+    given = merged({}, {key: value for key, value in values.items() if key != "kd"})
     options = merged({key: base[key] for key in ("model", "training", "sparsity")}, given)
     if values.get("kd") is not None:
-        options["kd"] = merged(dataclasses.asdict(recipe.kd), values["kd"])
+        options["kd"] = merged(dataclasses.asdict(recipe.kd), mapping(values["kd"], "kd"))
         if role == "teacher":
             raise UserError("kd", "given for a teacher", "a student's role", "omit it")
     target = mapping(options["sparsity"], "sparsity").get("target", 0.0)
     if role not in ("sparse_student", "streaming_student"):
-        if "sparsity" in values:
+        if "sparsity" in given:
             raise UserError("sparsity", f"given for a {role}, which is dense", "a sparse or streaming student")
         del options["sparsity"]
     elif role == "sparse_student" and not target:
         raise UserError("sparsity.target", f"{target} for a sparse student", "between 0 and 1", "for example 0.9")
     elif not target:
-        if set(values.get("sparsity", {})) - {"target"}:
+        if set(given.get("sparsity", {})) - {"target"}:
             found = "options of sparsity without a target"
             raise UserError("sparsity", found, f"a target as well, or no sparsity: this {role} is dense")
         del options["sparsity"]
