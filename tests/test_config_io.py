@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from rnnt_kd.config import KdConfig, RecipeConfig, SparsityConfig, SystemConfig
+from rnnt_kd.config import KdConfig, RecipeConfig, SparsityConfig, StreamingStudentConfig, SystemConfig
 from rnnt_kd.config_io import as_plain_dict, load_recipe, parse_override, read_system_config, write_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.systems.compose import check_device, compose
@@ -55,10 +55,10 @@ def test_training_is_shared_by_the_roles_and_a_preset_is_laid_over_its_base(tmp_
         ("texd: {vocab_size: 7}\n", [], ["preset.yaml", "texd", "did you mean 'text'", "teacher"]),
         ("text: {vocab_sise: 7}\n", [], ["text.vocab_sise", "did you mean 'vocab_size'", "model_type"]),
         ("teacher: {model: {sise: tiny}}\n", [], ["teacher.model.sise", "did you mean 'size'", "joiner_dim"]),
-        ("text: {vocab_size: many}\n", [], ["preset.yaml: text.vocab_size: many", "integer"]),
-        ("text: {vocab_size: '7'}\n", [], ["text.vocab_size", "7", "integer"]),
-        ("text: {vocab_size: true}\n", [], ["text.vocab_size", "True", "integer"]),
-        ("text: {vocab_size: 7.5}\n", [], ["text.vocab_size", "7.5", "integer"]),
+        ("text: {vocab_size: many}\n", [], ['preset.yaml: text.vocab_size: "many"', "a whole number"]),
+        ("text: {vocab_size: '7'}\n", [], ['text.vocab_size: "7"', "a whole number"]),
+        ("text: {vocab_size: true}\n", [], ["text.vocab_size: true", "a whole number"]),
+        ("text: {vocab_size: 7.5}\n", [], ["text.vocab_size: 7.5", "a whole number"]),
         ("teacher: 3\n", [], ["teacher", "3", "mapping"]),
         ("text: {vocab_size: [\n", [], ["preset.yaml", "not YAML"]),
         ("a: 1\na: 2\n", [], ["preset.yaml:2", "duplicate"]),
@@ -70,23 +70,29 @@ def test_training_is_shared_by_the_roles_and_a_preset_is_laid_over_its_base(tmp_
         ("", ["text.vocab_size=["], ["--set text.vocab_size", "'['"]),
         ("", ["training.epochs=0"], ["--set: teacher.training.epochs: 0", "a number >= 1"]),
         ("kd: {scale: -1}\n", [], ["kd.scale: -1", "a number >= 0"]),
-        ("kd: {scale: .nan}\n", [], ["kd.scale: nan", "finite"]),
+        ("kd: {scale: .nan}\n", [], ["kd.scale: NaN", "a finite number"]),
         ("kd: {temperature: 0}\n", [], ["kd.temperature: 0", "a number > 0"]),
         ("kd: {shift: -1}\n", [], ["kd.shift: -1", "a number >= 0"]),
-        ("kd: {ranges: both}\n", [], ["kd.ranges: both", "'teacher' or 'student'"]),
+        ("kd: {ranges: both}\n", [], ['kd.ranges: "both"', "one of: teacher, student"]),
         ("kd: {variant: collapsd}\n", [], ["kd.variant: collapsd", "full", "did you mean 'collapsed'"]),
         ("kd: {weighting: unform}\n", [], ["kd.weighting: unform", "did you mean 'uniform'"]),
         ("kd: {variant: full}\n", [], ["kd.variant: full compares whole logits", "ranges student"]),
-        ("kd: {class_scales: [1, 2]}\n", [], ["kd.class_scales", "3 items"]),
+        ("kd: {class_scales: [1, 2]}\n", [], ["kd.class_scales: [1, 2]", "at least 3 values"]),
         ("kd: {class_scales: [1, 2, -1]}\n", [], ["kd.class_scales.2: -1", "a number >= 0"]),
-        ("training: {min_seconds: 3, max_seconds: 2}\n", [], ["training.min_seconds: 3.0 > 2.0"]),
-        ("training: {rnnt_type: odd}\n", [], ["rnnt_type: odd", "'regular'"]),
+        ("training: {min_seconds: 3, max_seconds: 2}\n", [], ["preset.yaml: teacher.training.min_seconds: 3.0 > 2.0"]),
+        ("training: {rnnt_type: odd}\n", [], ['teacher.training.rnnt_type: "odd"', "one of: regular"]),
         ("training: {betas: [0.9, 1.0]}\n", [], ["betas.1: 1.0", "a number < 1"]),
-        ("training: {betas: [0.9]}\n", [], ["betas", "2 items"]),
+        ("training: {betas: [0.9]}\n", [], ["betas: [0.9]", "at least 2 values"]),
         ("training: {prune_range: 1}\n", [], ["prune_range: 1", "a number >= 2"]),
         ("sparse_student: {sparsity: {begin_fraction: 0.6, end_fraction: 0.5}}\n", [], ["begin_fraction: 0.6 > 0.5"]),
-        ("sparse_student: {sparsity: {structure: 4y4}}\n", [], ["4y4", "16x1"]),
-        ("sparse_student: {sparsity: {scope: all}}\n", [], ["scope: all", "'global'"]),
+        ("sparse_student: {sparsity: {structure: 4y4}}\n", [], ["sparse_student.sparsity.structure", "4y4", "16x1"]),
+        ("sparse_student: {sparsity: {structure: 2:4}}\n", [], ["sparsity.structure: 124", 'quotes', '"2:4"']),
+        ("training: {delay_penalty: -1}\n", [], ["training.delay_penalty: -1", "a number >= 0"]),
+        ("teacher: {model: {ctc_head: 1}}\n", [], ["teacher.model.ctc_head: 1", "true or false"]),
+        ("features: {speed_perturb: 1.0}\n", [], ["features.speed_perturb: 1.0", "a list"]),
+        ("streaming_student: {model: 3}\n", [], ["streaming_student.model: 3", "key: value pairs"]),
+        ("base: none.yaml\n", [], ["none.yaml: no such configuration file", "it is the base of"]),
+        ("sparse_student: {sparsity: {scope: all}}\n", [], ['scope: "all"', "global"]),
     ],
 )  # fmt: skip
 def test_errors_name_the_key_in_one_line(tmp_path, text, overrides, words):
@@ -111,9 +117,11 @@ def test_every_preset_on_disk_is_valid(root):
 
 
 def test_system_config_round_trip(tmp_path):
-    config = SystemConfig(name="a", role="sparse_student", sparsity=SparsityConfig(target=0.9), kd=KdConfig(scale=1e-3))
-    write_system_config(tmp_path / "config.yaml", config)
-    assert read_system_config(tmp_path / "config.yaml") == config
+    for name, structure in (("a", "unstructured"), ("1e5", "2:4"), ("010", "16x1"), ("no", "unstructured")):
+        zeros = SparsityConfig(target=0.5, structure=structure)  # names that YAML would read as something else
+        config = SystemConfig(name=name, role="sparse_student", sparsity=zeros, kd=KdConfig(scale=1e-3))
+        write_system_config(tmp_path / "config.yaml", config)
+        assert read_system_config(tmp_path / "config.yaml") == config
     assert as_plain_dict(config)["kd"]["scale"] == 1e-3
     assert "unknown key 'target_sparsity'" in refused(read_system_config, _written(tmp_path, "target_sparsity: 0.9\n"))
     assert "${oc.env:HOME}" in refused(read_system_config, _written(tmp_path, 'name: "${oc.env:HOME}"\n'))
@@ -125,7 +133,8 @@ def _written(folder, text):
 
 
 @pytest.mark.parametrize(
-    "text, value", [("2", 2), ("1e-3", 1e-3), ("[1, 2]", [1, 2]), ("text", "text"), ("a=b", "a=b"), ("null", None)]
+    "text, value",
+    [("2", 2), ("1e-3", 1e-3), ("[1, 2]", [1, 2]), ("text", "text"), ("a=b", "a=b"), ("null", None), ("2:4", "2:4")],
 )
 def test_overrides_are_yaml(text, value):
     assert parse_override(f"a.b={text}") == ("a.b", value)
@@ -152,12 +161,30 @@ def test_a_system_is_the_part_of_its_role_with_values_over_it(tmp_path):
         ("small_student", {"sparsity": 0.5}, ["sparsity", "small_student, which is dense"]),
         ("teacher", {"kd": {}}, ["kd", "teacher"]),
         ("small_student", {"kd": {"scael": 1}}, ["kd.scael", "did you mean 'scale'"]),
+        ("small_student", {"traning": {}}, ["did you mean 'training'"]),
+        ("small_student", {"seed": 2}, ["there is no 'seed'", "model, training, sparsity, kd"]),
+        ("small_studnet", {}, ["role", "did you mean 'small_student'"]),
+        ("sparse_student", {"sparsity": {"target": 0.9, "structur": "4x4"}}, ["did you mean 'structure'"]),
+        ("sparse_student", {"sparsity": {"target": 0.9, "structure": "2:4"}}, ["sparsity.structure: 2:4", "0.5"]),
+        ("small_student", {"kd": 3}, ["kd: '3' is no mapping"]),
+        ("sparse_student", {"sparsity": "much"}, ["sparsity: 'much' is no mapping"]),
         ("streaming_student", {}, ["no part streaming_student"]),
     ],
 )
 def test_values_that_a_role_cannot_have(role, values, words):
     message = refused(compose, RecipeConfig(), name="x", role=role, values=values)
     assert all(word in message for word in words), message
+
+
+def test_a_streaming_student_streams_and_is_dense_without_a_target():
+    recipe = dataclasses.replace(RecipeConfig(), streaming_student=StreamingStudentConfig())
+    streaming = dict(name="x", role="streaming_student")
+    assert compose(recipe, **streaming).sparsity is None
+    assert compose(recipe, **streaming, values={"sparsity": 0}).sparsity is None
+    assert compose(recipe, **streaming, values={"sparsity": 0.5}).sparsity == SparsityConfig(target=0.5)
+    assert "target as well" in refused(compose, recipe, **streaming, values={"sparsity": {"structure": "4x4"}})
+    encoder = {"model": {"encoder": "conformer"}}
+    assert "model.encoder: conformer for a streaming student" in refused(compose, recipe, **streaming, values=encoder)
 
 
 def test_precision_depends_on_the_device():

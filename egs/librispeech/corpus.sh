@@ -1,4 +1,4 @@
-# LibriSpeech, read English, 16 kHz; the preset says how much of it. Sourced by local/recipe.sh.
+# LibriSpeech, read English, 16 kHz; the preset says how much of it. Sourced by run.sh.
 # Without --corpus-dir the parts are downloaded to data/librispeech/download.
 corpus_module=librispeech
 needs_corpus_dir=false

@@ -1,4 +1,4 @@
-# Speech made on this machine by espeak-ng; 16 kHz, 55 voices in English accents. Sourced by local/recipe.sh.
+# Speech made on this machine by espeak-ng; 16 kHz, 55 voices in English accents. Sourced by run.sh.
 corpus_module=synth
 needs_corpus_dir=false
 train_dir=train

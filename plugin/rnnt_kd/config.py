@@ -5,7 +5,7 @@ A value out of its range, of another type, or under another name cannot be made.
 """
 
 from dataclasses import field
-from typing import Annotated, Any, Dict, List, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Dict, List, Literal, Optional, get_args
 
 from pydantic import ConfigDict, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -15,7 +15,8 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.losses.choices import available_variants, available_weightings, get_variant, needs_logits
 from rnnt_kd.sparsity.structures import check_structure
 
-ROLES = ("teacher", "sparse_student", "small_student", "streaming_student")  # parts of a preset
+Role = Literal["teacher", "sparse_student", "small_student", "streaming_student"]
+ROLES = get_args(Role)  # parts of a preset
 RNNT_TYPES = ("regular", "modified", "constrained")
 
 Whole = Annotated[int, Strict()]
@@ -27,7 +28,10 @@ Positive = Annotated[Number, Field(gt=0)]
 Scale = Annotated[Number, Field(ge=0)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 
-dataclass = pydantic_dataclass(config=ConfigDict(extra="forbid", validate_default=True))
+if TYPE_CHECKING:
+    from dataclasses import dataclass
+else:
+    dataclass = pydantic_dataclass(config=ConfigDict(extra="forbid", validate_default=True))
 
 
 @dataclass
@@ -93,7 +97,7 @@ class TrainingConfig:
     pruned_loss_warmup_steps: Steps = 200  # pruned and distillation terms ramp 0.1 -> 1 while the ranges are poor
     ctc_loss_scale: Scale = 0.2
     rnnt_type: Literal["regular", "modified", "constrained"] = "regular"
-    delay_penalty: Number = 0.0  # k2's: of the label loss, larger makes symbols come earlier
+    delay_penalty: Scale = 0.0  # k2's, of the simple and the pruned loss: larger makes symbols come earlier
     specaugment: Optional[SpecAugmentConfig] = field(default_factory=SpecAugmentConfig)
     validate_every_epochs: Count = 1
     average_best: Count = 5  # checkpoints, by validation loss
@@ -114,9 +118,7 @@ class KdConfig:
     variant: str = "collapsed"  # a function of losses/kd_variants.py
     weighting: str = "occupancy"  # a function of losses/kd_weightings.py
     scale: Scale = 1.0
-    ranges: Literal["teacher", "student"] = (
-        "teacher"  # whose lattice nodes: "teacher", from the cache of stage 4, or "student", teacher online
-    )
+    ranges: Literal["teacher", "student"] = "teacher"  # whose lattice nodes; student: the teacher runs online
     temperature: Positive = 1.0
     ramp_steps: Steps = 0  # kd scale grows linearly from 0 over these steps
     shift: Steps = 0  # encoder frames (40 ms) that the teacher's lattice is moved later, for streaming students
@@ -128,7 +130,7 @@ class KdConfig:
         _known("kd.weighting", self.weighting, available_weightings())
         if self.ranges == "teacher" and needs_logits(get_variant(self.variant)):
             found = f"{self.variant} compares whole logits, and with kd.ranges teacher there are cached posteriors"
-            raise UserError("kd.variant", found, "collapsed, or kd.ranges student")
+            raise UserError("kd.variant", found, "collapsed, or kd.ranges student", "set kd.ranges to student")
         return self
 
 
@@ -215,8 +217,8 @@ class RecipeConfig:
 class SystemConfig:
     """One system to train, resolved: what ``<system dir>/config.yaml`` holds."""
 
-    name: str = "teacher"  # teacher, sparse60, sparse60_kd, small, small_kd ...
-    role: str = "teacher"  # teacher, sparse_student, small_student, streaming_student
+    name: str = "teacher"
+    role: Role = "teacher"
     seed: Steps = 1
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -5,6 +5,7 @@ is replaced by what stands elsewhere: ``${...}`` is an error.
 """
 
 import dataclasses
+import json
 import re
 import typing
 from pathlib import Path
@@ -30,13 +31,12 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> RecipeConfig:
     Raises:
       UserError: no such file, not YAML, an unknown key, a value of the wrong type or out of its range.
     """
-    recipe = _recipe(_with_base(Path(path), ()), path)
+    values = _with_base(Path(path), ())
+    recipe = _recipe(values, path)
     if not overrides:
         return recipe
-    values = _with_base(Path(path), ())
     for override in overrides:
-        key, value = parse_override(override)
-        values = merged(values, nested(key, value))
+        values = merged(values, nested(*parse_override(override)))
     return _recipe(values, "--set")
 
 
@@ -47,7 +47,7 @@ def read_system_config(path: Path) -> SystemConfig:
 
 def write_system_config(path: Path, config: SystemConfig) -> None:
     """Write ``config`` with every value resolved, atomically."""
-    atomic.write_text(Path(path), yaml.safe_dump(as_plain_dict(config), sort_keys=False, allow_unicode=True))
+    atomic.write_text(Path(path), OmegaConf.to_yaml(OmegaConf.create(as_plain_dict(config))))
 
 
 def as_plain_dict(config: object) -> dict:
@@ -91,26 +91,28 @@ def checked(schema: Type[Config], values: Mapping[str, Any], where: object) -> C
         return TypeAdapter(schema).validate_python(dict(values))
     except ValidationError as failed:
         error = failed.errors()[0]
-        rule = error.get("ctx", {}).get("error")
-        if isinstance(rule, UserError):  # over several values
-            raise UserError(_place(where, rule.where), rule.found, rule.expected, rule.next_step) from None
-        *parents, name = map(str, error["loc"])
-        place, found = ".".join([*parents, name]), error.get("input")
-        if error["type"] == "unexpected_keyword_argument":
-            known = _keys(schema, parents) + (list(SHARED) if schema is RecipeConfig and not parents else [])
-            hint = choices.nearest(name, known)
-            raise UserError(where, f"unknown key '{place}'", f"one of: {', '.join(sorted(known))}", hint) from None
-        expected = error["msg"].replace("Input should be ", "")
-        for words, sign in _SIGNS.items():
-            expected = expected.replace(words, f"a number {sign}")
-        raise UserError(_place(where, place), str(found), expected) from None
+    loc, context, found = list(map(str, error["loc"])), error.get("ctx", {}), error.get("input")
+    own, place = context.get("error"), ".".join(map(str, error["loc"]))
+    if isinstance(own, UserError):  # of a rule over several values, which names the last part of the key
+        whole = ".".join([*loc, own.where.rpartition(".")[2]])
+        raise UserError(_place(where, whole), own.found, own.expected, own.next_step)
+    if error["type"] == "unexpected_keyword_argument":
+        known = _keys(schema, loc[:-1]) + (list(SHARED) if schema is RecipeConfig and len(loc) == 1 else [])
+        hint = choices.nearest(loc[-1], known)
+        raise UserError(where or place, f"unknown key '{place}'", f"one of: {', '.join(sorted(known))}", hint)
+    expected = _EXPECTED.get(error["type"], error["msg"]).format(**context)
+    if error["type"] == "literal_error":
+        expected = "one of: " + context["expected"].replace("'", "").replace(" or ", ", ")
+    raise UserError(_place(where, place), json.dumps(found, default=str, ensure_ascii=False), expected)
 
 
 def parse_override(text: str) -> Tuple[str, Any]:
     """``key.sub=value`` as (key, value), the value as in YAML.  UserError: no "=", or no YAML behind it."""
     key, separator, value = text.partition("=")
-    if not separator or not key:
+    if not separator or not all(key.split(".")):
         raise UserError("--set", f"'{text}'", "KEY=VALUE", "for example sparse90_kd.kd.scale=2")
+    if re.fullmatch(r"\d+:\d+", value):  # the structure 2:4, which YAML reads as a number to the base of 60
+        return key, value
     try:
         return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={value}"]))["value"]  # type: ignore
     except Exception:  # the YAML parser's own
@@ -141,7 +143,22 @@ def mapping(value: Any, where: str) -> Dict[Any, Any]:
     return value
 
 
-_SIGNS = {"greater than or equal to": ">=", "less than or equal to": "<=", "greater than": ">", "less than": "<"}
+_EXPECTED = {  # pydantic's type of an error -> what was expected
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": 'text, in quotes where YAML reads a number, as in structure: "2:4"',
+    "list_type": "a list",
+    "dict_type": "key: value pairs",
+    "dataclass_type": "key: value pairs",
+    "greater_than": "a number > {gt:g}",
+    "greater_than_equal": "a number >= {ge:g}",
+    "less_than": "a number < {lt:g}",
+    "less_than_equal": "a number <= {le:g}",
+    "too_short": "at least {min_length} values",
+    "too_long": "at most {max_length} values",
+}
 
 
 def _recipe(values: Mapping[str, Any], where: object) -> RecipeConfig:
@@ -156,13 +173,13 @@ def _recipe(values: Mapping[str, Any], where: object) -> RecipeConfig:
 
 
 def _with_base(path: Path, above: Tuple[Path, ...]) -> Dict[str, Any]:
-    values = read_mapping(path)
-    base = values.pop("base", None)
-    if base is None:
+    values = read_mapping(path, f"it is the base of {above[-1]}" if above else "check the preset's name")
+    if "base" not in values:
         return values
-    below = path.parent / str(base)
-    if below.name != str(base) or below in (*above, path):
-        raise UserError(f"{path}: base", str(base), "another file of the same folder, not laid over this one")
+    base = str(values.pop("base"))
+    below = path.parent / base
+    if below.name != base or below in (*above, path):
+        raise UserError(f"{path}: base", base, "another file of the same folder, not laid over this one")
     return merged(_with_base(below, (*above, path)), values)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.lattice import get_backend
+from rnnt_kd.losses import rnnt_kd_loss, rnnt_loss_pruned
 from rnnt_kd.losses.packed_posteriors import pack
 from rnnt_kd.models import build_transducer
 from rnnt_kd.training.objective import CachedTeacher, Objective, combine, loss_scales
@@ -87,6 +88,34 @@ def test_terms_equal_the_plain_loops(backend):
     }
     for name, value in expected.items():
         assert terms[name].item() == pytest.approx(value.item(), rel=1e-4), name
+
+
+def test_delay_penalty_and_class_scales_reach_the_losses():
+    model, teacher, (features, lens, labels, label_lens) = make_model(0), make_model(1), make_batch()
+    training = dataclasses.replace(TRAINING, delay_penalty=2.0)
+    kd = KdConfig(ranges="student", class_scales=[0.5, 2.0, 3.0])
+    terms = objective(model, training, kd, teacher)(features, lens, labels, label_lens)
+
+    logits, ranges, frames = full_lattice(model, features, lens, labels)
+    teacher_logits, _, _ = full_lattice(teacher, features, lens, labels)
+    boundary = torch.tensor([[0, 0, *ends] for ends in zip(label_lens.tolist(), frames, strict=True)])
+    am = model.simple_am_proj(model.encode(features, lens)[0]).double()
+    lm = model.simple_lm_proj(model.predict(labels)).double()
+    shared = dict(boundary=boundary, reduction="sum")
+    simple, pruned, plain = (
+        get_backend("torch").rnnt_loss_smoothed(lm, am, labels, 0, 0.25, 0.0, delay_penalty=2.0, **shared),
+        *(rnnt_loss_pruned(logits, labels, ranges, 0, delay_penalty=penalty, **shared) for penalty in (2.0, 0.0)),
+    )
+    distilled, unscaled = (
+        rnnt_kd_loss(
+            logits, teacher_logits, labels, ranges, 0,
+            kd_variant="collapsed", kd_weighting="occupancy", kd_class_scales=scales, **shared,
+        )
+        for scales in ((0.5, 2.0, 3.0), None)
+    )  # fmt: skip
+    for name, value in dict(simple=simple, pruned=pruned, kd=distilled).items():
+        assert terms[name].item() == pytest.approx(value.item(), rel=1e-4), name
+    assert abs(pruned - plain) > 0.01 and abs(distilled - unscaled) > 0.01
 
 
 def plain_ctc(model, features, lens, symbols):

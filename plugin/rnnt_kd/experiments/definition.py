@@ -32,9 +32,9 @@ from rnnt_kd import choices
 from rnnt_kd.config import ROLES
 from rnnt_kd.config_io import mapping, merged, nested, parse_override, read_mapping
 from rnnt_kd.errors import UserError
+from rnnt_kd.systems.compose import SECTIONS
 
 TEACHER = "teacher"  # the role, and the name of a student's teacher where the file does not say which
-SECTIONS = ("model", "training", "sparsity", "kd")  # of a system's configuration
 KEYS = ("base", "of", "role", *SECTIONS, "teacher", "seeds", "baseline")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _RESERVED = ("export", "lattices", "report")  # folders of an experiment

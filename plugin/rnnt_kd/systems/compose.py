@@ -5,9 +5,12 @@ from typing import Any, Mapping
 
 import torch
 
-from rnnt_kd.config import RecipeConfig, SystemConfig
-from rnnt_kd.config_io import checked, merged
+from rnnt_kd import choices
+from rnnt_kd.config import ROLES, RecipeConfig, SystemConfig
+from rnnt_kd.config_io import checked, mapping, merged
 from rnnt_kd.errors import UserError
+
+SECTIONS = ("model", "training", "sparsity", "kd")  # what a system may have values of its own for
 
 
 def compose(
@@ -22,26 +25,31 @@ def compose(
     Raises:
       UserError: an unknown key, a value out of range, or values that this role cannot have.
     """
-    part = getattr(recipe, role)
+    part = getattr(recipe, choices.check(role, ROLES, "role"))
+    for key in values:
+        choices.check(key, SECTIONS, "values")
     if part is None:
         found = f"the preset has no part {role}"
         raise UserError(role, found, "a preset with it", f"write {role}: with model: and training: into the preset")
     base = {"model": dataclasses.asdict(recipe.teacher.model), **dataclasses.asdict(part)}
     base.setdefault("sparsity", dataclasses.asdict(recipe.sparse_student.sparsity))
-    given = {key: value for key, value in values.items() if key != "kd"}
+    given = merged({}, {key: value for key, value in values.items() if key != "kd"})
     options = merged({key: base[key] for key in ("model", "training", "sparsity")}, given)
     if values.get("kd") is not None:
-        options["kd"] = merged(dataclasses.asdict(recipe.kd), values["kd"])
+        options["kd"] = merged(dataclasses.asdict(recipe.kd), mapping(values["kd"], "kd"))
         if role == "teacher":
             raise UserError("kd", "given for a teacher", "a student's role", "omit it")
-    target = options["sparsity"].get("target", 0.0)
+    target = mapping(options["sparsity"], "sparsity").get("target", 0.0)
     if role not in ("sparse_student", "streaming_student"):
-        if "sparsity" in values:
+        if "sparsity" in given:
             raise UserError("sparsity", f"given for a {role}, which is dense", "a sparse or streaming student")
         del options["sparsity"]
     elif role == "sparse_student" and not target:
         raise UserError("sparsity.target", f"{target} for a sparse student", "between 0 and 1", "for example 0.9")
     elif not target:
+        if set(given.get("sparsity", {})) - {"target"}:
+            found = "options of sparsity without a target"
+            raise UserError("sparsity", found, f"a target as well, or no sparsity: this {role} is dense")
         del options["sparsity"]
     config = checked(SystemConfig, {"name": name, "role": role, "seed": seed, **options}, "")
     if role == "streaming_student" and not config.model.encoder.startswith("streaming_"):
@@ -51,8 +59,8 @@ def compose(
 
 
 def check_device(config: SystemConfig, device: str) -> None:
-    """Raises UserError where ``config`` cannot be trained on "cpu"."""
-    # torch 1 has no mixed LayerNorm
+    """UserError: ``device``, "cpu" or "cuda", does not have the precision of ``config``."""
+    # torch 1 has no LayerNorm of mixed precision on a CPU
     on_cpu = ("32-true",) if torch.__version__.startswith("1.") else ("32-true", "bf16-mixed")
     if device == "cpu" and config.training.precision not in on_cpu:
         found = f"{config.training.precision} on a CPU"

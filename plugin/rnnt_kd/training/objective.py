@@ -160,6 +160,7 @@ class Objective(nn.Module):
                 am_only_scale=config.am_only_scale,
                 boundary=boundary,
                 rnnt_type=config.rnnt_type,
+                delay_penalty=config.delay_penalty,
                 reduction="sum",
                 return_grad=True,
             )

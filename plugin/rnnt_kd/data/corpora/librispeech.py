@@ -166,7 +166,7 @@ def _find_root(corpus_dir: Optional[Path], out_dir: Path, parts: Sequence[str], 
     given = Path(corpus_dir) if corpus_dir is not None else out_dir / "download"
     if not may_download and not given.is_dir():
         raise UserError(
-            given, "no such directory", "the LibriSpeech folder", "check --corpus-dir, or leave it out to download"
+            given, "no such directory", "the LibriSpeech folder", "check --corpus-dir, or omit it to download"
         )
     inside = given / "LibriSpeech"
     holds_parts = any((given / part).is_dir() for part in parts)
@@ -182,7 +182,7 @@ def _missing_part(root: Path, part: str) -> UserError:
         root,
         f"no part {part}",
         f"a folder {part} beside {', '.join(found[:12]) or 'nothing'}",
-        "choose a --preset whose parts are there, unpack it, or leave --corpus-dir out to download",
+        "choose a --preset whose parts are there, unpack it, or omit --corpus-dir to download",
     )
 
 
