@@ -1,11 +1,13 @@
 """A bar on a terminal, plain lines in a log."""
 
 import io
+import sys
 
 import pytest
+from tqdm import tqdm
 
 from rnnt_kd import progress_bar
-from rnnt_kd.progress_bar import counted
+from rnnt_kd.progress_bar import counted, plain_bars
 
 
 class Terminal(io.StringIO):
@@ -41,3 +43,18 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     monkeypatch.setattr("sys.stderr", stream)
     assert list(counted(range(3), "reading", "file")) == [0, 1, 2]
     assert "\rreading: 100%" in stream.getvalue() and "3/3" in stream.getvalue()
+
+
+def test_a_bar_of_another_library_becomes_lines_in_a_log(monkeypatch, capsys):
+    def download():
+        with plain_bars():
+            for done in tqdm(range(3), desc="archive", mininterval=0, miniters=1):
+                print("a warning" if done == 1 else "", end="", file=sys.stderr)
+
+    monkeypatch.setattr(progress_bar, "LINE_SECONDS", 60.0)
+    download()
+    assert capsys.readouterr().err == "a warning\n"
+    monkeypatch.setattr(progress_bar, "LINE_SECONDS", 0.0)
+    download()
+    text = capsys.readouterr().err
+    assert "\r" not in text and text.splitlines()[-1].startswith("archive: 100%") and "3/3" in text

@@ -32,12 +32,13 @@ import numpy as np
 
 from rnnt_kd.errors import UserError
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _WAIT_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 try:
-    _prctl = ctypes.CDLL(None, use_errno=True).prctl
+    _prctl: Any = ctypes.CDLL(None, use_errno=True).prctl
 except (OSError, AttributeError, TypeError):  # not Linux: a killed run is noticed when its pipe breaks
     _prctl = None
 
@@ -207,7 +208,7 @@ class Worker:
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         self._timeout = timeout
         self._errors = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(
+        self.process: Any = subprocess.Popen(  # both of its pipes are there
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -222,8 +223,13 @@ class Worker:
         Raises WorkerDied.
         """
         late, timer = threading.Event(), None
+
+        def end() -> None:
+            late.set()
+            self.process.kill()
+
         if self._timeout is not None:
-            timer = threading.Timer(self._timeout, lambda: (late.set(), self.process.kill()))
+            timer = threading.Timer(self._timeout, end)
             timer.daemon = True
             timer.start()
         try:

@@ -1,8 +1,10 @@
 """How far a long task is: a bar on a terminal, elsewhere a line now and then (a log has no carriage returns)."""
 
+import contextlib
+import io
 import sys
 import time
-from typing import Iterable, Iterator, Optional, TypeVar
+from typing import Iterable, Iterator, Optional, Sized, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -47,7 +49,29 @@ class ProgressBar:
 
 def counted(items: Iterable[Item], what: str, unit: str) -> Iterator[Item]:
     """``items``, each counted when the next one is asked for."""
-    with ProgressBar(what, len(items) if hasattr(items, "__len__") else None, unit) as bar:
+    with ProgressBar(what, len(items) if isinstance(items, Sized) else None, unit) as bar:
         for item in items:
             yield item
             bar.update()
+
+
+@contextlib.contextmanager
+def plain_bars() -> Iterator[None]:
+    """Let the bars of other libraries be lines now and then, where stderr is no terminal."""
+    with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(_Lines(sys.stderr)):
+        yield
+
+
+class _Lines(io.TextIOBase):
+    """A stream that passes on what stands behind a carriage return at most every ``LINE_SECONDS``."""
+
+    def __init__(self, target: TextIO):
+        self._target, self._last_line = target, time.monotonic()
+
+    def write(self, text: str) -> int:
+        shown = text.strip("\r\n ")
+        is_due = "\r" not in text or time.monotonic() - self._last_line >= LINE_SECONDS
+        if shown and is_due:
+            self._last_line = time.monotonic()
+            self._target.write(shown + "\n")
+        return len(text)

@@ -15,6 +15,7 @@ from typing import Dict, List, Sequence
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.progress_bar import plain_bars
 
 SUFFIXES = (".flac", ".opus")  # in the order of preference
 
@@ -64,18 +65,15 @@ def download(root: Path, parts: Sequence[str], base_url: str) -> None:
         if is_whole:
             continue
         if part not in (*LIBRISPEECH, *MINI_LIBRISPEECH):
-            raise UserError(
-                "--option train, dev or test",
-                f'no part "{part}" of LibriSpeech',
-                ", ".join((*LIBRISPEECH, *MINI_LIBRISPEECH)),
-            )
+            found = f'no part "{part}" of LibriSpeech'
+            raise UserError("--option train, dev or test", found, ", ".join((*LIBRISPEECH, *MINI_LIBRISPEECH)))
         if root.name != "LibriSpeech":
-            raise UserError(
-                root, f"no part {part}, and only a folder named LibriSpeech can be downloaded to", "", "rename it"
-            )
+            found = f"no part {part}, and only a folder named LibriSpeech can be downloaded to"
+            raise UserError(root, found, "", "rename it")
         atomic.write_text(downloading / part, "")
         try:
-            download_librispeech(root.parent, dataset_parts=[part], base_url=base_url)
+            with plain_bars():
+                download_librispeech(root.parent, dataset_parts=[part], base_url=base_url)
         except (tarfile.TarError, EOFError, zlib.error) as error:
             (root.parent / f"{part}.tar.gz").unlink(missing_ok=True)
             raise UserError(
@@ -95,11 +93,8 @@ def download(root: Path, parts: Sequence[str], base_url: str) -> None:
                 "run the same command again to go on, or give --corpus-dir DIR of a LibriSpeech that you have",
             ) from None
         if not (root / part).is_dir():
-            raise UserError(
-                f"download of {part} from {base_url}",
-                f"the archive holds no LibriSpeech/{part}",
-                "LibriSpeech's own archive",
-            )
+            found = f"the archive holds no LibriSpeech/{part}"
+            raise UserError(f"download of {part} from {base_url}", found, "LibriSpeech's own archive")
         (downloading / part).unlink()
 
 
@@ -122,12 +117,8 @@ def _read_chapter(chapter: Path) -> List[Utterance]:
     if not audio and not transcript.is_file():
         raise UserError(chapter, "is empty", f"{prefix}-0000.flac and {prefix}.trans.txt", "unpack this part again")
     if not transcript.is_file():
-        raise UserError(
-            transcript,
-            f"no such file, but {len(audio)} audio files beside it",
-            "their transcripts",
-            "unpack this part again",
-        )
+        found = f"no such file, but {len(audio)} audio files beside it"
+        raise UserError(transcript, found, "their transcripts", "unpack this part again")
     try:
         lines = transcript.read_bytes().decode("utf-8").splitlines()
     except (PermissionError, UnicodeDecodeError) as error:

@@ -59,9 +59,8 @@ def search(model, encoder_out: Tensor, encoder_out_lens: Tensor, options: Search
 
 def _check(options: SearchOptions, device: torch.device) -> None:
     if options.blank_id != 0:
-        raise UserError(
-            "blank_id", f"{options.blank_id} in fast_beam_search", "0, as k2 has it", "choose another search"
-        )
+        found = f"{options.blank_id} in fast_beam_search"
+        raise UserError("blank_id", found, "0, as k2 has it", "choose another search")
     reason = "searches in a lattice of k2's, where a language model or hot words are not supported"
     options.refuse("scorers", "fast_beam_search", reason, "take modified_beam_search")
     if device.type == "cuda" and not k2.with_cuda:

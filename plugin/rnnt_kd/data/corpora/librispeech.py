@@ -81,11 +81,8 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
         }
     both = set(dev_speakers) & set(test_speakers)
     if both:
-        raise UserError(
-            "--option test_speakers",
-            f"{', '.join(sorted(both))} also in dev_speakers",
-            "different speakers for dev and test",
-        )
+        found = f"{', '.join(sorted(both))} also in dev_speakers"
+        raise UserError("--option test_speakers", found, "different speakers for dev and test")
 
     tests: Dict[str, List[Utterance]] = {part: read[part] for part in test_parts}
     if test_speakers:
@@ -103,12 +100,8 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
     held_out = {*dev_speakers, *test_speakers}
     kept = [utterance for utterance in train if utterance.speaker not in held_out]
     if not kept:
-        raise UserError(
-            root,
-            "all training speakers are held out",
-            "speakers left for train",
-            "hold out fewer with dev_speakers and test_speakers",
-        )
+        found = "all training speakers are held out"
+        raise UserError(root, found, "speakers left for train", "hold out fewer with dev_speakers and test_speakers")
     made = [_write(out_dir / name, utterances) for name, utterances in {"train": kept, "dev": dev, **tests}.items()]
     atomic.write_text(out_dir / "split.json", json.dumps(split, indent=1) + "\n")
     return made
@@ -118,19 +111,15 @@ def _choose_dev_speakers(option: str, train: Sequence[Utterance], seed: int, wit
     if option != "auto":
         chosen = _names(option)
         if not chosen:
-            raise UserError(
-                "--option dev_speakers", "names nobody, and no dev part is there", "auto, or a comma list of speakers"
-            )
+            found = "names nobody, and no dev part is there"
+            raise UserError("--option dev_speakers", found, "auto, or a comma list of speakers")
         return chosen
     speakers = sorted({utterance.speaker for utterance in train} - set(without), key=lambda name: (len(name), name))
     if set(DEV_SPEAKERS) <= set(speakers) and len(speakers) > len(DEV_SPEAKERS):
         return list(DEV_SPEAKERS)
     if len(speakers) < 2:
-        raise UserError(
-            "--option dev",
-            f"no dev part, and {len(speakers)} training speaker to hold out",
-            "a dev part, or two speakers",
-        )
+        found = f"no dev part, and {len(speakers)} training speaker to hold out"
+        raise UserError("--option dev", found, "a dev part, or two speakers")
     count = min(len(DEV_SPEAKERS), len(speakers) // 2)
     return sorted(random.Random(seed).sample(speakers, count), key=lambda name: (len(name), name))
 
@@ -139,11 +128,8 @@ def _of(utterances: Sequence[Utterance], speakers: Sequence[str], option: str) -
     known = {utterance.speaker for utterance in utterances}
     for speaker in speakers:
         if speaker not in known:
-            raise UserError(
-                f"--option {option}",
-                f'speaker "{speaker}" is not in the training parts',
-                f"of {len(known)} speakers, for example {min(known)}",
-            )
+            found = f'speaker "{speaker}" is not in the training parts'
+            raise UserError(f"--option {option}", found, f"of {len(known)} speakers, for example {min(known)}")
     return [utterance for utterance in utterances if utterance.speaker in set(speakers)]
 
 
@@ -159,15 +145,13 @@ def _write(path: Path, utterances: Sequence[Utterance]) -> Path:
 def _find_root(corpus_dir: Optional[Path], out_dir: Path, parts: Sequence[str], settings: Mapping[str, str]) -> Path:
     """The folder of the parts; downloads what is missing where ``download`` says so."""
     if corpus_dir is None and settings["download"] == "no":
-        raise UserError(
-            "--corpus-dir", "is not given, and download=no", "the LibriSpeech folder", "give --corpus-dir DIR"
-        )
+        found = "is not given, and download=no"
+        raise UserError("--corpus-dir", found, "the LibriSpeech folder", "give --corpus-dir DIR")
     may_download = settings["download"] == "yes" or corpus_dir is None
     given = Path(corpus_dir) if corpus_dir is not None else out_dir / "download"
     if not may_download and not given.is_dir():
-        raise UserError(
-            given, "no such directory", "the LibriSpeech folder", "check --corpus-dir, or omit it to download"
-        )
+        found = "no such directory"
+        raise UserError(given, found, "the LibriSpeech folder", "check --corpus-dir, or omit it to download")
     inside = given / "LibriSpeech"
     holds_parts = any((given / part).is_dir() for part in parts)
     root = inside if inside.is_dir() or (may_download and not holds_parts and given.name != "LibriSpeech") else given
