@@ -43,7 +43,7 @@ def test_rows_table_and_files(place, tmp_path, capsys):
     assert rows[16, "greedy_search", LOOP]["loop_ratio"] == 1.0
     out = capsys.readouterr().out
     assert "5 utterances" in out and written["where"] in out
-    assert (tmp_path / "rows.md").read_text().count("\n| ") == len(written["rows"])
+    assert (tmp_path / "rows.md").read_text().count("\n| ") == len(written["rows"])  # and the head before them
 
 
 def test_a_graph_of_words_has_a_row(place, tmp_path):
@@ -103,7 +103,14 @@ def test_batches_hold_every_utterance_once_and_those_of_like_length_together():
 
 def job(by, texts, whole, search="greedy_search", encoder_search=(), search_alone=()):
     parts = {"encoder_search": encoder_search, "search": search_alone} if encoder_search else {}
-    specification = {"system": "small", "search": search, "by": by, "batches": [[0] * 16] * 2, "graph_text": None}
+    specification = {
+        "system": "small",
+        "search": search,
+        "by": by,
+        "batch": 16,
+        "batches": [[0] * 16] * 2,
+        "graph_text": None,
+    }
     return Job(by, specification, seconds=whole, parts=parts, facts={"texts": dict(zip(("u0", "u1"), texts))})
 
 
