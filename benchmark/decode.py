@@ -65,7 +65,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     speech = usable_speech(arguments.data_dir, arguments.utterances)
     refs, seconds = {item.id: item.text for item in speech}, sum(item.seconds for item in speech)
     groups = [
-        _jobs(name, folder, searches, make_batches(speech, size), arguments)
+        _jobs(name, folder, searches, speech, size, arguments)
         for name, folder in systems
         for size in options.numbers("--batch-sizes", arguments.batch_sizes)
     ]
@@ -118,12 +118,18 @@ def make_batches(speech: Sequence[Speech], size: int) -> List[List[str]]:
 
 
 def _jobs(
-    system: str, folder: Path, searches: Sequence[str], batches: List[List[str]], arguments: argparse.Namespace
+    system: str,
+    folder: Path,
+    searches: Sequence[str],
+    speech: Sequence[Speech],
+    size: int,
+    arguments: argparse.Namespace,
 ) -> List[Job]:
     """All recognisers of one system, on batches of one size."""
     keys = ("data_dir", "bpe_dir", "utterances", "beam", "num_threads")
     common = {key: getattr(arguments, key) for key in keys}
-    common.update(module="benchmark.decode", system=system, system_dir=folder, batches=batches, graph_text=None)
+    common.update(module="benchmark.decode", system=system, system_dir=folder, graph_text=None)
+    common.update(batch=size, batches=make_batches(speech, size))
     common["export_dir"] = arguments.exports / system if arguments.exports is not None else None
     common = {key: str(value) if isinstance(value, Path) else value for key, value in common.items()}
     jobs = []
@@ -140,7 +146,7 @@ def _jobs(
 
 
 def _title(job: Job) -> str:
-    return f"{job.specification['system']}, batch {len(job.specification['batches'][0])}"
+    return f"{job.specification['system']}, batch {job.specification['batch']}"
 
 
 def rows_of_group(jobs: Sequence[Job], refs: Dict[str, str], seconds: float) -> List[Dict[str, Any]]:
@@ -157,8 +163,7 @@ def rows_of_group(jobs: Sequence[Job], refs: Dict[str, str], seconds: float) -> 
     by_name = {(_search(job), job.specification["by"]): job for job in jobs if job.cannot is None}
     rows = []
     for (search, by), job in by_name.items():
-        batch = len(job.specification["batches"][0])
-        row = {"system": job.specification["system"], "batch": batch, "search": search, "by": by}
+        row = {**{key: job.specification[key] for key in ("system", "batch")}, "search": search, "by": by}
         for name, part in PARTS.items():
             for suffix, choose in (("", median), ("_low", min), ("_high", max)):
                 row[f"{name}_rtf{suffix}"] = real_time_factor(job, seconds, part, choose)

@@ -34,7 +34,7 @@ def make_recogniser(specification: Dict[str, Any]) -> Recogniser:
         return _sherpa_onnx(Path(specification["export_dir"]), search, beam)
     model, _ = load_system(Path(specification["system_dir"]))
     tokenizer = Tokenizer.load(Path(specification["bpe_dir"]))
-    function = plain_search.SEARCHES[search] if specification["by"] == LOOP else get_search(search)
+    function: Callable = plain_search.SEARCHES[search] if specification["by"] == LOOP else get_search(search)
     if specification["graph_text"] is not None:
         text = Path(specification["graph_text"])
         function = partial(function, graph=words_of(read_transcripts([text]), tokenizer, source=text))
@@ -55,7 +55,7 @@ def check_same_weights(folder: Path, model: nn.Module) -> None:
             raise UserError(folder, f"other weights ('{name}')", "an export of the system", "export it again")
 
 
-def _in_torch(model: nn.Module, tokenizer, beam: int, search: Callable) -> Recogniser:
+def _in_torch(model: Any, tokenizer, beam: int, search: Callable) -> Recogniser:
     settings = {"beam": beam, "blank_id": tokenizer.blank_id, "unk_id": tokenizer.unk_id}
 
     def recognise(batch: Sequence[Speech]) -> Tuple[List[str], Dict[str, float]]:

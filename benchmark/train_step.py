@@ -136,7 +136,7 @@ def _title(job: Job) -> str:
     return f"{specification['size']}, C {specification['vocab']}, batch {len(specification['batches'][0])}"
 
 
-def _model(specification: Dict[str, Any]) -> nn.Module:
+def _model(specification: Dict[str, Any]) -> Any:
     return build_transducer(
         encoder=specification["encoder"],
         size=specification["size"],

@@ -1,5 +1,7 @@
 """Whoever takes part computes what it should: a benchmark of wrong results is none."""
 
+import ast
+
 import pytest
 import reference
 import torch
@@ -142,3 +144,16 @@ def test_every_peer_has_the_whole_interface():
 def test_an_unknown_peer_is_an_error_with_the_right_names():
     with pytest.raises(UserError, match="naive"):
         get_peer("nemo")
+
+
+def test_what_only_a_peer_or_the_picture_needs_comes_in_by_one_door(root):
+    doors = {package: f"peers/{package}_peer.py" for package in ("k2", "torchaudio", "warprnnt_numba")}
+    doors["matplotlib"] = "plot.py"
+    found = set()
+    for path in (root / "benchmark").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            packages = {name.split(".")[0] for name in names} & set(doors)
+            found |= {(package, path.relative_to(root / "benchmark").as_posix()) for package in packages}
+    assert found == set(doors.items())
