@@ -55,9 +55,11 @@ class TrainingConfig:
     min_seconds: float = 0.1  # shorter or longer utterances are left out, counted and named
     max_seconds: float = 35.0
     precision: str = "32-true"  # Lightning Fabric's names
+    optimizer: str = "adamw"  # a function of training/optimizers.py
+    schedule: str = "cosine"  # of the learning rate, a function of training/learning_rates.py
     learning_rate: float = 2e-3  # peak
     warmup_steps: int = 200
-    final_learning_rate_fraction: float = 0.02  # cosine decay from the peak to this fraction of it
+    final_learning_rate_fraction: float = 0.02  # the schedule falls from the peak to this fraction of it
     weight_decay: float = 1e-2
     betas: List[float] = field(default_factory=lambda: [0.9, 0.98])
     gradient_clip: float = 5.0
@@ -96,6 +98,7 @@ class SparsityConfig:
     update_every_steps: int = 10
     structure: str = "unstructured"  # or a block such as 16x1 (outputs x inputs), or 2:4: sparsity/structures.py
     scope: str = "per-layer"  # or "global"
+    schedule: str = "cubic"  # shape of the ramp, a function of sparsity/schedules.py
     include: List[str] = field(
         default_factory=lambda: [
             r"encoder\..*(linear|pointwise|proj).*\.weight",

@@ -57,7 +57,9 @@ def build_transducer(
         known = [parameter.name for parameter in parameters if parameter.name != "dropout"]
         for name in encoder_options:
             choices.check(name, known, f"encoder_options of encoder {encoder}")
-    predictor_class = _class(choices.load(f"{__name__}.predictors", predictor, what="predictor"), predictor, "Predictor")
+    predictor_class = _class(
+        choices.load(f"{__name__}.predictors", predictor, what="predictor"), predictor, "Predictor"
+    )
     joiner_class = _class(choices.load(f"{__name__}.joiners", joiner, what="joiner"), joiner, "Joiner")
     if not 0 <= blank_id < vocab_size:
         raise UserError("blank_id", f"{blank_id} with a vocabulary of {vocab_size}", "a label of the vocabulary")
