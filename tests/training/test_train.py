@@ -13,10 +13,9 @@ from rnnt_kd import atomic
 from rnnt_kd.bin import train as command
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
-from rnnt_kd.text.train_bpe import train_bpe
-from rnnt_kd.training import checkpoint
 from rnnt_kd.sparsity import schedules
-from rnnt_kd.training import learning_rates
+from rnnt_kd.text.train_bpe import train_bpe
+from rnnt_kd.training import checkpoint, learning_rates
 from rnnt_kd.training.loop import Training
 
 ONE_EPOCH = ["teacher.training.epochs=1", "sparse_student.training.epochs=1", "small_student.training.epochs=1"]

@@ -53,8 +53,8 @@ class Sparsifier:
     at the last mask update.
 
     Raises:
-      UserError: a value out of range, an unknown structure, scope or schedule, a pattern that matches nothing, a structure
-        that does not go with the scope, the final sparsity or a matched weight.
+      UserError: a value out of range, an unknown structure, scope or schedule, a pattern that matches nothing,
+        a structure that does not go with the scope, the final sparsity or a matched weight.
     """
 
     def __init__(
