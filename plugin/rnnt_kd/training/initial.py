@@ -30,10 +30,9 @@ def resolve(
     """Fill in what the tokenizer and the teacher decide, after checking that they fit.
 
     Raises:
-      UserError: an unknown optimizer or schedule; or a teacher is needed and missing, or differs
-        in BPE model, blank id or (for a sparse student)
-        in the model; it says which.  A streaming student whose model has other
-        shapes than the teacher's is none: it starts from scratch.
+      UserError: an unknown optimizer or schedule; or a teacher is needed and missing, or differs in BPE
+        model, blank id or (for a sparse student) in the model; it says which.  A streaming student
+        whose model has other shapes than the teacher's is none: it starts from scratch.
     """
     choices.function(optimizers, config.training.optimizer, "training.optimizer")
     choices.function(learning_rates, config.training.schedule, "training.schedule")
