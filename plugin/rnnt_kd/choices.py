@@ -1,10 +1,11 @@
-"""Names on the command line are modules on disk: which there are, and the one that is asked for."""
+"""Names on the command line are modules on disk, or functions of one: which there are, and the one asked for."""
 
 import difflib
 import importlib
+import inspect
 import pkgutil
 from types import ModuleType
-from typing import List, Sequence
+from typing import Callable, Dict, List, Sequence
 
 from rnnt_kd.errors import UserError
 
@@ -19,6 +20,20 @@ def load(package: str, name: str, suffix: str = "", what: object = None) -> Modu
     """The module ``package.<name><suffix>``.  UserError, about ``what`` (default: the package): there is none."""
     check(name, names(package, suffix), what or package.rpartition(".")[2])
     return importlib.import_module(f"{package}.{name}{suffix}")
+
+
+def functions(module: ModuleType) -> Dict[str, Callable]:
+    """Option value -> public function of ``module`` itself, in its order; "-" for the functions' "_"."""
+    return {
+        name.replace("_", "-"): value
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    }
+
+
+def function(module: ModuleType, name: str, what: object) -> Callable:
+    """The function behind an option value.  UserError, about ``what``: there is none."""
+    return functions(module)[check(name, list(functions(module)), what)]
 
 
 def check(name: str, known: Sequence[str], what: object) -> str:

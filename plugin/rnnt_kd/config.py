@@ -82,9 +82,11 @@ class TrainingConfig:
     min_seconds: Scale = 0.1  # shorter or longer utterances are left out, counted and named
     max_seconds: Positive = 35.0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # Lightning Fabric's names
+    optimizer: str = "adamw"  # a function of training/optimizers.py
+    schedule: str = "cosine"  # of the learning rate, a function of training/learning_rates.py
     learning_rate: Positive = 2e-3  # peak
     warmup_steps: Steps = 200
-    final_learning_rate_fraction: Fraction = 0.02  # cosine decay from the peak to this fraction of it
+    final_learning_rate_fraction: Fraction = 0.02  # the schedule falls from the peak to this fraction of it
     weight_decay: Scale = 1e-2
     betas: Annotated[List[Annotated[Number, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = field(
         default_factory=lambda: [0.9, 0.98]
@@ -144,6 +146,7 @@ class SparsityConfig:
     update_every_steps: Count = 10
     structure: str = "unstructured"  # or a block such as 16x1 (outputs x inputs), or 2:4: sparsity/structures.py
     scope: Literal["per-layer", "global"] = "per-layer"
+    schedule: str = "cubic"  # shape of the ramp, a function of sparsity/schedules.py
     include: List[str] = field(
         default_factory=lambda: [
             r"encoder\..*(linear|pointwise|proj).*\.weight",

@@ -13,6 +13,7 @@ from rnnt_kd.bin import export
 from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding import greedy_search, modified_beam_search
+from rnnt_kd.errors import UserError
 from rnnt_kd.export import client
 from rnnt_kd.export.export_system import CHECK, export_system
 from rnnt_kd.export.graphs import TRAINING_ONLY
@@ -229,3 +230,11 @@ def test_the_bpe_model_of_the_same_experiment_is_found(workplace, system, tmp_pa
     shutil.copytree(workplace / "bpe", tmp_path / "exp" / "bpe")
     export.main([str(nested), "--out", str(out)])
     assert (out / "bpe.model").read_bytes() == (workplace / "bpe" / "bpe.model").read_bytes()
+
+
+def test_an_unknown_target_is_one_line_before_anything_is_written(workplace, tmp_path):
+    with pytest.raises(UserError, match="--target: there is no 'sherpa-onx'; expected one of: sherpa-onnx; did you"):
+        export_system(
+            workplace / "systems" / "sparse", workplace / "bpe", tmp_path / "out", target="sherpa-onx", say=print
+        )
+    assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@ from torch import nn
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity.report import measured_sparsity, sparsity_report
-from rnnt_kd.sparsity.schedule import cubic_sparsity
+from rnnt_kd.sparsity.schedules import cubic
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.sparsity.structures import get_structure, unstructured
 
@@ -63,7 +63,7 @@ def test_equals_dense_masters_with_masked_forward(make):
             dense[n].grad = p.grad.clone()
         reference.step()
         if step > 2 and (step - 2) % 3 == 0:
-            masks.update({n: unstructured(dense[n].data, cubic_sparsity(step, 2, 20, 0.8)) for n in sparsifier.names})
+            masks.update({n: unstructured(dense[n].data, cubic(step, 2, 20, 0.8)) for n in sparsifier.names})
         for n, p in model.named_parameters():
             torch.testing.assert_close(p.data, dense[n].data * masks[n], atol=1e-12, rtol=1e-9)
     assert sparsifier.sparsity_report(model)["0.weight"][0] < 40
@@ -120,7 +120,7 @@ def test_zeros_are_exact_after_finalize_and_as_many_as_asked(steps):
     sparsifier.finalize()
     report = sparsifier.sparsity_report(model)
     target = sparsifier.current_target
-    assert target == (0.8 if steps == 30 else cubic_sparsity(11, 2, 20, 0.8))
+    assert target == (0.8 if steps == 30 else cubic(11, 2, 20, 0.8))
     assert report == {n: (t - round(target * t), t) for n, t in {"0.weight": 160, "2.weight": 128}.items()}
     dropped = model.state_dict()["0.weight"][~sparsifier.state_dict()["0.weight.weight_mask"]]
     assert (dropped == 0).all() and not torch.signbit(dropped).any()  # +0.0, also in a file
@@ -137,7 +137,7 @@ def test_zeros_are_exact_at_every_step_and_survive_averaging_after_the_ramp():
     for step in range(1, 26):
         train(model, optimizer, sparsifier, [step])
         if step == 12:
-            assert sparsifier.sparsity_report(model)["0.weight"][0] == 160 - round(cubic_sparsity(11, 2, 20, 0.8) * 160)
+            assert sparsifier.sparsity_report(model)["0.weight"][0] == 160 - round(cubic(11, 2, 20, 0.8) * 160)
         if step >= 20:
             sums = {n: sums.get(n, 0) + p.detach() for n, p in model.named_parameters()}
     average = make_model(2)

@@ -1,4 +1,4 @@
-"""Learning rate, parameter groups, and AdamW's state on its way through a file."""
+"""Learning rates, parameter groups, optimizers by name, and their state on its way through a file."""
 
 import math
 
@@ -8,8 +8,10 @@ import torch
 from rnnt_kd.config import TrainingConfig
 from rnnt_kd.errors import UserError
 from rnnt_kd.models import build_transducer
+from rnnt_kd.systems.store import read_tensors, write_tensors
+from rnnt_kd.training import optimizers
+from rnnt_kd.training.learning_rates import cosine
 from rnnt_kd.training.optimizer import (
-    learning_rate,
     load_optimizer_tensors,
     make_optimizer,
     optimizer_tensors,
@@ -18,7 +20,7 @@ from rnnt_kd.training.optimizer import (
 
 
 def rate(step, **changes):
-    return learning_rate(step, **{**dict(peak=1.0, warmup_steps=10, total_steps=110, final_fraction=0.1), **changes})
+    return cosine(step, **{**dict(peak=1.0, warmup_steps=10, total_steps=110, final_fraction=0.1), **changes})
 
 
 def test_learning_rate_rises_linearly_then_falls_as_a_cosine():
@@ -54,7 +56,29 @@ def test_norms_biases_and_embeddings_do_not_decay():
     assert any("linear" in name and id(parameter) in decaying for name, parameter in network.named_parameters())
 
 
-def test_state_goes_through_tensors_without_change():
+def by_name(monkeypatch, kind, **options):
+    """A function of this test, as if it stood in ``optimizers.py``; returns a configuration that names it."""
+
+    def of_this_test(groups, config, device):
+        return kind(groups, lr=config.learning_rate, **options)
+
+    of_this_test.__module__ = optimizers.__name__
+    monkeypatch.setattr(optimizers, "of_this_test", of_this_test, raising=False)
+    return TrainingConfig(optimizer="of-this-test")
+
+
+@pytest.mark.parametrize(
+    "kind, options",
+    [
+        (None, {}),
+        (torch.optim.SGD, {"momentum": 0.9}),
+        (torch.optim.Adagrad, {}),
+        (torch.optim.NAdam, {}),  # keeps a product of numbers
+        (torch.optim.ASGD, {}),  # keeps eta and mu
+        (torch.optim.Rprop, {}),
+    ],
+)
+def test_state_of_any_optimizer_goes_through_a_file_without_change(monkeypatch, tmp_path, kind, options):
     def run(steps, network, optimizer, start=0):
         for step in range(start, start + steps):
             generator = torch.Generator().manual_seed(step)
@@ -62,17 +86,24 @@ def test_state_goes_through_tensors_without_change():
                 parameter.grad = torch.randn(parameter.shape, generator=generator)
             optimizer.step()
 
-    whole, config = model(), TrainingConfig()
+    config = TrainingConfig() if kind is None else by_name(monkeypatch, kind, **options)
+    whole = model()
     run(6, whole, make_optimizer(whole, config))
     first, second = model(), model()
     optimizer = make_optimizer(first, config)
+    assert type(optimizer) is (kind or torch.optim.AdamW)
     run(3, first, optimizer)
     second.load_state_dict(first.state_dict())
     resumed = make_optimizer(second, config)
-    tensors = {name: tensor.clone() for name, tensor in optimizer_tensors(optimizer, first).items()}
-    load_optimizer_tensors(resumed, second, tensors, "file", "")
+    write_tensors(tmp_path / "file", optimizer_tensors(optimizer, first))
+    load_optimizer_tensors(resumed, second, read_tensors(tmp_path / "file"), "file", "")
     run(3, second, resumed, start=3)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
+
+
+def test_an_unknown_optimizer_is_one_line_with_the_right_names():
+    with pytest.raises(UserError, match="training.optimizer: there is no 'adam'; expected one of: adamw"):
+        make_optimizer(model(), TrainingConfig(optimizer="adam"))
 
 
 def test_state_of_another_model_is_named():

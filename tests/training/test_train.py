@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 from rnnt_kd.bin import train as command
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
+from rnnt_kd.sparsity import schedules
 from rnnt_kd.text.train_bpe import train_bpe
+from rnnt_kd.training import learning_rates
 from rnnt_kd.training.loop import Training
 
 ONE_EPOCH = ["teacher.training.epochs=1", "sparse_student.training.epochs=1", "small_student.training.epochs=1"]
@@ -162,6 +164,35 @@ def test_nonfinite_batches_in_a_row_stop_the_run(tone_corpus, tmp_path, monkeypa
     with pytest.raises(UserError, match="3 batches in a row, up to step 5; the last: train-.*learning_rate"):
         tone_corpus.train(config, tmp_path / "x")
     assert not (tmp_path / "x" / "system.json").exists()
+
+
+@pytest.mark.parametrize(
+    "section, key", [("training", "optimizer"), ("training", "schedule"), ("sparsity", "schedule")]
+)
+def test_an_unknown_name_is_told_before_anything_is_written(tone_corpus, teacher_dir, tmp_path, section, key):
+    config = tone_corpus.config("sparse_student", sparsity=0.5)
+    setattr(getattr(config, section), key, "adann")
+    with pytest.raises(UserError, match=f"{section}.{key}: there is no 'adann'; expected one of: "):
+        tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
+    assert not (tmp_path / "x").exists()
+
+
+def test_schedules_of_ones_own_are_functions_in_their_files(tone_corpus, teacher_dir, tmp_path, monkeypatch):
+    def flat(step, *, peak, warmup_steps, total_steps, final_fraction):
+        return peak / 4
+
+    def jump(step, begin_step, end_step, final_sparsity):
+        return final_sparsity if step >= end_step else final_sparsity / 3
+
+    for module, function in ((learning_rates, flat), (schedules, jump)):
+        function.__module__ = module.__name__
+        monkeypatch.setattr(module, function.__name__, function, raising=False)
+    config = tone_corpus.config("sparse_student", sparsity=0.9)
+    config.training.schedule, config.sparsity.schedule = "flat", "jump"
+    tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
+    lines = records(tmp_path / "x", "train")
+    assert {line["learning_rate"] for line in lines} == {config.training.learning_rate / 4}
+    assert {line["target_sparsity"] for line in lines} - {0.0} == {0.9 / 3, 0.9}
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tone_corpus, tmp_path):

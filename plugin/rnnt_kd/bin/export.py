@@ -28,6 +28,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("system_dir", type=Path, metavar="EXP_DIR", help="a trained system")
     options.add_argument("--bpe-dir", type=Path, help="holds bpe.model (default: that of the same experiment)")
     options.add_argument("--out", type=Path, required=True, help="the folder to make")
+    options.add_argument("--target", default="sherpa-onnx", help="what runs it (the one there is: sherpa-onnx)")
     options.add_argument("--streaming", action="store_true", help="for sherpa-onnx's OnlineRecognizer")
     options.add_argument("--int8", action="store_true", help="weights as 8-bit integers")
     options.add_argument("--float16", action="store_true", help="weights stored as float16, computed in float32")
@@ -44,7 +45,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     bpe_dir = args.bpe_dir if args.bpe_dir is not None else _bpe_dir(args.system_dir)
     decode_dirs = args.decode_dir if args.decode_dir is not None else sorted(args.system_dir.glob("decode_*"))
-    settings = {name: getattr(args, name) for name in ("streaming", "int8", "float16", "sparse")}
+    settings = {name: getattr(args, name) for name in ("target", "streaming", "int8", "float16", "sparse")}
     scores = [path for folder in decode_dirs for path in sorted(folder.glob("wer-*.json"))]
     weights = [args.system_dir / name for name in ("model.safetensors", "model.packed.safetensors")]
     inputs = [args.system_dir / "config.yaml", *weights, bpe_dir / "bpe.model"]

@@ -1,4 +1,6 @@
-"""A trained system -> the folder that sherpa-onnx runs, verified before anybody can find it.
+"""A trained system -> the folder that another program runs, verified before anybody can find it.
+
+Which files, and how they are tried, is the target's: ``targets/<name>.py``, today sherpa-onnx alone.
 
 The files are written and verified in a hidden folder beside ``out_dir`` and renamed when all is right.  An
 export that does not hold what is promised stays beside it as ``<out_dir>.failed``, with ``check.json``.
@@ -15,25 +17,19 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import torch
 from torch import nn
 
-from rnnt_kd import atomic
+from rnnt_kd import atomic, choices
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data.speech import Speech, read_speech
 from rnnt_kd.errors import UserError
-from rnnt_kd.export import graphs, model_json
-from rnnt_kd.export.numerics import verify_numbers
+from rnnt_kd.export import model_json
 from rnnt_kd.export.readme import readme
-from rnnt_kd.export.verify import verify_static
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 
 Say = Callable[[str], None]
 CHECK = "check.json"
-SPECS = {
-    "encoder.onnx": graphs.offline_encoder,
-    "decoder.onnx": graphs.predictor_file,
-    "joiner.onnx": graphs.joiner_file,
-}
+TARGETS = "rnnt_kd.export.targets"
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,7 @@ def export_system(
     bpe_dir: Path,
     out_dir: Path,
     *,
+    target: str = "sherpa-onnx",
     streaming: bool = False,
     int8: bool = False,
     sparse: bool = False,
@@ -71,15 +68,18 @@ def export_system(
     """Write and verify an export; returns what ``model.json`` says.
 
     Args:
+      target:         a file of ``targets/``, with "-" for its "_".
       streaming:      for ``OnlineRecognizer``; the system must have a streaming encoder.
       check_data_dir: a Kaldi data directory whose utterances sherpa-onnx must recognise as we do; without it
                       the client runs on a few seconds of noise.
       allow_pipes:    run the shell pipes of its ``wav.scp``.
       decode_dirs:    whose ``wer-*.json`` to copy; None: those under ``system_dir``.
     Raises:
-      UserError: the system cannot be exported, or the export is not what it should be.
+      UserError: an unknown target, the system cannot be exported, or the export is not what it should be.
     """
     form, system_dir, bpe_dir, out_dir = Format(int8, float16, sparse), Path(system_dir), Path(bpe_dir), Path(out_dir)
+    choices.check(target, [name.replace("_", "-") for name in choices.names(TARGETS)], "--target")
+    writer = choices.load(TARGETS, target.replace("-", "_"))
     if int8 and float16:
         raise UserError("--int8 --float16", "both are given", "one of them")
     model, config = load_system(system_dir)
@@ -95,13 +95,13 @@ def export_system(
     try:
         os.chmod(making, 0o755)
         values = _describe(model, config, tokenizer, form, streaming, model_json.scores_of(decode_dirs))
-        values["parameters"] = model_json.describe_parameters(model, _write_files(model, form, streaming, making))
+        values["parameters"] = model_json.describe_parameters(model, writer.write_files(model, form, streaming, making))
         shutil.copyfile(bpe_dir / "bpe.model", making / "bpe.model")
         lines = [f"{piece} {index}\n" for index, piece in enumerate(tokenizer.pieces())]
         atomic.write_text(making / "tokens.txt", "".join(lines))
         atomic.write_text(making / "README.md", readme(values))
         model_json.write_manifest(making, {**values, "check": {}})
-        check, fault = _verify(making, model, tokenizer, speech, form, streaming, check_data_dir, say)
+        check, fault = writer.verify(making, model, tokenizer, speech, form, streaming, check_data_dir, say)
         atomic.write_text(making / CHECK, json.dumps(check, indent=1, ensure_ascii=False) + "\n")
         if fault:
             failed = out_dir.with_name(out_dir.name + ".failed")
@@ -146,73 +146,6 @@ def _describe(model, config, tokenizer, form: Format, streaming: bool, scores) -
         "sparse": form.sparse,
         "wer": scores,
     }
-
-
-def _write_files(model: nn.Module, form: Format, streaming: bool, folder: Path) -> Dict[str, List[str]]:
-    """The three files; returns file -> names of the parameters in it."""
-    from rnnt_kd.export.onnx_file import load_onnx, write_graph
-
-    names = {}
-    for file, make_spec in SPECS.items():
-        path = folder / file
-        if file == "encoder.onnx" and streaming:
-            from rnnt_kd.export.streaming_graphs import write_streaming_encoder
-
-            write_streaming_encoder(model, path)
-        else:
-            write_graph(make_spec(model), path)
-        names[file] = [tensor.name for tensor in load_onnx(path).graph.initializer]
-        for convert in _conversions(form):
-            converted = folder / f".{file}"
-            convert(path, converted)
-            os.replace(converted, path)
-    return names
-
-
-def _conversions(form: Format) -> List[Callable[[Path, Path], None]]:
-    steps = []
-    if form.int8:
-        from rnnt_kd.export.quantize import quantize_int8
-
-        steps.append(quantize_int8)
-    if form.float16:
-        from rnnt_kd.export.half import make_float16
-
-        steps.append(make_float16)
-    if form.sparse:
-        from rnnt_kd.export.sparse_file import make_sparse
-
-        steps.append(make_sparse)
-    return steps
-
-
-def _verify(folder, model, tokenizer, speech, form: Format, streaming: bool, data_dir, say: Say):
-    """Returns what was measured, and what is wrong with it ("" where nothing is)."""
-    manifest = verify_static(folder)
-    check: Dict[str, Any] = {"onnxruntime_against_torch": verify_numbers(folder, model, manifest)}
-    usable = [item for item in speech if item.samples is not None]
-    check["data_dir"] = str(data_dir) if data_dir else None
-    check["left_out"] = {item.id: item.reason for item in speech if item.samples is None}
-    if not usable:
-        raise UserError(data_dir, "no utterance can be used", "usable audio")
-    if streaming:
-        from rnnt_kd.export.streaming_check import check_streaming_client as check_client
-    else:
-        from rnnt_kd.export.client_check import check_client
-    from rnnt_kd.export.client_check import check_features
-
-    check["features_difference"] = check_features(usable, folder)
-    check.update(check_client(folder, model, tokenizer, usable))
-    differences = check["differences"]
-    shown = [item for item in differences if form.exact or item["what"] == "text"]
-    for item in shown:
-        say(
-            f"{item['utterance']} ({item['search']}, batches of {item['batch_size']}): {item['what']} "
-            f"'{item['sherpa_onnx']}' from sherpa-onnx, '{item['rnnt_kd']}' from rnnt_kd"
-        )
-    if len(shown) < len(differences):
-        say(f"{len(differences) - len(shown)} more differ in times alone; {CHECK} lists them")
-    return check, f"sherpa-onnx and rnnt_kd differ {len(differences)} times" if differences and form.exact else ""
 
 
 def _summary(check: Dict[str, Any]) -> Dict[str, Any]:

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from rnnt_kd.decoding.lookup import get_search
-from rnnt_kd.export.export_system import SPECS
 from rnnt_kd.export.half import make_float16
 from rnnt_kd.export.onnx_file import write_graph
 from rnnt_kd.export.onnx_transducer import OnnxTransducer
 from rnnt_kd.export.quantize import quantize_int8
 from rnnt_kd.export.sparse_file import make_sparse
+from rnnt_kd.export.targets.sherpa_onnx import SPECS
 from rnnt_kd.text.tokenizer import Tokenizer
 
 Step = Callable[[Path, Path], None]

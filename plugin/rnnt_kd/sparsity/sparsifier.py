@@ -27,9 +27,10 @@ from typing import Dict, Iterable, List, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
+from rnnt_kd import choices
 from rnnt_kd.errors import UserError
+from rnnt_kd.sparsity import schedules
 from rnnt_kd.sparsity.report import select_parameters, sparsity_report
-from rnnt_kd.sparsity.schedule import cubic_sparsity
 from rnnt_kd.sparsity.structures import check_structure, get_structure
 
 SCOPES = ("per-layer", "global")
@@ -46,13 +47,14 @@ class Sparsifier:
       scope:              "per-layer": every matrix gets the target; "global": all matched weights compete,
                           laid end to end in one vector, which has no blocks and no groups.
       include, exclude:   regular expressions for whole parameter names.
+      schedule:           shape of the ramp, a function of ``schedules.py``.
 
     Attributes: ``names`` of the matched parameters; ``frozen``; ``current_target``, the sparsity asked for
     at the last mask update.
 
     Raises:
-      UserError: a value out of range, an unknown structure or scope, a pattern that matches nothing, a structure
-        that does not go with the scope, the final sparsity or a matched weight.
+      UserError: a value out of range, an unknown structure, scope or schedule, a pattern that matches nothing,
+        a structure that does not go with the scope, the final sparsity or a matched weight.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Sparsifier:
         scope: str = "per-layer",
         include: Iterable[str] = (r".*\.weight",),
         exclude: Iterable[str] = (),
+        schedule: str = "cubic",
     ):
         if not 0.0 <= final_sparsity < 1.0:
             raise UserError("target sparsity", str(final_sparsity), "a fraction in [0, 1)", "write 0.9 for 90 %")
@@ -79,6 +82,7 @@ class Sparsifier:
         self.update_every_steps, self.scope = int(update_every_steps), scope
         check_structure(structure, final_sparsity=self.final_sparsity, scope=scope)
         self._structure = get_structure(structure)
+        self._schedule = choices.function(schedules, schedule, "sparsity.schedule")
         self._weights = select_parameters(model, include, exclude)
         vectors = [name for name, weight in self._weights.items() if weight.dim() < 2]
         if vectors and structure != "unstructured":
@@ -103,7 +107,7 @@ class Sparsifier:
         for name, weight in self._weights.items():
             weight += self._hidden[name]  # dense weights
         if ending or updating:
-            self.current_target = cubic_sparsity(step, self.begin_step, self.end_step, self.final_sparsity)
+            self.current_target = self._schedule(step, self.begin_step, self.end_step, self.final_sparsity)
             self._masks = self._compute_masks(self.current_target)
         for name, weight in self._weights.items():
             self._hidden[name] = weight.masked_fill(self._masks[name], 0.0)

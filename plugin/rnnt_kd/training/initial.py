@@ -7,15 +7,18 @@ from typing import Dict, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
+from rnnt_kd import choices
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict
 from rnnt_kd.data.dataset import cuts_digest
 from rnnt_kd.errors import UserError
+from rnnt_kd.sparsity import schedules
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import file_digest, refuse_decoding_only
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training import learning_rates, optimizers
 from rnnt_kd.training.batches import Data
 
 STARTS_FROM_TEACHER = ("sparse_student", "streaming_student")  # roles
@@ -27,10 +30,14 @@ def resolve(
     """Fill in what the tokenizer and the teacher decide, after checking that they fit.
 
     Raises:
-      UserError: a teacher is needed and missing, or differs in BPE model, blank id or (for a
-        sparse student) in the model; it says which.  A streaming student whose model has other
-        shapes than the teacher's is none: it starts from scratch.
+      UserError: an unknown optimizer or schedule; or a teacher is needed and missing, or differs in BPE
+        model, blank id or (for a sparse student) in the model; it says which.  A streaming student
+        whose model has other shapes than the teacher's is none: it starts from scratch.
     """
+    choices.function(optimizers, config.training.optimizer, "training.optimizer")
+    choices.function(learning_rates, config.training.schedule, "training.schedule")
+    if config.sparsity is not None:
+        choices.function(schedules, config.sparsity.schedule, "sparsity.schedule")
     config = dataclasses.replace(
         config, vocab_size=tokenizer.vocab_size, blank_id=tokenizer.blank_id, bpe_checksum=tokenizer.checksum
     )
@@ -161,6 +168,7 @@ def sparsifier(config: SystemConfig, model: nn.Module, steps_per_epoch: int) -> 
         scope=options.scope,
         include=options.include,
         exclude=options.exclude,
+        schedule=options.schedule,
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
+from rnnt_kd import choices
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data.dataset import Batch
 from rnnt_kd.data.selection import write_left_out
@@ -26,11 +27,11 @@ from rnnt_kd.systems.compose import check_device
 from rnnt_kd.systems.describe import describe
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training import checkpoint, initial
+from rnnt_kd.training import checkpoint, initial, learning_rates
 from rnnt_kd.training import system_dir as system_files
 from rnnt_kd.training.batches import Data
 from rnnt_kd.training.objective import TERMS, CachedTeacher, Objective, combine, loss_scales
-from rnnt_kd.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
+from rnnt_kd.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from rnnt_kd.training.progress import Metrics, Progress, Say
 from rnnt_kd.training.state import EpochResult, TrainState, draw_seed
 
@@ -187,7 +188,8 @@ class Training:
 
     def _learning_rate(self, step: int) -> float:
         training = self.training
-        return learning_rate(
+        schedule = choices.function(learning_rates, training.schedule, "training.schedule")
+        return schedule(
             step,
             peak=training.learning_rate,
             warmup_steps=training.warmup_steps,

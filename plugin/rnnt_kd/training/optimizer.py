@@ -1,49 +1,28 @@
-"""AdamW and its learning rate: linear warm-up to the peak, then cosine decay.
+"""What is optimized, and how, and an optimizer's state on its way to a file and back."""
 
-The learning rate is a pure function of the step, so there is no scheduler state to
-save: a resumed run asks for the same step and gets the same number.
-"""
-
-import inspect
-import math
 import re
 from typing import Dict, List
 
 import torch
 from torch import nn
 
+from rnnt_kd import choices
 from rnnt_kd.config import TrainingConfig
 from rnnt_kd.errors import UserError
+from rnnt_kd.training import optimizers
 
+_DTYPES = {float: torch.float64}  # torch would make float32 of a number
 NO_DECAY = re.compile(r"norm|bias|embedding")
 
 
-def learning_rate(step: int, *, peak: float, warmup_steps: int, total_steps: int, final_fraction: float) -> float:
-    """Learning rate of update number ``step`` (from 0).
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """``config.optimizer`` over the parameters that are trained; norms, biases and embeddings do not decay.
 
-    Rises linearly and reaches ``peak`` at step ``warmup_steps - 1``, then falls as half
-    a cosine to ``final_fraction * peak`` at ``total_steps - 1``; it stays there afterwards.
+    Raises:
+      UserError: an unknown name; it lists the right ones.
     """
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    progress = (step - warmup_steps + 1) / max(1, total_steps - warmup_steps)
-    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-    return peak * (final_fraction + (1.0 - final_fraction) * cosine)
-
-
-def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over the parameters that are trained; norms, biases and embeddings do not decay.
-
-    The fused kernel is used where this torch has one for the device, else the
-    multi-tensor one.  Mixed float16 keeps the multi-tensor one: Fabric's gradient
-    scaler must see the gradients before they are clipped.
-    """
-    groups = parameter_groups(model, config.weight_decay)
-    arguments = dict(lr=config.learning_rate, betas=(config.betas[0], config.betas[1]), eps=1e-8)
-    device = next(model.parameters()).device.type
-    if config.precision != "16-mixed" and _has_fused(device):
-        return torch.optim.AdamW(groups, fused=True, **arguments)
-    return torch.optim.AdamW(groups, foreach=True, **arguments)
+    make = choices.function(optimizers, config.optimizer, "training.optimizer")
+    return make(parameter_groups(model, config.weight_decay), config, next(model.parameters()).device)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> List[Dict]:
@@ -56,13 +35,16 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> List[Dict]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> Dict[str, torch.Tensor]:
-    """AdamW's state as ``{"<parameter name>/<exp_avg|exp_avg_sq|step>": tensor}``."""
+    """The optimizer's state as ``{"<parameter name>/<key>": tensor}``; of AdamW: exp_avg, exp_avg_sq, step.
+
+    A number becomes a 0-dim tensor, float64 or int64; what is None is not there.
+    """
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
-        f"{names[id(parameter)]}/{key}": value
+        f"{names[id(parameter)]}/{key}": torch.as_tensor(value, dtype=getattr(value, "dtype", _DTYPES.get(type(value))))
         for parameter, values in optimizer.state.items()
         for key, value in values.items()
-        if isinstance(value, torch.Tensor)
+        if value is not None
     }
 
 
@@ -86,10 +68,3 @@ def load_optimizer_tensors(
             )
         state.setdefault(position[name], {})[field] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _has_fused(device: str) -> bool:
-    if "fused" not in inspect.signature(torch.optim.AdamW.__init__).parameters:
-        return False
-    release = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    return device == "cuda" and release >= (2, 0) or device == "cpu" and release >= (2, 4)

@@ -1,7 +1,10 @@
-"""How much of a matrix is zero at which step: a pure function of the step."""
+"""How much of a matrix is zero at which step: pure functions of the step.
+
+A function here is a value of ``sparsity.schedule``; it is called as ``cubic`` is.
+"""
 
 
-def cubic_sparsity(step: int, begin_step: int, end_step: int, final_sparsity: float) -> float:
+def cubic(step: int, begin_step: int, end_step: int, final_sparsity: float) -> float:
     """Sparsity after ``step`` optimizer steps (Zhu & Gupta 2017, arXiv 1710.01878, equation 1, from 0).
 
     ``final_sparsity * (1 - (1 - (step - begin_step) / (end_step - begin_step)) ** 3)`` on the ramp:

@@ -5,7 +5,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnt_kd.sparsity.schedule import cubic_sparsity
+from rnnt_kd.sparsity.schedules import cubic
 
 
 @given(st.integers(0, 500), st.integers(1, 500), st.integers(-10, 1100), st.integers(0, 99))
@@ -13,15 +13,15 @@ def test_cubic_equals_the_closed_form(begin, length, step, percent):
     final = Fraction(percent, 100)
     done = min(max(Fraction(step - begin, length), Fraction(0)), Fraction(1))
     expected = final * (3 * done - 3 * done**2 + done**3)  # 1 - (1 - x)^3, multiplied out
-    assert abs(cubic_sparsity(step, begin, begin + length, float(final)) - float(expected)) < 1e-12
+    assert abs(cubic(step, begin, begin + length, float(final)) - float(expected)) < 1e-12
 
 
 def test_ends_are_exact_and_the_ramp_never_falls():
-    values = [cubic_sparsity(step, 10, 60, 0.9) for step in range(80)]
+    values = [cubic(step, 10, 60, 0.9) for step in range(80)]
     assert values[10] == 0.0 and values[60] == values[79] == 0.9
     assert all(a <= b for a, b in zip(values[:-1], values[1:], strict=True))
-    assert cubic_sparsity(35, 10, 60, 0.9) == 0.9 * 0.875
+    assert cubic(35, 10, 60, 0.9) == 0.9 * 0.875
 
 
 def test_an_empty_ramp_is_a_jump():
-    assert [cubic_sparsity(step, 5, 5, 0.6) for step in (4, 5, 6)] == [0.0, 0.6, 0.6]
+    assert [cubic(step, 5, 5, 0.6) for step in (4, 5, 6)] == [0.0, 0.6, 0.6]
