@@ -1,6 +1,6 @@
 """Where on the lattice twin and student differ from the teacher, in figures over a whole test set.
 
-Nodes are told apart by the teacher's occupancy: ``on`` its paths (above ``ON``), ``off`` them (below ``OFF``),
+Nodes are distinguished by the teacher's occupancy: ``on`` its paths (above ``ON``), ``off`` them (below ``OFF``),
 ``between``.  Needs torch, as ``make_lattices`` does.
 """
 
