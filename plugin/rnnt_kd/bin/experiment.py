@@ -200,10 +200,9 @@ class Run:
         return self._run({module: ["-m", f"rnnt_kd.bin.{module}", "--experiment-dir", str(self.plan.dir), *words]})
 
     def _run(self, commands: Dict[str, List[str]], at_once: Optional[int] = None) -> List[str]:
-        """Side by side.  Returns the names of those that failed."""
-        return [name for name, _ in run_side_by_side(
-            [Commands(name, [words]) for name, words in commands.items()], at_once or self.args.nj
-        )]  # fmt: skip
+        """Side by side; one alone keeps the terminal to itself.  Returns the names of those that failed."""
+        jobs = [Commands(name, [words]) for name, words in commands.items()]
+        return [name for name, _ in run_side_by_side(jobs, min(at_once or self.args.nj, len(jobs)))]
 
     def _must(self, commands: Dict[str, List[str]]) -> None:
         for name in self._run(commands):
