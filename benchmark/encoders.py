@@ -21,6 +21,7 @@ from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.errors import UserError
 from rnnt_kd.inference.structure import structure_of
 from rnnt_kd.models import build_transducer
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.sparsity.report import select_parameters
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.systems.store import load_system
@@ -82,7 +83,7 @@ def read_features(data_dir: Optional[str], seed: int) -> Tuple[List[Speech], Lis
     return [], [_random_features(int(100 * seconds), generator) for seconds in RANDOM_SECONDS]
 
 
-def make_model(specification: Dict[str, Any]) -> Any:
+def make_model(specification: Dict[str, Any]) -> Transducer:
     """The transducer of a specification, in eval mode.  UserError: no such system, size or structure."""
     if "system_dir" in specification:
         return load_system(Path(specification["system_dir"]))[0]
@@ -94,7 +95,7 @@ def make_model(specification: Dict[str, Any]) -> Any:
     return model
 
 
-def random_model(size: str, seed: int) -> Any:
+def random_model(size: str, seed: int) -> Transducer:
     """A dense conformer transducer with random weights."""
     torch.manual_seed(seed)
     dims = {"predictor_dim": DIM, "joiner_dim": DIM, "dropout": 0.0, "ctc_head": False}
@@ -104,7 +105,7 @@ def random_model(size: str, seed: int) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def describe_weights(model: Any) -> Dict[str, Any]:
+def describe_weights(model: Transducer) -> Dict[str, Any]:
     """Of the encoder's matrices that are sparsified: the structure of their zeros, "mixed" where they differ, and
     the fraction of zeros; and of the encoder, its weights that are not zero."""
     choice = SparsityConfig()
@@ -120,7 +121,7 @@ def describe_weights(model: Any) -> Dict[str, Any]:
 
 def recognise(
     encode: Callable[[Tensor], Tensor],
-    model: nn.Module,
+    model: Transducer,
     speech: Sequence[Speech],
     features: Sequence[Tensor],
     tokenizer,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import torch
-from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
 from benchmark import plain_search
@@ -14,6 +13,7 @@ from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.decoding.graphs import words_of
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.errors import UserError
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.transcripts import read_transcripts
@@ -41,7 +41,7 @@ def make_recogniser(specification: Dict[str, Any]) -> Recogniser:
     return _in_torch(model, tokenizer, beam, function)
 
 
-def check_same_weights(folder: Path, model: nn.Module) -> None:
+def check_same_weights(folder: Path, model: Transducer) -> None:
     """UserError: sherpa-onnx cannot run the export, it is a streaming one, or its weights are not the model's."""
     from rnnt_kd.export.model_json import tensor_digest
     from rnnt_kd.export.verify import verify_static
@@ -55,7 +55,7 @@ def check_same_weights(folder: Path, model: nn.Module) -> None:
             raise UserError(folder, f"other weights ('{name}')", "an export of the system", "export it again")
 
 
-def _in_torch(model: Any, tokenizer, beam: int, search: Callable) -> Recogniser:
+def _in_torch(model: Transducer, tokenizer, beam: int, search: Callable) -> Recogniser:
     settings = {"beam": beam, "blank_id": tokenizer.blank_id, "unk_id": tokenizer.unk_id}
 
     def recognise(batch: Sequence[Speech]) -> Tuple[List[str], Dict[str, float]]:

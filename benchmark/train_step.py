@@ -26,6 +26,7 @@ from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.models import available_encoders, build_transducer
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.tables import markdown, shown
 from rnnt_kd.training.objective import CachedTeacher, Objective, combine, loss_scales
 from rnnt_kd.training.optimizer import make_optimizer
@@ -136,7 +137,7 @@ def _title(job: Job) -> str:
     return f"{specification['size']}, C {specification['vocab']}, batch {len(specification['batches'][0])}"
 
 
-def _model(specification: Dict[str, Any]) -> Any:
+def _model(specification: Dict[str, Any]) -> Transducer:
     return build_transducer(
         encoder=specification["encoder"],
         size=specification["size"],
@@ -151,7 +152,7 @@ def _model(specification: Dict[str, Any]) -> Any:
 
 
 def _inputs(
-    batch: Batch, model: nn.Module, specification: Dict[str, Any], with_cache: bool, device: torch.device
+    batch: Batch, model: Transducer, specification: Dict[str, Any], with_cache: bool, device: torch.device
 ) -> Dict[str, Any]:
     """Arguments of the objective."""
     generator = torch.Generator().manual_seed(specification["seed"])

@@ -31,6 +31,7 @@ from rnnt_kd.decoding.hypotheses import Hypothesis
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.encoders.streaming_conformer import SILENCE
 from rnnt_kd.models.interfaces import StreamingEncoder
+from rnnt_kd.models.transducer import Transducer
 
 SEARCHES = ("greedy_search", "modified_beam_search")
 MOST_CONTEXTS = 10_000  # predictor outputs that are kept
@@ -71,7 +72,7 @@ class StreamingRecognizer:
       UserError: an encoder that cannot stream, an unknown search, no hypotheses, no frames.
     """
 
-    model: torch.nn.Module
+    model: Transducer
     search: str = "modified_beam_search"
     beam: int = 4
     blank_id: int = 0

@@ -10,13 +10,13 @@ from typing import Any, Dict, List, Sequence
 
 import numpy as np
 import torch
-from torch import nn
 
 from rnnt_kd.data.audio_format import FRAME_SECONDS, SAMPLING_RATE
 from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import client
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.scoring.bootstrap import one_seed_p_value
 from rnnt_kd.scoring.recognitions import Recognition
 from rnnt_kd.scoring.word_errors import count_all
@@ -42,7 +42,7 @@ class Difference:
     rnnt_kd: str
 
 
-def check_client(folder: Path, model: nn.Module, tokenizer: Tokenizer, speech: Sequence[Speech]) -> Dict[str, Any]:
+def check_client(folder: Path, model: Transducer, tokenizer: Tokenizer, speech: Sequence[Speech]) -> Dict[str, Any]:
     """Recognise ``speech`` (all with samples) four times on either side.
 
     Returns JSON values: ``utterances``, ``audio_seconds``, ``runs`` (search, batch_size, differences, and where
@@ -92,7 +92,7 @@ def check_features(speech: Sequence[Speech], folder: Path) -> float:
 
 
 def _recognise(
-    model: nn.Module, tokenizer: Tokenizer, features: Sequence[torch.Tensor], search: str, batch_size: int
+    model: Transducer, tokenizer: Tokenizer, features: Sequence[torch.Tensor], search: str, batch_size: int
 ) -> List["client.ClientResult"]:
     found: List[client.ClientResult] = []
     pieces = tokenizer.pieces()

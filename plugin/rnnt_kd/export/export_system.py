@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
-from torch import nn
 
 from rnnt_kd import atomic, choices
 from rnnt_kd.config import SystemConfig
@@ -24,6 +23,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.export import model_json
 from rnnt_kd.export.readme import readme
 from rnnt_kd.models.interfaces import StreamingEncoder
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 
@@ -114,7 +114,7 @@ def export_system(
     return model_json.read_manifest(out_dir)
 
 
-def _set_mode(model: nn.Module, config: SystemConfig, streaming: bool, system_dir: Path) -> None:
+def _set_mode(model: Transducer, config: SystemConfig, streaming: bool, system_dir: Path) -> None:
     """A streaming encoder that is exported for whole utterances looks at the whole utterance."""
     can_stream = isinstance(model.encoder, StreamingEncoder)
     if streaming and not can_stream:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnt_kd.data.audio_format import FEATURE_DIM
+from rnnt_kd.models.transducer import Transducer
 
 TRAINING_ONLY = ("simple_am_proj.", "simple_lm_proj.", "ctc_output.")  # heads that no file holds
 _AUTHOR = "rnnt_kd"
@@ -26,7 +27,7 @@ _AUTHOR = "rnnt_kd"
 class OfflineEncoder(nn.Module):
     """The whole utterance at once: encoder and the joiner's projection of its output."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Transducer):
         super().__init__()
         self.encoder = model.encoder
         self.joiner = nn.ModuleDict({"encoder_proj": model.joiner.encoder_proj})
@@ -40,7 +41,7 @@ class OfflineEncoder(nn.Module):
 class PredictorFile(nn.Module):
     """The predictor on one context a row, and the joiner's projection of its output."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Transducer):
         super().__init__()
         self.predictor = model.predictor
         self.joiner = nn.ModuleDict({"predictor_proj": model.joiner.predictor_proj})
@@ -53,7 +54,7 @@ class PredictorFile(nn.Module):
 class JoinerFile(nn.Module):
     """The rest of the joiner."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Transducer):
         super().__init__()
         self.joiner = nn.ModuleDict({"output_linear": model.joiner.output_linear})
         self.activation = model.joiner.activation
@@ -75,7 +76,7 @@ class GraphSpec:
     metadata: Dict[str, str]
 
 
-def offline_encoder(model: nn.Module) -> GraphSpec:
+def offline_encoder(model: Transducer) -> GraphSpec:
     """encoder.onnx of an offline system."""
     example = torch.zeros(2, 50, FEATURE_DIM) - 7.5, torch.tensor([50, 31])
     axes = {"x": {0: "N", 1: "T"}, "x_lens": {0: "N"}, "encoder_out": {0: "N", 1: "T_out"}}
@@ -86,7 +87,7 @@ def offline_encoder(model: nn.Module) -> GraphSpec:
     )
 
 
-def predictor_file(model: nn.Module) -> GraphSpec:
+def predictor_file(model: Transducer) -> GraphSpec:
     """decoder.onnx.  A wrong ``vocab_size`` in its metadata changes the text silently; verify.py compares it."""
     context = model.predictor.context_size
     example = torch.arange(2 * context).reshape(2, context) % model.vocab_size
@@ -95,7 +96,7 @@ def predictor_file(model: nn.Module) -> GraphSpec:
     return GraphSpec(PredictorFile(model), (example,), ["y"], ["decoder_out"], axes, metadata)
 
 
-def joiner_file(model: nn.Module) -> GraphSpec:
+def joiner_file(model: Transducer) -> GraphSpec:
     """joiner.onnx."""
     dim = model.joiner.output_linear.in_features
     axes = {name: {0: "N"} for name in ("encoder_out", "decoder_out", "logit")}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rnnt_kd import atomic
 from rnnt_kd.config import SystemConfig
@@ -28,6 +28,7 @@ from rnnt_kd.config_io import as_plain_dict
 from rnnt_kd.data.audio_format import FEATURE_DIM, SAMPLING_RATE
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.graphs import TRAINING_ONLY
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.sparsity.report import measured_sparsity, select_parameters, sparsity_report
 from rnnt_kd.systems.store import check_bpe
@@ -54,7 +55,7 @@ _WER_KEYS = ("test_set", "search", "beam", "wer", "errors", "words", "ins", "del
 _AGAIN = "export the system again"
 
 
-def describe_system(model: nn.Module, config: SystemConfig) -> Dict[str, Any]:
+def describe_system(model: Transducer, config: SystemConfig) -> Dict[str, Any]:
     """The part that the trained system decides."""
     exported = {name: value for name, value in model.named_parameters() if not name.startswith(TRAINING_ONLY)}
     counts = sparsity_report(model, exported)
@@ -81,7 +82,7 @@ def describe_system(model: nn.Module, config: SystemConfig) -> Dict[str, Any]:
     }
 
 
-def describe_parameters(model: nn.Module, files: Mapping[str, Sequence[str]]) -> Dict[str, Any]:
+def describe_parameters(model: Transducer, files: Mapping[str, Sequence[str]]) -> Dict[str, Any]:
     """Name -> file, shape, checksum.  ``files``: ONNX file -> the parameters it holds."""
     where = {name: file for file, names in files.items() for name in names}
     state = model.state_dict()
@@ -154,7 +155,7 @@ def read_manifest(folder: Path, check_files: bool = True) -> Dict[str, Any]:
     return manifest
 
 
-def check_exportable(config: SystemConfig, tokenizer, model: nn.Module, system_dir: Path, bpe_dir: Path) -> None:
+def check_exportable(config: SystemConfig, tokenizer, model: Transducer, system_dir: Path, bpe_dir: Path) -> None:
     """Raises UserError where sherpa-onnx could not run the system, or system and BPE model do not belong together."""
     check_bpe(config, tokenizer, system_dir, bpe_dir)  # whose blank is 0: sherpa-onnx knows no other
     where = system_dir / "config.yaml"

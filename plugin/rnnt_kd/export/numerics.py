@@ -19,6 +19,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.export.graphs import JoinerFile, OfflineEncoder, PredictorFile
 from rnnt_kd.export.streaming_graphs import StreamingEncoder, random_chunks
 from rnnt_kd.export.verify import session
+from rnnt_kd.models.transducer import Transducer
 
 TOLERANCE = 1e-4  # encoder outputs and logits are of order 1 to 10
 ROUNDED_FACTOR, ROUNDED_FLOOR = 2.0, 1e-4
@@ -26,7 +27,7 @@ ROUNDED_FACTOR, ROUNDED_FLOOR = 2.0, 1e-4
 Case = Tuple[str, type, List[Tuple[Tensor, ...]]]  # file, wrapper of the model, batches
 
 
-def verify_numbers(folder: Path, model: nn.Module, manifest: Dict[str, Any], seed: int = 0) -> Dict[str, float]:
+def verify_numbers(folder: Path, model: Transducer, manifest: Dict[str, Any], seed: int = 0) -> Dict[str, float]:
     """File -> largest difference; for int8 and float16 |difference| / |output|, over all batches together.
 
     A streaming encoder gets chunks in a row; its caches are compared, too.
@@ -61,7 +62,7 @@ def verify_numbers(folder: Path, model: nn.Module, manifest: Dict[str, Any], see
     return found
 
 
-def _cases(model: nn.Module, generator: torch.Generator, streaming: bool) -> Iterator[Case]:
+def _cases(model: Transducer, generator: torch.Generator, streaming: bool) -> Iterator[Case]:
     lens = [[50, 31], [1], [7, 3, 123, 2], torch.randint(4, 900, (3,), generator=generator).tolist()]
     if streaming:
         chunks = [chunk for size in (1, 3) for chunk in random_chunks(model, generator, size, 7)]
@@ -93,7 +94,7 @@ def _relative(got: List[List[np.ndarray]], expected: List[List[np.ndarray]]) -> 
     return (error / max(sum(float((b[0] ** 2).sum(dtype=np.float64)) for b in expected), 1e-12)) ** 0.5
 
 
-def _half(model: nn.Module) -> nn.Module:
+def _half(model: Transducer) -> Transducer:
     model = copy.deepcopy(model)
     for value in model.state_dict().values():
         if value.is_floating_point():
@@ -101,7 +102,7 @@ def _half(model: nn.Module) -> nn.Module:
     return model
 
 
-def _eight_bit(model: nn.Module) -> nn.Module:
+def _eight_bit(model: Transducer) -> Transducer:
     model = copy.deepcopy(model).requires_grad_(False)
     for module in model.modules():
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d)):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Sequence, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.export.half import make_float16
@@ -26,6 +26,7 @@ from rnnt_kd.export.onnx_transducer import OnnxTransducer
 from rnnt_kd.export.quantize import quantize_int8
 from rnnt_kd.export.sparse_file import make_sparse
 from rnnt_kd.export.targets.sherpa_onnx import SPECS
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.text.tokenizer import Tokenizer
 
 Step = Callable[[Path, Path], None]
@@ -57,7 +58,7 @@ class Size:
     gzip_bytes: int
 
 
-def write_formats(model: nn.Module, folder: Path, formats: Sequence[str] = tuple(ONNX_FORMATS)) -> None:
+def write_formats(model: Transducer, folder: Path, formats: Sequence[str] = tuple(ONNX_FORMATS)) -> None:
     """Write ``folder/<format>/{encoder,decoder,joiner}.onnx`` of an offline system (or one that hears all at once)."""
     for name in (BASE, *(name for name in formats if name != BASE)):
         (folder / name).mkdir(parents=True)
@@ -89,7 +90,7 @@ def recognise_onnx(
 
 
 def recognise_torch(
-    model: nn.Module, features: Sequence[Tensor], tokenizer: Tokenizer, search: str, beam: int
+    model: Transducer, features: Sequence[Tensor], tokenizer: Tokenizer, search: str, beam: int
 ) -> List[str]:
     """The same by the transducer itself."""
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
 import numpy as np
-from torch import nn
 
 from rnnt_kd.data.audio_format import FRAME_SAMPLES, FRAME_SECONDS, SAMPLING_RATE
 from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.decoding.streaming import StreamingRecognizer
 from rnnt_kd.export import client
 from rnnt_kd.export.client_check import BEAM, ENCODER_FRAME_SECONDS, SEARCHES, Difference, compare, word_errors
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.text.tokenizer import Tokenizer
 
 CHUNK_MS = 100
@@ -24,7 +24,7 @@ PAUSE_SECONDS = 1.6  # sherpa-onnx takes 1.2 s of blanks after speech for an end
 
 
 def check_streaming_client(
-    folder: Path, model: nn.Module, tokenizer: Tokenizer, speech: Sequence[Speech]
+    folder: Path, model: Transducer, tokenizer: Tokenizer, speech: Sequence[Speech]
 ) -> Dict[str, Any]:
     """Recognise ``speech`` (all with samples) four times on either side; returns what ``check_client`` returns.
 
@@ -73,7 +73,7 @@ def join(speech: Sequence[Speech]) -> List[Speech]:
 
 
 def recognize(
-    model: nn.Module,
+    model: Transducer,
     tokenizer: Tokenizer,
     samples: np.ndarray,
     search: str,

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from rnnt_kd.data.audio_format import FEATURE_DIM
 from rnnt_kd.export.graphs import GraphSpec
 from rnnt_kd.export.onnx_file import write_graph
+from rnnt_kd.models.transducer import Transducer
 
 
 class StreamingEncoder(nn.Module):
     """The next chunk: encoder and the joiner's projection of its output."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Transducer):
         super().__init__()
         self.encoder = model.encoder
         self.joiner = nn.ModuleDict({"encoder_proj": model.joiner.encoder_proj})
@@ -37,7 +38,7 @@ class StreamingEncoder(nn.Module):
         return self.joiner["encoder_proj"](encoder_out), *caches
 
 
-def streaming_encoder(model: nn.Module) -> GraphSpec:
+def streaming_encoder(model: Transducer) -> GraphSpec:
     """encoder.onnx of a streaming system; all sizes but N are fixed."""
     encoder = model.encoder
     T, step = encoder.feature_frames(encoder.chunk_frames), encoder.subsampling_factor * encoder.chunk_frames
@@ -64,14 +65,14 @@ def streaming_encoder(model: nn.Module) -> GraphSpec:
     return GraphSpec(StreamingEncoder(model), (*example, processed), inputs, outputs, axes, metadata)
 
 
-def write_streaming_encoder(model: nn.Module, path: Path) -> None:
+def write_streaming_encoder(model: Transducer, path: Path) -> None:
     """Write encoder.onnx of a streaming system."""
     write_graph(streaming_encoder(model), path)
 
 
 @torch.no_grad()
 def random_chunks(
-    model: nn.Module, generator: torch.Generator, batch_size: int, number: int
+    model: Transducer, generator: torch.Generator, batch_size: int, number: int
 ) -> List[Tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Inputs of the network for ``number`` chunks in a row, each with the caches that torch computes."""
     encoder, caches = model.encoder, model.encoder.init_state(batch_size)

@@ -23,6 +23,10 @@ class Transducer(nn.Module):
     joiner that finds the pruning ranges (arXiv 2206.13236); ``ctc_output`` D -> C, or None.
     """
 
+    encoder: Encoder
+    predictor: Predictor
+    joiner: Joiner
+
     def __init__(
         self,
         encoder: Encoder,

@@ -8,7 +8,6 @@ from typing import Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data.audio_format import FRAME_SECONDS, SAMPLING_RATE
@@ -16,6 +15,7 @@ from rnnt_kd.data.cut_audio import compressed, cut_samples, loudness
 from rnnt_kd.data.dataset import Batch, load_cuts_info, read_batches
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.report.lattice_choice import Chosen, choose
 from rnnt_kd.report.lattice_data import MODELS, ModelOnLattice, UtteranceLattice
 from rnnt_kd.report.utterance_lattice import ModelView, utterance_lattice
@@ -108,7 +108,7 @@ def make_lattices(
 
 def load_trio(
     folders: Mapping[str, Path], tokenizer: Tokenizer, bpe_dir: Path, device: str
-) -> Tuple[Dict[str, nn.Module], Dict[str, SystemConfig]]:
+) -> Tuple[Dict[str, Transducer], Dict[str, SystemConfig]]:
     """The three models, which must belong together."""
     loaded = {key: load_system(folders[key], device) for key in MODELS}
     models = {key: model for key, (model, _) in loaded.items()}

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Dict, List, Mapping, Optional, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rnnt_kd.config import TrainingConfig
 from rnnt_kd.errors import UserError
@@ -23,6 +23,7 @@ from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 from rnnt_kd.losses.node_scores import node_scores
 from rnnt_kd.losses.terms import kd_losses, rnnt_losses
 from rnnt_kd.losses.transducer_loss import as_constants
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.teachers.posteriors import joiner_parts, padded_labels, teacher_nodes
 
 NAN = float("nan")
@@ -48,7 +49,7 @@ class ModelView:
 
 @torch.no_grad()
 def utterance_lattice(
-    models: Mapping[str, nn.Module],
+    models: Mapping[str, Transducer],
     training: TrainingConfig,
     prune_range: int,
     rnnt_type: str,

@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Optional
 
 import torch
-from torch import nn
 
 from rnnt_kd.config import SystemConfig
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 
 
 def describe(
     config: SystemConfig,
-    model: nn.Module,
+    model: Transducer,
     sparsifier: Optional[Sparsifier],
     teacher_dir: Optional[Path],
     say: Callable[[str], None],

@@ -21,6 +21,7 @@ from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.models import build_transducer
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.systems.packed import PACKED, read_packed
 
 CONFIG, FINAL, SYSTEM = "config.yaml", "model.safetensors", "system.json"
@@ -29,7 +30,7 @@ DECODING_ONLY = "decoding_only"  # key of system.json: imported from an export, 
 Tensors = Dict[str, Tensor]
 
 
-def load_system(system_dir: Path, device: str = "cpu") -> Tuple[nn.Module, SystemConfig]:
+def load_system(system_dir: Path, device: str = "cpu") -> Tuple[Transducer, SystemConfig]:
     """A finished system: the transducer in eval mode on ``device``, and its configuration.
 
     Raises:
@@ -71,7 +72,7 @@ def weights_file(system_dir: Path) -> Path:
     return packed if packed.exists() and not final.exists() else final
 
 
-def build_model(config: SystemConfig) -> nn.Module:
+def build_model(config: SystemConfig) -> Transducer:
     """The transducer that ``config`` describes, freshly initialised."""
     model = config.model
     return build_transducer(

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Callable, Dict, List, Sequence, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rnnt_kd.config import TrainingConfig
 from rnnt_kd.data.dataset import Batch
@@ -21,6 +21,7 @@ from rnnt_kd.losses import JoinerParts
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 from rnnt_kd.losses.node_scores import node_scores
 from rnnt_kd.losses.packed_posteriors import pack
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.teachers.shards import Entry
 
 
@@ -36,7 +37,7 @@ class Lattice:
 
 
 def teacher_nodes(
-    model: nn.Module,
+    model: Transducer,
     training: TrainingConfig,
     prune_range: int,
     rnnt_type: str,
@@ -75,7 +76,7 @@ def teacher_nodes(
     return kept_nodes(labels, ranges, model.blank_id, boundary, rnnt_type)
 
 
-def joiner_parts(model: nn.Module, encoder_out: Tensor, predictor_out: Tensor) -> JoinerParts:
+def joiner_parts(model: Transducer, encoder_out: Tensor, predictor_out: Tensor) -> JoinerParts:
     """The joiner's inputs, projected before pruning, its activation and its output layer."""
     joiner, output = model.joiner, model.joiner.output_linear
     am, lm = joiner.encoder_proj(encoder_out), joiner.predictor_proj(predictor_out)
@@ -96,7 +97,7 @@ class TeacherPosteriors:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Transducer,
         training: TrainingConfig,
         lattice: Lattice,
         backend: ModuleType,
