@@ -32,10 +32,12 @@ import numpy as np
 
 from rnnt_kd.errors import UserError
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _WAIT_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_prctl: Optional[Callable[..., int]]
 try:
     _prctl = ctypes.CDLL(None, use_errno=True).prctl
 except (OSError, AttributeError, TypeError):  # not Linux: a killed run is noticed when its pipe breaks
@@ -222,8 +224,14 @@ class Worker:
         Raises WorkerDied.
         """
         late, timer = threading.Event(), None
+        assert self.process.stdout is not None
+
+        def end() -> None:
+            late.set()
+            self.process.kill()
+
         if self._timeout is not None:
-            timer = threading.Timer(self._timeout, lambda: (late.set(), self.process.kill()))
+            timer = threading.Timer(self._timeout, end)
             timer.daemon = True
             timer.start()
         try:
@@ -245,7 +253,7 @@ class Worker:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self._errors):
+        for stream in filter(None, (self.process.stdin, self.process.stdout, self._errors)):
             try:
                 stream.close()
             except BrokenPipeError:

@@ -5,7 +5,7 @@ A value out of its range, of another type, or under another name cannot be made.
 """
 
 from dataclasses import field
-from typing import Annotated, Any, Dict, List, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Dict, List, Literal, Optional
 
 from pydantic import ConfigDict, Field, Strict, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
@@ -27,7 +27,10 @@ Positive = Annotated[Number, Field(gt=0)]
 Scale = Annotated[Number, Field(ge=0)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 
-dataclass = pydantic_dataclass(config=ConfigDict(extra="forbid", validate_default=True))
+if TYPE_CHECKING:
+    from dataclasses import dataclass  # what pydantic makes is one, which type checkers do not see
+else:
+    dataclass = pydantic_dataclass(config=ConfigDict(extra="forbid", validate_default=True))
 
 
 @dataclass

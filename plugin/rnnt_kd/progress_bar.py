@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import Iterable, Iterator, Optional, TypeVar
+from typing import Iterable, Iterator, Optional, Sized, TypeVar
 
 from tqdm import tqdm
 
@@ -47,7 +47,7 @@ class ProgressBar:
 
 def counted(items: Iterable[Item], what: str, unit: str) -> Iterator[Item]:
     """``items``, each counted when the next one is asked for."""
-    with ProgressBar(what, len(items) if hasattr(items, "__len__") else None, unit) as bar:
+    with ProgressBar(what, len(items) if isinstance(items, Sized) else None, unit) as bar:
         for item in items:
             yield item
             bar.update()
