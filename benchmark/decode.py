@@ -113,7 +113,7 @@ def _usable_searches() -> List[str]:
 
 def make_batches(speech: Sequence[Speech], size: int) -> List[List[str]]:
     """Ids of ``size`` utterances a batch, of like length; the last may be smaller."""
-    ordered = [item.id for item in sorted(speech, key=lambda item: len(item.samples))]
+    ordered = [item.id for item in sorted(speech, key=lambda item: len(item.heard))]
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
@@ -171,7 +171,7 @@ def rows_of_group(jobs: Sequence[Job], refs: Dict[str, str], seconds: float) -> 
         row["loop_ratio"] = times_as_fast(job, by_name.get((search, LOOP)), "search")
         row["sherpa_ratio"] = times_as_fast(job, by_name.get((search, SHERPA)))
         ours = by_name.get((search, OURS))
-        rows.append({**row, **word_figures(refs, job.facts["texts"], ours and ours.facts["texts"])})
+        rows.append({**row, **word_figures(refs, job.facts["texts"], ours.facts["texts"] if ours else None)})
     return rows
 
 

@@ -19,6 +19,7 @@ from rnnt_kd.config import SparsityConfig
 from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.errors import UserError
+from rnnt_kd.inference import CompiledEncoder
 from rnnt_kd.inference.structure import structure_of
 from rnnt_kd.models import build_transducer
 from rnnt_kd.models.transducer import Transducer
@@ -45,13 +46,14 @@ def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, An
     speech, features = read_features(specification["data_dir"], specification["seed"])
     engine, longest, model = specification["engine"], max(features, key=len), make_model(specification)
     try:
-        compile_encoder(random_model("tiny", 0).encoder, engine)(longest[:64])  # the engine's own code is loaded now
+        tiny = random_model("tiny", 0).get_submodule("encoder")
+        compile_encoder(tiny, engine)(longest[:64])  # the engine's own code is loaded now
     except UserError:  # it wants zeros
         pass
-    made: List[Callable[[Tensor], Tensor]] = []
+    made: List[CompiledEncoder] = []
 
     def load_and_run() -> None:
-        made.append(compile_encoder(model.encoder, engine))
+        made.append(compile_encoder(model.get_submodule("encoder"), engine))
         made[0](longest)
 
     peak_bytes = measure(load_and_run, [torch.zeros(1)], with_memory=True).peak_bytes
@@ -60,7 +62,7 @@ def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, An
     if specification["bpe_dir"] is not None:
         tokenizer = Tokenizer.load(Path(specification["bpe_dir"]))
         settings = (model, speech, features, tokenizer, get_search(specification["search"]), specification["beam"])
-        by_torch = recognise(compile_encoder(model.encoder, "torch"), *settings)
+        by_torch = recognise(compile_encoder(model.get_submodule("encoder"), "torch"), *settings)
         facts.update(word_figures({item.id: item.text for item in speech}, recognise(encode, *settings), by_torch))
 
     def subject(numbers: Sequence[int]) -> Subject:
@@ -78,7 +80,7 @@ def read_features(data_dir: Optional[str], seed: int) -> Tuple[List[Speech], Lis
     random features of ``RANDOM_SECONDS``."""
     if data_dir is not None:
         speech = usable_speech(Path(data_dir))
-        return speech, [filter_banks(item.samples) for item in speech]
+        return speech, [filter_banks(item.heard) for item in speech]
     generator = torch.Generator().manual_seed(seed)
     return [], [_random_features(int(100 * seconds), generator) for seconds in RANDOM_SECONDS]
 
@@ -90,15 +92,15 @@ def make_model(specification: Dict[str, Any]) -> Transducer:
     model = random_model(specification["size"], specification["seed"])
     if specification["sparsity"]:
         choice = SparsityConfig()
-        names = {"include": choice.include, "exclude": choice.exclude}
-        Sparsifier(model, specification["sparsity"], 0, 0, structure=specification["structure"], **names).step(1)
+        sparsity, structure = specification["sparsity"], specification["structure"]
+        Sparsifier(model, sparsity, 0, 0, structure=structure, include=choice.include, exclude=choice.exclude).step(1)
     return model
 
 
 def random_model(size: str, seed: int) -> Transducer:
     """A dense conformer transducer with random weights."""
     torch.manual_seed(seed)
-    dims = {"predictor_dim": DIM, "joiner_dim": DIM, "dropout": 0.0, "ctc_head": False}
+    dims: Dict[str, Any] = {"predictor_dim": DIM, "joiner_dim": DIM, "dropout": 0.0, "ctc_head": False}
     model = build_transducer(
         encoder="conformer", size=size, encoder_options={}, vocab_size=VOCAB, blank_id=0, **dims
     )  # fmt: skip
@@ -115,7 +117,7 @@ def describe_weights(model: Transducer) -> Dict[str, Any]:
     return {
         "structure": found.pop() if len(found) == 1 else "mixed",
         "sparsity": 1.0 - sum(map(np.count_nonzero, weights)) / sum(map(np.size, weights)),
-        "non_zeros": sum(int(parameter.count_nonzero()) for parameter in model.encoder.parameters()),
+        "non_zeros": sum(int(parameter.count_nonzero()) for parameter in model.get_submodule("encoder").parameters()),
     }
 
 
@@ -143,7 +145,7 @@ def recognise(
 
 def _on_gpu(specification: Dict[str, Any]) -> List[Subject]:
     """Batches (B, T) in bfloat16; engine "2:4" is torch's semi-structured kernels.  UserError: it has none."""
-    encoder = make_model(specification).encoder.to("cuda", torch.bfloat16)
+    encoder = make_model(specification).get_submodule("encoder").to("cuda", torch.bfloat16)
     generator = torch.Generator().manual_seed(specification["seed"])
     try:
         if specification["engine"] == "2:4":

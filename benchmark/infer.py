@@ -126,7 +126,7 @@ def _on_cpu(arguments: argparse.Namespace) -> None:
         if "numba" in engines:
             from benchmark.products import product_jobs, product_rows, product_table  # need numba
 
-            encoder = make_model({**common, **systems[0][1]}).encoder
+            encoder = make_model({**common, **systems[0][1]}).get_submodule("encoder")
             jobs = product_jobs(encoder, frames, arguments.num_threads)
             finished = lambda jobs: products.extend(product_rows(jobs))  # noqa: E731
             run_groups([jobs], rounds=arguments.rounds, title=lambda job: "products", finished=finished)
@@ -147,7 +147,7 @@ def _first_call(engines: Sequence[str]) -> Dict[str, float]:
     if "numba" not in engines:
         return {}
     start = time.perf_counter()
-    compile_encoder(random_model("tiny", 0).encoder, "numba")(torch.zeros(8, 80))
+    compile_encoder(random_model("tiny", 0).get_submodule("encoder"), "numba")(torch.zeros(8, 80))
     return {"numba": time.perf_counter() - start}
 
 

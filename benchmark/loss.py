@@ -42,7 +42,7 @@ def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, An
         inputs, impl = make_inputs(batch, dtype=dtype, device=device, **sizes), {}
         if specification["impl"] is not None:
             impl["impl"] = facts["impl"] = peer.chosen_impl(inputs, specification["impl"])
-        return peer.prepare(inputs, specification["variant"], **impl), inputs.leaves
+        return peer.prepare(inputs, specification["variant"], **impl), list(inputs.leaves)
 
     small = prepared(SMALL_BATCH)
     for _ in range(2):
@@ -99,7 +99,8 @@ def _taking_part(arguments: argparse.Namespace, device: str) -> List[Dict[str, A
     """ "subject", "variant" and "impl" of the specifications."""
     impls = options.names("--impl", arguments.impl, ["auto", *available_impls()])
     variants = options.names("--variants", arguments.variants, ours_peer.VARIANTS)
-    found = [dict(subject="ours", variant=variant, impl=impl) for impl in impls for variant in variants]
+    found: List[Dict[str, Any]] = []
+    found += [dict(subject="ours", variant=variant, impl=impl) for impl in impls for variant in variants]
     for name in [*options.names("--peers", arguments.peers, available_peers(), can_be_empty=True), "matmul"]:
         peer = get_peer(name)
         reason = peer.why_not(torch.device(device))

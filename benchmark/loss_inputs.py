@@ -8,7 +8,7 @@ B batch, T frames, S symbols, C classes with blank, J joiner dimension.
 """
 
 from dataclasses import dataclass
-from typing import List, Tuple
+from typing import Tuple
 
 import torch
 from torch import Tensor
@@ -46,8 +46,8 @@ class LossInputs:
     boundary: Tensor
 
     @property
-    def leaves(self) -> List[Tensor]:
-        return [self.am, self.lm, self.weight, self.bias]
+    def leaves(self) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.am, self.lm, self.weight, self.bias
 
     def full_logits(self) -> Tensor:
         """(B, T, S + 1, C) float32, whatever the dtype: every node of the whole lattice."""
@@ -75,11 +75,14 @@ def make_inputs(
         am, lm = normal(B, T, joiner_dim, std=0.7), normal(B, S + 1, joiner_dim, std=0.7)
         return am, lm, normal(vocab, joiner_dim, std=1.5 * joiner_dim**-0.5), normal(vocab, std=0.1)
 
-    student, teacher = joiner(), joiner()
+    (am, lm, weight, bias), teacher = joiner(), joiner()
     symbols = torch.randint(1, max(2, vocab), (B, S), generator=generator)
     boundary = torch.tensor([[0, 0, S_b, T_b] for T_b, S_b in batch])
     return LossInputs(
-        *(tensor.requires_grad_() for tensor in student),
+        am.requires_grad_(),
+        lm.requires_grad_(),
+        weight.requires_grad_(),
+        bias.requires_grad_(),
         teacher=teacher,
         symbols=symbols.to(device),
         ranges=aligned_ranges(boundary, prune_range, generator).to(device),

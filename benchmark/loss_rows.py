@@ -49,6 +49,7 @@ def disagreements(jobs: Sequence[Job], tolerance: float) -> List[str]:
         judge = first.setdefault((lattice, "online" if variant == "cache" else variant), job)
         is_rounded = variant != judge.specification["variant"]
         for index, (value, expected) in enumerate(zip(job.losses, judge.losses)):
+            assert value is not None and expected is not None
             if not abs(value - expected) <= (tolerance + 0.01 * is_rounded) * max(1.0, abs(expected)):
                 found.append(f"{job.name}: loss {value:.5g} on batch {index}, where {judge.name} has {expected:.5g}")
                 break
@@ -90,7 +91,7 @@ def growth(rows: Sequence[Row]) -> List[Tuple[str, str, Optional[float], Optiona
 def growth_table(rows: Sequence[Row], joiner_dim: int, bytes_a_number: int) -> str:
     """``joiner_dim`` and ``bytes_a_number`` give the least that any loss needs: the weight's gradient."""
     cells = [[name, variant, *(shown(value, ".0f") for value in values)] for name, variant, *values in growth(rows)]
-    cells.append(["(gradient of the output layer alone)", "", (joiner_dim + 1) * bytes_a_number, ""])
+    cells.append(["(gradient of the output layer alone)", "", str((joiner_dim + 1) * bytes_a_number), ""])
     return markdown(["peak memory grows by", "teacher", "bytes a class", "bytes a node"], cells, left=2)
 
 

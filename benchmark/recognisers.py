@@ -12,6 +12,7 @@ from benchmark import plain_search
 from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.decoding.graphs import words_of
 from rnnt_kd.decoding.lookup import get_search
+from rnnt_kd.decoding.options import Search
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.systems.store import load_system
@@ -34,7 +35,7 @@ def make_recogniser(specification: Dict[str, Any]) -> Recogniser:
         return _sherpa_onnx(Path(specification["export_dir"]), search, beam)
     model, _ = load_system(Path(specification["system_dir"]))
     tokenizer = Tokenizer.load(Path(specification["bpe_dir"]))
-    function: Callable = plain_search.SEARCHES[search] if specification["by"] == LOOP else get_search(search)
+    function: Search = plain_search.SEARCHES[search] if specification["by"] == LOOP else get_search(search)
     if specification["graph_text"] is not None:
         text = Path(specification["graph_text"])
         function = partial(function, graph=words_of(read_transcripts([text]), tokenizer, source=text))
@@ -59,7 +60,7 @@ def _in_torch(model: Transducer, tokenizer, beam: int, search: Callable) -> Reco
     settings = {"beam": beam, "blank_id": tokenizer.blank_id, "unk_id": tokenizer.unk_id}
 
     def recognise(batch: Sequence[Speech]) -> Tuple[List[str], Dict[str, float]]:
-        features = [filter_banks(item.samples) for item in batch]
+        features = [filter_banks(item.heard) for item in batch]
         before_encoder = time.perf_counter()
         lens = torch.tensor([len(part) for part in features])
         with torch.no_grad():
@@ -82,8 +83,8 @@ def _sherpa_onnx(folder: Path, search: str, beam: int) -> Recogniser:
     client = ClientProcess(folder, {"kind": "offline", **search_settings(search, beam)}, TIMEOUT)
 
     def recognise(batch: Sequence[Speech]) -> Tuple[List[str], Dict[str, float]]:
-        heard = [item.samples for item in batch if len(item.samples) >= SHORTEST]  # it ends at shorter ones
+        heard = [item.heard for item in batch if len(item.heard) >= SHORTEST]  # it ends at shorter ones
         answers = iter(client.ask({"operation": "decode"}, heard) if heard else [])
-        return [next(answers)["text"] if len(item.samples) >= SHORTEST else "" for item in batch], {}
+        return [next(answers)["text"] if len(item.heard) >= SHORTEST else "" for item in batch], {}
 
     return recognise

@@ -21,7 +21,7 @@ def usable_speech(data_dir: Path, most: Optional[int] = None) -> List[Speech]:
         raise UserError(data_dir, "holds no usable audio", "some speech")
     if most is None or most >= len(speech):
         return speech
-    ordered = sorted(speech, key=lambda item: len(item.samples))
+    ordered = sorted(speech, key=lambda item: len(item.heard))
     return [ordered[number * len(ordered) // most] for number in range(most)]
 
 

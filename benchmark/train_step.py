@@ -162,7 +162,7 @@ def _inputs(
     labels = torch.randint(1, specification["vocab"], (B, S), generator=generator)
     labels[torch.arange(S) >= label_lens.unsqueeze(1)] = BLANK
     features = torch.randn(B, int(feature_lens.max()), NUM_BINS, generator=generator) * 4.0 - 5.0  # like log-mel
-    inputs = dict(features=features, feature_lens=feature_lens, labels=labels, label_lens=label_lens)
+    inputs: Dict[str, Any] = dict(features=features, feature_lens=feature_lens, labels=labels, label_lens=label_lens)
     if with_cache:
         boundary = torch.zeros(B, 4, dtype=torch.int64)
         boundary[:, 2], boundary[:, 3] = label_lens, model.encoder.output_lengths(feature_lens)

@@ -12,7 +12,7 @@ from benchmark.loss_inputs import BLANK, LossInputs
 from rnnt_kd.losses.kept_nodes import kept_nodes
 from rnnt_kd.losses.node_scores import JoinerParts, choose_impl, node_scores
 from rnnt_kd.losses.packed_posteriors import pack, unpack
-from rnnt_kd.losses.transducer_loss import pruned_transducer_loss
+from rnnt_kd.losses.transducer_loss import Teacher, pruned_transducer_loss
 
 VARIANTS = ("none", "online", "cache")
 LATTICE = "pruned"
@@ -37,7 +37,7 @@ def prepare(inputs: LossInputs, variant: str, impl: str = "auto") -> Callable[[]
     packed = cached_scores(inputs, impl) if variant == "cache" else None
 
     def loss() -> Tensor:
-        teacher = JoinerParts(*inputs.teacher) if variant == "online" else None
+        teacher: Teacher = JoinerParts(*inputs.teacher) if variant == "online" else None
         if packed is not None:
             teacher = unpack(packed)
         return pruned_transducer_loss(

@@ -37,6 +37,7 @@ Result = TypeVar("Result")
 
 _WAIT_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_prctl: Optional[Callable[..., int]]
 try:
     _prctl: Any = ctypes.CDLL(None, use_errno=True).prctl
 except (OSError, AttributeError, TypeError):  # not Linux: a killed run is noticed when its pipe breaks
@@ -251,7 +252,7 @@ class Worker:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, self._errors):
+        for stream in filter(None, (self.process.stdin, self.process.stdout, self._errors)):
             try:
                 stream.close()
             except BrokenPipeError:

@@ -26,7 +26,7 @@ from rnnt_kd.decoding.decode import Decoded, decode
 from rnnt_kd.decoding.graphs import words_of
 from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
-from rnnt_kd.models.interfaces import StreamingEncoder
+from rnnt_kd.models.interfaces import Encoder, StreamingEncoder
 from rnnt_kd.progress_bar import counted
 from rnnt_kd.scoring.alternatives import write_nbest
 from rnnt_kd.scoring.ctm import write_ctm
@@ -149,7 +149,7 @@ def _check(args) -> None:
         raise UserError("--test-set", f"'{args.test_set}'", "a name, not a path")
 
 
-def _set_chunk(encoder: torch.nn.Module, chunk_frames: int, system_dir: Path) -> None:
+def _set_chunk(encoder: Encoder, chunk_frames: int, system_dir: Path) -> None:
     if not isinstance(encoder, StreamingEncoder):
         found = f"given for {system_dir}, which sees the whole utterance"
         raise UserError("--chunk-frames", found, "a streaming system", "omit it")

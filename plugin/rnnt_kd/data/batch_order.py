@@ -5,7 +5,7 @@ The plan of an epoch is a pure function of the arguments of ``plan_batches``.
 
 import random
 import warnings
-from typing import Iterator, List
+from typing import Any, Iterator, List
 
 import torch
 from lhotse import MonoCut
@@ -53,7 +53,8 @@ def _duration_bins(cuts: List[MonoCut], num_buckets: int, batch_seconds: float) 
     durations = sorted(cut.duration for cut in cuts)
     # Every bucket ends in a partial batch, so few cuts get few buckets: two full batches in each at least.
     num_buckets = max(1, min(num_buckets, int(sum(durations) / (2 * batch_seconds))))
-    share, total, borders = sum(durations) / num_buckets, 0.0, []
+    share, total = sum(durations) / num_buckets, 0.0
+    borders: List[float] = []
     for duration in durations:
         if total >= share * (len(borders) + 1) and len(borders) < num_buckets - 1:
             borders.append(duration)
@@ -62,7 +63,7 @@ def _duration_bins(cuts: List[MonoCut], num_buckets: int, batch_seconds: float) 
 
 
 class _Source(torch.utils.data.Sampler):
-    def __init__(self, data_source=None):
+    def __init__(self, *_: Any, **__: Any):
         """Nothing to do.  torch 1.13's own wants an argument that Lhotse, written for later ones, does not give."""
 
 

@@ -191,8 +191,8 @@ def read_table(path: Path, value_may_be_empty: bool = False) -> Dict[str, Tuple[
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}", "is not UTF-8", "UTF-8 text", "convert it, for example with iconv") from None
+        at = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{at}", "is not UTF-8", "UTF-8 text", "convert it, for example with iconv") from None
     except PermissionError:
         raise UserError(path, "cannot be read: permission denied", "a readable file") from None
     table: Dict[str, Tuple[str, str]] = {}

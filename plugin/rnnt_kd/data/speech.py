@@ -36,6 +36,12 @@ class Speech:
     reason: str = ""
 
     @property
+    def heard(self) -> np.ndarray:
+        """The samples of usable audio."""
+        assert self.samples is not None, self.reason
+        return self.samples
+
+    @property
     def seconds(self) -> float:
         return 0.0 if self.samples is None else len(self.samples) / SAMPLING_RATE
 

@@ -65,7 +65,6 @@ def decode(
     frame_seconds = model.encoder.subsampling_factor / FRAMES_PER_SECOND
     told = SearchOptions(unk_id=tokenizer.unk_id, nbest=nbest, **options)
     told = replace(told, nbest=max(nbest, told.beam))
-    ids = {"blank_id": told.blank_id, "unk_id": told.unk_id}
     for batch in batches:
         started = time.perf_counter()
         with torch.no_grad():
@@ -79,7 +78,8 @@ def decode(
             decoded.words[utterance_id] = tuple(ref.split()), tuple(hyp.split())
         for row, (utterance_id, hypotheses) in enumerate(zip(batch.utterance_ids, found, strict=True)):
             kept = hypotheses[:nbest]
-            sure = label_posteriors(model, encoder_out[row].expand(len(kept), -1, -1), kept, **ids)
+            heard = encoder_out[row].expand(len(kept), -1, -1)
+            sure = label_posteriors(model, heard, kept, blank_id=told.blank_id, unk_id=told.unk_id)
             spans = [tokenizer.word_spans(hypothesis.tokens) for hypothesis in hypotheses]
             words = [[word for word, *_ in of_one] for of_one in spans]
             shares = list_posteriors(words, [hypothesis.score for hypothesis in hypotheses], nbest)

@@ -58,7 +58,7 @@ def words_of(text: Iterable[str], tokenizer, *, source: object = "graph") -> Gra
 
 
 def _word_arcs(spellings: Iterable[List[int]]) -> Iterable[Tuple[int, int, int]]:
-    beginnings = Trie()
+    beginnings: Trie[int] = Trie()
     for tokens in spellings:
         states = beginnings.add(tokens[:-1])
         yield from zip(states, [*states[1:], 0], tokens)

@@ -59,9 +59,9 @@ def search(model, encoder_out: Tensor, encoder_out_lens: Tensor, options: Search
     starts = torch.stack(rows, 1)  # (N, K + 1), K steps
     used = starts[:, :-1, None] + ahead < torch.minimum(starts[:, 1:], ends[:, None])[:, :, None]  # (N, K, AHEAD)
     log_probs = torch.stack(seen, 1)[used].log_softmax(-1).amax(-1)  # of each frame's token, all utterances in a row
-    firsts = torch.cat(firsts, 1)
-    firsts = firsts.masked_fill(~is_emitted(firsts, blank_id, unk_id), -1)
-    return _hypotheses(firsts.tolist(), starts[:, 1:].tolist(), log_probs.double().tolist(), lens, T)
+    said = torch.cat(firsts, 1)
+    said = said.masked_fill(~is_emitted(said, blank_id, unk_id), -1)
+    return _hypotheses(said.tolist(), starts[:, 1:].tolist(), log_probs.double().tolist(), lens, T)
 
 
 def _hypotheses(

@@ -46,7 +46,9 @@ def read_hotwords(path: Path, tokenizer, score: float) -> List[Phrase]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        text, marked, own = re.fullmatch(r"(.*?)(?:(?:^|\s)(:)(\S*))?\s*", line).groups()
+        parts = re.fullmatch(r"(.*?)(?:(?:^|\s)(:)(\S*))?\s*", line)
+        assert parts is not None  # any line fits
+        text, marked, own = parts.groups()
         try:
             value = float(own) if marked else score
             if not math.isfinite(value):
@@ -76,7 +78,7 @@ class HotWords:
     start = 0
 
     def __init__(self, phrases: Sequence[Phrase], vocab_size: int):
-        tree = Trie()
+        tree: Trie[int] = Trie()
         gains: Dict[int, float] = {}  # of a state: the largest score of the phrases that begin with it
         ends = set()
         for tokens, score in phrases:

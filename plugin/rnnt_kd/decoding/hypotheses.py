@@ -182,20 +182,22 @@ class HypothesisTable:
         """
         if not self._past:
             return [[[]] * slots.shape[1]] * len(slots), [[[]] * slots.shape[1]] * len(slots)
-        parents, emitted, log_probs = (pad_sequence(part, batch_first=True) for part in zip(*self._past, strict=True))
-        last, path = slots[: parents.shape[1]], []  # utterances without a frame are left out
+        parents, emitted, log_probs = (
+            pad_sequence(list(part), batch_first=True) for part in zip(*self._past, strict=True)
+        )
+        last, walked = slots[: parents.shape[1]], []  # utterances without a frame are left out
         # Backwards from the last frame: `last` (n, slots) is where the path of each slot stands after a frame.  An
         # utterance that ended earlier, in rows behind the first n, waits until the walk reaches its own last frame.
         for n, before in zip(reversed(self._active), reversed(parents)):
-            path.append(last)
+            walked.append(last)
             last = before.gather(1, last) if n == len(last) else torch.cat((before[:n].gather(1, last[:n]), last[n:]))
-        path = torch.stack(path[::-1])  # (T, n, slots)
+        path = torch.stack(walked[::-1])  # (T, n, slots)
         # A stable sort by "a token came here" puts the frames with a token first, in their order.
         times = emitted.gather(2, path).permute(1, 2, 0).to(torch.uint8)
         times = times.sort(dim=2, descending=True, stable=True).indices
-        found = times, log_probs.gather(2, path).permute(1, 2, 0).gather(2, times)
-        nothing = [[[]] * slots.shape[1]] * (len(slots) - parents.shape[1])
-        return tuple(values.tolist() + nothing for values in found)
+        sure = log_probs.gather(2, path).permute(1, 2, 0).gather(2, times)
+        nothing: List[List[List]] = [[[]] * slots.shape[1]] * (len(slots) - parents.shape[1])
+        return times.tolist() + nothing, sure.tolist() + nothing
 
 
 def is_emitted(tokens: Tensor, blank_id: int, unk_id) -> Tensor:

@@ -115,7 +115,7 @@ class WordLm:
         letters = set("".join(pieces[2:])) - {SPACE}
         words = {word: label for word, label in lm.words.items() if letters.issuperset(word)}
         self.spelled = len(words)
-        tree = Trie()
+        tree: Trie[str] = Trie()
         labels = {tree.add(word)[-1]: label for word, label in words.items()}
         self._nodes = len(tree) + 1
         self._labels = torch.tensor([labels.get(node, lm.unknown) for node in range(self._nodes)])
@@ -172,11 +172,11 @@ class WordLm:
         return torch.tensor([0.0, *ahead[1:]], dtype=torch.float64)
 
 
-def _arcs(tree: Trie, pieces: Sequence[str]) -> Tuple[Tensor, List[int], List[int]]:
+def _arcs(tree: Trie[str], pieces: Sequence[str]) -> Tuple[Tensor, List[int], List[int]]:
     """Nodes that pieces lead to: those that begin a word; and of the others, from each node, by node * C + token."""
     C, nowhere = len(pieces), len(tree)
     first = torch.full((C,), nowhere)
-    by_letters = Trie()  # the pieces that go on with a word
+    by_letters: Trie[str] = Trie()  # the pieces that go on with a word
     tokens = {by_letters.add(piece)[-1]: token for token, piece in enumerate(pieces) if token > 1 and piece[0] != SPACE}
     arcs: List[Tuple[int, int]] = []
     for token, piece in enumerate(pieces):

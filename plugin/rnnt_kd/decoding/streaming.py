@@ -88,10 +88,12 @@ class StreamingRecognizer:
             raise UserError("encoder", found, "a streaming encoder", "train with --role streaming_student")
         if self.search not in SEARCHES:
             raise UserError("search", f"'{self.search}' for a stream", f"one of: {', '.join(SEARCHES)}")
-        self.chunk_frames = encoder.chunk_frames if self.chunk_frames is None else self.chunk_frames
-        for name, value in (("beam", self.beam), ("chunk_frames", self.chunk_frames)):
+        chunk = self.chunk_frames = encoder.chunk_frames if self.chunk_frames is None else self.chunk_frames
+        for name, value in (("beam", self.beam), ("chunk_frames", chunk)):
             if value < 1:
                 raise UserError(name, str(value), "1 or more")
+        self._encoder, self._needed = encoder, encoder.feature_frames(chunk)
+        self._step = encoder.subsampling_factor * chunk
         self._start = tuple(self.model.predictor.start_context())
         self._caches = encoder.init_state(1)
         self._features = self._caches[0].new_zeros(0, 0)
@@ -103,12 +105,10 @@ class StreamingRecognizer:
         """Decode the chunks that (T, 80) float32 log-mel frames complete; T may be 0.  Returns ``result()``."""
         features = features.to(self._caches[0])
         self._features = torch.cat((self._features.view(-1, features.size(1)), features))
-        needed = self.model.encoder.feature_frames(self.chunk_frames)
-        step = self.model.encoder.subsampling_factor * self.chunk_frames
-        while self._features.size(0) > needed:
-            self._decode(self._features[:needed])
-            self._features = self._features[step:]
-            self.processed += step
+        while self._features.size(0) > self._needed:
+            self._decode(self._features[: self._needed])
+            self._features = self._features[self._step :]
+            self.processed += self._step
         return self.result()
 
     def finish(self) -> Hypothesis:
@@ -117,9 +117,8 @@ class StreamingRecognizer:
         It is the silence that sherpa-onnx's user must append, but in features: those of audio with
         silence behind it differ in the last frame or two of the audio, whose windows reach into it.
         """
-        needed = self.model.encoder.feature_frames(self.chunk_frames)
         left = self._features
-        return self.accept(left.new_full((needed + 1, left.size(1)), SILENCE)) if left.size(1) else self.result()
+        return self.accept(left.new_full((self._needed + 1, left.size(1)), SILENCE)) if left.size(1) else self.result()
 
     def result(self) -> Hypothesis:
         """The best hypothesis of the segment so far; times in encoder frames (40 ms) since the segment's start."""
@@ -129,7 +128,7 @@ class StreamingRecognizer:
 
     def is_endpoint(self) -> bool:
         """Has the speaker come to an end?  By ``ENDPOINT_RULES``, as sherpa-onnx has them."""
-        blank_frames = self._best().trailing_blanks * self.model.encoder.subsampling_factor
+        blank_frames = self._best().trailing_blanks * self._encoder.subsampling_factor
         length, silence = (np.float32(frames) * np.float32(FRAME_SECONDS) for frames in (self.processed, blank_frames))
         return any(
             (length > silence or not speech) and silence >= np.float32(enough) and length >= np.float32(long)
@@ -151,7 +150,7 @@ class StreamingRecognizer:
     @torch.no_grad()
     def _decode(self, features: Tensor) -> None:
         processed = torch.tensor([self.processed], device=features.device)
-        out, *caches = self.model.encoder.streaming_forward(features[None], *self._caches, processed)
+        out, *caches = self._encoder.streaming_forward(features[None], *self._caches, processed)
         self._caches = tuple(caches)
         for am in self.model.joiner.encoder_proj(out[0]):
             lm = torch.stack([self._predicted(path.context(len(self._start))) for path in self._paths])

@@ -1,9 +1,11 @@
 """A tree of sequences that share their beginnings: of letters, or of tokens."""
 
-from typing import Dict, Hashable, Iterable, List, Optional
+from typing import Dict, Generic, Hashable, Iterable, List, Optional, TypeVar
+
+Symbol = TypeVar("Symbol", bound=Hashable)
 
 
-class Trie:
+class Trie(Generic[Symbol]):
     """Nodes are beginnings, numbered as they come; 0 is the empty one, and a child comes behind its parent.
 
     Attributes:
@@ -11,12 +13,12 @@ class Trie:
     """
 
     def __init__(self) -> None:
-        self.children: List[Dict[Hashable, int]] = [{}]
+        self.children: List[Dict[Symbol, int]] = [{}]
 
     def __len__(self) -> int:
         return len(self.children)
 
-    def add(self, symbols: Iterable[Hashable]) -> List[int]:
+    def add(self, symbols: Iterable[Symbol]) -> List[int]:
         """The nodes of all beginnings of ``symbols``, the empty one and the whole included."""
         path = [0]
         for symbol in symbols:
@@ -26,7 +28,7 @@ class Trie:
             path.append(node)
         return path
 
-    def find(self, symbols: Iterable[Hashable]) -> Optional[int]:
+    def find(self, symbols: Iterable[Symbol]) -> Optional[int]:
         """The node of ``symbols``, None where no sequence begins like this."""
         node: Optional[int] = 0
         for symbol in symbols:

@@ -49,8 +49,8 @@ def check_client(folder: Path, model: Transducer, tokenizer: Tokenizer, speech: 
     there are reference words wer_sherpa_onnx, wer_rnnt_kd and the p-value of the pair), ``differences`` (a list).
     Raises: UserError: the client died, or answers with another number of results.
     """
-    features = [filter_banks(item.samples) for item in speech]
-    samples = [item.samples for item in speech]
+    features = [filter_banks(item.heard) for item in speech]
+    samples = [item.heard for item in speech]
     runs: List[Dict[str, Any]] = []
     differences: List[Difference] = []
     for search in SEARCHES:
@@ -100,7 +100,7 @@ def _recognise(
         batch = features[start : start + batch_size]
         lens = torch.tensor([len(matrix) for matrix in batch])
         with torch.no_grad():
-            encoder_out, out_lens = model.encode(torch.nn.utils.rnn.pad_sequence(batch, batch_first=True), lens)
+            encoder_out, out_lens = model.encode(torch.nn.utils.rnn.pad_sequence(list(batch), batch_first=True), lens)
         for hypothesis, *_ in get_search(search)(
             model, encoder_out, out_lens, beam=BEAM, blank_id=tokenizer.blank_id, unk_id=tokenizer.unk_id
         ):

@@ -46,7 +46,7 @@ class Online:
             max_active_paths=beam,
             enable_endpoint_detection=endpoints,
         )
-        self.stream = None
+        self.stream: Any = None  # an OnlineStream
 
     def start(self) -> None:
         """A new stream."""

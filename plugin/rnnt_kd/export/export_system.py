@@ -116,12 +116,12 @@ def export_system(
 
 def _set_mode(model: Transducer, config: SystemConfig, streaming: bool, system_dir: Path) -> None:
     """A streaming encoder that is exported for whole utterances looks at the whole utterance."""
-    can_stream = isinstance(model.encoder, StreamingEncoder)
-    if streaming and not can_stream:
+    if isinstance(model.encoder, StreamingEncoder):
+        if not streaming:
+            model.encoder.eval_chunk_frames = 0
+    elif streaming:
         found = f"its encoder {config.model.encoder} looks at the whole utterance"
         raise UserError(system_dir, found, "a streaming encoder", "leave out --streaming, or train a streaming_student")
-    if can_stream and not streaming:
-        model.encoder.eval_chunk_frames = 0
 
 
 def _speech(data_dir: Optional[Path], allow_pipes: bool) -> List[Speech]:

@@ -12,7 +12,7 @@ import io
 import json
 import warnings
 from pathlib import Path
-from typing import Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import numpy as np
 import onnx
@@ -100,8 +100,8 @@ def _trace(module, example_args, input_names, output_names, dynamic_axes) -> byt
     for value in stand_in.state_dict().values():  # the very tensors
         if value.is_floating_point():
             value.copy_(torch.randn(value.shape, generator=generator))
-    file = io.BytesIO()
-    more = {"dynamo": False} if "dynamo" in torch.onnx.export.__code__.co_varnames else {}
+    file: Any = io.BytesIO()  # which torch's own types have forgotten
+    more: Dict[str, Any] = {"dynamo": False} if "dynamo" in torch.onnx.export.__code__.co_varnames else {}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracer and deprecation warnings; the results are compared instead
         torch.onnx.export(

@@ -54,7 +54,7 @@ def best_code(values: np.ndarray, zero: int) -> Tuple[Code, int]:
             content = int(filled.sum()) * block * values.dtype.itemsize + OVERHEAD
             sizes[Code(block, "gaps")] = content + len(encode_gaps(filled))
             sizes[Code(block, "bits")] = content + len(encode_bits(filled))
-    code = min(sizes, key=sizes.get)
+    code = min(sizes, key=sizes.__getitem__)
     return code, sizes[code]
 
 
@@ -80,11 +80,11 @@ def pack(rewriter: Rewriter, tensors: Dict[str, np.ndarray], zero: int, code: Co
     filled = filled_blocks(flat, zero, code.block)
     encode, indices = {"gaps": (encode_gaps, _indices_of_gaps), "bits": (encode_bits, _indices_of_bits)}[code.places]
     where = indices(rewriter, rewriter.constant(encode(filled)), int(filled.sum()))
-    values = rewriter.constant(flat.reshape(-1, code.block)[filled])
+    kept = rewriter.constant(flat.reshape(-1, code.block)[filled])
     shape = rewriter.constant(np.array([len(filled), code.block], dtype=np.int64))
     fill = np.array([zero], dtype=f"u{flat.dtype.itemsize}").view(flat.dtype)
     zeros = rewriter.compute("ConstantOfShape", [shape], value=numpy_helper.from_array(fill))
-    blocks = rewriter.compute("ScatterND", [zeros, where, values])
+    blocks = rewriter.compute("ScatterND", [zeros, where, kept])
     sequence = rewriter.compute("Reshape", [blocks, rewriter.constant(np.array([-1], dtype=np.int64))])
     sizes = rewriter.constant(np.array([values.size for values in tensors.values()], dtype=np.int64))
     pieces = rewriter.compute_many("Split", [sequence, sizes], [rewriter.fresh() for _ in tensors], axis=0)

@@ -5,7 +5,7 @@ file, and keeps the result.
 """
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 import onnx
@@ -44,7 +44,7 @@ class Rewriter:
                 self._taken.add(name)
                 return name
 
-    def constant(self, values: np.ndarray) -> str:
+    def constant(self, values: Union[np.ndarray, np.generic]) -> str:
         """The name of an initializer with these values; equal ones are stored once."""
         values = np.asarray(values)
         key = values.dtype.str, values.shape, values.tobytes()

@@ -15,6 +15,7 @@ from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.decoding.streaming import StreamingRecognizer
 from rnnt_kd.export import client
 from rnnt_kd.export.client_check import BEAM, ENCODER_FRAME_SECONDS, SEARCHES, Difference, compare, word_errors
+from rnnt_kd.export.streaming_graphs import encoder_of
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.text.tokenizer import Tokenizer
 
@@ -35,7 +36,7 @@ def check_streaming_client(
     runs: List[Dict[str, Any]] = []
     differences: List[Difference] = []
     for segments, items in (("utterances", list(speech)), ("endpoints", join(speech))):
-        samples = [item.samples for item in items]
+        samples = [item.heard for item in items]
         for search in SEARCHES:
             at_endpoints = segments == "endpoints"
             theirs = client.recognize_streaming(
@@ -67,7 +68,7 @@ def join(speech: Sequence[Speech]) -> List[Speech]:
     found = []
     for start in range(0, len(speech), JOINED):
         group = speech[start : start + JOINED]
-        samples = np.concatenate([part for item in group for part in (item.samples, pause)])
+        samples = np.concatenate([part for item in group for part in (item.heard, pause)])
         found.append(Speech("+".join(item.id for item in group), " ".join(item.text for item in group), "", samples))
     return found
 
@@ -81,7 +82,7 @@ def recognize(
     reset_after: Sequence[int] = (),
 ) -> List[client.ClientResult]:
     """The segments that our own streaming decoder finds in ``samples``, heard as ``recognize_streaming`` does."""
-    encoder = model.encoder
+    encoder = encoder_of(model)
     tail = (encoder.feature_frames(encoder.chunk_frames) + 1) * FRAME_SAMPLES
     features = filter_banks(np.concatenate([samples, np.zeros(tail, dtype=np.float32)]))
     stream = StreamingRecognizer(model, search=search, beam=BEAM, blank_id=tokenizer.blank_id, unk_id=tokenizer.unk_id)

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 from rnnt_kd.data.audio_format import FEATURE_DIM
 from rnnt_kd.export.graphs import GraphSpec
 from rnnt_kd.export.onnx_file import write_graph
+from rnnt_kd.models import interfaces
 from rnnt_kd.models.transducer import Transducer
+
+
+def encoder_of(model: Transducer) -> interfaces.StreamingEncoder:
+    """The encoder of a streaming transducer."""
+    assert isinstance(model.encoder, interfaces.StreamingEncoder)
+    return model.encoder
 
 
 class StreamingEncoder(nn.Module):
@@ -27,7 +34,7 @@ class StreamingEncoder(nn.Module):
 
     def __init__(self, model: Transducer):
         super().__init__()
-        self.encoder = model.encoder
+        self.encoder = encoder_of(model)
         self.joiner = nn.ModuleDict({"encoder_proj": model.joiner.encoder_proj})
 
     def forward(
@@ -40,7 +47,7 @@ class StreamingEncoder(nn.Module):
 
 def streaming_encoder(model: Transducer) -> GraphSpec:
     """encoder.onnx of a streaming system; all sizes but N are fixed."""
-    encoder = model.encoder
+    encoder = encoder_of(model)
     T, step = encoder.feature_frames(encoder.chunk_frames), encoder.subsampling_factor * encoder.chunk_frames
     attn, conv = encoder.init_state(2)
     example = torch.zeros(2, T, FEATURE_DIM) - 7.5, torch.randn(attn.shape), torch.randn(conv.shape)
@@ -60,9 +67,9 @@ def streaming_encoder(model: Transducer) -> GraphSpec:
     inputs = ["x", "cached_attn", "cached_conv", "processed_lens"]
     outputs = ["encoder_out", "new_cached_attn", "new_cached_conv"]
     axes = {name: {2 if "cached" in name else 0: "N"} for name in (*inputs, *outputs)}
-    metadata = {key: str(value) for key, value in metadata.items()}
+    told = {key: str(value) for key, value in metadata.items()}
     processed = torch.tensor([0, step])
-    return GraphSpec(StreamingEncoder(model), (*example, processed), inputs, outputs, axes, metadata)
+    return GraphSpec(StreamingEncoder(model), (*example, processed), inputs, outputs, axes, told)
 
 
 def write_streaming_encoder(model: Transducer, path: Path) -> None:
@@ -73,9 +80,10 @@ def write_streaming_encoder(model: Transducer, path: Path) -> None:
 @torch.no_grad()
 def random_chunks(
     model: Transducer, generator: torch.Generator, batch_size: int, number: int
-) -> List[Tuple[Tensor, Tensor, Tensor, Tensor]]:
+) -> List[Tuple[Tensor, ...]]:
     """Inputs of the network for ``number`` chunks in a row, each with the caches that torch computes."""
-    encoder, caches = model.encoder, model.encoder.init_state(batch_size)
+    encoder = encoder_of(model)
+    caches = encoder.init_state(batch_size)
     T, step = encoder.feature_frames(encoder.chunk_frames), encoder.subsampling_factor * encoder.chunk_frames
     found = []
     for index in range(number):

@@ -15,7 +15,7 @@ import numpy as np
 from rnnt_kd.inference import operations as op
 from rnnt_kd.inference.kernels import ADD, GATE, SILU, STORE
 from rnnt_kd.inference.packing import Packed
-from rnnt_kd.models.encoders.conformer import Conformer
+from rnnt_kd.models.encoders.conformer import Conformer, ConformerLayer
 from rnnt_kd.models.subsampling import FEATURE_MEAN, FEATURE_SCALE
 
 EVEN, ODD, ODD_LATER = range(3)  # rows of a band of the first convolution, channels in each
@@ -78,6 +78,7 @@ def conformer_program(model: Conformer, rows_a_group: Optional[int] = None, feat
     """
     build, front = _Builder(rows_a_group), model.subsampling
     dim, block = model.output_dim, model.layers[0]
+    assert isinstance(block, ConformerLayer)
     assert front.linear.in_features == front.conv2.out_channels * ((feature_dim + 3) // 4), feature_dim
     source = build.take(op.PHASES * feature_dim)
     x, normed = build.take(dim), build.take(dim)
@@ -161,7 +162,8 @@ def _layer(build: _Builder, name: str, layer, dim: int, x: int, normed: int, wid
 def _feedforward(build: _Builder, name: str, module, x: int, normed: int, wide: int) -> None:
     build.norm(name + "norm", module.norm, x, normed)
     build.multiply(name + "linear_in", *_linear(module.linear_in), normed, wide, SILU)
-    build.multiply(name + "linear_out", *(0.5 * array for array in _linear(module.linear_out)), wide, x, ADD)
+    weight, bias = _linear(module.linear_out)
+    build.multiply(name + "linear_out", 0.5 * weight, 0.5 * bias, wide, x, ADD)
 
 
 def _attention(build: _Builder, name: str, module, dim: int, x: int, normed: int, wide: int) -> None:

@@ -10,11 +10,13 @@ Arrays are flat; positions are int64, counted in float32.  Nothing is checked he
 from typing import Callable, List, Sequence
 
 from llvmlite import ir
+from numba import extending
 from numba.core import cgutils, types
-from numba.extending import intrinsic
 
 from rnnt_kd.inference import vectors
 from rnnt_kd.inference.vectors import LANES, VECTOR
+
+intrinsic: Callable[[Callable], Callable] = extending.intrinsic  # its own types count the first argument
 
 STORE, SILU, ADD, GATE = range(4)  # what becomes of the sums, see product
 # Rows of a tile -> vectors of a tile at most: as many sums as hide the latency of an addition, and fit the registers.

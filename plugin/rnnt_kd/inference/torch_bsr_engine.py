@@ -38,6 +38,9 @@ def compile_encoder(encoder: nn.Module) -> TorchEncoder:
 class BlockSparseLinear(nn.Module):
     """y = W x + b with W in blocks of ``block`` x ``block``; sizes are filled up with zeros."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __init__(self, linear: nn.Linear, block: int):
         super().__init__()
         self.outputs, inputs = linear.weight.shape

@@ -126,7 +126,7 @@ def _arcs_by_step(px: Tensor, py: Tensor) -> Tensor:
     return rows.as_strided((T + S, 2, B, S + 1), strides, 1).contiguous()
 
 
-def _arcs_by_node(arcs: Tensor, px_shape: torch.Size, py_shape: torch.Size) -> Tuple[Tensor, Tensor]:
+def _arcs_by_node(arcs: Tensor, px_shape: Tuple[int, ...], py_shape: Tuple[int, ...]) -> Tuple[Tensor, Tensor]:
     """The inverse of ``_arcs_by_step``."""
     B, S, T1 = px_shape
     T = py_shape[2]

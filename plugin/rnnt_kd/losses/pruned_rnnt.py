@@ -147,8 +147,8 @@ def distillation(
         if kd_temperature == 1.0:
             return compare(scores, teacher_scores, kd_class_scales)
         with torch.no_grad():
-            teacher = scores_of_logits(teacher, nodes)
-        return compare(scores_of_logits(student, nodes), teacher, kd_class_scales)
+            tempered = scores_of_logits(teacher, nodes)
+        return compare(scores_of_logits(student, nodes), tempered, kd_class_scales)
 
     return kd_losses(divergence, scores, teacher_scores, nodes, backend, kd_weighting)
 

@@ -5,7 +5,7 @@ frames leave and a single frame suffices.  Frames past the end of an utterance a
 each convolution, exactly as the convolution's own zero padding is when the utterance is alone.
 """
 
-from typing import Tuple
+from typing import Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +61,7 @@ class ConvSubsampling(nn.Module):
         padding = _frame_padding(x.size(1), x_lens)
         x = x.masked_fill(padding, 0.0)
         if self.input_norm == "utterance":
-            mean = x.sum(1, keepdim=True) / x_lens.clamp(min=1).to(x.dtype).view(-1, 1, 1)
+            mean: Union[Tensor, float] = x.sum(1, keepdim=True) / x_lens.clamp(min=1).to(x.dtype).view(-1, 1, 1)
         else:
             mean = FEATURE_MEAN
         return ((x - mean) * FEATURE_SCALE).masked_fill(padding, 0.0)

@@ -103,7 +103,8 @@ def _moved(scores: NodeScores, nodes: KeptNodes, shift: int) -> Tuple[NodeScores
     moved = shift_nodes(nodes.ranges[:, :, 0], scores, nodes.boundary[:, 3], shift)
     ranges = moved.starts.unsqueeze(2) + torch.arange(nodes.ranges.shape[2], device=nodes.ranges.device)
     later = kept_nodes(nodes.symbols, ranges, nodes.termination_symbol, nodes.boundary, nodes.rnnt_type)
-    return as_constants(NodeScores(*moved.values), later, moved.is_known), later, moved.is_known & later.node_mask
+    values = NodeScores(*(value for value in moved.values if value is not None))
+    return as_constants(values, later, moved.is_known), later, moved.is_known & later.node_mask
 
 
 def _view(

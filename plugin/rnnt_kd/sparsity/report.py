@@ -8,7 +8,7 @@ import re
 from typing import Dict, Iterable, Optional, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rnnt_kd.errors import UserError
 
@@ -54,7 +54,7 @@ def measured_sparsity(report: Dict[str, Tuple[int, int]]) -> float:
     return 1.0 - sum(nonzero for nonzero, _ in report.values()) / max(total, 1)
 
 
-def _matching(pattern: str, parameters: Dict[str, Tensor], where: str) -> set:
+def _matching(pattern: str, parameters: Iterable[str], where: str) -> set:
     try:
         expression = re.compile(pattern)
     except re.error as error:

@@ -105,7 +105,7 @@ class Sparsifier:
         ending = step >= self.end_step
         updating = step > self.begin_step and (step - self.begin_step) % self.update_every_steps == 0
         for name, weight in self._weights.items():
-            weight += self._hidden[name]  # dense weights
+            weight.add_(self._hidden[name])  # dense weights
         if ending or updating:
             self.current_target = self._schedule(step, self.begin_step, self.end_step, self.final_sparsity)
             self._masks = self._compute_masks(self.current_target)

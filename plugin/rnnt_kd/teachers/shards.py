@@ -119,7 +119,9 @@ def write_shard(folder: Path, facts: Facts, index: int, count: int, entries: Seq
         "ids": torch.tensor(list("".join(f"{entry.id}\n" for entry in entries).encode()), dtype=torch.uint8),
     }
     if facts.temperature != 1.0:
-        tensors["tempered"] = torch.cat([tensors["packed"][:0], *(entry.tempered for entry in entries)])
+        tempered = [entry.tempered for entry in entries if entry.tempered is not None]
+        assert len(tempered) == len(entries)
+        tensors["tempered"] = torch.cat([tensors["packed"][:0], *tempered])
     values = {"format": FORMAT, **asdict(facts), "shard": index, "shards": count}
     digest = _digest(values)
     content = safetensors.torch.save(tensors)

@@ -190,7 +190,7 @@ class _Work:
                 rows, columns, depth, self.precision, **self._launch,
             )  # fmt: skip
             for out, of_rows, between in ((of_am, self.am_rows, am_nodes), (of_lm, self.lm_rows, lm_nodes)):
-                if out is not None:
+                if out is not None and between is not None:
                     self._add_to_rows(of_inputs, of_rows, between, out, nodes)
         return [
             of_am,

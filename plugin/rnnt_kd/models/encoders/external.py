@@ -42,12 +42,13 @@ class External(nn.Module):
         self._where = f"encoder_options.factory {factory}".rstrip()
         self.module = self._make(factory, options)
         lens, dim = self._probe()
-        factor, self._offset = _counted_by(lens)
+        counted, self._offset = _counted_by(lens)
         own = getattr(self.module, "output_lengths", None)
-        if factor is None and (own is None or getattr(self.module, "subsampling_factor", None) is None):
+        factor: Any = getattr(self.module, "subsampling_factor", counted)
+        if counted is None and (own is None or factor is None):
             missing = "a module with subsampling_factor and output_lengths"
             raise self._error(f"no (T + a) // b, b <= {LARGEST_FACTOR}, counts its frames, {lens[0]} of 160", missing)
-        self.subsampling_factor: int = getattr(self.module, "subsampling_factor", factor)
+        self.subsampling_factor: int = factor
         self.output_dim: int = getattr(self.module, "output_dim", dim)
         expected = self.output_lengths(PROBED).tolist()
         if (lens, dim) != (expected, self.output_dim):

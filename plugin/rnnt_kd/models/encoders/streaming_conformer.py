@@ -53,6 +53,7 @@ class StreamingConformer(Conformer):
     """
 
     causal_convolution = True
+    subsampling: "StreamingSubsampling"
 
     def __init__(
         self,
@@ -139,6 +140,7 @@ class StreamingConformer(Conformer):
         cos, sin = rotary_tables(left + frames, self.head_dim, x)
         new_attn, new_conv = [], []
         for index, layer in enumerate(self.layers):
+            assert isinstance(layer, ConformerLayer)
             x, attn, conv = _layer_chunk(layer, x, cached_attn[index], cached_conv[index], score_bias, cos, sin)
             new_attn.append(attn)
             new_conv.append(conv)
