@@ -152,6 +152,8 @@ def test_a_finished_experiment_does_nothing_but_print_the_table(trial, capsys):
     assert trial.run() == []
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0] == first_line and "runs again" not in printed.out + printed.err
+    lines = [line for line in printed.err.splitlines() if line.startswith("%WER ")]
+    assert len(lines) == 8 and lines[0].endswith(f" ] {trial.teacher}/decode_dev_modified_beam_search")
     assert trial.run() == []
     for name, text in tables.items():
         assert (trial.dir / name).read_text() == text

@@ -126,13 +126,16 @@ class Run:
                     continue
                 baseline = self.plan.baseline_of(job)
                 baseline = baseline if baseline and self._is_decoded(baseline, test_set) else None
-                with contextlib.redirect_stdout(io.StringIO()):
+                with contextlib.redirect_stdout(io.StringIO()) as printed:
                     score.main.__wrapped__([*self.plan.score_arguments(job, test_set, baseline), *bootstrap])
                     teacher = self.plan.teacher_of(job)
                     if self.plan.is_streaming(job) and teacher and self._is_decoded(teacher, test_set):
                         folders = ("--decode-dir", self.plan.decode_dir(job, test_set))
                         folders += ("--baseline-decode-dir", self.plan.decode_dir(teacher, test_set))
                         delay.main.__wrapped__([*map(str, folders), *bootstrap])
+                for line in printed.getvalue().splitlines():
+                    if line.startswith("%WER"):
+                        self._say(f"{line} {self.plan.decode_dir(job, test_set)}")
         self._table()
         return []
 
