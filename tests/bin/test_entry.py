@@ -112,9 +112,9 @@ def test_an_interrupt_that_c_code_turned_into_another_error_is_an_interrupt(root
 
 def test_an_interrupt_in_the_imports_is_one_line(root, tmp_path):
     slow = "import time\nprint('importing', flush=True)\ntime.sleep(30)\n"
-    (tmp_path / "omegaconf.py").write_text(slow)  # imported by the command before its own main runs
+    (tmp_path / "filelock.py").write_text(slow)  # imported by the command before its own main runs
     process = subprocess.Popen(
-        [sys.executable, "-m", "rnnt_kd.bin.preset", "--config", "x", "y"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-m", "rnnt_kd.bin.experiment"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={"PYTHONPATH": f"{tmp_path}:{root / 'plugin'}", "PATH": ""},
     )  # fmt: skip
     assert process.stdout.readline() == "importing\n"
