@@ -7,7 +7,7 @@ output.  It is written last: work that was killed has no outputs in its record, 
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Sequence, Union
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Union
 
 from rnnt_kd import atomic
 
@@ -74,6 +74,10 @@ class Record:
             reasons.append("it was not finished")
         outputs = dict.fromkeys([*self.outputs, *before.get("outputs", {})])
         reasons += [f"{name} is missing" for name in outputs if not self.exists(name)]
+        sizes = before.get("sizes", {})
+        reasons += [
+            f"{name} is not what was written" for name in sizes if _size(self.folder / name) not in (None, sizes[name])
+        ]
         return in_words(reasons + self._newer_sources())
 
     def exists(self, name: str) -> bool:
@@ -89,7 +93,9 @@ class Record:
 
     def finish(self, outputs: Iterable[str] = ()) -> None:
         """Record that the outputs belong to these settings and inputs."""
-        self._write({"outputs": {name: file_digest(self.folder / name) for name in sorted({*self.outputs, *outputs})}})
+        paths = {name: self.folder / name for name in sorted({*self.outputs, *outputs})}
+        sizes = {name: _size(path) for name, path in paths.items() if path.is_file()}
+        self._write({"outputs": {name: file_digest(path) for name, path in paths.items()}, "sizes": sizes})
 
     def _write(self, more: Mapping[str, Any]) -> None:
         values = {"settings": self.settings, "inputs": self.inputs, "notes": self.notes, **more}
@@ -129,6 +135,10 @@ def file_digest(path: Path) -> str:
     except IsADirectoryError:
         return "folder"
     return digest.hexdigest()
+
+
+def _size(path: Path) -> Optional[int]:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Dict[str, Any]:

@@ -177,8 +177,9 @@ def test_what_is_missing_is_made_and_nothing_else(trial):
         "train sparse50_kd/2",
         "train hot/1",
         "decode sparse50_kd/2 dev",
+        "decode hot/1 dev",
         "decode small_large/1 dev",
-    ]  # the weights of hot came out as they were, so its words are still its words
+    ]
     assert all(path.read_bytes() == content for path, content in weights.items())  # what was made again, to the bit
     now = {(item["system"], item["seed"]): item for item in read(trial, "results.json")}
     assert [now[item["system"], item["seed"]] == item for item in others] == [True, True, True, True, False, True]
@@ -227,6 +228,20 @@ def test_where_a_system_was_made_does_not_count(trial):
     record.write_text(record.read_text().replace('"device": "cpu"', '"device": "cuda"'))
     assert "triton" in inputs.read_text() and "cuda" in record.read_text()
     assert trial.run() == [] and row(trial, "hot")["seeds"] == [1]
+
+
+def test_a_decoding_with_other_options_in_the_same_folder_is_not_taken_for_the_plain_one(trial):
+    record = recogs(trial, "hot", 1).parent / ".decode-dev.record.json"
+    values = json.loads(record.read_text())
+    record.write_text(json.dumps({**values, "settings": {**values["settings"], "nbest": 4}}))
+    assert trial.run("--steps", "decode") == ["decode hot/1 dev"]
+
+
+def test_weights_that_are_not_what_was_written_are_not_averaged_in(trial):
+    weights = trial.dir / "hot" / "seed1" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    trial.run("--steps", "score")
+    assert "model.safetensors is not what was written" in row(trial, "hot")["unfinished"]["1"]
 
 
 def test_another_search_is_decoded_again(trial):

@@ -123,6 +123,35 @@ def test_another_configuration_is_not_continued(tone_corpus, teacher_dir, tmp_pa
     assert "train cuts changed" in said[0] and (tmp_path / "teacher.old-2").is_dir()
 
 
+def test_killed_before_the_record_it_ends_again_with_the_same_weights(tone_corpus, tmp_path, monkeypatch):
+    config = tone_corpus.config(overrides=ONE_EPOCH)
+    with monkeypatch.context() as killed, pytest.raises(ZeroDivisionError):
+        killed.setattr("rnnt_kd.record.Record.finish", lambda self, outputs=(): 1 / 0)
+        tone_corpus.train(config, tmp_path / "x")
+    weights = (tmp_path / "x" / "model.safetensors").read_bytes()
+    tone_corpus.train(config, tmp_path / "x")
+    assert (tmp_path / "x" / "model.safetensors").read_bytes() == weights
+    assert "finished already" in tone_corpus.train(config, tmp_path / "x")[0]
+
+
+def test_damaged_weights_of_a_finished_system_are_moved_aside(tone_corpus, teacher_dir, tmp_path):
+    shutil.copytree(teacher_dir, tmp_path / "x")
+    weights = tmp_path / "x" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    said = tone_corpus.train(tone_corpus.config(name="teacher"), tmp_path / "x")
+    assert "model.safetensors is not what was written" in said[0] and (tmp_path / "x.old-1").is_dir()
+    assert weights.read_bytes() == (teacher_dir / "model.safetensors").read_bytes()
+
+
+def test_a_system_of_an_earlier_version_is_left_alone(tone_corpus, teacher_dir, tmp_path):
+    shutil.copytree(teacher_dir, tmp_path / "x")
+    (tmp_path / "x" / ".training.record.json").rename(tmp_path / "x" / "inputs.json")
+    before = sorted(path.name for path in (tmp_path / "x").iterdir())
+    with pytest.raises(UserError, match="a system of an earlier version.*move it away"):
+        tone_corpus.train(tone_corpus.config(name="teacher"), tmp_path / "x")
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == before
+
+
 def test_unusable_utterances_are_left_out_and_named(tone_corpus, tmp_path):
     """A BPE model that lacks a letter: its utterances are counted and named."""
     bpe = train_bpe(["aa bb cc dd"], 7, tmp_path / "bpe", "char")  # no e

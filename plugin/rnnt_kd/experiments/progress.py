@@ -18,6 +18,8 @@ from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import initial, system_dir
 
+HOW_FAST = ("device", "num_threads", "batch_seconds")  # settings of a decoding that do not change what it is
+
 
 class Progress:
     """Looks at the disk whenever it is asked, and reads again what has changed since."""
@@ -59,8 +61,9 @@ class Progress:
             return f"decoding of {test_set} is not finished" if folder.exists() else f"not decoded: {test_set}"
         settings, digests = record["settings"], set(record["inputs"].values())
         decoding = self.plan.recipe.decoding
-        for key, wanted in (("search", decoding.search), ("beam", decoding.beam), ("test_set", test_set)):
-            if settings.get(key) != wanted:
+        wanted = {"search": decoding.search, "beam": decoding.beam, "test_set": test_set}
+        for key in {**wanted, **settings}:
+            if key not in HOW_FAST and settings.get(key) != wanted.get(key):
                 return f"{test_set} was decoded with {key} {settings.get(key)}"
         model, cuts = weights_file(self.plan.system_dir(job)), self.places.cuts(test_set)
         for what, path in (("weights", model), ("BPE model", self.places.bpe_dir / "bpe.model"), ("cuts", cuts)):
@@ -108,10 +111,11 @@ class Progress:
             inputs = {name: self._content(path) for name, path in self._cuts().items()}
             if cache is not None:
                 inputs["teacher cache"] = cache.digest
-            changed = in_words(system_dir.system_record(self.plan.system_dir(job), config, inputs).changes())
+            record = system_dir.system_record(self.plan.system_dir(job), config, inputs)
+            changed, why = in_words(record.changes()), record.why_not()
         except UserError as error:
             return f"cannot be checked: {error}"
-        return f"is another system: {changed}" if changed else ""
+        return f"is another system: {changed}" if changed else f"training is not finished: {why}" if why else ""
 
     def _times(self, job: Job) -> tuple:
         folder, teacher, cache = self.plan.system_dir(job), self.plan.teacher_dir(job), self.plan.cache(job)

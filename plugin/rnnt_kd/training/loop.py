@@ -73,8 +73,10 @@ def train_system(
             initial.check_cache(cache, config, data)  # before anything is written
         if system_files.open_system_dir(record, config, say):
             fabric = Fabric(accelerator=device, devices=1, precision=config.training.precision)
-            Training(config, system_dir, data, fabric, backend, teacher_dir, say, cache).run()
-            record.finish()
+            training = Training(config, system_dir, data, fabric, backend, teacher_dir, say, cache)
+            averaged = training.run()
+            record.finish()  # before checkpoints go: killed here, the run ends once more, with the same weights
+            checkpoint.tidy(training.checkpoints, 0, averaged)
 
 
 class Training:
@@ -112,8 +114,8 @@ class Training:
         self.state = TrainState()
         self.window = torch.zeros(len(TERMS) + 4, dtype=torch.float64, device=fabric.device)
 
-    def run(self) -> None:
-        """All epochs that are left, then the averaged weights."""
+    def run(self) -> List[str]:
+        """All epochs that are left, then the averaged weights; returns the checkpoints that they come from."""
         training = self.training
         self._restore()
         state = self.state
@@ -131,7 +133,7 @@ class Training:
                     if state.step % training.checkpoint_every_steps == 0:
                         self._save(checkpoint.checkpoint_name(state.step))
                 self._end_epoch()
-            self._finish()
+            return self._finish()
         finally:
             self.progress.close()
             self.metrics.close()
@@ -343,7 +345,7 @@ class Training:
         self.model.load_state_dict(weights)
         return best[: chosen + 1], means
 
-    def _finish(self) -> None:
+    def _finish(self) -> List[str]:
         """Average the best epochs, measure, and write what marks the system as finished."""
         best, means = self._average()
         store.write_tensors(self.dir / store.FINAL, self.model.state_dict())
@@ -364,4 +366,4 @@ class Training:
             nonfinite_batches=self.state.nonfinite_batches,
         )
         store.write_system(self.dir, values)
-        checkpoint.tidy(self.checkpoints, 0, [result.checkpoint for result in best])
+        return [result.checkpoint for result in best]

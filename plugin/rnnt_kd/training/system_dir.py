@@ -69,8 +69,14 @@ def open_system_dir(record: Record, config: SystemConfig, say: Say) -> bool:
     """
     system_dir = record.folder
     inside = {path.name for path in system_dir.iterdir()} if system_dir.exists() else set()
-    changed = in_words(record.changes())
+    was_finished = "outputs" in read_record(record.path)  # then its checkpoints are gone, and nothing can go on
+    changed = record.why_not() if was_finished else in_words(record.changes())
     if not read_record(record.path) and inside - {"checkpoints", CONFIG}:  # else killed before it wrote more
+        if "inputs.json" in inside:
+            found = "holds a system of an earlier version; nothing in it was changed"
+            raise UserError(
+                system_dir, found, "a new folder", "move it away (it still decodes), or choose another --exp-dir"
+            )
         raise UserError(system_dir, "holds files of something else", "a new folder, or one of an earlier training run")
     if changed:
         aside = _free_name(system_dir)
