@@ -37,9 +37,8 @@ Result = TypeVar("Result")
 
 _WAIT_SECONDS = 0.1
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_prctl: Optional[Callable[..., int]]
 try:
-    _prctl: Any = ctypes.CDLL(None, use_errno=True).prctl
+    _prctl: Optional[Callable[..., int]] = ctypes.CDLL(None, use_errno=True).prctl
 except (OSError, AttributeError, TypeError):  # not Linux: a killed run is noticed when its pipe breaks
     _prctl = None
 

@@ -15,6 +15,7 @@ anywhere and in any order (what it needs, it makes; who comes second, waits), an
 """
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -127,12 +128,12 @@ class Run:
                 baseline = self.plan.baseline_of(job)
                 baseline = baseline if baseline and self._is_decoded(baseline, test_set) else None
                 with contextlib.redirect_stdout(io.StringIO()) as printed:
-                    score.main.__wrapped__([*self.plan.score_arguments(job, test_set, baseline), *bootstrap])
+                    inspect.unwrap(score.main)([*self.plan.score_arguments(job, test_set, baseline), *bootstrap])
                     teacher = self.plan.teacher_of(job)
                     if self.plan.is_streaming(job) and teacher and self._is_decoded(teacher, test_set):
-                        folders = ("--decode-dir", self.plan.decode_dir(job, test_set))
-                        folders += ("--baseline-decode-dir", self.plan.decode_dir(teacher, test_set))
-                        delay.main.__wrapped__([*map(str, folders), *bootstrap])
+                        folders: List[object] = ["--decode-dir", self.plan.decode_dir(job, test_set)]
+                        folders += ["--baseline-decode-dir", self.plan.decode_dir(teacher, test_set)]
+                        inspect.unwrap(delay.main)([*map(str, folders), *bootstrap])
                 for line in printed.getvalue().splitlines():
                     if line.startswith("%WER"):
                         self._say(f"{line} {self.plan.decode_dir(job, test_set)}")

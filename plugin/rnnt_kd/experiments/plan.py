@@ -202,7 +202,7 @@ class Plan:
 
     def job_options(self, job: Job) -> List[str]:
         """Of bin.train: which system of which file, and where."""
-        places, words = self.places, []  # type: ignore[var-annotated]
+        places, words = self.places, []
         words += ["--config", places.preset, "--experiment", self.experiment.path, "--system", job[0], "--seed", job[1]]
         words += ["--exp-dir", places.exp_dir, "--dev-set", places.dev_set]
         words += [word for override in places.overrides for word in ("--set", override)]

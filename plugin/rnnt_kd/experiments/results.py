@@ -16,8 +16,8 @@ from rnnt_kd.scoring.recognitions import Recognition, check_same_references, rea
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write
 
-KEYS = ("system", "seed", "sparsity", "kd", "kd_weighting", "kd_scale", "test_set", "wer", "words", "ins", "del", "sub")
-KEYS += ("p_value",)  # of results.json
+# Of results.json.
+KEYS = tuple("system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value".split())
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict
 from rnnt_kd.data.dataset import cuts_digest
 from rnnt_kd.errors import UserError
+from rnnt_kd.models.interfaces import StreamingEncoder
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.sparsity import schedules
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.systems import store
@@ -133,16 +135,20 @@ def check_cache(cache: TeacherCache, config: SystemConfig, data: Data) -> None:
 
 def models(
     config: SystemConfig, teacher_dir: Optional[Path], device: torch.device
-) -> Tuple[nn.Module, Optional[nn.Module]]:
+) -> Tuple[Transducer, Optional[Transducer]]:
     """The model to train, on the CPU still, and the teacher that runs online on ``device`` (or None)."""
     model = store.build_model(config)
+    is_online = config.kd is not None and config.kd.ranges == "student"
+    if teacher_dir is None:
+        assert not is_online and config.role not in STARTS_FROM_TEACHER, "resolve() asks for a teacher"
+        return model, None
     if config.role == "sparse_student":
         weights = store.read_tensors(teacher_dir / store.FINAL)
         store.load_weights(model, weights, teacher_dir / store.FINAL, "train the teacher again")
     elif config.role == "streaming_student":
         weights = store.read_tensors(teacher_dir / store.FINAL)
         _start_streaming(model, weights, store.read_system(teacher_dir).model.encoder != config.model.encoder)
-    if config.kd is None or config.kd.ranges != "student":
+    if not is_online:
         return model, None
     teacher, _ = store.load_system(teacher_dir, str(device))
     return model, teacher.requires_grad_(False)
@@ -172,11 +178,14 @@ def sparsifier(config: SystemConfig, model: nn.Module, steps_per_epoch: int) -> 
     )
 
 
-def _start_streaming(model: nn.Module, weights: Dict[str, Tensor], full_context: bool) -> None:
+def _start_streaming(model: Transducer, weights: Dict[str, Tensor], full_context: bool) -> None:
     """Take a teacher's ``weights`` if every one has its place in ``model``; else leave it as it is."""
     own = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if own == {name: tensor.shape for name, tensor in weights.items()}:
-        model.load_state_dict(model.encoder.weights_from_full_context(weights) if full_context else weights)
+        if full_context:
+            assert isinstance(model.encoder, StreamingEncoder)
+            weights = model.encoder.weights_from_full_context(weights)
+        model.load_state_dict(weights)
 
 
 def _short(value: object) -> str:

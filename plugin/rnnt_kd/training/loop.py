@@ -154,6 +154,7 @@ class Training:
         norm = self.fabric.clip_gradients(
             self.wrapped, self.wrapped_optimizer, max_norm=training.gradient_clip, error_if_nonfinite=False
         )
+        assert norm is not None
         state.step += 1
         state.batch_in_epoch += 1
         if self._is_finite(loss, norm):
@@ -185,8 +186,10 @@ class Training:
         labels, _ = self.data.labels(batch.texts, self.config.blank_id)
         frames = self.model.encoder.output_lengths(batch.feature_lens)
         found = self.cache.lookup(batch.utterance_ids, frames, int(frames.max()), labels.size(1))
-        device = self.fabric.device
-        return CachedTeacher(*(None if x is None else x.to(device, non_blocking=True) for x in found))
+        device, tempered = self.fabric.device, found.tempered
+        starts, packed = (x.to(device, non_blocking=True) for x in (found.starts, found.packed))
+        tempered = None if tempered is None else tempered.to(device, non_blocking=True)
+        return CachedTeacher(starts, packed, tempered)
 
     def _learning_rate(self, step: int) -> float:
         training = self.training

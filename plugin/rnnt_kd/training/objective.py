@@ -27,6 +27,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.losses import JoinerParts, NodeScores, pruned_transducer_terms
 from rnnt_kd.losses.kd_shift import later, shift_nodes
 from rnnt_kd.losses.packed_posteriors import unpack
+from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.teachers.posteriors import joiner_parts
 
 TERMS = ("simple", "pruned", "ctc", "kd")
@@ -76,7 +77,9 @@ class CachedTeacher(NamedTuple):
         if shift == 0:
             return self
         moved = shift_nodes(self.starts, (self.packed, self.tempered), num_frames, shift)
-        return CachedTeacher(moved.starts, *moved.values, moved.is_known)
+        packed, tempered = moved.values
+        assert packed is not None
+        return CachedTeacher(moved.starts, packed, tempered, moved.is_known)
 
 
 class Objective(nn.Module):
@@ -93,12 +96,12 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Transducer,
         training: TrainingConfig,
         backend: ModuleType,
         backend_name: str,
         kd: Optional[KdConfig] = None,
-        teacher: Optional[nn.Module] = None,
+        teacher: Optional[Transducer] = None,
     ):
         super().__init__()
         assert (teacher is not None) == (kd is not None and kd.ranges == "student"), "online, and only then"
@@ -142,7 +145,8 @@ class Objective(nn.Module):
         boundary[:, 2], boundary[:, 3] = label_lens, encoder_lens
 
         joiner = joiner_parts(model, encoder_out, predictor_out)
-        kd_options, teacher = {}, None
+        kd_options: Dict[str, Any] = {}
+        teacher: Union[None, JoinerParts, NodeScores] = None
         if cached is not None and self.kd is not None:
             cached = cached.later(encoder_lens, self.kd.shift)
         if with_kd and self.kd is not None:
@@ -199,6 +203,7 @@ class Objective(nn.Module):
         self, features, feature_lens, labels, num_frames: int, cached: Optional[CachedTeacher]
     ) -> Tuple[Dict[str, Any], Union[JoinerParts, NodeScores]]:
         """Options of the distillation term, and the teacher as it takes it."""
+        assert self.kd is not None
         options: Dict[str, Any] = {
             "kd_variant": self.kd.variant,
             "kd_weighting": self.kd.weighting,

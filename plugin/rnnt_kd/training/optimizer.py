@@ -27,7 +27,8 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> List[Dict]:
     """Two groups: matrices and kernels with ``weight_decay``, everything else without."""
-    decay, keep = [], []
+    decay: List[nn.Parameter] = []
+    keep: List[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             (keep if parameter.ndim < 2 or NO_DECAY.search(name) else decay).append(parameter)

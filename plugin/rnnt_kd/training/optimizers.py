@@ -5,7 +5,7 @@ for a parameter, by the parameter's name.
 """
 
 import inspect
-from typing import Dict, List
+from typing import Any, Dict, List
 
 import torch
 
@@ -19,7 +19,7 @@ def adamw(groups: List[Dict], config: TrainingConfig, device: torch.device) -> t
     multi-tensor one.  Mixed float16 keeps the multi-tensor one: Fabric's gradient
     scaler must see the gradients before they are clipped.
     """
-    arguments = dict(lr=config.learning_rate, betas=(config.betas[0], config.betas[1]), eps=1e-8)
+    arguments: Dict[str, Any] = dict(lr=config.learning_rate, betas=(config.betas[0], config.betas[1]), eps=1e-8)
     if config.precision != "16-mixed" and _has_fused(device.type):
         return torch.optim.AdamW(groups, fused=True, **arguments)
     return torch.optim.AdamW(groups, foreach=True, **arguments)

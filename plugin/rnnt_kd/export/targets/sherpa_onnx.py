@@ -7,13 +7,12 @@ import os
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
-from torch import nn
-
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import graphs
 from rnnt_kd.export.export_system import CHECK, Format, Say
 from rnnt_kd.export.numerics import verify_numbers
 from rnnt_kd.export.verify import verify_static
+from rnnt_kd.models.transducer import Transducer
 
 SPECS = {
     "encoder.onnx": graphs.offline_encoder,
@@ -22,7 +21,7 @@ SPECS = {
 }
 
 
-def write_files(model: nn.Module, form: Format, streaming: bool, folder: Path) -> Dict[str, List[str]]:
+def write_files(model: Transducer, form: Format, streaming: bool, folder: Path) -> Dict[str, List[str]]:
     """The three files; returns file -> names of the parameters in it."""
     from rnnt_kd.export.onnx_file import load_onnx, write_graph
 
@@ -44,7 +43,7 @@ def write_files(model: nn.Module, form: Format, streaming: bool, folder: Path) -
 
 
 def _conversions(form: Format) -> List[Callable[[Path, Path], None]]:
-    steps = []
+    steps: List[Callable[[Path, Path], None]] = []
     if form.int8:
         from rnnt_kd.export.quantize import quantize_int8
 
