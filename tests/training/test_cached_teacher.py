@@ -22,7 +22,7 @@ from rnnt_kd.losses.packed_posteriors import unpack
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.systems import store
 from rnnt_kd.teachers.cache import TeacherCache
-from rnnt_kd.teachers.posteriors import Lattice
+from rnnt_kd.teachers.posteriors import CacheSettings
 from rnnt_kd.teachers.shards import shard_path
 from rnnt_kd.teachers.write_cache import cache_teacher
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -50,7 +50,7 @@ def make_cache(tone_corpus, teacher_dir, folder, overrides=(), cuts=None, **opti
 
 def lattice_of(recipe):
     training = recipe.small_student.training
-    return Lattice(
+    return CacheSettings(
         training.prune_range, training.rnnt_type, recipe.kd.temperature, training.min_seconds, training.max_seconds
     )
 
