@@ -25,7 +25,7 @@ def test_what_was_said_before_changes_nothing(variant):
     np.testing.assert_array_equal(speak(SENTENCE, "en-us", variant, seed=3), first)
 
 
-def test_another_process_says_the_same():
+def test_speech_is_bit_identical_in_another_process():
     code = (
         "import hashlib; from rnnt_kd.data.synthesis.espeak import speak;"
         f"print(hashlib.sha256(speak({SENTENCE!r}, 'en-us', 'f3', seed=3).tobytes()).hexdigest())"
