@@ -20,6 +20,13 @@ def system_json(system_dir):
     return json.loads((system_dir / "system.json").read_text())
 
 
+def whole_lattice(model, features, lens, labels):
+    """Joiner logits of every node, (B, T, S + 1, C) float64, and the frames of each utterance."""
+    encoder_out, encoder_lens = model.encode(features, lens)
+    am, lm = model.joiner.encoder_proj(encoder_out), model.joiner.predictor_proj(model.predict(labels))
+    return model.joiner(am[:, :, None], lm[:, None]).double(), encoder_lens.tolist()
+
+
 @contextlib.contextmanager
 def interrupted_after(saves):
     """Ctrl-C instead of the checkpoint after so many."""

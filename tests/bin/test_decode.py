@@ -65,42 +65,31 @@ def test_fast_beam_search_says_words_of_the_text_only(made, tmp_path):
     assert not said["any"] <= {"two", "one", "ONE"}  # what random weights say
 
 
+def fails(capsys, *arguments, **changed):
+    """The one line of a decoding that is refused."""
+    with pytest.raises(SystemExit) as end:
+        decode.main(options(*arguments, **changed))
+    said = capsys.readouterr().err.splitlines()
+    assert end.value.code == 1 and said[-1].startswith("error: ")
+    return said[-1]
+
+
 def test_a_text_without_a_word_of_the_system_is_named(made, tmp_path, capsys):
     pytest.importorskip("k2", reason="k2 is not in this environment")
     text = tmp_path / "text"
     text.write_text("x-1 日本\n")
-    with pytest.raises(SystemExit):
-        decode.main(options(made, tmp_path / "out", search="fast_beam_search", graph_text=text))
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {text}: no token may be said; expected text")
+    said = fails(capsys, made, tmp_path / "out", search="fast_beam_search", graph_text=text)
+    assert said.startswith(f"error: {text}: no token may be said; expected text")
 
 
 @pytest.mark.parametrize("search", ["greedy_search", "modified_beam_search"])
 def test_other_searches_have_no_graph(made, tmp_path, capsys, search):
-    with pytest.raises(SystemExit):
-        decode.main(options(made, tmp_path, search=search, graph_text=made / "data/test/text"))
-    assert capsys.readouterr().err == f"error: --graph-text: given with {search}; expected --search fast_beam_search\n"
-
-
-def test_words_are_those_of_the_frames_most_probable_tokens(made, tmp_path):
-    """Greedy, written out with the model's own modules."""
-    decode.main(options(made, tmp_path, search="greedy_search"))
-    found = {item.utterance_id: item.hyp for item in read_recogs(tmp_path / "recogs-test.txt")}
-    model, _ = load_system(made / "exp/teacher")
-    tokenizer = Tokenizer.load(made / "exp/bpe")
-    for batch in make_dataloader(made / "exp/cuts/test.jsonl.gz", batch_seconds=0.1):
-        tokens = []
-        with torch.no_grad():
-            frames, _ = model.encode(batch.features, batch.feature_lens)
-            for frame in frames[0]:
-                lm = model.predict(torch.tensor([tokens], dtype=torch.int64))[0, -1]
-                joiner = model.joiner
-                best = int(joiner(joiner.encoder_proj(frame), joiner.predictor_proj(lm)).argmax())
-                tokens += [best] if best > 1 else []
-        assert found[batch.utterance_ids[0]] == tuple(tokenizer.decode(tokens).split())
+    said = fails(capsys, made, tmp_path, search=search, graph_text=made / "data/test/text")
+    assert said == f"error: --graph-text: given with {search}; expected --search fast_beam_search"
 
 
 @pytest.mark.parametrize("search", ["greedy_search", "modified_beam_search"])
-def test_tokens_and_words_have_the_times_of_their_frames(made, tmp_path, search):
+def test_tokens_and_words_are_those_of_the_search_and_have_the_times_of_their_frames(made, tmp_path, search):
     """A frame is 40 ms; a word comes with its last token."""
     decode.main(options(made, tmp_path, search=search))
     words = {item.utterance_id: item.hyp for item in read_recogs(tmp_path / "recogs-test.txt")}
@@ -113,6 +102,7 @@ def test_tokens_and_words_have_the_times_of_their_frames(made, tmp_path, search)
             encoded = model.encode(batch.features, batch.feature_lens)
         ((best,),) = get_search(search)(model, *encoded, beam=4, blank_id=0, unk_id=1)
         item = emissions[batch.utterance_ids[0]]
+        assert list(item.words) == tokenizer.decode(best.tokens).split()
         assert list(item.tokens) == [tokenizer.pieces()[token] for token in best.tokens]
         assert list(item.timestamps) == pytest.approx([0.04 * frame for frame in best.timestamps], abs=1e-9)
         ends = [n for n, token in enumerate(item.tokens) if (*item.tokens, "▁")[n + 1].startswith("▁") and token != "▁"]
@@ -289,8 +279,5 @@ def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):
     if not torch.cuda.is_available():
         cases.append(({"device": "cuda"}, "torch finds no GPU"))
     for changed, message in cases:
-        with pytest.raises(SystemExit) as end:
-            decode.main(options(made, tmp_path / "out", **changed))
-        error = capsys.readouterr().err.splitlines()[-1]
-        assert end.value.code == 1 and error.startswith("error: ") and message in error, (message, error)
+        assert message in fails(capsys, made, tmp_path / "out", **changed), message
         assert not (tmp_path / "out").exists()

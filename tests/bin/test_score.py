@@ -189,7 +189,7 @@ def test_left_out_utterances_are_named_and_others_must_be_there(decoded, capsys)
         (["--decode-dir", "{ours}", "--replications", "0"], "--replications"),
     ],
 )
-def test_wrong_options(decoded, tmp_path, capsys, arguments, message):
+def test_a_wrong_option_is_one_line(decoded, tmp_path, capsys, arguments, message):
     filled = [argument.format(tmp=tmp_path, ours=decoded[1]) for argument in arguments]
     status, printed = run(capsys, *filled)
     assert status == 1 and printed.startswith("error: ") and message in printed and printed.count("\n") == 1

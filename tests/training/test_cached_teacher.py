@@ -10,7 +10,7 @@ import pytest
 import reference
 import torch
 from safetensors.torch import load_file
-from training_cases import interrupted_after, metrics, system_json
+from training_cases import interrupted_after, metrics, system_json, whole_lattice
 
 from rnnt_kd.bin import train as command
 from rnnt_kd.config_io import load_recipe
@@ -36,6 +36,13 @@ ONE_EPOCH = ["small_student.training.epochs=1", "sparse_student.training.epochs=
 @pytest.fixture(scope="module")
 def kd_cache(tone_corpus, teacher_dir, tmp_path_factory):
     return tone_corpus.cache(teacher_dir, tmp_path_factory.mktemp("cache") / "kd_cache")
+
+
+@pytest.fixture(scope="module")
+def caches(tone_corpus, teacher_dir, kd_cache, tmp_path_factory):
+    """Of temperature 1 and 2."""
+    hot = tmp_path_factory.mktemp("cache") / "kd_cache_temperature2"
+    return {1.0: kd_cache, 2.0: tone_corpus.cache(teacher_dir, hot, ["kd.temperature=2.0"])}
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +78,7 @@ def full_posteriors(model, inputs, ranges, temperature=1.0):
     """Posteriors of blank, label, rest on the kept nodes, float64, from whole logits."""
     features, lens, labels, label_lens = inputs
     model = copy.deepcopy(model).double()
-    encoder_out, _ = model.encode(features.double(), lens)
-    am, lm = model.joiner.encoder_proj(encoder_out), model.joiner.predictor_proj(model.predict(labels))
-    posteriors = (model.joiner(am[:, :, None], lm[:, None]) / temperature).softmax(-1)  # (B, T, S + 1, C)
+    posteriors = (whole_lattice(model, features.double(), lens, labels)[0] / temperature).softmax(-1)
     B, T, s_range = ranges.shape
     result = torch.zeros(B, T, s_range, 3, dtype=torch.float64)
     for b in range(B):
@@ -88,12 +93,11 @@ def full_posteriors(model, inputs, ranges, temperature=1.0):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_the_cache_holds_the_teachers_posteriors_on_its_own_ranges(tone_corpus, teacher_dir, tmp_path, temperature):
-    folder = tone_corpus.cache(teacher_dir, tmp_path, [f"kd.temperature={temperature}"])
+def test_the_cache_holds_the_teachers_posteriors_on_its_own_ranges(tone_corpus, teacher_dir, caches, temperature):
     teacher, config = store.load_system(teacher_dir)
     inputs, ids = batch_of(tone_corpus, [3, 11, 17, 20])  # of several shards
     features, lens, labels, label_lens = inputs
-    cached = cached_batch(folder, inputs, ids, encoder_frames(lens))
+    cached = cached_batch(caches[temperature], inputs, ids, encoder_frames(lens))
     for packed, at in ((cached.packed, 1.0), (cached.tempered, temperature)):
         if at == 1.0 and packed is None:
             continue
@@ -137,10 +141,9 @@ def test_the_occupancy_is_recovered_from_what_is_stored(tone_corpus, teacher_dir
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("weighting", ["occupancy", "uniform"])
 def test_online_and_cached_agree_to_float16_rounding(
-    tone_corpus, teacher_dir, tmp_path, monkeypatch, temperature, weighting
+    tone_corpus, teacher_dir, caches, monkeypatch, temperature, weighting
 ):
     """On the same ranges.  The student is another model, and hears masked features."""
-    folder = tone_corpus.cache(teacher_dir, tmp_path, [f"kd.temperature={temperature}"])
     teacher, config = store.load_system(teacher_dir)
     torch.manual_seed(3)
     student = store.build_model(config).eval()
@@ -148,7 +151,7 @@ def test_online_and_cached_agree_to_float16_rounding(
     clean, lens = inputs[0], inputs[1]
     masked = clean.clone()
     masked[:, 4:9] = -8.0
-    cached = cached_batch(folder, inputs, ids, encoder_frames(lens))
+    cached = cached_batch(caches[temperature], inputs, ids, encoder_frames(lens))
     backend, kd = get_backend("torch"), load_recipe(tone_corpus.preset, [f"kd.temperature={temperature}"]).kd
     kd.weighting = weighting
 
@@ -356,13 +359,6 @@ def test_from_the_cache_it_is_the_plain_loops(tone_corpus, teacher_dir, kd_cache
     assert num_frames == [9, 9] and term.item() == pytest.approx(expected.item(), rel=1e-4) and term.item() > 0.01
 
 
-def whole_lattice(model, features, lens, labels):
-    """Joiner logits of every node, float64, and frames of each utterance."""
-    encoder_out, encoder_lens = model.encode(features, lens)
-    am, lm = model.joiner.encoder_proj(encoder_out), model.joiner.predictor_proj(model.predict(labels))
-    return model.joiner(am[:, :, None], lm[:, None]).double(), encoder_lens.tolist()
-
-
 def as_logits(cached, labels, C):
     """(B, T, s_range, C) float64 whose posteriors are those of the cache; the rest on one class that is no label."""
     logits = torch.full((*cached.packed.shape[:3], C), -60.0, dtype=torch.float64)
@@ -382,15 +378,14 @@ def as_logits(cached, labels, C):
 def test_a_shift_is_part_of_the_loss(tone_corpus, teacher_dir, kd_cache, tmp_path, ranges):
     who = {"kd_cache": kd_cache} if ranges == "teacher" else {"teacher_dir": teacher_dir}
     losses = []
-    for name, shift in (("plain", {}), ("zero", {"shift": 0}), ("late", {"shift": 3})):
-        config = tone_corpus.config("small_student", with_kd=True, ranges=ranges, overrides=ONE_EPOCH, **shift)
-        tone_corpus.train(config, tmp_path / name, **who)
-        losses.append([line["kd_loss"] for line in metrics(tmp_path / name, "train")])
-        assert system_json(tmp_path / name)["kd_shift"] == shift.get("shift", 0)
-    plain, zero, late = losses
-    assert zero == plain and late != plain and all(loss > 0 for loss in late)
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "zero", "late")]
-    assert weights[0] == weights[1] != weights[2]
+    for shift in (0, 3):
+        config = student_config(tone_corpus, ranges=ranges, shift=shift)
+        tone_corpus.train(config, tmp_path / str(shift), **who)
+        losses.append([line["kd_loss"] for line in metrics(tmp_path / str(shift), "train")])
+        assert system_json(tmp_path / str(shift))["kd_shift"] == shift
+    assert losses[0] != losses[1] and all(loss > 0 for loss in losses[1])
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("0", "3"))
+    assert first != second and student_config(tone_corpus, shift=0) == student_config(tone_corpus)
 
 
 def test_a_run_from_before_there_was_a_shift_stays_finished(tone_corpus, kd_cache, taught, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import reference
 import torch
 from model_cases import transducer
+from training_cases import whole_lattice
 
 from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.lattice import get_backend
@@ -37,12 +38,10 @@ def objective(model, training=TRAINING, kd=None, teacher=None, backend="torch"):
 
 
 def full_lattice(model, features, lens, labels):
-    """Joiner logits of every node, float64, and ranges that keep all of them."""
-    encoder_out, encoder_lens = model.encode(features, lens)
-    lm = model.joiner.predictor_proj(model.predict(labels))
-    am = model.joiner.encoder_proj(encoder_out)
-    ranges = torch.arange(labels.size(1) + 1).expand(len(labels), encoder_out.size(1), -1)
-    return model.joiner(am[:, :, None], lm[:, None]).double(), ranges, encoder_lens.tolist()
+    """Joiner logits of every node, ranges that keep all of them, and the frames of each utterance."""
+    logits, frames = whole_lattice(model, features, lens, labels)
+    ranges = torch.arange(labels.size(1) + 1).expand(len(labels), logits.size(1), -1)
+    return logits, ranges, frames
 
 
 def transcripts(labels, label_lens):
