@@ -110,7 +110,7 @@ class TeacherPosteriors:
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Dict[str, Entry]:
-        """By utterance id.  Raises UserError, naming the utterance, where a posterior is not a number."""
+        """Entries by utterance id.  Raises UserError, naming the utterance, where a posterior is not a number."""
         model, settings = self.model, self.settings
         encoded = [self.encode(text) for text in batch.texts]
         at_least = max(settings.prune_range - 1, 1)  # so that no batch of short texts narrows the ranges
