@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from rnnt_kd.scoring.recognitions import Recognition
+from rnnt_kd.scoring.trn import write_trn
 
 ROOTS = "RNNT_KD_EXP"  # folders of experiments, with ":" between them
 
@@ -37,12 +38,16 @@ def scores(ref, ref_kind, hyp, hyp_kind):
     return found
 
 
+def utterances(*pairs):
+    """Recognitions of (reference, hypothesis), words in a string."""
+    return [Recognition(f"u{i:03d}", tuple(r.split()), tuple(h.split())) for i, (r, h) in enumerate(pairs)]
+
+
 def write_sides(folder, items):
-    """The two trn files of recognitions, written here by hand."""
-    for side in ("ref", "hyp"):
-        lines = [f"{' '.join(getattr(item, side))} (s-{item.utterance_id})\n" for item in items]
-        (folder / f"{side}.trn").write_text("".join(lines))
-    return folder / "ref.trn", folder / "hyp.trn"
+    """The two trn files of recognitions."""
+    paths = folder / "ref.trn", folder / "hyp.trn"
+    write_trn(*paths, items, {item.utterance_id: "s" for item in items})
+    return paths
 
 
 def noisy_recognitions(seed, vocabulary, longest, size=150):

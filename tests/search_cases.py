@@ -80,3 +80,9 @@ def assert_equal(found, expected):
     for hypothesis, (*_, score, sure) in zip(found, expected, strict=True):
         assert hypothesis.score == pytest.approx(score, rel=1e-9, abs=1e-9)
         assert hypothesis.token_log_probs == pytest.approx(sure, rel=1e-9, abs=1e-9)
+
+
+def assert_plain_python_finds(found, model, frames, lens, beam, nbest=None, **options):
+    """The n-best lists of a batch are those of ``reference_search``, utterance by utterance."""
+    for hypotheses, utterance, length in zip(found, frames, lens, strict=True):
+        assert_equal(hypotheses, reference_search(model, utterance[:length], beam, **options)[:nbest])

@@ -9,16 +9,10 @@ import time
 import numpy as np
 import pytest
 import safetensors.torch
-import soundfile
-import torch
+from system_cases import noise_corpus, random_system
 
-from rnnt_kd import atomic
+from rnnt_kd import atomic, progress_bar
 from rnnt_kd.bin import cache_teacher as command
-from rnnt_kd.config import ModelConfig, SystemConfig
-from rnnt_kd.config_io import write_system_config
-from rnnt_kd.data.features import compute_features
-from rnnt_kd.data.kaldi_dir import write_data_dir
-from rnnt_kd.systems.store import build_model
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
@@ -29,41 +23,29 @@ NUM_SHARDS = 8  # of three cuts
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """exp/: 24 cuts (each utterance at two speeds), bpe and a teacher with random weights; preset.yaml."""
+    """exp/: 24 cuts (each utterance at two speeds), bpe and a teacher with random weights."""
     folder = tmp_path_factory.mktemp("cache")
     generator = np.random.default_rng(0)
     texts = {f"s-{n:02d}": " ".join(generator.choice(WORDS, n % 4)).strip() for n in range(12)}
-    audio = {key: folder / f"{key}.wav" for key in texts}
-    for index, path in enumerate(audio.values()):
-        soundfile.write(path, 0.1 * generator.normal(size=9000 + 2000 * index), 16000)
-    data = write_data_dir(folder / "data/train", wav_scp=audio, text=texts, utt2spk={key: "s" for key in texts})
-    compute_features(data, folder / "exp/cuts", "train", [1.0, 1.1])
-    train_bpe([text for text in texts.values() if text], 16, folder / "exp/bpe")
-    make_teacher(folder / "exp/teacher", Tokenizer.load(folder / "exp/bpe"), seed=1)
-    (folder / "preset.yaml").write_text("text: {vocab_size: 16}\n")
+    tokenizer = noise_corpus(folder, texts, lambda index: 9000 + 2000 * index, "train", (1.0, 1.1))
+    random_system(folder / "exp/teacher", tokenizer)
     return folder
 
 
-def make_teacher(folder, tokenizer, seed):
-    model = ModelConfig(size="tiny", encoder_options={"num_layers": 1, "dim": 32, "feedforward_dim": 32})
-    config = SystemConfig(model=model, vocab_size=tokenizer.vocab_size, bpe_checksum=tokenizer.checksum)
-    torch.manual_seed(seed)
-    folder.mkdir(parents=True)
-    write_system_config(folder / "config.yaml", config)
-    safetensors.torch.save_file(build_model(config).state_dict(), folder / "model.safetensors")
-    return folder
-
-
-def arguments(made, cache_dir, *more, **changed):
-    values = {"config": made / "preset.yaml", "teacher-dir": made / "exp/teacher", "bpe-dir": made / "exp/bpe"}
-    values.update({"cuts": made / "exp/cuts/train.jsonl.gz", "cache-dir": cache_dir, "shard-utterances": 3})
+def arguments(made, cache_dir, **changed):
+    values = {"teacher-dir": made / "exp/teacher", "bpe-dir": made / "exp/bpe", "cache-dir": cache_dir}
+    values.update({"cuts": made / "exp/cuts/train.jsonl.gz", "shard-utterances": 3})
     values.update({"device": "cpu", "lattice-backend": "torch"})
     values.update({key.replace("_", "-"): value for key, value in changed.items()})
-    return [*(part for key, value in values.items() for part in (f"--{key}", str(value))), *map(str, more)]
+    return [part for key, value in values.items() for part in (f"--{key}", str(value))]
 
 
 def contents(cache_dir):
     return {path.name: path.read_bytes() for path in sorted(cache_dir.glob("*.safetensors"))}
+
+
+def stamps(cache_dir):
+    return {path.name: path.stat().st_mtime_ns for path in cache_dir.glob("*.safetensors")}
 
 
 @pytest.fixture(scope="module")
@@ -95,12 +77,10 @@ def test_every_utterance_is_there_at_each_speed_and_with_any_text(made, whole):
 
 
 def test_finished_already_is_one_line_and_touches_nothing(made, copy, capsys):
-    before = {path.name: path.stat().st_mtime_ns for path in copy.iterdir()}
+    before = stamps(copy)
     command.main(arguments(made, copy))
     assert capsys.readouterr().err == f"teacher cache: finished already, skipped ({copy})\n"
-    assert {path.name: path.stat().st_mtime_ns for path in copy.glob("*.safetensors")} == {
-        name: stamp for name, stamp in before.items() if name.endswith(".safetensors")
-    }
+    assert stamps(copy) == before
 
 
 def killed_in_the_middle(made, folder, root):
@@ -159,20 +139,13 @@ def test_what_a_killed_write_left_is_swept_up(made, whole, copy):
     assert [path.name for path in copy.glob(".*.tmp")] == [".shard-00002.safetensors.abc.tmp"]
 
 
-def test_two_jobs_at_once_make_the_bytes_of_one(made, whole, tmp_path, root):
+@pytest.mark.parametrize("jobs", [[{"job": 1, "nj": 2}, {"job": 2, "nj": 2}], [{}, {}]], ids=["two jobs", "one twice"])
+def test_jobs_at_once_make_the_bytes_of_one(made, whole, tmp_path, root, jobs):
     folder = tmp_path / "shared"
-    processes = [start(root, arguments(made, folder, job=job, nj=2)) for job in (1, 2)]
+    processes = [start(root, arguments(made, folder, **job)) for job in jobs]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    assert all(f"job {job} of 2: 4 of 4 shards to make" in said for job, said in enumerate(outputs, 1))
-    assert contents(folder) == contents(whole)
-
-
-def test_the_same_job_twice_at_once_does_no_harm(made, whole, tmp_path, root):
-    folder = tmp_path / "shared"
-    processes = [start(root, arguments(made, folder)) for _ in range(2)]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert all(f"job {job} of 2: 4 of 4 shards to make" in said for job, said in enumerate(outputs, 1) if jobs[0])
     assert contents(folder) == contents(whole)
 
 
@@ -189,28 +162,25 @@ def test_a_damaged_shard_is_named_and_made_anew(made, whole, copy, capsys, damag
     content = bytearray(victim.read_bytes())
     content[-50] ^= 8
     victim.write_bytes({"truncated": content[:-30], "flipped": content, "empty": b""}[damage])
-    stamps = {path.name: path.stat().st_mtime_ns for path in copy.glob("*.safetensors")}
+    before = stamps(copy)
     command.main(arguments(made, copy))
     said = capsys.readouterr().err
     assert "makes shard-00004.safetensors again: damaged" in said and f"1 of {NUM_SHARDS} shards to make" in said
     assert contents(copy) == contents(whole)
-    changed = [path.name for path in copy.glob("*.safetensors") if path.stat().st_mtime_ns != stamps[path.name]]
-    assert changed == [victim.name]
+    assert [name for name, stamp in stamps(copy).items() if stamp != before[name]] == [victim.name]
 
 
 def test_what_changed_is_said_and_everything_made_anew(made, copy, tmp_path, capsys):
-    tokenizer = Tokenizer.load(made / "exp/bpe")
-    other = make_teacher(tmp_path / "teacher2", tokenizer, seed=2)
-    for changed, more, message in (
-        ({"teacher_dir": other}, [], "teacher weights was"),
-        ({}, ["--set", "kd.temperature=2"], "temperature was 1.0 and is 2.0"),
-        ({}, [f"--set={role}.training.prune_range=4" for role in ("sparse_student", "small_student")],
-         "prune range was 5 and is 4"),
-    ):  # fmt: skip
-        command.main(arguments(made, copy, *more, **changed))
+    other = random_system(tmp_path / "teacher2", Tokenizer.load(made / "exp/bpe"), seed=2)
+    for changed, message in (
+        ({"teacher_dir": other}, "teacher weights was"),
+        ({"temperature": 2}, "temperature was 1.0 and is 2.0"),
+        ({"prune_range": 4}, "prune range was 5 and is 4"),
+    ):
+        command.main(arguments(made, copy, **changed))
         said = capsys.readouterr().err
         assert message in said and f"{NUM_SHARDS} of {NUM_SHARDS} shards to make" in said, said
-        command.main(arguments(made, copy, *more, **changed))
+        command.main(arguments(made, copy, **changed))
         assert "finished already" in capsys.readouterr().err
         command.main(arguments(made, copy))
         capsys.readouterr()
@@ -218,7 +188,7 @@ def test_what_changed_is_said_and_everything_made_anew(made, copy, tmp_path, cap
 
 def test_another_bpe_model_or_corpus_changes_the_facts(made, copy, tmp_path, capsys):
     train_bpe(["five six seven eight one two three four"], 18, tmp_path / "bpe")
-    make_teacher(tmp_path / "teacher", Tokenizer.load(tmp_path / "bpe"), seed=1)
+    random_system(tmp_path / "teacher", Tokenizer.load(tmp_path / "bpe"))
     command.main(arguments(made, copy, bpe_dir=tmp_path / "bpe", teacher_dir=tmp_path / "teacher"))
     assert "BPE model was" in capsys.readouterr().err
     cuts = shutil.copytree(made / "exp/cuts", tmp_path / "cuts") / "train.jsonl.gz"
@@ -237,8 +207,7 @@ def test_another_size_of_shards_leaves_no_old_ones(made, whole, copy, capsys):
 
 
 def test_utterances_that_cannot_be_trained_on_are_left_out_and_counted(made, tmp_path, capsys):
-    limits = [f"--set={role}.training.max_seconds=1.0" for role in ("sparse_student", "small_student")]
-    command.main(arguments(made, tmp_path / "x", *limits))
+    command.main(arguments(made, tmp_path / "x", max_seconds=1.0))
     assert "longer than max_seconds" in capsys.readouterr().err
     cache = TeacherCache.open(tmp_path / "x")
     assert 0 < len(cache) < 24
@@ -251,25 +220,25 @@ def test_bad_input_is_one_line_and_writes_nothing(made, tmp_path, capsys):
     broken = shutil.copytree(made / "exp/teacher", tmp_path / "broken")
     (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:999])
     cases = [
-        ({"job": 3, "nj": 2}, [], "--job: 3; expected 1 to 2"),
-        ({"job": 0}, [], "--job: 0"),
-        ({"nj": 0}, [], "--nj: 0"),
-        ({"shard_utterances": 0}, [], "--shard-utterances: 0"),
-        ({"num_threads": 0}, [], "--num-threads: 0"),
-        ({"batch_seconds": 0}, [], "--batch-seconds: 0.0"),
-        ({"teacher_dir": tmp_path / "none"}, [], "no trained system here"),
-        ({"teacher_dir": broken}, [], "model.safetensors: damaged"),
-        ({"cuts": tmp_path / "none.jsonl.gz"}, [], "none.jsonl.gz: no such file"),
-        ({"bpe_dir": tmp_path / "none"}, [], "bpe.model"),
-        ({"bpe_dir": tmp_path / "bpe"}, [], "trained with BPE model"),
-        ({}, ["--set", "kd.temperature=0"], "kd.temperature: 0"),
-        ({}, ["--set", "small_student.training.prune_range=9"], "training.prune_range: 5 and 9"),
-        ({}, ["--set=small_student.training.max_seconds=0.2", "--set=sparse_student.training.max_seconds=0.2"],
-         "nothing is left"),
-    ]  # fmt: skip
-    for changed, more, message in cases:
+        ({"job": 3, "nj": 2}, "--job: 3; expected 1 to 2"),
+        ({"job": 0}, "--job: 0"),
+        ({"nj": 0}, "--nj: 0"),
+        ({"shard_utterances": 0}, "--shard-utterances: 0"),
+        ({"num_threads": 0}, "--num-threads: 0"),
+        ({"batch_seconds": 0}, "--batch-seconds: 0.0"),
+        ({"teacher_dir": tmp_path / "none"}, "no trained system here"),
+        ({"teacher_dir": broken}, "model.safetensors: damaged"),
+        ({"cuts": tmp_path / "none.jsonl.gz"}, "none.jsonl.gz: no such file"),
+        ({"bpe_dir": tmp_path / "none"}, "bpe.model"),
+        ({"bpe_dir": tmp_path / "bpe"}, "trained with BPE model"),
+        ({"temperature": 0}, "--temperature: 0.0"),
+        ({"prune_range": 1}, "--prune-range: 1"),
+        ({"min_seconds": 3, "max_seconds": 2}, "--min-seconds: 3.0 > 2.0"),
+        ({"max_seconds": 0.2}, "nothing is left"),
+    ]
+    for changed, message in cases:
         with pytest.raises(SystemExit) as end:
-            command.main(arguments(made, tmp_path / "out", *more, **changed))
+            command.main(arguments(made, tmp_path / "out", **changed))
         said = capsys.readouterr().err.splitlines()
         assert end.value.code == 1 and said[-1].startswith("error: ") and message in said[-1], (message, said)
         assert not (tmp_path / "out").exists()
@@ -297,7 +266,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_shard(made, tmp_path, capsys
 
 
 def test_plain_progress_lines_tell_the_time_left(made, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(command, "PLAIN_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress_bar, "LINE_SECONDS", 0.0)
     command.main(arguments(made, tmp_path / "x"))
     lines = capsys.readouterr().err.splitlines()
     assert "teacher cache: 8 of 8 shards to make, 24 utterances; cuts: 24 of 24 utterances" in lines

@@ -132,13 +132,14 @@ def test_a_full_disk_and_an_interrupt_leave_nothing_half_written(data_dir, tmp_p
             return super().write(key, value)
 
     monkeypatch.setattr(features, "LilcomChunkyWriter", Writer)
+    arguments = ["--data-dir", str(data_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "x"]
     with pytest.raises(SystemExit) as end:
-        compute_features.main(["--data-dir", str(data_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "x"])
+        compute_features.main(arguments)
     assert end.value.code == (1 if trouble == "full" else 130)
     error = capsys.readouterr().err
     assert ("the disk is full" if trouble == "full" else "interrupted; run the same command again") in error
     assert "Traceback" not in error
     assert [path.name for path in (tmp_path / "cuts").iterdir() if path.suffix != ".lock"] == []
     monkeypatch.undo()
-    compute_features.main(["--data-dir", str(data_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "x"])
+    compute_features.main(arguments)
     assert (tmp_path / "cuts" / "x.jsonl.gz").is_file()

@@ -80,22 +80,31 @@ def test_own_bugs_keep_their_traceback():
         main([])
 
 
+def start(root, *arguments, path=None):
+    return subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={"PYTHONPATH": path or str(root / "plugin"), "PATH": ""},
+    )  # fmt: skip
+
+
+def killed(process):
+    """What it said on stderr; its status is that of an interrupted command."""
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130 and "interrupted" in errors and "Traceback" not in errors
+    return errors
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupt_and_terminate_end_with_130_and_no_traceback(number, root):
     program = (
         "from rnnt_kd.bin.entry import command\nimport time\n"
         "@command\ndef main(argv=None):\n    print('ready', flush=True)\n    time.sleep(30)\nmain()\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={"PYTHONPATH": str(root / "plugin"), "PATH": ""},
-    )  # fmt: skip
+    process = start(root, "-c", program)
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.1)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert "interrupted" in errors and "Traceback" not in errors
+    killed(process)
 
 
 def test_an_interrupt_that_c_code_turned_into_another_error_is_an_interrupt(root):
@@ -104,21 +113,14 @@ def test_an_interrupt_that_c_code_turned_into_another_error_is_an_interrupt(root
         "@command\ndef main(argv=None):\n    try:\n        os.kill(os.getpid(), signal.SIGINT)\n"
         "    except KeyboardInterrupt:\n        raise RuntimeError('KeyboardInterrupt: <EMPTY MESSAGE>') from None\nmain()\n"
     )
-    environment = {"PYTHONPATH": str(root / "plugin"), "PATH": ""}
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
-    assert done.returncode == 130
-    assert "interrupted" in done.stderr and "Traceback" not in done.stderr
+    killed(start(root, "-c", program))
 
 
 def test_an_interrupt_in_the_imports_is_one_line(root, tmp_path):
     slow = "import time\nprint('importing', flush=True)\ntime.sleep(30)\n"
-    (tmp_path / "filelock.py").write_text(slow)  # imported by the command before its own main runs
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rnnt_kd.bin.experiment"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env={"PYTHONPATH": f"{tmp_path}:{root / 'plugin'}", "PATH": ""},
-    )  # fmt: skip
+    (tmp_path / "numpy.py").write_text(slow)  # imported by the command before its own main runs
+    process = start(root, "-m", "rnnt_kd.bin.validate_data_dir", path=f"{tmp_path}:{root / 'plugin'}")
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == 130
+    errors = killed(process)
     assert errors.count("\n") == 1 and errors.startswith("interrupted")

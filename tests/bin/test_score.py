@@ -1,4 +1,4 @@
-"""``local/score.sh`` and ``python -m rnnt_kd.bin.score`` / ``summarize``: from recogs to the table."""
+"""``local/score.sh`` and ``python -m rnnt_kd.bin.score``: from recogs to rates."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from rnnt_kd.bin import score, summarize
+from rnnt_kd.bin import score
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 
 REFS = {"s1-a": "one two three", "s1-b": "four", "s2-c": "fünf sechs", "s2-d": "ja"}
@@ -137,10 +137,10 @@ def test_hypotheses_that_do_not_fit_are_one_line(decoded, tmp_path, capsys, cont
     assert message.format(data=data) in printed and not (tmp_path / "hyps.score").exists()
 
 
-def run(capsys, *arguments, main=score.main):
+def run(capsys, *arguments):
     """Exit status and what was printed."""
     try:
-        main([str(argument) for argument in arguments])
+        score.main([str(argument) for argument in arguments])
         status = 0
     except SystemExit as end:
         status = end.code
@@ -189,7 +189,7 @@ def test_left_out_utterances_are_named_and_others_must_be_there(decoded, capsys)
         (["--decode-dir", "{ours}", "--replications", "0"], "--replications"),
     ],
 )
-def test_wrong_options(decoded, tmp_path, capsys, arguments, message):
+def test_a_wrong_option_is_one_line(decoded, tmp_path, capsys, arguments, message):
     filled = [argument.format(tmp=tmp_path, ours=decoded[1]) for argument in arguments]
     status, printed = run(capsys, *filled)
     assert status == 1 and printed.startswith("error: ") and message in printed and printed.count("\n") == 1
@@ -206,18 +206,3 @@ def test_several_test_sets_need_a_choice_and_no_words_no_rate(decoded, capsys):
     for name, rate in (("other", "0.00"), ("test", "28.57")):  # Kaldi's files are those of the last call
         assert run(capsys, "--decode-dir", ours, "--test-set", name)[0] == 0
         assert (ours / "wer_0_0.0").read_text().startswith(f"%WER {rate} ")
-
-
-def test_summarize_prints_what_it_writes(tmp_path, capsys):
-    (tmp_path / "exp" / "teacher").mkdir(parents=True)
-    options = ["--exp-dir", tmp_path / "exp", "--test-sets", "test", "--systems", "teacher small_kd", "--corpus", "an4"]
-    status, printed = run(capsys, *options, main=summarize.main)
-    table, title, commands = (tmp_path / "exp/summary.md").read_text().partition("\nCommands that made the figures:")
-    assert status == 0 and printed == table and title
-    assert "rnnt_kd.bin.summarize --exp-dir" in commands
-    rows = json.loads((tmp_path / "exp/summary.json").read_text())
-    assert [row["system"] for row in rows] == ["teacher", "small", "small_kd"]
-    status, printed = run(capsys, "--exp-dir", tmp_path / "none", "--test-sets", "test", main=summarize.main)
-    assert status == 1 and "no such folder" in printed
-    status, printed = run(capsys, "--exp-dir", tmp_path, "--test-sets", " ", main=summarize.main)
-    assert status == 1 and "--test-sets" in printed

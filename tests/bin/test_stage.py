@@ -2,17 +2,20 @@
 
 import os
 
+import pytest
+
 from rnnt_kd.bin.stage import Stage
 
 
-def make(tmp_path, settings=None, name="bpe"):
-    return Stage(tmp_path / "out", name, settings or {"vocab_size": 60}, [tmp_path / "text"], ["bpe.model"])
+def make(tmp_path, settings=None, **more):
+    return Stage(tmp_path / "out", "bpe", settings or {"vocab_size": 60}, [tmp_path / "text"], ["bpe.model"], **more)
 
 
 def finished(tmp_path):
     (tmp_path / "text").write_text("a b c")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "bpe.model").write_text("model")
+    assert not make(tmp_path).is_finished()
     make(tmp_path).finish()
 
 
@@ -27,20 +30,11 @@ def test_a_newer_source_runs_again(tmp_path, capsys):
     audio = tmp_path / "a.wav"
     audio.write_text("")
     record = tmp_path / "out" / ".bpe.record.json"
-
-    def stage():
-        return Stage(tmp_path / "out", "bpe", {"vocab_size": 60}, [tmp_path / "text"], ["bpe.model"], sources=[audio])
-
     os.utime(audio, ns=(0, record.stat().st_mtime_ns - 1))
-    assert stage().is_finished()
+    assert make(tmp_path, sources=[audio]).is_finished()
     os.utime(audio, ns=(0, record.stat().st_mtime_ns + 1))
-    assert not stage().is_finished()
+    assert not make(tmp_path, sources=[audio]).is_finished()
     assert f"{audio} changed since" in capsys.readouterr().out
-
-
-def test_not_finished_before_finish(tmp_path):
-    (tmp_path / "text").write_text("a b c")
-    assert not make(tmp_path).is_finished()
 
 
 def test_changed_setting_input_or_lost_output_runs_again(tmp_path, capsys):
@@ -59,15 +53,13 @@ def test_changed_setting_input_or_lost_output_runs_again(tmp_path, capsys):
     assert "bpe.model is missing" in capsys.readouterr().out
 
 
-def test_start_forgets_the_record(tmp_path):
+@pytest.mark.parametrize("record", ["{ half a", None], ids=["damaged", "forgotten by start"])
+def test_without_a_record_nothing_is_finished(tmp_path, record):
     finished(tmp_path)
-    make(tmp_path).start()
-    assert not make(tmp_path).is_finished()
-
-
-def test_damaged_record_counts_as_none(tmp_path):
-    finished(tmp_path)
-    (tmp_path / "out" / ".bpe.record.json").write_text("{ half a")
+    if record is None:
+        make(tmp_path).start()
+    else:
+        (tmp_path / "out" / ".bpe.record.json").write_text(record)
     assert not make(tmp_path).is_finished()
 
 

@@ -1,4 +1,4 @@
-"""The audio that people hear is the utterance's, from any recording that stage 1 reads."""
+"""Audio of utterances, for recognition without cuts and for people's ears, is what stage 1 reads."""
 
 import io
 import shutil
@@ -6,12 +6,14 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
+from lhotse import load_manifest_lazy
 
 from rnnt_kd.data.cut_audio import compressed, cut_samples, loudness
 from rnnt_kd.data.dataset import load_cuts_info
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import write_data_dir
-from rnnt_kd.data.speech import read_speech
+from rnnt_kd.data.speech import filter_banks, read_speech
+from rnnt_kd.errors import UserError
 
 
 def tone(seconds, rate=16000):
@@ -21,17 +23,20 @@ def tone(seconds, rate=16000):
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """A whole file, two segments of another at 8 kHz, and a pipe."""
+    """A whole file, two segments of a stereo file at 8 kHz, a pipe, and silence."""
     folder = tmp_path_factory.mktemp("audio")
     segments = {"a": ("whole", 0.0, 1.0), "b": ("long", 0.5, 1.25), "c": ("long", 1.25, 2.75), "d": ("pipe", 0.0, 1.0)}
+    segments["e"] = ("silence", 0.0, 0.5)
     soundfile.write(folder / "whole.wav", tone(1.0), 16000)
-    soundfile.write(folder / "long.flac", tone(3.0, 8000), 8000)
+    soundfile.write(folder / "long.flac", np.stack([tone(3.0, 8000), -tone(3.0, 8000)], axis=1), 8000)
+    soundfile.write(folder / "silence.wav", np.zeros(8000), 16000)
+    files = {"long": "long.flac", "pipe": "whole.wav", "silence": "silence.wav", "whole": "whole.wav"}
     data = folder / "data"
     write_data_dir(
         data,
-        wav_scp={"long": folder / "long.flac", "pipe": folder / "whole.wav", "whole": folder / "whole.wav"},
-        text={"a": "x", "b": "x", "c": "x", "d": "x"},
-        utt2spk={name: "s" for name in "abcd"},
+        wav_scp={name: folder / file for name, file in files.items()},
+        text={name: f"WORD {name}" for name in segments},
+        utt2spk={name: f"s{name}" for name in segments},
         segments=segments,
     )
     scp = (data / "wav.scp").read_text().replace(f"pipe {folder}/whole.wav", f"pipe cat {folder}/whole.wav |")
@@ -49,8 +54,28 @@ def by_id(cuts, **options):
     return dict(zip(ids, cut_samples(cuts, range(len(ids)), **options)))
 
 
+def test_filter_banks_are_those_of_stage_1_but_for_lilcom(data_dir, cuts):
+    speech = {item.id: item for item in read_speech(data_dir, allow_pipes=True)}
+    stored = {cut.id: cut for cut in load_manifest_lazy(cuts)}
+    assert sorted(stored) == list("abcd") and sorted(speech) == list("abcde")
+    for name, cut in stored.items():
+        expected, got = cut.load_features(), filter_banks(speech[name].samples).numpy()
+        assert got.shape == expected.shape and got.dtype == np.float32
+        assert np.abs(got - expected).max() < 0.05  # lilcom rounds to 1/32
+        assert speech[name].seconds == pytest.approx(cut.duration)
+        assert speech[name].text == cut.supervisions[0].text and speech[name].speaker == f"s{name}"
+
+
+def test_what_cannot_be_used_says_why(data_dir, tmp_path):
+    silent = [item for item in read_speech(data_dir, allow_pipes=True) if item.samples is None]
+    assert [(item.id, item.reason, item.seconds) for item in silent] == [("e", "is silent", 0.0)]
+    with pytest.raises(UserError, match="nowhere"):
+        next(read_speech(tmp_path / "nowhere"))
+
+
 def test_samples_are_those_that_stage_1_took(data_dir, cuts):
-    expected = {speech.id: speech.samples for speech in read_speech(data_dir, allow_pipes=True)}
+    speech = read_speech(data_dir, allow_pipes=True)
+    expected = {item.id: item.samples for item in speech if item.samples is not None}
     found = by_id(cuts, allow_pipes=True)
     assert sorted(found) == sorted(expected) == list("abcd")
     for name, samples in found.items():

@@ -27,7 +27,7 @@ def cut(name, text, seconds):
     return CutInfo(name, text, "speaker", seconds, round(seconds * 100))
 
 
-def test_each_reason(tmp_path):
+def test_what_cannot_be_trained_on_is_left_out_by_its_reason_and_written(tmp_path):
     selection = choose([
         cut("good", "abc", 1.0), cut("empty", "", 1.0), cut("unknown", "ab?", 1.0), cut("short", "", 0.05),
         cut("long", "abc", 11.0), cut("dense", "abcdef", 0.2), cut("just", "abcde", 0.2),

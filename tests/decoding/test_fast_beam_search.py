@@ -10,8 +10,6 @@ from search_cases import BLANK, UNK, Model, encoder_output, log_probs
 
 from rnnt_kd.decoding import modified_beam_search
 from rnnt_kd.decoding.graphs import Graph, any_tokens
-from rnnt_kd.decoding.hypotheses import Hypothesis
-from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.errors import UserError
 
 k2 = pytest.importorskip("k2", reason="k2 is not in this environment")
@@ -147,30 +145,6 @@ def test_nbest_1_is_the_first_of_nbest_5():
     assert search(model, frames, lens, beam=4) == [some[:1] for some in many]
 
 
-def test_no_frames_give_an_empty_hypothesis():
-    model = Model(0)
-    assert search(model, *encoder_output(0, [0, 0])) == [[Hypothesis([], [], 0.0, [])]] * 2
-    assert search(model, torch.zeros(0, 5, 8, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)) == []
-
-
-def test_nan_is_an_error_that_names_the_utterance_and_not_the_end_of_the_process():
-    model = Model(2)
-    frames, lens = encoder_output(2, [0, 6, 3])
-    frames[2, 1] = math.nan
-    with pytest.raises(UserError, match="utterance 2 of the batch.*not a number"):
-        search(model, frames, lens)
-    frames, lens = encoder_output(2, [6, 3])
-    frames[1, 3:] = math.nan  # padding
-    assert search(model, frames, lens)[1] == search(model, frames[1:, :3], lens[1:])[0]
-
-
-def test_float32_models_work_and_no_gradient_is_kept():
-    model = Model(2).float()
-    frames, lens = encoder_output(2, [6, 3])
-    found = search(model, frames.float().requires_grad_(), lens)
-    assert [h.tokens for (h,) in found] == [h.tokens for (h,) in search(model.double(), frames, lens)]
-
-
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -181,10 +155,6 @@ def test_float32_models_work_and_no_gradient_is_kept():
         ({"graph": any_tokens(9, 0, 1)}, "graph: token 8; expected tokens below 6"),
     ],
 )
-def test_what_it_cannot_do_is_one_line(options, message):
+def test_options_that_it_cannot_honour_are_one_line(options, message):
     with pytest.raises(UserError, match=message):
         search(Model(0), *encoder_output(0, [3]), **options)
-
-
-def test_it_is_found_by_its_name():
-    assert get_search("fast_beam_search") is fast_beam_search.search

@@ -69,9 +69,8 @@ def test_states_of_any_shape():
     for i in range(4):
         for j in range(3):
             assert torch.equal(scores[i, j], words.scores(states[i, j]))
-            assert after[i, j] == words.advance(states[i, j], tokens[i, j]) and finals[i, j] == words.finals(
-                states[i, j]
-            )
+            assert after[i, j] == words.advance(states[i, j], tokens[i, j])
+            assert finals[i, j] == words.finals(states[i, j])
 
 
 @pytest.fixture(scope="module")
@@ -82,12 +81,8 @@ def tokenizer(tmp_path_factory):
 def test_the_file_is_read(tokenizer, tmp_path):
     path = tmp_path / "hot"
     path.write_text("ONE TWO\n\n  THREE :2.5\nFOUR FIVE :-1  \n")
-    expected = [
-        (tokenizer.encode("ONE TWO"), 1.5),
-        (tokenizer.encode("THREE"), 2.5),
-        (tokenizer.encode("FOUR FIVE"), -1.0),
-    ]
-    assert read_hotwords(path, tokenizer, 1.5) == expected
+    phrases = (("ONE TWO", 1.5), ("THREE", 2.5), ("FOUR FIVE", -1.0))
+    assert read_hotwords(path, tokenizer, 1.5) == [(tokenizer.encode(text), score) for text, score in phrases]
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
+from model_cases import transducer
 
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.decoding.streaming import SEARCHES, StreamingRecognizer
 from rnnt_kd.errors import UserError
-from rnnt_kd.models import build_transducer
 from rnnt_kd.models.encoders.streaming_conformer import SILENCE
 
 CHUNK, NEEDED, STEP = 4, 19, 16  # encoder frames; feature frames a chunk needs, and goes on by
@@ -16,17 +16,8 @@ OPTIONS = dict(num_layers=2, dim=16, feedforward_dim=16, num_heads=2, depthwise_
 
 
 def make_model(seed=0, vocab_size=7, encoder="streaming_conformer", **options):
-    torch.manual_seed(seed)
-    model = build_transducer(
-        encoder=encoder,
-        size="tiny",
-        encoder_options={**OPTIONS, **options},
-        predictor_dim=8,
-        joiner_dim=8,
-        dropout=0.1,
-        ctc_head=False,
-        vocab_size=vocab_size,
-        blank_id=0,
+    model = transducer(
+        seed, encoder=encoder, encoder_options={**OPTIONS, **options}, ctc_head=False, vocab_size=vocab_size
     )
     model.double().eval()  # so that no rounding decides
     with torch.no_grad():  # frames of noise are much alike: spread what the joiner sees of them
@@ -197,17 +188,19 @@ def test_endpoints_are_sherpa_onnxs():
     assert not at(1996, 0) and at(2004, 0)  # 20 s
 
 
-def test_what_it_refuses():
-    offline = make_model(encoder="conformer")
+@pytest.mark.parametrize(
+    "options, message",
+    [({"search": "fast"}, "'fast' for a stream"), ({"beam": 0}, "beam: 0"), ({"chunk_frames": 0}, "chunk_frames: 0")],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(UserError, match=message):
+        StreamingRecognizer(streaming_model(), **options)
+
+
+def test_a_system_of_whole_utterances_and_numbers_that_are_none_are_refused():
     with pytest.raises(UserError, match="a Conformer, which needs the whole utterance"):
-        StreamingRecognizer(offline)
+        StreamingRecognizer(make_model(encoder="conformer"))
     model = streaming_model()
-    with pytest.raises(UserError, match="'fast' for a stream"):
-        StreamingRecognizer(model, search="fast")
-    with pytest.raises(UserError, match="beam: 0"):
-        StreamingRecognizer(model, beam=0)
-    with pytest.raises(UserError, match="chunk_frames: 0"):
-        StreamingRecognizer(model, chunk_frames=0)
     with torch.no_grad():
         model.joiner.output_linear.bias[3] = float("nan")
     with pytest.raises(UserError, match="not a number"):

@@ -1,9 +1,11 @@
 """Promises of the conformer encoder: padding, short inputs, lengths, relative positions, plain-loop references."""
 
+import itertools
 import math
 
 import pytest
 import torch
+from model_cases import assert_batched_equals_alone, log_mel
 
 from rnnt_kd.models.encoders.conformer import Conformer, ConvolutionModule, SelfAttention, rotary_tables, rotate
 
@@ -15,27 +17,10 @@ def make_encoder(dropout=0.0, **options):
     return Conformer(dropout=dropout, **{**SMALL, **options})
 
 
-def log_mel(*shape):
-    return torch.randn(*shape) * 3.5 - 7.5
-
-
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("input_norm", ["utterance", "fixed"])
 def test_batched_equals_alone_whatever_the_padding_holds(training, input_norm):
-    encoder = make_encoder(input_norm=input_norm).train(training)
-    lens = torch.tensor([37, 101, 1, 64, 98, 4])
-    x = log_mel(len(lens), 101, 80)
-    for garbage in (0.0, -23.0, 1e4, 3e38):
-        padded = x.clone()
-        for n, length in enumerate(lens):
-            padded[n, length:] = garbage
-        out, out_lens = encoder(padded, lens)
-        assert torch.isfinite(out).all()
-        for n, length in enumerate(lens):
-            alone, alone_lens = encoder(x[n : n + 1, :length], lens[n : n + 1])
-            assert out_lens[n] == alone_lens[0] == alone.size(1) == math.ceil(int(length) / 4)
-            torch.testing.assert_close(out[n, : out_lens[n]], alone[0], atol=1e-5, rtol=0)
-            assert (out[n, out_lens[n] :] == 0).all()
+    assert_batched_equals_alone(make_encoder(input_norm=input_norm).train(training))
 
 
 def test_padding_has_no_gradient():
@@ -130,21 +115,9 @@ def test_convolution_module_equals_plain_loops():
     got = module(x, (torch.arange(frames) >= valid).view(1, frames, 1))[0, :valid]
     inner = module.pointwise_in(module.norm(x[0]))
     gated = inner[:, :dim] * torch.sigmoid(inner[:, dim:])
-    mixed = torch.stack(
-        [
-            torch.stack(
-                [
-                    module.depthwise.bias[d]
-                    + sum(
-                        module.depthwise.weight[d, 0, j] * gated[t + j - kernel // 2, d]
-                        for j in range(kernel)
-                        if 0 <= t + j - kernel // 2 < valid
-                    )
-                    for d in range(dim)
-                ]
-            )
-            for t in range(valid)
-        ]
-    )
+    mixed = module.depthwise.bias.expand(valid, dim).clone()
+    for t, d, j in itertools.product(range(valid), range(dim), range(kernel)):
+        if 0 <= t + j - kernel // 2 < valid:
+            mixed[t, d] += module.depthwise.weight[d, 0, j] * gated[t + j - kernel // 2, d]
     normed = module.depthwise_norm(mixed)
     torch.testing.assert_close(got, module.pointwise_out(normed * torch.sigmoid(normed)))

@@ -5,32 +5,21 @@ TorchScript traces in every torch, ``torch.export`` from torch 2.5; the ONNX fil
 
 import pytest
 import torch
+from model_cases import log_mel, transducer
 
 from rnnt_kd.export.graphs import OfflineEncoder
-from rnnt_kd.models import build_transducer
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(6)
-    return build_transducer(
-        encoder="conformer",
-        size="tiny",
-        encoder_options={"num_layers": 2},
-        predictor_dim=32,
-        joiner_dim=32,
-        dropout=0.1,
-        ctc_head=False,
-        vocab_size=30,
-        blank_id=0,
-    ).eval()
+    return transducer(6, encoder_options={"num_layers": 2}, ctc_head=False).eval()
 
 
 def batch(lens):
     torch.manual_seed(7)
-    return torch.randn(len(lens), max(lens), 80) * 3.5 - 7.5, torch.tensor(lens)
+    return log_mel(len(lens), max(lens), 80), torch.tensor(lens)
 
 
 def test_a_trace_at_one_size_is_right_at_others(model):

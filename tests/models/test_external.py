@@ -2,18 +2,14 @@
 
 import pytest
 import torch
+from model_cases import transducer
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.models import build_transducer
 from rnnt_kd.models.interfaces import Encoder, StreamingEncoder
 
 
 def build(**options):
-    torch.manual_seed(0)
-    return build_transducer(
-        encoder="external", size="tiny", encoder_options=options, predictor_dim=8, joiner_dim=8,
-        dropout=0.1, ctc_head=True, vocab_size=5, blank_id=0,
-    )  # fmt: skip
+    return transducer(encoder="external", encoder_options=options)
 
 
 @pytest.mark.parametrize("stride", [1, 3, 8])

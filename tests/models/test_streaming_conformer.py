@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from model_cases import assert_batched_equals_alone, log_mel, transducer
 
 from rnnt_kd.data.speech import filter_banks
 from rnnt_kd.errors import UserError
-from rnnt_kd.models import available_encoders, build_transducer
+from rnnt_kd.models import available_encoders
 from rnnt_kd.models.encoders.conformer import Conformer
 from rnnt_kd.models.encoders.streaming_conformer import SILENCE, StreamingConformer
 
@@ -23,10 +24,6 @@ def make_encoder(dropout=0.0, **options):
         if parameter.dim() == 1:
             torch.nn.init.normal_(parameter, mean=1.0 if name.endswith("norm.weight") else 0.0, std=0.3)
     return encoder
-
-
-def log_mel(*shape):
-    return torch.randn(*shape) * 3.5 - 7.5
 
 
 def chunk_by_chunk(encoder, x, caches=None):
@@ -114,18 +111,7 @@ def test_full_context_sees_everything_but_through_causal_convolutions():
 def test_batched_equals_alone_whatever_the_padding_holds(eval_chunk):
     encoder = make_encoder()
     encoder.eval_chunk_frames = eval_chunk
-    lens = torch.tensor([37, 101, 1, 64, 98, 4])
-    x = log_mel(len(lens), 101, 80)
-    for garbage in (0.0, -23.0, 3e38):
-        padded = x.clone()
-        for n, length in enumerate(lens):
-            padded[n, length:] = garbage
-        out, out_lens = encoder(padded, lens)
-        for n, length in enumerate(lens):
-            alone, alone_lens = encoder(x[n : n + 1, :length], lens[n : n + 1])
-            assert out_lens[n] == alone_lens[0] == alone.size(1) == math.ceil(int(length) / 4)
-            torch.testing.assert_close(out[n, : out_lens[n]], alone[0], atol=1e-5, rtol=0)
-            assert (out[n, out_lens[n] :] == 0).all()
+    assert_batched_equals_alone(encoder)
 
 
 def test_training_draws_its_chunks_and_the_seed_decides():
@@ -146,17 +132,7 @@ def test_a_full_context_teachers_weights_fit():
     teacher = Conformer(**SMALL)
     student = make_encoder()
     student.load_state_dict(teacher.state_dict())  # strict
-    built = build_transducer(
-        encoder="streaming_conformer",
-        size="tiny",
-        encoder_options={"chunk_frames": 8},
-        predictor_dim=32,
-        joiner_dim=32,
-        dropout=0.1,
-        ctc_head=True,
-        vocab_size=30,
-        blank_id=0,
-    )
+    built = transducer(encoder="streaming_conformer", encoder_options={"chunk_frames": 8})
     assert built.encoder.eval_chunk_frames == 8 and built.encoder.subsampling_factor == 4
 
 
@@ -193,7 +169,7 @@ def test_behind_an_utterance_the_front_end_sees_silence():
         torch.testing.assert_close(out[:, : lens[0]], front_end.chunk(stream)[:, : lens[0]], atol=1e-6, rtol=0)
 
 
-def test_past_taps_of_a_teacher_act_as_before():
+def test_a_teachers_past_taps_act_as_before():
     teacher = Conformer(**SMALL).eval()
     student = make_encoder()
     student.load_state_dict(StreamingConformer.weights_from_full_context(teacher.state_dict()))

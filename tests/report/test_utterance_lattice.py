@@ -14,7 +14,7 @@ from rnnt_kd.lattice import get_backend
 from rnnt_kd.losses.packed_posteriors import unpack
 from rnnt_kd.report.utterance_lattice import utterance_lattice
 from rnnt_kd.systems.store import build_model
-from rnnt_kd.teachers.posteriors import Lattice, TeacherPosteriors
+from rnnt_kd.teachers.posteriors import CacheSettings, TeacherPosteriors
 
 VOCABULARY, PRUNE_RANGE = 6, 3
 TRAINING = TrainingConfig(lm_only_scale=0.25, am_only_scale=0.1)
@@ -102,9 +102,9 @@ def backend_or_skip(name):
 def test_the_nodes_are_those_of_the_teachers_cache(models, features):
     teacher, labels, backend = models["teacher"].float(), TEXTS["some"], get_backend("torch")
     try:
-        lattice = Lattice(PRUNE_RANGE, "regular", 1.0, 0.0, 99.0)
+        settings = CacheSettings(PRUNE_RANGE, "regular", 1.0, 0.0, 99.0)
         posteriors = TeacherPosteriors(
-            teacher, TRAINING, lattice, backend, lambda text: labels, torch.device("cpu"), Path("teacher")
+            teacher, TRAINING, settings, backend, lambda text: labels, torch.device("cpu"), Path("teacher")
         )
         batch = Batch(features.float()[None], torch.tensor([len(features)]), ["x"], ["utterance"], [0.37], ["s"])
         entry = posteriors(batch)["utterance"]

@@ -49,7 +49,7 @@ def test_form_is_icefalls(tmp_path):
         (b"a:\tref=['\xff']\n", "not UTF-8"),
     ],
 )
-def test_bad_files(tmp_path, content, message):
+def test_a_bad_file_is_one_line_that_names_the_place(tmp_path, content, message):
     path = tmp_path / "recogs-t.txt"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())

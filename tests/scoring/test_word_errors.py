@@ -6,7 +6,7 @@ import kaldialign
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sclite_cases import noisy_recognitions
+from sclite_cases import noisy_recognitions, utterances
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.error_report import format_errors
@@ -29,10 +29,6 @@ def optimal_splits(ref, hyp):
             new.append({option for option in options if sum(option) == least})
         row = new
     return row[-1]
-
-
-def utterances(*pairs):
-    return [Recognition(f"u{i:03d}", tuple(r.split()), tuple(h.split())) for i, (r, h) in enumerate(pairs)]
 
 
 @given(ref=words, hyp=words)

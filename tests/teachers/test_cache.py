@@ -74,7 +74,7 @@ def expect(found, entries, s_range):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_what_was_written_comes_back(tmp_path, temperature):
-    entries = make_entries([7, 3, 12, 1, 9, 5, 2, 8, 4, 6], tempered=temperature != 1.0)
+    entries = make_entries([7, 3, 12, 1, 9, 5, 2, 8, 4, 6], tempered=temperature != 1.0, name="Übung-{}-発話")
     cache = TeacherCache.open(write_cache(tmp_path, dataclasses.replace(FACTS, temperature=temperature), entries))
     assert len(cache) == len(entries)
     for seed in range(5):  # shuffled: any utterances together, across shards
@@ -143,18 +143,13 @@ def test_every_flipped_bit_is_found_and_its_shard_named(folder):
         assert str(path) in said and "cache_teacher" in said, (place, said)
 
 
-@pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, -200, -1])
-def test_a_truncated_shard_is_named_without_reading_it(folder, keep):
+@pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, -200, -1, None])
+def test_a_shard_too_short_or_too_long_is_named_without_reading_it(folder, keep):
     path = shard_path(folder, 2)
-    path.write_bytes(path.read_bytes()[:keep])
+    content = path.read_bytes()
+    path.write_bytes(content + b"\0" if keep is None else content[:keep])
     said = message(TeacherCache.open, folder, verify=False)
     assert said.startswith(f"{path}: damaged: it ") and "makes this one anew" in said
-
-
-def test_more_bytes_than_promised_are_found(folder):
-    path = shard_path(folder, 0)
-    path.write_bytes(path.read_bytes() + b"\0")
-    assert f"{path}: damaged" in message(TeacherCache.open, folder, verify=False)
 
 
 def test_verify_false_leaves_the_checksums_to_verify(folder):
@@ -173,14 +168,13 @@ def test_a_missing_cache_and_a_missing_shard_are_named(folder, tmp_path):
     assert "not finished: 1 of 3 shards are missing, the first shard-00000.safetensors" in said
 
 
-def test_a_cache_of_two_teachers_is_refused(folder, entries):
+def test_a_shard_of_another_teacher_or_in_the_place_of_another_is_refused(folder, entries):
+    whole = shard_path(folder, 1).read_bytes()
     write_shard(folder, dataclasses.replace(FACTS, teacher="f" * 64), 1, 3, entries[4:8])
     said = message(TeacherCache.open, folder)
     assert "shard-00001" in said and "ffffffffffff..." in said and "aaaaaaaaaaaa..." in said
-
-
-def test_a_shard_in_the_place_of_another_is_refused(folder):
-    shard_path(folder, 2).write_bytes(shard_path(folder, 1).read_bytes())
+    shard_path(folder, 1).write_bytes(whole)
+    shard_path(folder, 2).write_bytes(whole)
     assert "shard-00002" in message(TeacherCache.open, folder)
 
 
@@ -222,11 +216,6 @@ def test_positions_beyond_the_labels_are_an_error_and_no_crash_later(folder, ent
     last = int(entries[2].starts[-1])
     said = message(lookup, TeacherCache.open(folder), [entries[1], entries[2]], max_symbols=last + 3)
     assert entries[2].id in said and "transcripts" in said
-
-
-def test_ids_of_any_script(tmp_path):
-    entries = [entry._replace(id=name) for entry, name in zip(make_entries([3, 2]), ("Übung-1", "発話"))]
-    expect(lookup(TeacherCache.open(write_cache(tmp_path, FACTS, entries)), entries[::-1]), entries[::-1], 5)
 
 
 def test_unusable_entries_are_refused(tmp_path):

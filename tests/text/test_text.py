@@ -1,16 +1,20 @@
 """BPE: deterministic, any script comes back, blank and <unk> in their places, wrong sizes named."""
 
 import hashlib
+import io
+import os
 import subprocess
 import sys
 
 import pytest
+import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
+from rnnt_kd.text.transcripts import read_transcripts
 
 ENGLISH = ["THE QUICK BROWN FOX", "JUMPS OVER THE LAZY DOG", "SPELL T H E", "IT'S THE DOG", ""] * 3
 MANY = [
@@ -43,7 +47,7 @@ def test_words_and_the_places_of_their_last_tokens(english, ids):
     assert ends == sorted(set(ends)) and english.word_spans([]) == []
 
 
-def test_words_of_a_text_in_letters(tmp_path):
+def test_in_letters_a_word_ends_with_its_last_letter(tmp_path):
     tokenizer = Tokenizer.load(train_bpe(["A BC D", "BC"], 7, tmp_path / "bpe", "char"))
     ids = tokenizer.encode("BC A")
     assert [tokenizer.pieces()[token] for token in ids] == ["▁", "B", "C", "▁", "A"]
@@ -90,29 +94,18 @@ def test_unknown_characters_are_seen(english):
     assert [1 in english.encode(text) for text in ("THÉ DOG", "THE DOG", "")] == [True, False, False]
 
 
-def test_the_same_text_gives_the_same_bytes_in_another_process(tmp_path, english):
+def test_the_same_text_gives_the_same_bytes_in_another_process(tmp_path, root, english):
     code = "import sys; from rnnt_kd.text.train_bpe import train_bpe; train_bpe(eval(sys.argv[1]), 45, sys.argv[2])"
-    subprocess.run([sys.executable, "-c", code, repr(ENGLISH), str(tmp_path / "bpe")], check=True, env=_environment())
-    model = (tmp_path / "bpe" / "bpe.model").read_bytes()
-    assert (
-        hashlib.sha256(model).hexdigest() == english.checksum == Tokenizer.load(tmp_path / "bpe" / "bpe.model").checksum
-    )
-
-
-def _environment():
-    import os
-
-    import rnnt_kd
-
-    plugin = os.path.dirname(os.path.dirname(rnnt_kd.__file__ or next(iter(rnnt_kd.__path__)) + "/x"))
-    return {**os.environ, "PYTHONPATH": plugin, "PYTHONHASHSEED": "77"}
+    environment = {**os.environ, "PYTHONPATH": str(root / "plugin"), "PYTHONHASHSEED": "77"}
+    subprocess.run([sys.executable, "-c", code, repr(ENGLISH), str(tmp_path / "bpe")], check=True, env=environment)
+    model = tmp_path / "bpe" / "bpe.model"
+    assert hashlib.sha256(model.read_bytes()).hexdigest() == english.checksum == Tokenizer.load(model).checksum
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
-def test_a_vocabulary_larger_than_the_text_allows_says_the_largest(tmp_path, model_type):
-    with pytest.raises(
-        UserError, match=r"vocab_size: 5000 is larger than the text allows; expected at most (\d+)"
-    ) as error:
+def test_a_vocabulary_larger_than_the_text_allows_says_the_largest_or_shrinks_to_it(tmp_path, model_type):
+    message = r"vocab_size: 5000 is larger than the text allows; expected at most (\d+)"
+    with pytest.raises(UserError, match=message) as error:
         train_bpe(ENGLISH, 5000, tmp_path / "bpe", model_type)
     largest = int(str(error.value).split("at most ")[1].split(";")[0])
     assert list(tmp_path.iterdir()) == []
@@ -120,14 +113,16 @@ def test_a_vocabulary_larger_than_the_text_allows_says_the_largest(tmp_path, mod
     with pytest.raises(UserError, match="larger"):
         train_bpe(ENGLISH, largest + 1, tmp_path / "bpe", model_type)
     assert Tokenizer.load(tmp_path / "bpe").vocab_size == largest  # the old one stays
+    for size in (5000, largest - 1):
+        made = train_bpe(ENGLISH, size, tmp_path / "fit", model_type, shrink_to_fit=True)
+        assert Tokenizer.load(made).vocab_size == min(size, largest)
 
 
 @pytest.mark.parametrize("model_type", ["bpe", "unigram"])
 @pytest.mark.parametrize("size", [-1, 0, 1, 2, 10])
 def test_a_vocabulary_smaller_than_the_characters_says_the_smallest(tmp_path, model_type, size):
-    with pytest.raises(
-        UserError, match=r"vocab_size: -?\d+ is too small for the characters of the text; expected at least 30"
-    ):
+    message = r"vocab_size: -?\d+ is too small for the characters of the text; expected at least 30"
+    with pytest.raises(UserError, match=message):
         train_bpe(ENGLISH, size, tmp_path / "bpe", model_type)
     assert list(tmp_path.iterdir()) == []
     assert Tokenizer.load(train_bpe(ENGLISH, 30, tmp_path / "bpe", model_type)).vocab_size == 30
@@ -156,10 +151,6 @@ def test_missing_foreign_and_corrupt_models_are_one_line(tmp_path):
         with pytest.raises(UserError, match="bpe.model: .*stage 2") as error:
             Tokenizer.load(folder)
         assert "\n" not in str(error.value)
-    import io
-
-    import sentencepiece
-
     foreign = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(ENGLISH), model_writer=foreign, vocab_size=45, model_type="bpe", minloglevel=2
@@ -169,14 +160,15 @@ def test_missing_foreign_and_corrupt_models_are_one_line(tmp_path):
         Tokenizer.load(folder)
 
 
-@pytest.mark.parametrize("model_type", ["bpe", "unigram"])
-def test_shrink_to_fit_takes_the_largest_that_the_text_allows(tmp_path, model_type):
-    with pytest.raises(UserError) as error:
-        train_bpe(ENGLISH, 5000, tmp_path / "bpe", model_type)
-    largest = int(str(error.value).split("at most ")[1].split(";")[0])
-    made = train_bpe(ENGLISH, 5000, tmp_path / "bpe", model_type, shrink_to_fit=True)
-    assert Tokenizer.load(made).vocab_size == largest
-    assert (
-        Tokenizer.load(train_bpe(ENGLISH, largest - 1, tmp_path / "b", model_type, shrink_to_fit=True)).vocab_size
-        == largest - 1
-    )
+def test_transcripts_are_read_without_ids_and_without_empty_ones(tmp_path):
+    (tmp_path / "one").write_text("\ufeffa-1 ONE  TWO\na-2\n\na-3 \u3000\nb-1\tÜ 日本\n", encoding="utf-8")
+    (tmp_path / "two").write_text("c-1 x", encoding="utf-8")
+    assert read_transcripts([tmp_path / "one", tmp_path / "two"]) == ["ONE  TWO", "Ü 日本", "x"]
+
+
+def test_transcripts_that_cannot_be_read_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="text: no such file; expected the text file of a Kaldi data directory"):
+        read_transcripts([tmp_path / "text"])
+    (tmp_path / "text").write_bytes(b"a-1 \xff\n")
+    with pytest.raises(UserError, match="text: is not UTF-8"):
+        read_transcripts([tmp_path / "text"])

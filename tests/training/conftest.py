@@ -13,6 +13,8 @@ from rnnt_kd.config_io import load_recipe
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import write_data_dir
 from rnnt_kd.systems.compose import compose
+from rnnt_kd.teachers.posteriors import CacheSettings
+from rnnt_kd.teachers.write_cache import cache_teacher
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
 from rnnt_kd.training.loop import train_system
@@ -57,6 +59,17 @@ class Corpus:
         file.write_text(f"systems: {{teacher: {{role: teacher}}, x: {entry}}}\n")
         words = ["--config", self.preset, "--experiment", file, "--system", "x", "--exp-dir", exp_dir]
         return [*map(str, words), "--device", "cpu", "--lattice-backend", "torch"]
+
+    def cache(self, teacher_dir: Path, folder: Path, overrides=(), cuts: Optional[Path] = None, **options) -> Path:
+        """The teacher's cache in ``folder``, with the settings that small students of the preset have."""
+        recipe = load_recipe(self.preset, list(overrides))
+        training = recipe.small_student.training
+        limits = training.min_seconds, training.max_seconds
+        settings = CacheSettings(training.prune_range, training.rnnt_type, recipe.kd.temperature, *limits)
+        given = dict(shard_utterances=7, backend_name="torch", say=lambda line: None)
+        tokenizer = Tokenizer.load(self.bpe_dir)
+        cache_teacher(teacher_dir, cuts or self.train_cuts, tokenizer, folder, settings, **{**given, **options})
+        return folder
 
     def config(
         self, role: str = "teacher", name: str = "x", sparsity: float = 0.0, with_kd: bool = False, overrides=(), **kd

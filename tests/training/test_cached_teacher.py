@@ -10,6 +10,7 @@ import pytest
 import reference
 import torch
 from safetensors.torch import load_file
+from training_cases import interrupted_after, metrics, system_json, whole_lattice
 
 from rnnt_kd.bin import train as command
 from rnnt_kd.config_io import load_recipe
@@ -22,12 +23,9 @@ from rnnt_kd.losses.packed_posteriors import unpack
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.systems import store
 from rnnt_kd.teachers.cache import TeacherCache
-from rnnt_kd.teachers.posteriors import Lattice
 from rnnt_kd.teachers.shards import shard_path
-from rnnt_kd.teachers.write_cache import cache_teacher
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
-from rnnt_kd.training import checkpoint
 from rnnt_kd.training.batches import Data
 from rnnt_kd.training.loop import Training
 from rnnt_kd.training.objective import CachedTeacher, Objective
@@ -35,29 +33,24 @@ from rnnt_kd.training.objective import CachedTeacher, Objective
 ONE_EPOCH = ["small_student.training.epochs=1", "sparse_student.training.epochs=1"]
 
 
-def make_cache(tone_corpus, teacher_dir, folder, overrides=(), cuts=None, **options):
-    given = dict(shard_utterances=7, backend_name="torch", say=lambda line: None)
-    cache_teacher(
-        teacher_dir,
-        cuts or tone_corpus.train_cuts,
-        Tokenizer.load(tone_corpus.bpe_dir),
-        folder,
-        lattice_of(load_recipe(tone_corpus.preset, list(overrides))),
-        **{**given, **options},
-    )
-    return folder
-
-
-def lattice_of(recipe):
-    training = recipe.small_student.training
-    return Lattice(
-        training.prune_range, training.rnnt_type, recipe.kd.temperature, training.min_seconds, training.max_seconds
-    )
+@pytest.fixture(scope="module")
+def kd_cache(tone_corpus, teacher_dir, tmp_path_factory):
+    return tone_corpus.cache(teacher_dir, tmp_path_factory.mktemp("cache") / "kd_cache")
 
 
 @pytest.fixture(scope="module")
-def kd_cache(tone_corpus, teacher_dir, tmp_path_factory):
-    return make_cache(tone_corpus, teacher_dir, tmp_path_factory.mktemp("cache") / "kd_cache")
+def caches(tone_corpus, teacher_dir, kd_cache, tmp_path_factory):
+    """Of temperature 1 and 2."""
+    hot = tmp_path_factory.mktemp("cache") / "kd_cache_temperature2"
+    return {1.0: kd_cache, 2.0: tone_corpus.cache(teacher_dir, hot, ["kd.temperature=2.0"])}
+
+
+@pytest.fixture(scope="module")
+def taught(tone_corpus, kd_cache, tmp_path_factory):
+    """A student that learned from the cache for an epoch."""
+    folder = tmp_path_factory.mktemp("taught") / "x"
+    tone_corpus.train(student_config(tone_corpus), folder, kd_cache=kd_cache)
+    return folder
 
 
 def student_config(tone_corpus, name="small_kd", overrides=ONE_EPOCH, **kd):
@@ -85,9 +78,7 @@ def full_posteriors(model, inputs, ranges, temperature=1.0):
     """Posteriors of blank, label, rest on the kept nodes, float64, from whole logits."""
     features, lens, labels, label_lens = inputs
     model = copy.deepcopy(model).double()
-    encoder_out, _ = model.encode(features.double(), lens)
-    am, lm = model.joiner.encoder_proj(encoder_out), model.joiner.predictor_proj(model.predict(labels))
-    posteriors = (model.joiner(am[:, :, None], lm[:, None]) / temperature).softmax(-1)  # (B, T, S + 1, C)
+    posteriors = (whole_lattice(model, features.double(), lens, labels)[0] / temperature).softmax(-1)
     B, T, s_range = ranges.shape
     result = torch.zeros(B, T, s_range, 3, dtype=torch.float64)
     for b in range(B):
@@ -102,12 +93,11 @@ def full_posteriors(model, inputs, ranges, temperature=1.0):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_the_cache_holds_the_teachers_posteriors_on_its_own_ranges(tone_corpus, teacher_dir, tmp_path, temperature):
-    folder = make_cache(tone_corpus, teacher_dir, tmp_path, [f"kd.temperature={temperature}"])
+def test_the_cache_holds_the_teachers_posteriors_on_its_own_ranges(tone_corpus, teacher_dir, caches, temperature):
     teacher, config = store.load_system(teacher_dir)
     inputs, ids = batch_of(tone_corpus, [3, 11, 17, 20])  # of several shards
     features, lens, labels, label_lens = inputs
-    cached = cached_batch(folder, inputs, ids, encoder_frames(lens))
+    cached = cached_batch(caches[temperature], inputs, ids, encoder_frames(lens))
     for packed, at in ((cached.packed, 1.0), (cached.tempered, temperature)):
         if at == 1.0 and packed is None:
             continue
@@ -151,10 +141,9 @@ def test_the_occupancy_is_recovered_from_what_is_stored(tone_corpus, teacher_dir
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("weighting", ["occupancy", "uniform"])
 def test_online_and_cached_agree_to_float16_rounding(
-    tone_corpus, teacher_dir, tmp_path, monkeypatch, temperature, weighting
+    tone_corpus, teacher_dir, caches, monkeypatch, temperature, weighting
 ):
     """On the same ranges.  The student is another model, and hears masked features."""
-    folder = make_cache(tone_corpus, teacher_dir, tmp_path, [f"kd.temperature={temperature}"])
     teacher, config = store.load_system(teacher_dir)
     torch.manual_seed(3)
     student = store.build_model(config).eval()
@@ -162,7 +151,7 @@ def test_online_and_cached_agree_to_float16_rounding(
     clean, lens = inputs[0], inputs[1]
     masked = clean.clone()
     masked[:, 4:9] = -8.0
-    cached = cached_batch(folder, inputs, ids, encoder_frames(lens))
+    cached = cached_batch(caches[temperature], inputs, ids, encoder_frames(lens))
     backend, kd = get_backend("torch"), load_recipe(tone_corpus.preset, [f"kd.temperature={temperature}"]).kd
     kd.weighting = weighting
 
@@ -208,11 +197,10 @@ def test_no_teacher_runs_nor_is_loaded(tone_corpus, teacher_dir, kd_cache, tmp_p
     options = {"teacher_dir": teacher_dir} if with_teacher_dir else {}
     tone_corpus.train(student_config(tone_corpus), tmp_path / "x", kd_cache=kd_cache, **options)
     assert len(models) == 1
-    system = json.loads((tmp_path / "x" / "system.json").read_text())
+    system = system_json(tmp_path / "x")
     assert system["kd"] is True and system["kd_ranges"] == "teacher"
     assert system["teacher"] == (str(teacher_dir) if with_teacher_dir else None)
-    lines = [json.loads(line) for line in (tmp_path / "x" / "metrics.jsonl").read_text().splitlines()]
-    assert all(line["kd_loss"] > 0 for line in lines if line["kind"] == "train")
+    assert all(line["kd_loss"] > 0 for line in metrics(tmp_path / "x", "train"))
 
 
 def test_a_sparse_student_takes_its_weights_from_the_teacher_and_the_rest_from_the_cache(
@@ -222,7 +210,7 @@ def test_a_sparse_student_takes_its_weights_from_the_teacher_and_the_rest_from_t
     with pytest.raises(UserError, match="--teacher-dir: missing"):
         tone_corpus.train(config, tmp_path / "s", kd_cache=kd_cache)
     tone_corpus.train(config, tmp_path / "s", kd_cache=kd_cache, teacher_dir=teacher_dir)
-    system = json.loads((tmp_path / "s" / "system.json").read_text())
+    system = system_json(tmp_path / "s")
     assert system["sparsity"] == pytest.approx(0.5, abs=0.01) and system["teacher"] == str(teacher_dir)
 
 
@@ -256,7 +244,7 @@ def test_every_epoch_reads_the_same_whatever_the_augmentation(tone_corpus, kd_ca
 
 def test_speed_perturbed_copies_have_their_own_entries(tone_corpus, teacher_dir, tmp_path):
     cuts = compute_features(tone_corpus.folder / "train", tmp_path / "cuts", "train", [0.9, 1.0, 1.1]).cuts_path
-    folder = make_cache(tone_corpus, teacher_dir, tmp_path / "kd_cache", cuts=cuts)
+    folder = tone_corpus.cache(teacher_dir, tmp_path / "kd_cache", cuts=cuts)
     assert len(TeacherCache.open(folder)) == 3 * 24
     ids = {info.id for info in load_cuts_info(cuts)}
     assert "train-000" in ids and "train-000_sp0.9" in ids
@@ -267,32 +255,20 @@ def test_speed_perturbed_copies_have_their_own_entries(tone_corpus, teacher_dir,
 def test_interrupted_it_ends_with_the_same_bits(tone_corpus, kd_cache, tmp_path, monkeypatch):
     config = student_config(tone_corpus, overrides=["small_student.training.epochs=2"])
     tone_corpus.train(config, tmp_path / "whole", kd_cache=kd_cache)
-    real, saves = checkpoint.save_checkpoint, 0
-
-    def save(*arguments):
-        nonlocal saves
-        saves += 1
-        if saves > 1:
-            raise KeyboardInterrupt
-        real(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_checkpoint", save)
-        with pytest.raises(KeyboardInterrupt):
-            tone_corpus.train(config, tmp_path / "stopped", kd_cache=kd_cache)
+    with interrupted_after(1):
+        tone_corpus.train(config, tmp_path / "stopped", kd_cache=kd_cache)
     said = tone_corpus.train(config, tmp_path / "stopped", kd_cache=kd_cache)
     assert any("resumes from step-" in line for line in said)
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_a_changed_cache_trains_anew_and_an_equal_one_does_not(tone_corpus, teacher_dir, kd_cache, tmp_path):
+def test_a_changed_cache_trains_anew_and_an_equal_one_does_not(tone_corpus, teacher_dir, kd_cache, taught, tmp_path):
     folder = shutil.copytree(kd_cache, tmp_path / "kd_cache")
-    config, exp_dir = student_config(tone_corpus), tmp_path / "x"
-    tone_corpus.train(config, exp_dir, kd_cache=folder)
+    config, exp_dir = student_config(tone_corpus), shutil.copytree(taught, tmp_path / "x")
     (said,) = tone_corpus.train(config, exp_dir, kd_cache=kd_cache)
     assert "finished already, skipped" in said
-    make_cache(tone_corpus, teacher_dir, folder, shard_utterances=9)
+    tone_corpus.cache(teacher_dir, folder, shard_utterances=9)
     said = tone_corpus.train(config, exp_dir, kd_cache=folder)
     assert "teacher cache changed; moved the run" in said[0] and (tmp_path / "x.old-1").is_dir()
 
@@ -311,8 +287,7 @@ def test_a_cache_that_does_not_fit_is_one_error_before_anything_is_written(
     shard_path(damaged, 2).write_bytes(content)
     unfinished = shutil.copytree(kd_cache, tmp_path / "unfinished")
     shard_path(unfinished, 1).unlink()
-    short = make_cache(
-        tone_corpus, teacher_dir, tmp_path / "short",
+    short = tone_corpus.cache(teacher_dir, tmp_path / "short",
         [f"{role}.training.max_seconds=1.0" for role in ("sparse_student", "small_student", "streaming_student")],
     )  # fmt: skip
     config = student_config(tone_corpus)
@@ -384,13 +359,6 @@ def test_from_the_cache_it_is_the_plain_loops(tone_corpus, teacher_dir, kd_cache
     assert num_frames == [9, 9] and term.item() == pytest.approx(expected.item(), rel=1e-4) and term.item() > 0.01
 
 
-def whole_lattice(model, features, lens, labels):
-    """Joiner logits of every node, float64, and frames of each utterance."""
-    encoder_out, encoder_lens = model.encode(features, lens)
-    am, lm = model.joiner.encoder_proj(encoder_out), model.joiner.predictor_proj(model.predict(labels))
-    return model.joiner(am[:, :, None], lm[:, None]).double(), encoder_lens.tolist()
-
-
 def as_logits(cached, labels, C):
     """(B, T, s_range, C) float64 whose posteriors are those of the cache; the rest on one class that is no label."""
     logits = torch.full((*cached.packed.shape[:3], C), -60.0, dtype=torch.float64)
@@ -410,21 +378,19 @@ def as_logits(cached, labels, C):
 def test_a_shift_is_part_of_the_loss(tone_corpus, teacher_dir, kd_cache, tmp_path, ranges):
     who = {"kd_cache": kd_cache} if ranges == "teacher" else {"teacher_dir": teacher_dir}
     losses = []
-    for name, shift in (("plain", {}), ("zero", {"shift": 0}), ("late", {"shift": 3})):
-        config = tone_corpus.config("small_student", with_kd=True, ranges=ranges, overrides=ONE_EPOCH, **shift)
-        tone_corpus.train(config, tmp_path / name, **who)
-        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        losses.append([line["kd_loss"] for line in lines if line["kind"] == "train"])
-        assert json.loads((tmp_path / name / "system.json").read_text())["kd_shift"] == shift.get("shift", 0)
-    plain, zero, late = losses
-    assert zero == plain and late != plain and all(loss > 0 for loss in late)
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "zero", "late")]
-    assert weights[0] == weights[1] != weights[2]
+    for shift in (0, 3):
+        config = student_config(tone_corpus, ranges=ranges, shift=shift)
+        tone_corpus.train(config, tmp_path / str(shift), **who)
+        losses.append([line["kd_loss"] for line in metrics(tmp_path / str(shift), "train")])
+        assert system_json(tmp_path / str(shift))["kd_shift"] == shift
+    assert losses[0] != losses[1] and all(loss > 0 for loss in losses[1])
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("0", "3"))
+    assert first != second and student_config(tone_corpus, shift=0) == student_config(tone_corpus)
 
 
-def test_a_run_from_before_there_was_a_shift_stays_finished(tone_corpus, kd_cache, tmp_path):
-    config = tone_corpus.config("small_student", "x", with_kd=True, overrides=ONE_EPOCH)
-    tone_corpus.train(config, tmp_path / "x", kd_cache=kd_cache)
+def test_a_run_from_before_there_was_a_shift_stays_finished(tone_corpus, kd_cache, taught, tmp_path):
+    config = student_config(tone_corpus)
+    shutil.copytree(taught, tmp_path / "x")
     record = tmp_path / "x" / ".training.record.json"
     text = record.read_text()
     assert '  "kd.shift": 0,\n' in text

@@ -7,12 +7,10 @@ import sys
 
 import pytest
 import torch
+from training_cases import metrics
 
 from rnnt_kd.bin import decode
-from rnnt_kd.config_io import load_recipe
 from rnnt_kd.systems import store
-from rnnt_kd.teachers.write_cache import cache_teacher, lattice_of
-from rnnt_kd.text.tokenizer import Tokenizer
 
 TOY = {"factory": "toy_encoder:Toy", "dim": 16}
 ZIPFORMER = {
@@ -40,11 +38,6 @@ def recognised(corpus, system_dir, out_dir):
     return json.loads((out_dir / "decode.json").read_text())["utterances"]
 
 
-def metrics(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if "kd_loss" in line]
-
-
 @pytest.fixture(scope="module")
 def toy_teacher(tone_corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("external") / "teacher"
@@ -53,8 +46,7 @@ def toy_teacher(tone_corpus, tmp_path_factory):
 
 
 def test_a_toy_teacher_learns_and_its_folder_is_all_that_decoding_needs(tone_corpus, toy_teacher, tmp_path):
-    losses = [result["pruned_loss"] for line in (toy_teacher / "metrics.jsonl").read_text().splitlines()
-              if "gradient_norm" not in (result := json.loads(line)) and "pruned_loss" in result]  # fmt: skip
+    losses = [line["pruned_loss"] for line in metrics(toy_teacher, "dev")]
     assert losses[-1] < losses[0]
     assert recognised(tone_corpus, toy_teacher, tmp_path / "decoded") == 6
 
@@ -63,15 +55,10 @@ def test_a_toy_teacher_learns_and_its_folder_is_all_that_decoding_needs(tone_cor
 def test_a_toy_student_learns_from_a_toy_teacher(tone_corpus, toy_teacher, tmp_path, ranges):
     given = dict(teacher_dir=toy_teacher)
     if ranges == "teacher":
-        tokenizer, lattice = Tokenizer.load(tone_corpus.bpe_dir), lattice_of(load_recipe(tone_corpus.preset))
-        given["kd_cache"] = tmp_path / "kd_cache"
-        cache_teacher(
-            toy_teacher, tone_corpus.train_cuts, tokenizer, given["kd_cache"], lattice,
-            shard_utterances=30, backend_name="torch", say=lambda line: None,
-        )  # fmt: skip
+        given["kd_cache"] = tone_corpus.cache(toy_teacher, tmp_path / "kd_cache")
     config = of(tone_corpus, "small_student", "small_kd", {**TOY, "dim": 8}, ranges=ranges)
     tone_corpus.train(config, tmp_path / "small_kd", **given)
-    assert all(line["kd_loss"] > 0 for line in metrics(tmp_path / "small_kd"))
+    assert all(line["kd_loss"] > 0 for line in metrics(tmp_path / "small_kd", "train"))
     assert recognised(tone_corpus, tmp_path / "small_kd", tmp_path / "decoded") == 6
 
 
@@ -106,5 +93,5 @@ def test_zipformer_trains_as_teacher_and_as_student_and_decodes(tone_corpus, tmp
     smaller = {**ZIPFORMER, "encoder_dim": [16, 16]}
     config = of(tone_corpus, "small_student", "small_kd", smaller, ranges="student")
     tone_corpus.train(config, tmp_path / "small_kd", teacher_dir=teacher)
-    assert all(line["kd_loss"] > 0 for line in metrics(tmp_path / "small_kd"))
+    assert all(line["kd_loss"] > 0 for line in metrics(tmp_path / "small_kd", "train"))
     assert recognised(tone_corpus, tmp_path / "small_kd", tmp_path / "decoded") == 6

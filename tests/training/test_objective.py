@@ -6,12 +6,14 @@ import itertools
 import pytest
 import reference
 import torch
+from model_cases import transducer
+from training_cases import whole_lattice
 
 from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.losses import rnnt_kd_loss, rnnt_loss_pruned
 from rnnt_kd.losses.packed_posteriors import pack
-from rnnt_kd.models import build_transducer
+from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.training.objective import CachedTeacher, Objective, combine, loss_scales
 
 SMALL = dict(num_layers=1, dim=16, feedforward_dim=16)
@@ -19,11 +21,7 @@ TRAINING = TrainingConfig(prune_range=9, lm_only_scale=0.25, simple_loss_scale=0
 
 
 def make_model(seed, blank_id=0):
-    torch.manual_seed(seed)
-    model = build_transducer(
-        encoder="conformer", size="tiny", encoder_options=SMALL, predictor_dim=8, joiner_dim=8,
-        dropout=0.0, ctc_head=True, vocab_size=4, blank_id=blank_id,
-    )  # fmt: skip
+    model = transducer(seed, encoder_options=SMALL, dropout=0.0, vocab_size=4, blank_id=blank_id)
     for head in (model.simple_am_proj, model.simple_lm_proj, model.ctc_output):
         torch.nn.init.normal_(head.weight)  # far from uniform: differences show
     return model
@@ -32,10 +30,7 @@ def make_model(seed, blank_id=0):
 def make_batch(frames=(16, 9, 12), labels=((1, 3), (2,), ())):
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(len(frames), max(frames), 80, generator=generator) * 3 - 5
-    padded = torch.zeros(len(labels), max(map(len, labels)), dtype=torch.int64)
-    for row, symbols in zip(padded, labels, strict=True):
-        row[: len(symbols)] = torch.tensor(symbols, dtype=torch.int64)
-    return features, torch.tensor(frames), padded, torch.tensor([len(symbols) for symbols in labels])
+    return (features, torch.tensor(frames), *padded_labels(labels, 0))
 
 
 def objective(model, training=TRAINING, kd=None, teacher=None, backend="torch"):
@@ -43,12 +38,10 @@ def objective(model, training=TRAINING, kd=None, teacher=None, backend="torch"):
 
 
 def full_lattice(model, features, lens, labels):
-    """Joiner logits of every node, float64, and ranges that keep all of them."""
-    encoder_out, encoder_lens = model.encode(features, lens)
-    lm = model.joiner.predictor_proj(model.predict(labels))
-    am = model.joiner.encoder_proj(encoder_out)
-    ranges = torch.arange(labels.size(1) + 1).expand(len(labels), encoder_out.size(1), -1)
-    return model.joiner(am[:, :, None], lm[:, None]).double(), ranges, encoder_lens.tolist()
+    """Joiner logits of every node, ranges that keep all of them, and the frames of each utterance."""
+    logits, frames = whole_lattice(model, features, lens, labels)
+    ranges = torch.arange(labels.size(1) + 1).expand(len(labels), logits.size(1), -1)
+    return logits, ranges, frames
 
 
 def transcripts(labels, label_lens):
@@ -74,18 +67,11 @@ def test_terms_equal_the_plain_loops(backend):
         "pruned": reference.rnnt_losses_pruned(logits, symbols, ranges, 0, frames).sum(),
         "ctc": sum(plain_ctc(model, features, lens, symbols)),
         "kd": reference.kd_losses(
-            logits,
-            teacher_logits,
-            symbols,
-            ranges,
-            0,
-            frames,
-            variant="collapsed",
-            weighting="occupancy",
-            temperature=2.0,
+            logits, teacher_logits, symbols, ranges, 0, frames,
+            variant="collapsed", weighting="occupancy", temperature=2.0,
         ).sum(),
         "frames": torch.tensor(float(sum(frames))),
-    }
+    }  # fmt: skip
     for name, value in expected.items():
         assert terms[name].item() == pytest.approx(value.item(), rel=1e-4), name
 
@@ -136,9 +122,8 @@ def test_an_utterance_counts_the_same_alone_and_in_a_batch():
         for b in range(3)
     ]
     for name in together:
-        assert together[name].item() == pytest.approx(sum(terms[name].item() for terms in alone), rel=1e-4, abs=1e-4), (
-            name
-        )
+        expected = sum(terms[name].item() for terms in alone)
+        assert together[name].item() == pytest.approx(expected, rel=1e-4, abs=1e-4), name
 
 
 def test_loss_does_not_depend_on_how_often_the_batch_is_repeated():
@@ -203,7 +188,7 @@ def test_losses_are_float32_whatever_the_model_runs_in():
         assert rough[name].item() == pytest.approx(exact[name].item(), rel=0.05, abs=0.05), name
 
 
-def test_scales_ramp():
+def test_scales_rise_linearly_to_their_values():
     training = dataclasses.replace(TRAINING, pruned_loss_warmup_steps=10)
     kd = KdConfig(scale=2.0, ramp_steps=4)
     first, middle, last = (loss_scales(step, training, kd) for step in (0, 5, 10))

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
+from model_cases import transducer
 
 from rnnt_kd.config import TrainingConfig
 from rnnt_kd.errors import UserError
-from rnnt_kd.models import build_transducer
 from rnnt_kd.systems.store import read_tensors, write_tensors
 from rnnt_kd.training import optimizers
 from rnnt_kd.training.learning_rates import cosine
@@ -37,11 +37,7 @@ def test_learning_rate_of_degenerate_runs(changes):
 
 
 def model():
-    torch.manual_seed(0)
-    return build_transducer(
-        encoder="conformer", size="tiny", encoder_options=dict(num_layers=1), predictor_dim=8, joiner_dim=8,
-        dropout=0.1, ctc_head=True, vocab_size=5, blank_id=0,
-    )  # fmt: skip
+    return transducer(encoder_options=dict(num_layers=1))
 
 
 def test_norms_biases_and_embeddings_do_not_decay():
@@ -106,13 +102,7 @@ def test_an_unknown_optimizer_is_one_line_with_the_right_names():
         make_optimizer(model(), TrainingConfig(optimizer="adam"))
 
 
-def test_state_of_another_model_is_named():
-    network = model()
+def test_a_state_for_another_model_is_named():
+    network, foreign = model(), {"other.weight/exp_avg": torch.zeros(1)}
     with pytest.raises(UserError, match="optimizer.safetensors.*'other.weight/exp_avg'"):
-        load_optimizer_tensors(
-            make_optimizer(network, TrainingConfig()),
-            network,
-            {"other.weight/exp_avg": torch.zeros(1)},
-            "optimizer.safetensors",
-            "",
-        )
+        load_optimizer_tensors(make_optimizer(network, TrainingConfig()), network, foreign, "optimizer.safetensors", "")

@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from training_cases import interrupted_after, metrics, system_json
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
@@ -18,12 +20,6 @@ def start(root, arguments):
     environment = {**os.environ, "PYTHONPATH": str(root / "plugin"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "rnnt_kd.bin.train", *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def metrics(system_dir):
-    """Lines without wall-clock times."""
-    lines = [json.loads(line) for line in (system_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
 def wait_for_step(system_dir, step, process):
@@ -54,7 +50,7 @@ def test_kill_9_changes_no_bit(tone_corpus, teacher_dir, tmp_path, root):
     assert "resumes from step-" in output
     assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
     assert metrics(whole) == metrics(killed)
-    before, after = (json.loads((folder / "system.json").read_text()) for folder in (whole, killed))
+    before, after = system_json(whole), system_json(killed)
     for values in (before, after):
         values.pop("train_seconds"), values.pop("teacher")
     assert before == after
@@ -90,55 +86,49 @@ def test_interrupted_between_any_two_renames(tone_corpus, tmp_path, monkeypatch)
     assert not list((tmp_path / "stopped" / "checkpoints").glob(".*"))
 
 
-@pytest.fixture
-def interrupted(tone_corpus, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def stopped(tone_corpus, tmp_path_factory):
     """A run stopped after its second checkpoint."""
-    folder, saves = tmp_path / "interrupted", 0
-    real = checkpoint.save_checkpoint
-
-    def save(*arguments):
-        nonlocal saves
-        saves += 1
-        if saves > 2:
-            raise KeyboardInterrupt
-        real(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_checkpoint", save)
-        with pytest.raises(KeyboardInterrupt):
-            tone_corpus.train(tone_corpus.config(), folder)
+    folder = tmp_path_factory.mktemp("stopped") / "x"
+    with interrupted_after(2):
+        tone_corpus.train(tone_corpus.config(), folder)
     return folder
+
+
+@pytest.fixture
+def interrupted(stopped, tmp_path):
+    return shutil.copytree(stopped, tmp_path / "interrupted")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 def test_a_damaged_checkpoint_is_named_and_the_way_out_works(tone_corpus, interrupted, name):
     newest = checkpoint.list_checkpoints(interrupted / "checkpoints")[-1]
-    content = bytearray((newest / name).read_bytes())
-    content[len(content) // 2 :] = b""
-    (newest / name).write_bytes(content)
+    content = (newest / name).read_bytes()
+    (newest / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(UserError) as caught:
         tone_corpus.train(tone_corpus.config(), interrupted)
     assert str(newest / name) in str(caught.value) and f"delete {newest}" in str(caught.value)
-    for path in newest.iterdir():
-        path.unlink()
-    newest.rmdir()
+    shutil.rmtree(newest)
     said = tone_corpus.train(tone_corpus.config(), interrupted)
     assert any("resumes from step-00000003" in line for line in said)
 
 
-def test_one_flipped_bit_is_found(tone_corpus, interrupted):
-    newest = checkpoint.list_checkpoints(interrupted / "checkpoints")[-1]
-    content = bytearray((newest / "model.safetensors").read_bytes())
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
     content[-1] ^= 1
-    (newest / "model.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match="damaged"):
-        tone_corpus.train(tone_corpus.config(), interrupted)
+    path.write_bytes(content)
 
 
-def test_a_foreign_state_is_named(tone_corpus, interrupted):
-    state = checkpoint.list_checkpoints(interrupted / "checkpoints")[-1] / "state.json"
-    state.write_text('{"sha256": {}, "format": 99}')
-    with pytest.raises(UserError, match="state.json"):
+@pytest.mark.parametrize(
+    "name, damage, message",
+    [
+        ("model.safetensors", flip_a_bit, "damaged"),
+        ("state.json", lambda path: path.write_text('{"sha256": {}, "format": 99}'), "state.json"),
+    ],
+)
+def test_one_flipped_bit_and_a_foreign_state_are_found(tone_corpus, interrupted, name, damage, message):
+    damage(checkpoint.list_checkpoints(interrupted / "checkpoints")[-1] / name)
+    with pytest.raises(UserError, match=message):
         tone_corpus.train(tone_corpus.config(), interrupted)
 
 

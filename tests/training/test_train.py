@@ -8,11 +8,13 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file
+from training_cases import metrics, system_json
 
 from rnnt_kd.bin import train as command
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity import schedules
+from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
 from rnnt_kd.training import learning_rates
 from rnnt_kd.training.loop import Training
@@ -20,23 +22,18 @@ from rnnt_kd.training.loop import Training
 ONE_EPOCH = ["teacher.training.epochs=1", "sparse_student.training.epochs=1", "small_student.training.epochs=1"]
 
 
-def records(folder, kind):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["kind"] == kind]
-
-
 def test_a_finished_system_has_its_files(teacher_dir):
-    system = json.loads((teacher_dir / "system.json").read_text())
+    system = system_json(teacher_dir)
     assert system["system"] == system["role"] == "teacher" and system["kd"] is False and system["teacher"] is None
     assert system["params"] == sum(tensor.numel() for tensor in load_file(teacher_dir / "model.safetensors").values())
     assert system["nonzero_params"] <= system["params"] and system["sparsity"] == 0.0
-    assert system["epochs"] == 3 and system["steps"] == records(teacher_dir, "train")[-1]["step"]
-    assert system["best_dev_loss"] == min(line["pruned_loss"] for line in records(teacher_dir, "dev"))
+    assert system["epochs"] == 3 and system["steps"] == metrics(teacher_dir, "train")[-1]["step"]
+    assert system["best_dev_loss"] == min(line["pruned_loss"] for line in metrics(teacher_dir, "dev"))
     assert system["train_seconds"] > 0 and list((teacher_dir / "tensorboard").iterdir())
 
 
 def test_loss_falls_and_terms_are_logged_apart(teacher_dir):
-    train, dev = records(teacher_dir, "train"), records(teacher_dir, "dev")
+    train, dev = metrics(teacher_dir, "train"), metrics(teacher_dir, "dev")
     assert train[-1]["pruned_loss"] < 0.7 * train[0]["pruned_loss"] and dev[-1]["pruned_loss"] < dev[0]["pruned_loss"]
     for line in train:
         terms = {name: line[f"{name}_loss"] for name in ("simple", "pruned", "ctc")}
@@ -47,12 +44,10 @@ def test_loss_falls_and_terms_are_logged_apart(teacher_dir):
 
 
 def test_final_weights_average_the_best_epochs(tone_corpus, teacher_dir):
-    system = json.loads((teacher_dir / "system.json").read_text())
+    system = system_json(teacher_dir)
     kept = {path.name: path for path in (teacher_dir / "checkpoints").iterdir()}
-    paths = [
-        next(path for name, path in kept.items() if name.endswith(f"epoch-{epoch:04d}"))
-        for epoch in system["averaged_epochs"]
-    ]
+    endings = [f"epoch-{epoch:04d}" for epoch in system["averaged_epochs"]]
+    paths = [next(path for name, path in kept.items() if name.endswith(ending)) for ending in endings]
     assert len(kept) == len(paths)
     final = load_file(teacher_dir / "model.safetensors")
     for name, value in final.items():
@@ -65,7 +60,7 @@ def test_sparse_student_keeps_exact_zeros_through_the_average(tone_corpus, teach
         "sparse_student", "s", sparsity=0.75, overrides=["sparse_student.training.average_best=5"]
     )
     said = tone_corpus.train(config, tmp_path / "s", teacher_dir=teacher_dir)
-    system = json.loads((tmp_path / "s" / "system.json").read_text())
+    system = system_json(tmp_path / "s")
     final = load_file(tmp_path / "s" / "model.safetensors")
     matched = [value for name, value in final.items() if "feedforward1.linear_in.weight" in name]
     assert matched and all((value == 0).float().mean().item() == pytest.approx(0.75, abs=0.01) for value in matched)
@@ -75,6 +70,25 @@ def test_sparse_student_keeps_exact_zeros_through_the_average(tone_corpus, teach
     assert system["sparsity_total"] == pytest.approx(1 - nonzero / system["params"])
     assert 1 not in system["averaged_epochs"]  # the masks still moved in the first epoch
     assert not any("resumes" in line for line in said)
+
+
+@pytest.mark.parametrize("structure, sparsity, block", [("4x1", 0.75, (4, 1)), ("2:4", 0.5, (1, 4))])
+def test_the_averaged_weights_of_a_structured_student_have_whole_blocks(
+    tone_corpus, teacher_dir, tmp_path, structure, sparsity, block
+):
+    folder = tmp_path / "exp" / "trial" / "x" / "seed1"
+    zeros = f"{{target: {sparsity}, structure: '{structure}'}}"
+    entry = f"{{role: sparse_student, sparsity: {zeros}, training: {{epochs: 2}}}}"
+    command.main(tone_corpus.arguments(tmp_path / "exp", entry, teacher_dir))
+    assert read_system_config(folder / "config.yaml").sparsity.structure == structure
+    assert system_json(folder)["sparsity"] == pytest.approx(sparsity, abs=0.02)
+    weight = load_file(folder / "model.safetensors")["encoder.layers.0.feedforward1.linear_in.weight"]
+    rows, columns = block
+    cells = weight.reshape(weight.shape[0] // rows, rows, weight.shape[1] // columns, columns) != 0
+    in_a_block = cells.sum((1, 3))
+    allowed = (0, rows * columns) if ":" not in structure else (2,)
+    assert torch.isin(in_a_block, torch.tensor(allowed)).all()
+    assert float((weight == 0).double().mean()) == pytest.approx(sparsity, abs=4 / weight.numel())
 
 
 def test_sparse_student_starts_from_the_teacher(tone_corpus, teacher_dir, tmp_path, monkeypatch):
@@ -96,8 +110,8 @@ def test_distillation_is_logged_and_changes_the_student(tone_corpus, teacher_dir
         weighting="uniform", scale=2.0,
     )  # fmt: skip
     tone_corpus.train(config, taught, teacher_dir=teacher_dir)
-    assert all(line["kd_loss"] > 0 for line in records(taught, "train"))
-    assert json.loads((taught / "system.json").read_text())["kd"] is True
+    assert all(line["kd_loss"] > 0 for line in metrics(taught, "train"))
+    assert system_json(taught)["kd"] is True
     assert dataclasses.astuple(read_system_config(taught / "config.yaml").kd)[:3] == ("full", "uniform", 2.0)
     first, second = (load_file(folder / "model.safetensors") for folder in (plain, taught))
     assert any(not torch.equal(first[name], second[name]) for name in first)
@@ -115,9 +129,8 @@ def test_another_configuration_is_not_continued(tone_corpus, teacher_dir, tmp_pa
     config = tone_corpus.config(name="teacher", overrides=ONE_EPOCH)
     said = tone_corpus.train(config, tmp_path / "teacher")
     assert "training.epochs was 3 and is 1" in said[0] and "teacher.old-1" in said[0]
-    assert (tmp_path / "teacher.old-1" / "model.safetensors").read_bytes() == (
-        teacher_dir / "model.safetensors"
-    ).read_bytes()
+    old, new = (folder / "model.safetensors" for folder in (tmp_path / "teacher.old-1", teacher_dir))
+    assert old.read_bytes() == new.read_bytes()
     assert read_system_config(tmp_path / "teacher" / "config.yaml").training.epochs == 1
     said = tone_corpus.train(config, tmp_path / "teacher", train_cuts=tone_corpus.dev_cuts)
     assert "train cuts changed" in said[0] and (tmp_path / "teacher.old-2").is_dir()
@@ -155,8 +168,6 @@ def test_a_system_of_an_earlier_version_is_left_alone(tone_corpus, teacher_dir, 
 def test_unusable_utterances_are_left_out_and_named(tone_corpus, tmp_path):
     """A BPE model that lacks a letter: its utterances are counted and named."""
     bpe = train_bpe(["aa bb cc dd"], 7, tmp_path / "bpe", "char")  # no e
-    from rnnt_kd.text.tokenizer import Tokenizer
-
     said = tone_corpus.train(tone_corpus.config(overrides=ONE_EPOCH), tmp_path / "x", tokenizer=Tokenizer.load(bpe))
     named = json.loads((tmp_path / "x" / "left_out.json").read_text())["train"]
     (reason,) = named
@@ -179,12 +190,12 @@ def poison(monkeypatch, is_bad):
 def test_a_nonfinite_batch_is_skipped_and_named(tone_corpus, tmp_path, monkeypatch, capsys):
     poison(monkeypatch, lambda step: step in (1, 2))
     tone_corpus.train(tone_corpus.config(overrides=ONE_EPOCH), tmp_path / "x")
-    skipped = records(tmp_path / "x", "nonfinite")
+    skipped = metrics(tmp_path / "x", "nonfinite")
     assert [line["step"] for line in skipped] == [2, 3]
     assert all(name.startswith("train-") for line in skipped for name in line["utterances"])
     assert f"batch skipped: {' '.join(skipped[0]['utterances'])}" in capsys.readouterr().err
     assert all(torch.isfinite(value).all() for value in load_file(tmp_path / "x" / "model.safetensors").values())
-    assert json.loads((tmp_path / "x" / "system.json").read_text())["nonfinite_batches"] == 2
+    assert system_json(tmp_path / "x")["nonfinite_batches"] == 2
 
 
 def test_nonfinite_batches_in_a_row_stop_the_run(tone_corpus, tmp_path, monkeypatch):
@@ -219,7 +230,7 @@ def test_schedules_of_ones_own_are_functions_in_their_files(tone_corpus, teacher
     config = tone_corpus.config("sparse_student", sparsity=0.9)
     config.training.schedule, config.sparsity.schedule = "flat", "jump"
     tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
-    lines = records(tmp_path / "x", "train")
+    lines = metrics(tmp_path / "x", "train")
     assert {line["learning_rate"] for line in lines} == {config.training.learning_rate / 4}
     assert {line["target_sparsity"] for line in lines} - {0.0} == {0.9 / 3, 0.9}
 
@@ -239,23 +250,25 @@ def test_a_folder_of_something_else_is_left_alone(tone_corpus, tmp_path):
     assert [path.name for path in (tmp_path / "x").iterdir()] == ["thesis.tex"]
 
 
-def test_a_teacher_of_another_bpe_model_is_refused(tone_corpus, teacher_dir, tmp_path):
-    from rnnt_kd.text.tokenizer import Tokenizer
-
-    other = Tokenizer.load(train_bpe(["e d c b a"], 8, tmp_path / "bpe", "char"))
-    config = tone_corpus.config("small_student", with_kd=True, ranges="student")
-    with pytest.raises(UserError, match="BPE model of teacher and student differ"):
-        tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir, tokenizer=other)
+@pytest.mark.parametrize("role, values, options, message", [
+    ("small_student", {"with_kd": True, "ranges": "student"}, ["bpe"], "BPE model of teacher and student differ"),
+    ("small_student", {"with_kd": True, "ranges": "student"}, ["blank"], "blank id .* differ .teacher 3, student 0"),
+    ("sparse_student", {"sparsity": 0.5, "overrides": ["teacher.model.joiner_dim=24"]}, [], "joiner_dim is 16.*24"),
+    ("teacher", {"overrides": ["training.precision=16-mixed"]}, [], "training.precision: 16-mixed on a CPU"),
+])  # fmt: skip
+def test_what_does_not_fit_is_named_and_nothing_is_written(
+    tone_corpus, teacher_dir, tmp_path, role, values, options, message
+):
+    given = {"teacher_dir": teacher_dir}
+    if "bpe" in options:
+        given["tokenizer"] = Tokenizer.load(train_bpe(["e d c b a"], 8, tmp_path / "bpe", "char"))
+    if "blank" in options:
+        given["teacher_dir"] = shutil.copytree(teacher_dir, tmp_path / "teacher")
+        path = tmp_path / "teacher" / "config.yaml"
+        path.write_text(path.read_text().replace("blank_id: 0", "blank_id: 3"))
+    with pytest.raises(UserError, match=message):
+        tone_corpus.train(tone_corpus.config(role, **values), tmp_path / "x", **given)
     assert not (tmp_path / "x").exists()
-
-
-def test_a_teacher_of_another_blank_is_refused(tone_corpus, teacher_dir, tmp_path):
-    shutil.copytree(teacher_dir, tmp_path / "teacher")
-    path = tmp_path / "teacher" / "config.yaml"
-    path.write_text(path.read_text().replace("blank_id: 0", "blank_id: 3"))
-    config = tone_corpus.config("small_student", with_kd=True, ranges="student")
-    with pytest.raises(UserError, match="blank id of teacher and student differ .teacher 3, student 0"):
-        tone_corpus.train(config, tmp_path / "x", teacher_dir=tmp_path / "teacher")
 
 
 def test_a_damaged_teacher_touches_no_student(tone_corpus, teacher_dir, tmp_path):
@@ -271,25 +284,16 @@ def test_a_damaged_teacher_touches_no_student(tone_corpus, teacher_dir, tmp_path
     assert {path.name for path in tmp_path.iterdir() if not path.name.startswith(".")} == {"teacher", "x"}
 
 
-def test_a_teacher_of_another_model_cannot_start_a_sparse_student(tone_corpus, teacher_dir, tmp_path):
-    config = tone_corpus.config("sparse_student", sparsity=0.5, overrides=["teacher.model.joiner_dim=24"])
-    with pytest.raises(UserError, match="model.joiner_dim is 16.*24"):
-        tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
-
-
-def test_a_precision_that_the_device_lacks_is_named(tone_corpus, tmp_path):
-    config = tone_corpus.config(overrides=["training.precision=16-mixed"])
-    with pytest.raises(UserError, match="training.precision: 16-mixed on a CPU"):
-        tone_corpus.train(config, tmp_path / "x")
-    assert not (tmp_path / "x").exists()
-
-
 @pytest.mark.parametrize("entry, more, message", [
     ("{role: sparse_student, sparsity: 0.5}", [], "teacher/seed1: no trained system here"),
     ("{role: sparse_student, sparsity: 90}", [], "system x: sparsity.target: 90"),
     ("{role: small_student, kd: {}}", [], "teacher/seed1: no trained system here"),
     ("{role: small_student, kd: {ranges: student}}", [], "teacher/seed1: no trained system here"),
     ("{role: small_student, kd: {variant: best}}", [], "expected one of: collapsed, full"),
+    ("{role: sparse_student, sparsity: {target: 0.5, structure: block}}", [], "unstructured, 1x16, 16x1, 4x4, 16x16, 2:4"),
+    ("{role: sparse_student, sparsity: {target: 0.9, structure: '2:4'}}", [], "expected 0.5"),
+    ("{role: sparse_student, sparsity: {target: 0.5, structure: 4x4, scope: global}}", [], "scope per-layer"),
+    ("{role: sparse_student, sparsity: {structure: 16x1}}", [], "sparsity.target"),
     ("{role: small_student}", ["--system", "y"], "--system: there is no 'y'"),
     ("{role: small_student}", ["--seed", "7"], "--seed of x: there is no '7'"),
     ("{role: small_student}", ["--dev-set", "nowhere"], "nowhere.jsonl.gz: no such"),

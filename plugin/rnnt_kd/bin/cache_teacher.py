@@ -8,19 +8,15 @@ Prune range, rnnt_type and temperature are those of the students.  The same comm
 damaged; another teacher, BPE model or corpus makes everything anew.
 """
 
+import functools
 import sys
-import time
 from pathlib import Path
 from typing import List, Optional
-
-from tqdm import tqdm
 
 from rnnt_kd.bin import options
 from rnnt_kd.bin.entry import command
 from rnnt_kd.config import RNNT_TYPES, TrainingConfig
 from rnnt_kd.errors import UserError
-
-PLAIN_LINE_SECONDS = 15.0  # at most one line in this time where there is no terminal
 
 
 @command
@@ -47,78 +43,40 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     import torch
 
-    from rnnt_kd.teachers.write_cache import Lattice, cache_teacher
+    from rnnt_kd.teachers.write_cache import CacheSettings, cache_teacher
     from rnnt_kd.text.tokenizer import Tokenizer
 
     torch.set_num_threads(arguments.num_threads)
-    progress = _Progress()
-    try:
-        cache_teacher(
-            arguments.teacher_dir,
-            arguments.cuts,
-            Tokenizer.load(arguments.bpe_dir),
-            arguments.cache_dir,
-            Lattice(
-                arguments.prune_range,
-                arguments.rnnt_type,
-                arguments.temperature,
-                arguments.min_seconds,
-                arguments.max_seconds,
-            ),
-            shard_utterances=arguments.shard_utterances,
-            batch_seconds=arguments.batch_seconds,
-            job=arguments.job,
-            num_jobs=arguments.nj,
-            device=options.chosen_device(arguments.device),
-            backend_name=arguments.lattice_backend,
-            say=progress.say,
-            progress=progress,
-        )
-    finally:
-        progress.close()
-
-
-class _Progress:
-    """A bar on a terminal, elsewhere a line now and then; both with the time left."""
-
-    def __init__(self) -> None:
-        self._bar: Optional[tqdm] = None
-        self._start = self._last = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            if self._bar is None:
-                self._bar = tqdm(total=total, unit="utterance", file=sys.stderr, dynamic_ncols=True)
-            self._bar.update(done - self._bar.n)
-        elif done == 0:
-            self._start = self._last = time.monotonic()
-        elif done < total and time.monotonic() - self._last >= PLAIN_LINE_SECONDS:
-            self._last = time.monotonic()
-            left = int((self._last - self._start) / done * (total - done))
-            self.say(f"teacher cache: {done} of {total} utterances, eta {left // 60}:{left % 60:02d}")
-
-    def say(self, line: str) -> None:
-        tqdm.write(line, file=sys.stderr)  # does not tear the bar
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
+    shared = ("prune_range", "rnnt_type", "temperature", "min_seconds", "max_seconds")
+    cache_teacher(
+        arguments.teacher_dir,
+        arguments.cuts,
+        Tokenizer.load(arguments.bpe_dir),
+        arguments.cache_dir,
+        CacheSettings(**{name: getattr(arguments, name) for name in shared}),
+        shard_utterances=arguments.shard_utterances,
+        batch_seconds=arguments.batch_seconds,
+        job=arguments.job,
+        num_jobs=arguments.nj,
+        device=options.chosen_device(arguments.device),
+        backend_name=arguments.lattice_backend,
+        say=functools.partial(print, file=sys.stderr, flush=True),
+    )
 
 
 def _check(arguments) -> None:
     options.check_positive(arguments, "nj", "shard_utterances", "num_threads")
     if arguments.prune_range < 2:
         raise UserError("--prune-range", str(arguments.prune_range), "a whole number >= 2")
-    if not arguments.temperature > 0:
-        raise UserError("--temperature", str(arguments.temperature), "a positive number")
+    for name in ("temperature", "batch_seconds"):
+        if not getattr(arguments, name) > 0:
+            raise UserError(f"--{name.replace('_', '-')}", str(getattr(arguments, name)), "a positive number")
     if not arguments.min_seconds <= arguments.max_seconds:
         raise UserError(
             "--min-seconds", f"{arguments.min_seconds} > {arguments.max_seconds} (--max-seconds)", "at most that"
         )
     if not 1 <= arguments.job <= arguments.nj:
         raise UserError("--job", str(arguments.job), f"1 to {arguments.nj}, the number of jobs (--nj)")
-    if not arguments.batch_seconds > 0:
-        raise UserError("--batch-seconds", str(arguments.batch_seconds), "a positive number")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_device, chosen_device, command_line, join, parser
+from rnnt_kd.bin.options import add_device, check_positive, chosen_device, command_line, join, parser
 from rnnt_kd.bin.scorer_options import add_scorers, check_scorers, make_scorers, scorer_settings
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
@@ -99,19 +99,16 @@ def main(argv: Optional[List[str]] = None) -> None:
         _set_chunk(model.encoder, args.chunk_frames, args.system_dir)
     scorers = make_scorers(settings, tokenizer)
     loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds)
-    search, search_options = (
-        get_search(args.search),
-        {"beam": args.beam, "blank_id": config.blank_id, "scorers": scorers},
-    )
+    search = get_search(args.search)
+    search_options = {"beam": args.beam, "blank_id": config.blank_id, "scorers": scorers}
     if args.graph_text is not None:
         text = read_transcripts([args.graph_text])
         search_options["graph"] = words_of(text, tokenizer, source=args.graph_text)
     batches = counted(loader, f"{config.name} on {args.test_set}", "batch")
     decoded = decode(model, batches, search, tokenizer, nbest=args.nbest or 1, **search_options)
     in_cuts = {cut.id for cut in load_cuts_info(args.cuts)}
-    assert in_cuts == {*decoded.words, *loader.left_out}, (
-        "the loader lost utterances"
-    )  # a WER over a subset would be misleading
+    # A WER over a subset would be misleading.
+    assert in_cuts == {*decoded.words, *loader.left_out}, "the loader lost utterances"
     record = {
         "system": config.name,
         **settings,
@@ -134,8 +131,7 @@ def _check(args) -> None:
     get_search(args.search)
     if args.graph_text is not None and args.search != "fast_beam_search":
         raise UserError("--graph-text", f"given with {args.search}", "--search fast_beam_search")
-    if args.beam < 1:
-        raise UserError("--beam", str(args.beam), "1 or more")
+    check_positive(args, "beam", "num_threads")
     if args.nbest is not None and not 1 <= args.nbest <= args.beam:
         raise UserError("--nbest", str(args.nbest), f"1 .. {args.beam}, the hypotheses that --beam keeps")
     check_scorers(args)
@@ -143,8 +139,6 @@ def _check(args) -> None:
         raise UserError("--batch-seconds", str(args.batch_seconds), "a positive number")
     if args.chunk_frames is not None and args.chunk_frames < 0:
         raise UserError("--chunk-frames", str(args.chunk_frames), "0 or more")
-    if args.num_threads < 1:
-        raise UserError("--num-threads", str(args.num_threads), "1 or more")
     if not args.test_set or "/" in args.test_set:
         raise UserError("--test-set", f"'{args.test_set}'", "a name, not a path")
 

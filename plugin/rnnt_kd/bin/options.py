@@ -4,13 +4,10 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Optional, Sequence
 
 from rnnt_kd import choices
-from rnnt_kd.config_io import load_recipe
 from rnnt_kd.errors import UserError
-
-__all__ = ["parser", "add_recipe", "add_device", "chosen_device", "command_line", "load_recipe", "names_in"]
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -23,19 +20,6 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 def parser(description: str) -> argparse.ArgumentParser:
     """A parser that takes no abbreviations: a mistyped option is an error."""
     return argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
-
-
-def add_recipe(target: argparse.ArgumentParser) -> None:
-    """``--config PRESET.yaml`` and repeated ``--set key=value``; read them with ``load_recipe``."""
-    target.add_argument("--config", type=Path, required=True, help="preset, egs/<corpus>/conf/<preset>.yaml")
-    target.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override one value of the preset",
-    )
 
 
 def add_experiment(target: argparse.ArgumentParser) -> None:
@@ -88,26 +72,6 @@ def check_bootstrap(args: argparse.Namespace) -> None:
         raise UserError("--replications, --seed", f"{args.replications}, {args.seed}", "at least 1 and 0")
 
 
-def add_results(target: argparse.ArgumentParser) -> None:
-    """Which results of which folder; check them with ``check_results``."""
-    target.add_argument("--exp-dir", type=Path, required=True, help="the experiment")
-    target.add_argument(
-        "--test-sets", required=True, help='names of the test sets, for example "test_clean test_other"'
-    )
-    target.add_argument(
-        "--systems", default="", help='names of the systems that should be there, for example "teacher small small_kd"'
-    )
-    target.add_argument("--corpus", help="name of the corpus; the folder's name where it is not given")
-
-
-def check_results(args: argparse.Namespace) -> None:
-    """UserError: no such folder, or no test set."""
-    if not args.exp_dir.is_dir():
-        raise UserError(args.exp_dir, "no such folder", "an experiment", "run the stages before")
-    if not args.test_sets.split():
-        raise UserError("--test-sets", "empty", "at least one name")
-
-
 def chosen_device(name: str) -> str:
     """What ``--device`` means on this machine: "cpu" or "cuda".  UserError: cuda without a GPU."""
     import torch
@@ -122,13 +86,6 @@ def chosen_device(name: str) -> str:
 def command_line(module: str, argv: Optional[Sequence[str]]) -> str:
     """The command as a user would type it, for the records of a run.  ``argv`` as ``main`` got it."""
     return shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
-
-
-def names_in(folder: Path, suffix: str = ".py") -> List[str]:
-    """Names on the command line are things on disk: the public modules (or files) of a folder."""
-    return sorted(
-        path.name[: -len(suffix)] for path in Path(folder).glob(f"*{suffix}") if not path.name.startswith("_")
-    )
 
 
 def join(values: Sequence[object]) -> str:

@@ -70,31 +70,23 @@ def download(root: Path, parts: Sequence[str], base_url: str) -> None:
         if root.name != "LibriSpeech":
             found = f"no part {part}, and only a folder named LibriSpeech can be downloaded to"
             raise UserError(root, found, "", "rename it")
+        where = f"download of {part} from {base_url}"
         atomic.write_text(downloading / part, "")
         try:
             with plain_bars():
                 download_librispeech(root.parent, dataset_parts=[part], base_url=base_url)
         except (tarfile.TarError, EOFError, zlib.error) as error:
             (root.parent / f"{part}.tar.gz").unlink(missing_ok=True)
-            raise UserError(
-                f"download of {part} from {base_url}",
-                f"the archive is damaged ({error}), removed",
-                "LibriSpeech's own archive",
-                "run the same command again",
-            ) from None
+            found = f"the archive is damaged ({error}), removed"
+            raise UserError(where, found, "LibriSpeech's own archive", "run the same command again") from None
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise
-            reason = getattr(error, "reason", error)
-            raise UserError(
-                f"download of {part} from {base_url}",
-                f"failed: {reason}",
-                "a network",
-                "run the same command again to go on, or give --corpus-dir DIR of a LibriSpeech that you have",
-            ) from None
+            advice = "run the same command again to go on, or give --corpus-dir DIR of a LibriSpeech that you have"
+            raise UserError(where, f"failed: {getattr(error, 'reason', error)}", "a network", advice) from None
         if not (root / part).is_dir():
             found = f"the archive holds no LibriSpeech/{part}"
-            raise UserError(f"download of {part} from {base_url}", found, "LibriSpeech's own archive")
+            raise UserError(where, found, "LibriSpeech's own archive")
         (downloading / part).unlink()
 
 
@@ -106,13 +98,8 @@ def _read_chapter(chapter: Path) -> List[Utterance]:
     except PermissionError:
         raise UserError(chapter, "cannot be read: permission denied", "a readable folder") from None
     for suffix in reversed(SUFFIXES):
-        audio.update(
-            {
-                name[: -len(suffix)]: chapter / name
-                for name in names
-                if name.endswith(suffix) and not name.startswith(".")
-            }
-        )
+        ours = [name for name in names if name.endswith(suffix) and not name.startswith(".")]
+        audio.update({name[: -len(suffix)]: chapter / name for name in ours})
     transcript = chapter / f"{prefix}.trans.txt"
     if not audio and not transcript.is_file():
         raise UserError(chapter, "is empty", f"{prefix}-0000.flac and {prefix}.trans.txt", "unpack this part again")
@@ -133,12 +120,8 @@ def _read_chapter(chapter: Path) -> List[Utterance]:
         if key in utterances:
             raise UserError(where, f"a second transcript for {key}", "one", "remove a line")
         if key not in audio:
-            raise UserError(
-                where,
-                f"{key} has no audio",
-                f"{chapter / key}{' or '.join(SUFFIXES)}",
-                "unpack this part again, or remove the line",
-            )
+            expected = f"{chapter / key}{' or '.join(SUFFIXES)}"
+            raise UserError(where, f"{key} has no audio", expected, "unpack this part again, or remove the line")
         utterances[key] = Utterance(key, audio[key].absolute(), text.strip())
     for key, path in audio.items():
         if key not in utterances:

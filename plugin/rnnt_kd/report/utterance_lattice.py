@@ -24,7 +24,8 @@ from rnnt_kd.losses.node_scores import node_scores
 from rnnt_kd.losses.terms import kd_losses, rnnt_losses
 from rnnt_kd.losses.transducer_loss import as_constants
 from rnnt_kd.models.transducer import Transducer
-from rnnt_kd.teachers.posteriors import joiner_parts, padded_labels, teacher_nodes
+from rnnt_kd.teachers.posteriors import joiner_parts, teacher_nodes
+from rnnt_kd.text.labels import padded_labels
 
 NAN = float("nan")
 
@@ -71,7 +72,7 @@ def utterance_lattice(
     """
     teacher_name, teacher = next(iter(models.items()))
     device = next(teacher.parameters()).device
-    padded, label_lens = (x.to(device) for x in padded_labels([labels], prune_range, teacher.blank_id))
+    padded, label_lens = (x.to(device) for x in padded_labels([labels], teacher.blank_id, max(prune_range - 1, 1)))
     heard, lens = features.unsqueeze(0).to(device), torch.tensor([len(features)], device=device)
     parts: Dict[str, JoinerParts] = {}
     nodes: Optional[KeptNodes] = None

@@ -109,7 +109,7 @@ class TeacherCache:
         self._rows(utterance_ids, num_frames)
 
     def lookup(self, utterance_ids: Sequence[str], num_frames: Tensor, T: int, max_symbols: int) -> Cached:
-        """What the teacher left for one batch.
+        """Posteriors of the teacher for one batch.
 
         Args:
           utterance_ids: B ids of cuts.
@@ -178,7 +178,7 @@ class TeacherCache:
 
 
 class _Index:
-    """Where each utterance is.  Sorted by id; compact, as a million utterances are no rarity.
+    """Where each utterance is.  Sorted by id; sized for millions of utterances.
 
     ids (U,) bytes; shards (U,) int32, number of the shard; begins (U,) int64, its first frame there; frames (U,) int64.
     """

@@ -9,7 +9,7 @@ B batch, T encoder frames, S symbols.
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Callable, Dict, List
 
 import torch
 from torch import Tensor
@@ -23,11 +23,12 @@ from rnnt_kd.losses.node_scores import node_scores
 from rnnt_kd.losses.packed_posteriors import pack
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.teachers.shards import Entry
+from rnnt_kd.text.labels import padded_labels
 
 
 @dataclass(frozen=True)
-class Lattice:
-    """What the cache takes from the students' preset; the same in ``teachers.shards.Facts``."""
+class CacheSettings:
+    """Settings of a cache that its students must share; the same in ``teachers.shards.Facts``."""
 
     prune_range: int
     rnnt_type: str
@@ -89,7 +90,7 @@ class TeacherPosteriors:
     Args:
       model:    the teacher, in eval mode, on ``device``.
       training: its own configuration: the scales of its smoothed loss.
-      lattice:  of the students.
+      settings: those of the students.
       backend:  a lattice backend module.
       encode:   text -> labels.
       where:    for messages, the teacher's folder.
@@ -99,31 +100,32 @@ class TeacherPosteriors:
         self,
         model: Transducer,
         training: TrainingConfig,
-        lattice: Lattice,
+        settings: CacheSettings,
         backend: ModuleType,
         encode: Callable[[str], List[int]],
         device: torch.device,
         where: Path,
     ):
-        self.model, self.training, self.lattice, self.backend = model, training, lattice, backend
+        self.model, self.training, self.settings, self.backend = model, training, settings, backend
         self.encode, self.device, self.where = encode, device, where
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Dict[str, Entry]:
-        """By utterance id.  Raises UserError, naming the utterance, where a posterior is not a number."""
-        model, lattice = self.model, self.lattice
+        """Entries by utterance id.  Raises UserError, naming the utterance, where a posterior is not a number."""
+        model, settings = self.model, self.settings
         encoded = [self.encode(text) for text in batch.texts]
-        labels, label_lens = (x.to(self.device) for x in padded_labels(encoded, lattice.prune_range, model.blank_id))
+        at_least = max(settings.prune_range - 1, 1)  # so that no batch of short texts narrows the ranges
+        labels, label_lens = (x.to(self.device) for x in padded_labels(encoded, model.blank_id, at_least))
         encoder_out, encoder_lens = model.encode(batch.features.to(self.device), batch.feature_lens.to(self.device))
         predictor_out = model.predict(labels)
         nodes = teacher_nodes(
-            model, self.training, lattice.prune_range, lattice.rnnt_type, self.backend,
+            model, self.training, settings.prune_range, settings.rnnt_type, self.backend,
             encoder_out, encoder_lens, predictor_out, labels, label_lens,
         )  # fmt: skip
         ranges = nodes.ranges
         parts = joiner_parts(model, encoder_out, predictor_out)
         packed = self._packed(parts, nodes, 1.0, batch)
-        tempered = self._packed(parts, nodes, lattice.temperature, batch) if lattice.temperature != 1.0 else None
+        tempered = self._packed(parts, nodes, settings.temperature, batch) if settings.temperature != 1.0 else None
         starts = ranges[:, :, 0].cpu()
         return {
             name: Entry(name, starts[b, :T], packed[b, :T], None if tempered is None else tempered[b, :T])
@@ -138,12 +140,3 @@ class TeacherPosteriors:
             name = batch.utterance_ids[int(is_bad.nonzero()[0])]
             raise UserError(self.where, f"its posteriors of {name} are not numbers", "", "train the teacher again")
         return pack(scores).masked_fill(~nodes.node_mask.unsqueeze(3), 0.0).cpu()
-
-
-def padded_labels(encoded: Sequence[Sequence[int]], prune_range: int, blank_id: int) -> Tuple[Tensor, Tensor]:
-    """(B, S) and (B,) int64, S >= prune range - 1: so that no batch of short texts narrows the ranges."""
-    lens = torch.tensor([len(labels) for labels in encoded], dtype=torch.int64)
-    padded = torch.full((len(encoded), max(prune_range - 1, 1, int(lens.max()))), blank_id, dtype=torch.int64)
-    for row, labels in zip(padded, encoded, strict=True):
-        row[: len(labels)] = torch.tensor(labels, dtype=torch.int64)
-    return padded, lens

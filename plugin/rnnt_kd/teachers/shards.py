@@ -180,7 +180,7 @@ class Shard:
         }
 
     def ids(self) -> List[str]:
-        """Of the utterances, in their order."""
+        """Ids of the utterances, in their order."""
         return self.map()["ids"].tobytes().decode().split("\n")[:-1]
 
     def verify(self) -> None:

@@ -5,6 +5,7 @@ made of, and is computed by itself: so its bytes do not depend on which job make
 there before, or on how often the work was interrupted.
 """
 
+import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List
@@ -17,9 +18,10 @@ from rnnt_kd.data.dataset import CutInfo, cuts_digest, load_cuts_info, read_batc
 from rnnt_kd.data.selection import select
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
+from rnnt_kd.progress_bar import ProgressBar
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import file_digest, refuse_decoding_only
-from rnnt_kd.teachers.posteriors import Lattice, TeacherPosteriors
+from rnnt_kd.teachers.posteriors import CacheSettings, TeacherPosteriors
 from rnnt_kd.teachers.shards import Damaged, Entry, Facts, Shard, shard_indices, shard_path, write_shard
 from rnnt_kd.text.tokenizer import Tokenizer
 
@@ -29,7 +31,7 @@ def cache_teacher(
     cuts: Path,
     tokenizer: Tokenizer,
     cache_dir: Path,
-    lattice: Lattice,
+    settings: CacheSettings,
     *,
     shard_utterances: int = 2000,
     batch_seconds: float = 120.0,
@@ -38,7 +40,6 @@ def cache_teacher(
     device: str = "cpu",
     backend_name: str = "auto",
     say: Callable[[str], None],
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Make the shards of ``cache_dir`` that are missing, damaged, or made with something else.
 
@@ -46,12 +47,11 @@ def cache_teacher(
       batch_seconds:  audio a batch at most, padding included.
       job, num_jobs:  this process makes the shards job - 1, job - 1 + num_jobs, ...
       say:            takes a line for the user.
-      progress:       called with utterances done and all that this process has to do.
     Raises:
       UserError: teacher, BPE model and cuts do not fit together, or a posterior is not a number.
     """
     cache_dir = Path(cache_dir)
-    work = _Work(teacher_dir, cuts, tokenizer, lattice, shard_utterances, batch_seconds, device, backend_name)
+    work = _TeacherOnCuts(teacher_dir, cuts, tokenizer, settings, shard_utterances, batch_seconds, device, backend_name)
     cache_dir.mkdir(parents=True, exist_ok=True)
     own = range(job - 1, work.num_shards, num_jobs)
     reasons = {index: work.why_not_finished(cache_dir, index) for index in own}
@@ -68,30 +68,28 @@ def cache_teacher(
         named = [shard_path(cache_dir, index).name for index in todo if reasons[index] == reason]
         more = f" and {len(named) - 3} more" if len(named) > 3 else ""
         say(f"{whose}: makes {', '.join(named[:3])}{more} again: {reason}")
-    total, done = sum(len(work.places(index)) for index in todo), 0
+    total = sum(len(work.places(index)) for index in todo)
     say(f"{whose}: {len(todo)} of {len(own)} shards to make, {total} utterances; {work.selection.summary('cuts')}")
-    progress(0, total)
-    for index in _locked_in_turn(cache_dir, todo):
-        if not work.why_not_finished(cache_dir, index):  # another process was faster
-            done += len(work.places(index))
-            progress(done, total)
-            continue
-        entries: Dict[str, Entry] = {}
-        for entries_of_batch in work.batches(index):
-            entries.update(entries_of_batch)
-            done += len(entries_of_batch)
-            progress(done, total)
-        ordered = [entries[work.infos[place].id] for place in work.places(index)]
-        for leftover in cache_dir.glob(f".{shard_path(cache_dir, index).name}.*.tmp"):  # of a killed process
-            leftover.unlink(missing_ok=True)
-        write_shard(cache_dir, work.facts, index, work.num_shards, ordered)
+    with ProgressBar("teacher cache", total, "utterances") as progress:
+        for index in _locked_in_turn(cache_dir, todo):
+            if not work.why_not_finished(cache_dir, index):  # another process was faster
+                progress.update(len(work.places(index)))
+                continue
+            entries: Dict[str, Entry] = {}
+            for entries_of_batch in work.batches(index):
+                entries.update(entries_of_batch)
+                progress.update(len(entries_of_batch))
+            ordered = [entries[work.infos[place].id] for place in work.places(index)]
+            for leftover in cache_dir.glob(f".{shard_path(cache_dir, index).name}.*.tmp"):  # of a killed process
+                leftover.unlink(missing_ok=True)
+            write_shard(cache_dir, work.facts, index, work.num_shards, ordered)
     paths = [shard_path(cache_dir, index) for index in own]
     frames, size = sum(Shard(path).num_frames for path in paths), sum(path.stat().st_size for path in paths)
     each = f", {size / frames:.2f} bytes a frame" if frames else ""
     say(f"{whose}: finished, {frames} frames in {size / 1e6:.1f} MB{each} ({cache_dir})")
 
 
-class _Work:
+class _TeacherOnCuts:
     """The teacher and the utterances; ``batches`` runs one on the others."""
 
     def __init__(
@@ -99,7 +97,7 @@ class _Work:
         teacher_dir: Path,
         cuts: Path,
         tokenizer: Tokenizer,
-        lattice: Lattice,
+        settings: CacheSettings,
         shard_utterances: int,
         batch_seconds: float,
         device: str,
@@ -116,22 +114,20 @@ class _Work:
                 raise UserError(teacher_dir, f"trained with {what} {theirs}", f"{ours}, that of --bpe-dir")
         self.infos: List[CutInfo] = load_cuts_info(cuts)
         self.num_shards = -(-len(self.infos) // shard_utterances)
-        self._labels: Dict[str, List[int]] = {}
+        encode = functools.lru_cache(maxsize=None)(tokenizer.encode)
         self.selection = select(
             self.infos,
-            encode=self._encode,
+            encode=encode,
             unk_id=tokenizer.unk_id,
             encoder_frames=model.encoder.output_lengths,
-            min_seconds=lattice.min_seconds,
-            max_seconds=lattice.max_seconds,
+            min_seconds=settings.min_seconds,
+            max_seconds=settings.max_seconds,
             separate_repeats=False,
         )
         if self.selection.kept == 0:
             raise UserError(cuts, f"nothing is left ({self.selection.summary('cuts')})", "usable utterances")
         backend, place = get_backend(backend_name, torch.device(device)), torch.device(device)
-        self.posteriors = TeacherPosteriors(
-            model, config.training, lattice, backend, self._encode, place, Path(teacher_dir)
-        )
+        self.posteriors = TeacherPosteriors(model, config.training, settings, backend, encode, place, Path(teacher_dir))
         self.facts = Facts(
             teacher=file_digest(Path(teacher_dir) / store.FINAL),
             bpe=tokenizer.checksum,
@@ -141,7 +137,7 @@ class _Work:
             lm_only_scale=config.training.lm_only_scale,
             am_only_scale=config.training.am_only_scale,
             shard_utterances=shard_utterances,
-            **asdict(lattice),
+            **asdict(settings),
         )
 
     def why_not_finished(self, cache_dir: Path, index: int) -> str:
@@ -178,11 +174,6 @@ class _Work:
             else:
                 plan.append([place])
         return (self.posteriors(batch) for batch in read_batches(self.cuts, plan))
-
-    def _encode(self, text: str) -> List[int]:
-        if text not in self._labels:
-            self._labels[text] = self.tokenizer.encode(text)
-        return self._labels[text]
 
 
 def _locked_in_turn(cache_dir: Path, indices: List[int]) -> Iterator[int]:

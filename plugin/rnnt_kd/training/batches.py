@@ -1,15 +1,16 @@
-"""What the loop eats: batches of features and labels, without the utterances that cannot be trained on."""
+"""Batches for the training loop, without the utterances that cannot be trained on."""
 
+import functools
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, Tuple
 
-import torch
 from torch import Tensor
 
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data import selection
 from rnnt_kd.data.dataset import Batch, CutInfo, load_cuts_info, make_dataloader
 from rnnt_kd.errors import UserError
+from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
 
 
@@ -20,7 +21,7 @@ class Data:
         self.config, self.tokenizer = config, tokenizer
         self.paths = {"train": train_cuts, "dev": dev_cuts}
         self.selections: Dict[str, selection.Selection] = {}
-        self._labels: Dict[str, List[int]] = {}
+        self.encode = functools.lru_cache(maxsize=None)(tokenizer.encode)  # text -> labels
 
     def select(self, encoder_frames: Callable[[Tensor], Tensor], with_ctc: bool) -> None:
         """Leave out what cannot be trained on.  Raises UserError if nothing is left."""
@@ -52,19 +53,9 @@ class Data:
     def batches_per_epoch(self) -> int:
         return len(self._loader("train", shuffle=True, epoch=0, skip_batches=0))
 
-    def encode(self, text: str) -> List[int]:
-        if text not in self._labels:
-            self._labels[text] = self.tokenizer.encode(text)
-        return self._labels[text]
-
     def labels(self, texts: List[str], padding: int) -> Tuple[Tensor, Tensor]:
         """(B, S) int64 padded with ``padding``, S >= 1, and (B,) int64 lengths."""
-        encoded = [self.encode(text) for text in texts]
-        lens = torch.tensor([len(labels) for labels in encoded], dtype=torch.int64)
-        padded = torch.full((len(encoded), max(1, int(lens.max()))), padding, dtype=torch.int64)
-        for row, labels in zip(padded, encoded, strict=True):
-            row[: len(labels)] = torch.tensor(labels, dtype=torch.int64)
-        return padded, lens
+        return padded_labels([self.encode(text) for text in texts], padding)
 
     def _loader(self, name: str, **order):
         training, reasons = self.config.training, self.selections[name].reasons

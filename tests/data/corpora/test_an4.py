@@ -57,8 +57,7 @@ def test_every_kind_of_audio_is_found_and_raw_is_big_endian(tree, tmp_path):
 def test_dev_speakers_are_held_out_whole_and_follow_the_seed(corpora, tmp_path):
     paths = prepare(corpora / "an4", tmp_path / "out", seed=1, options={})
     train, dev, test = (read_data_dir(path) for path in paths)
-    assert [len(part.utterances) + 0 for part in (test,)] == [130]
-    assert len(train.utterances) + len(dev.utterances) == 948
+    assert (len(test.utterances), len(train.utterances) + len(dev.utterances)) == (130, 948)
     assert (len(train.speakers), len(dev.speakers), len(test.speakers)) == (66, 8, 10)
     assert not set(train.speakers) & set(dev.speakers) and not set(test.speakers) & set(train.speakers + dev.speakers)
     before = (tmp_path / "out" / "dev" / "text").read_bytes()

@@ -8,6 +8,7 @@ import pytest
 
 EGS = Path(__file__).resolve().parents[3] / "egs"
 CORPORA = sorted(path.parent.name for path in EGS.glob("*/corpus.sh"))
+TESTS = ["test-clean", "test-other"]
 SHOW = (
     'set -euo pipefail; preset=$2; . "$1/corpus.sh"; echo "$corpus_module|$needs_corpus_dir|${train_dir:-}|'
     '${dev_dir:-}|${test_dirs:-}|$default_preset_cpu|$default_preset_gpu|${conf_corpus:-}|${prepare_options[*]-}"'
@@ -20,10 +21,15 @@ def cases():
             yield name, preset
 
 
+def shown(name, preset):
+    """Fields of ``SHOW``."""
+    command = ["bash", "-c", SHOW, "bash", EGS / name, preset]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.rstrip("\n").split("|")
+
+
 @pytest.mark.parametrize("name, preset", cases())
-def test_names_what_exists(name, preset):
-    shown = subprocess.run(["bash", "-c", SHOW, "bash", EGS / name, preset], capture_output=True, text=True, check=True)
-    module, needs_corpus_dir, *dirs, cpu, gpu, conf, options = shown.stdout.rstrip("\n").split("|")
+def test_corpus_sh_names_what_exists(name, preset):
+    module, needs_corpus_dir, *dirs, cpu, gpu, conf, options = shown(name, preset)
     assert needs_corpus_dir in ("true", "false")
     assert all((EGS / (conf or name) / "conf" / f"{preset}.yaml").is_file() for preset in (cpu, gpu))
     if module:
@@ -32,16 +38,9 @@ def test_names_what_exists(name, preset):
         assert all(dirs)
 
 
-@pytest.mark.parametrize(
-    "preset, tests", [("5h", "test"), ("100h", "test-clean test-other"), ("960h", "test-clean test-other")]
-)
-def test_librispeech_parts_follow_the_preset(preset, tests):
-    shown = subprocess.run(
-        ["bash", "-c", SHOW, "bash", EGS / "librispeech", preset], capture_output=True, text=True, check=True
-    )
-    fields = shown.stdout.rstrip("\n").split("|")
-    assert fields[4] == tests and f"test={tests.replace(' ', ',') if preset != '5h' else ''}" in fields[-1].split()
-    assert (
-        sum(part in fields[-1] for part in ("train-clean-100", "train-clean-360", "train-other-500"))
-        == {"5h": 0, "100h": 1, "960h": 3}[preset]
-    )
+@pytest.mark.parametrize("preset, tests, parts", [("5h", [], 0), ("100h", TESTS, 1), ("960h", TESTS, 3)])
+def test_librispeech_parts_follow_the_preset(preset, tests, parts):
+    *fields, options = shown("librispeech", preset)
+    assert fields[4] == " ".join(tests or ["test"]) and f"test={','.join(tests)}" in options.split()
+    names = ("train-clean-100", "train-clean-360", "train-other-500")
+    assert sum(part in options for part in names) == parts

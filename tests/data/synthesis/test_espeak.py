@@ -16,16 +16,15 @@ from rnnt_kd.errors import UserError
 SENTENCE = "turn on the kitchen light six"
 
 
-@pytest.mark.parametrize(
-    "variant", ["f1", "f3", "f5", "Alex"]
-)  # each changes in another way where the library is not loaded afresh
+@pytest.mark.parametrize("variant", ["f1", "f3", "f5", "Alex"])
 def test_what_was_said_before_changes_nothing(variant):
+    """Each would change in another way if the library were not loaded afresh."""
     first = speak(SENTENCE, "en-us", variant, seed=3)
     speak("hello there", "en", "m3", Prosody(rate=300, pitch=90))
     np.testing.assert_array_equal(speak(SENTENCE, "en-us", variant, seed=3), first)
 
 
-def test_another_process_says_the_same():
+def test_speech_is_bit_identical_in_another_process():
     code = (
         "import hashlib; from rnnt_kd.data.synthesis.espeak import speak;"
         f"print(hashlib.sha256(speak({SENTENCE!r}, 'en-us', 'f3', seed=3).tobytes()).hexdigest())"

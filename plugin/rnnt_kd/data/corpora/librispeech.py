@@ -74,7 +74,7 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
         split["dev"] = {"parts": present_dev_parts}
     else:
         dev_speakers = _choose_dev_speakers(settings["dev_speakers"], train, seed, without=test_speakers)
-        dev = _of(train, dev_speakers, "dev_speakers")
+        dev = _spoken_by(train, dev_speakers, "dev_speakers")
         split["dev"] = {
             "held_out_speakers": dev_speakers,
             "why": f"no part {' or '.join(dev_parts) or 'named'} in {root}",
@@ -86,7 +86,7 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
 
     tests: Dict[str, List[Utterance]] = {part: read[part] for part in test_parts}
     if test_speakers:
-        tests["test"] = _of(train, test_speakers, "test_speakers")
+        tests["test"] = _spoken_by(train, test_speakers, "test_speakers")
         split["test"] = {"held_out_speakers": test_speakers}
     elif test_parts:
         split["test"] = {"parts": test_parts}
@@ -124,7 +124,7 @@ def _choose_dev_speakers(option: str, train: Sequence[Utterance], seed: int, wit
     return sorted(random.Random(seed).sample(speakers, count), key=lambda name: (len(name), name))
 
 
-def _of(utterances: Sequence[Utterance], speakers: Sequence[str], option: str) -> List[Utterance]:
+def _spoken_by(utterances: Sequence[Utterance], speakers: Sequence[str], option: str) -> List[Utterance]:
     known = {utterance.speaker for utterance in utterances}
     for speaker in speakers:
         if speaker not in known:

@@ -1,0 +1,44 @@
+"""What tests of training read of a run, and how they stop one."""
+
+import contextlib
+import json
+
+import pytest
+
+from rnnt_kd.training import checkpoint
+
+
+def metrics(system_dir, kind=None):
+    """Lines of metrics.jsonl without wall-clock times; of one kind, where it is named."""
+    lines = [json.loads(line) for line in (system_dir / "metrics.jsonl").read_text().splitlines()]
+    chosen = [line for line in lines if kind in (None, line["kind"])]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in chosen]
+
+
+def system_json(system_dir):
+    """What is said of a finished system."""
+    return json.loads((system_dir / "system.json").read_text())
+
+
+def whole_lattice(model, features, lens, labels):
+    """Joiner logits of every node, (B, T, S + 1, C) float64, and the frames of each utterance."""
+    encoder_out, encoder_lens = model.encode(features, lens)
+    am, lm = model.joiner.encoder_proj(encoder_out), model.joiner.predictor_proj(model.predict(labels))
+    return model.joiner(am[:, :, None], lm[:, None]).double(), encoder_lens.tolist()
+
+
+@contextlib.contextmanager
+def interrupted_after(saves):
+    """Ctrl-C instead of the checkpoint after so many."""
+    real, done = checkpoint.save_checkpoint, 0
+
+    def save(*arguments):
+        nonlocal done
+        done += 1
+        if done > saves:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint, "save_checkpoint", save)
+        yield
