@@ -87,7 +87,7 @@ def measure_random(
     name = f"random {size}"
     if sparsity:
         name = f"{name} {sparsity:.0%}" + ("" if structure == "unstructured" else f" {structure}")
-        _sparsify(model, sparsity, structure)
+        sparsify(model, sparsity, structure)
     folder, rows = Path(tempfile.mkdtemp(prefix="rnnt_kd-sizes-")), []
     try:
         sizes.write_formats(model, folder)
@@ -143,7 +143,7 @@ def _scores(found: Sequence[Recognition], base: Sequence[Recognition]) -> Row:
     return {"wer": round(counts.wer, 4), **figures, "changed": changed, "p_value": p_value}
 
 
-def _sparsify(model: nn.Module, sparsity: float, structure: str) -> None:
+def sparsify(model: nn.Module, sparsity: float, structure: str) -> None:
     settings = SparsityConfig()
     Sparsifier(
         model,
