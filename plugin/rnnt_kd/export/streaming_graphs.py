@@ -10,24 +10,17 @@ the encoder does not count by it (see ``StreamingConformer.streaming_forward``).
 Letters as in ``graphs.py``, and: L layers, D dimension of the encoder, K taps of its convolutions.
 """
 
-from pathlib import Path
 from typing import List, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from rnnt_kd.data.audio_format import FEATURE_DIM
-from rnnt_kd.export.graphs import GraphSpec
-from rnnt_kd.export.onnx_file import write_graph
+from rnnt_kd.export.graphs import EncoderFile, GraphSpec
 
 
-class StreamingEncoder(nn.Module):
-    """The next chunk: encoder and the joiner's projection of its output."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.encoder = model.encoder
-        self.joiner = nn.ModuleDict({"encoder_proj": model.joiner.encoder_proj})
+class StreamingEncoder(EncoderFile):
+    """The next chunk."""
 
     def forward(
         self, x: Tensor, cached_attn: Tensor, cached_conv: Tensor, processed_lens: Tensor
@@ -62,11 +55,6 @@ def streaming_encoder(model: nn.Module) -> GraphSpec:
     metadata = {key: str(value) for key, value in metadata.items()}
     processed = torch.tensor([0, step])
     return GraphSpec(StreamingEncoder(model), (*example, processed), inputs, outputs, axes, metadata)
-
-
-def write_streaming_encoder(model: nn.Module, path: Path) -> None:
-    """Write encoder.onnx of a streaming system."""
-    write_graph(streaming_encoder(model), path)
 
 
 @torch.no_grad()
