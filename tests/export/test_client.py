@@ -95,8 +95,12 @@ def test_the_shortest_audio_and_silence_are_survived(exported):
         (noise(1), {"batch_size": 0}, "batch size: 0"),
     ],
 )
-def test_what_is_no_audio_and_settings_that_are_none_are_one_line(exported, tmp_path, audio, settings, message):
+def test_bad_audio_is_one_line_and_bad_settings_before_a_process_starts(
+    exported, tmp_path, monkeypatch, audio, settings, message
+):
     path = tmp_path / "bad.wav"
+    if settings:
+        monkeypatch.setattr("rnnt_kd.children.subprocess.Popen", lambda *args, **kwargs: pytest.fail("started"))
     if isinstance(audio, bytes):
         path.write_bytes(audio)
     with pytest.raises(UserError, match=message):

@@ -71,6 +71,12 @@ def test_cuts_are_the_quietest_place_found_one_by_one(longest):
     assert cut_at_quiet(audio, longest) == [*expected, (start, len(audio))]
 
 
+def test_an_hour_is_cut_in_seconds():
+    start = time.perf_counter()
+    assert len(cut_at_quiet(np.tile(noise(60), 60))) >= 120
+    assert time.perf_counter() - start < 60
+
+
 # offline
 
 
