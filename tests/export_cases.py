@@ -6,20 +6,49 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import soundfile
 import torch
+from onnx import numpy_helper
 
 from rnnt_kd.config import ModelConfig, SparsityConfig, SystemConfig
 from rnnt_kd.config_io import write_system_config
+from rnnt_kd.data.kaldi_dir import write_data_dir
 from rnnt_kd.export.export_system import export_system
 from rnnt_kd.export.model_json import read_manifest, write_manifest
-from rnnt_kd.sparsity.sparsifier import Sparsifier
+from rnnt_kd.export.size_table import sparsify
 from rnnt_kd.systems.store import build_model, write_tensors
 from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.text.train_bpe import train_bpe
 
 TEXTS = {"a-1": "one two", "a-2": "two", "b-1": "three ONE", "b-2": "one", "b-3": "", "b-4": "two two three"}
 OPTIONS = {"num_layers": 2, "dim": 32, "feedforward_dim": 48}
+
+
+@pytest.fixture(scope="session")
+def workplace(tmp_path_factory) -> Path:
+    """bpe/, data/ (six utterances of noise, 0.3 to 2 s), systems/dense, systems/sparse."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("export")
+    generator = np.random.default_rng(0)
+    audio = {key: folder / f"{key}.wav" for key in TEXTS}
+    for index, path in enumerate(audio.values()):
+        loud = 0.02 * 4.0 ** (index % 3) * (1 + np.sin(np.arange(4800 + 5500 * index) / 2500.0))
+        soundfile.write(path, loud * generator.normal(size=len(loud)), 16000)
+    write_data_dir(folder / "data", wav_scp=audio, text=TEXTS, utt2spk={key: key[0] for key in TEXTS})
+    train_bpe([text for text in TEXTS.values() if text], 16, folder / "bpe")
+    make_system(folder / "systems" / "dense", folder / "bpe")
+    make_system(folder / "systems" / "sparse", folder / "bpe", sparsity=0.9, seed=2)
+    return folder
+
+
+def noise(seconds, seed=3):
+    """Noise that swells and falls, at 16 kHz."""
+    loudness = 0.3 * (1 + np.sin(np.arange(int(seconds * 16000)) / 2500.0))
+    return (loudness * np.random.default_rng(seed).normal(size=len(loudness))).astype(np.float32)
 
 
 def make_system(
@@ -32,7 +61,7 @@ def make_system(
         name=folder.name,
         role="sparse_student" if sparsity else "teacher",
         model=model_config,
-        sparsity=SparsityConfig() if sparsity else None,
+        sparsity=SparsityConfig(target=sparsity) if sparsity else None,
         vocab_size=tokenizer.vocab_size,
         bpe_checksum=tokenizer.checksum,
     )
@@ -45,18 +74,7 @@ def make_system(
         model.joiner.output_linear.weight.mul_(4)
         model.joiner.output_linear.bias[:2] -= 1.0
     if sparsity:
-        settings = config.sparsity
-        Sparsifier(
-            model,
-            final_sparsity=sparsity,
-            begin_step=0,
-            end_step=1,
-            update_every_steps=1,
-            structure="unstructured",
-            scope="per-layer",
-            include=settings.include,
-            exclude=settings.exclude,
-        ).step(1)
+        sparsify(model, sparsity, "unstructured")
     folder.mkdir(parents=True)
     write_system_config(folder / "config.yaml", config)
     write_tensors(folder / "model.safetensors", model.state_dict())
@@ -64,14 +82,58 @@ def make_system(
     return folder
 
 
-def export(workplace: Path, system: Path, out: Path, **options) -> Path:
-    export_system(system, workplace / "bpe", out, say=lambda line: None, **options)
+def export(workplace: Path, system: str, out: str = "", **options) -> Path:
+    """``systems/<system>`` (or a folder), exported into ``out/<system>`` (or ``out``)."""
+    out = workplace / "out" / (out or system)
+    export_system(workplace / "systems" / system, workplace / "bpe", out, say=lambda line: None, **options)
     return out
 
 
 def rewrite(folder: Path, **changed) -> None:
     """A new ``model.json`` with the checksums of what is there now: the checks behind them are reached."""
     write_manifest(folder, {**read_manifest(folder, check_files=False), **changed})
+
+
+def change_model(path: Path, change) -> None:
+    """``change`` an ONNX file; a new ``model.json`` beside it must be written apart."""
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, path)
+
+
+def change_weights(path: Path, change, name: str = "") -> None:
+    """Weights of an ONNX file -> what ``change`` makes of (a copy of) them: all, or the one of that name."""
+
+    def changed(model):
+        for tensor in model.graph.initializer:
+            if name in ("", tensor.name):
+                values = change(tensor.name, numpy_helper.to_array(tensor).copy())
+                tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+    change_model(path, changed)
+
+
+def one_node_file(path: Path, operator: str, weight, inputs, output, name: str = "w") -> Path:
+    """y = operator(x, weight), with the sizes of x and y."""
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(operator, ["x", name], ["y"])],
+        "one",
+        [value("x", onnx.TensorProto.FLOAT, inputs)],
+        [value("y", onnx.TensorProto.FLOAT, output)],
+        [numpy_helper.from_array(weight, name)],
+    )
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7), path)
+    return path
+
+
+def loaded_operators(path: Path) -> list:
+    """Operators of the graph that onnxruntime runs: what is left when a file has been loaded."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    options.optimized_model_filepath = str(path.with_name(f"loaded {path.name}"))
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
 
 
 def error_line(capsys, command, argv) -> str:

@@ -8,15 +8,16 @@ import torch
 from export_cases import make_system
 
 from benchmark import encoders, infer
-from benchmark.engines import available_engines, compile_encoder
+from benchmark.engines import compile_encoder
 from benchmark.infer import chosen_systems, encoder_table, infer_parser, rows_of_engine
 from benchmark.speech import word_figures
 from benchmark.turns import Job
+from rnnt_kd.config import ModelConfig, SystemConfig
 from rnnt_kd.data.speech import Speech
 from rnnt_kd.decoding import greedy_search, modified_beam_search
 from rnnt_kd.errors import UserError
 from rnnt_kd.inference.products import dense_product
-from rnnt_kd.models import build_transducer
+from rnnt_kd.systems.store import build_model
 from rnnt_kd.text.train_bpe import train_bpe
 
 QUICK = ["--rounds", "1", "--batches", "2"]
@@ -117,19 +118,15 @@ def test_another_bpe_model_is_one_line(place, tmp_path, fails):
 def small_transducer(vocab=7):
     torch.manual_seed(0)
     options = dict(dim=32, num_layers=1, feedforward_dim=32)
-    model = build_transducer(
-        encoder="conformer", size="tiny", encoder_options=options, predictor_dim=16, joiner_dim=16, dropout=0.0,
-        ctc_head=False, vocab_size=vocab, blank_id=0,
-    )  # fmt: skip
-    return model.eval().requires_grad_(False)
+    config = ModelConfig(encoder_options=options, predictor_dim=16, joiner_dim=16, dropout=0.0, ctc_head=False)
+    return build_model(SystemConfig(model=config, vocab_size=vocab)).eval().requires_grad_(False)
 
 
 def log_mel(frames):
     return torch.randn(frames, 80, generator=torch.Generator().manual_seed(frames)) * 3.5 - 7.5
 
 
-def test_engines_are_files():
-    assert available_engines() == ["numba", "onnxruntime", "onnxruntime_int8", "torch", "torch_bsr"]
+def test_an_unknown_engine_is_an_error_with_the_right_names():
     with pytest.raises(UserError, match="'tensorrt'.*onnxruntime_int8"):
         compile_encoder(small_transducer().encoder, "tensorrt")
 
@@ -172,12 +169,6 @@ def test_rows_compare_with_the_first_system_turn_by_turn():
     assert (rows[1]["low"], rows[1]["high"], rows[1]["rounds"]) == (0.02, 0.28, 3)
 
 
-def test_rows_without_the_first_system_have_no_ratio():
-    rows = rows_of_engine([job("dense", [], "no zeros"), job("sparse", [[1.0]])], 10.0)
-    assert [row["faster"] for row in rows] == [None]
-    assert "sparse" in encoder_table(rows) and " x " not in encoder_table(rows)
-
-
 def test_columns_of_words_are_there_where_words_were_counted():
     rows = rows_of_engine([job("dense", [[2.0]]), job("sparse", [[1.0]])], 10.0)
     assert "%WER" not in encoder_table(rows)
@@ -186,6 +177,8 @@ def test_columns_of_words_are_there_where_words_were_counted():
     assert len(lines) == 4 and {len(line) for line in lines} == {14}
     assert lines[2][-5:] == ["-"] * 5 and lines[3][-5:] == ["12.50", "1", "4", "2", "3"]
     assert lines[3][4:7] == ["0.100000", "0.100000..0.100000", "2.00 x dense"]
+    (alone,) = rows_of_engine([job("dense", [], "no zeros"), job("sparse", [[1.0]])], 10.0)
+    assert alone["faster"] is None and " x " not in encoder_table([alone])  # without the first system no ratio
 
 
 class Letters:
@@ -218,10 +211,11 @@ def test_word_figures():
     assert figures["other_words"] == 1 and abs(figures["wer"] - 200 / 3) < 1e-3
 
 
-def test_the_dense_product_is_the_product():
+@pytest.mark.parametrize("outputs, inputs, frames", [(16, 8, 1), (19, 33, 62), (192, 96, 125)])
+def test_the_dense_product_is_the_product(outputs, inputs, frames):
     rng = np.random.default_rng(0)
-    for outputs, inputs, frames in ((16, 8, 1), (19, 33, 62), (192, 96, 125)):
-        weight, x = (rng.standard_normal(shape).astype(np.float32) for shape in ((outputs, inputs), (inputs, frames)))
-        bias = rng.standard_normal(outputs).astype(np.float32)
-        wanted = weight.astype(np.float64) @ x + bias[:, None]
-        np.testing.assert_allclose(dense_product(weight, bias, x)(), wanted, atol=1e-4)
+    shapes = ((outputs, inputs), (inputs, frames), outputs)
+    weight, x, bias = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+    np.testing.assert_allclose(
+        dense_product(weight, bias, x)(), weight.astype(np.float64) @ x + bias[:, None], atol=1e-4
+    )

@@ -8,7 +8,6 @@ import torch
 
 from benchmark.loss_inputs import make_inputs
 from benchmark.peers import ALWAYS, available_peers, get_peer, matmul_peer, ours_peer
-from rnnt_kd.errors import UserError
 from rnnt_kd.lattice.prune_ranges import do_rnnt_pruning
 
 CPU = torch.device("cpu")
@@ -88,11 +87,6 @@ def test_a_cached_pass_reads_no_teacher(small):
     assert torch.equal(function().detach(), before)
 
 
-def test_auto_is_named_by_what_it_stands_for(small):
-    assert ours_peer.chosen_impl(small, "torch") == "torch"
-    assert ours_peer.chosen_impl(small, "auto") in ("torch", "triton")
-
-
 def test_matmul_does_the_three_products_of_the_valid_nodes(small, monkeypatch):
     products = matmul_peer.prepare(small, "none")
     true_mm, sizes = torch.mm, []
@@ -139,11 +133,6 @@ def test_every_peer_has_the_whole_interface():
         assert 0 < small < large
         reason = peer.why_not(CPU)
         assert reason is None or reason
-
-
-def test_an_unknown_peer_is_an_error_with_the_right_names():
-    with pytest.raises(UserError, match="naive"):
-        get_peer("nemo")
 
 
 def test_what_only_a_peer_or_the_picture_needs_comes_in_by_one_door(root):

@@ -48,16 +48,15 @@ def test_a_batch_holds_neighbours_in_length_and_batches_grow():
 
 @pytest.mark.parametrize("count", [1, 5, 64])
 def test_few_shapes_still_make_full_batches(count):
-    batches = draw_batches(fitted_shapes(count), 8, 2)
-    assert [len(batch) for batch in batches] == [8, 8]
+    assert [len(batch) for batch in draw_batches(fitted_shapes(count), 8, 2)] == [8, 8]
 
 
-def test_file_with_and_without_header(tmp_path):
-    path = tmp_path / "shapes.csv"
-    path.write_text("T (frames),S (tokens)\n433,101\n288, 73\n\n")
-    assert read_shapes(path) == [(433, 101), (288, 73)]
-    path.write_text("12,0\n")
-    assert read_shapes(path) == [(12, 0)]
+@pytest.mark.parametrize(
+    "text, shapes", [("T (frames),S (tokens)\n433,101\n288, 73\n\n", [(433, 101), (288, 73)]), ("12,0\n", [(12, 0)])]
+)
+def test_file_with_and_without_header(tmp_path, text, shapes):
+    (tmp_path / "shapes.csv").write_text(text)
+    assert read_shapes(tmp_path / "shapes.csv") == shapes
 
 
 @pytest.mark.parametrize(

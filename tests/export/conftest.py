@@ -1,40 +1,23 @@
-"""Small systems with random weights, their data, and an export."""
+"""An export of a small system with random weights, and one that hears bit by bit."""
 
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
-import torch
-from export_cases import TEXTS, export, make_system
-
-from rnnt_kd.data.kaldi_dir import write_data_dir
-from rnnt_kd.text.train_bpe import train_bpe
+from export_cases import export, make_system, workplace  # noqa: F401
 
 
 @pytest.fixture(scope="session")
-def workplace(tmp_path_factory) -> Path:
-    """bpe/, data/ (six utterances of noise, 0.3 to 2 s), systems/dense, systems/sparse."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("export")
-    generator = np.random.default_rng(0)
-    audio = {key: folder / f"{key}.wav" for key in TEXTS}
-    for index, path in enumerate(audio.values()):
-        loud = 0.02 * 4.0 ** (index % 3) * (1 + np.sin(np.arange(4800 + 5500 * index) / 2500.0))
-        soundfile.write(path, loud * generator.normal(size=len(loud)), 16000)
-    write_data_dir(folder / "data", wav_scp=audio, text=TEXTS, utt2spk={key: key[0] for key in TEXTS})
-    train_bpe([text for text in TEXTS.values() if text], 16, folder / "bpe")
-    make_system(folder / "systems" / "dense", folder / "bpe")
-    make_system(folder / "systems" / "sparse", folder / "bpe", sparsity=0.9, seed=2)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def exported(workplace) -> Path:
+def exported(workplace) -> Path:  # noqa: F811
     """systems/dense, exported and compared with sherpa-onnx on data/."""
-    system = workplace / "systems" / "dense"
-    return export(workplace, system, workplace / "out" / "dense", check_data_dir=workplace / "data")
+    return export(workplace, "dense", check_data_dir=workplace / "data")
+
+
+@pytest.fixture(scope="session")
+def hears(workplace) -> Path:  # noqa: F811
+    """systems/hears, whose encoder can stream, exported so."""
+    make_system(workplace / "systems" / "hears", workplace / "bpe", encoder="streaming_conformer", seed=3)
+    return export(workplace, "hears", streaming=True)
 
 
 @pytest.fixture

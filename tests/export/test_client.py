@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import soundfile
+from export_cases import change_model, error_line, noise
 
 from rnnt_kd.bin.entry import command
 from rnnt_kd.data.speech import filter_banks, load_samples, read_speech
@@ -23,10 +24,6 @@ SETTINGS = {"kind": "offline", **client.search_settings("greedy_search", 1)}
 @pytest.fixture(scope="module")
 def speech(workplace):
     return [item.samples for item in read_speech(workplace / "data") if item.samples is not None]
-
-
-def noise(seconds, seed=3, rate=16000):
-    return 0.1 * np.random.default_rng(seed).normal(size=int(seconds * rate)).astype(np.float32)
 
 
 def client_by_hand(folder, samples):
@@ -61,23 +58,19 @@ def test_batches_and_files_of_every_kind_give_what_arrays_give(exported, tmp_pat
     expected = recognize(exported, [samples])[0]
     assert expected.text
     soundfile.write(tmp_path / "mono.flac", samples, 16000, subtype="PCM_24")
-    both = np.stack([samples, noise(1.5, seed=4)], axis=1)
-    soundfile.write(tmp_path / "stereo.wav", both, 16000, subtype="FLOAT")
+    soundfile.write(tmp_path / "stereo.wav", np.stack([samples, noise(1.5, seed=4)], axis=1), 16000, subtype="FLOAT")
     found = recognize(exported, [tmp_path / "mono.flac", tmp_path / "stereo.wav", noise(0.7)], batch_size=2)
     assert found[:2] == [expected, expected] and len(found) == 3
-    for rate in (8000, 48000):
-        soundfile.write(tmp_path / "rate.wav", noise(1.0, rate=rate), rate, subtype="FLOAT")
-        resampled = load_samples(tmp_path / "rate.wav")
-        assert len(resampled) == 16000
-        found = recognize(exported, [tmp_path / "rate.wav"]), recognize(exported, [resampled])
-        assert found[0] == found[1] == recognize(exported, [noise(1.0, rate=rate)], sampling_rate=rate)
 
 
-def test_a_tone_keeps_its_pitch_at_every_rate(tmp_path):
-    for rate in (8000, 11025, 44100, 48000):
-        soundfile.write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate), rate)
-        spectrum = np.abs(np.fft.rfft(load_samples(tmp_path / "tone.wav")[:16000], 16000))
-        assert spectrum.argmax() == 440
+@pytest.mark.parametrize("rate", [8000, 11025, 44100, 48000])
+def test_every_rate_is_resampled_and_a_tone_keeps_its_pitch(exported, tmp_path, rate):
+    tone = 0.5 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate).astype(np.float32)
+    soundfile.write(tmp_path / "tone.wav", tone, rate, subtype="FLOAT")
+    resampled = load_samples(tmp_path / "tone.wav")
+    assert len(resampled) == 16000 and np.abs(np.fft.rfft(resampled)).argmax() == 440
+    found = [recognize(exported, [item]) for item in (tmp_path / "tone.wav", resampled)]
+    assert found[0] == found[1] == recognize(exported, [tone], sampling_rate=rate)
 
 
 def test_the_shortest_audio_and_silence_are_survived(exported):
@@ -89,25 +82,29 @@ def test_the_shortest_audio_and_silence_are_survived(exported):
 
 
 @pytest.mark.parametrize(
-    "content, reason",
-    [(None, "does not exist"), (b"", "empty file"), (b"RIFF" + bytes(100), "unreadable"), ("empty", "no samples")],
+    "audio, settings, message",
+    [
+        (None, {}, "bad.wav: .*does not exist"),
+        (b"", {}, "bad.wav: .*empty file"),
+        (b"RIFF" + bytes(100), {}, "bad.wav: .*unreadable"),
+        (np.full(800, np.nan), {}, "NaN or infinity"),
+        (np.full(800, np.inf), {}, "NaN or infinity"),
+        (np.zeros((2, 800)), {}, r"\(2, 800\)"),
+        (noise(1), {"search": "best"}, "search: 'best'; expected"),
+        (noise(1), {"beam": 0}, "beam: 0; expected"),
+        (noise(1), {"batch_size": 0}, "batch size: 0"),
+    ],
 )
-def test_files_that_are_no_audio_are_told_in_a_line(exported, tmp_path, content, reason):
+def test_bad_audio_is_one_line_and_bad_settings_before_a_process_starts(
+    exported, tmp_path, monkeypatch, audio, settings, message
+):
     path = tmp_path / "bad.wav"
-    if content == "empty":
-        soundfile.write(path, np.zeros(0), 16000)
-    elif content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=f"{path}: .*{reason}"):
-        recognize(exported, [path])
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_samples_that_are_no_numbers_are_refused(exported, value):
-    with pytest.raises(UserError, match="NaN or infinity"):
-        recognize(exported, [np.full(800, value, np.float32)])
-    with pytest.raises(UserError, match=r"\(2, 800\)"):
-        recognize(exported, [np.zeros((2, 800), np.float32)])
+    if settings:
+        monkeypatch.setattr("rnnt_kd.children.subprocess.Popen", lambda *args, **kwargs: pytest.fail("started"))
+    if isinstance(audio, bytes):
+        path.write_bytes(audio)
+    with pytest.raises(UserError, match=message):
+        recognize(exported, [audio if isinstance(audio, np.ndarray) else path], **settings)
 
 
 def test_features_are_ours(speech):
@@ -118,27 +115,9 @@ def test_features_are_ours(speech):
         features(noise(79 / 16000))
 
 
-def test_wrong_settings_are_refused_before_a_process_starts(exported, monkeypatch):
-    monkeypatch.setattr("rnnt_kd.children.subprocess.Popen", lambda *args, **kwargs: pytest.fail("started"))
-    for settings in ({"search": "best"}, {"beam": 0}):
-        with pytest.raises(UserError, match="expected"):
-            recognize(exported, [noise(1)], **settings)
-    with pytest.raises(UserError, match="batch size: 0"):
-        list(client._batches([noise(1)], 0))
-
-
-def drop_metadata(folder):
-    model = onnx.load(folder / "decoder.onnx")
-    del model.metadata_props[:]
-    onnx.save(model, folder / "decoder.onnx")
-
-
-def drop_an_input(folder):
-    model = onnx.load(folder / "encoder.onnx")
+def drop_an_input(model):
     del model.graph.input[1]
-    lens = onnx.numpy_helper.from_array(np.array([100], dtype=np.int64), "x_lens")
-    model.graph.initializer.append(lens)
-    onnx.save(model, folder / "encoder.onnx")
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([100], dtype=np.int64), "x_lens"))
 
 
 @pytest.mark.parametrize(
@@ -146,8 +125,11 @@ def drop_an_input(folder):
     [
         (lambda folder: (folder / "joiner.onnx").write_bytes(b"no model"), "ended with status 1 .*joiner.onnx"),
         (lambda folder: (folder / "tokens.txt").unlink(), "ended with status 1 "),
-        (drop_metadata, "ended (with status 255|by SIG).*vocab_size"),
-        (drop_an_input, "ended (by SIG|with status)"),
+        (
+            lambda folder: change_model(folder / "decoder.onnx", lambda model: model.ClearField("metadata_props")),
+            "ended (with status 255|by SIG).*vocab_size",
+        ),
+        (lambda folder: change_model(folder / "encoder.onnx", drop_an_input), "ended (by SIG|with status)"),
     ],
 )
 def test_a_model_that_kills_the_client_is_one_line_here(folder, spoil, ending):
@@ -157,14 +139,6 @@ def test_a_model_that_kills_the_client_is_one_line_here(folder, spoil, ending):
     assert "\n" not in str(caught.value) and "export the system again" in str(caught.value)
 
 
-def test_a_signal_is_told_by_its_name(exported):
-    with client_process.ClientProcess(exported, SETTINGS, 60) as it:
-        it.process.kill()
-        it.process.wait()
-        with pytest.raises(UserError, match="ended by SIGKILL"):
-            it.ask({"operation": "decode"}, [noise(1)])
-
-
 def test_a_client_that_does_not_answer_is_ended(exported):
     start = time.monotonic()
     with pytest.raises(UserError, match="no answer in 0.05 s"):
@@ -172,16 +146,19 @@ def test_a_client_that_does_not_answer_is_ended(exported):
     assert time.monotonic() - start < 30
 
 
-def test_no_process_outlives_its_user(exported):
+def test_no_process_outlives_its_user_and_a_signal_is_told_by_its_name(exported):
     with client_process.ClientProcess(exported, SETTINGS, 60) as it:
-        process = it.process
-        assert process.poll() is None
-    assert process.poll() is not None
+        assert it.process.poll() is None
+    assert it.process.poll() is not None
+    with client_process.ClientProcess(exported, SETTINGS, 60) as it:
+        it.process.kill()
+        it.process.wait()
+        with pytest.raises(UserError, match="ended by SIGKILL"):
+            it.ask({"operation": "decode"}, [noise(1)])
 
 
 def test_without_sherpa_onnx_a_command_says_what_to_install(exported, monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sherpa_onnx" else find(name))
-    with pytest.raises(SystemExit) as ended:
-        command(lambda argv: recognize(exported, [noise(1)]))([])
-    assert ended.value.code == 1 and "pip install 'rnnt-kd[export]'" in capsys.readouterr().err
+    line = error_line(capsys, command(lambda argv: recognize(exported, [noise(1)])), [])
+    assert "pip install 'rnnt-kd[export]'" in line

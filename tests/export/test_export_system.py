@@ -4,21 +4,21 @@ import dataclasses
 import json
 import shutil
 
-import onnxruntime
+import export_cases as cases
 import pytest
 import torch
-from export_cases import error_line, make_system, run_readme
+from export_cases import error_line, run_readme
 
 from rnnt_kd.bin import export
 from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding import greedy_search, modified_beam_search
-from rnnt_kd.errors import UserError
 from rnnt_kd.export import client
 from rnnt_kd.export.export_system import CHECK, export_system
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.import_back import import_export as import_back
-from rnnt_kd.export.model_json import FILES
+from rnnt_kd.export.model_json import FILES, read_manifest
+from rnnt_kd.export.verify import session
 from rnnt_kd.systems.store import load_system, read_tensors, write_tensors
 from rnnt_kd.text.tokenizer import Tokenizer
 
@@ -29,8 +29,10 @@ def system(workplace, tmp_path):
     return shutil.copytree(workplace / "systems" / "dense", tmp_path / "dense")
 
 
-def arguments(workplace, system, out, *more):
-    return [str(part) for part in (system, "--bpe-dir", workplace / "bpe", "--out", out, *more)]
+@pytest.fixture
+def argv(workplace, system, tmp_path):
+    """Export ``system`` into out/ of ``tmp_path``."""
+    return [str(part) for part in (system, "--bpe-dir", workplace / "bpe", "--out", tmp_path / "out")]
 
 
 def failure(capsys, argv):
@@ -50,127 +52,136 @@ def own_texts(system, bpe_dir, data_dir, search):
     return texts
 
 
+@pytest.fixture(scope="module")
+def expected(workplace):
+    """search -> what our decoder says of data/."""
+    system, bpe, data = (workplace / name for name in ("systems/dense", "bpe", "data"))
+    return {search: own_texts(system, bpe, data, search) for search in (greedy_search, modified_beam_search)}
+
+
+@pytest.fixture
+def deaf(monkeypatch):
+    """A client that hears utterances otherwise: index -> text, where ``when(options)``."""
+
+    def make(index, text, when=lambda options: True):
+        recognize = client.recognize
+
+        def recognized(folder, audio, **options):
+            results = recognize(folder, audio, **options)
+            if when(options):
+                results[index] = dataclasses.replace(results[index], text=text)
+            return results
+
+        monkeypatch.setattr(client, "recognize", recognized)
+
+    return make
+
+
 def test_the_folder_holds_what_sherpa_onnx_needs_and_no_more(exported):
     assert {path.name for path in exported.iterdir()} == {*FILES, "model.json", CHECK}
     assert not list(exported.parent.glob(".*.tmp"))
 
 
-def test_sherpa_onnx_says_what_our_decoder_says(exported, workplace):
+def test_sherpa_onnx_says_what_our_decoder_says(exported, workplace, expected):
     samples = [item.samples for item in read_speech(workplace / "data")]
-    for search in (greedy_search, modified_beam_search):
-        name = search.__name__.rpartition(".")[2]
-        expected = own_texts(workplace / "systems" / "dense", workplace / "bpe", workplace / "data", search)
-        assert len(set(expected)) >= 4 and any(expected)  # the random system says different things
+    for search, texts in expected.items():
+        assert len(set(texts)) >= 4 and any(texts)  # the random system says different things
         for batch_size in (1, 4):
+            name = search.__name__.rpartition(".")[2]
             found = client.recognize(exported, samples, search=name, beam=4, batch_size=batch_size)
-            assert [result.text.strip() for result in found] == [text.strip() for text in expected]
+            assert [result.text.strip() for result in found] == [text.strip() for text in texts]
 
 
-def test_the_commands_of_the_readme_run(folder, workplace):
+def test_the_commands_of_the_readme_run(folder, workplace, expected):
     item = list(read_speech(workplace / "data"))[3]
-    expected = own_texts(workplace / "systems" / "dense", workplace / "bpe", workplace / "data", modified_beam_search)
-    assert run_readme(folder, item.samples) == expected[3].strip()
+    assert run_readme(folder, item.samples) == expected[modified_beam_search][3].strip()
 
 
-def test_a_second_run_is_skipped_and_a_change_runs_again(system, workplace, tmp_path, capsys):
-    argv = arguments(workplace, system, tmp_path / "out")
-    export.main(argv)
-    assert "0 of 4 utterances differ" in capsys.readouterr().out
-    written = (tmp_path / "out" / "encoder.onnx").stat().st_mtime_ns
-    export.main(argv)
-    assert "finished already, skipped" in capsys.readouterr().out
-    assert (tmp_path / "out" / "encoder.onnx").stat().st_mtime_ns == written
+def test_a_second_run_is_skipped_and_a_change_runs_again(argv, system, tmp_path, capsys):
+    out = tmp_path / "out"
 
-    (tmp_path / "out" / "tokens.txt").unlink()
-    export.main(argv)
-    assert "tokens.txt is missing" in capsys.readouterr().out and (tmp_path / "out" / "tokens.txt").exists()
+    def run():
+        export.main(argv)
+        return capsys.readouterr().out
+
+    assert "0 of 4 utterances differ" in run()
+    written = (out / "encoder.onnx").stat().st_mtime_ns
+    assert "finished already, skipped" in run() and (out / "encoder.onnx").stat().st_mtime_ns == written
+    (out / "tokens.txt").unlink()
+    assert "tokens.txt is missing" in run() and (out / "tokens.txt").exists()
+    assert json.loads((out / "model.json").read_text())["wer"] == []
 
     tensors = read_tensors(system / "model.safetensors")
     tensors["joiner.output_linear.bias"][3] += 1
     write_tensors(system / "model.safetensors", tensors)
-    export.main(argv)
-    assert "model.safetensors changed" in capsys.readouterr().out
-    assert len(json.loads((tmp_path / "out" / "model.json").read_text())["wer"]) == 0
-
     score = {"test_set": "test", "search": "greedy_search", "beam": 4, "wer": 12.5, "errors": 1, "words": 8}
     score.update({"ins": 1, "del": 0, "sub": 0, "utterances": 3, "ci95": [0, 25], "speakers": ["x"]})
     (system / "decode_x").mkdir()
     (system / "decode_x" / "wer-test.json").write_text(json.dumps(score))
-    export.main(argv)
-    manifest = json.loads((tmp_path / "out" / "model.json").read_text())
-    assert manifest["wer"] == [{key: value for key, value in score.items() if key != "speakers"}]
-    assert "| test | greedy_search, beam 4 | 12.50 | 8 | 1 | 0 | 0 |" in (tmp_path / "out" / "README.md").read_text()
+    assert "model.safetensors changed" in run()
+    score.pop("speakers")
+    assert json.loads((out / "model.json").read_text())["wer"] == [score]
+    assert "| test | greedy_search, beam 4 | 12.50 | 8 | 1 | 0 | 0 |" in (out / "README.md").read_text()
 
 
-def test_a_difference_fails_is_listed_and_leaves_the_older_export(system, workplace, tmp_path, capsys, monkeypatch):
-    argv = arguments(workplace, system, tmp_path / "out")
-    export.main(argv)
-    before = (tmp_path / "out" / "model.json").read_bytes()
-    write_system_config(
-        system / "config.yaml", dataclasses.replace(read_system_config(system / "config.yaml"), name="renamed")
-    )
-    recognize = client.recognize
-
-    def deaf(folder, audio, **options):
-        results = recognize(folder, audio, **options)
-        if options["search"] == "greedy_search" and options["batch_size"] == 1:
-            results[2] = dataclasses.replace(results[2], text="something else")
-        return results
-
-    monkeypatch.setattr(client, "recognize", deaf)
-    capsys.readouterr()
+def test_a_difference_fails_is_listed_and_leaves_the_older_export(argv, exported, tmp_path, capsys, deaf):
+    shutil.copytree(exported, tmp_path / "out")
+    deaf(2, "something else", lambda options: (options["search"], options["batch_size"]) == ("greedy_search", 1))
     with pytest.raises(SystemExit) as ended:
         export.main(argv)
     said = capsys.readouterr()
     assert ended.value.code == 1
     assert "noise-2 (greedy_search, batches of 1): text 'something else' from sherpa-onnx" in said.out
     assert "sherpa-onnx and rnnt_kd differ 1 times" in said.err and "out.failed" in said.err
-    listed = json.loads((tmp_path / "out.failed" / CHECK).read_text())["differences"]
-    assert [(item["utterance"], item["what"], item["sherpa_onnx"]) for item in listed] == [
-        ("noise-2", "text", "something else")
-    ]
-    assert (tmp_path / "out" / "model.json").read_bytes() == before
+    (listed,) = json.loads((tmp_path / "out.failed" / CHECK).read_text())["differences"]
+    assert (listed["utterance"], listed["what"], listed["sherpa_onnx"]) == ("noise-2", "text", "something else")
+    assert (tmp_path / "out" / "model.json").read_bytes() == (exported / "model.json").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"dense", "out", "out.failed"}
 
 
-def test_a_killed_export_leaves_nothing_that_looks_like_one(system, workplace, tmp_path, monkeypatch):
+def test_a_killed_export_leaves_nothing_that_looks_like_one(argv, tmp_path, monkeypatch):
     monkeypatch.setattr(client, "recognize", lambda *arguments, **options: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(SystemExit) as ended:
-        export.main(arguments(workplace, system, tmp_path / "out"))
+        export.main(argv)
     assert ended.value.code == 130
     assert {path.name for path in tmp_path.iterdir()} == {"dense"}
 
 
-def test_systems_that_sherpa_onnx_cannot_run_are_refused(system, workplace, tmp_path, capsys):
-    out = tmp_path / "out"
+def test_systems_that_sherpa_onnx_cannot_run_are_refused(argv, system, tmp_path, capsys):
     config = read_system_config(system / "config.yaml")
-    assert "--streaming" in failure(capsys, arguments(workplace, system, out, "--streaming"))
-    assert "one of them" in failure(capsys, arguments(workplace, system, out, "--int8", "--float16"))
-    write_system_config(system / "config.yaml", dataclasses.replace(config, blank_id=3))
-    assert "blank_id is 3; expected 0, as in" in failure(capsys, arguments(workplace, system, out))
-    write_system_config(system / "config.yaml", dataclasses.replace(config, bpe_checksum="0" * 64))
-    assert "another BPE model" in failure(capsys, arguments(workplace, system, out))
+    for more, message in (
+        (["--streaming"], "looks at the whole utterance; expected a streaming encoder"),
+        (["--int8", "--float16"], "one of them"),
+        (["--target", "sherpa-onx"], "--target: there is no 'sherpa-onx'; expected one of: sherpa-onnx; did you"),
+    ):
+        assert message in failure(capsys, [*argv, *more])
+    for changed, message in (
+        ({"blank_id": 3}, "blank_id is 3; expected 0, as in"),
+        ({"bpe_checksum": "0" * 64}, "another BPE model"),
+    ):
+        write_system_config(system / "config.yaml", dataclasses.replace(config, **changed))
+        assert message in failure(capsys, argv)
     write_system_config(system / "config.yaml", config)
     tensors = read_tensors(system / "model.safetensors")
     tensors["encoder.final_norm.weight"][0] = float("inf")
     write_tensors(system / "model.safetensors", tensors)
-    assert "'encoder.final_norm.weight' holds NaN or infinity" in failure(capsys, arguments(workplace, system, out))
+    assert "'encoder.final_norm.weight' holds NaN or infinity" in failure(capsys, argv)
     (system / "model.safetensors").unlink()
-    assert "not trained to the end" in failure(capsys, arguments(workplace, system, out))
-    assert "no trained system here" in failure(capsys, arguments(workplace, tmp_path, out))
-    assert not out.exists() and not list(tmp_path.glob(".*"))
+    assert "not trained to the end" in failure(capsys, argv)
+    assert "no trained system here" in failure(capsys, [str(tmp_path), *argv[1:]])
+    assert {path.name for path in tmp_path.iterdir()} == {"dense"}
 
 
-def test_rounded_weights_may_differ_and_it_is_listed(workplace, tmp_path, monkeypatch):
+def test_a_folder_of_something_else_is_not_replaced(argv, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "chapter1.tex").write_text("x")
+    assert "holds files of something else" in failure(capsys, argv)
+    assert (tmp_path / "out" / "chapter1.tex").read_text() == "x"
+
+
+def test_rounded_weights_may_differ_and_it_is_listed(workplace, tmp_path, deaf):
     """The export stands, with the differences and both word error rates; float32 would have failed."""
-    recognize = client.recognize
-
-    def deaf(folder, audio, **options):
-        results = recognize(folder, audio, **options)
-        results[1] = dataclasses.replace(results[1], text="one")
-        return results
-
-    monkeypatch.setattr(client, "recognize", deaf)
+    deaf(1, "one")
     said = []
     options = {"int8": True, "sparse": True, "check_data_dir": workplace / "data", "say": said.append}
     values = export_system(workplace / "systems" / "sparse", workplace / "bpe", tmp_path / "out", **options)
@@ -181,46 +192,30 @@ def test_rounded_weights_may_differ_and_it_is_listed(workplace, tmp_path, monkey
     assert all({"wer_sherpa_onnx", "wer_rnnt_kd", "p_value"} <= set(run) for run in values["check"]["runs"])
 
 
-def test_a_file_without_its_zeros_is_smaller_and_recognises_the_same(workplace, tmp_path):
-    """Differences would have failed it; and its weights come back bit for bit."""
-    system, sizes = workplace / "systems" / "sparse", {}
-    for sparse in (False, True):
-        out = tmp_path / f"sparse-{sparse}"
-        values = export_system(
-            system, workplace / "bpe", out, sparse=sparse, check_data_dir=workplace / "data", say=lambda line: None
-        )
-        sizes[sparse] = values["files"]["encoder.onnx"]["bytes"]
-    assert sizes[True] < 0.6 * sizes[False]
-    import_back(tmp_path / "sparse-True", tmp_path / "system")
-    original = read_tensors(system / "model.safetensors")
+def test_a_file_without_its_zeros_recognises_the_same_and_its_weights_come_back(workplace, tmp_path):
+    """Differences would have failed it.  That it is smaller, the table of sizes says."""
+    out = cases.export(workplace, "sparse", tmp_path / "out", sparse=True, check_data_dir=workplace / "data")
+    import_back(out, tmp_path / "system")
+    original = read_tensors(workplace / "systems" / "sparse" / "model.safetensors")
     for name, value in read_tensors(tmp_path / "system" / "model.safetensors").items():
         assert name.startswith(TRAINING_ONLY) or torch.equal(value, original[name]), name
 
 
-def test_a_streaming_system_exports_for_whole_utterances_too(workplace, tmp_path):
+def test_a_streaming_system_exports_for_whole_utterances_too(hears, workplace, tmp_path):
     """Then it sees all of the utterance: as our decoder does with full context, not with chunks."""
-    system = make_system(tmp_path / "stream", workplace / "bpe", encoder="streaming_conformer", seed=3)
     data = workplace / "data"
-    values = export_system(system, workplace / "bpe", tmp_path / "out", check_data_dir=data, say=lambda line: None)
+    out = cases.export(workplace, "hears", tmp_path / "out", check_data_dir=data)
+    values = read_manifest(out)
     assert not values["streaming"] and values["check"]["utterances"] == 6 and values["check"]["differences"] == 0
-    model, _ = load_system(system)
-    item = list(read_speech(data))[4]
-    x = filter_banks(item.samples)[None]
-    session = onnxruntime.InferenceSession(str(tmp_path / "out" / "encoder.onnx"))
+    model, _ = load_system(workplace / "systems" / "hears")
+    x = filter_banks(list(read_speech(data))[4].samples)[None]
     lens = torch.tensor([x.shape[1]])
-    got = session.run(None, {"x": x.numpy(), "x_lens": lens.numpy()})[0]
+    got = session(out / "encoder.onnx").run(None, {"x": x.numpy(), "x_lens": lens.numpy()})[0]
     for chunk, close in ((0, True), (16, False)):
         model.encoder.eval_chunk_frames = chunk
         with torch.no_grad():
             expected = model.joiner.encoder_proj(model.encode(x, lens)[0])
         assert torch.allclose(torch.tensor(got), expected, atol=1e-4) == close
-
-
-def test_a_folder_of_something_else_is_not_replaced(system, workplace, tmp_path, capsys):
-    (tmp_path / "thesis").mkdir()
-    (tmp_path / "thesis" / "chapter1.tex").write_text("x")
-    assert "holds files of something else" in failure(capsys, arguments(workplace, system, tmp_path / "thesis"))
-    assert (tmp_path / "thesis" / "chapter1.tex").read_text() == "x"
 
 
 def test_the_bpe_model_of_the_same_experiment_is_found(workplace, system, tmp_path, capsys):
@@ -230,11 +225,3 @@ def test_the_bpe_model_of_the_same_experiment_is_found(workplace, system, tmp_pa
     shutil.copytree(workplace / "bpe", tmp_path / "exp" / "bpe")
     export.main([str(nested), "--out", str(out)])
     assert (out / "bpe.model").read_bytes() == (workplace / "bpe" / "bpe.model").read_bytes()
-
-
-def test_an_unknown_target_is_one_line_before_anything_is_written(workplace, tmp_path):
-    with pytest.raises(UserError, match="--target: there is no 'sherpa-onx'; expected one of: sherpa-onnx; did you"):
-        export_system(
-            workplace / "systems" / "sparse", workplace / "bpe", tmp_path / "out", target="sherpa-onx", say=print
-        )
-    assert not (tmp_path / "out").exists()

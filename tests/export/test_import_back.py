@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_cases import export, rewrite
+from export_cases import change_weights, export, rewrite
 from onnx import numpy_helper
 
 from rnnt_kd.bin import import_export
@@ -14,10 +14,20 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.import_back import import_export as import_back
 from rnnt_kd.export.import_back import read_parameters
-from rnnt_kd.export.model_json import read_manifest
+from rnnt_kd.export.model_json import ONNX_FILES, read_manifest
 from rnnt_kd.systems.store import load_system, refuse_decoding_only
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training.initial import resolve
+
+EMBEDDING = "predictor.embedding.weight"
+
+
+@pytest.fixture(scope="module")
+def imported(exported, tmp_path_factory):
+    """A system's folder, made by the command."""
+    folder = tmp_path_factory.mktemp("imported") / "system"
+    import_export.main([str(exported), "--system-dir", str(folder)])
+    return folder
 
 
 def refusal(folder, tmp_path):
@@ -27,72 +37,55 @@ def refusal(folder, tmp_path):
     return str(caught.value)
 
 
-def test_what_decoding_uses_comes_back_bit_for_bit(exported, workplace, tmp_path, capsys):
-    import_export.main([str(exported), "--system-dir", str(tmp_path / "system")])
-    assert "all as exported" in capsys.readouterr().out
+def test_what_decoding_uses_comes_back_bit_for_bit(imported, workplace):
     original, config = load_system(workplace / "systems" / "dense")
-    model, imported_config = load_system(tmp_path / "system")
+    model, imported_config = load_system(imported)
     assert imported_config == config == read_system_config(workplace / "systems" / "dense" / "config.yaml")
     for (name, one), (other_name, other) in zip(original.state_dict().items(), model.state_dict().items(), strict=True):
         assert name == other_name
         assert torch.equal(other, torch.zeros_like(one) if name.startswith(TRAINING_ONLY) else one), name
 
 
-def test_an_imported_system_exports_to_the_same_bytes(exported, workplace, tmp_path):
-    import_back(exported, tmp_path / "system")
-    export(workplace, tmp_path / "system", tmp_path / "again")
-    for name in ("encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt"):
-        assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes(), name
+def test_an_imported_system_exports_to_the_same_bytes(imported, exported, workplace, tmp_path):
+    again = export(workplace, imported, tmp_path / "again")
+    for name in (*ONNX_FILES, "tokens.txt"):
+        assert (again / name).read_bytes() == (exported / name).read_bytes(), name
 
 
-def test_an_imported_system_is_no_teacher(exported, workplace, tmp_path):
-    import_back(exported, tmp_path / "system")
-    with pytest.raises(UserError, match="imported from an export"):
-        refuse_decoding_only(tmp_path / "system")
+def test_an_imported_system_is_no_teacher(imported, workplace):
     refuse_decoding_only(workplace / "systems" / "dense")
     student, tokenizer = SystemConfig(role="sparse_student"), Tokenizer.load(workplace / "bpe")
-    with pytest.raises(UserError, match="imported from an export"):
-        resolve(student, tokenizer, tmp_path / "system")
+    for refused in (lambda: refuse_decoding_only(imported), lambda: resolve(student, tokenizer, imported)):
+        with pytest.raises(UserError, match="imported from an export"):
+            refused()
 
 
 def test_a_changed_weight_is_refused(folder, tmp_path):
-    model = onnx.load(folder / "decoder.onnx")
-    for tensor in model.graph.initializer:
-        if tensor.name == "predictor.embedding.weight":
-            values = numpy_helper.to_array(tensor).copy()
-            values[2, 3] = np.nextafter(values[2, 3], np.float32(9))  # the last bit
-            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    onnx.save(model, folder / "decoder.onnx")
+    def last_bit(_, values):
+        values[2, 3] = np.nextafter(values[2, 3], np.float32(9))
+        return values
+
+    change_weights(folder / "decoder.onnx", last_bit, EMBEDDING)
     assert "decoder.onnx: was changed" in refusal(folder, tmp_path)
     rewrite(folder)
-    assert "'predictor.embedding.weight' holds other values than model.json says" in refusal(folder, tmp_path)
+    assert f"'{EMBEDDING}' holds other values than model.json says" in refusal(folder, tmp_path)
 
 
-def test_a_missing_weight_another_shape_and_another_configuration_are_refused(folder, tmp_path):
+def test_a_missing_weight_another_shape_configuration_or_bpe_model_and_rounding_are_refused(folder, tmp_path):
     manifest = read_manifest(folder)
-    facts = manifest["parameters"]["predictor.embedding.weight"]
-    rewrite(folder, parameters={**manifest["parameters"], "predictor.extra": facts})
-    assert "has no weight 'predictor.extra'" in refusal(folder, tmp_path)
-    changed = {**facts, "shape": facts["shape"][::-1]}
-    rewrite(folder, parameters={**manifest["parameters"], "predictor.embedding.weight": changed})
-    assert "'predictor.embedding.weight' is (" in refusal(folder, tmp_path)
-    fewer = {name: value for name, value in manifest["parameters"].items() if name != "predictor.embedding.weight"}
-    rewrite(folder, parameters=fewer)
-    assert "has no tensor 'predictor.embedding.weight'" in refusal(folder, tmp_path)
-    config = {**manifest["training_config"], "seed": 99}
-    rewrite(folder, parameters=manifest["parameters"], training_config=config)
-    assert "training_config is not what its checksum says" in refusal(folder, tmp_path)
-
-
-def test_another_bpe_model_is_refused(folder, tmp_path):
-    rewrite(folder, bpe_sha256="0" * 64)
-    assert "bpe.model: is not the one the system was trained with" in refusal(folder, tmp_path)
-
-
-def test_rounded_weights_are_refused(folder, tmp_path):
-    for weights in ("int8", "float16"):
-        rewrite(folder, weights=weights)
-        assert f"its weights are {weights}: what was rounded cannot be undone" in refusal(folder, tmp_path)
+    parameters, facts = manifest["parameters"], manifest["parameters"][EMBEDDING]
+    fewer = {name: value for name, value in parameters.items() if name != EMBEDDING}
+    for changed, message in (
+        ({"parameters": {**parameters, "predictor.extra": facts}}, "has no weight 'predictor.extra'"),
+        ({"parameters": {**parameters, EMBEDDING: {**facts, "shape": facts["shape"][::-1]}}}, f"'{EMBEDDING}' is ("),
+        ({"parameters": fewer}, f"has no tensor '{EMBEDDING}'"),
+        ({"training_config": {**manifest["training_config"], "seed": 99}}, "training_config is not what its checksum"),
+        ({"bpe_sha256": "0" * 64}, "bpe.model: is not the one the system was trained with"),
+        ({"weights": "int8"}, "its weights are int8: what was rounded cannot be undone"),
+        ({"weights": "float16"}, "its weights are float16: what was rounded cannot be undone"),
+    ):
+        rewrite(folder, **{**manifest, **changed})
+        assert message in refusal(folder, tmp_path)
 
 
 def test_a_folder_that_is_there_is_not_touched(exported, tmp_path):

@@ -8,49 +8,29 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from rnnt_kd.config import ModelConfig, SystemConfig
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import graphs
 from rnnt_kd.export.compact import compact
-from rnnt_kd.export.onnx_file import load_onnx, metadata_of, write_onnx
+from rnnt_kd.export.onnx_file import load_onnx, metadata_of, write_graph
+from rnnt_kd.export.targets.sherpa_onnx import SPECS
 from rnnt_kd.export.verify import session
-from rnnt_kd.models import build_transducer
-
-SPECS = {"encoder": graphs.offline_encoder, "decoder": graphs.predictor_file, "joiner": graphs.joiner_file}
+from rnnt_kd.systems.store import build_model
 
 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(6)
-    return build_transducer(
-        encoder="conformer",
-        size="tiny",
-        encoder_options={"num_layers": 2, "dim": 32, "feedforward_dim": 32},
-        predictor_dim=24,
-        joiner_dim=24,
-        dropout=0.1,
-        ctc_head=True,
-        vocab_size=30,
-        blank_id=0,
-    ).eval()
-
-
-def write(spec, path):
-    write_onnx(
-        spec.module,
-        spec.example,
-        path,
-        input_names=spec.input_names,
-        output_names=spec.output_names,
-        dynamic_axes=spec.dynamic_axes,
-        metadata=spec.metadata,
-    )
+    options = {"num_layers": 2, "dim": 32, "feedforward_dim": 32}
+    config = ModelConfig(encoder_options=options, predictor_dim=24, joiner_dim=24, dropout=0.1)
+    return build_model(SystemConfig(model=config, vocab_size=30)).eval()
 
 
 @pytest.fixture(scope="module")
 def written(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("onnx")
     for name, spec in SPECS.items():
-        write(spec(model), folder / f"{name}.onnx")
+        write_graph(spec(model), folder / name)
     return folder
 
 
@@ -67,22 +47,23 @@ def test_the_encoder_file_computes_what_the_module_computes(model, written, lens
 
 
 def test_decoder_and_joiner_files_compute_what_the_modules_compute(model, written):
-    y = torch.tensor([[-1, 0], [0, 5], [29, 1]])
+    y, am = torch.tensor([[-1, 0], [0, 5], [29, 1]]), torch.randn(3, 24)
     with torch.no_grad():
         lm = model.joiner.predictor_proj(model.predictor(y, need_pad=False)[:, 0])
-        am = torch.randn(3, 24)
         logits = model.joiner(am, lm)
-    got = session(written / "decoder.onnx").run(None, {"y": y.numpy()})[0]
-    np.testing.assert_allclose(got, lm.numpy(), atol=1e-5, rtol=0)
-    got = session(written / "joiner.onnx").run(None, {"encoder_out": am.numpy(), "decoder_out": lm.numpy()})[0]
-    np.testing.assert_allclose(got, logits.numpy(), atol=1e-5, rtol=0)
+    for file, feeds, expected in (
+        ("decoder.onnx", {"y": y}, lm),
+        ("joiner.onnx", {"encoder_out": am, "decoder_out": lm}, logits),
+    ):
+        got = session(written / file).run(None, {name: value.numpy() for name, value in feeds.items()})[0]
+        np.testing.assert_allclose(got, expected.numpy(), atol=1e-5, rtol=0)
 
 
 def test_every_parameter_of_decoding_is_in_one_file_under_its_own_name(model, written):
     """Also those that hold equal values (fresh norms, zero biases), bit for bit, transposed where the file says so."""
     found = {}
     for name in SPECS:
-        file = load_onnx(written / f"{name}.onnx")
+        file = load_onnx(written / name)
         transposed = json.loads(metadata_of(file)["transposed"])
         for tensor in file.graph.initializer:
             array = numpy_helper.to_array(tensor)
@@ -102,8 +83,8 @@ def test_export_leaves_the_model_as_it_was(model, written):
 
 def test_the_same_model_gives_the_same_bytes(model, written, tmp_path):
     for name, spec in SPECS.items():
-        write(spec(model), tmp_path / f"{name}.onnx")
-        assert (tmp_path / f"{name}.onnx").read_bytes() == (written / f"{name}.onnx").read_bytes(), name
+        write_graph(spec(model), tmp_path / name)
+        assert (tmp_path / name).read_bytes() == (written / name).read_bytes(), name
 
 
 def test_little_is_written_beside_the_weights(written):
@@ -119,15 +100,8 @@ def test_an_unused_input_is_not_dropped_silently(tmp_path):
             return x * 2
 
     with pytest.raises(AssertionError, match="changed the inputs"):
-        write_onnx(
-            Careless(),
-            (torch.zeros(1, 3), torch.tensor([3])),
-            tmp_path / "x.onnx",
-            input_names=["x", "x_lens"],
-            output_names=["y"],
-            dynamic_axes={},
-            metadata={},
-        )
+        example = torch.zeros(1, 3), torch.tensor([3])
+        write_graph(graphs.GraphSpec(Careless(), example, ["x", "x_lens"], ["y"], {}, {}), tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
 
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
+from export_cases import loaded_operators, one_node_file
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
@@ -12,6 +12,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.export.packed_file import Code, best_code, encode_bits, encode_gaps, pack
 from rnnt_kd.export.rewriting import Rewriter
 from rnnt_kd.export.sparse_file import LAYOUTS, make_sparse
+from rnnt_kd.export.verify import session
 
 MASKS = st.lists(st.booleans(), max_size=60) | st.lists(st.integers(0, 40).map(lambda n: n == 0), max_size=300)
 ONNX_TYPES = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16, "uint8": onnx.TensorProto.UINT8}
@@ -55,16 +56,8 @@ def write_weights(path, tensors):
     return path
 
 
-def loaded(path, optimized=None):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    if optimized:
-        options.optimized_model_filepath = str(optimized)
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def values_of(path):
-    run = loaded(path)
+    run = session(path)
     names = [value.name.removeprefix("out.") for value in run.get_outputs()]
     return dict(zip(names, run.run(None, {}), strict=True))
 
@@ -115,15 +108,11 @@ def test_every_weight_keeps_its_bits(tmp_path, dtype):
     make_sparse(before, tmp_path / "after.onnx")
     assert_same_bits(values_of(tmp_path / "after.onnx"), tensors)
     left = {tensor.name for tensor in onnx.load(tmp_path / "after.onnx").graph.initializer}
-    assert left & set(tensors) == {"dense", "small", "scalar"}  # of these nothing is won
+    assert left & set(tensors) == {"dense", "small", "scalar"}  # they would not become smaller
     assert (tmp_path / "after.onnx").stat().st_size < 0.45 * before.stat().st_size
-
-
-@pytest.mark.parametrize("name", ["nothing", "far"])
-def test_a_file_of_zeros_alone(tmp_path, name):
-    tensors = {name: hostile("float32")[name]}
-    make_sparse(write_weights(tmp_path / "before.onnx", tensors), tmp_path / "after.onnx")
-    assert_same_bits(values_of(tmp_path / "after.onnx"), tensors)
+    for name in ("nothing", "far"):  # a file of zeros alone
+        make_sparse(write_weights(before, {name: tensors[name]}), tmp_path / "after.onnx")
+        assert_same_bits(values_of(tmp_path / "after.onnx"), {name: tensors[name]})
 
 
 @settings(max_examples=25, deadline=None)
@@ -169,20 +158,11 @@ def test_another_layout_is_refused(tmp_path):
         make_sparse(path, tmp_path / "after.onnx", layout="csr")
 
 
-def test_onnxruntime_unpacks_once_at_load(tmp_path):
-    """Of the unpacking nothing is left in the graph that runs for every utterance."""
-    for index, tensors in enumerate(({"w": hostile("float32")["ten"]}, {"w": hostile("float32")["half"]})):
-        graph = helper.make_graph(
-            [helper.make_node("MatMul", ["x", "w"], ["y"])],
-            "one",
-            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 64])],
-            [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", tensors["w"].shape[1]])],
-            [numpy_helper.from_array(tensors["w"], "w")],
-        )
-        before, after = tmp_path / f"before{index}.onnx", tmp_path / f"after{index}.onnx"
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7), before)
-        make_sparse(before, after)
-        packed = {node.op_type for node in onnx.load(after).graph.node}
-        assert {"ScatterND", ("Compress", "NonZero")[index]} <= packed
-        loaded(after, tmp_path / "optimized.onnx")
-        assert [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node] == ["MatMul"]
+@pytest.mark.parametrize("name, reads_places", [("ten", "Compress"), ("half", "NonZero")])
+def test_onnxruntime_unpacks_once_at_load(tmp_path, name, reads_places):
+    """No node that unpacks is left in the graph that runs for every utterance."""
+    weight = hostile("float32")[name]
+    before = one_node_file(tmp_path / "before.onnx", "MatMul", weight, ["N", 64], ["N", weight.shape[1]])
+    make_sparse(before, tmp_path / "after.onnx")
+    assert {"ScatterND", reads_places} <= {node.op_type for node in onnx.load(tmp_path / "after.onnx").graph.node}
+    assert loaded_operators(tmp_path / "after.onnx") == ["MatMul"]

@@ -1,39 +1,33 @@
 """8-bit and float16 files: the rounding that is promised, no worse than onnxruntime's own quantiser, in fewer bytes."""
 
+import shutil
+
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 import torch
+from export_cases import change_weights, loaded_operators, one_node_file
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import helper, numpy_helper
+from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.half import make_float16
 from rnnt_kd.export.model_json import ONNX_FILES
 from rnnt_kd.export.quantize import ZERO_POINT, quantize_int8, to_uint8
+from rnnt_kd.export.sizes import write_formats
 from rnnt_kd.export.sparse_file import make_sparse
+from rnnt_kd.export.verify import session
+from rnnt_kd.systems.store import load_system
 
 
 @pytest.fixture(scope="module")
 def files(workplace, tmp_path_factory):
     """format -> folder, of the 90 % sparse system."""
-    from rnnt_kd.export.sizes import write_formats
-    from rnnt_kd.systems.store import load_system
-
     folder = tmp_path_factory.mktemp("formats")
     write_formats(load_system(workplace / "systems" / "sparse")[0], folder)
     return folder
-
-
-def session(path, optimized=None):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 4
-    if optimized:
-        options.optimized_model_filepath = str(optimized)
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def feeds(file, seed=0):
@@ -64,10 +58,10 @@ def test_integers_are_within_half_a_step_and_zero_is_exact(numbers, factor):
         assert float(scale) == pytest.approx(float(np.abs(values).max()) / 127, rel=1e-6)
 
 
-def test_an_empty_tensor_and_one_of_zeros():
-    for shape in ((0, 3), (4, 2)):
-        q, scale = to_uint8(np.zeros(shape, dtype=np.float32))
-        assert q.shape == shape and np.all(q == ZERO_POINT) and scale > 0
+@pytest.mark.parametrize("shape", [(0, 3), (4, 2)])
+def test_an_empty_tensor_and_one_of_zeros(shape):
+    q, scale = to_uint8(np.zeros(shape, dtype=np.float32))
+    assert q.shape == shape and np.all(q == ZERO_POINT) and scale > 0
 
 
 @pytest.mark.parametrize("file", ONNX_FILES)
@@ -77,11 +71,8 @@ def test_int8_is_as_near_as_onnxruntimes_own_quantiser(files, tmp_path, file):
     assert 0 < error(files / "int8" / file, files / "float32" / file, file) < 1.1 * theirs
 
 
-def test_int8_computes_with_integers_in_the_encoder_and_stores_them_elsewhere(files, tmp_path):
-    counts = {}
-    for file in ONNX_FILES:
-        session(files / "int8" / file, tmp_path / file)
-        counts[file] = [node.op_type for node in onnx.load(tmp_path / file).graph.node]
+def test_int8_computes_with_integers_in_the_encoder_and_stores_them_elsewhere(files):
+    counts = {file: loaded_operators(files / "int8" / file) for file in ONNX_FILES}
     # onnxruntime joins DynamicQuantizeLinear, MatMulInteger, Cast, Mul, Mul to one node
     weights = [t for t in onnx.load(files / "float32" / "encoder.onnx").graph.initializer if len(t.dims) == 2]
     assert counts["encoder.onnx"].count("DynamicQuantizeMatMul") == len(weights)
@@ -113,13 +104,10 @@ def test_bytes_a_weight(files):
 
 @pytest.mark.parametrize("file", ONNX_FILES)
 def test_float16_computes_in_float32_with_rounded_weights(files, tmp_path, file):
-    model = onnx.load(files / "float32" / file)
-    for tensor in model.graph.initializer:
-        rounded = torch.from_numpy(numpy_helper.to_array(tensor).copy()).half().float().numpy()
-        tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
-    onnx.save(model, tmp_path / file)
-    names = {tensor.data_type for tensor in onnx.load(files / "float16" / file).graph.initializer}
-    assert onnx.TensorProto.FLOAT16 in names and onnx.TensorProto.FLOAT not in names
+    shutil.copy(files / "float32" / file, tmp_path)
+    change_weights(tmp_path / file, lambda _, values: torch.from_numpy(values).half().float().numpy())
+    types = {tensor.data_type for tensor in onnx.load(files / "float16" / file).graph.initializer}
+    assert onnx.TensorProto.FLOAT16 in types and onnx.TensorProto.FLOAT not in types
     assert error(files / "float16" / file, tmp_path / file, file) < 1e-6
     assert error(files / "float16" / file, files / "float32" / file, file) > 1e-6
 
@@ -137,24 +125,14 @@ def test_without_its_zeros_a_file_computes_the_same_bits(files, name, file):
 
 
 def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
-    def write(shape):
-        weight = np.full(shape, 7e4, dtype=np.float32)
-        graph = helper.make_graph(
-            [helper.make_node("Add", ["x", "layer.bias"], ["y"])],
-            "one",
-            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [4])],
-            [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)],
-            [numpy_helper.from_array(weight, "layer.bias")],
-        )
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=7), tmp_path / "a")
-
-    write((4,))
+    before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
+    one_node_file(before, "Add", np.full(4, 7e4, np.float32), [4], [4], "layer.bias")
     for convert in (make_float16, quantize_int8):
         with pytest.raises(UserError, match=r"'layer.bias': holds 70000; expected at most 65504"):
-            convert(tmp_path / "a", tmp_path / "b")
-    write((4, 4))
-    quantize_int8(tmp_path / "a", tmp_path / "b")  # a matrix has its own scale
-    assert session(tmp_path / "b").run(None, {"x": np.zeros(4, dtype=np.float32)})[0].tolist() == [[7e4] * 4] * 4
+            convert(before, after)
+    one_node_file(before, "Add", np.full((4, 4), 7e4, np.float32), [4], [4, 4], "layer.bias")
+    quantize_int8(before, after)  # a matrix has its own scale
+    assert session(after).run(None, {"x": np.zeros(4, dtype=np.float32)})[0].tolist() == [[7e4] * 4] * 4
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from experiment_cases import write_experiment
+from export_cases import error_line
 from torch.nn.utils.rnn import pad_sequence
 
 from rnnt_kd.bin import size_table as command
@@ -15,7 +16,8 @@ from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.export import size_table
 from rnnt_kd.export.model_json import ONNX_FILES
 from rnnt_kd.export.onnx_transducer import OnnxTransducer
-from rnnt_kd.export.sizes import recognise_onnx, recognise_torch
+from rnnt_kd.export.sizes import recognise_onnx, recognise_torch, write_formats
+from rnnt_kd.models.encoders import conformer
 from rnnt_kd.scoring.word_errors import count_all
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -37,8 +39,18 @@ def experiment(workplace, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def features(workplace):
-    return [filter_banks(item.samples) for item in read_speech(workplace / "data") if item.samples is not None]
+def speech(workplace):
+    return list(read_speech(workplace / "data"))
+
+
+@pytest.fixture(scope="module")
+def features(speech):
+    return [filter_banks(item.samples) for item in speech]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(workplace):
+    return Tokenizer.load(workplace / "bpe")
 
 
 @pytest.fixture(scope="module")
@@ -50,24 +62,19 @@ def table(experiment):
 
 
 def failure(capsys, argv):
-    with pytest.raises(SystemExit) as ended:
-        command.main(argv)
-    text = capsys.readouterr().err
-    assert ended.value.code == 1 and text.startswith("error: ") and text.count("\n") == 1, text
-    return text
+    return error_line(capsys, command.main, argv)
 
 
 @pytest.mark.parametrize("search", ["fast_beam_search", "greedy_search", "modified_beam_search"])
-def test_onnxruntime_in_our_search_says_what_torch_says(workplace, exported, features, search):
+def test_onnxruntime_in_our_search_says_what_torch_says(workplace, exported, features, tokenizer, search):
     if search == "fast_beam_search":
         pytest.importorskip("k2", reason="k2 is not in this environment")
     model, _ = load_system(workplace / "systems" / "dense")
-    tokenizer = Tokenizer.load(workplace / "bpe")
     lens = torch.tensor([len(matrix) for matrix in features])
     with torch.no_grad():
         encoder_out, out_lens = model.encode(pad_sequence(features, batch_first=True), lens)
-    expected = get_search(search)(model, encoder_out, out_lens, beam=4)
-    expected = [tokenizer.decode(best.tokens) for (best,) in expected]
+    found = get_search(search)(model, encoder_out, out_lens, beam=4)
+    expected = [tokenizer.decode(best.tokens) for (best,) in found]
     assert any(expected)
     assert recognise_torch(model, features, tokenizer, search, 4) == expected
     texts, seconds = recognise_onnx(exported, features, tokenizer, search, 4)
@@ -76,8 +83,6 @@ def test_onnxruntime_in_our_search_says_what_torch_says(workplace, exported, fea
 
 def test_an_int8_encoder_does_not_hear_the_other_utterances(workplace, features, tmp_path):
     """One scale for a whole batch would make a text depend on its neighbours."""
-    from rnnt_kd.export.sizes import write_formats
-
     write_formats(load_system(workplace / "systems" / "dense")[0], tmp_path, ["int8"])
     model = OnnxTransducer(tmp_path / "int8")
     together, lens = model.encode(features)
@@ -107,22 +112,18 @@ def test_bytes_are_those_on_the_disk(table, experiment, exported):
 
 
 def test_what_zeros_are_worth(table):
-    rows, _ = table
-    size = {key: row["bytes"] for key, row in rows.items()}
+    size = {key: row["bytes"] for key, row in table[0].items()}
     for plain, sparse in (("float32", "sparse"), ("float16", "sparse float16"), ("int8", "sparse int8")):
-        assert size["thin", sparse] < size["thin", plain] == size["teacher", plain]
-        assert size["teacher", sparse] == size["teacher", plain]
+        assert size["thin", sparse] < size["thin", plain] == size["teacher", plain] == size["teacher", sparse]
+    assert size["thin", "sparse"] < 0.6 * size["thin", "float32"]
     assert size["thin", "sparse"] < size["thin", "sparse_initializer"] < size["thin", "float32"]
     assert size["thin", "packed safetensors"] < size["thin", "safetensors"]
 
 
-def test_words_are_counted_and_exact_formats_recognise_the_same(table, workplace):
+def test_words_are_counted_and_exact_formats_recognise_the_same(table, workplace, speech, features, tokenizer):
     rows, _ = table
-    tokenizer, speech = Tokenizer.load(workplace / "bpe"), list(read_speech(workplace / "data"))
     model, _ = load_system(workplace / "systems" / "sparse")
-    texts = recognise_torch(
-        model, [filter_banks(item.samples) for item in speech], tokenizer, "modified_beam_search", 4
-    )
+    texts = recognise_torch(model, features, tokenizer, "modified_beam_search", 4)
     pairs = [
         size_table.Recognition(item.id, tuple(item.text.split()), tuple(text.split()))
         for item, text in zip(speech, texts, strict=True)
@@ -132,9 +133,9 @@ def test_words_are_counted_and_exact_formats_recognise_the_same(table, workplace
         row = rows["thin", form]
         assert (row["ins"], row["del"], row["sub"]) == (counts.ins, counts.dels, counts.subs), form
         assert row["words"] == counts.words and row["p_value"] == 1 and row["changed"] == 0
-    for one, other in (("int8", "sparse int8"), ("float16", "sparse float16")):
+    for form in ("int8", "float16"):
         for key in ("wer", "ins", "del", "sub", "p_value", "changed"):
-            assert rows["thin", one][key] == rows["thin", other][key]
+            assert rows["thin", form][key] == rows["thin", f"sparse {form}"][key]
 
 
 def test_the_table_for_people_has_the_same_figures(table):
@@ -163,21 +164,15 @@ def test_a_second_run_skips_and_a_changed_system_runs_again(table, experiment, c
 
 def test_random_models_are_measured_in_bytes(monkeypatch):
     """A small one here; what is compared with what is the same at any size."""
-    from rnnt_kd.models.encoders import conformer
-
     monkeypatch.setitem(conformer.SIZES, "S", dict(conformer.SIZES["tiny"], num_layers=1))
-    dense = {
-        row["format"]: row for row in size_table.measure_random("conformer", "S", 0.0, "unstructured", vocab_size=20)
-    }
-    sparse = {
-        row["format"]: row for row in size_table.measure_random("conformer", "S", 0.9, "unstructured", vocab_size=20)
-    }
-    blocks = {row["format"]: row for row in size_table.measure_random("conformer", "S", 0.9, "16x1", vocab_size=20)}
-    assert [rows["float32"]["system"] for rows in (dense, sparse, blocks)] == [
-        *("random S", "random S 90%", "random S 90% 16x1")
-    ]
-    assert dense["float32"]["bytes"] == sparse["float32"]["bytes"] == blocks["float32"]["bytes"]
-    assert blocks["sparse int8"]["bytes"] < sparse["sparse int8"]["bytes"] < 0.4 * sparse["int8"]["bytes"]
+    found = {}
+    for sparsity, structure in ((0.0, "unstructured"), (0.9, "unstructured"), (0.9, "16x1")):
+        for row in size_table.measure_random("conformer", "S", sparsity, structure, vocab_size=20):
+            found.setdefault(row["system"], {})[row["format"]] = row["bytes"]
+    assert list(found) == ["random S", "random S 90%", "random S 90% 16x1"]
+    dense, sparse, blocks = found.values()
+    assert dense["float32"] == sparse["float32"] == blocks["float32"]
+    assert blocks["sparse int8"] < sparse["sparse int8"] < 0.4 * sparse["int8"]
 
 
 @pytest.mark.parametrize(

@@ -1,37 +1,20 @@
 """Recordings of any length and kind, and a microphone, as text on the screen."""
 
-import os
-import shutil
-import subprocess
 import sys
 import time
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from export_cases import error_line, export, make_system
+from export_cases import error_line, noise
 
-import rnnt_kd
 from rnnt_kd.bin import transcribe
 from rnnt_kd.data.pieces import cut_at_quiet
-from rnnt_kd.data.speech import read_speech
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import client
 from rnnt_kd.export import transcribe as heard_by
 from rnnt_kd.export.transcribe import Transcriber, chunks_of, listen, microphone
-
-
-@pytest.fixture(scope="module")
-def streaming(workplace):
-    system = make_system(workplace / "systems" / "hears", workplace / "bpe", encoder="streaming_conformer", seed=3)
-    return export(workplace, system, workplace / "out" / "hears", streaming=True)
-
-
-def noise(seconds, seed=7):
-    loudness = 0.3 * (1 + np.sin(np.arange(int(seconds * 16000)) / 2500.0))
-    return (loudness * np.random.default_rng(seed).normal(size=len(loudness))).astype(np.float32)
 
 
 def write(path, samples, rate=16000):
@@ -73,25 +56,24 @@ def test_every_cut_is_in_a_pause():
         assert quiet[start - 1500 : start + 1500].all()
 
 
-def test_cuts_are_the_quietest_place_found_one_by_one():
+@pytest.mark.parametrize("longest", [5.0, 11.3, 30.0])
+def test_cuts_are_the_quietest_place_found_one_by_one(longest):
     audio = noise(50, seed=9)
-    for longest in (5.0, 11.3, 30.0):
-        start, expected, longest_steps = 0, [], int(longest * 16000) // 160
-        while len(audio) - start > longest_steps * 160:
-            best, least = None, np.inf
-            for centre in range(start // 160 + longest_steps // 2, start // 160 + longest_steps - 10 + 1):
-                energy = (audio[(centre - 10) * 160 : (centre + 10) * 160].astype(np.float64) ** 2).sum()
-                if energy <= least * (1 + 1e-12):
-                    best, least = centre, energy
-            expected.append((start, best * 160))
-            start = best * 160
-        assert cut_at_quiet(audio, longest) == [*expected, (start, len(audio))]
+    start, expected, longest_steps = 0, [], int(longest * 16000) // 160
+    while len(audio) - start > longest_steps * 160:
+        best, least = None, np.inf
+        for centre in range(start // 160 + longest_steps // 2, start // 160 + longest_steps - 10 + 1):
+            energy = (audio[(centre - 10) * 160 : (centre + 10) * 160].astype(np.float64) ** 2).sum()
+            if energy <= least * (1 + 1e-12):
+                best, least = centre, energy
+        expected.append((start, best * 160))
+        start = best * 160
+    assert cut_at_quiet(audio, longest) == [*expected, (start, len(audio))]
 
 
 def test_an_hour_is_cut_in_seconds():
-    audio = np.tile(noise(60), 60)
     start = time.perf_counter()
-    assert len(cut_at_quiet(audio)) >= 120
+    assert len(cut_at_quiet(np.tile(noise(60), 60))) >= 120
     assert time.perf_counter() - start < 60
 
 
@@ -152,33 +134,29 @@ def test_silence_has_no_words_whatever_the_model_says_of_it(exported, tmp_path, 
     assert found.tokens and found.timestamps[0] >= starts[1] / 16000
 
 
-def test_a_file_without_words_has_a_line_of_its_own(streaming, tmp_path, capsys, monkeypatch):
+def test_a_file_without_words_has_a_line_of_its_own(hears, tmp_path, capsys, monkeypatch):
     nothing = client.ClientResult("", [], [])
     monkeypatch.setattr(heard_by, "listen", lambda listener, chunks: [heard_by.Heard(nothing, 1.0, True)] * 2)
     path = write(tmp_path / "nothing.wav", noise(0.5))
-    transcribe.main([str(streaming), str(path), str(path)])
+    transcribe.main([str(hears), str(path), str(path)])
     assert lines(capsys) == ([(str(path), "")] * 2, [])
 
 
 def test_a_bad_file_is_told_and_the_others_are_transcribed(exported, workplace, tmp_path, capsys):
-    stump = tmp_path / "stump.wav"
+    stump, empty, none = (tmp_path / f"{name}.wav" for name in ("stump", "empty", "none"))
     stump.write_bytes((workplace / "a-1.wav").read_bytes()[:3000])
-    empty = write(tmp_path / "empty.wav", np.zeros(0))
+    write(empty, np.zeros(0))
     good = [workplace / "b-4.wav", workplace / "b-2.wav"]
     with pytest.raises(SystemExit) as ended:
-        transcribe.main([str(part) for part in (exported, good[0], stump, empty, tmp_path / "none.wav", good[1])])
+        transcribe.main([str(part) for part in (exported, good[0], stump, empty, none, good[1])])
     found, errors = lines(capsys)
     assert ended.value.code == 1 and [name for name, _ in found] == [str(path) for path in good]
-    for line, (path, reason) in zip(
-        errors,
-        ((stump, "truncated: 3000 bytes"), (empty, "has no samples"), (tmp_path / "none.wav", "does not exist")),
-        strict=True,
-    ):
+    reasons = {stump: "truncated: 3000 bytes", empty: "has no samples", none: "does not exist"}
+    for line, (path, reason) in zip(errors, reasons.items(), strict=True):
         assert line.startswith(f"error: {path}: ") and reason in line
 
 
-def test_a_bad_export_is_told_before_the_client_sees_it(exported, workplace, tmp_path, capsys, monkeypatch):
-    folder = shutil.copytree(exported, tmp_path / "export")
+def test_a_bad_export_is_told_before_the_client_sees_it(folder, workplace, tmp_path, capsys, monkeypatch):
     (folder / "joiner.onnx").write_bytes(b"no model")
     monkeypatch.setattr(client.ClientProcess, "__init__", lambda *args, **kwargs: pytest.fail("the client was started"))
     assert "joiner.onnx" in failure(capsys, [folder, workplace / "a-1.wav"])
@@ -203,12 +181,12 @@ def test_options_that_do_not_fit_are_refused(exported, capsys, more, reason):
 # streaming
 
 
-def test_a_streaming_export_tells_what_it_hears_as_it_comes(streaming, tmp_path, capsys):
+def test_a_streaming_export_tells_what_it_hears_as_it_comes(hears, tmp_path, capsys):
     samples = noise(3.0)
     path = write(tmp_path / "speech.wav", samples)
-    transcribe.main([str(streaming), str(path), "--search", "greedy_search"])
+    transcribe.main([str(hears), str(path), "--search", "greedy_search"])
     found, heard = lines(capsys)
-    expected = client.recognize_streaming(streaming, [samples], reset_at_endpoints=True)[0]
+    expected = client.recognize_streaming(hears, [samples], reset_at_endpoints=True)[0]
     assert found == [(str(path), segment.text) for segment in expected if segment.text] and found
     assert len(heard) >= 3  # a chunk every 0.64 s
     seconds = [float(line.split()[0]) for line in heard]
@@ -216,17 +194,16 @@ def test_a_streaming_export_tells_what_it_hears_as_it_comes(streaming, tmp_path,
     assert found[0][1].startswith(heard[0].split(" s  ", 1)[1][:1])
 
 
-def test_segments_end_at_endpoints(streaming, monkeypatch):
+def test_segments_end_at_endpoints(hears):
     """Twenty seconds without a pause are one segment for sherpa-onnx; its third rule ends it."""
-    with client.Listener(streaming, endpoints=True) as listener:
-        heard = list(listen(listener, chunks_of(noise(23))))
+    with client.Listener(hears, endpoints=True) as listener:
+        heard = list(listen(listener, chunks_of(noise(23, 7))))
     finals = [item for item in heard if item.final]
     assert len(finals) == 2 and finals[1].result.start >= 20 and finals[1].seconds == pytest.approx(23)
 
 
 def test_real_time_is_the_pace_of_the_speech():
-    samples = noise(1.05)
-    start = time.monotonic()
+    samples, start = noise(1.05), time.monotonic()
     chunks = list(chunks_of(samples, at_its_pace=True))
     assert time.monotonic() - start >= 1.05
     assert np.array_equal(np.concatenate(chunks), samples) and len(chunks) == 11 and len(chunks[0]) == 1600
@@ -261,13 +238,13 @@ def fake_microphone(monkeypatch):
     return fake
 
 
-def test_the_microphone_is_heard_until_ctrl_c(streaming, fake_microphone, capsys):
-    transcribe.main([str(streaming), "--microphone", "--search", "greedy_search"])
-    expected = client.recognize_streaming(streaming, [noise(2.0)])[0]
+def test_the_microphone_is_heard_until_ctrl_c(hears, fake_microphone, capsys):
+    transcribe.main([str(hears), "--microphone", "--search", "greedy_search"])
+    expected = client.recognize_streaming(hears, [noise(2.0)])[0]
     assert lines(capsys)[0] == [("microphone", expected[-1].text)]
 
 
-def test_ctrl_c_in_the_middle_of_a_chunk_ends_quietly(streaming, fake_microphone, monkeypatch, capsys):
+def test_ctrl_c_in_the_middle_of_a_chunk_ends_quietly(hears, fake_microphone, monkeypatch, capsys):
     accept, heard = client.Listener.accept, []
 
     def interrupted(self, samples):
@@ -277,26 +254,17 @@ def test_ctrl_c_in_the_middle_of_a_chunk_ends_quietly(streaming, fake_microphone
         return accept(self, samples)
 
     monkeypatch.setattr(client.Listener, "accept", interrupted)
-    transcribe.main([str(streaming), "--microphone"])
+    transcribe.main([str(hears), "--microphone"])
     assert heard == [1600] * 9 and lines(capsys)[0] == []
 
 
-def test_without_a_microphone_or_its_package_a_line_says_so(streaming, fake_microphone, monkeypatch, capsys):
+def test_without_a_microphone_or_its_package_a_line_says_so(hears, fake_microphone, monkeypatch, capsys):
     def no_device(**settings):
         raise fake_microphone.PortAudioError("Error querying device -1")
 
     fake_microphone.InputStream = no_device
-    assert "Error querying device -1" in failure(capsys, [streaming, "--microphone"])
+    assert "Error querying device -1" in failure(capsys, [hears, "--microphone"])
     with pytest.raises(UserError, match="expected a microphone"):
         next(microphone())
     monkeypatch.setitem(sys.modules, "sounddevice", None)  # import fails as if it were not installed
-    assert "pip install sounddevice" in failure(capsys, [streaming, "--microphone"])
-
-
-def test_the_command_runs_by_itself(exported, workplace):
-    argv = [sys.executable, "-m", "rnnt_kd.bin.transcribe", str(exported), str(workplace / "b-4.wav")]
-    environment = {**os.environ, "PYTHONPATH": str(Path(rnnt_kd.__file__).parents[1])}
-    done = subprocess.run(argv, capture_output=True, text=True, env=environment)
-    item = next(item for item in read_speech(workplace / "data") if item.id == "b-4")
-    text = client.recognize(exported, [item.samples], search="modified_beam_search")[0].text
-    assert (done.returncode, done.stdout, done.stderr) == (0, f"{workplace / 'b-4.wav'}\t{text}\n", "")
+    assert "pip install sounddevice" in failure(capsys, [hears, "--microphone"])

@@ -45,9 +45,8 @@ def by_torch(encoder, x):
 
 
 def assert_equal(encoder, compiled, lengths, bins=80):
-    for frames in lengths:
-        x = log_mel(frames, bins)
-        torch.testing.assert_close(compiled(x), by_torch(encoder, x), atol=1e-4, rtol=0, msg=f"{frames} frames")
+    for x in (log_mel(frames, bins) for frames in lengths):
+        torch.testing.assert_close(compiled(x), by_torch(encoder, x), atol=1e-4, rtol=0, msg=f"{len(x)} frames")
 
 
 LENGTHS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 63, 64, 65, 121, 127, 128, 129, 250, 255, 256, 257, 258, 333, 700]
@@ -64,9 +63,11 @@ def test_every_kind_of_group(rows):
     assert_equal(encoder, NumbaEncoder(encoder, rows), [1, 50, 130, 259, 515])
 
 
-@pytest.mark.parametrize("block", [(1, 1), (16, 1), (1, 16), (4, 4), (16, 16)])
-def test_every_structure_of_zeros(block):
-    encoder = sparsified(make_encoder(), *block)
+@pytest.mark.parametrize(
+    "block, kept", [((1, 1), 0.1), ((16, 1), 0.1), ((1, 16), 0.1), ((4, 4), 0.1), ((16, 16), 0.1), ((16, 16), 0.0)]
+)
+def test_every_structure_of_zeros(block, kept):
+    encoder = sparsified(make_encoder(), *block, kept=kept)
     assert_equal(encoder, NumbaEncoder(encoder), [7, 130, 401])
 
 
@@ -95,41 +96,25 @@ def test_other_numbers_of_mel_bins(bins):
     assert_equal(encoder, NumbaEncoder(encoder, feature_dim=bins), [1, 6, 130], bins)
 
 
-def test_the_sizes_of_the_recipes():
-    for size in ("tiny", "S"):
-        encoder = make_encoder(**SIZES[size])
-        assert_equal(encoder, NumbaEncoder(encoder), [231])
+@pytest.mark.parametrize("size", ["tiny", "S"])
+def test_the_sizes_of_the_recipes(size):
+    encoder = make_encoder(**SIZES[size])
+    assert_equal(encoder, NumbaEncoder(encoder), [231])
 
 
-def test_a_matrix_of_zeros():
-    encoder = sparsified(make_encoder(), 16, 16, kept=0.0)
-    assert_equal(encoder, NumbaEncoder(encoder), [77])
-
-
-def test_an_utterance_does_not_depend_on_the_one_before():
+def test_results_depend_on_the_utterance_and_the_weights_of_the_compilation_alone():
     encoder = make_encoder()
     used, x = NumbaEncoder(encoder), log_mel(90)
     alone = NumbaEncoder(encoder)(x)
+    kept = alone.clone()
     used(log_mel(900) * 50.0)
-    assert torch.equal(used(x), alone)
-    assert torch.equal(used(x), alone)
-
-
-def test_results_are_kept_when_the_next_utterance_comes():
-    compiled = NumbaEncoder(make_encoder())
-    first = compiled(log_mel(50))
-    kept = first.clone()
-    compiled(log_mel(60))
-    assert torch.equal(first, kept)
-
-
-def test_weights_are_those_of_the_compilation():
-    encoder = make_encoder()
-    compiled, x = NumbaEncoder(encoder), log_mel(70)
-    before = compiled(x)
+    found = used(x)
+    assert torch.equal(found, alone)
+    used(log_mel(60))
+    assert torch.equal(found, kept)  # not overwritten by the next utterance
     for parameter in encoder.parameters():
         parameter.zero_()
-    assert torch.equal(compiled(x), before)
+    assert torch.equal(used(x), kept)
 
 
 def test_zeros_make_it_small():
@@ -137,28 +122,27 @@ def test_zeros_make_it_small():
     assert sparse.num_bytes < 0.35 * dense.num_bytes
 
 
-def test_float64_and_strided_features():
-    encoder, x = make_encoder(), log_mel(80)
-    assert torch.equal(NumbaEncoder(encoder)(x.double()), NumbaEncoder(encoder)(x.t().contiguous().t()))
-
-
-def test_loud_silence_and_constant_input():
-    encoder = make_encoder()
+def test_float64_strided_loud_and_constant_features():
+    encoder, x = make_encoder(), log_mel(120)
     compiled = NumbaEncoder(encoder)
-    for x in (torch.full((120, 80), -23.026), torch.full((120, 80), 1e4), log_mel(120) + 100.0):
-        torch.testing.assert_close(compiled(x), by_torch(encoder, x), atol=1e-4, rtol=0)
-
-
-class Other(Conformer):
-    pass
+    assert torch.equal(compiled(x.double()), compiled(x.t().contiguous().t()))
+    for odd in (torch.full((120, 80), -23.026), torch.full((120, 80), 1e4), x + 100.0):
+        torch.testing.assert_close(compiled(odd), by_torch(encoder, odd), atol=1e-4, rtol=0)
 
 
 def test_engines_by_name():
+    class Other(Conformer):
+        pass
+
     assert {"numba", "torch", "torch_bsr"} <= set(available_engines())
     with pytest.raises(UserError, match="'nunba'.*numba.*torch"):
         compile_encoder(make_encoder(), "nunba")
     with pytest.raises(UserError, match="Other"):
         compile_encoder(Other(dropout=0.0, **SMALL), "numba")
+    encoder, x = make_encoder(), log_mel(99)
+    compiled = compile_encoder(encoder, "torch")  # the module itself
+    assert torch.equal(compiled(x), by_torch(encoder, x))
+    assert compiled.num_bytes == sum(4 * p.numel() for p in encoder.parameters())
 
 
 @pytest.mark.parametrize("block", [4, 16])
@@ -169,41 +153,30 @@ def test_torch_with_square_blocks(block):
     assert compiled.num_bytes < 0.8 * compile_encoder(encoder, "torch").num_bytes
 
 
-def test_torch_without_square_blocks():
-    for encoder, found in ((make_encoder(), "dense"), (sparsified(make_encoder(), 1, 1, kept=0.5), "unstructured")):
-        with pytest.raises(UserError, match=f"{found}.*square blocks"):
-            compile_encoder(encoder, "torch_bsr")
+@pytest.mark.parametrize("kept, found", [(1.0, "dense"), (0.5, "unstructured")])
+def test_torch_without_square_blocks(kept, found):
+    with pytest.raises(UserError, match=f"{found}.*square blocks"):
+        compile_encoder(sparsified(make_encoder(), 1, 1, kept), "torch_bsr")
 
 
-def test_the_torch_engine_is_the_module():
-    encoder, x = make_encoder(), log_mel(99)
-    compiled = compile_encoder(encoder, "torch")
-    assert torch.equal(compiled(x), by_torch(encoder, x))
-    assert compiled.num_bytes == sum(4 * p.numel() for p in encoder.parameters())
-
-
-def test_products_equal_numpy():
-    """One operation alone, in float64 as reference: all ways to write a sum, with what lies beside left alone."""
-    rng = np.random.default_rng(0)
-    for outputs, inputs, vectors in ((8, 5, 2), (19, 33, 7), (16, 1, 3)):
-        stride = vectors * op.LANES
-        weight, bias = rng.standard_normal((outputs, inputs)), rng.standard_normal(outputs)
-        for mode in (STORE, SILU, ADD, GATE):
-            for rows in (8, 4, 1):
-                packed = Packed()
-                parts = packed.add_matrix(weight.astype(np.float32), bias.astype(np.float32), inputs, rows)
-                steps = np.array([(op.MULTIPLY, p.rows, p.first, p.last, 0, mode) for p in parts], np.int64)
-                buffer = rng.standard_normal((inputs + outputs + 1, stride)).astype(np.float32)
-                x, y, after = (part.astype(np.float64) for part in np.split(buffer, [inputs, inputs + outputs]))
-                flat, tables = buffer.ravel(), np.zeros(1, np.float32)
-                op.run(
-                    steps, **packed.finish(), buffer=flat, frames=stride, stride=stride, odd=False,
-                    cos=tables, sin=tables, scratch=tables,
-                )  # fmt: skip
-                total = weight.astype(np.float32).astype(np.float64) @ x + bias.astype(np.float32)[:, None]
-                gate = 1.0 / (1.0 + np.exp(-total))
-                wanted = {STORE: total, SILU: total * gate, ADD: y + total, GATE: y * gate}[mode]
-                found = flat.reshape(buffer.shape)
-                np.testing.assert_allclose(found[inputs : inputs + outputs], wanted, atol=3e-5)
-                np.testing.assert_array_equal(found[:inputs], x.astype(np.float32))
-                np.testing.assert_array_equal(found[inputs + outputs :], after.astype(np.float32))
+@pytest.mark.parametrize("mode", [STORE, SILU, ADD, GATE])
+@pytest.mark.parametrize("rows", [8, 4, 1])
+@pytest.mark.parametrize("outputs, inputs, vectors", [(8, 5, 2), (19, 33, 7), (16, 1, 3)])
+def test_products_equal_numpy(outputs, inputs, vectors, rows, mode):
+    """One operation alone, in float64 as reference; what lies beside the sum is left alone."""
+    rng, stride = np.random.default_rng(0), vectors * op.LANES
+    weight, bias = (rng.standard_normal(shape).astype(np.float32) for shape in ((outputs, inputs), outputs))
+    packed = Packed()
+    parts = packed.add_matrix(weight, bias, inputs, rows)
+    steps = np.array([(op.MULTIPLY, p.rows, p.first, p.last, 0, mode) for p in parts], np.int64)
+    buffer = rng.standard_normal((inputs + outputs + 1, stride)).astype(np.float32)
+    x, y, after = (part.astype(np.float64) for part in np.split(buffer, [inputs, inputs + outputs]))
+    none = np.zeros(1, np.float32)
+    more = dict(frames=stride, stride=stride, odd=False, cos=none, sin=none, scratch=none)
+    op.run(steps, **packed.finish(), buffer=buffer.reshape(-1), **more)
+    total = weight.astype(np.float64) @ x + bias[:, None]
+    gate = 1.0 / (1.0 + np.exp(-total))
+    wanted = {STORE: total, SILU: total * gate, ADD: y + total, GATE: y * gate}[mode]
+    np.testing.assert_allclose(buffer[inputs : inputs + outputs], wanted, atol=3e-5)
+    np.testing.assert_array_equal(buffer[:inputs], x.astype(np.float32))
+    np.testing.assert_array_equal(buffer[inputs + outputs :], after.astype(np.float32))

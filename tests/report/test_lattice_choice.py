@@ -3,6 +3,8 @@
 import json
 import random
 
+import pytest
+
 from rnnt_kd.report.lattice_choice import choose, decodings
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 
@@ -25,39 +27,37 @@ def recognitions(table):
 
 
 def chosen(table, most, seconds=None, max_seconds=99.0):
+    """kind:utterance of each, in their order."""
     seconds = {name: 1.0 for name in table} if seconds is None else seconds
-    return [(item.kind, item.utterance) for item in choose(recognitions(table), seconds, most, max_seconds)]
+    return [f"{item.kind}:{item.utterance}" for item in choose(recognitions(table), seconds, most, max_seconds)]
 
 
 TABLE = {"same": (0, 1, 1), "g1": (0, 1, 0), "g2": (0, 3, 1), "g3": (0, 4, 1), "l1": (0, 0, 1), "l2": (0, 0, 2)}
 
 
-def test_half_gained_and_half_lost_by_the_size_of_the_difference():
-    assert chosen(TABLE, 4) == [("gained", "g3"), ("gained", "g2"), ("lost", "l2"), ("lost", "l1")]
-    assert chosen(TABLE, 3) == [("gained", "g3"), ("gained", "g2"), ("lost", "l2")]
-    assert chosen(TABLE, 1) == [("gained", "g3")]
+CHANGED = {"g1": (0, 1, 0), "c1": (0, ("y",) + REF[1:], 1), "same": (0, 2, 2)}
+EQUAL = {"a": (2, 1, 0), "b": (0, 1, 0), "c": (0, 1, 0), "d": (0, 1, 0)}
 
 
-def test_one_kind_fills_up_for_the_other():
-    assert chosen(TABLE, 6) == [("gained", "g3"), ("gained", "g2"), ("gained", "g1"), ("lost", "l2"), ("lost", "l1")]
-    only_lost = {name: values for name, values in TABLE.items() if name.startswith("l")}
-    assert chosen(only_lost, 6) == [("lost", "l2"), ("lost", "l1")] and chosen(only_lost, 1) == [("lost", "l2")]
-
-
-def test_what_is_free_goes_to_other_words_with_as_many_errors():
-    table = {"g1": (0, 1, 0), "c1": (0, ("y",) + REF[1:], 1), "same": (0, 2, 2)}
-    assert chosen(table, 6) == [("gained", "g1"), ("changed", "c1")]
-    assert chosen(table, 1) == [("gained", "g1")]
-
-
-def test_among_equals_the_teacher_that_knew_better_then_the_shorter_then_the_id():
-    table = {"a": (2, 1, 0), "b": (0, 1, 0), "c": (0, 1, 0), "d": (0, 1, 0)}
-    seconds = {"a": 1.0, "b": 2.0, "c": 1.0, "d": 1.0}
-    assert [name for _, name in chosen(table, 9, seconds)] == ["c", "d", "b", "a"]
-
-
-def test_long_and_unknown_utterances_are_not_chosen():
-    assert chosen(TABLE, 9, {"g3": 5.0, "g2": 5.1, "l1": 2.0}, 5.0) == [("gained", "g3"), ("lost", "l1")]
+@pytest.mark.parametrize(
+    "table, most, expected, limits",
+    [
+        (TABLE, 4, "gained:g3 gained:g2 lost:l2 lost:l1", ()),  # half and half, the largest differences first
+        (TABLE, 3, "gained:g3 gained:g2 lost:l2", ()),
+        (TABLE, 1, "gained:g3", ()),
+        (TABLE, 6, "gained:g3 gained:g2 gained:g1 lost:l2 lost:l1", ()),  # one kind fills up for the other
+        ({"l1": TABLE["l1"], "l2": TABLE["l2"]}, 6, "lost:l2 lost:l1", ()),
+        ({"l1": TABLE["l1"], "l2": TABLE["l2"]}, 1, "lost:l2", ()),
+        (CHANGED, 6, "gained:g1 changed:c1", ()),  # other words, as many errors: where there is room
+        (CHANGED, 1, "gained:g1", ()),
+        # among equals: the teacher that knew better, then the shorter, then the id
+        (EQUAL, 9, "gained:c gained:d gained:b gained:a", ({"a": 1.0, "b": 2.0, "c": 1.0, "d": 1.0},)),
+        # neither long ones nor those of unknown length
+        (TABLE, 9, "gained:g3 lost:l1", ({"g3": 5.0, "g2": 5.1, "l1": 2.0}, 5.0)),
+    ],
+)
+def test_the_utterances_and_their_order(table, most, expected, limits):
+    assert chosen(table, most, *limits) == expected.split()
 
 
 def test_errors_and_words_come_along():
@@ -72,7 +72,7 @@ def test_gained_and_lost_are_what_a_count_by_hand_says():
     picked = chosen(table, 30)
     for kind, sign in (("gained", 1), ("lost", -1)):
         differences = {name: sign * (values[1] - values[2]) for name, values in table.items()}
-        mine = [name for of_kind, name in picked if of_kind == kind]
+        mine = [item.partition(":")[2] for item in picked if item.startswith(kind)]
         assert len(mine) == 15 and len(set(mine)) == 15
         assert sorted((differences[name] for name in mine), reverse=True) == sorted(differences.values())[:-16:-1]
 

@@ -65,27 +65,26 @@ def test_half_finished_systems_are_shown_as_such(page):
 
 
 def test_role_twin_and_kind_are_those_of_the_file_whatever_the_names_are(folder):
-    systems = {system.name: (system.kind, system.twin) for system in read_experiment(folder).systems}
-    assert systems == {
+    def systems():
+        return {system.name: (system.kind, system.twin) for system in read_experiment(folder).systems}
+
+    assert systems() == {
         "tutor": ("teacher", ""), "pruned": ("plain", ""), "pruned_taught": ("kd", "pruned"),
         "pruned_less": ("plain", ""), "little": ("plain", ""), "little_taught": ("online", "little"),
     }  # fmt: skip
     path = folder / "experiment.json"
-    path.write_text(
-        path.read_text().replace('"pruned_taught"', '"sparse90"').replace('"pruned"', '"sparse95_kd_online"')
-    )
-    systems = {system.name: (system.kind, system.twin) for system in read_experiment(folder).systems}
-    assert systems["sparse95_kd_online"] == ("plain", "") and systems["sparse90"] == ("kd", "sparse95_kd_online")
+    renamed = path.read_text().replace('"pruned_taught"', '"sparse90"').replace('"pruned"', '"sparse95_kd_online"')
+    path.write_text(renamed)
+    assert systems()["sparse95_kd_online"] == ("plain", "") and systems()["sparse90"] == ("kd", "sparse95_kd_online")
 
 
-def test_of_several_seeds_mean_spread_and_both_ps_are_shown_and_the_first_seed_is_named(tmp_path):
+def test_several_seeds_have_mean_spread_and_both_ps_and_the_first_seed_is_named(tmp_path, page):
     text = page_of(make_experiment(tmp_path / "exp" / "default", seeds=(2, 1)))
-    assert "± 0.50" in text and 'data-value="0.0123"' in text and 'data-value="0.2345"' in text
-    assert "p, these trainings" in text and "p, seeds too" in text and "Dots: single seeds" in text
-    assert "Seed 2 alone" in text and "the first of each system is shown" in text
-
-
-def test_the_p_of_single_seeds_is_headed_as_one_of_two_trainings(page):
+    for shown in (
+        *("± 0.50", 'data-value="0.0123"', 'data-value="0.2345"', "p, these trainings", "p, seeds too"),
+        *("Dots: single seeds", "Seed 2 alone", "the first of each system is shown"),
+    ):
+        assert shown in text
     assert "p, these two trainings" in page and "seeds too" not in page and "Seed 1 alone" not in page
 
 

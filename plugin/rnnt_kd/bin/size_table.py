@@ -75,8 +75,8 @@ def _measure(args: argparse.Namespace, folders, data_dir: Path, bpe_dir: Path, t
     torch.set_num_threads(1)
     encoder, random_rows = read_system(folders[args.dense]).model.encoder, []
     for size in args.random_sizes.split():
-        dense = size_table.measure_random(encoder, size, 0.0, "unstructured")
         sparse = size_table.measure_random(encoder, size, args.random_sparsity, args.random_structure)
+        dense = size_table.measure_random(encoder, size, 0.0, "unstructured")
         size_table.add_ratios([*dense, *sparse], dense[0]["bytes"])
         random_rows += [*dense, *sparse]
     speech = [item for item in read_speech(data_dir, args.allow_pipes) if item.samples is not None]

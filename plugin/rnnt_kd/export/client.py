@@ -6,6 +6,7 @@ sherpa-onnx does not like is a ``UserError`` (see ``client_process.py``).
 
 import tempfile
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Sequence, Union
 
@@ -53,10 +54,12 @@ def recognize(
       sampling_rate: of arrays; files know theirs.
       timeout:       seconds for a batch.
     """
+    if batch_size < 1:
+        raise UserError("batch size", str(batch_size), "1 or more utterances")
     found: List[ClientResult] = []
+    waiting = iter(audio)
     with ClientProcess(model_dir, {"kind": "offline", **search_settings(search, beam)}, timeout) as client:
-        for batch in _batches(audio, batch_size):
-            samples = [_samples(item, sampling_rate) for item in batch]
+        while samples := [_samples(item, sampling_rate) for item in islice(waiting, batch_size)]:
             heard = [item for item in samples if len(item) >= SHORTEST]
             answers = iter(client.ask({"operation": "decode"}, heard) if heard else [])
             nothing = ClientResult("", [], [])
@@ -185,19 +188,6 @@ def search_settings(search: str, beam: int) -> Dict[str, Any]:
     if beam < 1:
         raise UserError("beam", str(beam), "1 or more hypotheses")
     return {"search": search, "beam": beam}
-
-
-def _batches(audio: Iterable[Audio], size: int) -> Iterable[List[Audio]]:
-    if size < 1:
-        raise UserError("batch size", str(size), "1 or more utterances")
-    batch: List[Audio] = []
-    for item in audio:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _samples(item: Audio, sampling_rate: int) -> np.ndarray:

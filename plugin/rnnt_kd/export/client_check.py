@@ -22,7 +22,6 @@ from rnnt_kd.scoring.recognitions import Recognition
 from rnnt_kd.scoring.word_errors import count_all
 from rnnt_kd.text.tokenizer import Tokenizer
 
-SEARCHES = ("greedy_search", "modified_beam_search")
 BATCH_SIZES = (1, 8)
 BEAM = 4
 FEATURE_TOLERANCE = 2e-3
@@ -53,7 +52,7 @@ def check_client(folder: Path, model: Transducer, tokenizer: Tokenizer, speech: 
     samples = [item.heard for item in speech]
     runs: List[Dict[str, Any]] = []
     differences: List[Difference] = []
-    for search in SEARCHES:
+    for search in client.SEARCHES:
         for batch_size in BATCH_SIZES:
             ours = _recognise(model, tokenizer, features, search, batch_size)
             theirs = client.recognize(folder, samples, search=search, beam=BEAM, batch_size=batch_size)
@@ -67,6 +66,11 @@ def check_client(folder: Path, model: Transducer, tokenizer: Tokenizer, speech: 
             differences += found
             runs.append({"search": search, "batch_size": batch_size, "differences": len(found)})
             runs[-1].update(word_errors(speech, [own.text for own in ours], [other.text for other in theirs]))
+    return measured(speech, runs, differences)
+
+
+def measured(speech: Sequence[Speech], runs: List[Dict[str, Any]], differences: List[Difference]) -> Dict[str, Any]:
+    """What ``check_client`` returns."""
     return {
         "utterances": len(speech),
         "audio_seconds": round(sum(item.seconds for item in speech), 3),
@@ -74,6 +78,12 @@ def check_client(folder: Path, model: Transducer, tokenizer: Tokenizer, speech: 
         "runs": runs,
         "differences": [asdict(difference) for difference in differences],
     }
+
+
+def as_result(tokens: Sequence[int], frames: Sequence[int], tokenizer: Tokenizer, start: float = 0.0):
+    """Our tokens and their encoder frames, as sherpa-onnx would give them."""
+    pieces, times = tokenizer.pieces(), [frame * ENCODER_FRAME_SECONDS for frame in frames]
+    return client.ClientResult(tokenizer.decode(tokens), [pieces[token] for token in tokens], times, start)
 
 
 def check_features(speech: Sequence[Speech], folder: Path) -> float:
@@ -95,7 +105,6 @@ def _recognise(
     model: Transducer, tokenizer: Tokenizer, features: Sequence[torch.Tensor], search: str, batch_size: int
 ) -> List["client.ClientResult"]:
     found: List[client.ClientResult] = []
-    pieces = tokenizer.pieces()
     for start in range(0, len(features), batch_size):
         batch = features[start : start + batch_size]
         lens = torch.tensor([len(matrix) for matrix in batch])
@@ -104,9 +113,7 @@ def _recognise(
         for hypothesis, *_ in get_search(search)(
             model, encoder_out, out_lens, beam=BEAM, blank_id=tokenizer.blank_id, unk_id=tokenizer.unk_id
         ):
-            times = [frame * ENCODER_FRAME_SECONDS for frame in hypothesis.timestamps]
-            tokens = [pieces[token] for token in hypothesis.tokens]
-            found.append(client.ClientResult(tokenizer.decode(hypothesis.tokens), tokens, times))
+            found.append(as_result(hypothesis.tokens, hypothesis.timestamps, tokenizer))
     return found
 
 

@@ -1,11 +1,11 @@
 """The same graph in fewer bytes: of a small sparse model's file, the exporter's long names are the half.
 
 Constants that hold the same value become one, so do nodes that compute the same from the same inputs;
-what nobody reads goes; values and nodes inside are renamed ``v1``, ``n1``, ... in their order.  Inputs,
+values that no node reads are dropped; values and nodes inside are renamed ``v1``, ``n1``, ... in their order.  Inputs,
 outputs and initializers keep their names, and every result its bits.
 """
 
-from typing import Dict, Set, Tuple
+from typing import Dict, Sequence, Set, Tuple
 
 import onnx
 
@@ -34,7 +34,7 @@ def _merge_equal_nodes(graph: onnx.GraphProto) -> None:
             kept.append(node)
         else:
             renamed.update(zip(node.output, same.output, strict=True))
-    _replace_nodes(graph, kept)
+    replace_nodes(graph, kept)
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
@@ -44,7 +44,7 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
         if read & set(node.output):
             read.update(node.input)
             kept.append(node)
-    _replace_nodes(graph, kept[::-1])
+    replace_nodes(graph, kept[::-1])
 
 
 def _rename(graph: onnx.GraphProto) -> None:
@@ -61,11 +61,8 @@ def _rename(graph: onnx.GraphProto) -> None:
     del graph.value_info[:]
 
 
-def _replace_nodes(graph: onnx.GraphProto, nodes) -> None:
-    copies = []
-    for node in nodes:
-        copied = onnx.NodeProto()
-        copied.CopyFrom(node)
-        copies.append(copied)
-    del graph.node[:]
+def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Put ``nodes``, old and new ones, in the place of all."""
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    graph.ClearField("node")
     graph.node.extend(copies)

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
@@ -20,7 +19,7 @@ from rnnt_kd import atomic, choices
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data.speech import Speech, read_speech
 from rnnt_kd.errors import UserError
-from rnnt_kd.export import model_json
+from rnnt_kd.export import formats, model_json
 from rnnt_kd.export.readme import readme
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.models.transducer import Transducer
@@ -30,24 +29,6 @@ from rnnt_kd.text.tokenizer import Tokenizer
 Say = Callable[[str], None]
 CHECK = "check.json"
 TARGETS = "rnnt_kd.export.targets"
-
-
-@dataclass(frozen=True)
-class Format:
-    """The conversion of the float32 files: at most one of ``int8`` and ``float16``, and ``sparse`` after it."""
-
-    int8: bool = False
-    float16: bool = False
-    sparse: bool = False
-
-    @property
-    def weights(self) -> str:
-        return "int8" if self.int8 else "float16" if self.float16 else "float32"
-
-    @property
-    def exact(self) -> bool:
-        """The values are the system's own."""
-        return not (self.int8 or self.float16)
 
 
 def export_system(
@@ -77,31 +58,37 @@ def export_system(
     Raises:
       UserError: an unknown target, the system cannot be exported, or the export is not what it should be.
     """
-    form, system_dir, bpe_dir, out_dir = Format(int8, float16, sparse), Path(system_dir), Path(bpe_dir), Path(out_dir)
+    system_dir, bpe_dir, out_dir = Path(system_dir), Path(bpe_dir), Path(out_dir)
     choices.check(target, [name.replace("_", "-") for name in choices.names(TARGETS)], "--target")
     writer = choices.load(TARGETS, target.replace("-", "_"))
     if int8 and float16:
         raise UserError("--int8 --float16", "both are given", "one of them")
+    weights = "int8" if int8 else "float16" if float16 else formats.BASE
     model, config = load_system(system_dir)
     tokenizer = Tokenizer.load(bpe_dir)
     model_json.check_exportable(config, tokenizer, model, system_dir, bpe_dir)
     _set_mode(model, config, streaming, system_dir)
     speech = list(_speech(check_data_dir, allow_pipes))  # a defect of the data is an error before anything is written
     decode_dirs = sorted(system_dir.glob("decode_*")) if decode_dirs is None else decode_dirs
-    if out_dir.exists() and not _is_ours(out_dir):
+    is_ours = out_dir.is_dir() and (not any(out_dir.iterdir()) or (out_dir / model_json.NAME).exists())
+    if out_dir.exists() and not is_ours:
         raise UserError(out_dir, "holds files of something else", "a new folder, or an older export")
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     making = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}.", suffix=".tmp"))
     try:
         os.chmod(making, 0o755)
-        values = _describe(model, config, tokenizer, form, streaming, model_json.scores_of(decode_dirs))
-        values["parameters"] = model_json.describe_parameters(model, writer.write_files(model, form, streaming, making))
+        form = {"unk_id": tokenizer.unk_id, "streaming": streaming, "weights": weights, "sparse": sparse}
+        values = {**model_json.describe_system(model, config), **form, "wer": model_json.scores_of(decode_dirs)}
+        names = writer.write_files(model, formats.name_of(weights, sparse), streaming, making)
+        values["parameters"] = model_json.describe_parameters(model, names)
         shutil.copyfile(bpe_dir / "bpe.model", making / "bpe.model")
         lines = [f"{piece} {index}\n" for index, piece in enumerate(tokenizer.pieces())]
         atomic.write_text(making / "tokens.txt", "".join(lines))
         atomic.write_text(making / "README.md", readme(values))
         model_json.write_manifest(making, {**values, "check": {}})
-        check, fault = writer.verify(making, model, tokenizer, speech, form, streaming, check_data_dir, say)
+        check, fault = writer.verify(
+            making, model, tokenizer, speech, weights == formats.BASE, streaming, check_data_dir, say
+        )
         atomic.write_text(making / CHECK, json.dumps(check, indent=1, ensure_ascii=False) + "\n")
         if fault:
             failed = out_dir.with_name(out_dir.name + ".failed")
@@ -131,21 +118,6 @@ def _speech(data_dir: Optional[Path], allow_pipes: bool) -> List[Speech]:
     generator = torch.Generator().manual_seed(0)
     noise = [0.05 * torch.randn(n, generator=generator).numpy() for n in (16000, 4000, 48000, 1600)]
     return [Speech(f"noise-{index}", "", "", samples) for index, samples in enumerate(noise)]
-
-
-def _is_ours(folder: Path) -> bool:
-    return folder.is_dir() and (not any(folder.iterdir()) or (folder / model_json.NAME).exists())
-
-
-def _describe(model, config, tokenizer, form: Format, streaming: bool, scores) -> Dict[str, Any]:
-    return {
-        **model_json.describe_system(model, config),
-        "unk_id": tokenizer.unk_id,
-        "streaming": streaming,
-        "weights": form.weights,
-        "sparse": form.sparse,
-        "wer": scores,
-    }
 
 
 def _summary(check: Dict[str, Any]) -> Dict[str, Any]:

@@ -12,14 +12,13 @@ import onnx
 
 from rnnt_kd.data.audio_format import FEATURE_DIM
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.onnx_file import TRANSPOSED, metadata_of
+from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, metadata_of
 from rnnt_kd.text.tokenizer import Tokenizer
 
 HIGHEST_OPSET, HIGHEST_IR = 23, 11  # onnxruntime 1.23; sherpa-onnx 2.0.1 brings 1.28
 DOMAINS = ("", "ai.onnx", "com.microsoft")
 STREAMING_KEYS = "T decode_chunk_len left_context encoder_dim num_encoder_layers cnn_module_kernel pad_length".split()
 FLOAT, INT64 = onnx.TensorProto.FLOAT, onnx.TensorProto.INT64
-_AGAIN = "export the system again"
 
 Signature = List[Tuple[str, int, Tuple[Optional[int], ...]]]  # name, element type, sizes (None: any)
 
@@ -28,20 +27,20 @@ def check_file(path: Path, model: onnx.ModelProto) -> None:
     try:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
-        raise UserError(path, f"the ONNX checker refuses it ({first_line(error)})", "", _AGAIN) from None
+        raise UserError(path, f"the ONNX checker refuses it ({first_line(error)})", "", AGAIN) from None
     for opset in model.opset_import:
         if opset.domain not in DOMAINS:
-            raise UserError(path, f"uses operators of '{opset.domain}'", "ONNX's own", _AGAIN)
+            raise UserError(path, f"uses operators of '{opset.domain}'", "ONNX's own", AGAIN)
         if opset.domain != "com.microsoft" and opset.version > HIGHEST_OPSET:
-            raise UserError(path, f"opset {opset.version}", f"at most {HIGHEST_OPSET}", _AGAIN)
+            raise UserError(path, f"opset {opset.version}", f"at most {HIGHEST_OPSET}", AGAIN)
     if model.ir_version > HIGHEST_IR:
-        raise UserError(path, f"ONNX IR version {model.ir_version}", f"at most {HIGHEST_IR}", _AGAIN)
+        raise UserError(path, f"ONNX IR version {model.ir_version}", f"at most {HIGHEST_IR}", AGAIN)
     used = {name for node in model.graph.node for name in node.input}
     for value in model.graph.input:
         if value.name not in used:
-            raise UserError(path, f"its input '{value.name}' is not used", "an input that the graph reads", _AGAIN)
+            raise UserError(path, f"its input '{value.name}' is not used", "an input that the graph reads", AGAIN)
     if TRANSPOSED not in metadata_of(model):
-        raise UserError(path, f"metadata '{TRANSPOSED}' is missing", "a file written by rnnt_kd", _AGAIN)
+        raise UserError(path, f"metadata '{TRANSPOSED}' is missing", "a file written by rnnt_kd", AGAIN)
 
 
 def check_vocabulary(folder: Path, manifest: Dict[str, Any]) -> int:
@@ -62,16 +61,14 @@ def check_vocabulary(folder: Path, manifest: Dict[str, Any]) -> int:
         pairs = enumerate(zip_longest(lines, expected), 1)
         wrong = next(number for number, (one, other) in pairs if one != other)
         expected_text = f"one 'symbol id' line for each of the {len(pieces)} pieces of bpe.model, in their order"
-        raise UserError(f"{folder / 'tokens.txt'}:{wrong}", "is not the vocabulary of bpe.model", expected_text, _AGAIN)
+        raise UserError(f"{folder / 'tokens.txt'}:{wrong}", "is not the vocabulary of bpe.model", expected_text, AGAIN)
     if manifest.get("vocab_size") != len(pieces):
         raise UserError(path, f"vocab_size is {manifest.get('vocab_size')}", f"{len(pieces)}, the lines of tokens.txt")
     return len(pieces)
 
 
 def check_decoder(path: Path, model: onnx.ModelProto, metadata: Dict[str, str], C: int, J: int) -> None:
-    for key, value in (("vocab_size", C), ("context_size", 2)):
-        if metadata.get(key) != str(value):
-            raise UserError(path, f"metadata {key} is {metadata.get(key)}", str(value), _AGAIN)
+    _check_metadata(path, metadata, vocab_size=C, context_size=2)
     check_signature(path, model, [("y", INT64, (None, 2))], [("decoder_out", FLOAT, (None, J))])
 
 
@@ -81,8 +78,7 @@ def check_joiner(path: Path, model: onnx.ModelProto, C: int, J: int) -> None:
 
 
 def check_offline_encoder(path: Path, model: onnx.ModelProto, metadata: Dict[str, str], J: int):
-    if metadata.get("model_type") != "conformer":
-        raise UserError(path, f"metadata model_type is {metadata.get('model_type')}", "conformer", _AGAIN)
+    _check_metadata(path, metadata, model_type="conformer")
     inputs: Signature = [("x", FLOAT, (None, None, FEATURE_DIM)), ("x_lens", INT64, (None,))]
     check_signature(
         path, model, inputs, [("encoder_out", FLOAT, (None, None, J)), ("encoder_out_lens", INT64, (None,))]
@@ -92,18 +88,17 @@ def check_offline_encoder(path: Path, model: onnx.ModelProto, metadata: Dict[str
 
 
 def check_streaming_encoder(path: Path, model: onnx.ModelProto, metadata: Dict[str, str], J: int):
-    if metadata.get("model_type") != "conformer":
-        raise UserError(path, f"metadata model_type is {metadata.get('model_type')}", "conformer", _AGAIN)
+    _check_metadata(path, metadata, model_type="conformer")
     values = {}
     for key in STREAMING_KEYS:
         if not metadata.get(key, "").isdigit():
-            raise UserError(path, f"metadata {key} is {metadata.get(key)}", "a number", _AGAIN)
+            raise UserError(path, f"metadata {key} is {metadata.get(key)}", "a number", AGAIN)
         values[key] = int(metadata[key])
     L, left, D = values["num_encoder_layers"], values["left_context"], values["encoder_dim"]
     kernel, T, chunk = values["cnn_module_kernel"] - 1, values["T"], values["decode_chunk_len"] // 4
     if values["decode_chunk_len"] != 4 * chunk or T != 4 * chunk + 3:
         found = f"metadata T is {T} and decode_chunk_len {values['decode_chunk_len']}"
-        raise UserError(path, found, "decode_chunk_len a multiple of 4, and T 3 more", _AGAIN)
+        raise UserError(path, found, "decode_chunk_len a multiple of 4, and T 3 more", AGAIN)
     attn, conv = (L, left, None, D), (L, kernel, None, D)
     inputs: Signature = [("x", FLOAT, (None, T, FEATURE_DIM)), ("cached_attn", FLOAT, attn)]
     inputs += [("cached_conv", FLOAT, conv), ("processed_lens", INT64, (None,))]
@@ -124,19 +119,25 @@ def check_signature(path: Path, model: onnx.ModelProto, inputs: Signature, outpu
     for kind, values, expected in (("input", given, inputs), ("output", list(model.graph.output), outputs)):
         names = [name for name, _, _ in expected]
         if [value.name for value in values] != names:
-            raise UserError(path, f"its {kind}s are {', '.join(v.name for v in values)}", ", ".join(names), _AGAIN)
+            raise UserError(path, f"its {kind}s are {', '.join(v.name for v in values)}", ", ".join(names), AGAIN)
         for value, (name, element_type, sizes) in zip(values, expected, strict=True):
             tensor = value.type.tensor_type
             if tensor.elem_type != element_type:
                 found = f"{kind} '{name}' is {onnx.TensorProto.DataType.Name(tensor.elem_type)}"
-                raise UserError(path, found, onnx.TensorProto.DataType.Name(element_type), _AGAIN)
+                raise UserError(path, found, onnx.TensorProto.DataType.Name(element_type), AGAIN)
             got = [size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim]
             wrong = len(got) != len(sizes) or any(
                 b is not None and a is not None and a != b for a, b in zip(got, sizes)
             )
             fixed = kind == "input" and any(b is None and a is not None for a, b in zip(got, sizes))
             if wrong or fixed:
-                raise UserError(path, f"{kind} '{name}' has the sizes {sizes_text(got)}", sizes_text(sizes), _AGAIN)
+                raise UserError(path, f"{kind} '{name}' has the sizes {sizes_text(got)}", sizes_text(sizes), AGAIN)
+
+
+def _check_metadata(path: Path, metadata: Dict[str, str], **expected) -> None:
+    for key, value in expected.items():
+        if metadata.get(key) != str(value):
+            raise UserError(path, f"metadata {key} is {metadata.get(key)}", str(value), AGAIN)
 
 
 def sizes_text(sizes: Sequence[Optional[int]]) -> str:

@@ -24,13 +24,17 @@ TRAINING_ONLY = ("simple_am_proj.", "simple_lm_proj.", "ctc_output.")  # heads t
 _AUTHOR = "rnnt_kd"
 
 
-class OfflineEncoder(nn.Module):
-    """The whole utterance at once: encoder and the joiner's projection of its output."""
+class EncoderFile(nn.Module):
+    """An encoder and the joiner's projection of its output."""
 
     def __init__(self, model: Transducer):
         super().__init__()
         self.encoder = model.encoder
         self.joiner = nn.ModuleDict({"encoder_proj": model.joiner.encoder_proj})
+
+
+class OfflineEncoder(EncoderFile):
+    """The whole utterance at once."""
 
     def forward(self, x: Tensor, x_lens: Tensor) -> Tuple[Tensor, Tensor]:
         """x (N, T, 80), x_lens (N,) int64 -> (N, T', J), (N,) int64."""

@@ -13,7 +13,6 @@ from typing import Any, Dict, Iterable, List, Mapping
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import numpy_helper
 from torch import Tensor
@@ -24,11 +23,9 @@ from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.model_json import NAME, ONNX_FILES, json_digest, tensor_digest
-from rnnt_kd.export.onnx_file import TRANSPOSED, load_onnx, metadata_of
-from rnnt_kd.export.verify import verify_static
+from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, load_onnx, metadata_of
+from rnnt_kd.export.verify import session, verify_static
 from rnnt_kd.systems.store import CONFIG, DECODING_ONLY, FINAL, build_model, load_weights, write_system, write_tensors
-
-_AGAIN = "export the system again"
 
 
 def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
@@ -56,7 +53,7 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
         tensors = _weights(folder, manifest)
         heads = {name: value for name, value in model.state_dict().items() if name.startswith(TRAINING_ONLY)}
         tensors.update({name: torch.zeros_like(value) for name, value in heads.items()})
-        load_weights(model, tensors, folder, _AGAIN)
+        load_weights(model, tensors, folder, AGAIN)
         write_system_config(making / CONFIG, config)
         write_tensors(making / FINAL, tensors)
         write_system(making, _record(manifest, folder, sorted(heads)))
@@ -99,7 +96,7 @@ def _computed(model: onnx.ModelProto, names: List[str], path: Path) -> Dict[str,
                 other for other in makers[name].input if other in makers and makers[other].output[0] not in needed
             ]
         elif name in names and name not in sparse:
-            raise UserError(path, f"has no weight '{name}'", f"what {NAME} lists", _AGAIN)
+            raise UserError(path, f"has no weight '{name}'", f"what {NAME} lists", AGAIN)
     part = onnx.ModelProto()
     part.CopyFrom(model)
     del part.graph.node[:], part.graph.input[:], part.graph.output[:]
@@ -107,19 +104,16 @@ def _computed(model: onnx.ModelProto, names: List[str], path: Path) -> Dict[str,
     for index, name in enumerate(names):
         part.graph.node.append(onnx.helper.make_node("Identity", [name], [f"out:{index}"]))
         part.graph.output.append(onnx.helper.make_tensor_value_info(f"out:{index}", onnx.TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     try:
-        run = onnxruntime.InferenceSession(part.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return dict(zip(names, run.run(None, {}), strict=True))
+        return dict(zip(names, session(path, part.SerializeToString()).run(None, {}), strict=True))
     except Exception:
-        raise UserError(path, f"its weights cannot be unpacked ({', '.join(names[:2])} ...)", "", _AGAIN) from None
+        raise UserError(path, f"its weights cannot be unpacked ({', '.join(names[:2])} ...)", "", AGAIN) from None
 
 
 def _config(manifest: Dict[str, Any], folder: Path, making: Path) -> SystemConfig:
     values = manifest["training_config"]
     if json_digest(values) != manifest["training_config_sha256"]:
-        raise UserError(folder / NAME, "training_config is not what its checksum says", "", _AGAIN)
+        raise UserError(folder / NAME, "training_config is not what its checksum says", "", AGAIN)
     atomic.write_text(making / CONFIG, json.dumps(values))  # JSON is YAML
     config = read_system_config(making / CONFIG)
     for key in ("vocab_size", "blank_id"):
@@ -138,21 +132,17 @@ def _weights(folder: Path, manifest: Dict[str, Any]) -> Dict[str, Tensor]:
         tensor = torch.from_numpy(np.array(value, order="C"))
         if list(tensor.shape) != facts["shape"]:
             found = f"'{name}' is {tuple(tensor.shape)}"
-            raise UserError(folder / facts["file"], found, f"{tuple(facts['shape'])}, as {NAME} says", _AGAIN)
+            raise UserError(folder / facts["file"], found, f"{tuple(facts['shape'])}, as {NAME} says", AGAIN)
         if tensor_digest(tensor) != facts["sha256"]:
-            raise UserError(folder / facts["file"], f"'{name}' holds other values than {NAME} says", "", _AGAIN)
+            raise UserError(folder / facts["file"], f"'{name}' holds other values than {NAME} says", "", AGAIN)
         tensors[name] = tensor
     return tensors
 
 
 def _record(manifest: Dict[str, Any], folder: Path, heads: List[str]) -> Dict[str, Any]:
+    kept = ("system", "role", "params", "nonzero_params", "sparsity", "sparsity_total")
     return {
-        "system": manifest["system"],
-        "role": manifest["role"],
-        "params": manifest["params"],
-        "nonzero_params": manifest["nonzero_params"],
-        "sparsity": manifest["sparsity"],
-        "sparsity_total": manifest["sparsity_total"],
+        **{key: manifest[key] for key in kept},
         "kd": manifest["training_config"]["kd"] is not None,
         "bpe_checksum": manifest["bpe_sha256"],
         "train_seconds": None,

@@ -12,13 +12,13 @@ import io
 import json
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Sequence
 
 import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
-from torch import Tensor, nn
+from torch import Tensor
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
@@ -26,50 +26,26 @@ from rnnt_kd.export.compact import compact
 from rnnt_kd.export.graphs import GraphSpec
 
 OPSET = 13  # the first with what the models need; torch 1.13 and 2.13 both write it
+AGAIN = "export the system again"
 TRANSPOSED = "transposed"  # metadata key, a JSON list of parameter names
 
 
 def write_graph(spec: GraphSpec, path: Path) -> None:
-    """``write_onnx`` with what a ``GraphSpec`` says."""
-    write_onnx(
-        spec.module,
-        spec.example,
-        path,
-        input_names=spec.input_names,
-        output_names=spec.output_names,
-        dynamic_axes=spec.dynamic_axes,
-        metadata=spec.metadata,
-    )
+    """Export a module in eval mode (opset 13, float32, weights inside) and check the result.
 
-
-def write_onnx(
-    module: nn.Module,
-    example_args: Tuple[Tensor, ...],
-    path: Path,
-    *,
-    input_names: Sequence[str],
-    output_names: Sequence[str],
-    dynamic_axes: Mapping[str, Mapping[int, str]],
-    metadata: Mapping[str, str],
-) -> None:
-    """Export ``module`` in eval mode (opset 13, float32, weights inside) and check the result.
-
-    Args:
-      example_args:  inputs to trace with; their sizes on ``dynamic_axes`` do not matter.
-      dynamic_axes:  name -> {axis: symbol}.
-      metadata:      written as ``metadata_props``, with ``transposed`` added.
+    ``transposed`` is added to the metadata.
     Raises:
       AssertionError: the exporter dropped an input, or a parameter cannot be found in the graph.
     """
-    model = onnx.load_from_string(_trace(module, example_args, list(input_names), list(output_names), dynamic_axes))
+    model = onnx.load_from_string(_trace(spec))
     transposed = _store_transposed(model.graph)
-    _put_values(model.graph, {name: value for name, value in module.state_dict().items()}, transposed)
+    _put_values(model.graph, spec.module.state_dict(), transposed)
     found = [value.name for value in model.graph.input]
-    assert found == list(input_names), f"the exporter changed the inputs: {found} instead of {list(input_names)}"
-    assert [value.name for value in model.graph.output] == list(output_names)
+    assert found == spec.input_names, f"the exporter changed the inputs: {found} instead of {spec.input_names}"
+    assert [value.name for value in model.graph.output] == spec.output_names
     compact(model.graph)
     model.producer_name, model.producer_version, model.doc_string = "rnnt_kd", "", ""
-    onnx.helper.set_model_props(model, {**metadata, TRANSPOSED: json.dumps(transposed)})
+    onnx.helper.set_model_props(model, {**spec.metadata, TRANSPOSED: json.dumps(transposed)})
     onnx.checker.check_model(model, full_check=True)
     atomic.write_bytes(Path(path), model.SerializeToString(deterministic=True))
 
@@ -79,13 +55,13 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(str(path), load_external_data=False)
     except FileNotFoundError:
-        raise UserError(path, "missing", "a file of an export", "export the system again") from None
+        raise UserError(path, "missing", "a file of an export", AGAIN) from None
     except Exception:  # protobuf's DecodeError, by whichever protobuf is there
-        raise UserError(path, "damaged or not an ONNX file", "a file of an export", "export the system again") from None
+        model = onnx.ModelProto()
     if not model.graph.node:
-        raise UserError(path, "damaged or not an ONNX file", "a file of an export", "export the system again")
+        raise UserError(path, "damaged or not an ONNX file", "a file of an export", AGAIN)
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        raise UserError(path, "its weights lie in another file", "weights inside", "export the system again")
+        raise UserError(path, "its weights lie in another file", "weights inside", AGAIN)
     return model
 
 
@@ -94,8 +70,8 @@ def metadata_of(model: onnx.ModelProto) -> Dict[str, str]:
     return {item.key: item.value for item in model.metadata_props}
 
 
-def _trace(module, example_args, input_names, output_names, dynamic_axes) -> bytes:
-    stand_in = copy.deepcopy(module).eval().requires_grad_(False)
+def _trace(spec: GraphSpec) -> bytes:
+    stand_in = copy.deepcopy(spec.module).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     for value in stand_in.state_dict().values():  # the very tensors
         if value.is_floating_point():
@@ -106,13 +82,13 @@ def _trace(module, example_args, input_names, output_names, dynamic_axes) -> byt
         warnings.simplefilter("ignore")  # tracer and deprecation warnings; the results are compared instead
         torch.onnx.export(
             stand_in,
-            example_args,
+            spec.example,
             file,
             opset_version=OPSET,
             do_constant_folding=False,
-            input_names=input_names,
-            output_names=output_names,
-            dynamic_axes={name: dict(axes) for name, axes in dynamic_axes.items()},
+            input_names=spec.input_names,
+            output_names=spec.output_names,
+            dynamic_axes=spec.dynamic_axes,
             **more,
         )
     return file.getvalue()

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx.helper import make_node
 
+from rnnt_kd.export.compact import replace_nodes
 from rnnt_kd.export.half import to_half
 from rnnt_kd.export.onnx_file import metadata_of
 from rnnt_kd.export.rewriting import Rewriter
@@ -72,7 +73,7 @@ def _use_integer_products(rewriter: Rewriter) -> None:
             make_node("Mul", [x_scale, scale_name], [scale_of_both]),
             make_node("Mul", [as_float, scale_of_both], list(node.output)),
         ]
-    rewriter.replace_nodes(nodes)
+    replace_nodes(graph, nodes)
     for name in stored:
         rewriter.drop_weight(name)
 

@@ -2,24 +2,33 @@
 
 from typing import Any, Mapping
 
-_OFFLINE = """\
-```python
-import sherpa_onnx
-import soundfile
-
-recognizer = sherpa_onnx.OfflineRecognizer.from_transducer(
+_FILES = """\
     encoder="encoder.onnx",
     decoder="decoder.onnx",
     joiner="joiner.onnx",
     tokens="tokens.txt",
-    model_type="transducer",
+"""
+_SETTINGS = """\
     decoding_method="modified_beam_search",  # or "greedy_search"
     max_active_paths=4,
     num_threads=1,
 )
 samples, sampling_rate = soundfile.read("speech.wav", dtype="float32")
 stream = recognizer.create_stream()
-stream.accept_waveform(sampling_rate, samples)
+"""
+_PROGRAM = """\
+--encoder=encoder.onnx --decoder=decoder.onnx --joiner=joiner.onnx --tokens=tokens.txt \\
+  --decoding-method=modified_beam_search --max-active-paths=4 --num-threads=1 speech.wav
+```
+"""
+_OFFLINE = f"""\
+```python
+import sherpa_onnx
+import soundfile
+
+recognizer = sherpa_onnx.OfflineRecognizer.from_transducer(
+{_FILES}    model_type="transducer",
+{_SETTINGS}stream.accept_waveform(sampling_rate, samples)
 recognizer.decode_stream(stream)
 print(stream.result.text)
 ```
@@ -27,32 +36,19 @@ print(stream.result.text)
 or, with sherpa-onnx's own program,
 
 ```sh
-sherpa-onnx-offline --encoder=encoder.onnx --decoder=decoder.onnx --joiner=joiner.onnx --tokens=tokens.txt \\
-  --decoding-method=modified_beam_search --max-active-paths=4 --num-threads=1 speech.wav
-```
-
+sherpa-onnx-offline {_PROGRAM}
 The encoder looks at the whole recording, so time and memory grow with the square of its length: cut recordings
 of more than half a minute at pauses, as `python -m rnnt_kd.bin.transcribe` does.
 """
 
-_STREAMING = """\
+_STREAMING = f"""\
 ```python
 import numpy
 import sherpa_onnx
 import soundfile
 
 recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
-    encoder="encoder.onnx",
-    decoder="decoder.onnx",
-    joiner="joiner.onnx",
-    tokens="tokens.txt",
-    decoding_method="modified_beam_search",  # or "greedy_search"
-    max_active_paths=4,
-    num_threads=1,
-)
-samples, sampling_rate = soundfile.read("speech.wav", dtype="float32")
-stream = recognizer.create_stream()
-for start in range(0, len(samples), sampling_rate // 10):
+{_FILES}{_SETTINGS}for start in range(0, len(samples), sampling_rate // 10):
     stream.accept_waveform(sampling_rate, samples[start : start + sampling_rate // 10])
     while recognizer.is_ready(stream):
         recognizer.decode_stream(stream)
@@ -66,10 +62,7 @@ print(recognizer.get_result(stream))
 or, with sherpa-onnx's own program,
 
 ```sh
-sherpa-onnx --encoder=encoder.onnx --decoder=decoder.onnx --joiner=joiner.onnx --tokens=tokens.txt \\
-  --decoding-method=modified_beam_search --max-active-paths=4 --num-threads=1 speech.wav
-```
-"""
+sherpa-onnx {_PROGRAM}"""
 
 
 def readme(values: Mapping[str, Any]) -> str:

@@ -5,13 +5,14 @@ file, and keeps the result.
 """
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from rnnt_kd import atomic
+from rnnt_kd.export.compact import replace_nodes
 from rnnt_kd.export.onnx_file import load_onnx
 
 
@@ -66,15 +67,6 @@ class Rewriter:
         """Write down the sizes of a value that no shape inference can tell."""
         self.model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, element_type, shape))
 
-    def replace_nodes(self, nodes: Sequence[onnx.NodeProto]) -> None:
-        """Put ``nodes``, old and new ones, in the place of all."""
-        copies = []
-        for node in nodes:
-            copies.append(onnx.NodeProto())
-            copies[-1].CopyFrom(node)
-        self.model.graph.ClearField("node")
-        self.model.graph.node.extend(copies)
-
     def rename(self, name: str) -> str:
         """Give a weight a short name, in every node that reads it; returns that name."""
         short = self.fresh()
@@ -88,16 +80,14 @@ class Rewriter:
         """Forget an initializer (something else makes the value now); returns its values."""
         return self.weights.pop(name)
 
-    def write(self, path: Path, metadata: Optional[Mapping[str, str]] = None) -> None:
-        """Check and write the file; ``metadata`` are added to the old ones."""
+    def write(self, path: Path) -> None:
+        """Check and write the file."""
         graph = self.model.graph
-        self.replace_nodes([*self._before, *graph.node])
+        replace_nodes(graph, [*self._before, *graph.node])
         for index in reversed(range(len(graph.initializer))):
             if graph.initializer[index].name not in self.weights:
                 del graph.initializer[index]
         graph.initializer.extend(self._after)
-        properties = {item.key: item.value for item in self.model.metadata_props}
-        onnx.helper.set_model_props(self.model, {**properties, **(metadata or {})})
         plain = not graph.sparse_initializer  # whose type ONNX's own shape inference refuses in a MatMul
         onnx.checker.check_model(self.model, full_check=plain)
         atomic.write_bytes(Path(path), self.model.SerializeToString(deterministic=True))

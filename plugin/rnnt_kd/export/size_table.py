@@ -1,6 +1,5 @@
 """Rows of the table of sizes, and the table for people."""
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
@@ -12,6 +11,7 @@ from rnnt_kd import tables
 from rnnt_kd.config import ModelConfig, SparsityConfig, SystemConfig
 from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.export import sizes
+from rnnt_kd.export.formats import BASE, ONNX_FORMATS
 from rnnt_kd.export.model_json import ONNX_FILES, check_exportable
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.scoring.bootstrap import one_seed_p_value
@@ -25,7 +25,7 @@ from rnnt_kd.text.tokenizer import Tokenizer
 
 Row = Dict[str, Any]
 DENSE, PACKED = "safetensors", "packed safetensors"
-FORMATS = (*sizes.ONNX_FORMATS, DENSE, PACKED)
+FORMATS = (*ONNX_FORMATS, DENSE, PACKED)
 
 
 def measure_system(
@@ -47,13 +47,14 @@ def measure_system(
         model.encoder.eval_chunk_frames = 0  # all at once: the same file in every format
     if features is None:
         features = [filter_banks(item.samples) for item in speech if item.samples is not None]
-    folder, rows = Path(tempfile.mkdtemp(prefix="rnnt_kd-sizes-")), []
-    try:
+    rows: List[Row] = []
+    with tempfile.TemporaryDirectory(prefix="rnnt_kd-sizes-") as made:
+        folder = Path(made)
         sizes.write_formats(model, folder)
         base: Optional[List[Recognition]] = None
         for form in FORMATS:
             row: Row = {"system": name, "format": form, "load_seconds": None}
-            if form in sizes.ONNX_FORMATS:
+            if form in ONNX_FORMATS:
                 files = [folder / form / file for file in ONNX_FILES]
                 texts, row["load_seconds"] = sizes.recognise_onnx(folder / form, features, tokenizer, search, beam)
             else:
@@ -66,9 +67,7 @@ def measure_system(
                 for item, text in zip(speech, texts, strict=True)
             ]
             base = base or found
-            rows.append({**row, **vars(sizes.size_of(files)), **_scores(found, base)})
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            rows.append({**row, **sizes.size_of(files), **_scores(found, base)})
     return rows
 
 
@@ -87,17 +86,16 @@ def measure_random(
     name = f"random {size}"
     if sparsity:
         name = f"{name} {sparsity:.0%}" + ("" if structure == "unstructured" else f" {structure}")
-        _sparsify(model, sparsity, structure)
-    folder, rows = Path(tempfile.mkdtemp(prefix="rnnt_kd-sizes-")), []
-    try:
+        sparsify(model, sparsity, structure)
+    rows: List[Row] = []
+    with tempfile.TemporaryDirectory(prefix="rnnt_kd-sizes-") as made:
+        folder = Path(made)
         sizes.write_formats(model, folder)
         write_tensors(folder / DENSE, model.state_dict())
         write_packed(folder / PACKED, (folder / DENSE).read_bytes())
         for form in FORMATS:
-            files = [folder / form / file for file in ONNX_FILES] if form in sizes.ONNX_FORMATS else [folder / form]
-            rows.append({"system": name, "format": form, **vars(sizes.size_of(files))})
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            files = [folder / form / file for file in ONNX_FILES] if form in ONNX_FORMATS else [folder / form]
+            rows.append({"system": name, "format": form, **sizes.size_of(files)})
     return rows
 
 
@@ -115,7 +113,7 @@ def markdown(rows: Sequence[Row], heading: str, command: str) -> str:
         [
             *(row["system"], row["format"], row["bytes"], f"{row['ratio']:.2f}"),
             *(row["gzip_bytes"], f"{row['gzip_ratio']:.2f}", shown(row.get("wer"), ".2f")),
-            shown(None if row["format"] == sizes.BASE else row.get("p_value"), ".3f"),
+            shown(None if row["format"] == BASE else row.get("p_value"), ".3f"),
             shown(row.get("load_seconds"), ".2f"),
         ]
         for row in rows
@@ -143,7 +141,8 @@ def _scores(found: Sequence[Recognition], base: Sequence[Recognition]) -> Row:
     return {"wer": round(counts.wer, 4), **figures, "changed": changed, "p_value": p_value}
 
 
-def _sparsify(model: nn.Module, sparsity: float, structure: str) -> None:
+def sparsify(model: nn.Module, sparsity: float, structure: str) -> None:
+    """Set the smallest weights of every layer that training would sparsify to zero, at once."""
     settings = SparsityConfig()
     Sparsifier(
         model,

@@ -1,82 +1,44 @@
 """A system in every format that a file can have: bytes, bytes after gzip, and what it recognises.
 
-    float32 float16 int8                       the export's three ONNX files; int8 is QUInt8
-    sparse, sparse float16, sparse int8        the same without their zeros (``sparse_file``)
-    sparse_initializer                         float32 with ONNX's own sparse weights
-    safetensors, packed safetensors            our checkpoint, whole and without its zeros
-
-The ONNX formats are decoded by onnxruntime with our own search, one utterance at a time in the encoder; the
-checkpoints by torch.
+The three ONNX files in each of ``formats``; "safetensors" and "packed safetensors", our checkpoint, whole and
+without its zeros.  The ONNX formats are decoded by onnxruntime with our own search, one utterance at a time in
+the encoder; the checkpoints by torch.
 """
 
 import gzip
-import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from rnnt_kd.decoding.lookup import get_search
-from rnnt_kd.export.half import make_float16
+from rnnt_kd.export.formats import BASE, ONNX_FORMATS, convert
 from rnnt_kd.export.onnx_file import write_graph
 from rnnt_kd.export.onnx_transducer import OnnxTransducer
-from rnnt_kd.export.quantize import quantize_int8
-from rnnt_kd.export.sparse_file import make_sparse
 from rnnt_kd.export.targets.sherpa_onnx import SPECS
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.text.tokenizer import Tokenizer
 
-Step = Callable[[Path, Path], None]
-
-BASE = "float32"
 SEARCH_BATCH = 32  # utterances that are searched together; the result does not depend on it
-
-
-def _sparse_initializer(src: Path, dst: Path) -> None:
-    make_sparse(src, dst, layout="sparse_initializer")
-
-
-ONNX_FORMATS: Dict[str, Tuple[Step, ...]] = {
-    BASE: (),
-    "float16": (make_float16,),
-    "int8": (quantize_int8,),
-    "sparse": (make_sparse,),
-    "sparse float16": (make_float16, make_sparse),
-    "sparse int8": (quantize_int8, make_sparse),
-    "sparse_initializer": (_sparse_initializer,),
-}
-
-
-@dataclass(frozen=True)
-class Size:
-    """Bytes of the files of one format, together; gzip is ``gzip -9`` of each."""
-
-    bytes: int
-    gzip_bytes: int
 
 
 def write_formats(model: Transducer, folder: Path, formats: Sequence[str] = tuple(ONNX_FORMATS)) -> None:
     """Write ``folder/<format>/{encoder,decoder,joiner}.onnx`` of an offline system (or one that hears all at once)."""
-    for name in (BASE, *(name for name in formats if name != BASE)):
+    for name in dict.fromkeys((BASE, *formats)):
         (folder / name).mkdir(parents=True)
         for file, make_spec in SPECS.items():
-            path = folder / name / file
             if name == BASE:
-                write_graph(make_spec(model), path)
-            source = folder / BASE / file
-            for step in ONNX_FORMATS[name]:
-                made = path.with_name(f".{file}")
-                step(source, made)
-                os.replace(made, path)
-                source = path
+                write_graph(make_spec(model), folder / name / file)
+            convert(folder / BASE / file, folder / name / file, name)
 
 
-def size_of(files: Sequence[Path]) -> Size:
+def size_of(files: Sequence[Path]) -> Dict[str, int]:
+    """``bytes`` of the files of one format, together; ``gzip_bytes``, after ``gzip -9`` of each."""
     contents = [Path(file).read_bytes() for file in files]
-    return Size(sum(map(len, contents)), sum(len(gzip.compress(content, 9, mtime=0)) for content in contents))
+    gzipped = sum(len(gzip.compress(content, 9, mtime=0)) for content in contents)
+    return {"bytes": sum(map(len, contents)), "gzip_bytes": gzipped}
 
 
 def recognise_onnx(

@@ -4,7 +4,6 @@ Every utterance by itself, and all of them joined by threes with pauses between 
 both sides begin a new segment.  100 ms of audio at a time, greedy and modified beam search.
 """
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -14,7 +13,7 @@ from rnnt_kd.data.audio_format import FRAME_SAMPLES, FRAME_SECONDS, SAMPLING_RAT
 from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.decoding.streaming import StreamingRecognizer
 from rnnt_kd.export import client
-from rnnt_kd.export.client_check import BEAM, ENCODER_FRAME_SECONDS, SEARCHES, Difference, compare, word_errors
+from rnnt_kd.export.client_check import BEAM, Difference, as_result, compare, measured, word_errors
 from rnnt_kd.export.streaming_graphs import encoder_of
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -37,7 +36,7 @@ def check_streaming_client(
     differences: List[Difference] = []
     for segments, items in (("utterances", list(speech)), ("endpoints", join(speech))):
         samples = [item.heard for item in items]
-        for search in SEARCHES:
+        for search in client.SEARCHES:
             at_endpoints = segments == "endpoints"
             theirs = client.recognize_streaming(
                 folder, samples, search=search, beam=BEAM, chunk_ms=CHUNK_MS, reset_at_endpoints=at_endpoints
@@ -53,13 +52,7 @@ def check_streaming_client(
             runs[-1]["number_of_segments"] = sum(len(own) for own in ours)
             texts = ([" ".join(segment.text for segment in one) for one in side] for side in (ours, theirs))
             runs[-1].update(word_errors(items, *texts))
-    return {
-        "utterances": len(speech),
-        "audio_seconds": round(sum(item.seconds for item in speech), 3),
-        "beam": BEAM,
-        "runs": runs,
-        "differences": [asdict(difference) for difference in differences],
-    }
+    return measured(speech, runs, differences)
 
 
 def join(speech: Sequence[Speech]) -> List[Speech]:
@@ -106,13 +99,8 @@ def frames_ready(samples: int) -> int:
 
 
 def _result(stream: StreamingRecognizer, tokenizer: Tokenizer) -> client.ClientResult:
-    found, pieces = stream.result(), tokenizer.pieces()
-    return client.ClientResult(
-        tokenizer.decode(found.tokens),
-        [pieces[token] for token in found.tokens],
-        [frame * ENCODER_FRAME_SECONDS for frame in found.timestamps],
-        stream.start_frame * FRAME_SECONDS,
-    )
+    found = stream.result()
+    return as_result(found.tokens, found.timestamps, tokenizer, stream.start_frame * FRAME_SECONDS)
 
 
 def _compare(

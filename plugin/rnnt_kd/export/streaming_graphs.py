@@ -10,15 +10,13 @@ the encoder does not count by it (see ``StreamingConformer.streaming_forward``).
 Letters as in ``graphs.py``, and: L layers, D dimension of the encoder, K taps of its convolutions.
 """
 
-from pathlib import Path
 from typing import List, Tuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rnnt_kd.data.audio_format import FEATURE_DIM
-from rnnt_kd.export.graphs import GraphSpec
-from rnnt_kd.export.onnx_file import write_graph
+from rnnt_kd.export.graphs import EncoderFile, GraphSpec
 from rnnt_kd.models import interfaces
 from rnnt_kd.models.transducer import Transducer
 
@@ -29,13 +27,8 @@ def encoder_of(model: Transducer) -> interfaces.StreamingEncoder:
     return model.encoder
 
 
-class StreamingEncoder(nn.Module):
-    """The next chunk: encoder and the joiner's projection of its output."""
-
-    def __init__(self, model: Transducer):
-        super().__init__()
-        self.encoder = encoder_of(model)
-        self.joiner = nn.ModuleDict({"encoder_proj": model.joiner.encoder_proj})
+class StreamingEncoder(EncoderFile):
+    """The next chunk."""
 
     def forward(
         self, x: Tensor, cached_attn: Tensor, cached_conv: Tensor, processed_lens: Tensor
@@ -70,11 +63,6 @@ def streaming_encoder(model: Transducer) -> GraphSpec:
     told = {key: str(value) for key, value in metadata.items()}
     processed = torch.tensor([0, step])
     return GraphSpec(StreamingEncoder(model), (*example, processed), inputs, outputs, axes, told)
-
-
-def write_streaming_encoder(model: Transducer, path: Path) -> None:
-    """Write encoder.onnx of a streaming system."""
-    write_graph(streaming_encoder(model), path)
 
 
 @torch.no_grad()

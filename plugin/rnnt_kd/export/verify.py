@@ -5,7 +5,7 @@ Against the system: ``numerics.py`` compares numbers, ``client_check.py`` what s
 """
 
 from pathlib import Path
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 import onnxruntime
@@ -22,9 +22,7 @@ from rnnt_kd.export.file_checks import (
     sizes_text,
 )
 from rnnt_kd.export.model_json import ONNX_FILES, read_manifest
-from rnnt_kd.export.onnx_file import load_onnx, metadata_of
-
-_AGAIN = "export the system again"
+from rnnt_kd.export.onnx_file import AGAIN, load_onnx, metadata_of
 
 
 def verify_static(folder: Path) -> Dict[str, Any]:
@@ -53,15 +51,15 @@ def verify_static(folder: Path) -> Dict[str, Any]:
     return manifest
 
 
-def session(path: Path) -> onnxruntime.InferenceSession:
-    """One thread, quiet.  Raises UserError where onnxruntime refuses the file."""
+def session(path: Path, content: Optional[bytes] = None) -> onnxruntime.InferenceSession:
+    """One thread, quiet, for a file (or ``content`` in its place).  Raises UserError where onnxruntime refuses it."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content or str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise UserError(path, f"onnxruntime does not load it ({first_line(error)})", "", _AGAIN) from None
+        raise UserError(path, f"onnxruntime does not load it ({first_line(error)})", "", AGAIN) from None
 
 
 def _check_runs(folder: Path, feeds: Dict[str, np.ndarray], shape: Tuple[int, ...], C: int, J: int) -> None:
@@ -75,9 +73,9 @@ def _run(path: Path, feeds: Dict[str, np.ndarray], shape: Sequence[int]) -> np.n
     try:
         output = run.run(None, feeds)[0]
     except Exception as error:
-        raise UserError(path, f"onnxruntime does not run it ({first_line(error)})", "", _AGAIN) from None
+        raise UserError(path, f"onnxruntime does not run it ({first_line(error)})", "", AGAIN) from None
     if output.shape != tuple(shape):
-        raise UserError(path, f"its output has the sizes {sizes_text(output.shape)}", sizes_text(shape), _AGAIN)
+        raise UserError(path, f"its output has the sizes {sizes_text(output.shape)}", sizes_text(shape), AGAIN)
     if not np.isfinite(output).all():
         raise UserError(path, "its output holds NaN or infinity", "finite numbers", "train the system again")
     return output

@@ -37,7 +37,7 @@ def decodings(system_dir: Path, test_set: str) -> Dict[str, Path]:
 def choose(
     recognitions: Mapping[str, Sequence[Recognition]], seconds: Mapping[str, float], most: int, max_seconds: float
 ) -> List[Chosen]:
-    """At most ``most`` utterances: half of them gained and half lost, one kind filling up for the other.
+    """The utterances to draw, at most ``most``: half of them gained and half lost, one kind filling up for the other.
 
     Those with the largest difference in errors come first; among equal ones those in which the teacher has fewer
     errors (it had something to teach), then the shorter ones.  What is still free goes to utterances whose words

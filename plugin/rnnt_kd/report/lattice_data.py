@@ -203,7 +203,7 @@ def _check(item: UtteranceLattice) -> None:
 
 
 def _order(path: Path) -> int:
-    """Of a picture; what cannot be read comes first, and ``read_lattice`` says why."""
+    """The key by which pictures are sorted; what cannot be read comes first, and ``read_lattice`` says why."""
     try:
         return int(json.loads(path.read_text(encoding="utf-8"))["order"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -205,7 +205,7 @@ def _weights(system_dir: Path) -> Path:
 
 
 def _shards(about: ExperimentFolder) -> List[Path]:
-    """Of the teachers' caches."""
+    """Paths of the teachers' caches."""
     folders = {listed.first for listed in about.systems}
     return sorted(path for folder in folders for path in folder.glob("kd_cache*/*.safetensors"))
 

@@ -3,16 +3,22 @@
 A target is a file here with ``write_files`` and ``verify`` as below.
 """
 
-import os
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+from rnnt_kd.data.speech import Speech
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import graphs
-from rnnt_kd.export.export_system import CHECK, Format, Say
+from rnnt_kd.export.client_check import check_client, check_features
+from rnnt_kd.export.export_system import CHECK, Say
+from rnnt_kd.export.formats import convert
 from rnnt_kd.export.numerics import verify_numbers
+from rnnt_kd.export.onnx_file import load_onnx, write_graph
+from rnnt_kd.export.streaming_check import check_streaming_client
+from rnnt_kd.export.streaming_graphs import streaming_encoder
 from rnnt_kd.export.verify import verify_static
 from rnnt_kd.models.transducer import Transducer
+from rnnt_kd.text.tokenizer import Tokenizer
 
 SPECS = {
     "encoder.onnx": graphs.offline_encoder,
@@ -21,63 +27,38 @@ SPECS = {
 }
 
 
-def write_files(model: Transducer, form: Format, streaming: bool, folder: Path) -> Dict[str, List[str]]:
-    """The three files; returns file -> names of the parameters in it."""
-    from rnnt_kd.export.onnx_file import load_onnx, write_graph
-
-    names = {}
-    for file, make_spec in SPECS.items():
+def write_files(model: Transducer, form: str, streaming: bool, folder: Path) -> Dict[str, List[str]]:
+    """The three files in one of ``formats``; returns file -> names of the parameters in it."""
+    names, specs = {}, {**SPECS, **({"encoder.onnx": streaming_encoder} if streaming else {})}
+    for file, make_spec in specs.items():
         path = folder / file
-        if file == "encoder.onnx" and streaming:
-            from rnnt_kd.export.streaming_graphs import write_streaming_encoder
-
-            write_streaming_encoder(model, path)
-        else:
-            write_graph(make_spec(model), path)
+        write_graph(make_spec(model), path)
         names[file] = [tensor.name for tensor in load_onnx(path).graph.initializer]
-        for convert in _conversions(form):
-            converted = folder / f".{file}"
-            convert(path, converted)
-            os.replace(converted, path)
+        convert(path, path, form)
     return names
 
 
-def _conversions(form: Format) -> List[Callable[[Path, Path], None]]:
-    steps: List[Callable[[Path, Path], None]] = []
-    if form.int8:
-        from rnnt_kd.export.quantize import quantize_int8
-
-        steps.append(quantize_int8)
-    if form.float16:
-        from rnnt_kd.export.half import make_float16
-
-        steps.append(make_float16)
-    if form.sparse:
-        from rnnt_kd.export.sparse_file import make_sparse
-
-        steps.append(make_sparse)
-    return steps
-
-
-def verify(folder, model, tokenizer, speech, form: Format, streaming: bool, data_dir, say: Say):
-    """Returns what was measured, and what is wrong with it ("" where nothing is)."""
-    manifest = verify_static(folder)
-    check: Dict[str, Any] = {"onnxruntime_against_torch": verify_numbers(folder, model, manifest)}
+def verify(
+    folder: Path,
+    model: Transducer,
+    tokenizer: Tokenizer,
+    speech: Sequence[Speech],
+    exact: bool,
+    streaming: bool,
+    data_dir: Optional[Path],
+    say: Say,
+) -> Tuple[Dict[str, Any], str]:
+    """Returns what was measured, and what is wrong with it ("" where nothing is).  ``exact``: no weight was rounded."""
+    check: Dict[str, Any] = {"onnxruntime_against_torch": verify_numbers(folder, model, verify_static(folder))}
     usable = [item for item in speech if item.samples is not None]
     check["data_dir"] = str(data_dir) if data_dir else None
     check["left_out"] = {item.id: item.reason for item in speech if item.samples is None}
     if not usable:
         raise UserError(data_dir, "no utterance can be used", "usable audio")
-    if streaming:
-        from rnnt_kd.export.streaming_check import check_streaming_client as check_client
-    else:
-        from rnnt_kd.export.client_check import check_client
-    from rnnt_kd.export.client_check import check_features
-
     check["features_difference"] = check_features(usable, folder)
-    check.update(check_client(folder, model, tokenizer, usable))
+    check.update((check_streaming_client if streaming else check_client)(folder, model, tokenizer, usable))
     differences = check["differences"]
-    shown = [item for item in differences if form.exact or item["what"] == "text"]
+    shown = [item for item in differences if exact or item["what"] == "text"]
     for item in shown:
         say(
             f"{item['utterance']} ({item['search']}, batches of {item['batch_size']}): {item['what']} "
@@ -85,4 +66,4 @@ def verify(folder, model, tokenizer, speech, form: Format, streaming: bool, data
         )
     if len(shown) < len(differences):
         say(f"{len(differences) - len(shown)} more differ in times alone; {CHECK} lists them")
-    return check, f"sherpa-onnx and rnnt_kd differ {len(differences)} times" if differences and form.exact else ""
+    return check, f"sherpa-onnx and rnnt_kd differ {len(differences)} times" if differences and exact else ""

@@ -158,7 +158,7 @@ def _points(metrics: Sequence[Dict[str, Any]], kind: str, key: str) -> Tuple[np.
 
 
 def _averaged(steps: np.ndarray, values: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-    """At most ``POINTS`` points."""
+    """A curve of at most ``POINTS`` points."""
     bins = np.array_split(np.arange(len(steps)), min(POINTS, len(steps)))
     return np.array([steps[of_one].mean() for of_one in bins]), np.array([values[of_one].mean() for of_one in bins])
 

@@ -173,7 +173,7 @@ def _name(ax: Axes, text: str, point: Point, offset: int, **style) -> None:
 
 
 def _rates(ax: Axes, rates: Sequence[float]) -> None:
-    """From 0, unless all are far from it; room for names above."""
+    """Limits of the axis: from 0, unless all are far from it; room for names above."""
     top, low = max(rates, default=1.0), min(rates, default=0.0)
     floor = 0.0 if low < 0.6 * top else low - 0.15 * (top - low) - 0.2
     ax.set_ylim(max(0.0, floor), top + 0.12 * (top - floor) + 0.1)

@@ -82,7 +82,7 @@ def figure_beside(ax: Axes, place: int, text: str) -> None:
 
 
 def legend(ax: Axes, kinds, lines: bool = False, **place) -> None:
-    """Of the kinds of systems that are drawn."""
+    """The legend of the kinds of systems that are drawn."""
     handles = [
         Line2D(
             [], [], color=kind.colour, marker=None if lines else kind.mark, markersize=5,
