@@ -43,7 +43,7 @@ MAY_IMPORT = {
     "export": "atomic children config config_io data decoding models scoring sparsity systems tables text",
     "experiments": "config config_io data record scoring systems tables teachers text training",
     "report": "atomic config data lattice losses scoring systems teachers text",
-    "bin": "atomic children config config_io data decoding experiments export lattice models "
+    "bin": "atomic children config config_io data decoding experiments export models "
     "progress_bar record report scoring systems teachers text training",
     "__init__": "losses",
 }

@@ -25,7 +25,6 @@ from rnnt_kd.bin import options
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.errors import UserError
-from rnnt_kd.lattice import available_backends
 from rnnt_kd.report.lattice_choice import decodings
 from rnnt_kd.report.lattice_data import MODELS, lattices_dir, write_lattice
 from rnnt_kd.report.read import twin_of
@@ -47,9 +46,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--max-seconds", type=float, default=12.0, help="longer utterances get no picture")
     parser.add_argument("--figures", action="store_true", help="also figures over all utterances of the test set")
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp for the audio")
-    parser.add_argument(
-        "--lattice-backend", choices=["auto", *available_backends()], default="auto", help="auto: k2 where installed"
-    )
+    options.add_lattice_backend(parser)
     options.add_device(parser)
     args = parser.parse_args(argv)
     for key in ("max_utterances", "num_threads"):
