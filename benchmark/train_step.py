@@ -45,8 +45,7 @@ def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, An
     kd = None if variant == "none" else KdConfig(ranges="student" if variant == "online" else "teacher")
     teacher = _model(specification).to(device).eval().requires_grad_(False) if variant == "online" else None
     backend = get_backend("auto", device)
-    backend_name = backend.__name__.rpartition(".")[2][: -len("_backend")]
-    objective = Objective(model, training, backend, backend_name, kd, teacher)
+    objective = Objective(model, training, backend, kd, teacher)
     optimizer = make_optimizer(model, training)
     scales = loss_scales(WARM_STEP, training, kd)
     parameters = list(model.parameters())

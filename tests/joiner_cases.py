@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from lattice_cases import RNNT_TYPES, LatticeCase, make_case
 from torch import Tensor
 
-from rnnt_kd.lattice import torch_backend
+from rnnt_kd.lattice.prune_ranges import do_rnnt_pruning
 from rnnt_kd.losses import JoinerParts, NodeScores, pruned_transducer_loss
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
-from rnnt_kd.losses.node_scores import available_impls
+from rnnt_kd.losses.node_scores import available_impls, node_scores
 
 IMPLS = available_impls()
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -90,7 +90,7 @@ def make_joiner_case(
     def joiner() -> JoinerParts:
         am, lm = normal(B, T, J), normal(B, S + 1, J)
         if pruned:
-            am, lm = torch_backend.do_rnnt_pruning(am, lm, case.ranges)
+            am, lm = do_rnnt_pruning(am, lm, case.ranges)
         weight = logit_scale * normal(C, J)
         return JoinerParts(am, lm, weight, logit_scale * normal(C) if bias else None, activation)
 
@@ -192,6 +192,31 @@ def value_and_gradients(joiner: JoinerParts, function):
     value = function(with_leaves(joiner, leaves))
     factors = torch.linspace(-1.0, 1.7, value.numel(), dtype=value.dtype, device=value.device).reshape(value.shape)
     return [value, *torch.autograd.grad((value * factors).sum(), leaves)]
+
+
+def measured(scores: NodeScores, nodes: KeptNodes, exists: torch.Tensor) -> torch.Tensor:
+    """What exists of the scores, in a row."""
+    return torch.stack(scores)[exists & nodes.node_mask]
+
+
+def three_ways(case: JoinerCase, impl: str, temperature: float = 1.0):
+    """Values and gradients of the package, of whole logits in the inputs' precision, and in float64."""
+    nodes = case.nodes
+    dtype = case.student.weight.dtype
+
+    def exactly(joiner):
+        return scores_of_logits(naive_logits(joiner, nodes.ranges) / temperature, nodes)
+
+    double = JoinerParts(*(None if x is None else x.double() for x in case.student[:4]), case.student.activation)
+    exists = torch.stack(exactly(double)) > NOTHING
+    found = value_and_gradients(
+        case.student, lambda x: measured(node_scores(x, nodes, temperature=temperature, impl=impl), nodes, exists)
+    )
+    naive = value_and_gradients(
+        case.student,
+        lambda x: measured(scores_of_logits(naive_logits(x, nodes.ranges, dtype) / temperature, nodes), nodes, exists),
+    )
+    return found, naive, value_and_gradients(double, lambda x: measured(exactly(x), nodes, exists))
 
 
 def loss(case: JoinerCase, joiner: JoinerParts, reduction="none", **options) -> Tensor:

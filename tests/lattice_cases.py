@@ -3,10 +3,33 @@
 from dataclasses import dataclass
 from typing import List
 
+import pytest
 import torch
 from hypothesis import strategies as st
 
+from rnnt_kd.lattice import get_backend, torch_backend
+from rnnt_kd.lattice.prune_ranges import get_rnnt_prune_ranges
+from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed
+
 RNNT_TYPES = ("regular", "modified", "constrained")
+every_rnnt_type = pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
+every_backend = pytest.mark.parametrize("backend", ["torch", "k2", "triton"])
+
+
+def backend_on(name):
+    """The backend, and the device that it is tested on; skips where it cannot run."""
+    if name != "torch":
+        pytest.importorskip(name, reason=f"{name} is not in this environment")
+    device = torch.device("cuda" if name == "triton" and torch.cuda.is_available() else "cpu")
+    backend = get_backend(name)
+    if not backend.supports(device):
+        pytest.skip(f"{name} cannot compute on {device}")
+    return backend, device
+
+
+def moved(values, device):
+    """A list: tensors on ``device``, anything else as it is."""
+    return [x.to(device) if isinstance(x, torch.Tensor) else x for x in values]
 
 
 @dataclass
@@ -48,8 +71,6 @@ def make_case(seed, B=2, T=5, S=3, C=4, s_range=3, blank=0, rnnt_type="regular",
 
     ``full``: all nodes are kept, s_range = S + 1.
     """
-    from rnnt_kd.lattice import torch_backend
-
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -71,10 +92,10 @@ def make_case(seed, B=2, T=5, S=3, C=4, s_range=3, blank=0, rnnt_type="regular",
     if full:
         ranges = torch.arange(S + 1).expand(B, T, S + 1).contiguous()
     else:
-        _, (px_grad, py_grad) = torch_backend.rnnt_loss_smoothed(
-            lm, am, symbols, blank, boundary=boundary, rnnt_type=rnnt_type, return_grad=True
+        _, (px_grad, py_grad) = rnnt_loss_smoothed(
+            lm, am, symbols, blank, boundary=boundary, rnnt_type=rnnt_type, return_grad=True, backend=torch_backend
         )
-        ranges = torch_backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, s_range)
+        ranges = get_rnnt_prune_ranges(px_grad, py_grad, boundary, s_range)
     shape = (*ranges.shape, C)
     return LatticeCase(normal(*shape), normal(*shape), lm, am, symbols, ranges, boundary, blank, rnnt_type)
 
@@ -102,5 +123,5 @@ def gradients(function, *tensors):
     """(value, gradients): of ``function(*tensors).sum()``, with a factor of its own for each element."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
     value = function(*leaves)
-    factors = 1.0 + torch.arange(value.numel(), dtype=value.dtype).reshape(value.shape)
+    factors = 1.0 + torch.arange(value.numel(), dtype=value.dtype, device=value.device).reshape(value.shape)
     return value.detach(), torch.autograd.grad((value * factors).sum(), leaves)

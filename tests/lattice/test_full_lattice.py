@@ -2,26 +2,28 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from lattice_cases import gradients, make_case
+from lattice_cases import backend_on, every_backend, gradients, make_case, moved
 
-from rnnt_kd.lattice import get_backend
+from rnnt_kd.losses import rnnt_loss_pruned
 
 torchaudio = pytest.importorskip("torchaudio", reason="torchaudio is not in this environment")
 
 
-@pytest.mark.parametrize("backend", ["k2", "torch"])
+@every_backend
+@settings(max_examples=12)
 @given(st.integers(0, 10**6), st.integers(1, 3), st.integers(0, 5), st.integers(2, 8), st.booleans())
 def test_equals_torchaudio(backend, seed, S, more_frames, C, last_is_blank):
-    if backend == "k2":
-        pytest.importorskip("k2", reason="k2 is not in this environment")
+    _, device = backend_on(backend)
     blank = C - 1 if last_is_blank else 0
     case = make_case(seed, B=2, T=S + more_frames, S=S, C=C, blank=blank, scale=3.0, full=True)
     assert case.ranges.shape[2] == S + 1
 
     def ours(logits):
-        return get_backend(backend).rnnt_loss_pruned(logits, *case.arguments, reduction="none")
+        return rnnt_loss_pruned(
+            logits.to(device), *moved(case.arguments, device), reduction="none", backend=backend
+        ).cpu()
 
     def theirs(logits):
         return torchaudio.functional.rnnt_loss(

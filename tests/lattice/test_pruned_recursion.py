@@ -1,35 +1,16 @@
 """The sum over all paths from posteriors on the kept nodes: every backend, one specification."""
 
-import importlib
-
 import pytest
 import reference
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lattice_cases import RNNT_TYPES, gradients, lattice_cases, make_case
+from lattice_cases import backend_on, every_backend, every_rnnt_type, gradients, lattice_cases, make_case, moved
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.lattice import available_backends, torch_backend
-from rnnt_kd.losses.kept_nodes import kept_nodes
 
-every_backend = pytest.mark.parametrize("backend", ["torch", "k2", "triton"])
+without_k2 = pytest.mark.parametrize("backend", ["torch", "triton"])
 few = settings(max_examples=12)
-
-
-def load(name):
-    """The backend, and the device that it is tested on."""
-    package = {"k2": "k2", "triton": "triton", "torch": "torch"}[name]
-    pytest.importorskip(package, reason=f"{package} is not in this environment")
-    backend = importlib.import_module(f"rnnt_kd.lattice.{name}_backend")
-    device = torch.device("cuda" if name == "triton" and torch.cuda.is_available() else "cpu")
-    if not backend.supports(device):
-        pytest.skip(f"{name} cannot compute on {device}")
-    return backend, device
-
-
-def test_all_backends_are_here():
-    assert available_backends() == ["k2", "torch", "triton"]
 
 
 def scores_like(case, seed=0, dtype=torch.float64):
@@ -40,8 +21,8 @@ def scores_like(case, seed=0, dtype=torch.float64):
 
 def run(name, case, log_blank, log_label, delay_penalty=0.0):
     """(scores, blank_grad, label_grad) on the CPU."""
-    backend, device = load(name)
-    arguments = [x.to(device) for x in (log_blank, log_label, case.ranges, case.boundary)]
+    backend, device = backend_on(name)
+    arguments = moved((log_blank, log_label, case.ranges, case.boundary), device)
     scores, grads = backend.pruned_recursion(*arguments, case.rnnt_type, delay_penalty, return_grad=True)
     return [x.detach().cpu() for x in (scores, *grads)]
 
@@ -51,7 +32,7 @@ def run(name, case, log_blank, log_label, delay_penalty=0.0):
 @given(lattice_cases(max_T=4, max_S=3, max_C=3), st.integers(0, 1000), st.sampled_from([0.0, 0.3]))
 def test_value_and_gradient_are_the_sum_over_all_paths(backend, case, seed, delay_penalty):
     """In value and gradient; and ``return_grad`` is the gradient."""
-    module, device = load(backend)
+    module, device = backend_on(backend)
     log_blank, log_label = scores_like(case, seed)
 
     def specified(*scores):
@@ -67,7 +48,7 @@ def test_value_and_gradient_are_the_sum_over_all_paths(backend, case, seed, dela
         return torch.stack(values) + 0.0 * sum(x.sum() for x in scores)  # which no path may read
 
     def ours(*scores):
-        arguments = [x.to(device) for x in (*scores, case.ranges, case.boundary)]
+        arguments = moved((*scores, case.ranges, case.boundary), device)
         return module.pruned_recursion(*arguments, case.rnnt_type, delay_penalty).cpu()
 
     expected, found = gradients(specified, log_blank, log_label), gradients(ours, log_blank, log_label)
@@ -91,64 +72,77 @@ def test_every_path_reads_a_label_per_symbol_and_a_blank_per_frame(backend, case
 
 
 @every_backend
-@pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
-def test_padding_is_not_read(backend, rnnt_type):
-    """NaN on padded nodes changes no bit of score or gradient, and their own gradient is 0."""
+@every_rnnt_type
+def test_padding_and_labels_behind_the_last_symbol_are_not_read(backend, rnnt_type):
+    """NaN there changes no bit of score or gradient, and its own gradient is 0."""
     case = make_case(12, B=4, T=9, S=6, s_range=4, rnnt_type=rnnt_type)
-    assert case.is_padding.any()
-    clean = scores_like(case)
-    poisoned = [x.masked_fill(case.is_padding, float("nan")) for x in clean]
-    found, expected = run(backend, case, *poisoned, 0.1), run(backend, case, *clean, 0.1)
-    for a, b in zip(found, expected):
-        assert torch.equal(a, b)
-    for reads in found[1:]:
-        assert not reads[case.is_padding].any()
-
-
-@every_backend
-@pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
-def test_no_arc_leaves_the_last_position(backend, rnnt_type):
-    """Whatever stands in for the label there, -1e30 or 0, is not read."""
-    case = make_case(6, B=3, T=7, S=4, s_range=3, rnnt_type=rnnt_type)
+    is_unread = case.is_padding | (case.ranges == case.boundary[:, 2].reshape(-1, 1, 1))
     log_blank, log_label = scores_like(case)
-    is_last = case.ranges == case.boundary[:, 2].reshape(-1, 1, 1)
-    expected = run(backend, case, log_blank, log_label)
-    for filler in (-1e30, 0.0):
-        found = run(backend, case, log_blank, log_label.masked_fill(is_last, filler))
-        torch.testing.assert_close(found, expected)
-        assert not found[2][is_last].any()
+    expected = run(backend, case, log_blank, log_label.masked_fill(is_unread, -1e30), 0.1)
+    poisoned = log_blank.masked_fill(case.is_padding, float("nan")), log_label.masked_fill(case.is_padding, 9.0)
+    for filler in (0.0, -1e30) if backend == "k2" else (0.0, -1e30, float("nan")):
+        found = run(backend, case, poisoned[0], poisoned[1].masked_fill(is_unread, filler), 0.1)
+        torch.testing.assert_close(found, expected, rtol=0.0, atol=0.0)
+        assert not found[1][case.is_padding].any() and not found[2][is_unread].any()
 
 
 @every_backend
-@pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
-def test_long_utterances_in_float32(backend, rnnt_type):
+@every_rnnt_type
+@pytest.mark.parametrize("scale", [5.0, 30.0])
+def test_long_utterances_in_float32(backend, rnnt_type, scale):
     """Scores to 1e-5 of their size, reads to 1e-4 (by k2, in its own float32, to 2e-3), against float64."""
     T = 100 if backend == "triton" and not torch.cuda.is_available() else 2000  # its interpreter takes its time
     case = make_case(1, B=2, T=T, S=T // 8, C=2, s_range=5, rnnt_type=rnnt_type)
-    log_blank, log_label = (5.0 * x.float() for x in scores_like(case))
+    log_blank, log_label = (scale * x.float() for x in scores_like(case))
     scores, *reads = run(backend, case, log_blank, log_label)
     true_scores, *true_reads = run("torch", case, log_blank.double(), log_label.double())
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores.double(), true_scores, rtol=1e-5, atol=0.0)
+    if backend == "k2" and scale > 5.0:
+        return  # its reads are off by more, and nobody promises them
     for a, b in zip(reads, true_reads):
         torch.testing.assert_close(a.double(), b, rtol=0.0, atol=2e-3 if backend == "k2" else 1e-4)
 
 
-@pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
-@pytest.mark.parametrize("name", ["torch", "triton"])
-def test_k2_is_the_judge(name, rnnt_type):
-    """k2's own loss, from logits, whose posteriors are the scores here."""
-    k2 = pytest.importorskip("k2", reason="k2 is not in this environment")
-    case = make_case(8, B=3, T=12, S=7, C=6, s_range=4, rnnt_type=rnnt_type, blank=2)
-    nodes = kept_nodes(*case.arguments)
-    logs = case.logits.log_softmax(dim=-1)
-    log_blank, log_label = logs[..., case.blank], logs.gather(-1, nodes.labels.unsqueeze(-1)).squeeze(-1)
-    judged = -k2.rnnt_loss_pruned(case.logits, *case.arguments, reduction="none")
-    torch.testing.assert_close(run(name, case, log_blank, log_label)[0], judged, rtol=1e-9, atol=1e-9)
+@without_k2
+@every_rnnt_type
+@pytest.mark.parametrize("size", [1e4, 1e30])
+def test_extreme_posteriors(backend, rnnt_type, size):
+    case = make_case(2, T=6, S=3, rnnt_type=rnnt_type)
+    extreme = [x.sign() * size * (x < -1.5) for x in scores_like(case)]
+    found = run(backend, case, *extreme)
+    assert all(torch.isfinite(x).all() for x in found)
+    torch.testing.assert_close(found, run("torch", case, *extreme), rtol=1e-9, atol=1e-9)
+
+
+@without_k2
+@every_rnnt_type
+def test_no_path_is_minus_infinity_without_gradient_not_nan(backend, rnnt_type):
+    case = make_case(0, B=2, T=3, S=2, s_range=3, rnnt_type=rnnt_type, full=True)
+    log_blank, log_label = scores_like(case)
+    log_label[0, :, 0] = float("-inf")  # the first symbol of utterance 0 cannot be emitted
+    scores, *reads = run(backend, case, log_blank, log_label)
+    assert scores[0] == float("-inf") and torch.isfinite(scores[1])
+    assert all(torch.isfinite(x).all() and not x[0].any() for x in reads)
+
+
+@pytest.mark.parametrize("backend", ["k2", "triton"])
+@every_rnnt_type
+@pytest.mark.parametrize(
+    "shape", [dict(S=75, T=5, full=True), dict(S=3, T=6, s_range=1), dict(S=7, T=12, s_range=4)], ids=str
+)
+def test_bands_of_any_width_are_those_of_torch(backend, rnnt_type, shape):
+    """One position, and more than a warp has lanes; the arguments may have any strides."""
+    if shape.get("s_range") == 1:
+        rnnt_type = "modified"  # the only one with a path
+    case = make_case(2, B=2, C=5, rnnt_type=rnnt_type, **shape)
+    strided = [x.transpose(1, 2).contiguous().transpose(1, 2) for x in scores_like(case)]
+    found = run(backend, case, *strided)
+    torch.testing.assert_close(found, run("torch", case, *scores_like(case)), rtol=1e-9, atol=1e-9)
 
 
 @every_backend
-@pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
+@every_rnnt_type
 def test_same_bits_from_run_to_run(backend, rnnt_type):
     case = make_case(5, B=3, T=40, S=12, s_range=5, rnnt_type=rnnt_type)
     scores = scores_like(case, dtype=torch.float32)
@@ -156,13 +150,21 @@ def test_same_bits_from_run_to_run(backend, rnnt_type):
     assert all(torch.equal(a, b) for a, b in zip(run(backend, case, *scores), first))
 
 
-@pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
-def test_gradcheck(rnnt_type):
-    case = make_case(3, B=2, T=4, S=3, rnnt_type=rnnt_type)
-    scores = [x.requires_grad_() for x in scores_like(case)]
-    assert torch.autograd.gradcheck(
-        lambda *x: torch_backend.pruned_recursion(*x, case.ranges, case.boundary, rnnt_type, 0.1), scores
-    )
+@without_k2
+@every_rnnt_type
+def test_gradcheck(backend, rnnt_type):
+    module, device = backend_on(backend)
+    case = make_case(3, B=1, T=3, S=2, s_range=2, rnnt_type=rnnt_type)
+    scores = [x.requires_grad_() for x in moved(scores_like(case), device)]
+    lattice = moved((case.ranges, case.boundary), device)
+    assert torch.autograd.gradcheck(lambda *x: module.pruned_recursion(*x, *lattice, rnnt_type, 0.1), scores)
+
+
+def test_triton_takes_an_empty_batch():
+    backend, device = backend_on("triton")
+    none = torch.zeros(0, 4, 2, device=device)
+    boundary = torch.zeros(0, 4, dtype=torch.int64, device=device)
+    assert backend.pruned_recursion(none, none, none.long(), boundary).shape == (0,)
 
 
 @every_backend

@@ -12,6 +12,7 @@ from hypothesis import given
 from joiner_cases import (
     IMPLS,
     NOTHING,
+    ODD_SHAPES,
     JoinerCase,
     allowed_error,
     assert_no_worse,
@@ -21,44 +22,18 @@ from joiner_cases import (
     joiner_cases,
     leaves_of,
     make_joiner_case,
-    naive_logits,
     odd_case,
     place_for,
-    scores_of_logits,
+    three_ways,
     value_and_gradients,
     with_leaves,
 )
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
-from rnnt_kd.losses.node_scores import JoinerParts, NodeScores, available_impls, choose_impl, node_scores, torch_impl
+from rnnt_kd.losses.node_scores import JoinerParts, available_impls, choose_impl, node_scores, torch_impl
 
 SEEDS = range(4)
-
-
-def measured(scores: NodeScores, nodes: KeptNodes, exists: torch.Tensor) -> torch.Tensor:
-    """What exists of the scores, in a row."""
-    return torch.stack(scores)[exists & nodes.node_mask]
-
-
-def three_ways(case: JoinerCase, impl: str, temperature: float = 1.0):
-    """Values and gradients of the package, of whole logits in the inputs' precision, and in float64."""
-    nodes = case.nodes
-    dtype = case.student.weight.dtype
-
-    def exactly(joiner):
-        return scores_of_logits(naive_logits(joiner, nodes.ranges) / temperature, nodes)
-
-    double = JoinerParts(*(None if x is None else x.double() for x in case.student[:4]), case.student.activation)
-    exists = torch.stack(exactly(double)) > NOTHING
-    found = value_and_gradients(
-        case.student, lambda x: measured(node_scores(x, nodes, temperature=temperature, impl=impl), nodes, exists)
-    )
-    naive = value_and_gradients(
-        case.student,
-        lambda x: measured(scores_of_logits(naive_logits(x, nodes.ranges, dtype) / temperature, nodes), nodes, exists),
-    )
-    return found, naive, value_and_gradients(double, lambda x: measured(exactly(x), nodes, exists))
 
 
 @given(joiner_cases())
@@ -84,9 +59,12 @@ def test_value_and_gradient_are_the_plain_loops(case):
 
 @every_impl
 @every_dtype
-@every_shape
-def test_no_worse_than_whole_logits(shape, dtype, impl):
-    runs = [three_ways(place_for(impl, odd_case(shape, seed).to(dtype)), impl) for seed in SEEDS]
+@pytest.mark.parametrize(
+    "shape, temperature", [*((shape, 1.0) for shape in ODD_SHAPES), ("no bias", 2.5), ("peaky", 2.5)]
+)
+def test_no_worse_than_whole_logits(shape, temperature, dtype, impl):
+    """The temperature divides the logits."""
+    runs = [three_ways(place_for(impl, odd_case(shape, seed).to(dtype)), impl, temperature) for seed in SEEDS]
     found = runs[0][0]
     assert found[0].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert all(grad.dtype == dtype for grad in found[1:])
@@ -98,18 +76,20 @@ def test_no_worse_than_whole_logits(shape, dtype, impl):
 
 
 @every_impl
-@pytest.mark.parametrize("bias", [True, False])
-def test_split_logits_of_any_rows(bias, impl):
-    """The seam of the implementations: rows of lm in any order, some unused, and labels that are blank."""
+@pytest.mark.parametrize(
+    "bias, N, is_sorted", [(True, 70, True), (False, 70, True), (True, 90, False), (True, 0, True)]
+)
+def test_split_logits_of_any_rows(bias, N, is_sorted, impl):
+    """The seam of the implementations: rows in any order, some unused, and labels that are blank; no node at all."""
     generator = torch.Generator().manual_seed(0)
-    N, C, J, blank = 70, 9, 5, 4
+    C, J, blank = 9, 5, 4
     joiner = JoinerParts(*(torch.randn(*x, generator=generator) for x in ((12, J), (20, J), (C, J), (C,))))
     if not bias:
         joiner = joiner._replace(bias=None)
     joiner = place_for(impl, JoinerCase(None, joiner, joiner)).student
     rows = [torch.randint(0, high, (N,), generator=generator).to(joiner.am.device) for high in (12, 20, C)]
-    am_rows, lm_rows, labels = rows[0].sort().values, rows[1], rows[2]
-    assert (labels == blank).any()
+    am_rows, lm_rows, labels = rows[0].sort().values if is_sorted else rows[0], rows[1], rows[2]
+    assert (labels == blank).any() or N == 0
     module = choose_impl(impl, joiner)
 
     def found(x):
@@ -125,18 +105,6 @@ def test_split_logits_of_any_rows(bias, impl):
 
     for ours, right in zip(value_and_gradients(joiner, found), value_and_gradients(joiner, specified)):
         torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-5)
-
-
-@every_impl
-@every_dtype
-def test_temperature_divides_the_logits(dtype, impl):
-    cases = [place_for(impl, make_joiner_case(seed, B=2, T=6, S=4, C=9, J=20).to(dtype)) for seed in SEEDS]
-    runs = [three_ways(case, impl, temperature=2.5) for case in cases]
-    if dtype == torch.float64:
-        for ours, right in zip(runs[0][0], runs[0][2]):
-            torch.testing.assert_close(ours, right, rtol=1e-10, atol=1e-12)
-    else:
-        assert_no_worse(runs, allowed_error(impl, dtype))
 
 
 @every_impl
@@ -162,7 +130,13 @@ def test_blank_alone_is_certain(impl):
     case = place_for(impl, JoinerCase(None, joiner, joiner))
     nodes = KeptNodes(*(x.to(case.student.am.device) if torch.is_tensor(x) else x for x in vars(nodes).values()))
     value, *grads = value_and_gradients(case.student, lambda x: node_scores(x, nodes, impl=impl).log_blank)
-    assert not value.any() and not any(grad.any() for grad in grads)
+    _, log_label, log_rest = node_scores(case.student, nodes, impl=impl)
+    assert (
+        (log_label < NOTHING).all()
+        and (log_rest < NOTHING).all()
+        and not value.any()
+        and not any(grad.any() for grad in grads)
+    )
 
 
 @every_impl
@@ -272,11 +246,10 @@ def test_gradients_of_some_inputs_only(wanted, impl):
         return dict(zip(names, found))
 
     everything = grads(("am", "lm", "weight", "bias"))
-    for name, grad in grads(wanted).items():
-        torch.testing.assert_close(grad, everything[name])
+    assert all(torch.equal(grad, everything[name]) for name, grad in grads(wanted).items())
 
 
-@pytest.mark.parametrize("shape", ["all nodes", "pruned before", "no bias", "another activation", "one label"])
+@pytest.mark.parametrize("shape", ["all nodes", "one frame", "one label"])
 def test_gradcheck(shape):
     case = odd_case(shape)
     nodes = case.nodes

@@ -17,10 +17,15 @@ from joiner_cases import (
 from rnnt_kd.losses.node_scores import node_scores, torch_impl
 
 
-@pytest.mark.parametrize("impl, threads", [("torch", 1), ("torch", 2), ("triton", 1)])
-def test_same_bits_from_run_to_run(impl, threads):
+@pytest.mark.parametrize(
+    "impl, threads, dtype",
+    [("torch", 1, torch.float32), ("torch", 2, torch.float32)]
+    + [("triton", 1, dtype) for dtype in (torch.float32, torch.bfloat16, torch.float16)],
+    ids=str,
+)
+def test_same_bits_from_run_to_run(impl, threads, dtype):
     torch.set_num_threads(threads)
-    case = place_for(impl, make_joiner_case(9, B=3, T=24, S=6, C=150, J=70, s_range=4).to(torch.float32))
+    case = place_for(impl, make_joiner_case(9, B=3, T=24, S=6, C=150, J=70, s_range=4).to(dtype))
     nodes = case.nodes
 
     def run():

@@ -18,6 +18,8 @@ from rnnt_kd.data.dataset import load_cuts_info, read_batches
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
+from rnnt_kd.lattice.prune_ranges import get_rnnt_prune_ranges
+from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed
 from rnnt_kd.losses.kept_nodes import kept_nodes
 from rnnt_kd.losses.packed_posteriors import unpack
 from rnnt_kd.models.transducer import Transducer
@@ -112,10 +114,9 @@ def test_the_cache_holds_the_teachers_posteriors_on_its_own_ranges(tone_corpus, 
     boundary = torch.stack([0 * lens, 0 * lens, label_lens, encoder_frames(lens)], dim=1)
     am = teacher.simple_am_proj(teacher.encode(features, lens)[0])
     lm = teacher.simple_lm_proj(teacher.predict(labels))
-    _, grads = backend.rnnt_loss_smoothed(
-        lm, am, labels, 0, config.training.lm_only_scale, config.training.am_only_scale, boundary, return_grad=True
-    )
-    ranges = backend.get_rnnt_prune_ranges(*grads, boundary, 3)
+    scales = (config.training.lm_only_scale, config.training.am_only_scale)
+    _, grads = rnnt_loss_smoothed(lm, am, labels, 0, *scales, boundary, return_grad=True, backend=backend)
+    ranges = get_rnnt_prune_ranges(*grads, boundary, 3)
     mask = kept_nodes(labels, ranges, 0, boundary, "regular").node_mask
     assert torch.equal(cached.ranges()[mask], ranges[mask])
 
@@ -157,7 +158,7 @@ def test_online_and_cached_agree_to_float16_rounding(
 
     def terms_and_gradients(ranges, **options):
         objective = Objective(
-            student, config.training, backend, "torch", dataclasses.replace(kd, ranges=ranges),
+            student, config.training, backend, dataclasses.replace(kd, ranges=ranges),
             teacher if ranges == "student" else None,
         )  # fmt: skip
         terms = objective(masked, *inputs[1:], **options)
@@ -168,7 +169,7 @@ def test_online_and_cached_agree_to_float16_rounding(
 
     from_cache, cached_gradients = terms_and_gradients("teacher", cached=cached)
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "get_rnnt_prune_ranges", lambda *arguments: cached.ranges())
+        patch.setattr("rnnt_kd.training.objective.get_rnnt_prune_ranges", lambda *arguments: cached.ranges())
         online, online_gradients = terms_and_gradients("student", clean_features=clean)
     assert from_cache["kd"] > 0.1
     for name in ("simple", "pruned", "ctc", "frames"):
@@ -343,7 +344,7 @@ def test_from_the_cache_it_is_the_plain_loops(tone_corpus, teacher_dir, kd_cache
     starts[:, -1] = 1
     cached = CachedTeacher(starts, cached.packed[:, :9])
     kd = load_recipe(tone_corpus.preset, ["kd.shift=4", f"kd.weighting={weighting}"]).kd
-    term = Objective(student, config.training, get_backend("torch"), "torch", kd)(
+    term = Objective(student, config.training, get_backend("torch"), kd)(
         features, lens, labels, label_lens, cached=cached
     )["kd"]
 

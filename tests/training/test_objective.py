@@ -11,6 +11,7 @@ from training_cases import whole_lattice
 
 from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.lattice import get_backend
+from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed
 from rnnt_kd.losses import rnnt_kd_loss, rnnt_loss_pruned
 from rnnt_kd.losses.packed_posteriors import pack
 from rnnt_kd.text.labels import padded_labels
@@ -34,7 +35,7 @@ def make_batch(frames=(16, 9, 12), labels=((1, 3), (2,), ())):
 
 
 def objective(model, training=TRAINING, kd=None, teacher=None, backend="torch"):
-    return Objective(model, training, get_backend(backend), backend, kd, teacher)
+    return Objective(model, training, get_backend(backend), kd, teacher)
 
 
 def full_lattice(model, features, lens, labels):
@@ -89,7 +90,7 @@ def test_delay_penalty_and_class_scales_reach_the_losses():
     lm = model.simple_lm_proj(model.predict(labels)).double()
     shared = dict(boundary=boundary, reduction="sum")
     simple, pruned, plain = (
-        get_backend("torch").rnnt_loss_smoothed(lm, am, labels, 0, 0.25, 0.0, delay_penalty=2.0, **shared),
+        rnnt_loss_smoothed(lm, am, labels, 0, 0.25, 0.0, delay_penalty=2.0, backend=get_backend("torch"), **shared),
         *(rnnt_loss_pruned(logits, labels, ranges, 0, delay_penalty=penalty, **shared) for penalty in (2.0, 0.0)),
     )
     distilled, unscaled = (

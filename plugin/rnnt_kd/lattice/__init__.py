@@ -1,41 +1,32 @@
-"""The transducer lattice: one set of functions, several backends.
+"""The transducer lattice: one contract, several backends.
 
-A backend is a module ``<name>_backend.py`` of this package.  Its functions have
-k2's names, argument order and meaning:
+A backend is a module ``<name>_backend.py`` of this package with three functions:
 
-    rnnt_loss_smoothed           loss of the additive joiner, and the arc occupancies
-    get_rnnt_prune_ranges        arc occupancies -> ranges
-    do_rnnt_pruning              encoder and predictor outputs -> the kept nodes
-    get_rnnt_logprobs_pruned     joiner logits on the kept nodes -> px, py
-    mutual_information_recursion px, py -> log-probability of all paths (and arc occupancies)
-    rnnt_loss_pruned             joiner logits on the kept nodes -> loss
-    pruned_recursion             posteriors on the kept nodes -> log-probability of all paths (and their use)
-    supports(device)             can this installation compute on that device?
+    recursion(px, py, boundary, return_grad)   log-probability of all paths (and how often each arc is used),
+                                               as ``k2.mutual_information_recursion``
+    pruned_recursion(log_blank, log_label, ranges, boundary, rnnt_type, delay_penalty, return_grad)
+                                               the same on the kept nodes alone, see ``pruned_recursion.py``
+    supports(device)                           can this installation compute on that device?
 
-A new backend brings its recursion and ``supports``; it takes the rest from
-``arc_log_probs``, ``prune_ranges``, ``pruned_recursion`` and ``rnnt_losses``, as ``k2_backend`` does.
+``pruned_recursion_with(recursion)`` makes the second from the first, as ``k2_backend`` does.  What is the same
+for all backends are plain functions: ``rnnt_loss_smoothed``, ``get_rnnt_prune_ranges``, ``do_rnnt_pruning``.
 """
 
 import importlib
-from pathlib import Path
 from types import ModuleType
-from typing import List, Optional
+from typing import Optional, Union
 
 import torch
 
+from rnnt_kd import choices
 from rnnt_kd.errors import UserError
 
 
-def available_backends() -> List[str]:
-    """Names of the backends of this package, installed or not: ["k2", "torch", "triton"]."""
-    return sorted(path.name[: -len("_backend.py")] for path in Path(__file__).parent.glob("*_backend.py"))
-
-
-def get_backend(name: str = "auto", device: Optional[torch.device] = None) -> ModuleType:
+def get_backend(name: Union[str, ModuleType] = "auto", device: Optional[torch.device] = None) -> ModuleType:
     """The backend called ``name``; ``auto`` is k2 where it works, else triton on a GPU, else torch.
 
     Args:
-      name:    "auto" or one of ``available_backends()``.
+      name:    "auto", a backend's name, or a backend, which comes back as it is.
       device:  where the tensors live.  ``auto`` passes over a k2 that was built
                without CUDA when they live on a GPU; a backend asked for by name
                that cannot compute there is an error.  None: the CPU.
@@ -43,34 +34,31 @@ def get_backend(name: str = "auto", device: Optional[torch.device] = None) -> Mo
     Raises:
       UserError: no such backend, or it is not installed, or not for ``device``.
     """
+    if isinstance(name, ModuleType):
+        return name
     if name == "auto":
         is_gpu = device is not None and device.type == "cuda"  # elsewhere Triton only interprets its kernels
         for candidate in ("k2", "triton") if is_gpu else ("k2",):
             try:
-                module = importlib.import_module(f"rnnt_kd.lattice.{candidate}_backend")
+                module = _import(candidate)
             except (ImportError, OSError):  # OSError: a k2 built for another torch or CUDA
                 continue
             if device is None or module.supports(device):
                 return module
-        return importlib.import_module("rnnt_kd.lattice.torch_backend")
+        return _import("torch")
 
-    if name not in available_backends():
-        right_ones = ", ".join(["auto"] + available_backends())
-        raise UserError("lattice backend", f"there is no backend {name!r}", f"one of: {right_ones}")
+    choices.check(name, ["auto", *choices.names(__name__, "_backend")], "lattice backend")
     try:
-        module = importlib.import_module(f"rnnt_kd.lattice.{name}_backend")
+        module = _import(name)
     except (ImportError, OSError) as error:
-        raise UserError(
-            "lattice backend",
-            f"{name!r} cannot be imported ({error})",
-            "a working installation",
-            "use the torch backend, which needs nothing but PyTorch",
-        ) from error
+        problem, expected = f"{name!r} cannot be imported ({error})", "a working installation"
+        step = "use the torch backend, which needs nothing but PyTorch"
+        raise UserError("lattice backend", problem, expected, step) from error
     if device is not None and not module.supports(device):
-        raise UserError(
-            "lattice backend",
-            f"the installed {name!r} cannot compute on {device}",
-            "a build for that device",
-            "use the torch backend, which runs on any device",
-        )
+        problem, expected = f"the installed {name!r} cannot compute on {device}", "a build for that device"
+        raise UserError("lattice backend", problem, expected, "use the torch backend, which runs on any device")
     return module
+
+
+def _import(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}_backend")

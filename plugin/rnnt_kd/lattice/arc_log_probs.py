@@ -13,33 +13,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.lattice.node_log_probs import node_log_probs
 
 RNNT_TYPES = ("regular", "modified", "constrained")
 NEG_INF = float("-inf")
-
-
-def get_rnnt_logprobs_pruned(
-    logits: Tensor,
-    symbols: Tensor,
-    ranges: Tensor,
-    termination_symbol: int,
-    boundary: Optional[Tensor],
-    rnnt_type: str = "regular",
-) -> Tuple[Tensor, Tensor]:
-    """``px, py`` of the whole lattice, -inf outside ``ranges``.
-
-    Args:
-      logits:   (B, T, s_range, C), un-normalised.
-      symbols:  (B, S) int64, values in [0, C).
-      ranges:   (B, T, s_range) int64, see ``get_rnnt_prune_ranges``.
-    """
-    B, T, s_range, _ = logits.shape
-    S = symbols.shape[1]
-    assert ranges.shape == (B, T, s_range) and symbols.shape == (B, S), (logits.shape, ranges.shape, symbols.shape)
-    labels = pad(symbols, (0, 1), value=termination_symbol).unsqueeze(1).expand(B, T, S + 1).gather(2, ranges)
-    log_blank, log_label, _ = node_log_probs(logits, labels, termination_symbol)
-    return arcs_of_nodes(log_blank, log_label, ranges, S, boundary, rnnt_type)
 
 
 def arcs_of_nodes(

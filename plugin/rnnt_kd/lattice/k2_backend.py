@@ -1,4 +1,4 @@
-"""The lattice by k2: the only file that knows it.
+"""The lattice by k2: one of the two files that know it.
 
 Made for k2 1.23.4.  k2 does the recursion, in compiled code.  What surrounds it is the same
 for all backends and equals k2's own Python, which needs two to nine times as long on a CPU
@@ -7,12 +7,9 @@ for all backends and equals k2's own Python, which needs two to nine times as lo
 
 import k2
 import torch
-from k2 import mutual_information_recursion
+from k2 import mutual_information_recursion as recursion
 
-from rnnt_kd.lattice.arc_log_probs import get_rnnt_logprobs_pruned  # noqa: F401
-from rnnt_kd.lattice.prune_ranges import do_rnnt_pruning, get_rnnt_prune_ranges  # noqa: F401
 from rnnt_kd.lattice.pruned_recursion import pruned_recursion_with
-from rnnt_kd.lattice.rnnt_losses import losses_with
 
 
 def supports(device: torch.device) -> bool:
@@ -20,5 +17,4 @@ def supports(device: torch.device) -> bool:
     return device.type == "cpu" or (device.type == "cuda" and bool(k2.with_cuda))
 
 
-rnnt_loss_smoothed, rnnt_loss_pruned = losses_with(mutual_information_recursion)
-pruned_recursion = pruned_recursion_with(mutual_information_recursion)
+pruned_recursion = pruned_recursion_with(recursion)

@@ -5,7 +5,7 @@ distillation term alike.  Its backward is written out: one buffer of the logits'
 where autograd over log_softmax and gather needs four or five.
 """
 
-from typing import Tuple
+from typing import Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -19,20 +19,51 @@ def node_log_probs(logits: Tensor, labels: Tensor, termination_symbol: int) -> T
 
     Args:
       logits:  (..., C) float32 or float64, un-normalised; single ones may be -inf.
-      labels:  (...,) int64; where it is ``termination_symbol``, log p(label) repeats
-               log p(blank), and the rest is everything but blank.
+      labels:  (...,) int64; where it is ``termination_symbol``, log p(label) is about ``LOG_ZERO``,
+               and the rest is everything but blank.
 
     The rest is a log-sum-exp over its own symbols, and the normaliser the log-sum-exp of the
     three.  1 - p(blank) - p(label) would have no correct digit where the two come close to 1.
     """
-    blank, label, log_rest = _Split.apply(logits, labels, termination_symbol)
-    once = label.masked_fill(labels == termination_symbol, LOG_ZERO)  # count blank once
-    log_total = torch.stack((blank, once, log_rest)).logsumexp(dim=0)
+    return normalised(*_Split.apply(logits, labels, termination_symbol), labels, termination_symbol)
+
+
+def normalised(
+    blank: Tensor, label: Tensor, log_rest: Tensor, labels: Tensor, termination_symbol: int
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of the three classes from their logits, each of the shape of ``labels``."""
+    label = label.masked_fill(labels == termination_symbol, LOG_ZERO)  # count blank once
+    log_total = torch.stack((blank, label, log_rest)).logsumexp(dim=0)
     return blank - log_total, label - log_total, log_rest - log_total
 
 
+def log_rest_(logits: Tensor, labels: Tensor, blank: int) -> Tensor:
+    """(N,), the log-sum-exp of all classes but blank and label; (N, C) ``logits`` are overwritten.  labels: (N, 1)."""
+    logits.scatter_(1, labels, LOG_ZERO)
+    logits[:, blank] = LOG_ZERO
+    return logits.logsumexp(dim=1)
+
+
+def split_gradient(logits: Tensor, labels: Tensor, blank: int, log_rest: Tensor, grads: Sequence[Tensor], out: Tensor):
+    """Writes the gradient of (N, C) ``logits`` to ``out``, which may be ``logits``.
+
+    labels, log_rest and the grads of blank, label and rest: (N, 1) each.  Where the label is blank, the label's
+    grad is not read: blank's must hold both.
+
+    Where the label is blank, the gradient of blank is that of both, see ``blank_gradient``.
+    """
+    blank_grad, label_grad, rest_grad = grads
+    torch.sub(logits, log_rest, out=out).exp_().mul_(rest_grad)
+    # blank and label are no part of the rest: whatever stands there is replaced
+    out.scatter_(1, labels, label_grad)
+    out[:, blank] = blank_grad[:, 0]
+
+
 class _Split(torch.autograd.Function):
-    """Logit of blank, logit of label, log-sum-exp of all other logits."""
+    """Logit of blank, logit of label, log-sum-exp of all other logits.
+
+    Backward takes it that no gradient comes to a label that is blank: ``normalised`` masks it.
+    """
 
     @staticmethod
     def forward(ctx, logits, labels, termination_symbol):
@@ -41,9 +72,7 @@ class _Split(torch.autograd.Function):
         label = logits.gather(-1, labels).squeeze(-1)
         log_rest = torch.empty_like(blank)
         for rows, columns, out in _blocks(logits, labels, log_rest.unsqueeze(-1)):
-            rest = rows.scatter(1, columns, LOG_ZERO)
-            rest[:, termination_symbol] = LOG_ZERO
-            out[:, 0] = rest.logsumexp(dim=1)
+            out[:, 0] = log_rest_(rows.clone(), columns, termination_symbol)
         ctx.save_for_backward(logits, labels, log_rest)
         ctx.termination_symbol = termination_symbol
         return blank, label, log_rest
@@ -52,16 +81,10 @@ class _Split(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, blank_grad, label_grad, rest_grad):
         logits, labels, log_rest = ctx.saved_tensors
-        label_grad = label_grad.unsqueeze(-1)
-        is_blank = labels == ctx.termination_symbol
-        blank_grad = blank_grad.unsqueeze(-1) + torch.where(is_blank, label_grad, torch.zeros_like(label_grad))
         grad = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-        tensors = (logits, grad, labels, log_rest.unsqueeze(-1), rest_grad.unsqueeze(-1), label_grad, blank_grad)
-        for rows, out, columns, total, of_rest, of_label, of_blank in _blocks(*tensors):
-            torch.sub(rows, total, out=out).exp_().mul_(of_rest)
-            # blank and label are no part of the rest: whatever stands there is replaced
-            out.scatter_(1, columns, of_label)
-            out[:, ctx.termination_symbol] = of_blank[:, 0]
+        per_node = (x.unsqueeze(-1) for x in (log_rest, blank_grad, label_grad, rest_grad))
+        for rows, out, columns, total, *grads in _blocks(logits, grad, labels, *per_node):
+            split_gradient(rows, columns, ctx.termination_symbol, total, grads, out=out)
         return grad, None, None
 
 

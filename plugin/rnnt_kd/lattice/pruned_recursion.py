@@ -1,6 +1,6 @@
 """The sum over all paths of a pruned lattice, from the posteriors on its kept nodes.
 
-    pruned_recursion = pruned_recursion_with(mutual_information_recursion)
+    pruned_recursion = pruned_recursion_with(recursion)
 
 for backends whose recursion wants the whole lattice: the kept nodes are laid out in it, -inf
 elsewhere, and the arcs' occupancies are read back.  Its gradient comes with its value, so
@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from rnnt_kd.lattice.arc_log_probs import arcs_of_nodes, penalise_delay
 
 
-def pruned_recursion_with(mutual_information_recursion: Callable) -> Callable:
+def pruned_recursion_with(recursion: Callable) -> Callable:
     """``pruned_recursion`` on this recursion over the whole lattice."""
 
     def pruned_recursion(
@@ -44,59 +44,45 @@ def pruned_recursion_with(mutual_information_recursion: Callable) -> Callable:
           (B, T, s_range): the gradient of ``scores.sum()``, which is how often a path reads each
           posterior.  0 on padded nodes.
         """
-        recurse = _Whole(mutual_information_recursion, rnnt_type, delay_penalty)
-        scores, blank_grad, label_grad = ScoresWithGradient.apply(
-            log_blank, log_label, lambda blank, label: recurse(blank, label, ranges, boundary)
-        )
-        return (scores, (blank_grad, label_grad)) if return_grad else scores
+        T = ranges.shape[1]
+        S = int(torch.maximum(ranges.max(), boundary[:, 2].max()))
+
+        def recurse(log_blank: Tensor, log_label: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+            """Nodes -> whole lattice -> recursion -> nodes."""
+            px, py = arcs_of_nodes(log_blank, log_label, ranges, S, boundary, rnnt_type)
+            px = penalise_delay(px, T, boundary, delay_penalty)
+            scores, (px_grad, py_grad) = recursion(px, py, boundary, return_grad=True)
+            label_reads = torch.zeros_like(py_grad)  # (B, S + 1, T): no symbol arc leaves position S
+            label_reads[:, :S] = px_grad[:, :, :T]
+            blank_reads = py_grad
+            if rnnt_type == "constrained":  # a symbol arc goes on with the next position's blank, in the same frame
+                blank_reads = py_grad.clone()
+                blank_reads[:, 1:] += px_grad
+            on_nodes = (reads.transpose(1, 2).gather(2, ranges) for reads in (blank_reads, label_reads))
+            return (scores, *on_nodes)
+
+        scores, *grads = ScoresWithGradient.apply(log_blank, log_label, recurse)
+        return (scores, tuple(grads)) if return_grad else scores
 
     return pruned_recursion
 
 
 class ScoresWithGradient(torch.autograd.Function):
-    """``recurse(log_blank, log_label)`` -> scores (B,), blank_grad, label_grad, as a differentiable function.
+    """``recurse(x, y)`` -> scores (B,) and their gradients, shaped like x and y (B, ...), as a differentiable function.
 
-    The gradient comes with the value: it is kept, and scaled in backward.
+    The gradients come with the value: they are kept, and scaled in backward.
     """
 
     @staticmethod
-    def forward(ctx, log_blank, log_label, recurse):
-        scores, blank_grad, label_grad = recurse(log_blank, log_label)
-        ctx.save_for_backward(blank_grad, label_grad)
-        ctx.mark_non_differentiable(blank_grad, label_grad)
-        return scores, blank_grad, label_grad
+    def forward(ctx, x, y, recurse):
+        scores, x_grad, y_grad = recurse(x, y)
+        ctx.save_for_backward(x_grad, y_grad)
+        ctx.mark_non_differentiable(x_grad, y_grad)
+        return scores, x_grad, y_grad
 
     @staticmethod
     @once_differentiable
     def backward(ctx, scores_grad, *_):
         scale = scores_grad.reshape(-1, 1, 1)
-        blank_grad, label_grad = ctx.saved_tensors
-        return blank_grad * scale, label_grad * scale, None
-
-
-class _Whole:
-    """Nodes -> whole lattice -> recursion -> nodes."""
-
-    def __init__(self, recursion: Callable, rnnt_type: str, delay_penalty: float):
-        self.recursion, self.rnnt_type, self.delay_penalty = recursion, rnnt_type, delay_penalty
-
-    def __call__(
-        self, log_blank: Tensor, log_label: Tensor, ranges: Tensor, boundary: Tensor
-    ) -> Tuple[Tensor, Tensor, Tensor]:
-        T = ranges.shape[1]
-        S = int(torch.maximum(ranges.max(), boundary[:, 2].max()))
-        px, py = arcs_of_nodes(log_blank, log_label, ranges, S, boundary, self.rnnt_type)
-        px = penalise_delay(px, T, boundary, self.delay_penalty)
-        scores, (px_grad, py_grad) = self.recursion(px, py, boundary, return_grad=True)
-
-        label_reads = torch.zeros_like(py_grad)  # (B, S + 1, T): no symbol arc leaves position S
-        label_reads[:, :S] = px_grad[:, :, :T]
-        blank_reads = py_grad
-        if self.rnnt_type == "constrained":  # a symbol arc goes on with the next position's blank, in the same frame
-            blank_reads = py_grad.clone()
-            blank_reads[:, 1:] += px_grad
-
-        def on_nodes(reads: Tensor) -> Tensor:
-            return reads.transpose(1, 2).gather(2, ranges)
-
-        return scores, on_nodes(blank_reads), on_nodes(label_reads)
+        x_grad, y_grad = ctx.saved_tensors
+        return x_grad * scale, y_grad * scale, None

@@ -33,11 +33,10 @@ def scan_lattice(
     py: Tensor,
     boundary: Optional[Tensor] = None,
     semiring: str = "log",
-    return_grad: bool = True,
-) -> Tuple[Tensor, Optional[Tensor], Optional[Tensor]]:
+) -> Tuple[Tensor, Tensor, Tensor]:
     """Score of all paths (``log``) or of the best one (``max``), and the use of arcs.
 
-    Differentiates nothing itself; ``torch_backend.mutual_information_recursion`` does.
+    Differentiates nothing itself; ``torch_backend.recursion`` does.
 
     Args:
       px:        (B, S, T + 1) for regular, (B, S, T) for modified and constrained;
@@ -50,7 +49,7 @@ def scan_lattice(
       scores (B,); -inf where no path exists.
       px_grad, py_grad, shaped like px and py: the probability that a path uses the arc
       ("log"), or 1 on the best path and 0 elsewhere ("max"; of two equally good arcs
-      into a node the blank one is kept).  None without ``return_grad``.
+      into a node the blank one is kept).
     """
     assert semiring in ("log", "max"), semiring
     B, S, T1 = px.shape
@@ -79,8 +78,6 @@ def scan_lattice(
         torch.add(source, arc, out=arc)  # now the score of all paths that end with this arc
         add(arc[0], arc[1], out=target)
     scores = nodes[end_node].to(px.dtype)
-    if not return_grad:
-        return scores, None, None
 
     over_symbol, over_blank = arcs[:, 0], arcs[:, 1]
     if semiring == "log":

@@ -1,6 +1,6 @@
 """The lattice in PyTorch alone: any device, nothing to compile, no k2.
 
-Same functions, arguments and results as k2 1.23.4, with two differences: T < S and S = 0
+``recursion`` is ``k2.mutual_information_recursion`` of 1.23.4 with two differences: T < S and S = 0
 are allowed, and where no path exists the score is -inf (loss inf) and its gradient zero,
 never NaN.
 """
@@ -9,13 +9,9 @@ from typing import Optional, Tuple, Union
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.lattice.arc_log_probs import get_rnnt_logprobs_pruned  # noqa: F401
-from rnnt_kd.lattice.prune_ranges import do_rnnt_pruning, get_rnnt_prune_ranges  # noqa: F401
-from rnnt_kd.lattice.pruned_recursion import pruned_recursion_with
-from rnnt_kd.lattice.rnnt_losses import losses_with
+from rnnt_kd.lattice.pruned_recursion import ScoresWithGradient, pruned_recursion_with
 from rnnt_kd.lattice.scan import scan_lattice
 
 
@@ -24,7 +20,7 @@ def supports(device: torch.device) -> bool:
     return True
 
 
-def mutual_information_recursion(
+def recursion(
     px: Tensor,
     py: Tensor,
     boundary: Optional[Tensor] = None,
@@ -46,36 +42,16 @@ def mutual_information_recursion(
     """
     if boundary is not None:
         check_boundary(boundary, px.shape[1], py.shape[2])
-    scores, px_grad, py_grad = _Recursion.apply(px, py, boundary, return_grad)
+    scores, px_grad, py_grad = ScoresWithGradient.apply(px, py, lambda px, py: scan_lattice(px, py, boundary))
     return (scores, (px_grad, py_grad)) if return_grad else scores
 
 
-class _Recursion(torch.autograd.Function):
-    """The gradient comes with the value: it is kept, and scaled in backward."""
-
-    @staticmethod
-    def forward(ctx, px, py, boundary, return_grad):
-        needs_grad = return_grad or px.requires_grad or py.requires_grad
-        scores, px_grad, py_grad = scan_lattice(px, py, boundary, return_grad=needs_grad)
-        if needs_grad:
-            ctx.save_for_backward(px_grad, py_grad)
-            ctx.mark_non_differentiable(px_grad, py_grad)
-        return scores, px_grad, py_grad
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, scores_grad, *_):
-        px_grad, py_grad = ctx.saved_tensors
-        scale = scores_grad.reshape(-1, 1, 1)
-        return px_grad * scale, py_grad * scale, None, None
-
-
 def check_boundary(boundary: Tensor, S: int, T: int) -> None:
+    """Raises UserError for a row other than [0, 0, S_b, T_b] with S_b <= S, T_b <= T."""
     assert boundary.dtype == torch.int64 and boundary.ndim == 2 and boundary.shape[1] == 4, boundary
     for row in boundary.tolist():
         if row[0] != 0 or row[1] != 0 or not (0 <= row[2] <= S and 0 <= row[3] <= T):
             raise UserError("boundary", f"row {row}", f"[0, 0, S_b, T_b] with S_b <= {S}, T_b <= {T}")
 
 
-rnnt_loss_smoothed, rnnt_loss_pruned = losses_with(mutual_information_recursion)
-pruned_recursion = pruned_recursion_with(mutual_information_recursion)
+pruned_recursion = pruned_recursion_with(recursion)

@@ -1,7 +1,7 @@
 """The lattice on a GPU by Triton: a kernel forward and one back, an utterance per program.
 
 The pruned recursion walks the band of kept nodes itself (``triton_kernels.py``); the recursion over
-a whole lattice is the same band, as wide as S + 1.  Same functions, arguments and results as
+a whole lattice is the same band, as wide as S + 1.  Arguments and results are those of
 ``torch_backend``.  Against it and k2: scores to 1e-5 relative, occupancies to 1e-4 absolute, on
 2000 frames (mostly far better); float64 inputs to 1e-9.  Bitwise the same from run to run.
 
@@ -9,6 +9,7 @@ Needs CUDA and Triton 3.2 or newer; without a GPU it runs in Triton's interprete
 TRITON_INTERPRET=1 was set before Python started.
 """
 
+from functools import partial
 from typing import Optional, Tuple, Union
 
 import torch
@@ -18,10 +19,8 @@ from torch.nn.functional import pad
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import torch_backend, triton_kernels
-from rnnt_kd.lattice.arc_log_probs import RNNT_TYPES, get_rnnt_logprobs_pruned, penalise_delay  # noqa: F401
-from rnnt_kd.lattice.prune_ranges import do_rnnt_pruning, get_rnnt_prune_ranges  # noqa: F401
+from rnnt_kd.lattice.arc_log_probs import RNNT_TYPES, penalise_delay
 from rnnt_kd.lattice.pruned_recursion import ScoresWithGradient
-from rnnt_kd.lattice.rnnt_losses import losses_with
 
 WIDEST = 1024  # positions a frame that a program holds in registers
 IS_INTERPRETED = not isinstance(triton_kernels.sum_paths, triton.runtime.JITFunction)
@@ -43,17 +42,7 @@ def pruned_recursion(
 ) -> Union[Tensor, Tuple[Tensor, Tuple[Tensor, Tensor]]]:
     """Log-probability of all paths over the kept nodes.
 
-    Args:
-      log_blank, log_label:  (B, T, s_range), float32 or float64; what padded nodes hold is not read.
-      ranges:         (B, T, s_range) int64, consecutive positions, see ``get_rnnt_prune_ranges``.
-      boundary:       (B, 4) int64, rows [0, 0, S_b, T_b].
-      rnnt_type:      "regular", "modified" or "constrained".
-      delay_penalty:  added to the symbol arcs, (middle frame - t) times this.
-
-    Returns:
-      scores (B,), differentiable, -inf where no path exists; with ``return_grad`` (scores,
-      (blank_grad, label_grad)), each (B, T, s_range): the gradient of ``scores.sum()``, which is
-      how often a path reads each posterior.  0 on padded nodes.
+    Args and results as in ``pruned_recursion_with``; the score is -inf where no path exists.
 
     Raises:
       UserError: an unknown ``rnnt_type``, or an s_range above 1024.
@@ -66,11 +55,12 @@ def pruned_recursion(
     if delay_penalty > 0.0:
         by_frame = log_label.transpose(1, 2)  # (B, s_range, T)
         log_label = penalise_delay(by_frame, ranges.shape[1], boundary, delay_penalty).transpose(1, 2)
-    scores, blank_grad, label_grad = _band(log_blank, log_label, ranges[:, :, 0], boundary, rnnt_type)
-    return (scores, (blank_grad, label_grad)) if return_grad else scores
+    walk = partial(_walk, starts=ranges[:, :, 0], boundary=boundary, rnnt_type=rnnt_type)
+    scores, *grads = ScoresWithGradient.apply(log_blank, log_label, walk)
+    return (scores, tuple(grads)) if return_grad else scores
 
 
-def mutual_information_recursion(
+def recursion(
     px: Tensor,
     py: Tensor,
     boundary: Optional[Tensor] = None,
@@ -78,13 +68,13 @@ def mutual_information_recursion(
 ) -> Union[Tensor, Tuple[Tensor, Tuple[Tensor, Tensor]]]:
     """Log-probability of all paths from node (0, 0) to (S_b, T_b).
 
-    Args, results and errors are those of ``torch_backend.mutual_information_recursion``, which
+    Args, results and errors are those of ``torch_backend.recursion``, which
     also does the work where S is too large for a program.
     """
     B, S, T1 = px.shape
     T = py.shape[2]
     if S + 1 > WIDEST:
-        return torch_backend.mutual_information_recursion(px, py, boundary, return_grad)
+        return torch_backend.recursion(px, py, boundary, return_grad)
     if boundary is None:
         boundary = torch.tensor([[0, 0, S, T]], device=px.device).expand(B, 4).contiguous()
     else:
@@ -101,7 +91,8 @@ def mutual_information_recursion(
         boundary = boundary + boundary.new_tensor([0, 0, 0, 1])
     starts = torch.zeros(B, T1, dtype=torch.int64, device=px.device)
     rnnt_type = "regular" if is_regular else "modified"  # px of "constrained" holds its blank already
-    scores, blank_grad, label_grad = _band(log_blank, log_label, starts, boundary, rnnt_type)
+    walk = partial(_walk, starts=starts, boundary=boundary, rnnt_type=rnnt_type)
+    scores, blank_grad, label_grad = ScoresWithGradient.apply(log_blank, log_label, walk)
     if not return_grad:
         return scores
     py_grad = blank_grad[:, :T].transpose(1, 2)
@@ -109,15 +100,6 @@ def mutual_information_recursion(
         is_frame = torch.arange(T, device=px.device) < boundary[:, 3:4] - 1  # (B, T)
         py_grad = py_grad * is_frame.unsqueeze(1)
     return scores, (label_grad[:, :, :S].transpose(1, 2), py_grad)
-
-
-def _band(
-    log_blank: Tensor, log_label: Tensor, starts: Tensor, boundary: Tensor, rnnt_type: str
-) -> Tuple[Tensor, Tensor, Tensor]:
-    """As ``_walk``, differentiable."""
-    return ScoresWithGradient.apply(
-        log_blank, log_label, lambda blank, label: _walk(blank, label, starts, boundary, rnnt_type)
-    )
 
 
 def _walk(
@@ -147,6 +129,3 @@ def _walk(
         )
         triton_kernels.count_reads[(B,)](starts, boundary, scores, shares, blank_grad, label_grad, T, W, **options)
     return scores, blank_grad, label_grad
-
-
-rnnt_loss_smoothed, rnnt_loss_pruned = losses_with(mutual_information_recursion)

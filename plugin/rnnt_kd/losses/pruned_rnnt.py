@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
-from rnnt_kd.lattice.node_log_probs import LOG_ZERO, node_log_probs
+from rnnt_kd.lattice.node_log_probs import node_log_probs
 from rnnt_kd.losses.choices import get_variant, needs_logits
 from rnnt_kd.losses.kept_nodes import KeptNodes, check_classes, kept_nodes
 from rnnt_kd.losses.node_scores import NodeScores
@@ -109,9 +109,7 @@ def rnnt_kd_loss(
 
 def scores_of_logits(logits: Tensor, nodes: KeptNodes) -> NodeScores:
     """What ``node_scores`` computes, from whole logits (B, T, s_range, C).  Padded nodes hold anything."""
-    log_blank, log_label, log_rest = node_log_probs(logits, nodes.labels, nodes.termination_symbol)
-    log_label = log_label.masked_fill(nodes.labels == nodes.termination_symbol, LOG_ZERO)  # count blank once
-    return NodeScores(log_blank, log_label, log_rest)
+    return NodeScores(*node_log_probs(logits, nodes.labels, nodes.termination_symbol))
 
 
 def distillation(

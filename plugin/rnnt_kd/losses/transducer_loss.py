@@ -52,7 +52,7 @@ def pruned_transducer_loss(
     kd_temperature: float = 1.0,
     kd_class_scales: Optional[Tuple[float, float, float]] = None,
     tempered_teacher: Optional[NodeScores] = None,
-    backend: str = "auto",
+    backend: Union[str, ModuleType] = "auto",
     impl: str = "auto",
 ) -> Tensor:
     """RNN-T loss over the kept nodes, plus ``kd_scale`` times the distillation term.
@@ -128,7 +128,7 @@ def pruned_transducer_terms(
     kd_class_scales: Optional[Tuple[float, float, float]] = None,
     tempered_teacher: Optional[NodeScores] = None,
     teacher_mask: Optional[Tensor] = None,
-    backend: str = "auto",
+    backend: Union[str, ModuleType] = "auto",
     impl: str = "auto",
 ) -> TransducerTerms:
     """Both terms of ``pruned_transducer_loss``, apart and unscaled.  Arguments as there, and

@@ -17,6 +17,8 @@ from torch import Tensor
 from rnnt_kd.config import TrainingConfig
 from rnnt_kd.data.dataset import Batch
 from rnnt_kd.errors import UserError
+from rnnt_kd.lattice.prune_ranges import get_rnnt_prune_ranges
+from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed
 from rnnt_kd.losses import JoinerParts
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 from rnnt_kd.losses.node_scores import node_scores
@@ -60,7 +62,7 @@ def teacher_nodes(
     """
     boundary = torch.zeros(len(labels), 4, dtype=torch.int64, device=labels.device)
     boundary[:, 2], boundary[:, 3] = label_lens, encoder_lens
-    _, (px_grad, py_grad) = backend.rnnt_loss_smoothed(
+    _, (px_grad, py_grad) = rnnt_loss_smoothed(
         model.simple_lm_proj(predictor_out),
         model.simple_am_proj(encoder_out),
         labels,
@@ -71,8 +73,9 @@ def teacher_nodes(
         rnnt_type=rnnt_type,
         reduction="sum",
         return_grad=True,
+        backend=backend,
     )
-    ranges = backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, prune_range)
+    ranges = get_rnnt_prune_ranges(px_grad, py_grad, boundary, prune_range)
     assert ranges.size(2) == prune_range, (ranges.shape, prune_range)
     return kept_nodes(labels, ranges, model.blank_id, boundary, rnnt_type)
 

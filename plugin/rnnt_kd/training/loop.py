@@ -106,8 +106,7 @@ class Training:
         steps_per_epoch = data.batches_per_epoch()
         self.total_steps = steps_per_epoch * self.training.epochs
         self.sparsifier = initial.sparsifier(config, self.model, steps_per_epoch)
-        backend_name = backend.__name__.rpartition(".")[2].replace("_backend", "")
-        self.objective = Objective(self.model, self.training, backend, backend_name, config.kd, teacher)
+        self.objective = Objective(self.model, self.training, backend, config.kd, teacher)
         self.optimizer = make_optimizer(self.model, self.training)
         self.wrapped, self.wrapped_optimizer = fabric.setup(self.objective, self.optimizer)
         self.checkpoints = system_dir / "checkpoints"

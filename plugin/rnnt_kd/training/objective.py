@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.errors import UserError
+from rnnt_kd.lattice.prune_ranges import get_rnnt_prune_ranges
+from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed
 from rnnt_kd.losses import JoinerParts, NodeScores, pruned_transducer_terms
 from rnnt_kd.losses.kd_shift import later, shift_nodes
 from rnnt_kd.losses.packed_posteriors import unpack
@@ -89,7 +91,6 @@ class Objective(nn.Module):
       model:    the transducer to train.
       training: scales and lattice options.
       backend:  a lattice backend module (``rnnt_kd.lattice.get_backend``).
-      backend_name: its name, for the distillation term.
       kd:       distillation options, or None.
       teacher:  transducer in eval mode, for ``kd.ranges`` "student"; kept out of ``parameters()``.
     """
@@ -99,14 +100,13 @@ class Objective(nn.Module):
         model: Transducer,
         training: TrainingConfig,
         backend: ModuleType,
-        backend_name: str,
         kd: Optional[KdConfig] = None,
         teacher: Optional[Transducer] = None,
     ):
         super().__init__()
         assert (teacher is not None) == (kd is not None and kd.ranges == "student"), "online, and only then"
         self.model, self.training_config, self.kd = model, training, kd
-        self.backend, self.backend_name = backend, backend_name
+        self.backend = backend
         # In a tuple it is no submodule: neither trained, saved nor put in train mode.
         self._online_teacher = (teacher,)
 
@@ -155,7 +155,7 @@ class Objective(nn.Module):
 
         zero = torch.zeros((), device=features.device)
         with _full_precision(features.device):
-            simple, (px_grad, py_grad) = backend.rnnt_loss_smoothed(
+            simple, (px_grad, py_grad) = rnnt_loss_smoothed(
                 lm.float(),
                 am.float(),
                 labels,
@@ -167,11 +167,12 @@ class Objective(nn.Module):
                 delay_penalty=config.delay_penalty,
                 reduction="sum",
                 return_grad=True,
+                backend=backend,
             )
             if cached is not None:
                 ranges = cached.ranges()
             else:
-                ranges = backend.get_rnnt_prune_ranges(px_grad, py_grad, boundary, config.prune_range)
+                ranges = get_rnnt_prune_ranges(px_grad, py_grad, boundary, config.prune_range)
             pruned, kd = pruned_transducer_terms(
                 joiner.am,
                 joiner.lm,
@@ -186,7 +187,7 @@ class Objective(nn.Module):
                 reduction="sum",
                 activation=joiner.activation,
                 teacher=teacher,
-                backend=self.backend_name,
+                backend=backend,
                 **kd_options,
             )
             ctc = zero if ctc_logits is None else _ctc_loss(ctc_logits.float(), labels, encoder_lens, label_lens, blank)

@@ -20,15 +20,15 @@ s_range = kept symbol positions a frame.
 
 import importlib
 import logging
-from pathlib import Path
 from types import ModuleType
 from typing import Callable, List, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
+from rnnt_kd import choices
 from rnnt_kd.errors import UserError
-from rnnt_kd.lattice.node_log_probs import LOG_ZERO
+from rnnt_kd.lattice.node_log_probs import normalised
 from rnnt_kd.losses.kept_nodes import KeptNodes, check_classes
 from rnnt_kd.losses.precision import no_autocast
 
@@ -99,29 +99,19 @@ def node_scores(joiner: JoinerParts, nodes: KeptNodes, *, temperature: float = 1
     lm_rows = flat if lm.ndim == 4 else utterance * lm.shape[1] + nodes.ranges[mask]
     J = weight.shape[1]
     with no_autocast(am):
-        blank, label, log_rest = module.split_logits(
-            am.reshape(-1, J),
-            lm.reshape(-1, J),
-            weight,
-            bias,
-            labels,
-            am_rows,
-            lm_rows,
-            nodes.termination_symbol,
-            joiner.activation,
-        )
-        label = label.masked_fill(labels == nodes.termination_symbol, LOG_ZERO)  # count blank once
-        log_total = torch.stack((blank, label, log_rest)).logsumexp(dim=0)
+        rows = (labels, am_rows, lm_rows, nodes.termination_symbol)
+        split = module.split_logits(am.reshape(-1, J), lm.reshape(-1, J), weight, bias, *rows, joiner.activation)
+        three = normalised(*split, labels, nodes.termination_symbol)
 
         def on_nodes(values: Tensor) -> Tensor:
             return values.new_zeros(B * T * s_range).index_put((flat,), values).reshape(B, T, s_range)
 
-        return NodeScores(on_nodes(blank - log_total), on_nodes(label - log_total), on_nodes(log_rest - log_total))
+        return NodeScores(*map(on_nodes, three))
 
 
 def available_impls() -> List[str]:
     """Names of the implementations of this package, installed or not: ["torch", "triton"]."""
-    return sorted(path.name[: -len("_impl.py")] for path in Path(__file__).parent.glob("*_impl.py"))
+    return choices.names(__name__, "_impl")
 
 
 def choose_impl(name: str, joiner: JoinerParts) -> ModuleType:
@@ -139,9 +129,7 @@ def choose_impl(name: str, joiner: JoinerParts) -> ModuleType:
                 return module
             logging.getLogger(__name__).debug("node scores: not %s (%s)", candidate, reason)
         raise AssertionError("torch runs on anything")
-    if name not in available_impls():
-        right_ones = ", ".join(["auto", *available_impls()])
-        raise UserError("impl", f"there is no {name!r}", f"one of: {right_ones}")
+    choices.check(name, ["auto", *available_impls()], "impl")
     module = _import(name)
     reason = module.why_not(joiner)
     if reason is not None:

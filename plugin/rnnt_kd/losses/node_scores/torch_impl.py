@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rnnt_kd.lattice.node_log_probs import LOG_ZERO
+from rnnt_kd.lattice.node_log_probs import log_rest_, split_gradient
 from rnnt_kd.losses.node_scores.matrix_products import linear, transposed_product
 from rnnt_kd.losses.precision import no_autocast
 
@@ -41,7 +41,7 @@ def split_logits(
     """Of ``weight @ activation(am[am_rows[n]] + lm[lm_rows[n]]) + bias``, for every node n:
 
     the logit of ``blank``, the logit of ``labels[n]``, and the log-sum-exp of all the others
-    (``LOG_ZERO`` if there are none); each (N,), float32, or float64 for float64 inputs.
+    (about -1e30 if there are none); each (N,), float32, or float64 for float64 inputs.
 
     Args:
       am, lm:   (A, J) and (L, J).
@@ -57,17 +57,15 @@ def split_logits(
 class _SplitLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx, am, lm, weight, bias, labels, am_rows, lm_rows, blank, activation):
-        block = _Blocks(am, lm, weight, bias, labels, am_rows, lm_rows, activation)
+        block = _Blocks(am, lm, weight, bias, am_rows, lm_rows)
         N = labels.numel()
         of_blank, of_label, log_rest = (block.weight.new_empty(N) for _ in range(3))
         for rows in block.slices():
-            logits = block.logits(block.hidden(block.inputs(rows)))
+            logits = block.logits(activation(block.inputs(rows)))
             columns = labels[rows].unsqueeze(1)
             of_blank[rows] = logits[:, blank]
             of_label[rows] = logits.gather(1, columns).squeeze(1)
-            logits.scatter_(1, columns, LOG_ZERO)
-            logits[:, blank] = LOG_ZERO
-            log_rest[rows] = logits.logsumexp(dim=1)
+            log_rest[rows] = log_rest_(logits, columns, blank)
         ctx.save_for_backward(am, lm, weight, bias, labels, am_rows, lm_rows, log_rest)
         ctx.blank, ctx.activation = blank, activation
         return of_blank, of_label, log_rest
@@ -78,7 +76,7 @@ class _SplitLogits(torch.autograd.Function):
         am, lm, weight, bias, labels, am_rows, lm_rows, log_rest = ctx.saved_tensors
         needs_am, needs_lm, needs_weight, needs_bias = ctx.needs_input_grad[:4]
         with no_autocast(am):
-            block = _Blocks(am, lm, weight, bias, labels, am_rows, lm_rows, ctx.activation)
+            block = _Blocks(am, lm, weight, bias, am_rows, lm_rows)
             new_zeros = block.weight.new_zeros
             am_grad = new_zeros(am.shape) if needs_am else None
             lm_grad = new_zeros(lm.shape) if needs_lm else None
@@ -86,17 +84,16 @@ class _SplitLogits(torch.autograd.Function):
             bias_grad = new_zeros(weight.shape[0]) if needs_bias else None
             weight_columns = block.weight.t().contiguous() if needs_am or needs_lm else None
             blank_grad = blank_grad + label_grad.masked_fill(labels != ctx.blank, 0.0)
+            per_node = [x.unsqueeze(1) for x in (labels, log_rest, blank_grad, label_grad, rest_grad)]
             for rows in block.slices():
                 inputs = block.inputs(rows)
                 with torch.enable_grad():
                     inputs.requires_grad_()
-                    tracked = block.hidden(inputs)
+                    tracked = ctx.activation(inputs)
                 hidden = tracked.detach()
-                # Blank and label are no part of the rest: whatever stands there is replaced.
                 grad = block.logits(hidden)
-                grad.sub_(log_rest[rows, None]).exp_().mul_(rest_grad[rows, None])
-                grad.scatter_(1, labels[rows].unsqueeze(1), label_grad[rows, None])
-                grad[:, ctx.blank] = blank_grad[rows]
+                columns, total, *grads = (x[rows] for x in per_node)
+                split_gradient(grad, columns, ctx.blank, total, grads, out=grad)
                 if weight_grad is not None:
                     transposed_product(grad, hidden, add_to=weight_grad)
                 if bias_grad is not None:
@@ -108,21 +105,16 @@ class _SplitLogits(torch.autograd.Function):
                     am_grad.index_add_(0, am_rows[rows], inputs_grad)
                 if lm_grad is not None:
                     lm_grad.index_add_(0, lm_rows[rows], inputs_grad)
-        return (
-            _like(am_grad, am),
-            _like(lm_grad, lm),
-            _like(weight_grad, weight),
-            _like(bias_grad, bias),
-            *(None,) * 5,
-        )
+        found = zip((am_grad, lm_grad, weight_grad, bias_grad), (am, lm, weight, bias))
+        return (*(None if grad is None else grad.to(x.dtype) for grad, x in found), *(None,) * 5)
 
 
 class _Blocks:
     """The nodes, some rows at a time; ``weight`` and ``bias`` in the dtype of the work."""
 
-    def __init__(self, am, lm, weight, bias, labels, am_rows, lm_rows, activation):
+    def __init__(self, am, lm, weight, bias, am_rows, lm_rows):
         dtype = torch.float64 if torch.float64 in (am.dtype, weight.dtype) else torch.float32
-        self.am, self.lm, self.am_rows, self.lm_rows, self.activation = am, lm, am_rows, lm_rows, activation
+        self.am, self.lm, self.am_rows, self.lm_rows = am, lm, am_rows, lm_rows
         self.weight = weight.detach().to(dtype).contiguous()
         self.bias = None if bias is None else bias.detach().to(dtype)
         self.size = _rows_a_block(weight.shape[0], weight.device)
@@ -137,10 +129,6 @@ class _Blocks:
         lm = self.lm.detach().index_select(0, self.lm_rows[rows]).to(self.weight.dtype)
         return am.add_(lm)
 
-    def hidden(self, inputs: Tensor) -> Tensor:
-        """(R, J)."""
-        return self.activation(inputs)
-
     def logits(self, hidden: Tensor) -> Tensor:
         """(R, C), fresh memory."""
         return linear(hidden, self.weight, self.bias)
@@ -150,7 +138,3 @@ def _rows_a_block(C: int, device: torch.device) -> int:
     if device.type == "cpu":
         return min(MOST_ROWS, max(1, BLOCK_ELEMENTS // C))
     return max(1, GPU_BLOCK_ELEMENTS // C)
-
-
-def _like(grad: Optional[Tensor], x: Optional[Tensor]) -> Optional[Tensor]:
-    return None if grad is None or x is None else grad.to(x.dtype)
