@@ -30,6 +30,8 @@ def encoder_of(model: Transducer) -> interfaces.StreamingEncoder:
 class StreamingEncoder(EncoderFile):
     """The next chunk."""
 
+    encoder: interfaces.StreamingEncoder
+
     def forward(
         self, x: Tensor, cached_attn: Tensor, cached_conv: Tensor, processed_lens: Tensor
     ) -> Tuple[Tensor, Tensor, Tensor]:

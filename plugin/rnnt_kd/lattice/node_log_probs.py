@@ -25,7 +25,8 @@ def node_log_probs(logits: Tensor, labels: Tensor, termination_symbol: int) -> T
     The rest is a log-sum-exp over its own symbols, and the normaliser the log-sum-exp of the
     three.  1 - p(blank) - p(label) would have no correct digit where the two come close to 1.
     """
-    return normalised(*_Split.apply(logits, labels, termination_symbol), labels, termination_symbol)
+    blank, label, log_rest = _Split.apply(logits, labels, termination_symbol)
+    return normalised(blank, label, log_rest, labels, termination_symbol)
 
 
 def normalised(

@@ -100,8 +100,10 @@ def node_scores(joiner: JoinerParts, nodes: KeptNodes, *, temperature: float = 1
     J = weight.shape[1]
     with no_autocast(am):
         rows = (labels, am_rows, lm_rows, nodes.termination_symbol)
-        split = module.split_logits(am.reshape(-1, J), lm.reshape(-1, J), weight, bias, *rows, joiner.activation)
-        three = normalised(*split, labels, nodes.termination_symbol)
+        blank, label, rest = module.split_logits(
+            am.reshape(-1, J), lm.reshape(-1, J), weight, bias, *rows, joiner.activation
+        )
+        three = normalised(blank, label, rest, labels, nodes.termination_symbol)
 
         def on_nodes(values: Tensor) -> Tensor:
             return values.new_zeros(B * T * s_range).index_put((flat,), values).reshape(B, T, s_range)
