@@ -36,14 +36,14 @@ MAY_IMPORT = {
     "data": "atomic children progress_bar",
     "scoring": "atomic tables",
     "systems": "atomic config config_io models sparsity",
-    "teachers": "atomic config data lattice losses models systems text",
+    "teachers": "atomic config data lattice losses models progress_bar systems text",
     "training": "atomic config config_io data lattice losses models record sparsity systems teachers text",
     "decoding": "children data models scoring",
     "inference": "models",
     "export": "atomic children config config_io data decoding models scoring sparsity systems tables text",
     "experiments": "config config_io data record scoring systems tables teachers text training",
     "report": "atomic config data lattice losses models scoring systems teachers text",
-    "bin": "atomic children config config_io data decoding experiments export lattice models "
+    "bin": "atomic children config data decoding experiments export models "
     "progress_bar record report scoring systems teachers text training",
     "__init__": "losses",
 }
