@@ -10,7 +10,6 @@ import reference
 import torch
 from hypothesis import given
 from joiner_cases import (
-    IMPLS,
     NOTHING,
     ODD_SHAPES,
     JoinerCase,
@@ -20,18 +19,16 @@ from joiner_cases import (
     every_impl,
     every_shape,
     joiner_cases,
-    leaves_of,
     make_joiner_case,
     odd_case,
     place_for,
     three_ways,
     value_and_gradients,
-    with_leaves,
 )
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
-from rnnt_kd.losses.node_scores import JoinerParts, available_impls, choose_impl, node_scores, torch_impl
+from rnnt_kd.losses.node_scores import JoinerParts, choose_impl, node_scores, torch_impl
 
 SEEDS = range(4)
 
@@ -249,18 +246,6 @@ def test_gradients_of_some_inputs_only(wanted, impl):
     assert all(torch.equal(grad, everything[name]) for name, grad in grads(wanted).items())
 
 
-@pytest.mark.parametrize("shape", ["all nodes", "one frame", "one label"])
-def test_gradcheck(shape):
-    case = odd_case(shape)
-    nodes = case.nodes
-
-    def scored(*leaves):
-        return torch.stack(node_scores(with_leaves(case.student, leaves), nodes, impl="torch")).clamp(min=-50.0)
-
-    leaves = [x.clone().requires_grad_() for x in leaves_of(case.student)]
-    assert torch.autograd.gradcheck(scored, leaves)
-
-
 @pytest.mark.parametrize("rows", [1, 2, -1, 0, 1000])
 def test_any_size_of_block(rows, monkeypatch):
     """One node at a time; N - 1, N and more nodes at once."""
@@ -277,19 +262,6 @@ def test_any_size_of_block(rows, monkeypatch):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-def test_autocast_changes_nothing():
-    case = make_joiner_case(4, B=2, T=6, S=4, C=7, J=5).to(torch.float32)
-    nodes = case.nodes
-
-    def scored(joiner):
-        return torch.stack(node_scores(joiner, nodes, impl="torch"))
-
-    expected = value_and_gradients(case.student, scored)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = value_and_gradients(case.student, scored)
-    assert all(torch.equal(a, b) for a, b in zip(found, expected))
-
-
 def test_auto_says_what_it_chose(caplog):
     case = make_joiner_case(4).to(torch.float64)
     with caplog.at_level(logging.DEBUG, logger="rnnt_kd.losses.node_scores"):
@@ -299,43 +271,7 @@ def test_auto_says_what_it_chose(caplog):
     assert all(record.levelno == logging.DEBUG for record in caplog.records)
 
 
-def test_auto_on_a_cpu_is_torch_even_where_triton_is_interpreted():
-    assert choose_impl("auto", make_joiner_case(4).to(torch.float32).student) is torch_impl
-
-
-def test_implementations_are_files():
-    assert available_impls() == IMPLS == ["torch", "triton"]
-
-
-@pytest.mark.parametrize(
-    "change, told",
-    [
-        (dict(am=torch.zeros(2, 4, 4)), r"joiner inputs: am \(2, 4, 4\).* expected \(B, T, J\) = \(2, 5, 4\)"),
-        (dict(am=torch.zeros(2, 5, 9)), r"am \(2, 5, 9\).*projected to the width of the output layer"),
-        (dict(lm=torch.zeros(2, 3, 4)), r"lm \(2, 3, 4\).*\(B, S \+ 1, J\) = \(2, 4, 4\)"),
-        (dict(lm=torch.zeros(2, 5, 2, 4)), r"lm \(2, 5, 2, 4\)"),
-        (dict(lm=torch.zeros(1, 4, 4)), r"lm \(1, 4, 4\)"),
-        (dict(weight=torch.zeros(6)), r"output layer: weight \(6,\)"),
-        (dict(bias=torch.zeros(5)), r"output layer: weight \(6, 4\), bias \(5,\); expected \(C, J\) and \(C,\)"),
-        (dict(am=torch.zeros(2, 5, 4, dtype=torch.int64)), "torch.int64.*floating point"),
-        (dict(weight=torch.zeros(6, 4, device="meta")), "tensors on cpu and meta; expected one device"),
-        (dict(activation=torch.nn.PReLU()), "activation: PReLU has parameters to train"),
-    ],
-)
-def test_joiners_that_do_not_fit_are_named(change, told):
-    case = make_joiner_case(1, B=2, T=5, S=3, C=6, s_range=3).to(torch.float32)
-    with pytest.raises(UserError, match=told):
-        node_scores(case.student._replace(**change), case.nodes)
-
-
-@pytest.mark.parametrize(
-    "impl, told",
-    [
-        ("numpy", "impl: there is no 'numpy'; expected one of: auto, torch, triton"),
-        ("triton", "impl: 'triton' cannot run: .*choose auto or torch"),
-    ],
-)
-def test_impossible_implementations_are_named(impl, told):
+def test_an_impossible_implementation_is_named():
     case = make_joiner_case(1)  # float64, which no GPU kernel here takes
-    with pytest.raises(UserError, match=told):
-        node_scores(case.student, case.nodes, impl=impl)
+    with pytest.raises(UserError, match="impl: 'triton' cannot run: .*choose auto or torch"):
+        node_scores(case.student, case.nodes, impl="triton")

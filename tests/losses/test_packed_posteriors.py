@@ -63,7 +63,7 @@ def test_three_posteriors_of_any_two_numbers_sum_to_one(first, second):
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_of_a_lattice(temperature):
+def test_a_lattice_of_posteriors_comes_back_to_two_percent(temperature):
     case = make_joiner_case(3, B=3, T=9, S=5, C=40, J=12, logit_scale=3.0).to(torch.float32)
     nodes = case.nodes
     true = node_scores(case.teacher, nodes, temperature=temperature)

@@ -1,7 +1,5 @@
 """The distillation term: against the plain loops, and the promises it makes."""
 
-import inspect
-
 import pytest
 import reference
 import torch
@@ -11,8 +9,7 @@ from lattice_cases import RNNT_TYPES, gradients, lattice_cases, make_case
 
 from rnnt_kd.losses import available_variants, available_weightings, rnnt_kd_loss, rnnt_loss_pruned
 
-VARIANTS = ("collapsed", "full")
-WEIGHTINGS = ("uniform", "occupancy", "student-occupancy", "one-best")
+VARIANTS, WEIGHTINGS = available_variants(), available_weightings()
 every_pair = pytest.mark.parametrize("variant, weighting", [(v, w) for v in VARIANTS for w in WEIGHTINGS])
 
 
@@ -36,11 +33,6 @@ def assert_as_specified(case, variant, weighting, options, their_options, backen
     true_value, (true_grad,) = gradients(lambda x: specified(case, x, variant, weighting, **their_options), case.logits)
     torch.testing.assert_close(value, true_value, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(grad, true_grad, rtol=1e-7, atol=1e-9)
-
-
-def test_option_values():
-    assert tuple(available_variants()) == VARIANTS
-    assert tuple(available_weightings()) == WEIGHTINGS
 
 
 @every_pair
@@ -137,13 +129,15 @@ def test_weights_sum_to_the_arcs_of_a_path(case, weighting, shift):
 
 
 @every_pair
-@pytest.mark.parametrize("size", [1e3, 1e5, 1e20])
+@pytest.mark.parametrize("size", [1e3, 1e4, 1e5, 1e20, 1e30])
 def test_extreme_logits_stay_finite_in_float32(variant, weighting, size):
     for C in (2, 5):
         case = make_case(5, T=6, S=3, C=C)
         logits, teacher_logits = case.logits.float() * size, case.teacher_logits.float() * size
         value, (grad,) = gradients(lambda x: kd(case, x, variant, weighting, teacher_logits=teacher_logits), logits)
         assert torch.isfinite(value).all() and torch.isfinite(grad).all() and (value >= 0).all()
+        value, (grad,) = gradients(lambda x: rnnt_loss_pruned(x, *case.arguments, reduction="none"), logits)  # noqa: B023
+        assert torch.isfinite(value).all() and torch.isfinite(grad).all()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -167,17 +161,3 @@ def test_float32_error_where_the_rest_has_almost_no_probability(variant):
     single = kd(case, logits, variant, teacher_logits=teacher_logits, kd_class_scales=(0.0, 0.0, 1.0))
     double = kd(case, logits.double(), variant, teacher_logits=teacher_logits.double(), kd_class_scales=(0.0, 0.0, 1.0))
     torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=0.0)
-
-
-def test_functions_of_the_modules_are_the_options(monkeypatch):
-    """One place to touch: a function written there is an option."""
-    from rnnt_kd.losses import kd_variants
-
-    def squared_error(logits, teacher_logits, labels, termination_symbol, class_scales=None):
-        return (logits - teacher_logits).square().sum(dim=-1)
-
-    squared_error.__module__ = kd_variants.__name__
-    monkeypatch.setattr(kd_variants, "squared_error", squared_error, raising=False)
-    assert available_variants()[-1] == "squared-error" and inspect.isfunction(squared_error)
-    case = make_case(2, B=1, T=2, S=1)
-    assert kd(case, case.logits, "squared-error").item() > 0

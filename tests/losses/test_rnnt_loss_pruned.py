@@ -6,20 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from lattice_cases import RNNT_TYPES, gradients, lattice_cases, make_case
+from lattice_cases import RNNT_TYPES, every_rnnt_type, gradients, lattice_cases, make_case, moved
 
-import rnnt_kd
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import torch_backend
 from rnnt_kd.lattice.prune_ranges import get_rnnt_prune_ranges
 from rnnt_kd.losses import rnnt_kd_loss, rnnt_loss_pruned
-
-
-def test_exported_from_the_package():
-    assert rnnt_kd.rnnt_loss_pruned is rnnt_loss_pruned
-    assert rnnt_kd.rnnt_kd_loss is rnnt_kd_loss
-    with pytest.raises(AttributeError):
-        rnnt_kd.something_else
 
 
 def test_signature_is_k2s_and_keywords():
@@ -31,18 +23,19 @@ def test_signature_is_k2s_and_keywords():
     assert all(p.kind is p.KEYWORD_ONLY for p in ours[len(theirs) :])
 
 
-@given(lattice_cases(min_S=1, T_not_below_S=True))
-def test_without_a_teacher_it_is_k2(case):
+@given(lattice_cases(min_S=1, max_T=12, max_S=7, max_C=8, T_not_below_S=True), st.sampled_from([1.0, 1e4]))
+def test_without_a_teacher_it_is_k2(case, scale):
+    """Also of extreme logits."""
     k2 = pytest.importorskip("k2", reason="k2 is not in this environment")
-    expected = gradients(lambda x: k2.rnnt_loss_pruned(x, *case.arguments, reduction="none"), case.logits)
+    expected = gradients(lambda x: k2.rnnt_loss_pruned(x, *case.arguments, reduction="none"), scale * case.logits)
     for backend in ("k2", "torch"):
         options = dict(reduction="none", backend=backend)
-        found = gradients(lambda x: rnnt_loss_pruned(x, *case.arguments, **options), case.logits)  # noqa: B023
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        found = gradients(lambda x: rnnt_loss_pruned(x, *case.arguments, **options), scale * case.logits)  # noqa: B023
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * scale)
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
-@pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
+@every_rnnt_type
 def test_with_a_teacher_it_is_the_sum_of_both_terms(reduction, rnnt_type):
     case = make_case(1, B=3, rnnt_type=rnnt_type, blank=2)
     options = dict(kd_variant="full", kd_weighting="occupancy", kd_temperature=2.0)
@@ -65,17 +58,6 @@ def test_kd_scale_zero_is_no_teacher():
     assert torch.equal(with_teacher, rnnt_loss_pruned(case.logits, *case.arguments))
 
 
-@given(lattice_cases(max_T=3, max_S=6))
-def test_short_and_empty_utterances_are_finite(case):
-    """T_b < S_b, S_b = 0, T_b = 1: value and gradient."""
-    value, (grad,) = gradients(
-        lambda x: rnnt_loss_pruned(x, *case.arguments, reduction="none", teacher_logits=case.teacher_logits),
-        case.logits,
-    )
-    assert torch.isfinite(value).all() and torch.isfinite(grad).all()
-    assert not grad[case.is_padding].any()
-
-
 @given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.sampled_from(RNNT_TYPES))
 def test_error_exactly_where_no_path_exists(seed, T, S, s_range, rnnt_type):
     """Ranges of k2's kind for lengths that may not fit: either a finite loss or the named error."""
@@ -92,17 +74,6 @@ def test_error_exactly_where_no_path_exists(seed, T, S, s_range, rnnt_type):
     else:
         with pytest.raises(UserError, match="utterance 0 of the batch: no path"):
             rnnt_loss_pruned(*arguments)
-
-
-def test_padding_of_symbols_may_hold_anything():
-    case = make_case(13, B=3, T=6, S=4)
-    expected = rnnt_loss_pruned(case.logits, *case.arguments, reduction="none", teacher_logits=case.teacher_logits)
-    padded = torch.arange(4) >= case.boundary[:, 2:3]
-    assert padded.any()
-    for filler in (-1, 10**6):
-        case.symbols = case.symbols.masked_fill(padded, filler)
-        found = rnnt_loss_pruned(case.logits, *case.arguments, reduction="none", teacher_logits=case.teacher_logits)
-        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -123,37 +94,15 @@ def test_autocast_changes_nothing():
     assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
-@pytest.mark.parametrize(
-    "change, told",
-    [
-        (dict(kd_variant="squashed"), "one of: collapsed, full"),
-        (dict(kd_weighting="student_occupancy"), "one of: uniform, occupancy, student-occupancy, one-best"),
-        (dict(kd_temperature=0.0), "a number above 0"),
-        (dict(rnnt_type="fast"), "regular, modified or constrained"),
-        (dict(reduction="max"), "none, mean or sum"),
-        (dict(backend="numpy"), "auto, k2, torch"),
-        (dict(termination_symbol=4), "0 to 3"),
-        (dict(teacher_logits=torch.zeros(2, 5, 3, 7)), "share vocabulary, frame rate and ranges"),
-        (dict(ranges=torch.zeros(2, 4, 3, dtype=torch.int64)), r"\(B, T, s_range\)"),
-        (dict(symbols=torch.full((2, 3), 4)), "symbol 4"),
-        (dict(symbols=torch.full((2, 3), -2)), "symbol -2"),
-    ],
-)
-def test_wrong_values_are_named(change, told):
-    case = make_case(1, B=2, T=5, S=3, C=4, s_range=3)
-    arguments = dict(
-        logits=case.logits, symbols=case.symbols, ranges=case.ranges, termination_symbol=0, boundary=case.boundary,
-        teacher_logits=case.teacher_logits,
-    )  # fmt: skip
-    with pytest.raises(UserError, match=told):
-        rnnt_loss_pruned(**{**arguments, **change})
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@every_rnnt_type
+def test_gpu_equals_cpu(rnnt_type):
+    case = make_case(1, B=4, T=60, S=15, C=30, s_range=5, blank=3, rnnt_type=rnnt_type)
+    options = dict(reduction="none", kd_weighting="occupancy", backend="torch")
 
+    def loss(x):
+        teacher_logits, *arguments = moved((case.teacher_logits, *case.arguments), x.device)
+        return rnnt_loss_pruned(x, *arguments, teacher_logits=teacher_logits, **options).cpu()
 
-@pytest.mark.parametrize("scales", [(1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, float("nan"))])
-def test_wrong_class_scales_are_named(scales):
-    case = make_case(1)
-    with pytest.raises(UserError, match="three numbers >= 0"):
-        rnnt_kd_loss(
-            case.logits, case.teacher_logits, *case.arguments,
-            kd_variant="full", kd_weighting="uniform", kd_class_scales=scales,
-        )  # fmt: skip
+    (value, grads), (gpu_value, gpu_grads) = gradients(loss, case.logits), gradients(loss, case.logits.cuda())
+    torch.testing.assert_close([gpu_value, gpu_grads[0].cpu()], [value, grads[0]], rtol=1e-9, atol=1e-9)

@@ -26,7 +26,7 @@ from joiner_cases import (
     value_and_gradients,
     with_leaves,
 )
-from lattice_cases import RNNT_TYPES
+from lattice_cases import every_rnnt_type
 
 import rnnt_kd
 from rnnt_kd.losses import (
@@ -42,7 +42,7 @@ from rnnt_kd.losses import (
 from rnnt_kd.losses.node_scores import node_scores
 from rnnt_kd.losses.packed_posteriors import pack, unpack
 
-VARIANTS, WEIGHTINGS = ("collapsed", "full"), ("uniform", "occupancy", "student-occupancy", "one-best")
+VARIANTS, WEIGHTINGS = available_variants(), available_weightings()
 every_pair = pytest.mark.parametrize("variant, weighting", [(v, w) for v in VARIANTS for w in WEIGHTINGS])
 few = settings(max_examples=8)
 
@@ -72,7 +72,10 @@ def assert_close(found, expected, rtol=1e-9, atol=1e-10):
 
 def test_exported_from_the_package():
     assert rnnt_kd.pruned_transducer_loss is pruned_transducer_loss
+    assert rnnt_kd.rnnt_loss_pruned is rnnt_loss_pruned and rnnt_kd.rnnt_kd_loss is rnnt_kd_loss
     assert rnnt_kd.JoinerParts is JoinerParts and rnnt_kd.NodeScores is NodeScores
+    with pytest.raises(AttributeError):
+        rnnt_kd.something_else
 
 
 def test_options_are_those_of_the_loss_with_logits():
@@ -85,7 +88,6 @@ def test_options_are_those_of_the_loss_with_logits():
     assert set(ours) - set(shared) == {
         *LEAVES, "activation", "teacher", "tempered_teacher", "kd_class_scales", "impl",
     }  # fmt: skip
-    assert tuple(available_variants()) == VARIANTS and tuple(available_weightings()) == WEIGHTINGS
 
 
 @every_pair
@@ -107,24 +109,28 @@ def test_value_and_gradient_are_the_plain_loops(case, variant, weighting):
     assert_close(found, value_and_gradients(case.student, specified), rtol=1e-7, atol=1e-9)
 
 
+def runs_of(make_case, impl, dtype, **options):
+    """Of three cases: [value, gradients] of the package, of whole logits in ``dtype``, and of those in float64."""
+    runs = []
+    for seed in range(3):
+        case = place_for(impl, make_case(seed).to(dtype))
+        double = case.to(torch.float64)
+        functions = (
+            (case.student, lambda x: loss(case, x, teacher=case.teacher, impl=impl, **options)),  # noqa: B023
+            (case.student, lambda x: of_logits(case, x, dtype, teacher=case.teacher, **options)),  # noqa: B023
+            (double.student, lambda x: of_logits(double, x, teacher=double.teacher, **options)),  # noqa: B023
+        )
+        runs.append([value_and_gradients(*pair) for pair in functions])
+    return runs
+
+
 @every_impl
 @every_dtype
 @every_pair
 def test_no_worse_than_whole_logits(variant, weighting, dtype, impl):
     skip_full_of_triton(variant, impl)
     options = dict(kd_scale=0.7, kd_variant=variant, kd_weighting=weighting)
-    runs = []
-    for seed in range(3):
-        case = make_joiner_case(seed, B=4, T=8, S=4, C=9, J=12, blank=2).to(dtype)
-        case = place_for(impl, case)
-        double = case.to(torch.float64)
-        runs.append(
-            (
-                value_and_gradients(case.student, lambda x: loss(case, x, teacher=case.teacher, impl=impl, **options)),
-                value_and_gradients(case.student, lambda x: of_logits(case, x, dtype, teacher=case.teacher, **options)),
-                value_and_gradients(double.student, lambda x: of_logits(double, x, teacher=double.teacher, **options)),
-            )
-        )
+    runs = runs_of(lambda seed: make_joiner_case(seed, B=4, T=8, S=4, C=9, J=12, blank=2), impl, dtype, **options)
     found, _, true = runs[0]
     assert [x.dtype for x in found[1:]] == [dtype] * 4
     if dtype == torch.float64:
@@ -138,25 +144,12 @@ def test_no_worse_than_whole_logits(variant, weighting, dtype, impl):
 @every_shape
 def test_odd_shapes(shape, impl):
     """In float32; a teacher of collapsed classes, weighted by its occupancy."""
-    options = dict(kd_weighting="occupancy")
-    runs = []
-    for seed in range(3):
-        case = place_for(impl, odd_case(shape, seed).to(torch.float32))
-        double = case.to(torch.float64)
-        runs.append(
-            (
-                value_and_gradients(case.student, lambda x: loss(case, x, teacher=case.teacher, impl=impl, **options)),
-                value_and_gradients(
-                    case.student, lambda x: of_logits(case, x, torch.float32, teacher=case.teacher, **options)
-                ),
-                value_and_gradients(double.student, lambda x: of_logits(double, x, teacher=double.teacher, **options)),
-            )
-        )
+    runs = runs_of(lambda seed: odd_case(shape, seed), impl, torch.float32, kd_weighting="occupancy")
     assert_no_worse(runs, allowed_error(impl, torch.float32))
 
 
 @every_pair
-@pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
+@every_rnnt_type
 def test_all_options_together(variant, weighting, rnnt_type):
     """Temperature, class scales, delay penalty: as from whole logits."""
     case = make_joiner_case(3, B=3, T=7, S=4, C=6, J=5, blank=1, rnnt_type=rnnt_type)
@@ -170,31 +163,23 @@ def test_all_options_together(variant, weighting, rnnt_type):
     )
 
 
-@every_impl
-@pytest.mark.parametrize("rnnt_type", RNNT_TYPES)
-def test_without_a_teacher_it_is_k2(rnnt_type, impl):
-    k2 = pytest.importorskip("k2", reason="k2 is not in this environment")
-    case = make_joiner_case(2, B=3, T=9, S=5, C=6, J=5, rnnt_type=rnnt_type)
-    case = place_for(impl, case.to(torch.float32) if impl == "triton" else case)
-
-    def theirs(joiner):
-        return k2.rnnt_loss_pruned(naive_logits(joiner, case.lattice.ranges), *case.arguments, reduction="none")
-
-    for backend in ("k2", "torch"):
-        found = value_and_gradients(case.student, lambda x: loss(case, x, impl=impl, backend=backend))  # noqa: B023
-        assert_close(found, value_and_gradients(case.student, theirs))
-
-
-@pytest.mark.parametrize("backend", ["k2", "triton"])
+@pytest.mark.parametrize("backend, impl", [("k2", "torch"), ("triton", "torch"), ("triton", "triton")])
 @every_pair
-def test_any_lattice_backend(variant, weighting, backend):
+def test_any_lattice_backend(variant, weighting, backend, impl):
+    """In float64; both of Triton's parts together in float32."""
+    skip_full_of_triton(variant, impl)
     pytest.importorskip(backend, reason=f"{backend} is not in this environment")
     case = make_joiner_case(2, B=3, T=6, S=4, C=6, J=5)
     if backend == "triton" and torch.cuda.is_available():
         case = case.to(torch.device("cuda"))
-    options = dict(teacher=case.teacher, kd_variant=variant, kd_weighting=weighting, impl="torch")
-    found = value_and_gradients(case.student, lambda x: loss(case, x, backend=backend, **options))
-    assert_close(found, value_and_gradients(case.student, lambda x: loss(case, x, backend="torch", **options)))
+    options = dict(teacher=case.teacher, kd_variant=variant, kd_weighting=weighting, delay_penalty=0.1)
+    expected = value_and_gradients(case.student, lambda x: loss(case, x, backend="torch", impl="torch", **options))
+    close = dict(rtol=1e-9, atol=1e-10)
+    if impl == "triton":
+        case, close = place_for("triton", case.to(torch.float32)), dict(rtol=1e-5, atol=1e-5)
+        options["teacher"] = case.teacher
+    found = value_and_gradients(case.student, lambda x: loss(case, x, backend=backend, impl=impl, **options))
+    assert_close([x.double() for x in found], expected, **close)
 
 
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
@@ -298,23 +283,6 @@ def test_teacher_from_float16_is_near_the_teacher_itself(weighting, temperature)
         assert (a - b).norm() < 2e-3 * b.norm()
 
 
-@every_pair
-@pytest.mark.parametrize("size", [1e3, 1e10, 1e20])
-def test_extreme_logits_stay_finite_in_float32(variant, weighting, size):
-    for C in (2, 5):
-        case = make_joiner_case(5, T=6, S=3, C=C, logit_scale=size).to(torch.float32)
-        options = dict(kd_variant=variant, kd_weighting=weighting, teacher=case.teacher)
-        for part in value_and_gradients(case.student, lambda x: loss(case, x, **options)):  # noqa: B023
-            assert torch.isfinite(part).all()
-
-
-@few
-@given(joiner_cases(max_T=3, max_S=6))
-def test_short_and_empty_utterances_are_finite(case):
-    for part in value_and_gradients(case.student, lambda x: loss(case, x, teacher=case.teacher)):
-        assert torch.isfinite(part).all()
-
-
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_autocast_changes_nothing(variant):
     """Around the loss, not around the backward pass, as PyTorch wants it."""
@@ -344,28 +312,6 @@ def test_mixed_dtypes():
     torch.testing.assert_close(value, exact)
 
 
-@pytest.mark.parametrize("weighting", ["uniform", "occupancy", "one-best"])
-def test_gradcheck(weighting):
-    """Not of the student's own occupancy: weights are constants to autograd."""
-    case = make_joiner_case(7, B=2, T=3, S=2, C=4, J=3)
-    leaves = [x.clone().requires_grad_() for x in leaves_of(case.student)]
-    options = dict(teacher=case.teacher, kd_weighting=weighting, kd_temperature=1.5, impl="torch")
-    assert torch.autograd.gradcheck(lambda *x: loss(case, with_leaves(case.student, x), **options), leaves)
-
-
-@every_impl
-@every_pair
-def test_same_bits_from_run_to_run(variant, weighting, impl):
-    skip_full_of_triton(variant, impl)
-    case = place_for(impl, make_joiner_case(9, B=3, T=10, S=5, C=20, J=10).to(torch.float32))
-    options = dict(teacher=case.teacher, kd_variant=variant, kd_weighting=weighting, impl=impl)
-
-    def run():
-        return value_and_gradients(case.student, lambda x: loss(case, x, **options))
-
-    assert all(torch.equal(a, b) for a, b in zip(run(), run()))
-
-
 def test_a_variant_is_a_function_and_its_first_argument_says_what_it_needs(monkeypatch):
     """One of ``scores`` takes a teacher from the cache."""
     from rnnt_kd.losses import kd_variants
@@ -375,6 +321,7 @@ def test_a_variant_is_a_function_and_its_first_argument_says_what_it_needs(monke
 
     blank_only.__module__ = kd_variants.__name__
     monkeypatch.setattr(kd_variants, "blank_only", blank_only, raising=False)
+    assert available_variants()[-1] == "blank-only"
     case = make_joiner_case(1)
     scores = node_scores(case.teacher, case.nodes)
     found = loss(case, case.student, teacher=scores, kd_variant="blank-only")

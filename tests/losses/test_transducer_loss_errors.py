@@ -1,12 +1,14 @@
 """What does not fit the loss without logits: one line that names what, found, expected, next step."""
 
+import inspect
+
 import pytest
 import torch
 from joiner_cases import make_joiner_case
 from lattice_cases import make_case
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.losses import JoinerParts, NodeScores, pruned_transducer_loss
+from rnnt_kd.losses import JoinerParts, NodeScores, pruned_transducer_loss, rnnt_loss_pruned
 from rnnt_kd.losses.node_scores import node_scores
 
 CASE = make_case(1, B=2, T=5, S=3, C=6, s_range=3)  # utterance 0 has all 3 symbols and 5 frames
@@ -25,6 +27,8 @@ BAD_INPUT = {
     "activation that sums": (dict(activation=lambda h: h.sum(-1)), r"activation: makes \(1,\) of \(1, 4\)"),
     "activation that returns none": (dict(activation=lambda h: None), "activation: returns a NoneType"),
     "temperature": (dict(kd_temperature=0.0), "kd temperature: 0.0; expected a number above 0"),
+    "two class scales": (dict(kd_class_scales=(1.0, 1.0)), "three numbers >= 0"),
+    "class scales of no number": (dict(kd_class_scales=(1.0, 1.0, float("nan"))), "three numbers >= 0"),
     "class scales": (dict(kd_class_scales=(1.0, -1.0, 1.0)), "three numbers >= 0"),
     "rnnt_type": (dict(rnnt_type="fast"), "rnnt_type: 'fast'; expected regular, modified or constrained"),
     "reduction": (dict(reduction="max"), "reduction: 'max'; expected none, mean or sum"),
@@ -63,9 +67,19 @@ BAD_INPUT = {
     "an utterance without frames": (dict(boundary=changed(CASE.boundary, (1, 3), 0)), "utterance 1 .* no path"),
     "no path": (dict(boundary=changed(CASE.boundary, (0, 3), 1), rnnt_type="modified"), "utterance 0 .* no path"),
     "am of another batch": (dict(am=torch.zeros(1, 5, 4)), r"joiner inputs: am \(1, 5, 4\)"),
+    "am of other frames": (dict(am=torch.zeros(2, 4, 4)), r"am \(2, 4, 4\).* expected \(B, T, J\) = \(2, 5, 4\)"),
+    "am not projected": (dict(am=torch.zeros(2, 5, 9)), r"am \(2, 5, 9\).*projected to the width of the output layer"),
+    "lm of fewer symbols": (dict(lm=torch.zeros(2, 3, 4)), r"lm \(2, 3, 4\).*\(B, S \+ 1, J\) = \(2, 4, 4\)"),
+    "lm of another prune range": (dict(lm=torch.zeros(2, 5, 2, 4)), r"lm \(2, 5, 2, 4\)"),
+    "lm of another batch": (dict(lm=torch.zeros(1, 4, 4)), r"lm \(1, 4, 4\)"),
+    "weight of no matrix": (dict(weight=torch.zeros(6)), r"output layer: weight \(6,\)"),
+    "activation to train": (dict(activation=torch.nn.PReLU()), "activation: PReLU has parameters to train"),
     "weight of another width": (dict(weight=torch.zeros(6, 3)), r"\(B, T, J\) = \(2, 5, 3\)"),
-    "bias of another vocabulary": (dict(bias=torch.zeros(5)), r"output layer: weight \(6, 4\), bias \(5,\)"),
-    "am of whole numbers": (dict(am=torch.zeros(2, 5, 4, dtype=torch.int64)), "floating point"),
+    "bias of another vocabulary": (
+        dict(bias=torch.zeros(5)),
+        r"output layer: weight \(6, 4\), bias \(5,\); expected \(C, J\) and",
+    ),
+    "am of whole numbers": (dict(am=torch.zeros(2, 5, 4, dtype=torch.int64)), "torch.int64.*floating point"),
     "a weight elsewhere": (dict(weight=torch.zeros(6, 4, device="meta")), "tensors on cpu and meta; expected one"),
     "symbols elsewhere": (dict(symbols=CASE.symbols.to("meta")), "symbols, ranges, boundary on cpu and meta"),
     "teacher of another kind": (dict(teacher=torch.zeros(2)), "teacher: Tensor; expected JoinerParts, NodeScores"),
@@ -110,23 +124,38 @@ def test_bad_input_is_named(name):
     assert "\n" not in str(raised.value)
 
 
-def with_scores(**options):
-    """A loss with a teacher given by its scores."""
+SHAPES = ("symbols without a batch", "symbols of another batch", "ranges of no frame", "ranges of fewer frames")
+WITH_LOGITS = {
+    name: (change, r"transducer loss: logits \(2, 5, 3, 6\), ranges" if name in SHAPES else told)
+    for name, (change, told) in BAD_INPUT.items()
+    if set(change) <= {*inspect.signature(rnnt_loss_pruned).parameters} and name != "ranges of more frames"
+}
+WITH_LOGITS["another vocabulary"] = (dict(teacher_logits=torch.zeros(2, 5, 3, 7)), "vocabulary, frame rate and ranges")
+
+
+@pytest.mark.parametrize("name", WITH_LOGITS)
+def test_bad_input_is_named_by_the_loss_with_logits(name):
+    change, told = WITH_LOGITS[name]
+    arguments = dict(
+        logits=CASE.logits, symbols=CASE.symbols, ranges=CASE.ranges, termination_symbol=0, boundary=CASE.boundary,
+        teacher_logits=CASE.teacher_logits,
+    )  # fmt: skip
+    rnnt_loss_pruned(**arguments)
+    with pytest.raises(UserError, match=told) as raised:
+        rnnt_loss_pruned(**{**arguments, **change})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (dict(kd_variant="full"), "'full' compares whole logits.* let the teacher run online"),
+        (dict(kd_temperature=2.0), "kd temperature: 2.0, .* make the cache with this temperature"),
+        (dict(impl="numpy"), "impl: there is no 'numpy'"),
+    ],
+)
+def test_what_posteriors_alone_do_not_give_is_named(options, told):
     case = make_joiner_case(1)
     teacher = node_scores(case.teacher, case.nodes)
-    return pruned_transducer_loss(*case.student[:4], *case.arguments, teacher=teacher, **options)
-
-
-def test_full_needs_the_teachers_joiner():
-    with pytest.raises(UserError, match="'full' compares whole logits.* let the teacher run online"):
-        with_scores(kd_variant="full")
-
-
-def test_temperature_needs_its_own_scores():
-    with pytest.raises(UserError, match="kd temperature: 2.0, .* make the cache with this temperature"):
-        with_scores(kd_temperature=2.0)
-
-
-def test_unknown_impl():
-    with pytest.raises(UserError, match="impl: there is no 'numpy'"):
-        with_scores(impl="numpy")
+    with pytest.raises(UserError, match=told):
+        pruned_transducer_loss(*case.student[:4], *case.arguments, teacher=teacher, **options)

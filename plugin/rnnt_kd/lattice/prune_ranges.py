@@ -24,7 +24,7 @@ def get_rnnt_prune_ranges(px_grad: Tensor, py_grad: Tensor, boundary: Tensor, s_
       px_grad, py_grad:  (B, S, T + 1) or (B, S, T), and (B, S + 1, T): arc occupancies,
                          from ``rnnt_loss_smoothed(..., return_grad=True)``.
       boundary:          (B, 4) int64, rows [0, 0, S_b, T_b]; required.
-      s_range:           a wish; more than S + 1 becomes S + 1.
+      s_range:           requested range; clipped to S + 1.
 
     Returns:
       (B, T, s_range) int64.  Read the true s_range from its shape.

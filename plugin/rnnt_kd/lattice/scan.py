@@ -70,16 +70,20 @@ def scan_lattice(
     # Column s + 1 is node s; column 0 stands for the missing node s = -1.
     nodes = torch.full((N + 1, B, S + 2), NEG_INF, dtype=arcs.dtype, device=arcs.device)
     nodes[0, :, 1] = 0.0
-    # The same memory, seen as (symbol arc: node s - 1, blank arc: node s) for each s.
+    # The same memory, seen as (symbol arc: node s - 1, blank arc: node s) for each s.  The two views overlap:
+    # reading is safe, writing to ``sources`` as a whole is not.
     sources = nodes.as_strided((N + 1, 2, B, S + 1), (B * (S + 2), 1, S + 2, 1))
     add = torch.logaddexp if semiring == "log" else torch.maximum
     targets = nodes[:, :, 1:]
+    # In place: nothing is allocated within the N steps.
     for arc, source, target in zip(arcs.unbind(0), sources.unbind(0), targets[1:].unbind(0)):
         torch.add(source, arc, out=arc)  # now the score of all paths that end with this arc
         add(arc[0], arc[1], out=target)
     scores = nodes[end_node].to(px.dtype)
 
     over_symbol, over_blank = arcs[:, 0], arcs[:, 1]
+    # Each arc's score becomes its share of the paths into its node; shares of two sigmoids, not 1 - share, which
+    # would lose the small one's digits.
     if semiring == "log":
         difference = over_symbol - over_blank
         torch.sigmoid(difference, out=over_symbol)
@@ -90,6 +94,8 @@ def scan_lattice(
         over_symbol.copy_(is_symbol)
         over_blank.copy_(~is_symbol & (over_blank > NEG_INF))
 
+    # ``nodes`` is overwritten from here on: the scores were read off above.  Symbol and blank arcs are added one
+    # after the other, because their views overlap.
     occupancy = nodes.zero_()
     occupancy[end_node] = 1.0
     from_symbol, from_blank = sources[:, 0], sources[:, 1]
@@ -114,7 +120,8 @@ def _arcs_by_step(px: Tensor, py: Tensor) -> Tensor:
         return arcs
     # Skew: rows of width W read with stride W - 1.  Row s' holds the arcs into s', the
     # symbol arc (s' - 1, t) in column t and the blank arc (s', t) in column t + 1; step
-    # d reads column d - s' + 1.  Columns < 0 fall on the row before, into its -inf tail.
+    # d reads column d - s' + 1.  Columns < 0 fall on the row before, into its -inf tail; so W needs S
+    # columns more than there are arcs, or a skewed read would meet another row's arcs.
     W = T + S + 1
     rows = torch.full((2, B, S + 1, W), NEG_INF, dtype=dtype, device=px.device)
     rows[0, :, 1:, : T + 1] = px

@@ -34,10 +34,11 @@ NOTHING = tl.constexpr(float("-inf"))
 @triton.jit
 def _log_add(a, b, WORK: tl.constexpr):
     top = tl.maximum(a, b)
-    finite = tl.where(top == NOTHING, 0.0, top)
+    finite = tl.where(top == NOTHING, 0.0, top)  # -inf - -inf would be NaN
     return top + tl.log(1.0 + tl.exp((tl.minimum(a, b) - finite).to(WORK)))
 
 
+# An associative scan takes no extra argument, so the chain stands here once for each precision.
 @triton.jit
 def _log_chain_32(step, start, next_step, next_start):
     """Two links of x -> log_add(start, x + step) as one; the sums in float64."""
@@ -95,9 +96,10 @@ def sum_paths(
     is_label = (label_at >= 0) & (k < W)
     next_blank = tl.load(log_blank + k, mask=(k < W) & (t_end > 0), other=NOTHING)
     next_label = tl.load(log_label + label_at, mask=is_label & (t_end > 0), other=NOTHING)
-    into = tl.where(start + k == 0, 0.0, NOTHING).to(tl.float64)
+    into = tl.where(start + k == 0, 0.0, NOTHING).to(tl.float64)  # scores reach the thousands: float32 is too coarse
     for t in range(0, t_end):
         s = start + k
+        # Padding may hold NaN: mask by ``where``, never by a product.
         is_node = (k < W) & (s >= 0) & (s <= s_end)
         blank = tl.where(is_node, next_blank, NOTHING).to(tl.float64)
         label = tl.where(is_node, next_label, NOTHING).to(tl.float64)
@@ -108,6 +110,7 @@ def sum_paths(
         next_blank = tl.load(log_blank + (t + 1) * W + k, mask=(k < W) & (t + 1 < t_end), other=NOTHING)
         next_label = tl.load(log_label + (t + 1) * W + label_at, mask=is_label & (t + 1 < t_end), other=NOTHING)
         if REGULAR:
+            # Symbol arcs stay in the frame: the chain over positions is one scan, and its shares belong to this frame.
             if EXACT:
                 _, alpha = tl.associative_scan((label, into), 0, _log_chain_64)
             else:
@@ -116,6 +119,7 @@ def sum_paths(
             tl.store(shares + t * W + k, _share_symbol(over_symbol, into, WORK), mask=k < W)
             into = _take(alpha + blank, moved, NOTHING, LANES)
         else:
+            # Symbol arcs lead to the next frame, where the shares belong.  None leaves s_end, whatever stands there.
             label = tl.where(s < s_end, label, NOTHING)
             if CONSTRAINED:  # the blank of the next position follows, in the same frame
                 label += _take(blank, k + 1, NOTHING, LANES)
@@ -158,6 +162,7 @@ def count_reads(
     share_here = tl.load(shares + (t_end - 1) * W + k, mask=(k < W) & (t_end > 0), other=0.0)
     for i in range(0, t_end):
         t = t_end - 1 - i
+        # Of the frame after: its paths, split by the arc that they came over.
         over_blank = paths * (1.0 - share)
         over_symbol = paths * share
         moved = lane + next_start - start  # the lane there of this lane's position

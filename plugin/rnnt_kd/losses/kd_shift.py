@@ -46,7 +46,7 @@ def shift_nodes(starts: Tensor, values: Sequence[Optional[Tensor]], num_frames: 
     So, towards the end, the starts rise by one position a frame (a path that emits once a frame can
     follow) up to the last, but never above those of the teacher unmoved.  In between lie two
     sequences that never fall, begin at 0 and keep to k2's largest step, so the result does, too.
-    Of a node that only this rise keeps, nothing is known.
+    Nodes added by this correction have no teacher score.
     """
     last = (num_frames - 1).unsqueeze(1)  # (B, 1)
     frame = torch.arange(starts.shape[1], device=starts.device)

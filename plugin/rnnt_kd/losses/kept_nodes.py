@@ -15,7 +15,8 @@ from rnnt_kd.errors import UserError
 
 @dataclass(frozen=True)
 class KeptNodes:
-    """
+    """The kept nodes of a batch, checked.
+
     symbols:    (B, S) int64, ``termination_symbol`` in place of padding.
     ranges:     (B, T, s_range) int64, symbol position of each kept node.
     boundary:   (B, 4) int64, rows [0, 0, S_b, T_b].
@@ -167,5 +168,5 @@ def _check_paths(ranges: Tensor, boundary: Tensor, rnnt_type: str) -> None:
         f"no path of the pruned lattice takes its {int(s_end[utterance])} symbols through its "
         f"{int(t_end[utterance])} frames (rnnt_type {rnnt_type}, s_range {s_range})",
         "no more symbols than frames",
-        "leave such utterances out, or take a larger prune range",
+        "omit such utterances, or take a larger prune range",
     )

@@ -22,13 +22,15 @@ def pack(scores: NodeScores) -> Tensor:
     """NodeScores of any shape (...) -> (..., 2) float16.  NaN stays NaN."""
     log_blank, log_label, log_rest = scores
     log_not_blank = torch.logaddexp(log_label, log_rest)
-    of_label = (log_label - log_rest).masked_fill(log_label == log_rest, 0.0)  # both -inf: any odds will do
-    odds = torch.stack((log_blank - log_not_blank, of_label), dim=-1)
+    label_odds = (log_label - log_rest).masked_fill(log_label == log_rest, 0.0)  # both -inf: any odds will do
+    odds = torch.stack((log_blank - log_not_blank, label_odds), dim=-1)
     return odds.clamp(-LARGEST, LARGEST).to(torch.float16)
 
 
 def unpack(packed: Tensor) -> NodeScores:
     """(..., 2) float16 -> NodeScores of shape (...), float32."""
-    of_blank, of_label = packed.float().unbind(dim=-1)
-    log_not_blank = logsigmoid(-of_blank)
-    return NodeScores(logsigmoid(of_blank), log_not_blank + logsigmoid(of_label), log_not_blank + logsigmoid(-of_label))
+    blank_odds, label_odds = packed.float().unbind(dim=-1)
+    log_not_blank = logsigmoid(-blank_odds)
+    return NodeScores(
+        logsigmoid(blank_odds), log_not_blank + logsigmoid(label_odds), log_not_blank + logsigmoid(-label_odds)
+    )

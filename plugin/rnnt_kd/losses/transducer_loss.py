@@ -134,8 +134,8 @@ def pruned_transducer_terms(
     """Both terms of ``pruned_transducer_loss``, apart and unscaled.  Arguments as there, and
 
     teacher_mask:  (B, T, s_range) bool, with a ``NodeScores`` teacher: False where it knows nothing of a
-                   node.  There is no comparison there, and the teacher's paths go on by even odds of
-                   blank and label.  None: it knows all.
+                   node.  There is no comparison there, and for the teacher's paths
+                   p(blank) = p(label) = 1/2.  None: it knows all.
     """
     check_options(reduction, rnnt_type, kd_temperature, kd_class_scales)
     compare = get_variant(kd_variant)
@@ -168,10 +168,10 @@ def pruned_transducer_terms(
             tempered = _as_scores(teacher, nodes, kd_temperature, tempered_teacher, teacher_mask, impl)
 
     def divergence() -> Tensor:
-        of_student = scores
+        student_scores = scores
         if kd_temperature != 1.0:
-            of_student = node_scores(student, nodes, temperature=kd_temperature, impl=impl)
-        return compare(of_student, NodeScores(*(x.to(of_student[0].dtype) for x in tempered)), kd_class_scales)
+            student_scores = node_scores(student, nodes, temperature=kd_temperature, impl=impl)
+        return compare(student_scores, NodeScores(*(x.to(student_scores[0].dtype) for x in tempered)), kd_class_scales)
 
     kd = kd_losses(divergence, scores, teacher_scores, nodes, module, kd_weighting, teacher_mask)
     return TransducerTerms(rnnt, reduce(kd, reduction))

@@ -59,16 +59,16 @@ class _SplitLogits(torch.autograd.Function):
     def forward(ctx, am, lm, weight, bias, labels, am_rows, lm_rows, blank, activation):
         block = _Blocks(am, lm, weight, bias, am_rows, lm_rows)
         N = labels.numel()
-        of_blank, of_label, log_rest = (block.weight.new_empty(N) for _ in range(3))
+        blank_logit, label_logit, log_rest = (block.weight.new_empty(N) for _ in range(3))
         for rows in block.slices():
             logits = block.logits(activation(block.inputs(rows)))
             columns = labels[rows].unsqueeze(1)
-            of_blank[rows] = logits[:, blank]
-            of_label[rows] = logits.gather(1, columns).squeeze(1)
+            blank_logit[rows] = logits[:, blank]
+            label_logit[rows] = logits.gather(1, columns).squeeze(1)
             log_rest[rows] = log_rest_(logits, columns, blank)
         ctx.save_for_backward(am, lm, weight, bias, labels, am_rows, lm_rows, log_rest)
         ctx.blank, ctx.activation = blank, activation
-        return of_blank, of_label, log_rest
+        return blank_logit, label_logit, log_rest
 
     @staticmethod
     @once_differentiable

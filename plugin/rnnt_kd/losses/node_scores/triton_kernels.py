@@ -52,6 +52,7 @@ def _product(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """(ROWS, COLUMNS) float32: sum over d < depth of x[row, d] * y[d, column]."""
+    # Strides are given, so that one loop serves x @ y, x @ y.T and x.T @ y.
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     for first in range(0, depth, DEPTH):
         d = first + tl.arange(0, DEPTH)
@@ -109,10 +110,12 @@ def split(
         label_logit += tl.sum(tl.where(is_label, logits, 0.0), 1)
         blank_logit += tl.sum(tl.where(is_blank, logits, 0.0), 1)
         rest = tl.where(is_label | is_blank | (c >= C)[None, :], NOTHING, logits)
+        # Online log-sum-exp: when a larger logit comes, what was added so far is scaled down to it.
         new_top = tl.maximum(top, tl.max(rest, 1))
         finite = tl.where(new_top == NOTHING, 0.0, new_top)
         total = total * tl.exp(top - finite) + tl.sum(tl.exp(rest - finite[:, None]), 1)
         top = new_top
+    # No class left, or all of them at -inf: LOG_ZERO, because -inf would give NaN in 0 * log(0) later on.
     finite = tl.where(total > 0.0, top, LOG_ZERO)
     rest = tl.maximum(finite + tl.log(tl.where(total > 0.0, total, 1.0)), LOG_ZERO)
     tl.store(of_blank + n, blank_logit, mask=n < N)
@@ -148,6 +151,7 @@ def fill_grads(
     grad = tl.where(c[None, :] == label[:, None], of_label[:, None], grad)
     grad = tl.where((c == blank)[None, :], of_blank[:, None], grad)
     grad = tl.where((c < C)[None, :] & is_node[:, None], grad, 0.0)
+    # Sums in float32 before the gradient is rounded to bfloat16 or float16; columns up to Cp must be written as 0.
     tl.store(column_sums + node_block * Cp + c, tl.sum(grad, 0), mask=c < Cp)
     at = grads + n[:, None] * Cp + c[None, :]
     tl.store(at, grad.to(grads.dtype.element_ty), mask=is_node[:, None] & (c < Cp)[None, :])
@@ -212,6 +216,7 @@ def add_to_rows(
     is_row = r < num_rows
     lowest = tl.maximum(tl.min(tl.load(first_node + r, mask=is_row, other=stop), 0), start)
     beyond = tl.minimum(tl.max(tl.load(last_node + r, mask=is_row, other=-1), 0) + 1, stop)
+    # Rows of am come in order, so a block has few nodes.  Those of lm recur in every frame: up to an utterance.
     if lowest < beyond:
         total = tl.zeros([ROWS, WIDTH], tl.float32)
         for node in range(lowest, beyond, NODES):
