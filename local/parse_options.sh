@@ -7,7 +7,7 @@
 # "name=value", "name: value" or "--name value", # begins a comment; the command line goes first.  Nothing in it is run.
 # $usage is what --help prints; its lines that begin with "  --name" say which options there are.
 
-die() { echo "error: $*" >&2; exit 1; }
+die() { echo "error: ${*//[[:cntrl:]]/ }" >&2; exit 1; }
 
 option_names() { grep -oE '^  --[a-z-]+' <<<"$usage" | xargs; }
 
@@ -56,12 +56,13 @@ assign() { # assign --NAME VALUE
 
 read_option_file() {
   local line name value
-  [ -r "$1" ] || die "--config: '$1'; expected a file with lines name=value"
+  [ -r "$1" ] && [ ! -d "$1" ] || die "--config: '$1'; expected a file with lines name=value"
   while IFS= read -r line || [ -n "$line" ]; do
     line=${line%%#*} line=${line%"${line##*[![:space:]]}"} line=${line#"${line%%[![:space:]]*}"}
     [ -n "$line" ] || continue
     [[ $line =~ ^(--)?([a-zA-Z_-]+)[[:space:]]*([=:]|[[:space:]])[[:space:]]*(.*)$ ]] || die "$1: '$line'; expected name=value"
     name=--${BASH_REMATCH[2]//_/-} value=${BASH_REMATCH[4]}
+    [ "$name" != --config ] || die "$1: '$line'; expected no --config in such a file; write its lines here"
     if [[ $value =~ ^\"(.*)\"$ || $value =~ ^\'(.*)\'$ ]]; then value=${BASH_REMATCH[1]}; fi
     read_options "$name=$value"
   done <"$1"

@@ -49,6 +49,8 @@ def value(words, option):
         (["--nj"], ["--nj needs a value"]),
         (["--allow-pipes", "maybe"], ["--allow-pipes: 'maybe'", "true, false"]),
         (["--config", "nowhere.conf"], ["--config: 'nowhere.conf'"]),
+        (["--config", "/"], ["--config: '/'", "a file"]),
+        (["--seed", "1\r\n2"], ["--seed: '1  2'"]),
         (["--train-dir", "data/train"], ["--dev-dir", "--test-dirs"]),
         (["--corpus", "custom"], ["--train-dir"]),
         (["--corpus", "an4", *OWN], ["exclude each other"]),
@@ -101,6 +103,13 @@ def test_nothing_in_an_option_file_is_run(root, tmp_path):
     file.write_text(f"exp_dir=$(touch {tmp_path}/a)`touch {tmp_path}/b`\nset=x[$(touch {tmp_path}/c)].y=1\n")
     commands(root, "--config", file)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.conf"]
+
+
+def test_an_option_file_names_no_other(root, tmp_path):
+    (tmp_path / "a.conf").write_text("nj=2\nconfig=b.conf\n")
+    result = run_sh(root, "--config", tmp_path / "a.conf")
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert "a.conf: 'config=b.conf'; expected no --config in such a file" in result.stderr
 
 
 def test_stages_keep_their_numbers(root, tmp_path):

@@ -13,6 +13,7 @@ from typing import Any, Dict, List, Mapping, Sequence, Tuple, Type, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from rnnt_kd import atomic, choices
@@ -72,6 +73,9 @@ def read_mapping(path: Path, next_step: str = "check the preset's name") -> Dict
         raise UserError(path, f"'{reference.group()}'", "plain values", "write the value itself")
     try:
         values = OmegaConf.create(text)
+    except (AssertionError, OmegaConfBaseException) as error:  # a number or date alone; a key such as null
+        found = str(error).partition("\n")[0] or "a value alone"
+        raise UserError(path, f"not a mapping with names as keys ({found})", "key: value lines") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else path

@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Union
 
 from rnnt_kd import atomic
 
+PARTS = ("settings", "inputs", "outputs")  # of a record, each a mapping
 MOST_NAMED = 3  # changes, in a message
 
 
@@ -114,7 +115,8 @@ def read_record(path: Path) -> Dict[str, Any]:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return values if isinstance(values, dict) else {}
+    whole = isinstance(values, dict) and all(isinstance(values.get(key, {}), dict) for key in PARTS)
+    return values if whole else {}
 
 
 def in_words(changes: Sequence[str]) -> str:

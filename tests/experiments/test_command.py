@@ -203,6 +203,15 @@ def test_an_unfinished_seed_is_named_and_in_no_figure(trial):
     assert (seeds["sparse50_kd"], seeds["hot"]) == ("1 of 1 2", "- of 1")
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"settings": 3}'])
+def test_a_system_whose_record_is_damaged_is_in_no_figure(trial, content):
+    record = trial.dir / "hot" / "seed1" / ".training.record.json"
+    record.write_text(content)
+    trial.run("--steps", "score")
+    assert "hot" not in {row["system"] for row in read(trial, "results.json")}
+    assert f"{record} is damaged" in (trial.dir / "summary.md").read_text()
+
+
 def test_a_changed_definition_is_not_averaged_in_and_is_trained_anew(trial):
     trial.file.write_text(trial.file.read_text().replace("temperature: 2.0", "scale: 3.0"))
     trial.run("--steps", "score")
@@ -343,6 +352,10 @@ def test_a_job_makes_what_it_needs(trial):
         (["--nj", "0"], "--nj: 0"),
         (["--steps", "train slep"], "--steps: there is no 'slep'; expected one of: features"),
         (["--test-dirs", " "], "--test-dirs: empty"),
+        (["--dev-dir", ""], "'.' has no name"),
+        (["--replications", "0"], "--replications, --seed: 0, 0"),
+        (["--steps", "score", "--seed", str(2**31)], "--replications, --seed: 500, 2147483648"),
+        (["--set", "decoding.search=gredy_search"], "decoding.search: there is no 'gredy_search'"),
         (["--test-dirs", "x/test y/test"], "two directories have the name 'test'"),
         (["--test-dirs", "x/dev"], "two directories have the name 'dev'"),
         (["--test-dirs", "x/train"], "two directories have the name 'train'"),

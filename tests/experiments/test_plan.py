@@ -141,6 +141,9 @@ def test_cache_commands_make_the_lattice_that_the_student_needs(plan, monkeypatc
         ("{role: small_student, modl: {size: tiny}}", ["system x", "modl", "did you mean 'model'"]),
         ("{role: small_student, training: {epochs: 0}}", ["system x", "training.epochs"]),
         ("{role: small_student, training: {epochs: few}}", ["system x", "epochs", "few"]),
+        ("{role: small_student, training: {optimizer: adamv}}", ["system x: training.optimizer", "adamv"]),
+        ("{role: small_student, training: {schedule: noan}}", ["system x: training.schedule", "noan"]),
+        ("{role: small_student, model: {encoder: confromer}}", ["system x: model.encoder", "did you mean 'conformer'"]),
     ],
 )  # fmt: skip
 def test_a_system_that_cannot_be_is_refused_before_anything_runs(tmp_path, root, system, words):

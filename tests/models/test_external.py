@@ -46,6 +46,8 @@ def test_the_trial_draws_no_random_number_and_leaves_the_module_in_its_mode():
         (dict(factory="toy_encoder:not_callable"), "has no function not_callable"),
         (dict(factory="toy_encoder:Toy", width=3), "fails (TypeError"),
         (dict(factory="toy_encoder:broken", kind="string"), "returns a str; expected an nn.Module"),
+        (dict(factory="toy_encoder:broken", kind="exits"), "fails (SystemExit"),
+        (dict(factory="toy_encoder:broken", kind="exits later"), "fails on x (41, 200, 80), x_lens (41,) (SystemExit"),
         (dict(factory="toy_encoder:broken", kind="alone"), "forward(x, x_lens) -> (out, lens)"),
         (dict(factory="toy_encoder:broken", kind="dims"), "returns out (41, 1072) and lens (41,)"),
         (dict(factory="toy_encoder:broken", kind="frames"), "expected (41, 67, D)"),

@@ -50,6 +50,8 @@ def test_encoders_are_files():
         (dict(encoder_options={"num_layer": 3}), "num_layers"),
         (dict(encoder_options={"dropout": 3}), "num_layers"),
         (dict(encoder_options={"dim": 90}), "num_heads"),
+        (dict(encoder_options={"dim": "wide"}), "TypeError"),
+        (dict(encoder_options={"num_heads": 0}), "ZeroDivisionError"),
         (dict(encoder_options={"depthwise_kernel": 8}), "odd"),
         (dict(encoder_options={"input_norm": "batch"}), "utterance"),
         (dict(blank_id=80), "80"),

@@ -30,6 +30,7 @@ from rnnt_kd import atomic, choices
 from rnnt_kd.bin import delay, options, score
 from rnnt_kd.bin.entry import command
 from rnnt_kd.children import Commands, run_side_by_side
+from rnnt_kd.decoding.lookup import available_searches
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments import results, table
 from rnnt_kd.experiments.definition import TEACHER
@@ -60,6 +61,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.check_positive(args, "nj", "num_threads")
     steps = [choices.check(step, list(STEPS), "--steps") for step in args.steps.split()]
     run = Run(Plan(args.experiment, _places(args)), args, options.command_line("rnnt_kd.bin.experiment", argv))
+    choices.check(run.plan.search, available_searches(), f"{args.config}: decoding.search")
     if args.print_jobs:
         for job in run.plan.jobs():
             if run.progress.why_not_finished(job):
@@ -266,6 +268,9 @@ def _check_names(args, test_sets: Dict[str, Path]) -> None:
     folders = [Path(folder) for folder in dict.fromkeys(args.test_dirs.split())]
     if not folders:
         raise UserError("--test-dirs", "empty", "at least one directory")
+    for path in (args.dev_dir, *folders):
+        if not path.name:
+            raise UserError("--dev-dir, --test-dirs", f"'{path}' has no name", "a path that ends in the set's name")
     others = {"train": None, args.dev_dir.name: args.dev_dir}
     for folder in folders:
         if test_sets[folder.name] != folder or others.get(folder.name, folder) != folder:

@@ -67,9 +67,9 @@ def add_bootstrap(target: argparse.ArgumentParser) -> None:
 
 
 def check_bootstrap(args: argparse.Namespace) -> None:
-    """UserError: no draws, or a negative seed."""
-    if args.replications < 1 or args.seed < 0:
-        raise UserError("--replications, --seed", f"{args.replications}, {args.seed}", "at least 1 and 0")
+    """UserError: no draws, a negative seed, or one of them beyond 32 bits."""
+    if not 1 <= args.replications < 2**31 or not 0 <= args.seed < 2**31:
+        raise UserError("--replications, --seed", f"{args.replications}, {args.seed}", "at least 1 and 0, below 2^31")
 
 
 def chosen_device(name: str) -> str:

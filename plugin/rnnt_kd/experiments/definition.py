@@ -36,8 +36,9 @@ from rnnt_kd.systems.compose import SECTIONS
 
 TEACHER = "teacher"  # the role, and the name of a student's teacher where the file does not say which
 KEYS = ("base", "of", "role", *SECTIONS, "teacher", "seeds", "baseline")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _RESERVED = ("export", "lattices", "report")  # folders of an experiment
+_FILES = (".json", ".md")  # endings of its files
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,10 @@ class _Resolver:
         self.others: Dict[str, Experiment] = {}
         self.shared: Dict[str, System] = {}
         for name, entry in entries.items():
-            if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED:
+            if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED or name.endswith(_FILES):
                 found = f"'{name}' is no name for a system"
-                raise UserError(path, found, f"letters, digits and . _ + -, and none of: {', '.join(_RESERVED)}")
+                none = ", ".join((*_RESERVED, *(f"*{ending}" for ending in _FILES)))
+                raise UserError(path, found, f"at most 100 letters, digits and . _ + -, and none of: {none}")
             self.given[name] = self._checked(name, mapping({} if entry is None else entry, self._where(name)))
 
     def all(self) -> Dict[str, System]:
@@ -151,8 +153,8 @@ class _Resolver:
         return {"role": system.role, "teacher": system.teacher, **system.values, **entry}
 
     def _shared(self, name: str, experiment: str, where: str) -> System:
-        path = self.path.with_name(f"{experiment}.yaml")
         choices.check(experiment, sorted(file.stem for file in self.path.parent.glob("*.yaml")), f"{where}: of")
+        path = self.path.with_name(f"{experiment}.yaml")
         if path in self.above:
             files = " -> ".join(file.name for file in (*self.above, path))
             raise UserError(f"{where}: of", f"experiments in a circle: {files}", "a first one that makes the system")

@@ -16,6 +16,7 @@ from rnnt_kd.config_io import load_recipe, merged
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.definition import TEACHER, Experiment, System, read_experiment
 from rnnt_kd.systems.compose import compose
+from rnnt_kd.training import initial
 
 Job = Tuple[str, int]  # system, seed
 OLD_LAYOUT = ("teacher", "students", "experiments", "kd_cache")  # of EXP_DIR before version 0.2
@@ -214,7 +215,9 @@ class Plan:
             if system.role == "sparse_student" and system.teacher is not None:  # it starts from its teacher's weights
                 teacher = self.systems[system.teacher].values
                 values = {**values, "model": merged(teacher.get("model", {}), values.get("model", {}))}
-            return compose(self.recipe, name=system.name, role=system.role, seed=system.seeds[0], values=values)
+            config = compose(self.recipe, name=system.name, role=system.role, seed=system.seeds[0], values=values)
+            initial.check_names(config)
+            return config
         except UserError as error:
             where = ": ".join(filter(None, (f"{self.experiment.path}: system {system.name}", str(error.where))))
             raise UserError(where, error.found, error.expected, error.next_step) from None

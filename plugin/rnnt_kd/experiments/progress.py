@@ -37,6 +37,8 @@ class Progress:
             return "not trained"
         if not (folder / store.SYSTEM).exists() or not weights_file(folder).exists():
             return "training is not finished"
+        if not read_record(folder / system_dir.RECORD):
+            return f"what it was made of cannot be told: {folder / system_dir.RECORD} is damaged"
         teacher = self.plan.teacher_dir(job)
         if teacher is not None and not (teacher / store.SYSTEM).exists():
             return f"its teacher is not finished ({teacher})"
@@ -59,7 +61,7 @@ class Progress:
         record = read_record(folder / f".decode-{test_set}.record.json")
         if "outputs" not in record:
             return f"decoding of {test_set} is not finished" if folder.exists() else f"not decoded: {test_set}"
-        settings, digests = record["settings"], set(record["inputs"].values())
+        settings, digests = record.get("settings", {}), set(record.get("inputs", {}).values())
         decoding = self.plan.recipe.decoding
         wanted = {"search": decoding.search, "beam": decoding.beam, "test_set": test_set}
         for key in {**wanted, **settings}:

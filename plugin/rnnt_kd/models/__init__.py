@@ -46,7 +46,8 @@ def build_transducer(
       size:            a row of that encoder's ``SIZES``.
       encoder_options: replaces single values of the row.
     Raises:
-      UserError: an unknown name, size or option, or a blank outside the vocabulary; it lists the right ones.
+      UserError: an unknown name, size or option, options that make no encoder, or a blank outside the
+        vocabulary; it lists the right ones.
     """
     module = choices.load(f"{__name__}.encoders", encoder, what="encoder")
     encoder_class = _class(module, encoder)
@@ -62,7 +63,13 @@ def build_transducer(
     joiner_class = _class(choices.load(f"{__name__}.joiners", joiner, what="joiner"), joiner, "Joiner")
     if not 0 <= blank_id < vocab_size:
         raise UserError("blank_id", f"{blank_id} with a vocabulary of {vocab_size}", "a label of the vocabulary")
-    network = encoder_class(dropout=dropout, **{**module.SIZES.get(size, {}), **encoder_options})
+    try:
+        network = encoder_class(dropout=dropout, **{**module.SIZES.get(size, {}), **encoder_options})
+    except (TypeError, ValueError, ArithmeticError) as error:
+        if isinstance(error, UserError) or not encoder_options:
+            raise
+        found = f"{encoder_options} ({type(error).__name__}: {error})"
+        raise UserError(f"encoder_options of encoder {encoder}", found, "values that make an encoder") from error
     labels = predictor_class(vocab_size, predictor_dim, context_size=CONTEXT_SIZE, blank_id=blank_id)
     joined = joiner_class(network.output_dim, labels.output_dim, joiner_dim, vocab_size)
     return Transducer(network, labels, joined, vocab_size, blank_id=blank_id, ctc_head=ctc_head)

@@ -26,20 +26,27 @@ from rnnt_kd.training.batches import Data
 STARTS_FROM_TEACHER = ("sparse_student", "streaming_student")  # roles
 
 
+def check_names(config: SystemConfig) -> None:
+    """UserError: an encoder, predictor, joiner, optimizer or schedule that does not exist."""
+    for part in ("encoder", "predictor", "joiner"):
+        choices.check(getattr(config.model, part), choices.names(f"rnnt_kd.models.{part}s"), f"model.{part}")
+    choices.function(optimizers, config.training.optimizer, "training.optimizer")
+    choices.function(learning_rates, config.training.schedule, "training.schedule")
+    if config.sparsity is not None:
+        choices.function(schedules, config.sparsity.schedule, "sparsity.schedule")
+
+
 def resolve(
     config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Path], cache: Optional[TeacherCache] = None
 ) -> SystemConfig:
     """Fill in what the tokenizer and the teacher decide, after checking that they fit.
 
     Raises:
-      UserError: an unknown optimizer or schedule; or a teacher is needed and missing, or differs in BPE
+      UserError: a name that ``check_names`` does not know; or a teacher is needed and missing, or differs in BPE
         model, blank id or (for a sparse student) in the model; it says which.  A streaming student
         whose model has other shapes than the teacher's is none: it starts from scratch.
     """
-    choices.function(optimizers, config.training.optimizer, "training.optimizer")
-    choices.function(learning_rates, config.training.schedule, "training.schedule")
-    if config.sparsity is not None:
-        choices.function(schedules, config.sparsity.schedule, "sparsity.schedule")
+    check_names(config)
     config = dataclasses.replace(
         config, vocab_size=tokenizer.vocab_size, blank_id=tokenizer.blank_id, bpe_checksum=tokenizer.checksum
     )

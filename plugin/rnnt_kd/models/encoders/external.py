@@ -75,7 +75,7 @@ class External(nn.Module):
         module_name, _, name = factory.partition(":")
         try:
             function = getattr(importlib.import_module(module_name), name, None)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._error(f"does not import ({_short(error)})", "a module on PYTHONPATH") from error
         if not callable(function):
             raise self._error(f"{module_name} has no function {name}", "a callable")
@@ -83,7 +83,7 @@ class External(nn.Module):
             made = function(**options)
         except UserError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self._error(f"fails ({_short(error)})", "a factory that takes these encoder_options") from error
         if not isinstance(made, nn.Module):
             raise self._error(f"returns a {type(made).__name__}", "an nn.Module")
@@ -99,7 +99,7 @@ class External(nn.Module):
             with torch.random.fork_rng(devices=[]):
                 out, lens = self.module(3.5 * noise - 7.5, PROBED.clone())
             shapes = tuple(out.shape), tuple(lens.shape)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             shape = f"x {tuple(noise.shape)}, x_lens {tuple(PROBED.shape)}"
             raise self._error(f"fails on {shape} ({_short(error)})", "forward(x, x_lens) -> (out, lens)") from error
         finally:
@@ -124,5 +124,5 @@ def _counted_by(lens: List[int]) -> Tuple[Optional[int], int]:
     return None, 0
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
