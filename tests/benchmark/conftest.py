@@ -3,7 +3,7 @@
 import shutil
 
 import pytest
-from export_cases import error_line, workplace  # noqa: F401
+from export_cases import workplace  # noqa: F401
 
 
 @pytest.fixture(scope="session")
@@ -18,5 +18,15 @@ def place(workplace, tmp_path_factory):  # noqa: F811
 
 @pytest.fixture
 def fails(capsys):
-    """Of a command that must fail with one line: that line."""
-    return lambda main, *arguments: error_line(capsys, main, arguments)
+    """Of a command that must fail with one line: that line, after those of progress."""
+
+    def line(main, *arguments):
+        with pytest.raises(SystemExit) as error:
+            main(list(map(str, arguments)))
+        assert error.value.code == 1
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert lines[-1].startswith("error: ") and "Traceback" not in "".join(lines)
+        assert sum(line.startswith("error: ") for line in lines) == 1
+        return lines[-1]
+
+    return line
