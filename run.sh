@@ -6,7 +6,7 @@
 #   ./run.sh --corpus an4 --corpus-dir DIR              # a corpus of egs/
 #   ./run.sh --train-dir D --dev-dir D --test-dirs "D"  # your own Kaldi data directories
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(CDPATH= cd -- "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 . "$root/local/parse_options.sh"
 
 corpus= corpus_dir= train_dir= dev_dir= test_dirs= data_dir= exp_dir=
@@ -76,8 +76,9 @@ if [ "$corpus" = custom ]; then
   [ -n "${own_dirs[0]}" ] || die "--corpus custom needs your Kaldi data directories: --train-dir, --dev-dir and --test-dirs"
   train_dir=${own_dirs[0]%/} dev_dir=${own_dirs[1]%/} test_dirs=${own_dirs[2]}
 else
+  [[ $data_dir != *[[:space:]]* ]] || die "--data-dir: '$data_dir'; expected a path without blanks; choose another"
   [ "$needs_corpus_dir" = false ] || [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir DIR: where the corpus is (see egs/$corpus/README.md)"
-  train_dir=$data_dir/$train_dir dev_dir=$data_dir/$dev_dir test_dirs=$(printf "$data_dir/%s " $test_dirs)
+  train_dir=$data_dir/$train_dir dev_dir=$data_dir/$dev_dir test_dirs=$(printf -- "${data_dir//%/%%}/%s " $test_dirs)
 fi
 read -ra test_list <<<"$test_dirs"
 
@@ -89,7 +90,7 @@ if [ "$dry_run" = false ]; then
   [ "$env" != none ] || RNNT_KD_ENV=none
   . "$root/local/path.sh"
   [ "$print_jobs" = false ] || exec 1>&3 3>&-
-  mkdir -p "$exp_dir" || die "$exp_dir: cannot be made; expected a folder that can be written; choose another --exp-dir"
+  mkdir -p "$exp_dir" 2>/dev/null || die "$exp_dir: cannot be made; expected a folder that can be written; choose another --exp-dir"
   if [ "$print_jobs" = false ] && command -v flock >/dev/null 2>&1; then # the lock goes when the run's last process ends
     exec 9>>"$exp_dir/.lock" || die "$exp_dir: cannot be written; choose another --exp-dir"
     flock -n 9 || die "$exp_dir: another run is at work there; wait for it to end, or choose another --exp-dir"

@@ -5,7 +5,7 @@
 #
 # Works from any folder; changes to none.
 
-rnnt_kd_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+rnnt_kd_root=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ -z "${RNNT_KD_ENV:-}" ]; then
   RNNT_KD_ENV=none
   [ -r "$rnnt_kd_root/.venv/current" ] && RNNT_KD_ENV=$(cat "$rnnt_kd_root/.venv/current")

@@ -33,5 +33,5 @@ while [ $# -gt 0 ]; do
 done
 [ $# = 2 ] || [ $# = 3 ] || { usage >&2; exit 1; }
 
-. "$(dirname "${BASH_SOURCE[0]}")/path.sh"
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/path.sh"
 exec python -m rnnt_kd.bin.score ${options[@]+"${options[@]}"} --data-dir "$1" --decode-dir "${!#}"

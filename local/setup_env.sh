@@ -11,7 +11,7 @@
 # Versions are pinned in requirements/*.txt.  A second run finds the environment finished and
 # touches no network.  The environment made last is named in .venv/current, which local/path.sh reads.
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 die() { echo "error: $*" >&2; exit 1; }
 

@@ -7,7 +7,7 @@
 #   tests/run.sh --env torch2             # everything, in the other one
 #   tests/run.sh tests/losses -k teacher  # some of it
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 env=auto
 arguments=()

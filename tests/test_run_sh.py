@@ -1,5 +1,6 @@
 """run.sh as users type it: options, errors, and what --dry-run prints.  Nothing is installed or run."""
 
+import os
 import re
 import shlex
 import shutil
@@ -46,6 +47,7 @@ def value(words, option):
         (["--experiment", "papre"], ["--experiment: 'papre'", "default, smoke"]),
         (["--seed", "1.5"], ["--seed: '1.5'"]),
         (["--nj", "0"], ["--nj: '0'"]),
+        (["--data-dir", "d x"], ["--data-dir: 'd x'", "without blanks"]),
         (["--nj"], ["--nj needs a value"]),
         (["--allow-pipes", "maybe"], ["--allow-pipes: 'maybe'", "true, false"]),
         (["--config", "nowhere.conf"], ["--config: 'nowhere.conf'"]),
@@ -103,6 +105,17 @@ def test_nothing_in_an_option_file_is_run(root, tmp_path):
     file.write_text(f"exp_dir=$(touch {tmp_path}/a)`touch {tmp_path}/b`\nset=x[$(touch {tmp_path}/c)].y=1\n")
     commands(root, "--config", file)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["evil.conf"]
+
+
+def test_it_runs_from_any_folder_through_a_link_and_with_cdpath(root, tmp_path):
+    (tmp_path / "link.sh").symlink_to(root / "run.sh")
+    expected = run_sh(root, "--help").stdout
+    for folder, script in ((root.parent, f"{root.name}/run.sh"), (tmp_path, "link.sh"), (tmp_path, "./link.sh")):
+        result = subprocess.run(
+            ["bash", script, "--help"], cwd=folder, env={**os.environ, "CDPATH": f"{root.parent}:/"},
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert (result.returncode, result.stdout, result.stderr) == (0, expected, "")
 
 
 def test_an_option_file_names_no_other(root, tmp_path):
