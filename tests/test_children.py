@@ -92,6 +92,12 @@ def test_a_job_that_fails_stops_its_steps_and_no_other_job(tmp_path, capsys):
     assert "[broken] why" in capsys.readouterr().err
 
 
+def test_a_job_that_is_killed_is_named_with_the_signal(capfd):
+    killed = Commands("teacher/1", [["-c", "import os; os.kill(os.getpid(), 9)"]])
+    assert run_side_by_side([killed], at_once=1) == [("teacher/1", -signal.SIGKILL)]
+    assert capfd.readouterr().err == "teacher/1: killed by SIGKILL (memory?)\n"
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_whatever_ends_the_run_ends_its_jobs(root, tmp_path, how):
     if how == signal.SIGKILL and not sys.platform.startswith("linux"):

@@ -92,6 +92,8 @@ class _Running:
                 return None
             if self._reader is not None:
                 self._reader.join()
+            if status < 0:  # it could not say so itself
+                sys.stderr.write(f"{self.name}: killed by {signal.Signals(-status).name} (memory?)\n")
             if status:
                 return status
         if not self._steps:

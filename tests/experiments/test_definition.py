@@ -121,6 +121,7 @@ def test_an_override_of_what_is_not_there_is_one_line(tmp_path, override, words)
         ("seeds: [1.5]\nsystems: {a: {role: teacher}}", ["seeds", "1.5"]),
         ("systems: {export: {role: teacher}}", ["'export' is no name"]),
         ("systems: {a/b: {role: teacher}}", ["'a/b' is no name"]),
+        ("systems: {a: {role: teacher}, A: {role: teacher}}", ["systems a and A would lie in one folder"]),
         ("systems: {summary.json: {role: teacher}}", ["'summary.json' is no name", "*.json, *.md"]),
         (f"systems: {{{'x' * 101}: {{role: teacher}}}}", ["is no name", "at most 100"]),
         ("systems: {null: {role: teacher}}", ["trial.yaml: not a mapping", "NoneType"]),

@@ -120,6 +120,10 @@ class _Resolver:
                 found = f"'{name}' is no name for a system"
                 none = ", ".join((*_RESERVED, *(f"*{ending}" for ending in _FILES)))
                 raise UserError(path, found, f"at most 100 letters, digits and . _ + -, and none of: {none}")
+            same = next((other for other in self.given if other.lower() == name.lower()), None)
+            if same is not None:
+                found = f"systems {same} and {name} would lie in one folder where names have no case"
+                raise UserError(path, found, "names that differ in more than case")
             self.given[name] = self._checked(name, mapping({} if entry is None else entry, self._where(name)))
 
     def all(self) -> Dict[str, System]:
