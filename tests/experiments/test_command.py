@@ -203,6 +203,20 @@ def test_an_unfinished_seed_is_named_and_in_no_figure(trial):
     assert (seeds["sparse50_kd"], seeds["hot"]) == ("1 of 1 2", "- of 1")
 
 
+@pytest.mark.parametrize(
+    "file, content, words",
+    [
+        ("system.json", "{}", "system.json: params is None; expected a number"),
+        ("system.json", "[]", "system.json: not a JSON object"),
+        ("decode_dev_modified_beam_search/decode.json", '{"rtf": "fast"}', "decode.json: rtf is 'fast'"),
+        ("decode_dev_modified_beam_search/decode.json", "{", "decode.json: not a JSON object"),
+    ],
+)
+def test_a_damaged_result_is_one_line(trial, file, content, words):
+    (trial.dir / "hot" / "seed1" / file).write_text(content)
+    assert words in refused(trial, "--steps", "score")
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"settings": 3}'])
 def test_a_system_whose_record_is_damaged_is_in_no_figure(trial, content):
     record = trial.dir / "hot" / "seed1" / ".training.record.json"

@@ -71,7 +71,8 @@ class Progress:
         for what, path in (("weights", model), ("BPE model", self.places.bpe_dir / "bpe.model"), ("cuts", cuts)):
             if self._bytes(path) not in digests:
                 return f"{test_set} was decoded with other {what}"
-        return "" if (folder / f"recogs-{test_set}.txt").exists() else f"decoding of {test_set} is not finished"
+        whole = all((folder / name).exists() for name in (f"recogs-{test_set}.txt", "decode.json"))
+        return "" if whole else f"decoding of {test_set} is not finished"
 
     def why_not_finished(self, job: Job) -> str:
         """ "" where trained and decoded on all test sets."""

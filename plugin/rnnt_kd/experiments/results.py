@@ -18,6 +18,7 @@ from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, L
 
 # Of results.json.
 KEYS = tuple("system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value".split())
+OF_SYSTEM = ("params", "nonzero_params", "sparsity", "train_seconds")  # what the table reads of system.json
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,9 @@ def collect(plan: Plan, progress: Progress, jobs: Sequence[Job]) -> Tuple[Result
             recognitions = read_recogs(path)
             first = first or (recognitions, path)
             check_same_references(recognitions, first[0], path, first[1])
-            system = read_json(plan.system_dir(job) / "system.json")
-            decoding, delay = (
-                read_json(folder / f"{name}.json", default={}) for name in ("decode", f"delay-{test_set}")
-            )
+            system = read_json(plan.system_dir(job) / "system.json", numbers=OF_SYSTEM)
+            decoding = read_json(folder / "decode.json", numbers=("rtf",))
+            delay = read_json(folder / f"delay-{test_set}.json", default={})
             errors = errors_by_utterance(recognitions)
             results[job, test_set] = Result(job, test_set, system, scores, errors, decoding, delay)
     return results, reasons

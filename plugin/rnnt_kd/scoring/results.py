@@ -67,11 +67,11 @@ def kaldi_line(figures: Mapping[str, Any]) -> str:
     return f"%WER {figures['wer']:.2f} [ {counts} ]"
 
 
-def read_json(path: Path, default: Optional[Dict[str, Any]] = None) -> Dict[str, Any]:
+def read_json(path: Path, default: Optional[Dict[str, Any]] = None, numbers: Sequence[str] = ()) -> Dict[str, Any]:
     """A JSON object from disk; ``default`` where there is no such file.
 
     Raises:
-      UserError: no file and no default, or not a JSON object.
+      UserError: no file and no default, not a JSON object, or without one of the ``numbers``.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -83,6 +83,10 @@ def read_json(path: Path, default: Optional[Dict[str, Any]] = None) -> Dict[str,
         value = None
     if not isinstance(value, dict):
         raise UserError(path, "not a JSON object", "a file of rnnt_kd", "delete it and run the stage that makes it")
+    for key in numbers:
+        if not isinstance(value.get(key), (int, float)):
+            next_step = "delete it and run the stage that makes it"
+            raise UserError(path, f"{key} is {value.get(key)!r}", "a number, as rnnt_kd writes it", next_step)
     return value
 
 
