@@ -61,18 +61,6 @@ def test_a_phrase_of_its_own_score_and_beginnings_that_are_shared():
     assert words.scores(after).tolist() == [-3.0, -3.0, 0.0, 1.0 + 4.0, 3.0 + 6.0, -3.0 + 20.0]
 
 
-def test_states_of_any_shape():
-    words = HotWords([([2, 3], 1.0), ([3, 3, 4], 2.0)], 6)
-    states = torch.randint(len(words._table), (4, 3))
-    tokens = torch.randint(6, (4, 3))
-    scores, after, finals = words.scores(states), words.advance(states, tokens), words.finals(states)
-    for i in range(4):
-        for j in range(3):
-            assert torch.equal(scores[i, j], words.scores(states[i, j]))
-            assert after[i, j] == words.advance(states[i, j], tokens[i, j])
-            assert finals[i, j] == words.finals(states[i, j])
-
-
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     return Tokenizer.load(train_bpe(["ONE TWO THREE", "FOUR FIVE"], 20, tmp_path_factory.mktemp("bpe") / "bpe"))
