@@ -147,16 +147,6 @@ def test_segments_are_cut_where_they_say(tmp_path):
     assert np.abs(cuts["u2_sp1.1"].load_features()[3:-3] - expected[3:-3]).mean() < 0.05
 
 
-def test_pipes_run_where_allowed(tmp_path):
-    wav = write(tmp_path / "a.wav", tone(0.5))
-    data = make_dir(tmp_path / "data", {"a": f"cat {wav} |"})
-    with pytest.raises(UserError, match="--allow-pipes"):
-        compute_features(data, tmp_path / "cuts", "x")
-    assert not (tmp_path / "cuts").exists()
-    compute_features(data, tmp_path / "cuts", "x", allow_pipes=True)
-    assert cuts_of(tmp_path / "cuts", "x")["a"].num_frames == 50
-
-
 @pytest.fixture(scope="module")
 def bad_audio(tmp_path_factory) -> dict:
     """A file of each kind of damage."""

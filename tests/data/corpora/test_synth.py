@@ -93,21 +93,6 @@ def test_audio_is_16_khz_speech_neither_clipped_nor_faint(corpus):
         assert 10 * np.log10(np.percentile(frames, 85) / np.percentile(frames, 3)) > 10, path
 
 
-def test_interrupted_it_does_not_look_finished(tmp_path, monkeypatch):
-    whole, made = synth.make_utterance, []
-
-    def interrupt(task):
-        made.append(task)
-        if len(made) == 12:
-            raise KeyboardInterrupt
-        return whole(task)
-
-    monkeypatch.setattr(synth, "make_utterance", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        synth.prepare(None, tmp_path, seed=1, options=SMALL)
-    assert not list(tmp_path.iterdir())
-
-
 def test_interrupted_it_leaves_an_older_corpus_alone(corpus, monkeypatch):
     before = digest(corpus)
 
