@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from search_cases import Model, encoder_output, reference_search
+from search_cases import Model, assert_plain_python_finds, encoder_output
 
 from rnnt_kd.decoding.hotwords import HotWords, read_hotwords
 from rnnt_kd.decoding.modified_beam_search import search
@@ -47,10 +47,7 @@ def test_beam_search_equals_plain_python(seed, lens, phrases):
     frames, lengths = encoder_output(seed, lens)
     scorer = HotWords([(phrase, 0.7) for phrase in phrases], 6)
     found = search(model, frames, lengths, beam=3, nbest=3, scorers=[scorer])
-    for hypotheses, utterance, length in zip(found, frames, lens, strict=True):
-        expected = reference_search(model, utterance[:length], 3, bonus=plain_bonus(phrases, 0.7))
-        assert [(h.tokens, h.timestamps) for h in hypotheses] == [(h[0], h[1]) for h in expected]
-        assert [h.score for h in hypotheses] == pytest.approx([h[2] for h in expected])
+    assert_plain_python_finds(found, model, frames, lens, 3, bonus=plain_bonus(phrases, 0.7))
 
 
 def test_a_phrase_of_its_own_score_and_beginnings_that_are_shared():

@@ -76,17 +76,6 @@ def test_greedy_is_beam_1_and_equals_plain_python(seed, lens, unk_id, context_si
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-@given(seed=st.integers(0, 999), lens=lengths)
-def test_batch_equals_alone(name, seed, lens):
-    model = Model(seed)
-    encoder_out, encoder_out_lens = encoder_output(seed, lens)
-    together = SEARCHES[name](model, encoder_out, encoder_out_lens, beam=4)
-    for i, length in enumerate(lens):
-        alone = SEARCHES[name](model, encoder_out[i : i + 1, :length], encoder_out_lens[i : i + 1], beam=4)[0]
-        assert_equal(together[i], [(h.tokens, h.timestamps, h.score, h.token_log_probs) for h in alone])
-
-
-@pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("blank_id", [0, 5])
 def test_any_blank_id(name, blank_id):
     model = Model(7, blank_id=blank_id)
