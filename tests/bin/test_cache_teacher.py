@@ -1,14 +1,12 @@
 """``python -m rnnt_kd.bin.cache_teacher``: whatever happens to it, the cache ends with the same bytes."""
 
-import os
 import shutil
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import safetensors.torch
+from command_cases import refused, start, words, writes_interrupted
 from system_cases import noise_corpus, random_system
 
 from rnnt_kd import atomic, progress_bar
@@ -33,11 +31,9 @@ def made(tmp_path_factory):
 
 
 def arguments(made, cache_dir, **changed):
-    values = {"teacher-dir": made / "exp/teacher", "bpe-dir": made / "exp/bpe", "cache-dir": cache_dir}
-    values.update({"cuts": made / "exp/cuts/train.jsonl.gz", "shard-utterances": 3})
-    values.update({"device": "cpu", "lattice-backend": "torch"})
-    values.update({key.replace("_", "-"): value for key, value in changed.items()})
-    return [part for key, value in values.items() for part in (f"--{key}", str(value))]
+    values = {"teacher_dir": made / "exp/teacher", "bpe_dir": made / "exp/bpe", "cache_dir": cache_dir}
+    values.update(cuts=made / "exp/cuts/train.jsonl.gz", shard_utterances=3, device="cpu", lattice_backend="torch")
+    return words(**{**values, **changed})
 
 
 def contents(cache_dir):
@@ -62,12 +58,6 @@ def copy(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "copy")
 
 
-def start(root, given):
-    environment = {**os.environ, "PYTHONPATH": str(root / "plugin"), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", "rnnt_kd.bin.cache_teacher", *given]
-    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
 def test_every_utterance_is_there_at_each_speed_and_with_any_text(made, whole):
     cache = TeacherCache.open(whole)
     assert len(cache) == 24 and cache.facts.prune_range == 5
@@ -85,7 +75,7 @@ def test_finished_already_is_one_line_and_touches_nothing(made, copy, capsys):
 
 def killed_in_the_middle(made, folder, root):
     """What a process had written when it was killed."""
-    process = start(root, arguments(made, folder))
+    process = start(root, "cache_teacher", arguments(made, folder))
     while process.poll() is None and len(contents(folder)) < 2:
         time.sleep(0.001)
     process.kill()
@@ -101,28 +91,19 @@ def test_kill_9_loses_one_shard_at_most(made, whole, tmp_path, root):
             break
     assert 2 <= len(left) < NUM_SHARDS, "killed in the middle"
     assert all(contents(whole)[name] == content for name, content in left.items())
-    process = start(root, arguments(made, folder))
+    process = start(root, "cache_teacher", arguments(made, folder))
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0 and f"{NUM_SHARDS - len(left)} of {NUM_SHARDS} shards to make" in said
     assert contents(folder) == contents(whole)
     assert not list(folder.glob(".*.tmp"))
 
 
-def test_interrupted_at_any_write_it_goes_on(made, whole, tmp_path, monkeypatch):
-    folder, real = tmp_path / "stopped", os.replace
+def test_interrupted_at_any_write_it_goes_on(made, whole, tmp_path):
+    folder = tmp_path / "stopped"
     for done in range(NUM_SHARDS + 1):
-        writes = 0
-
-        def replace(source, target):
-            nonlocal writes
-            writes += 1
-            if writes > 1:
-                raise KeyboardInterrupt
-            real(source, target)
-
-        monkeypatch.setattr(atomic.os, "replace", replace)
         try:
-            command.main(arguments(made, folder))
+            with writes_interrupted(1):
+                command.main(arguments(made, folder))
             break
         except SystemExit as end:
             assert end.code == 130 and len(contents(folder)) == done + 1
@@ -142,7 +123,7 @@ def test_what_a_killed_write_left_is_swept_up(made, whole, copy):
 @pytest.mark.parametrize("jobs", [[{"job": 1, "nj": 2}, {"job": 2, "nj": 2}], [{}, {}]], ids=["two jobs", "one twice"])
 def test_jobs_at_once_make_the_bytes_of_one(made, whole, tmp_path, root, jobs):
     folder = tmp_path / "shared"
-    processes = [start(root, arguments(made, folder, **job)) for job in jobs]
+    processes = [start(root, "cache_teacher", arguments(made, folder, **job)) for job in jobs]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert all(f"job {job} of 2: 4 of 4 shards to make" in said for job, said in enumerate(outputs, 1) if jobs[0])
@@ -237,10 +218,8 @@ def test_bad_input_is_one_line_and_writes_nothing(made, tmp_path, capsys):
         ({"max_seconds": 0.2}, "nothing is left"),
     ]
     for changed, message in cases:
-        with pytest.raises(SystemExit) as end:
-            command.main(arguments(made, tmp_path / "out", **changed))
-        said = capsys.readouterr().err.splitlines()
-        assert end.value.code == 1 and said[-1].startswith("error: ") and message in said[-1], (message, said)
+        given = arguments(made, tmp_path / "out", **changed)
+        assert message in refused(capsys, command.main, *given, lines=None)
         assert not (tmp_path / "out").exists()
 
 
@@ -249,9 +228,8 @@ def test_a_teacher_of_nans_is_named_with_the_utterance(made, tmp_path, capsys):
     weights = safetensors.torch.load_file(broken / "model.safetensors")
     weights["joiner.output_linear.bias"][3] = float("nan")
     safetensors.torch.save_file(weights, broken / "model.safetensors")
-    with pytest.raises(SystemExit):
-        command.main(arguments(made, tmp_path / "out", teacher_dir=broken))
-    assert "its posteriors of s-0" in capsys.readouterr().err and not contents(tmp_path / "out")
+    said = refused(capsys, command.main, *arguments(made, tmp_path / "out", teacher_dir=broken), lines=None)
+    assert "its posteriors of s-0" in said and not contents(tmp_path / "out")
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_shard(made, tmp_path, capsys, monkeypatch):
@@ -259,10 +237,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_shard(made, tmp_path, capsys
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(atomic, "write_bytes", write_bytes)
-    with pytest.raises(SystemExit) as end:
-        command.main(arguments(made, tmp_path / "out"))
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert end.value.code == 1 and said.startswith(f"error: {tmp_path / 'out'}: the disk is full")
+    said = refused(capsys, command.main, *arguments(made, tmp_path / "out"), lines=None)
+    assert said.startswith(f"error: {tmp_path / 'out'}: the disk is full")
 
 
 def test_plain_progress_lines_tell_the_time_left(made, tmp_path, capsys, monkeypatch):

@@ -5,6 +5,7 @@ import errno
 import numpy as np
 import pytest
 import soundfile
+from command_cases import refused
 from filelock import FileLock
 
 from rnnt_kd.bin import compute_features, prepare_corpus, train_bpe, validate_data_dir
@@ -22,17 +23,6 @@ def data_dir(tmp_path):
         soundfile.write(path, 0.1 * rng.normal(size=8000), 16000)
     text = dict(zip(audio, ["ÜBER ALLES", "SAY IT", "SAY IT AGAIN", ""], strict=True))
     return write_data_dir(tmp_path / "data", wav_scp=audio, text=text, utt2spk=dict.fromkeys(audio, "s"))
-
-
-def fails(capsys, command, *argv) -> str:
-    """Its one line on stderr."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as end:
-        command.main([str(value) for value in argv])
-    lines = capsys.readouterr().err.splitlines()
-    assert end.value.code == 1 and len(lines) == 1, lines
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 def test_the_whole_path_runs_and_then_skips(data_dir, tmp_path, capsys):
@@ -74,26 +64,26 @@ def test_what_is_left_out_is_said(data_dir, tmp_path, capsys):
 
 def test_wrong_data_directories_are_one_line(data_dir, tmp_path, capsys):
     cuts = ["--out-dir", tmp_path / "cuts", "--name", "x"]
-    assert "no such directory" in fails(capsys, validate_data_dir, tmp_path / "nowhere")
-    assert "no such directory" in fails(capsys, compute_features, "--data-dir", tmp_path / "nowhere", *cuts)
+    assert "no such directory" in refused(capsys, validate_data_dir.main, tmp_path / "nowhere")
+    assert "no such directory" in refused(capsys, compute_features.main, "--data-dir", tmp_path / "nowhere", *cuts)
     (tmp_path / "2.wav").write_bytes(b"")
-    assert "wav.scp:3: audio" in fails(capsys, validate_data_dir, data_dir)
-    assert "1 of 4 utterances have bad audio" in fails(capsys, compute_features, "--data-dir", data_dir, *cuts)
+    assert "wav.scp:3: audio" in refused(capsys, validate_data_dir.main, data_dir)
+    assert "1 of 4 utterances have bad audio" in refused(capsys, compute_features.main, "--data-dir", data_dir, *cuts)
     (tmp_path / "2.wav").rename(tmp_path / "elsewhere.wav")
-    assert "2.wav does not exist" in fails(capsys, validate_data_dir, data_dir)
+    assert "2.wav does not exist" in refused(capsys, validate_data_dir.main, data_dir)
     (tmp_path / "elsewhere.wav").rename(tmp_path / "2.wav")
     (data_dir / "text").write_text("")
-    assert "text: is empty" in fails(capsys, validate_data_dir, data_dir)
+    assert "text: is empty" in refused(capsys, validate_data_dir.main, data_dir)
     assert not list(tmp_path.glob("cuts/x*"))
 
 
 def test_wrong_text_and_sizes_are_one_line(data_dir, tmp_path, capsys):
     out = ["--out-dir", tmp_path / "bpe"]
-    assert "no such file" in fails(capsys, train_bpe, "--text", tmp_path / "text", "--vocab-size", 20, *out)
-    assert "at most" in fails(capsys, train_bpe, "--text", data_dir / "text", "--vocab-size", 999, *out)
-    assert "at least" in fails(capsys, train_bpe, "--text", data_dir / "text", "--vocab-size", 4, *out)
+    assert "no such file" in refused(capsys, train_bpe.main, "--text", tmp_path / "text", "--vocab-size", 20, *out)
+    assert "at most" in refused(capsys, train_bpe.main, "--text", data_dir / "text", "--vocab-size", 999, *out)
+    assert "at least" in refused(capsys, train_bpe.main, "--text", data_dir / "text", "--vocab-size", 4, *out)
     (data_dir / "text").write_bytes(b"u0 \xff\n")
-    assert "is not UTF-8" in fails(capsys, train_bpe, "--text", data_dir / "text", "--vocab-size", 20, *out)
+    assert "is not UTF-8" in refused(capsys, train_bpe.main, "--text", data_dir / "text", "--vocab-size", 20, *out)
     assert not (tmp_path / "bpe").exists()
 
 
@@ -107,17 +97,19 @@ def test_the_folder_of_a_corpus_may_be_relative(tmp_path, capsys, monkeypatch):
 
 def test_one_process_at_a_time_makes_a_corpus(tmp_path, capsys):
     with FileLock(str(tmp_path / ".out.lock")):
-        text = fails(capsys, prepare_corpus, "--corpus", "synth", "--out-dir", tmp_path / "out")
+        text = refused(capsys, prepare_corpus.main, "--corpus", "synth", "--out-dir", tmp_path / "out")
     assert "another process is making this corpus" in text and not (tmp_path / "out").exists()
 
 
 def test_wrong_corpora_are_one_line(tmp_path, capsys):
     out = ["--out-dir", tmp_path / "out"]
-    message = fails(capsys, prepare_corpus, "--corpus", "nothing", *out)
+    message = refused(capsys, prepare_corpus.main, "--corpus", "nothing", *out)
     assert "there is no 'nothing'" in message and "an4" in message and "__init__" not in message
-    assert "no such directory" in fails(capsys, prepare_corpus, "--corpus", "an4", "--corpus-dir", tmp_path / "x", *out)
-    assert "--corpus-dir" in fails(capsys, prepare_corpus, "--corpus", "an4", *out)
-    assert "KEY=VALUE" in fails(capsys, prepare_corpus, "--corpus", "an4", "--option", "seven", *out)
+    assert "no such directory" in refused(
+        capsys, prepare_corpus.main, "--corpus", "an4", "--corpus-dir", tmp_path / "x", *out
+    )
+    assert "--corpus-dir" in refused(capsys, prepare_corpus.main, "--corpus", "an4", *out)
+    assert "KEY=VALUE" in refused(capsys, prepare_corpus.main, "--corpus", "an4", "--option", "seven", *out)
     assert not (tmp_path / "out").exists()
 
 

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import torch
 from arpa_cases import make_arpa
+from command_cases import refused, words
 from system_cases import noise_corpus, random_system
 
 from rnnt_kd.bin import decode, delay, score
@@ -35,20 +36,8 @@ def made(tmp_path_factory):
 
 
 def options(made, out_dir, **changed):
-    values = {"system-dir": made / "exp/teacher", "cuts": made / "exp/cuts/test.jsonl.gz", "bpe-dir": made / "exp/bpe"}
-    values.update({"out-dir": out_dir, "test-set": "test", "device": "cpu"})
-    values.update({key.replace("_", "-"): value for key, value in changed.items()})
-    return [part for key, value in values.items() for part in (f"--{key}", str(value))]
-
-
-@pytest.mark.parametrize("search", ["greedy_search", "modified_beam_search"])
-def test_recogs_do_not_depend_on_the_batch(made, tmp_path, search):
-    for seconds in (0.1, 120):
-        decode.main(options(made, tmp_path / str(seconds), search=search, batch_seconds=seconds))
-    together = read_recogs(tmp_path / "120" / "recogs-test.txt")
-    assert together == read_recogs(tmp_path / "0.1" / "recogs-test.txt")
-    assert {item.utterance_id: " ".join(item.ref) for item in together} == TEXTS
-    assert any(item.hyp for item in together)
+    values = {"system_dir": made / "exp/teacher", "cuts": made / "exp/cuts/test.jsonl.gz", "bpe_dir": made / "exp/bpe"}
+    return words(**{**values, "out_dir": out_dir, "test_set": "test", "device": "cpu", **changed})
 
 
 def test_fast_beam_search_says_words_of_the_text_only(made, tmp_path):
@@ -65,36 +54,15 @@ def test_fast_beam_search_says_words_of_the_text_only(made, tmp_path):
     assert not said["any"] <= {"two", "one", "ONE"}  # what random weights say
 
 
-def fails(capsys, *arguments, **changed):
-    """The one line of a decoding that is refused."""
-    with pytest.raises(SystemExit) as end:
-        decode.main(options(*arguments, **changed))
-    said = capsys.readouterr().err.splitlines()
-    assert end.value.code == 1 and said[-1].startswith("error: ")
-    return said[-1]
-
-
-def test_a_text_without_a_word_of_the_system_is_named(made, tmp_path, capsys):
-    pytest.importorskip("k2", reason="k2 is not in this environment")
-    text = tmp_path / "text"
-    text.write_text("x-1 日本\n")
-    said = fails(capsys, made, tmp_path / "out", search="fast_beam_search", graph_text=text)
-    assert said.startswith(f"error: {text}: no token may be said; expected text")
-
-
-@pytest.mark.parametrize("search", ["greedy_search", "modified_beam_search"])
-def test_other_searches_have_no_graph(made, tmp_path, capsys, search):
-    said = fails(capsys, made, tmp_path, search=search, graph_text=made / "data/test/text")
-    assert said == f"error: --graph-text: given with {search}; expected --search fast_beam_search"
-
-
 @pytest.mark.parametrize("search", ["greedy_search", "modified_beam_search"])
 def test_tokens_and_words_are_those_of_the_search_and_have_the_times_of_their_frames(made, tmp_path, search):
-    """A frame is 40 ms; a word comes with its last token."""
+    """A frame is 40 ms; a word comes with its last token.  Alone, an utterance has the words that it has in a batch."""
     decode.main(options(made, tmp_path, search=search))
-    words = {item.utterance_id: item.hyp for item in read_recogs(tmp_path / "recogs-test.txt")}
+    recogs = read_recogs(tmp_path / "recogs-test.txt")
+    assert {item.utterance_id: " ".join(item.ref) for item in recogs} == TEXTS
+    said = {item.utterance_id: item.hyp for item in recogs}
     emissions = read_emissions(tmp_path / "tokens-test.jsonl")
-    assert {key: item.words for key, item in emissions.items()} == words and any(words.values())
+    assert {key: item.words for key, item in emissions.items()} == said and any(said.values())
     model, config = load_system(made / "exp/teacher")
     tokenizer = Tokenizer.load(made / "exp/bpe")
     for batch in make_dataloader(made / "exp/cuts/test.jsonl.gz", batch_seconds=0.1):
@@ -111,14 +79,14 @@ def test_tokens_and_words_are_those_of_the_search_and_have_the_times_of_their_fr
 
 def test_nbest_lists_and_ctm_belong_to_the_recognised_words(made, tmp_path, capsys):
     decode.main(options(made, tmp_path, nbest=3))
-    words = {item.utterance_id: item.hyp for item in read_recogs(tmp_path / "recogs-test.txt")}
+    said = {item.utterance_id: item.hyp for item in read_recogs(tmp_path / "recogs-test.txt")}
     emissions = read_emissions(tmp_path / "tokens-test.jsonl")
     lists = [json.loads(line) for line in (tmp_path / "nbest-test.jsonl").read_text().splitlines()]
     assert [item["id"] for item in lists] == sorted(item["id"] for item in lists)
     for key in TEXTS:
         found = [item for item in lists if item["id"] == key]
         assert [item["rank"] for item in found] == [1, 2, 3]  # random weights: nothing is sure
-        assert found[0]["words"] == list(words[key]) == found[0]["text"].split()
+        assert found[0]["words"] == list(said[key]) == found[0]["text"].split()
         assert found[0]["tokens"] == list(emissions[key].tokens)
         assert found[0]["timestamps"] == list(emissions[key].timestamps)
         assert len({tuple(item["tokens"]) for item in found}) == 3
@@ -174,16 +142,16 @@ def test_language_model_hot_words_and_bonus_have_a_say(made, tmp_path, capsys):
     hot.write_text("two :4.0\nthree\n")
     tokenizer = Tokenizer.load(made / "exp/bpe")
     size = tokenizer.vocab_size
-    words = HotWords([(tokenizer.encode("two"), 4.0), (tokenizer.encode("three"), 2.0)], size)
+    hot_words = HotWords([(tokenizer.encode("two"), 4.0), (tokenizer.encode("three"), 2.0)], size)
     ways = {
-        "hot": ([words], {"hotwords": hot, "hotwords_score": 2.0}),
+        "hot": ([hot_words], {"hotwords": hot, "hotwords_score": 2.0}),
         "bonus": ([TokenBonus(0.5, size)], {"token_bonus": 0.5}),
     }
     if importlib.util.find_spec("kaldilm"):
         arpa = make_arpa(tmp_path / "2.arpa", [text.split() for text in TEXTS.values()], 2)
         scorer = WordLm(read_arpa(arpa), tokenizer.pieces(), 0.2)  # the default scale
         ways["lm"] = [scorer], {"lm": arpa}
-        ways["both"] = [scorer, words], {"lm": arpa, **ways["hot"][1]}
+        ways["both"] = [scorer, hot_words], {"lm": arpa, **ways["hot"][1]}
     without, record = run_with(made, tmp_path / "without")
     assert not {"lm", "lm_scale", "hotwords", "hotwords_score", "token_bonus"} & record.keys()
     model, _ = load_system(made / "exp/teacher")
@@ -252,8 +220,9 @@ def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):
     other_blank = shutil.copytree(made / "exp/teacher", tmp_path / "other_blank")
     config = other_blank / "config.yaml"
     config.write_text(config.read_text().replace("blank_id: 0", "blank_id: 2"))
-    foreign = tmp_path / "hot.txt"
+    foreign, other_text = tmp_path / "hot.txt", tmp_path / "text"
     foreign.write_text("QUITE\n")
+    other_text.write_text("x-1 日本\n")
     cases = [
         ({"search": "best"}, f"search: there is no 'best'; expected one of: {', '.join(available_searches())}"),
         ({"beam": 0}, "--beam: 0"),
@@ -266,6 +235,13 @@ def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):
         ({"token_bonus": 1, "search": "greedy_search"}, "--search greedy_search: takes no language model, no hot"),
         ({"hotwords": tmp_path / "none.txt"}, "none.txt: no such file"),
         ({"hotwords": foreign}, 'hot.txt:1: the BPE model cannot spell "QUITE"'),
+        *(
+            (
+                {"search": name, "graph_text": other_text},
+                f"--graph-text: given with {name}; expected --search fast_beam",
+            )
+            for name in ("greedy_search", "modified_beam_search")
+        ),
         ({"num_threads": 0}, "--num-threads: 0"),
         ({"test_set": "a/b"}, "--test-set: 'a/b'"),
         ({"system_dir": tmp_path / "none"}, "no trained system here"),
@@ -274,10 +250,13 @@ def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):
         ({"system_dir": other_blank}, "blank_id is 2; expected 0"),
         ({"cuts": tmp_path / "none.jsonl.gz"}, "none.jsonl.gz"),
     ]
+    if importlib.util.find_spec("k2"):
+        changed = {"search": "fast_beam_search", "graph_text": other_text}
+        cases.append((changed, f"error: {other_text}: no token may be said; expected text"))
     if importlib.util.find_spec("kaldilm"):
         cases.append(({"lm": tmp_path / "none.arpa"}, "none.arpa: no such file"))
     if not torch.cuda.is_available():
         cases.append(({"device": "cuda"}, "torch finds no GPU"))
     for changed, message in cases:
-        assert message in fails(capsys, made, tmp_path / "out", **changed), message
+        assert message in refused(capsys, decode.main, *options(made, tmp_path / "out", **changed), lines=None)
         assert not (tmp_path / "out").exists()

@@ -12,7 +12,6 @@ from rnnt_kd.config import ModelConfig
 from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.data.dataset import make_dataloader
 from rnnt_kd.decoding.lookup import get_search
-from rnnt_kd.decoding.streaming import StreamingRecognizer
 from rnnt_kd.scoring.emissions import read_emissions
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -53,23 +52,6 @@ def test_chunks_are_those_asked_for(made, tmp_path, chunk):
         times = [round(0.04 * time, 4) for time in best.timestamps]
         assert found[batch.utterance_ids[0]] == ([pieces[token] for token in best.tokens], times)
     assert read_emissions(tmp_path / "tokens-test.jsonl").keys() == TEXTS.keys()
-
-
-def test_chunked_decoding_is_what_a_stream_hears(made, tmp_path):
-    """The frames of whole chunks; in the last one the stream also sees the silence that follows."""
-    found, _ = run(made, tmp_path)
-    model, _ = load_system(made / "stream")
-    pieces = Tokenizer.load(made / "bpe").pieces()
-    compared = 0
-    for batch in make_dataloader(made / "cuts/test.jsonl.gz", batch_seconds=0.1):
-        recognizer = StreamingRecognizer(model, search="greedy_search")
-        heard = recognizer.accept(batch.features[0])
-        tokens, times = found[batch.utterance_ids[0]]
-        inside = sum(time < 0.01 * recognizer.processed for time in times)
-        assert tokens[:inside] == [pieces[token] for token in heard.tokens]
-        assert times[:inside] == [round(0.04 * time, 4) for time in heard.timestamps]
-        compared += inside
-    assert compared > 10
 
 
 def test_a_negative_chunk_and_a_system_of_whole_utterances_are_one_line(made, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import itertools
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
+from command_cases import refused
 from experiment_cases import write_experiment
 from system_cases import noise_corpus, random_system
 
@@ -85,11 +87,7 @@ def models_of(exp):
 
 
 def fails(exp, capsys, *more):
-    with pytest.raises(SystemExit) as end:
-        run(exp, *more)
-    said = capsys.readouterr().err
-    assert end.value.code == 1 and said.startswith("error: ") and said.count("\n") == 1, said
-    return said
+    return refused(capsys, command.main, "--experiment-dir", exp, *BACKEND, *more)
 
 
 def change(folder, **values):
@@ -133,7 +131,7 @@ def test_the_files_hold_what_the_three_models_say(made, exp, capsys):
         assert np.std(samples[: len(spoken)]) == pytest.approx(np.std(spoken[: len(samples)]), rel=0.5)
 
 
-def test_again_is_one_line_and_touches_nothing(exp, capsys):
+def test_again_is_one_line_and_touches_nothing_and_deleted_pictures_are_made_again(exp, capsys):
     run(exp)
     before = {path: path.stat().st_mtime_ns for path in exp.rglob("lattices/**/*")}
     capsys.readouterr()
@@ -141,6 +139,11 @@ def test_again_is_one_line_and_touches_nothing(exp, capsys):
     said = capsys.readouterr().out
     assert "finished already, skipped" in said and said.count("\n") == 1
     assert {path: path.stat().st_mtime_ns for path in exp.rglob("lattices/**/*")} == before
+    victim = list_lattices(exp)[0]
+    content = victim.read_bytes()
+    victim.unlink()
+    run(exp)
+    assert victim.read_bytes() == content
 
 
 def test_another_decoding_makes_them_anew_and_leaves_no_old_ones(exp, capsys):
@@ -149,15 +152,6 @@ def test_another_decoding_makes_them_anew_and_leaves_no_old_ones(exp, capsys):
     run(exp)
     assert "runs again" in capsys.readouterr().out
     assert [read_lattice(path).utterance for path in list_lattices(exp)] == ["s-c"]
-
-
-def test_deleted_pictures_are_made_again(exp):
-    run(exp)
-    victim = list_lattices(exp)[0]
-    content = victim.read_bytes()
-    victim.unlink()
-    run(exp)
-    assert victim.read_bytes() == content
 
 
 def test_killed_in_the_middle_it_goes_on(exp, monkeypatch):
@@ -258,7 +252,7 @@ def test_figures_are_counted_over_every_node_of_the_test_set(exp, capsys):
     assert len(list_lattices(exp)) == 3, "figures are no picture"
     tokenizer, cuts = Tokenizer.load(exp.parent / "bpe"), exp.parent / "cuts/test.jsonl.gz"
     models = models_of(exp)
-    nodes, kl, blanks, labels_at, arcs, off_blank = {}, {}, [], [], 0, []
+    nodes, blanks, labels_at, arcs = [], [], [], 0  # nodes: occupancy, KL divergence and blank's probability
     for batch in read_batches(cuts, [[0], [1], [2], [3]]):
         labels = tokenizer.encode(batch.texts[0])
         starts, views = utterance_lattice(
@@ -266,30 +260,27 @@ def test_figures_are_counted_over_every_node_of_the_test_set(exp, capsys):
         )
         arcs += len(starts) + len(labels)
         of_teacher, of_twin = views["teacher"], views["twin"]
-        for t, start in enumerate(starts.tolist()):
-            for k in range(3):
-                if start + k > len(labels):
-                    continue
-                occupied = float(of_teacher.occupancy[t, k])
-                region = "on" if occupied > 0.5 else "off" if occupied < 0.01 else "between"
-                nodes[region] = nodes.get(region, 0) + 1
-                kl[region] = kl.get(region, 0.0) + float(of_twin.kl[t, k])
-                if region == "off":
-                    off_blank.append(float(of_twin.log_blank[t, k].exp()))
+        columns = (of_teacher.occupancy, of_twin.kl, of_twin.log_blank.exp())
+        for t, k in itertools.product(range(len(starts)), range(3)):
+            if starts[t] + k <= len(labels):
+                nodes.append([float(column[t, k]) for column in columns])
         path = [tuple(node) for node in of_teacher.path.tolist()]
         for (t, s), (_, s_after) in zip(path, [*path[1:], (len(starts), len(labels))]):
             if s_after > s:
                 blanks.append(float(of_twin.log_blank[t, s - starts[t]].exp()))
                 labels_at.append(float(of_twin.log_label[t, s - starts[t]].exp()))
     assert found["utterances"] == 4 and found["arcs"] == arcs and found["emissions"] == len(blanks)
-    assert {region: count for region, count in found["nodes"].items() if count} == nodes
-    for region, total in kl.items():
-        assert found["twin"]["mean_kl"][region] == pytest.approx(total / nodes[region], rel=1e-5)
-        assert found["twin"]["kl_share"][region] == pytest.approx(total / sum(kl.values()), rel=1e-5)
+    occupied, kl, blank = np.array(nodes).T
+    regions = {"on": occupied > 0.5, "off": occupied < 0.01, "between": (occupied >= 0.01) & (occupied <= 0.5)}
+    assert found["nodes"] == {region: inside.sum() for region, inside in regions.items()}
+    for region, inside in regions.items():
+        if inside.any():
+            assert found["twin"]["mean_kl"][region] == pytest.approx(kl[inside].mean(), rel=1e-5)
+            assert found["twin"]["kl_share"][region] == pytest.approx(kl[inside].sum() / kl.sum(), rel=1e-5)
     assert found["twin"]["blank_at_emission"] == pytest.approx(np.mean(blanks), rel=1e-5)
     assert found["twin"]["label_at_emission"] == pytest.approx(np.mean(labels_at), rel=1e-5)
-    if off_blank:
-        assert found["twin"]["blank_off"] == pytest.approx(np.mean(off_blank), rel=1e-5)
+    if regions["off"].any():
+        assert found["twin"]["blank_off"] == pytest.approx(blank[regions["off"]].mean(), rel=1e-5)
     assert found["teacher"]["kd_per_arc"] == 0.0 and found["name_of_twin"] == "plain"
     assert f"{found['twin']['blank_at_emission']:.3f}" in said
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from fnmatch import fnmatchcase
 
 import pytest
 
@@ -23,52 +24,46 @@ def status_of(error, capsys, argv=()):
     return ended.value.code, capsys.readouterr().err
 
 
-def test_user_error_is_one_line(capsys):
-    status, text = status_of(UserError("data/text:3", "no words", "a transcript", "correct it"), capsys)
-    assert (status, text) == (1, "error: data/text:3: no words; expected a transcript; correct it\n")
+FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
-def test_full_disk_is_one_line_naming_the_file(capsys):
-    status, text = status_of(OSError(errno.ENOSPC, "No space left on device", "exp/model"), capsys)
-    assert status == 1
-    assert text.count("\n") == 1 and "exp/model" in text and "disk is full" in text
+def of_the_system(number):
+    return OSError(number, os.strerror(number), "exp/cache")
 
 
-def test_full_disk_names_the_output_folder_where_the_error_names_nothing(capsys):
-    error = OSError(errno.ENOSPC, "No space left on device")
-    _, text = status_of(error, capsys, ["--nj", "2", "--out-dir", "exp/cuts"])
-    assert text.startswith("error: exp/cuts: the disk is full")
-    assert status_of(error, capsys)[1].startswith("error: the disk is full")
+def missing(package):
+    return ModuleNotFoundError(f"No module named '{package}'", name=package)
 
 
-@pytest.mark.parametrize("package, extra", [("onnxruntime", "rnnt-kd[export]"), ("numba", "rnnt-kd[inference]")])
-def test_a_missing_optional_package_is_one_line_that_says_what_to_install(package, extra, capsys):
-    error = ModuleNotFoundError(f"No module named '{package}'", name=package)
-    status, text = status_of(error, capsys)
-    assert status == 1 and text.count("\n") == 1
-    assert text.startswith(f"error: the package {package} is not installed") and extra in text
+@pytest.mark.parametrize(
+    "error, argv, beginning",
+    [
+        (
+            UserError("text:3", "no words", "a transcript", "correct it"),
+            "",
+            "text:3: no words; expected a transcript; cor",
+        ),
+        (of_the_system(errno.ENOSPC), "", "exp/cache: the disk is full"),
+        (FULL, "--nj 2 --out-dir exp/cuts", "exp/cuts: the disk is full"),
+        (FULL, "", "the disk is full"),
+        (missing("onnxruntime"), "", "the package onnxruntime is not installed*rnnt-kd[[]export]"),
+        (missing("numba"), "", "the package numba is not installed*rnnt-kd[[]inference]"),
+        (of_the_system(errno.ENOENT), "", "exp/cache: No such file or directory; expected a path that exists"),
+        (of_the_system(errno.EEXIST), "", "exp/cache: File exists; expected a folder"),
+        (of_the_system(errno.ENOTDIR), "", "exp/cache: Not a directory; expected a folder"),
+        (of_the_system(errno.EISDIR), "", "exp/cache: Is a directory; expected a file"),
+        (of_the_system(errno.EACCES), "", "exp/cache: Permission denied; expected permission"),
+        (of_the_system(errno.EROFS), "", "exp/cache: Read-only file system; expected permission"),
+    ],
+)
+def test_what_a_user_can_put_right_is_one_line(error, argv, beginning, capsys):
+    status, text = status_of(error, capsys, argv.split())
+    assert status == 1 and text.count("\n") == 1 and fnmatchcase(text, f"error: {beginning}*"), text
 
 
 def test_a_missing_package_of_ours_is_a_bug(capsys):
     with pytest.raises(ModuleNotFoundError):
         status_of(ModuleNotFoundError("No module named 'torch'", name="torch"), capsys)
-
-
-@pytest.mark.parametrize(
-    "number, expected",
-    [
-        (errno.ENOENT, "a path that exists"),
-        (errno.EEXIST, "a folder"),
-        (errno.ENOTDIR, "a folder"),
-        (errno.EISDIR, "a file"),
-        (errno.EACCES, "permission"),
-        (errno.EROFS, "permission"),
-    ],
-)
-def test_an_error_of_the_system_says_what_was_expected(number, expected, capsys):
-    status, text = status_of(OSError(number, os.strerror(number), "exp/cache"), capsys)
-    assert status == 1
-    assert text.startswith(f"error: exp/cache: {os.strerror(number)}; expected {expected}") and text.count("\n") == 1
 
 
 def test_own_bugs_keep_their_traceback():

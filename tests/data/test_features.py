@@ -147,16 +147,6 @@ def test_segments_are_cut_where_they_say(tmp_path):
     assert np.abs(cuts["u2_sp1.1"].load_features()[3:-3] - expected[3:-3]).mean() < 0.05
 
 
-def test_pipes_run_where_allowed(tmp_path):
-    wav = write(tmp_path / "a.wav", tone(0.5))
-    data = make_dir(tmp_path / "data", {"a": f"cat {wav} |"})
-    with pytest.raises(UserError, match="--allow-pipes"):
-        compute_features(data, tmp_path / "cuts", "x")
-    assert not (tmp_path / "cuts").exists()
-    compute_features(data, tmp_path / "cuts", "x", allow_pipes=True)
-    assert cuts_of(tmp_path / "cuts", "x")["a"].num_frames == 50
-
-
 @pytest.fixture(scope="module")
 def bad_audio(tmp_path_factory) -> dict:
     """A file of each kind of damage."""
@@ -263,10 +253,9 @@ def test_the_quick_check_sums_the_seconds(kinds):
     assert check_audio(read_data_dir(folder / "data")).seconds == pytest.approx(9 + 35 + 0.2 + 1.003, abs=0.01)
 
 
-def test_a_missing_file_is_bad_audio_even_after_the_directory_was_read(tmp_path):
-    wav = write(tmp_path / "a.wav", tone(1.0))
-    entry = read_data_dir(make_dir(tmp_path / "data", {"a": wav})).recordings["a"]
-    wav.unlink()
+def test_a_missing_file_is_bad_audio_even_after_the_directory_was_read(tmp_path, data):
+    entry = read_data_dir(data).recordings["a"]
+    (tmp_path / "a.wav").unlink()
     with pytest.raises(BadAudio, match="does not exist"):
         load_recording(entry)
 
@@ -279,23 +268,26 @@ def test_a_streamed_wav_header_promises_nothing(tmp_path):
     assert (len(samples), rate) == (8000, 16000)
 
 
+@pytest.fixture
+def data(tmp_path):
+    """Of one utterance."""
+    return make_dir(tmp_path / "data", {"a": write(tmp_path / "a.wav", tone(0.5))})
+
+
 @pytest.mark.parametrize("speeds", [[], [0.0], [1.0, 1.0], [3.0], [float("nan")]])
-def test_wrong_speeds_are_errors(tmp_path, speeds):
-    data = make_dir(tmp_path / "data", {"a": write(tmp_path / "a.wav", tone(0.5))})
+def test_wrong_speeds_are_errors(tmp_path, data, speeds):
     with pytest.raises(UserError, match="speed_perturb"):
         compute_features(data, tmp_path / "cuts", "x", speeds)
 
 
-def test_a_second_writer_is_turned_away(tmp_path):
-    data = make_dir(tmp_path / "data", {"a": write(tmp_path / "a.wav", tone(0.5))})
+def test_a_second_writer_is_turned_away(tmp_path, data):
     (tmp_path / "cuts").mkdir()
     with FileLock(str(tmp_path / "cuts" / ".x.lock")):
         with pytest.raises(UserError, match="another process is writing x"):
             compute_features(data, tmp_path / "cuts", "x")
 
 
-def test_a_failed_run_keeps_the_old_result(tmp_path):
-    data = make_dir(tmp_path / "data", {"a": write(tmp_path / "a.wav", tone(0.5))})
+def test_a_failed_run_keeps_the_old_result(tmp_path, data):
     compute_features(data, tmp_path / "cuts", "x")
     before = gzip.decompress((tmp_path / "cuts" / "x.jsonl.gz").read_bytes())
     (tmp_path / "a.wav").write_bytes(b"")

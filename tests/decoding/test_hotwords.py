@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from search_cases import Model, encoder_output, reference_search
+from search_cases import Model, assert_plain_python_finds, encoder_output
 
 from rnnt_kd.decoding.hotwords import HotWords, read_hotwords
 from rnnt_kd.decoding.modified_beam_search import search
@@ -47,10 +47,7 @@ def test_beam_search_equals_plain_python(seed, lens, phrases):
     frames, lengths = encoder_output(seed, lens)
     scorer = HotWords([(phrase, 0.7) for phrase in phrases], 6)
     found = search(model, frames, lengths, beam=3, nbest=3, scorers=[scorer])
-    for hypotheses, utterance, length in zip(found, frames, lens, strict=True):
-        expected = reference_search(model, utterance[:length], 3, bonus=plain_bonus(phrases, 0.7))
-        assert [(h.tokens, h.timestamps) for h in hypotheses] == [(h[0], h[1]) for h in expected]
-        assert [h.score for h in hypotheses] == pytest.approx([h[2] for h in expected])
+    assert_plain_python_finds(found, model, frames, lens, 3, bonus=plain_bonus(phrases, 0.7))
 
 
 def test_a_phrase_of_its_own_score_and_beginnings_that_are_shared():
@@ -59,18 +56,6 @@ def test_a_phrase_of_its_own_score_and_beginnings_that_are_shared():
     assert first.tolist() == [0.0, 0.0, 3.0, 0.0, 0.0, 20.0]  # 5 is paid at once, and lent beside
     after = words.advance(torch.tensor(0), torch.tensor(2))
     assert words.scores(after).tolist() == [-3.0, -3.0, 0.0, 1.0 + 4.0, 3.0 + 6.0, -3.0 + 20.0]
-
-
-def test_states_of_any_shape():
-    words = HotWords([([2, 3], 1.0), ([3, 3, 4], 2.0)], 6)
-    states = torch.randint(len(words._table), (4, 3))
-    tokens = torch.randint(6, (4, 3))
-    scores, after, finals = words.scores(states), words.advance(states, tokens), words.finals(states)
-    for i in range(4):
-        for j in range(3):
-            assert torch.equal(scores[i, j], words.scores(states[i, j]))
-            assert after[i, j] == words.advance(states[i, j], tokens[i, j])
-            assert finals[i, j] == words.finals(states[i, j])
 
 
 @pytest.fixture(scope="module")

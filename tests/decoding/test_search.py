@@ -15,7 +15,6 @@ from search_cases import (
     assert_equal,
     assert_plain_python_finds,
     encoder_output,
-    log_probs,
     reference_search,
 )
 
@@ -77,17 +76,6 @@ def test_greedy_is_beam_1_and_equals_plain_python(seed, lens, unk_id, context_si
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-@given(seed=st.integers(0, 999), lens=lengths)
-def test_batch_equals_alone(name, seed, lens):
-    model = Model(seed)
-    encoder_out, encoder_out_lens = encoder_output(seed, lens)
-    together = SEARCHES[name](model, encoder_out, encoder_out_lens, beam=4)
-    for i, length in enumerate(lens):
-        alone = SEARCHES[name](model, encoder_out[i : i + 1, :length], encoder_out_lens[i : i + 1], beam=4)[0]
-        assert_equal(together[i], [(h.tokens, h.timestamps, h.score, h.token_log_probs) for h in alone])
-
-
-@pytest.mark.parametrize("name", SEARCHES)
 @pytest.mark.parametrize("blank_id", [0, 5])
 def test_any_blank_id(name, blank_id):
     model = Model(7, blank_id=blank_id)
@@ -132,24 +120,6 @@ def test_among_equals_the_lowest_token_wins(name):
     assert_equal(found[1], reference_search(model, frames[1], beam)[:1])
 
 
-def test_wide_beam_finds_the_most_probable_tokens():
-    """With room for every hypothesis the score is the exact sum over alignments."""
-    model = Model(5, vocab_size=3)
-    frames, lens = encoder_output(5, [4])
-    found = modified_beam_search.search(model, frames, lens, beam=3**4, unk_id=None)[0][0]
-
-    def total(time, position):  # all paths that emit found.tokens[position:] in frames[time:]
-        if time == 4:
-            return 1.0 if position == len(found.tokens) else 0.0
-        values = log_probs(model, frames[0, time], found.tokens[:position])
-        result = math.exp(values[BLANK]) * total(time + 1, position)
-        if position < len(found.tokens):
-            result += math.exp(values[found.tokens[position]]) * total(time + 1, position + 1)
-        return result
-
-    assert found.score == pytest.approx(math.log(total(0, 0)), rel=1e-9)
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_float32_models_work_and_no_gradient_is_kept(name):
     model = Model(2).float()
@@ -184,16 +154,6 @@ def test_a_wide_beam_gives_every_hypothesis_once():
 def test_greedy_search_takes_no_scorers():
     with pytest.raises(UserError, match="greedy_search: follows one path.*take modified_beam_search"):
         greedy_search.search(Model(0), *encoder_output(0, [1]), scorers=[object()])
-
-
-def test_searches_are_files():
-    assert set(SEARCHES) <= set(available_searches())
-    for name, search in SEARCHES.items():
-        assert get_search(name) is search
-    with pytest.raises(
-        UserError, match="there is no 'hypotheses'; expected one of: .*greedy_search, modified_beam_search"
-    ):
-        get_search("hypotheses")
 
 
 def test_without_k2_there_is_one_line_that_says_what_to_do(monkeypatch):

@@ -160,18 +160,6 @@ def test_resets_go_on_as_sherpa_onnx_does(search, seed):
     assert segments > 3
 
 
-def test_after_an_empty_segment_the_beam_is_back_at_the_start():
-    recognizer = StreamingRecognizer(streaming_model(), beam=2)
-    path = type(recognizer._paths[0])
-    recognizer._paths = [path((-1, 0), score=-1.0), path((-1, 0, 4), (3,), score=-2.0)]
-    recognizer.reset()  # the best has no label, -1 / 2 against -2 / 3
-    assert recognizer._paths == [path((-1, 0))]
-    recognizer._paths = [path((-1, 0), score=-4.0), path((-1, 0, 4), (3,), score=-2.0)]
-    recognizer.reset()
-    assert [item.labels for item in recognizer._paths] == [(-1, 0), (0, 4)]
-    assert [item.score for item in recognizer._paths] == [pytest.approx(math.log(1 + math.exp(-4.0))), -2.0]
-
-
 def test_endpoints_are_sherpa_onnxs():
     recognizer = StreamingRecognizer(streaming_model(), search="greedy_search")
 

@@ -64,14 +64,6 @@ def test_the_caches_are_all_that_a_chunk_knows_of_the_past():
     torch.testing.assert_close(torch.cat((*first, second), dim=1), whole, atol=1e-5, rtol=0)
 
 
-def test_streams_in_a_batch_do_not_meet():
-    encoder = make_encoder()
-    x = log_mel(3, 96, 80)
-    together, _ = chunk_by_chunk(encoder, x)
-    for n in range(3):
-        torch.testing.assert_close(chunk_by_chunk(encoder, x[n : n + 1])[0][0], together[n], atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("chunk", [1, 4, 6])
 def test_no_frame_sees_behind_its_chunk(chunk):
     encoder = make_encoder(chunk_frames=chunk, left_frames=7)
@@ -140,18 +132,6 @@ def test_a_full_context_teachers_weights_fit():
 def test_impossible_options_are_named(option):
     with pytest.raises(UserError, match=next(iter(option))):
         make_encoder(**option)
-
-
-def test_a_trace_of_the_chunk_step_is_right_at_other_batch_sizes():
-    encoder = make_encoder()
-    example = (log_mel(2, 19, 80), *encoder.init_state(2), torch.zeros(2, dtype=torch.int64))
-    traced = torch.jit.trace_module(encoder, {"streaming_forward": example}, check_trace=False)
-    caches = ours = encoder.init_state(5)
-    for _ in range(4):
-        x = log_mel(5, 19, 80)
-        out, *caches = traced.streaming_forward(x, *caches, torch.zeros(5, dtype=torch.int64))
-        expected, *ours = encoder.streaming_forward(x, *ours, torch.zeros(5, dtype=torch.int64))
-        torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
 
 
 def test_silence_is_what_the_features_of_zeros_are():

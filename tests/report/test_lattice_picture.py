@@ -82,12 +82,6 @@ def test_divergence_is_opacity(item, svg):
                 assert opacity < 2 or np.allclose((red, green, blue), DIVERGENCE, atol=1)
 
 
-def test_nodes_that_do_not_exist_have_no_cell():
-    item = utterance_lattice(tokens=("\u2581A",), s_range=4)
-    for panel in images(draw_lattice(item)):
-        assert panel.shape == (2, 20, 4)
-
-
 def lines(svg):
     """Vertices of every path without fill, rounded: [(x, y), ...]."""
     found = []

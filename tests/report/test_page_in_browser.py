@@ -8,19 +8,22 @@ import pytest
 pytest.importorskip("jinja2", reason="the page needs Jinja2: pip install 'rnnt-kd[report]'")
 pytest.importorskip("matplotlib", reason="the page needs matplotlib: pip install 'rnnt-kd[report]'")
 
-from lattice_pictures import utterance_lattice
+from lattice_pictures import TOKENS, utterance_lattice
 from report_cases import UNFINISHED, make_experiment
 
 from rnnt_kd.bin import report
 from rnnt_kd.report.lattice_data import lattices_dir, write_lattice
+from rnnt_kd.report.plots.lattice import LEAST_WIDTH
+
+LONG, SHORT = {"T": 60, "tokens": TOKENS * 3, "s_range": 5}, {"T": 12, "tokens": ("\u2581GO",), "s_range": 2}
 
 
 @pytest.fixture(scope="module")
 def experiment(chromium, tmp_path_factory):
     folder = make_experiment(tmp_path_factory.mktemp("exp") / "default")
-    for number in (1, 2):
+    for number, sizes in enumerate((LONG, SHORT), 1):
         item = utterance_lattice(
-            number, utterance=f"spk{number}-utt0{number}", order=number, T=60, student="pruned_taught"
+            number, utterance=f"spk{number}-utt0{number}", order=number, student="pruned_taught", **sizes
         )
         write_lattice(lattices_dir(folder, "pruned_taught", "test"), item)
     report.main(["--experiment-dir", str(folder)])
@@ -193,3 +196,31 @@ def test_on_paper_the_tools_are_gone(show, experiment):
         "return ['nav', '.tools', 'audio', '#system-table'].map(s => getComputedStyle(document.querySelector(s)).display)"
     )
     assert shown == ["none", "none", "none", "table"]
+
+
+@pytest.fixture
+def pictures(show, experiment):
+    """Of each lattice on a phone: width, height, and [text, left, top, right, bottom] of its texts in its own pixels."""
+    return show(experiment / "report" / "index.html", 390).execute_script(
+        """return [...document.querySelectorAll('details.lattice')].map(item => {
+          item.open = true; const svg = item.querySelector('svg'), at = svg.getBoundingClientRect();
+          return [at.width, at.height, [...svg.querySelectorAll('text')].map(e => { const b = e.getBoundingClientRect();
+            return [e.textContent, b.left - at.left, b.top - at.top, b.right - at.left, b.bottom - at.top]; })]; });"""
+    )
+
+
+def test_nothing_of_a_lattice_is_cut_off_or_scaled_and_no_text_stands_on_another(pictures):
+    for (width, height, texts), sizes in zip(pictures, (LONG, SHORT), strict=True):
+        assert width >= max(LEAST_WIDTH, 84 + 9 * sizes["T"]) and len(texts) > 10
+        for index, (text, left, top, right, bottom) in enumerate(texts):
+            assert left >= 0 and top >= 0 and right <= width and bottom <= height, text
+            for other, left2, top2, right2, bottom2 in texts[:index]:
+                across, down = min(right, right2) - max(left, left2), min(bottom, bottom2) - max(top, top2)
+                assert across <= 0.5 or down <= 4, f"{text} stands on {other}"  # letters are lower than their boxes
+
+
+def test_the_legend_of_a_lattice_is_whole_on_a_phone(pictures):
+    legend = {"next token", "blank", "another token", "how probably a path passes the node", "best path", "teacher's"}
+    legend |= {"kept: 5 a frame", "4 nats and more", "the teacher's best path"}
+    found = {text: right for text, _, _, right, _ in pictures[0][2] if text in legend}
+    assert set(found) == legend and max(found.values()) <= LEAST_WIDTH

@@ -1,5 +1,6 @@
 """Every figure of the lattice pictures equals the plain loops of ``reference.py``, on models with random weights."""
 
+import copy
 import math
 from pathlib import Path
 
@@ -100,19 +101,16 @@ def backend_or_skip(name):
 
 
 def test_the_nodes_are_those_of_the_teachers_cache(models, features):
-    teacher, labels, backend = models["teacher"].float(), TEXTS["some"], get_backend("torch")
-    try:
-        settings = CacheSettings(PRUNE_RANGE, "regular", 1.0, 0.0, 99.0)
-        posteriors = TeacherPosteriors(
-            teacher, TRAINING, settings, backend, lambda text: labels, torch.device("cpu"), Path("teacher")
-        )
-        batch = Batch(features.float()[None], torch.tensor([len(features)]), ["x"], ["utterance"], [0.37], ["s"])
-        entry = posteriors(batch)["utterance"]
-        starts, views = utterance_lattice(
-            {"teacher": teacher}, TRAINING, PRUNE_RANGE, "regular", backend, features.float(), labels
-        )
-    finally:
-        models["teacher"].double()
+    teacher, labels, backend = copy.deepcopy(models["teacher"]).float(), TEXTS["some"], get_backend("torch")
+    settings = CacheSettings(PRUNE_RANGE, "regular", 1.0, 0.0, 99.0)
+    posteriors = TeacherPosteriors(
+        teacher, TRAINING, settings, backend, lambda text: labels, torch.device("cpu"), Path("teacher")
+    )
+    batch = Batch(features.float()[None], torch.tensor([len(features)]), ["x"], ["utterance"], [0.37], ["s"])
+    entry = posteriors(batch)["utterance"]
+    starts, views = utterance_lattice(
+        {"teacher": teacher}, TRAINING, PRUNE_RANGE, "regular", backend, features.float(), labels
+    )
     assert torch.equal(entry.starts, starts)
     cached, view = unpack(entry.packed), views["teacher"]
     valid = ~torch.isnan(view.log_blank)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.recognitions import (
     Recognition,
-    check_references,
     check_same_references,
     read_recogs,
     write_recogs,
@@ -56,26 +55,6 @@ def test_a_bad_file_is_one_line_that_names_the_place(tmp_path, content, message)
     with pytest.raises(UserError) as error:
         read_recogs(path)
     assert message in str(error.value) and "\n" not in str(error.value)
-
-
-def test_references_must_match_and_only_known_utterances_may_be_missing():
-    items = [Recognition("a", ("x", "y"), ()), Recognition("b", ("z",), ("z",))]
-    paths = Path("recogs"), Path("data/text")
-
-    def check(left_out=(), **references):
-        words = {key: tuple(text.split()) for key, text in references.items()}
-        return check_references(items, paths[0], words, paths[1], left_out)
-
-    assert check(a="x y", b="z") == []
-    assert check(a="x y", b="z", c="w", left_out={"c": "is silent"}) == ["c"]
-    for references, message in (
-        ({"a": "x y"}, '"b" is not in data/text'),
-        ({"a": "x", "b": "z"}, 'ref of "a" differs from data/text: "x y"; expected "x"'),
-        ({"a": "x y", "b": "z", "c": "w", "d": ""}, '1 of 4 utterances of data/text are missing, the first is "c"'),
-    ):
-        with pytest.raises(UserError) as error:
-            check(left_out=["d"], **references)
-        assert message in str(error.value)
 
 
 def test_baseline_must_match():

@@ -1,4 +1,4 @@
-"""Counts and reports against a plain Levenshtein table that keeps every optimal split."""
+"""Counts and reports: alignments of both sides with as few errors as kaldialign finds."""
 
 import re
 
@@ -17,24 +17,10 @@ from rnnt_kd.scoring.word_errors import GAP, align, count, count_all, count_by_s
 words = st.lists(st.sampled_from(["a", "b", "c", "*", "->", "ß", "日本"]), max_size=8)
 
 
-def optimal_splits(ref, hyp):
-    """All (ins, del, sub) with the least sum, by Wagner & Fischer's table, sets in its cells."""
-    row = [{(j, 0, 0)} for j in range(len(hyp) + 1)]
-    for i, r in enumerate(ref, 1):
-        new = [{(0, i, 0)}]
-        for j, h in enumerate(hyp, 1):
-            options = {(a, b, c + (r != h)) for a, b, c in row[j - 1]}
-            options |= {(a, b + 1, c) for a, b, c in row[j]} | {(a + 1, b, c) for a, b, c in new[j - 1]}
-            least = min(map(sum, options))
-            new.append({option for option in options if sum(option) == least})
-        row = new
-    return row[-1]
-
-
 @given(ref=words, hyp=words)
-def test_counts_are_an_optimal_split(ref, hyp):
+def test_counts_add_up_to_the_edit_distance(ref, hyp):
     counts = count(align(ref, hyp))
-    assert (counts.ins, counts.dels, counts.subs) in optimal_splits(ref, hyp)
+    assert counts.ins + counts.dels + counts.subs == counts.errors
     assert counts.words == len(ref) and counts.correct == len(ref) - counts.dels - counts.subs
     distance = kaldialign.edit_distance(ref, hyp)
     assert (counts.errors, counts.words) == (distance["total"], distance["ref_len"])

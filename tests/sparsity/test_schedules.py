@@ -21,7 +21,5 @@ def test_ends_are_exact_and_the_ramp_never_falls():
     assert values[10] == 0.0 and values[60] == values[79] == 0.9
     assert all(a <= b for a, b in zip(values[:-1], values[1:], strict=True))
     assert cubic(35, 10, 60, 0.9) == 0.9 * 0.875
-
-
-def test_an_empty_ramp_is_a_jump():
+    # an empty ramp is a jump
     assert [cubic(step, 5, 5, 0.6) for step in (4, 5, 6)] == [0.0, 0.6, 0.6]

@@ -70,14 +70,6 @@ def test_ties_between_blocks_are_settled_alike(height, width, levels, sparsity):
     assert int((~mask).sum()) <= round(sparsity * weight.numel())
 
 
-@pytest.mark.parametrize("block", ["16x1", "1x16", "4x4", "16x16"])
-def test_blocks_reach_the_target_to_a_block(block):
-    weight = weights(96, 320, 0)
-    rows, columns = map(int, block.split("x"))
-    zeros = int((~get_structure(block)(weight, 0.9)).sum())
-    assert 0.9 * weight.numel() - rows * columns < zeros <= 0.9 * weight.numel()
-
-
 def n_of_m_by_loops(weight, kept, group):
     mask = torch.zeros(weight.shape, dtype=torch.bool)
     for i, row in enumerate(weight.tolist()):
@@ -134,14 +126,3 @@ def test_odd_shapes_get_masks_of_their_shape(name, shape):
         assert mask.shape == weight.shape and mask.dtype == torch.bool
         assert int((~mask).sum()) <= round(sparsity * weight.numel()) or 0.0 < sparsity < limit
         assert sparsity > 0.0 or mask.all()
-
-
-def test_a_block_at_the_edge_counts_by_its_mean():
-    weight = torch.ones(6, 2)
-    weight[4:, 0] = 0.9  # half a block, smaller in the mean than the whole ones, and half as small in the sum as they
-    weight[:4, 1] = 0.8
-    gone = torch.zeros(6, 2, dtype=torch.bool)
-    gone[:4, 1] = True
-    assert torch.equal(~get_structure("4x1")(weight, 5 / 12), gone)  # the next would pass the target
-    gone[4:, 0] = True
-    assert torch.equal(~get_structure("4x1")(weight, 6 / 12), gone)

@@ -375,20 +375,6 @@ def as_logits(cached, labels, C):
     return logits
 
 
-@pytest.mark.parametrize("ranges", ["teacher", "student"])
-def test_a_shift_is_part_of_the_loss(tone_corpus, teacher_dir, kd_cache, tmp_path, ranges):
-    who = {"kd_cache": kd_cache} if ranges == "teacher" else {"teacher_dir": teacher_dir}
-    losses = []
-    for shift in (0, 3):
-        config = student_config(tone_corpus, ranges=ranges, shift=shift)
-        tone_corpus.train(config, tmp_path / str(shift), **who)
-        losses.append([line["kd_loss"] for line in metrics(tmp_path / str(shift), "train")])
-        assert system_json(tmp_path / str(shift))["kd_shift"] == shift
-    assert losses[0] != losses[1] and all(loss > 0 for loss in losses[1])
-    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("0", "3"))
-    assert first != second and student_config(tone_corpus, shift=0) == student_config(tone_corpus)
-
-
 def test_a_run_from_before_there_was_a_shift_stays_finished(tone_corpus, kd_cache, taught, tmp_path):
     config = student_config(tone_corpus)
     shutil.copytree(taught, tmp_path / "x")

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from command_cases import words
 from training_cases import metrics
 
 from rnnt_kd.bin import decode
@@ -32,9 +33,8 @@ def of(corpus, role, name, options, include=(), sparsity=0.0, epochs=1, **kd):
 
 def recognised(corpus, system_dir, out_dir):
     """Utterances of the dev set with a hypothesis on disk."""
-    arguments = {"system-dir": system_dir, "cuts": corpus.dev_cuts, "bpe-dir": corpus.bpe_dir, "out-dir": out_dir}
-    arguments.update({"test-set": "dev", "device": "cpu", "beam": 2})
-    decode.main([part for key, value in arguments.items() for part in (f"--{key}", str(value))])
+    where = {"system_dir": system_dir, "cuts": corpus.dev_cuts, "bpe_dir": corpus.bpe_dir, "out_dir": out_dir}
+    decode.main(words(**where, test_set="dev", device="cpu", beam=2))
     return json.loads((out_dir / "decode.json").read_text())["utterances"]
 
 

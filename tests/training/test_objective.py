@@ -136,14 +136,6 @@ def test_loss_does_not_depend_on_how_often_the_batch_is_repeated():
     assert combine(run(*once), scales).item() == pytest.approx(combine(run(*thrice), scales).item(), rel=1e-5)
 
 
-def test_teacher_equal_to_student_teaches_nothing():
-    model, batch = make_model(0), make_batch()
-    terms = objective(model, kd=KdConfig(ranges="student"), teacher=make_model(0))(*batch)
-    assert abs(terms["kd"].item()) < 1e-5
-    terms["kd"].backward()
-    assert all(p.grad is None or p.grad.abs().max() < 1e-5 for p in model.parameters())
-
-
 def test_no_gradient_and_no_parameter_of_the_teacher():
     model, teacher = make_model(0), make_model(1)
     run = objective(model, kd=KdConfig(ranges="student"), teacher=teacher)
@@ -159,7 +151,10 @@ def test_teacher_hears_the_clean_features():
     masked = features.clone()
     masked[:, 3:6] = -5.0
     same = objective(model, kd=KdConfig(ranges="student"), teacher=make_model(0))
-    assert same(masked, lens, labels, label_lens)["kd"].item() == pytest.approx(0.0, abs=1e-5)
+    taught = same(masked, lens, labels, label_lens)["kd"]  # by its equal: nothing
+    assert taught.item() == pytest.approx(0.0, abs=1e-5)
+    taught.backward()
+    assert all(p.grad is None or p.grad.abs().max() < 1e-5 for p in model.parameters())
     assert same(masked, lens, labels, label_lens, features)["kd"].item() > 1e-3
 
 
@@ -219,26 +214,19 @@ def test_an_online_teacher_is_the_plain_loops_on_its_earlier_frames(shift):
     assert all(terms[name].item() == plain[name].item() for name in ("simple", "pruned", "ctc", "frames"))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
-@pytest.mark.parametrize("weighting", ["uniform", "occupancy"])
-def test_online_and_cached_agree_where_all_nodes_are_kept(temperature, weighting):
-    """Only then do both see the same nodes; up to the float16 of the cache."""
+def test_online_and_cached_agree_where_all_nodes_are_kept():
+    """Only then do both see the same nodes after a shift; up to the float16 of the cache."""
     model, teacher, batch = make_model(0), make_model(1), make_batch()
-    features, lens, labels, _ = batch
-    online = KdConfig(ranges="student", weighting=weighting, temperature=temperature, shift=2)
-    logits, ranges, _ = full_lattice(teacher, features, lens, labels)
+    online = KdConfig(ranges="student", temperature=2.0, shift=2)
+    logits, ranges, _ = full_lattice(teacher, *batch[:3])
+    symbols = torch.nn.functional.pad(batch[2], (0, 1))[:, None].expand(ranges.shape)
 
     def packed(at):
         posteriors = (logits / at).softmax(-1)
-        symbols = torch.nn.functional.pad(labels, (0, 1))[:, None].expand(ranges.shape)
         label = posteriors.gather(3, symbols[..., None])[..., 0].masked_fill(symbols == 0, 0.0)
         return pack([x.clamp(min=0).log() for x in (posteriors[..., 0], label, 1 - posteriors[..., 0] - label)])
 
-    cached = CachedTeacher(
-        torch.zeros(ranges.shape[:2], dtype=torch.int64),
-        packed(1.0),
-        None if temperature == 1.0 else packed(temperature),
-    )
+    cached = CachedTeacher(torch.zeros(ranges.shape[:2], dtype=torch.int64), packed(1.0), packed(2.0))
     found = objective(model, kd=dataclasses.replace(online, ranges="teacher"))(*batch, cached=cached)
     expected = objective(model, kd=online, teacher=teacher)(*batch)
     assert expected["kd"].item() > 0.01

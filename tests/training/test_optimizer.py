@@ -97,11 +97,6 @@ def test_state_of_any_optimizer_goes_through_a_file_without_change(monkeypatch, 
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True))
 
 
-def test_an_unknown_optimizer_is_one_line_with_the_right_names():
-    with pytest.raises(UserError, match="training.optimizer: there is no 'adam'; expected one of: adamw"):
-        make_optimizer(model(), TrainingConfig(optimizer="adam"))
-
-
 def test_a_state_for_another_model_is_named():
     network, foreign = model(), {"other.weight/exp_avg": torch.zeros(1)}
     with pytest.raises(UserError, match="optimizer.safetensors.*'other.weight/exp_avg'"):

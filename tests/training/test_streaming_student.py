@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from training_cases import system_json
 
 from rnnt_kd.config_io import load_recipe
 from rnnt_kd.errors import UserError
@@ -69,6 +70,7 @@ def test_it_trains_plain_distilled_and_sparse(tone_corpus, teacher_dir, stream, 
     )
     model, written = load_system(tmp_path / "stream")
     assert written.role == "streaming_student" and (written.kd is not None) == with_kd
+    assert not with_kd or system_json(tmp_path / "stream")["kd_shift"] == 1
     assert model.encoder.eval_chunk_frames == model.encoder.chunk_frames == 16 and not model.training
     weight = model.encoder.layers[0].feedforward1.linear_in.weight
     zeros = float((weight == 0).double().mean())
