@@ -74,8 +74,7 @@ def test_value_and_gradient_are_the_plain_loops(weighting, case, shift):
         )  # fmt: skip
 
     found = value_and_gradients(student, lambda x: kd_term(case, x, ranges, teacher, mask, weighting))
-    for ours, right in zip(found, value_and_gradients(student, specified)):
-        torch.testing.assert_close(ours, right, rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(found, value_and_gradients(student, specified), rtol=1e-7, atol=1e-9)
 
 
 @settings(max_examples=100, deadline=None)
@@ -112,19 +111,6 @@ def test_a_shift_of_nothing_changes_no_bit(weighting):
     assert all(torch.equal(found, right) for found, right in zip(teacher, plain))
     with_mask = kd_term(case, case.student, ranges, teacher, mask, weighting)
     assert torch.equal(with_mask, kd_term(case, case.student, ranges, plain, None, weighting))
-
-
-def test_a_teacher_moved_as_late_as_its_student_teaches_nothing():
-    """The student is the teacher on frames 3 later; no end of the text in the last frames, nothing is lost."""
-    case = make_joiner_case(2, B=1, T=12, S=2, C=5, s_range=3)
-    teacher, nodes = case.teacher, case.nodes
-    student = JoinerParts(later(teacher.am, 3), *teacher[1:])
-    starts, is_known, scores = shift_nodes(nodes.ranges[:, :, 0], node_scores(teacher, nodes), nodes.boundary[:, 3], 3)
-    ranges = starts.unsqueeze(2) + torch.arange(3)
-    for weighting in WEIGHTINGS:
-        value = kd_term(case, student, ranges, NodeScores(*scores), is_known, weighting)
-        assert abs(float(value)) < 1e-9
-        assert float(kd_term(case, teacher, ranges, NodeScores(*scores), is_known, weighting)) > 1e-3
 
 
 @pytest.mark.parametrize("backend", ["torch", "k2"])

@@ -33,6 +33,11 @@ from rnnt_kd.losses.node_scores import JoinerParts, choose_impl, node_scores, to
 SEEDS = range(4)
 
 
+def scored(nodes, impl="torch"):
+    """joiner -> its scores, (3, B, T, s_range); of an empty class one number."""
+    return lambda joiner: torch.stack(node_scores(joiner, nodes, impl=impl)).clamp(min=NOTHING)
+
+
 @given(joiner_cases())
 def test_value_and_gradient_are_the_plain_loops(case):
     nodes, lattice = case.nodes, case.lattice
@@ -100,8 +105,8 @@ def test_split_logits_of_any_rows(bias, N, is_sorted, impl):
         own = (logits[:, blank], logits.gather(1, labels.unsqueeze(1)).squeeze(1))
         return torch.stack((*own, logits.masked_fill(is_own, 10 * NOTHING).logsumexp(dim=1)))
 
-    for ours, right in zip(value_and_gradients(joiner, found), value_and_gradients(joiner, specified)):
-        torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-5)
+    ours, right = (value_and_gradients(joiner, function) for function in (found, specified))
+    torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-5)
 
 
 @every_impl
@@ -128,12 +133,8 @@ def test_blank_alone_is_certain(impl):
     nodes = KeptNodes(*(x.to(case.student.am.device) if torch.is_tensor(x) else x for x in vars(nodes).values()))
     value, *grads = value_and_gradients(case.student, lambda x: node_scores(x, nodes, impl=impl).log_blank)
     _, log_label, log_rest = node_scores(case.student, nodes, impl=impl)
-    assert (
-        (log_label < NOTHING).all()
-        and (log_rest < NOTHING).all()
-        and not value.any()
-        and not any(grad.any() for grad in grads)
-    )
+    assert (log_label < NOTHING).all() and (log_rest < NOTHING).all()
+    assert not value.any() and not any(grad.any() for grad in grads)
 
 
 @every_impl
@@ -152,8 +153,7 @@ def test_rest_of_almost_no_probability(impl):
 @pytest.mark.parametrize("size", [1e3, 1e10, 1e20])
 def test_extreme_logits_stay_finite(impl, size):
     case = place_for(impl, make_joiner_case(5, B=2, T=5, S=3, C=6, logit_scale=size).to(torch.float32))
-    nodes = case.nodes
-    for part in value_and_gradients(case.student, lambda x: torch.stack(node_scores(x, nodes, impl=impl)).exp()):
+    for part in value_and_gradients(case.student, lambda x: scored(case.nodes, impl)(x).exp()):
         assert torch.isfinite(part).all()
 
 
@@ -188,12 +188,8 @@ def test_padding_is_never_computed(pruned, impl):
     assert am_padding.any() and lm_padding.any()
     poisoned = JoinerParts(am.clone(), lm.clone(), *rest)
     poisoned.am[am_padding], poisoned.lm[lm_padding] = float("nan"), float("nan")
-
-    def scored(joiner):
-        return torch.stack(node_scores(joiner, nodes, impl=impl)).clamp(min=NOTHING)
-
-    expected = value_and_gradients(JoinerParts(am.clone(), lm.clone(), *rest), scored)
-    found = value_and_gradients(poisoned, scored)
+    expected = value_and_gradients(case.student, scored(nodes, impl))
+    found = value_and_gradients(poisoned, scored(nodes, impl))
     for clean, part in zip(expected, found):
         assert torch.equal(part, clean)
     assert not found[1][am_padding].any() and not found[2][lm_padding].any()
@@ -204,11 +200,7 @@ def test_pruned_without_a_copy_is_scored_once_per_frame():
     case = make_joiner_case(4, B=2, T=6, S=4, C=7, J=5).to(torch.float32)
     nodes, (am, lm, *rest) = case.nodes, case.student
     repeated = am.unsqueeze(2).expand(*nodes.ranges.shape, 5)
-    for a, b in zip(
-        node_scores(JoinerParts(am, lm, *rest), nodes, impl="torch"),
-        node_scores(JoinerParts(repeated, lm, *rest), nodes, impl="torch"),
-    ):
-        assert torch.equal(a, b)
+    assert torch.equal(scored(nodes)(case.student), scored(nodes)(JoinerParts(repeated, lm, *rest)))
 
 
 @every_impl
@@ -221,12 +213,8 @@ def test_strides_of_the_inputs_do_not_matter(impl):
         weight.t().contiguous().t(),
         torch.stack((bias, bias), dim=1)[:, 0],
     )
-
-    def scored(joiner):
-        return torch.stack(node_scores(joiner, nodes, impl=impl)).clamp(min=NOTHING)
-
-    for a, b in zip(value_and_gradients(other, scored), value_and_gradients(case.student, scored)):
-        torch.testing.assert_close(a, b)
+    found, expected = (value_and_gradients(joiner, scored(nodes, impl)) for joiner in (other, case.student))
+    torch.testing.assert_close(found, expected)
 
 
 @every_impl
@@ -238,7 +226,7 @@ def test_gradients_of_some_inputs_only(wanted, impl):
     def grads(names):
         leaves = {name: getattr(case.student, name).detach().clone() for name in ("am", "lm", "weight", "bias")}
         inputs = [leaves[name].requires_grad_() for name in names]
-        score = torch.stack(node_scores(JoinerParts(**leaves), nodes, impl=impl)).clamp(min=NOTHING)
+        score = scored(nodes, impl)(JoinerParts(**leaves))
         found = torch.autograd.grad((score * torch.arange(score.numel()).reshape(score.shape).to(score)).sum(), inputs)
         return dict(zip(names, found))
 
@@ -250,16 +238,12 @@ def test_gradients_of_some_inputs_only(wanted, impl):
 def test_any_size_of_block(rows, monkeypatch):
     """One node at a time; N - 1, N and more nodes at once."""
     case = make_joiner_case(8, B=3, T=6, S=4, C=7, J=5)
-    nodes = case.nodes
-
-    def scored(joiner):
-        return torch.stack(node_scores(joiner, nodes, impl="torch")).clamp(min=NOTHING)
-
-    expected = value_and_gradients(case.student, scored)
-    N = int(nodes.node_mask.sum())
+    function = scored(case.nodes)
+    expected = value_and_gradients(case.student, function)
+    N = int(case.nodes.node_mask.sum())
     monkeypatch.setattr(torch_impl, "MOST_ROWS", rows if rows > 0 else N + rows)
-    for a, b in zip(value_and_gradients(case.student, scored), expected):
-        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    found = value_and_gradients(case.student, function)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_auto_says_what_it_chose(caplog):

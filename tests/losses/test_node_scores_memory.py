@@ -1,6 +1,7 @@
 """Node scores: how much memory they hold, and that two runs agree bit for bit."""
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -51,6 +52,17 @@ def peak_bytes(run, tmp_path) -> int:
     return peak
 
 
+def step(case):
+    """A pass of the torch implementation, with the gradients of all inputs."""
+    nodes, leaves = case.nodes, [x.requires_grad_() for x in leaves_of(case.student)]
+
+    def run(score=lambda joiner: node_scores(joiner, nodes, impl="torch")):
+        scores = score(with_leaves(case.student, leaves))
+        torch.autograd.grad(scores.log_blank.sum() + scores.log_rest.sum(), leaves)
+
+    return run
+
+
 def test_never_more_than_a_block_scores_of_logits(tmp_path, monkeypatch):
     """Of 2000 nodes and 600 classes, one array of logits has 5 MB; a block of 50 nodes 0.12 MB."""
     case = make_joiner_case(1, B=4, T=250, S=40, C=600, J=8, s_range=5).to(torch.float32)
@@ -58,21 +70,12 @@ def test_never_more_than_a_block_scores_of_logits(tmp_path, monkeypatch):
     N, (C, J) = int(nodes.node_mask.sum()), case.student.weight.shape
     assert N > 2000
     monkeypatch.setattr(torch_impl, "MOST_ROWS", 50)
-    leaves = [x.requires_grad_() for x in leaves_of(case.student)]
-
-    def run():
-        scores = node_scores(with_leaves(case.student, leaves), nodes, impl="torch")
-        torch.autograd.grad(scores.log_blank.sum() + scores.log_rest.sum(), leaves)
-
+    run = step(case)
     block, of_a_node, of_weight = 4 * 50 * C, 8 * nodes.ranges.numel(), 4 * C * J
     peak = peak_bytes(run, tmp_path)
     bound = 4 * block + 16 * of_a_node + 6 * of_weight + 4 * 4 * (case.student.am.numel() + case.student.lm.numel())
     assert peak < bound < 4 * N * C / 2, (peak, bound)
-
-    def naively():
-        scores = scores_of_logits(naive_logits(with_leaves(case.student, leaves), nodes.ranges), nodes)
-        torch.autograd.grad(scores.log_blank.sum() + scores.log_rest.sum(), leaves)
-
+    naively = partial(run, lambda joiner: scores_of_logits(naive_logits(joiner, nodes.ranges), nodes))
     assert peak_bytes(naively, tmp_path) > 2 * 4 * N * C  # so the measure sees logits where there are some
 
 
@@ -82,12 +85,5 @@ def test_memory_does_not_grow_with_the_vocabulary(tmp_path, monkeypatch):
     above = {}
     for C in (200, 1600):
         case = make_joiner_case(1, B=4, T=250, S=40, C=C, J=8, s_range=5).to(torch.float32)
-        nodes = case.nodes
-        leaves = [x.requires_grad_() for x in leaves_of(case.student)]
-
-        def run():
-            scores = node_scores(with_leaves(case.student, leaves), nodes, impl="torch")  # noqa: B023
-            torch.autograd.grad(scores.log_blank.sum() + scores.log_rest.sum(), leaves)  # noqa: B023
-
-        above[C] = peak_bytes(run, tmp_path) - 4 * 4 * C * (8 + 1)
+        above[C] = peak_bytes(step(case), tmp_path) - 4 * 4 * C * (8 + 1)
     assert above[1600] < 1.2 * above[200], above

@@ -62,20 +62,6 @@ def test_three_posteriors_of_any_two_numbers_sum_to_one(first, second):
     assert abs(sum(float(score.exp()) for score in scores) - 1.0) < 1e-6
 
 
-@pytest.mark.parametrize("temperature", [1.0, 2.5])
-def test_a_lattice_of_posteriors_comes_back_to_two_percent(temperature):
-    case = make_joiner_case(3, B=3, T=9, S=5, C=40, J=12, logit_scale=3.0).to(torch.float32)
-    nodes = case.nodes
-    true = node_scores(case.teacher, nodes, temperature=temperature)
-    packed = pack(true)
-    assert packed.shape == (*nodes.ranges.shape, 2) and packed.dtype == torch.float16
-    mask = nodes.node_mask
-    for name, found, right in zip(NodeScores._fields, unpack(packed), true):
-        there = mask & (right > -1e29)
-        assert found.shape == right.shape
-        torch.testing.assert_close(found[there].exp(), right[there].exp(), rtol=0.02, atol=1e-6, msg=name)
-
-
 @pytest.mark.parametrize(
     "scores, expected",
     [
@@ -89,6 +75,7 @@ def test_a_lattice_of_posteriors_comes_back_to_two_percent(temperature):
 )
 def test_empty_classes(scores, expected):
     packed = pack(NodeScores(*(torch.tensor([score]) for score in scores)))
+    assert packed.shape == (1, 2) and packed.dtype == torch.float16
     assert bool((packed.abs() <= LARGEST).all()) and torch.isfinite(packed).all()
     found = unpack(packed)
     assert all(torch.isfinite(score).all() for score in found)

@@ -76,20 +76,14 @@ def test_error_exactly_where_no_path_exists(seed, T, S, s_range, rnnt_type):
             rnnt_loss_pruned(*arguments)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_logits_are_computed_in_float32(dtype):
+@pytest.mark.parametrize(
+    "dtype, has_autocast", [(torch.bfloat16, False), (torch.float16, False), (torch.float32, True)], ids=str
+)
+def test_half_precision_and_autocast_are_computed_in_float32(dtype, has_autocast):
     case = make_case(14, T=20, S=6)
     logits, teacher_logits = case.logits.to(dtype), case.teacher_logits.to(dtype)
-    found = rnnt_loss_pruned(logits, *case.arguments, teacher_logits=teacher_logits)
     expected = rnnt_loss_pruned(logits.float(), *case.arguments, teacher_logits=teacher_logits.float())
-    assert found.dtype == torch.float32 and torch.equal(found, expected)
-
-
-def test_autocast_changes_nothing():
-    case = make_case(14, T=20, S=6)
-    logits, teacher_logits = case.logits.float(), case.teacher_logits.float()
-    expected = rnnt_loss_pruned(logits, *case.arguments, teacher_logits=teacher_logits)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_autocast):
         found = rnnt_loss_pruned(logits, *case.arguments, teacher_logits=teacher_logits)
     assert found.dtype == torch.float32 and torch.equal(found, expected)
 
