@@ -14,37 +14,45 @@ Item = TypeVar("Item")
 
 
 class ProgressBar:
-    """A context manager that counts up to ``total`` (None: not known) on stderr.
+    """A context manager that counts from ``first`` up to ``total`` (None: not known) on stderr.
 
-    A plain line is ``features of train: 320 of 948 utt, eta 0:12``.
+    A plain line is ``features of train: 320 of 948 utt, eta 0:12``, and behind it the last note.
     """
 
-    def __init__(self, what: str, total: Optional[int], unit: str):
-        self._what, self._total, self._unit, self._done = what, total, unit, 0
+    def __init__(self, what: str, total: Optional[int], unit: str, first: int = 0):
+        self.what, self._total, self._unit, self._note = what, total, unit, ""
+        self._first = self._done = first
         self._start = self._last_line = time.monotonic()
         is_plain = not sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=what, unit=unit, mininterval=0.5, dynamic_ncols=True, disable=is_plain)
+        looks = {"mininterval": 0.5, "dynamic_ncols": True, "disable": is_plain}
+        self._bar = tqdm(total=total, initial=first, desc=what, unit=unit, **looks)
 
-    def update(self, count: int = 1) -> None:
-        self._done += count
+    def update(self, count: int = 1, note: str = "") -> None:
+        """``count`` more are done, of what ``what`` now says; ``note`` stays until the next one."""
+        self._done, self._note = self._done + count, note or self._note
+        self._bar.set_description(self.what, refresh=False)
+        self._bar.set_postfix_str(self._note, refresh=False)
         self._bar.update(count)
         now = time.monotonic()
         if self._bar.disable and self._done != self._total and now - self._last_line >= LINE_SECONDS:
             self._last_line = now
-            line = f"{self._what}: {self._done}"
+            of, eta = "", ""
             if self._total is not None:
-                left = round((now - self._start) / max(1, self._done) * (self._total - self._done))
-                line += f" of {self._total} {self._unit}, eta {left // 60}:{left % 60:02d}"
-            else:
-                line += f" {self._unit}"
-            sys.stderr.write(line + "\n")
-            sys.stderr.flush()
+                left = round((now - self._start) / max(1, self._done - self._first) * (self._total - self._done))
+                of, eta = f" of {self._total}", f", eta {tqdm.format_interval(left).removeprefix('0')}"
+            say(f"{self.what}: {self._done}{of} {self._unit}{eta}{self._note and ', '}{self._note}")
 
     def __enter__(self) -> "ProgressBar":
         return self
 
     def __exit__(self, *error) -> None:
         self._bar.close()
+
+
+def say(line: str) -> None:
+    """A line on stderr that does not tear a bar."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
 
 
 def counted(items: Iterable[Item], what: str, unit: str) -> Iterator[Item]:

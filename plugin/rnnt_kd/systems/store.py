@@ -74,20 +74,7 @@ def weights_file(system_dir: Path) -> Path:
 
 def build_model(config: SystemConfig) -> Transducer:
     """The transducer that ``config`` describes, freshly initialised."""
-    model = config.model
-    return build_transducer(
-        encoder=model.encoder,
-        size=model.size,
-        encoder_options=dict(model.encoder_options),
-        predictor=model.predictor,
-        joiner=model.joiner,
-        predictor_dim=model.predictor_dim,
-        joiner_dim=model.joiner_dim,
-        dropout=model.dropout,
-        ctc_head=model.ctc_head,
-        vocab_size=config.vocab_size,
-        blank_id=config.blank_id,
-    )
+    return build_transducer(**vars(config.model), vocab_size=config.vocab_size, blank_id=config.blank_id)
 
 
 def load_weights(model: nn.Module, tensors: Tensors, where: object, next_step: str) -> None:

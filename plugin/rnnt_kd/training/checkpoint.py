@@ -29,12 +29,8 @@ from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
 from rnnt_kd.systems.store import Tensors, read_bytes, read_tensors, serialize
 
-MODEL, OPTIMIZER, SPARSIFIER, STATE = (
-    "model.safetensors",
-    "optimizer.safetensors",
-    "sparsifier.safetensors",
-    "state.json",
-)
+MODEL, OPTIMIZER, SPARSIFIER = "model.safetensors", "optimizer.safetensors", "sparsifier.safetensors"
+STATE = "state.json"
 _NAME = re.compile(r"step-(\d+)(-epoch-\d+)?")
 
 

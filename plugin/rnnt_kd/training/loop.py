@@ -5,8 +5,8 @@ order of the batches is a function of (seed, epoch), every random draw one of (s
 step), and a checkpoint holds all the rest.
 """
 
+import contextlib
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -15,7 +15,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from rnnt_kd import choices
+from rnnt_kd import choices, progress_bar
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data.dataset import Batch
 from rnnt_kd.data.selection import write_left_out
@@ -32,7 +32,7 @@ from rnnt_kd.training import system_dir as system_files
 from rnnt_kd.training.batches import Data
 from rnnt_kd.training.objective import TERMS, CachedTeacher, Objective, combine, loss_scales
 from rnnt_kd.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
-from rnnt_kd.training.progress import Metrics, Progress, Say
+from rnnt_kd.training.progress import Metrics, Say
 from rnnt_kd.training.state import EpochResult, TrainState, draw_seed
 
 KEEP_LAST = 2  # checkpoints, besides the best
@@ -119,23 +119,19 @@ class Training:
         self._restore()
         state = self.state
         self.metrics = Metrics(self.dir, size=state.metrics_bytes, step=state.step)
-        self.progress = Progress(
-            sys.stderr, epochs=training.epochs, total_steps=self.total_steps, first_step=state.step
-        )
         self.clock = time.monotonic()
-        try:
+        progress = progress_bar.ProgressBar(self.config.name, self.total_steps, "steps", state.step)
+        with contextlib.closing(self.metrics), progress:
             while state.epoch < training.epochs:
+                progress.what = f"epoch {state.epoch + 1}/{training.epochs}"
                 for batch in self.data.train_batches(state.epoch, skip=state.batch_in_epoch):
                     self._train_step(batch)
                     loss = self._log() if state.step % training.log_every_steps == 0 else None
-                    self.progress.update(state.step, state.epoch + 1, loss)
+                    progress.update(note="" if loss is None else f"loss {loss:.4f}")
                     if state.step % training.checkpoint_every_steps == 0:
                         self._save(checkpoint.checkpoint_name(state.step))
                 self._end_epoch()
             return self._finish()
-        finally:
-            self.progress.close()
-            self.metrics.close()
 
     def _train_step(self, batch: Batch) -> None:
         """One batch: forward, backward, clipped update, sparsification."""
@@ -214,7 +210,7 @@ class Training:
         values = {name: str(terms[name].item()) for name in TERMS}
         self.metrics.write("nonfinite", state.step, state.epoch + 1, {"utterances": batch.utterance_ids, **values})
         names = " ".join(batch.utterance_ids)
-        self.progress.say(f"{self.config.name}: step {state.step}: loss or gradient not finite, batch skipped: {names}")
+        progress_bar.say(f"{self.config.name}: step {state.step}: loss or gradient not finite, batch skipped: {names}")
         if state.nonfinite_in_a_row >= limit:
             raise UserError(
                 self.dir,
@@ -225,13 +221,8 @@ class Training:
 
     def _add_to_window(self, terms: Dict[str, Tensor], loss: Tensor, norm: Tensor) -> None:
         frames = terms["frames"]
-        values = [terms[name].detach() for name in TERMS] + [
-            loss.detach() * frames,
-            frames,
-            norm,
-            torch.ones_like(frames),
-        ]
-        self.window += torch.stack(values).double()
+        sums = [terms[name].detach() for name in TERMS]
+        self.window += torch.stack([*sums, loss.detach() * frames, frames, norm, torch.ones_like(frames)]).double()
 
     def _log(self) -> Optional[float]:
         """Write the means since the last line; returns the loss per frame."""
@@ -260,7 +251,7 @@ class Training:
         if (state.epoch + 1) % training.validate_every_epochs == 0 or state.epoch + 1 == training.epochs:
             means = self._validate()
             self.metrics.write("dev", state.step, state.epoch + 1, means)
-            self.progress.say(
+            progress_bar.say(
                 f"epoch {state.epoch + 1}/{training.epochs} step {state.step} dev loss {means['pruned_loss']:.4f}"
                 f" (simple {means['simple_loss']:.4f}, ctc {means['ctc_loss']:.4f})"
             )
@@ -353,11 +344,11 @@ class Training:
         store.write_tensors(self.dir / store.FINAL, self.model.state_dict())
         self.state.train_seconds += time.monotonic() - self.clock
         epochs = ", ".join(str(epoch) for epoch in sorted(result.epoch for result in best))
-        self.progress.say(
+        progress_bar.say(
             f"{self.config.name}: averaged epochs {epochs}, dev loss {means['pruned_loss']:.4f},"
             f" {self.dir / store.FINAL}"
         )
-        values = describe(self.config, self.model, self.sparsifier, self.teacher_dir, self.progress.say)
+        values = describe(self.config, self.model, self.sparsifier, self.teacher_dir, progress_bar.say)
         values.update(
             train_seconds=round(self.state.train_seconds, 1),
             steps=self.state.step,

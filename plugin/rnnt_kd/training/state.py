@@ -53,12 +53,8 @@ class TrainState:
             values["results"] = [EpochResult(**result) for result in values["results"]]
             return TrainState(**values)
         except (KeyError, TypeError, ValueError):
-            raise UserError(
-                where,
-                "not a training state of this version",
-                "a file that rnnt_kd wrote",
-                "delete this checkpoint's folder",
-            ) from None
+            found, next_step = "not a training state of this version", "delete this checkpoint's folder"
+            raise UserError(where, found, "a file that rnnt_kd wrote", next_step) from None
 
 
 def draw_seed(seed: int, purpose: str, number: int) -> int:
