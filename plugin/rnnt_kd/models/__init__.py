@@ -68,8 +68,8 @@ def build_transducer(
     except (TypeError, ValueError, ArithmeticError) as error:
         if isinstance(error, UserError) or not encoder_options:
             raise
-        found = f"{encoder_options} ({type(error).__name__}: {error})"
-        raise UserError(f"encoder_options of encoder {encoder}", found, "values that make an encoder") from error
+        what = f"{encoder_options} ({type(error).__name__}: {error})"
+        raise UserError(f"encoder_options of encoder {encoder}", what, "values that make an encoder") from error
     labels = predictor_class(vocab_size, predictor_dim, context_size=CONTEXT_SIZE, blank_id=blank_id)
     joined = joiner_class(network.output_dim, labels.output_dim, joiner_dim, vocab_size)
     return Transducer(network, labels, joined, vocab_size, blank_id=blank_id, ctc_head=ctc_head)
