@@ -9,7 +9,7 @@ import pytest
 from export_cases import TEXTS
 
 from benchmark import decode
-from benchmark.decode import decoder_table, make_batches, rows_of_group
+from benchmark.decode import make_batches, rows_of_group
 from benchmark.recognisers import LOOP, OURS, SHERPA
 from benchmark.turns import Job
 from rnnt_kd.data.speech import Speech
@@ -98,14 +98,7 @@ def test_batches_hold_every_utterance_once_and_those_of_like_length_together():
 
 def job(by, texts, whole, search="greedy_search", encoder_search=(), search_alone=()):
     parts = {"encoder_search": encoder_search, "search": search_alone} if encoder_search else {}
-    specification = {
-        "system": "small",
-        "search": search,
-        "by": by,
-        "batch": 16,
-        "batches": [[0] * 16] * 2,
-        "graph_text": None,
-    }
+    specification = dict(system="small", search=search, by=by, batch=16, batches=[[0] * 16] * 2, graph_text=None)
     return Job(by, specification, seconds=whole, parts=parts, facts={"texts": dict(zip(("u0", "u1"), texts))})
 
 
@@ -135,10 +128,3 @@ def test_words_are_counted_and_compared_with_ours(rows):
     assert (ours["wer"], ours["words"], ours["ins"], ours["del"], ours["sub"]) == (25.0, 4, 0, 1, 0)
     assert (sherpa["wer"], sherpa["del"], sherpa["sub"]) == (75.0, 2, 1)
     assert [row["other_words"] for row in rows] == [0, 0, 2, 0]
-
-
-def test_the_table_has_a_line_a_row(rows):
-    lines = decoder_table(rows).splitlines()
-    assert len(lines) == 6 and "0.25000 | 0.15000..0.65000" in lines[2]
-    sherpa = [cell.strip() for cell in lines[4].split("|")[5:-1]]
-    assert sherpa == ["-", "-", "-", "0.70000", "-", "1.00", "75.00", "0", "2", "1", "2"]
