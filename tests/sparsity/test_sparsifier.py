@@ -1,6 +1,7 @@
 """Promises of the sparsifier: reference of dense masters, recovery, freezing, exact zeros, resume, errors."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -234,9 +235,8 @@ def test_gradients_of_dropped_weights_are_masked_only_after_the_ramp():
     ],
 )
 def test_wrong_values_are_named(options, words):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=re.escape(words)):
         make_sparsifier(make_model(), **options)
-    assert words in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -250,9 +250,8 @@ def test_wrong_values_are_named(options, words):
     ],
 )
 def test_patterns_that_match_nothing_are_errors(include, exclude, words):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=re.escape(words)):
         Sparsifier(make_model(), 0.5, 0, 10, include=include, exclude=exclude)
-    assert words in str(error.value)
 
 
 @pytest.mark.parametrize("structure, final", [("4x4", 0.75), ("2:4", 0.5), ("1x16", 0.5)])
