@@ -27,10 +27,9 @@ def decoded(tmp_path):
     audio, speakers = tmp_path / "x.wav", {key: key.split("-")[0] for key in REFS}
     audio.write_bytes(b"")
     data = write_data_dir(tmp_path / "data/test", wav_scp=dict.fromkeys(REFS, audio), text=REFS, utt2spk=speakers)
-    twin = write_hyps(tmp_path / "exp" / "twin", {"s1-a": "one two", "s1-b": "for", "s2-c": "fünf", "s2-d": "ja ah"})
-    ours = write_hyps(
-        tmp_path / "exp" / "ours", {"s1-a": "one two", "s1-b": "four", "s2-c": "fünf sechs", "s2-d": "ja ah"}
-    )
+    exp = tmp_path / "exp"
+    twin = write_hyps(exp / "twin", {"s1-a": "one two", "s1-b": "for", "s2-c": "fünf", "s2-d": "ja ah"})
+    ours = write_hyps(exp / "ours", {"s1-a": "one two", "s1-b": "four", "s2-c": "fünf sechs", "s2-d": "ja ah"})
     return data, ours, twin
 
 

@@ -155,15 +155,8 @@ def test_what_is_written_is_what_is_read(table, tmp_path_factory):
     )
     data = read_data_dir(folder / "d")
     assert {utterance.id: utterance.text for utterance in data.utterances} == text
+    assert (folder / "d/spk2utt").read_text(encoding="utf-8") == f"é {' '.join(item.id for item in data.utterances)}\n"
     assert sorted(os.listdir(folder)) == ["d", "x.flac"]
-
-
-def test_segments_are_written_too(tmp_path, wav):
-    write_data_dir(
-        tmp_path / "d", wav_scp={"r": wav}, text={"u": "X"}, utt2spk={"u": "s"}, segments={"u": ("r", 0.01, 0.09)}
-    )
-    assert read_data_dir(tmp_path / "d").utterances[0].end == 0.09
-    assert (tmp_path / "d" / "spk2utt").read_text() == "s u\n"
 
 
 def test_a_wrong_directory_is_not_written_and_the_old_one_stays(data_dir, wav):

@@ -178,8 +178,7 @@ def test_online_and_cached_agree_to_float16_rounding(
         assert (cached_gradients[name] - gradient).abs().max() <= 4 * rounding * largest, name
 
 
-@pytest.mark.parametrize("with_teacher_dir", [False, True])
-def test_no_teacher_runs_nor_is_loaded(tone_corpus, teacher_dir, kd_cache, tmp_path, monkeypatch, with_teacher_dir):
+def test_no_teacher_runs_nor_is_loaded(tone_corpus, teacher_dir, kd_cache, taught, tmp_path, monkeypatch):
     def load(*arguments):
         raise AssertionError("the teacher's weights were read")
 
@@ -191,12 +190,11 @@ def test_no_teacher_runs_nor_is_loaded(tone_corpus, teacher_dir, kd_cache, tmp_p
         return real(self, *arguments)
 
     monkeypatch.setattr(Transducer, "encode", encode)
-    options = {"teacher_dir": teacher_dir} if with_teacher_dir else {}
-    tone_corpus.train(student_config(tone_corpus), tmp_path / "x", kd_cache=kd_cache, **options)
+    tone_corpus.train(student_config(tone_corpus), tmp_path / "x", kd_cache=kd_cache, teacher_dir=teacher_dir)
     assert len(models) == 1
     system = system_json(tmp_path / "x")
     assert system["kd"] is True and system["kd_ranges"] == "teacher"
-    assert system["teacher"] == (str(teacher_dir) if with_teacher_dir else None)
+    assert system["teacher"] == str(teacher_dir) and system_json(taught)["teacher"] is None
     assert all(line["kd_loss"] > 0 for line in metrics(tmp_path / "x", "train"))
 
 
