@@ -73,20 +73,15 @@ def test_finished_already_is_one_line_and_touches_nothing(made, copy, capsys):
     assert stamps(copy) == before
 
 
-def killed_in_the_middle(made, folder, root):
-    """What a process had written when it was killed."""
-    process = start(root, "cache_teacher", arguments(made, folder))
-    while process.poll() is None and len(contents(folder)) < 2:
-        time.sleep(0.001)
-    process.kill()
-    process.communicate()
-    return contents(folder)
-
-
 def test_kill_9_loses_one_shard_at_most(made, whole, tmp_path, root):
     for attempt in range(5):  # on a busy machine it may end before it can be killed
         folder = tmp_path / str(attempt)
-        left = killed_in_the_middle(made, folder, root)
+        process = start(root, "cache_teacher", arguments(made, folder))
+        while process.poll() is None and len(contents(folder)) < 2:
+            time.sleep(0.001)
+        process.kill()
+        process.communicate()
+        left = contents(folder)
         if len(left) < NUM_SHARDS:
             break
     assert 2 <= len(left) < NUM_SHARDS, "killed in the middle"

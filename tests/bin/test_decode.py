@@ -188,10 +188,8 @@ def test_decode_score_delay_and_again_with_another_beam(made, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith("%WER ") and "speaker" in printed
     row = json.loads((out_dir / "wer-test.json").read_text())
-    assert (
-        f"%WER {row['wer']:.2f} [ {row['errors']} / 6, {row['ins']} ins, {row['del']} del, {row['sub']} sub ]"
-        in printed
-    )
+    rates = f"%WER {row['wer']:.2f} [ {row['errors']} / 6, {row['ins']} ins, {row['del']} del, {row['sub']} sub ]"
+    assert rates in printed
 
     delay.main(["--decode-dir", str(out_dir), "--baseline-decode-dir", str(out_dir)])
     assert "no delay to tell, no word is right in both" in capsys.readouterr().out  # random weights

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
-from command_cases import refused
+from command_cases import refused, writes_interrupted
 from experiment_cases import write_experiment
 from system_cases import noise_corpus, random_system
 
@@ -154,20 +154,10 @@ def test_another_decoding_makes_them_anew_and_leaves_no_old_ones(exp, capsys):
     assert [read_lattice(path).utterance for path in list_lattices(exp)] == ["s-c"]
 
 
-def test_killed_in_the_middle_it_goes_on(exp, monkeypatch):
-    real, writes = command.write_lattice, []
-
-    def write(folder, item):
-        if writes:
-            raise KeyboardInterrupt
-        writes.append(real(folder, item))
-        return writes[0]
-
-    monkeypatch.setattr(command, "write_lattice", write)
-    with pytest.raises(SystemExit) as end:
+def test_killed_in_the_middle_it_goes_on(exp):
+    with pytest.raises(SystemExit) as end, writes_interrupted(4):  # of three files each
         run(exp)
     assert end.value.code == 130 and len(list_lattices(exp)) == 1
-    monkeypatch.undo()
     run(exp)
     assert len(list_lattices(exp)) == 3
 

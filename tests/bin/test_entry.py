@@ -39,7 +39,7 @@ def missing(package):
     "error, argv, beginning",
     [
         (
-            UserError("text:3", "no words", "a transcript", "correct it"),
+            UserError("text:3", "no\nwords", "a transcript", "correct it"),
             "",
             "text:3: no words; expected a transcript; cor",
         ),

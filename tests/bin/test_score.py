@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from rnnt_kd.bin import score
+from rnnt_kd.data.kaldi_dir import write_data_dir
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 
 REFS = {"s1-a": "one two three", "s1-b": "four", "s2-c": "fünf sechs", "s2-d": "ja"}
@@ -23,20 +24,12 @@ def write_hyps(folder, hyps, name="test"):
 @pytest.fixture
 def decoded(tmp_path):
     """A data directory and two systems' recognitions of it."""
-    data = tmp_path / "data" / "test"
-    data.mkdir(parents=True)
-    tables = {
-        "wav.scp": {key: data / "x.wav" for key in REFS},
-        "text": REFS,
-        "utt2spk": {key: key.split("-")[0] for key in REFS},
-    }
-    (data / "x.wav").write_bytes(b"")
-    for name, table in tables.items():
-        (data / name).write_text("".join(f"{key} {value}".rstrip() + "\n" for key, value in table.items()))
-    twin = write_hyps(tmp_path / "exp" / "twin", {"s1-a": "one two", "s1-b": "for", "s2-c": "fünf", "s2-d": "ja ah"})
-    ours = write_hyps(
-        tmp_path / "exp" / "ours", {"s1-a": "one two", "s1-b": "four", "s2-c": "fünf sechs", "s2-d": "ja ah"}
-    )
+    audio, speakers = tmp_path / "x.wav", {key: key.split("-")[0] for key in REFS}
+    audio.write_bytes(b"")
+    data = write_data_dir(tmp_path / "data/test", wav_scp=dict.fromkeys(REFS, audio), text=REFS, utt2spk=speakers)
+    exp = tmp_path / "exp"
+    twin = write_hyps(exp / "twin", {"s1-a": "one two", "s1-b": "for", "s2-c": "fünf", "s2-d": "ja ah"})
+    ours = write_hyps(exp / "ours", {"s1-a": "one two", "s1-b": "four", "s2-c": "fünf sechs", "s2-d": "ja ah"})
     return data, ours, twin
 
 

@@ -40,6 +40,7 @@ def test_every_cut_comes_once_and_batches_keep_to_their_seconds(cuts_path):
     assert len(loader) == len(batches) == len(loader.utterance_ids) > 3
     assert sorted(uid for batch in batches for uid in batch.utterance_ids) == [f"u{index:02d}" for index in range(30)]
     assert all(max(batch.durations) * len(batch.durations) <= 4.0 for batch in batches)
+    assert len(load(cuts_path, batch_seconds=100.0, num_buckets=30)) == 1  # few seconds, whatever the buckets
 
 
 def test_a_batch_is_padded_features_in_the_order_of_its_ids(cuts_path):
@@ -113,10 +114,6 @@ def test_few_cuts_are_enough(cuts_path, tmp_path, count, shuffle):
     loader = load(tmp_path / "few.jsonl.gz", shuffle=shuffle, num_buckets=30, batch_seconds=0.1)
     assert [len(ids) for ids in loader.utterance_ids] == [1] * count  # each longer than a batch: alone
     assert sum(len(batch.texts) for batch in loader) == count
-
-
-def test_few_seconds_are_one_batch_whatever_the_number_of_buckets(cuts_path):
-    assert len(load(cuts_path, batch_seconds=100.0, num_buckets=30)) == 1
 
 
 def test_cuts_and_features_may_move_together(cuts_path, tmp_path):

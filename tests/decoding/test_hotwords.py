@@ -1,5 +1,7 @@
 """Hot words in beam search: every occurrence counts, what is under way is lent; against plain Python."""
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -86,6 +88,5 @@ def test_user_errors_name_file_and_line(tokenizer, tmp_path, text, message):
     path = tmp_path / "hot"
     if text is not None:
         path.write_text(text)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=re.escape(f"{path}{message}")):
         read_hotwords(path, tokenizer, 1.5)
-    assert f"{path}{message}" in str(error.value) and "\n" not in str(error.value)

@@ -11,7 +11,7 @@ from search_cases import Model, assert_equal, assert_plain_python_finds, encoder
 
 from rnnt_kd.decoding.modified_beam_search import search
 from rnnt_kd.decoding.ngram_lm import read_arpa
-from rnnt_kd.decoding.scorers import TokenBonus, TokenLm, WordLm, lm_scorer
+from rnnt_kd.decoding.scorers import TokenBonus, lm_scorer
 from rnnt_kd.errors import UserError
 
 pytest.importorskip("kaldilm", reason="kaldilm, which reads ARPA files, is not installed")
@@ -139,11 +139,6 @@ def test_a_bonus_for_every_token_equals_plain_python(seed, lens):
     assert_plain_python_finds(found, model, frames, lens, 3, bonus=lambda tokens, ended: 0.7 * len(tokens))
 
 
-def test_the_kind_is_told_by_the_vocabulary(models):
-    assert isinstance(lm_scorer(models["words", 3, "<unk>"][1], PIECES, 1.0), WordLm)
-    assert isinstance(lm_scorer(models["pieces", 3, "<unk>"][1], PIECES, 1.0), TokenLm)
-
-
 def test_a_word_counts_alike_however_it_is_spelled(models):
     _, lm = models["words", 3, "<unk>"]
     scorer = lm_scorer(lm, PIECES, 1.0)
@@ -166,9 +161,8 @@ def test_a_file_that_is_no_model_or_of_other_pieces_is_one_line(models, tmp_path
     ]:
         if content is not None:
             (tmp_path / name).write_text(content)
-        with pytest.raises(UserError, match=message) as error:
+        with pytest.raises(UserError, match=f"{tmp_path / name}.*{message}"):
             read_arpa(tmp_path / name)
-        assert "\n" not in str(error.value) and str(tmp_path / name) in str(error.value)
     pieces = models["pieces", 2, None][1]
     with pytest.raises(UserError, match='lm.arpa: has 1 pieces that the BPE model lacks, the first is "▁C"'):
         lm_scorer(pieces, PIECES[:-1], 1.0, "lm.arpa")

@@ -109,10 +109,8 @@ def broken_arrays(folder, **changed):
 def test_damage_is_one_line_that_names_the_file(tmp_path, damage):
     write_lattice(tmp_path, utterance_lattice())
     damage(tmp_path)
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=f"^{tmp_path / 'spk-utt1.json'}: damaged or not of this program"):
         read_lattice(tmp_path / "spk-utt1.json")
-    assert str(error.value).startswith(f"{tmp_path / 'spk-utt1.json'}: damaged or not of this program")
-    assert "\n" not in str(error.value)
 
 
 def test_audio_is_never_read_from_another_folder(tmp_path):

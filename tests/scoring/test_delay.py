@@ -155,13 +155,6 @@ def test_the_command_says_and_writes_the_delay_and_skips_until_something_changes
     assert "words come 110 ms" in capsys.readouterr().out
 
 
-def test_no_word_in_common_is_said(tmp_path, capsys):
-    folders = [decoding(tmp_path / name, a=("one", hyp, [0.1])) for name, hyp in (("x", "one"), ("y", "two"))]
-    command.main(["--decode-dir", str(folders[0]), "--baseline-decode-dir", str(folders[1])])
-    assert "no delay to tell" in capsys.readouterr().out
-    assert json.loads((folders[0] / "delay-test.json").read_text())["mean_ms"] is None
-
-
 def edit(path, old, new):
     path.write_text(path.read_text().replace(old, new))
 

@@ -1,5 +1,6 @@
 """The recogs file: round trip, and every way it can be wrong is one line that names the place."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,8 @@ def test_a_bad_file_is_one_line_that_names_the_place(tmp_path, content, message)
     path = tmp_path / "recogs-t.txt"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=re.escape(message)):
         read_recogs(path)
-    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_baseline_must_match():
@@ -66,6 +66,5 @@ def test_baseline_must_match():
         ([*ours, Recognition("c", (), ())], 'ours: 1 of 3 utterances of theirs are missing, the first is "c"'),
         ([ours[0], Recognition("b", ("z",), ())], 'ref of "b" differs from theirs'),
     ):
-        with pytest.raises(UserError) as error:
+        with pytest.raises(UserError, match=re.escape(message)):
             check_same_references(ours, theirs, *paths)
-        assert message in str(error.value)

@@ -1,6 +1,7 @@
 """Promises of the sparsifier: reference of dense masters, recovery, freezing, exact zeros, resume, errors."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -65,6 +66,7 @@ def test_equals_dense_masters_with_masked_forward(make):
         if step > 2 and (step - 2) % 3 == 0:
             masks.update({n: unstructured(dense[n].data, cubic(step, 2, 20, 0.8)) for n in sparsifier.names})
         for n, p in model.named_parameters():
+            assert step > 4 or torch.equal(p.data, dense[n].data)  # nothing happens before the first masks
             torch.testing.assert_close(p.data, dense[n].data * masks[n], atol=1e-12, rtol=1e-9)
     assert sparsifier.sparsity_report(model)["0.weight"][0] < 40
 
@@ -98,17 +100,6 @@ def test_a_dropped_weight_returns_when_it_grows_and_one_that_does_not_keeps_its_
         model[0].weight += 100.0
     sparsifier.step(4)
     assert model[0].weight.tolist() == [[106.0, 0.0, 0.0, 104.0]]
-
-
-def test_nothing_happens_before_the_ramp():
-    sparse, dense = make_model(), make_model()
-    train(sparse, make_optimizer(sparse), make_sparsifier(sparse, begin=5), range(1, 6))
-    optimizer = make_optimizer(dense)
-    for step in range(1, 6):
-        backward(dense, step)
-        optimizer.step()
-    pairs = zip(sparse.state_dict().values(), dense.state_dict().values(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("steps", [13, 30])  # ended on the ramp, ended after it
@@ -234,9 +225,8 @@ def test_gradients_of_dropped_weights_are_masked_only_after_the_ramp():
     ],
 )
 def test_wrong_values_are_named(options, words):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=re.escape(words)):
         make_sparsifier(make_model(), **options)
-    assert words in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -250,9 +240,8 @@ def test_wrong_values_are_named(options, words):
     ],
 )
 def test_patterns_that_match_nothing_are_errors(include, exclude, words):
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=re.escape(words)):
         Sparsifier(make_model(), 0.5, 0, 10, include=include, exclude=exclude)
-    assert words in str(error.value)
 
 
 @pytest.mark.parametrize("structure, final", [("4x4", 0.75), ("2:4", 0.5), ("1x16", 0.5)])

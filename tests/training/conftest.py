@@ -1,12 +1,12 @@
 """A corpus of a few seconds made of tones, a BPE model on it, and a trained teacher."""
 
-import wave
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from rnnt_kd.config_io import load_recipe
@@ -96,11 +96,7 @@ def write_tones(path: Path, text: str, generator: np.random.Generator) -> None:
     time = np.arange(1920) / 16000.0
     letters = [np.sin(2 * np.pi * (300 + 350 * (ord(letter) - ord("a"))) * time) for letter in text.replace(" ", "f")]
     samples = 0.3 * np.concatenate(letters) + 0.01 * generator.standard_normal(1920 * len(text))
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(16000)
-        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    soundfile.write(path, (samples * 32767).astype("<i2"), 16000)
 
 
 def make_cuts(folder: Path, name: str, texts: dict) -> Path:

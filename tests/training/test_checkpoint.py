@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save as as_bytes
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.systems import store
@@ -61,24 +62,19 @@ def test_draws_differ_by_seed_purpose_and_number():
 
 
 @pytest.mark.parametrize(
-    "damage, message",
+    "name, change, message",
     [
-        (lambda d: (d / "config.yaml").unlink(), "no trained system"),
-        (lambda d: (d / "model.safetensors").unlink(), "model.safetensors: missing"),
-        (
-            lambda d: (d / "model.safetensors").write_bytes((d / "model.safetensors").read_bytes()[:-9]),
-            "model.safetensors: damaged",
-        ),
-        (
-            lambda d: store.write_tensors(d / "model.safetensors", {"w": torch.ones(1)}),
-            "model.safetensors: has no tensor",
-        ),
+        ("config.yaml", None, "no trained system"),
+        ("model.safetensors", None, "model.safetensors: missing"),
+        ("model.safetensors", lambda content: content[:-9], "model.safetensors: damaged"),
+        ("model.safetensors", lambda content: as_bytes({"w": torch.ones(1)}), "model.safetensors: has no tensor"),
     ],
 )
-def test_load_system_names_what_is_wrong(teacher_dir, tmp_path, damage, message):
-    for name in ("config.yaml", "model.safetensors"):
-        (tmp_path / name).write_bytes((teacher_dir / name).read_bytes())
-    damage(tmp_path)
+def test_load_system_names_what_is_wrong(teacher_dir, tmp_path, name, change, message):
+    for file in ("config.yaml", "model.safetensors"):
+        content = (teacher_dir / file).read_bytes()
+        if file != name or change:
+            (tmp_path / file).write_bytes(change(content) if file == name else content)
     with pytest.raises(UserError, match=message):
         store.load_system(tmp_path)
 

@@ -171,13 +171,6 @@ def test_what_may_not_be_read_is_a_user_error(tree, tmp_path, monkeypatch, name)
     assert caught.value.where == str(forbidden) and not (tmp_path / "out").exists()
 
 
-def test_missing_corpus_dir_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match="no such directory.*--corpus-dir"):
-        prepare(tmp_path / "nowhere", tmp_path)
-    with pytest.raises(UserError, match="download=no"):
-        prepare(None, tmp_path, download="no")
-
-
 @pytest.fixture
 def mirror(tree, tmp_path):
     """A local stand-in for the download site: ``<url>/31/<part>.tar.gz`` as OpenSLR has them."""
@@ -214,9 +207,18 @@ def test_downloading_never_touches_parts_in_a_folder_of_another_name(mirror, tmp
     assert (mine / "train-clean-5/1/100/1-100-0000.flac").is_file()
 
 
-def test_no_network_is_one_clear_line(tmp_path):
-    with pytest.raises(UserError, match="failed.*--corpus-dir"):
-        prepare(None, tmp_path, base_url=(tmp_path / "nowhere").as_uri())
+@pytest.mark.parametrize(
+    "folder, options, message",
+    [
+        ("nowhere", {}, "no such directory.*--corpus-dir"),
+        (None, {"download": "no"}, "download=no"),
+        (None, {"base_url": "file:///nowhere"}, "failed.*--corpus-dir"),
+        (None, {"train": "train-clean-7", "base_url": "http://127.0.0.1:9"}, 'no part "train-clean-7"'),  # not asked
+    ],
+)
+def test_a_corpus_that_is_not_there_is_one_clear_line(tmp_path, folder, options, message):
+    with pytest.raises(UserError, match=message):
+        prepare(folder and tmp_path / folder, tmp_path, **options)
     assert not (tmp_path / "out" / "train").exists()
 
 
@@ -228,11 +230,6 @@ def test_a_damaged_archive_is_removed_and_fetched_again(mirror, tmp_path):
         prepare(None, tmp_path, base_url=mirror.parent.as_uri())
     archive.write_bytes(whole)
     assert len(prepare(None, tmp_path, base_url=mirror.parent.as_uri())) == 3
-
-
-def test_a_part_that_does_not_exist_is_not_looked_for_on_the_network(tmp_path):
-    with pytest.raises(UserError, match='no part "train-clean-7"'):
-        prepare(None, tmp_path, train="train-clean-7", base_url="http://127.0.0.1:9")
 
 
 def test_real_train_clean_5(corpora, tmp_path):

@@ -49,11 +49,7 @@ def test_spoken_form_says_every_word():
 def test_voices_are_many_and_disjoint():
     sets = [set(VARIANTS[part]) for part in grammar.PARTS]
     assert sum(map(len, sets)) == len(set.union(*sets)) >= 40
-    assert len({speaker.id for part in grammar.PARTS for speaker in speakers(part)}) == sum(
-        len(speakers(part)) for part in grammar.PARTS
-    )
-    assert (
-        {speaker.accent for speaker in speakers("train")}
-        == {speaker.accent for speaker in speakers("test")}
-        == set(ACCENTS)
-    )
+    found = {part: speakers(part) for part in grammar.PARTS}
+    assert len({speaker.id for some in found.values() for speaker in some}) == sum(map(len, found.values()))
+    train, test = ({speaker.accent for speaker in found[part]} for part in ("train", "test"))
+    assert train == test == set(ACCENTS)
