@@ -177,14 +177,11 @@ def file_stem(utterance: str) -> str:
 
 def _model(key: str, values: Dict[str, Any], arrays: Dict[str, np.ndarray]) -> ModelOnLattice:
     return ModelOnLattice(
-        name=values["name"],
+        **{name: values[name] for name in ("name", "errors", "loss", "kd")},
         hyp=tuple(values["hyp"]),
-        errors=values["errors"],
         **{name: arrays[f"{key}_{name}"] for name in _NODES},
         path=arrays[f"{key}_path"],
         kl=None if key == "teacher" else arrays[f"{key}_kl"],
-        loss=values["loss"],
-        kd=values["kd"],
     )
 
 

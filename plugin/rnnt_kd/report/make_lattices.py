@@ -12,7 +12,7 @@ import torch
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data.audio_format import FRAME_SECONDS, SAMPLING_RATE
 from rnnt_kd.data.cut_audio import compressed, cut_samples, loudness
-from rnnt_kd.data.dataset import Batch, load_cuts_info, read_batches
+from rnnt_kd.data.dataset import load_cuts_info, read_batches
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.models.transducer import Transducer
@@ -90,7 +90,11 @@ def make_lattices(
             continue
         made.append(
             UtteranceLattice(
-                **_facts(item, batch),
+                utterance=item.utterance,
+                chosen=item.kind,
+                ref=item.ref,
+                speaker=batch.speakers[0],
+                duration=batch.durations[0],
                 order=len(made) + 1,
                 test_set=test_set,
                 search=search,
@@ -121,16 +125,6 @@ def load_trio(
     if weights.exists() and configs["student"].teacher_checksum != file_digest(weights):
         raise UserError(folders["student"], f"distilled from another teacher than {folders['teacher']}", "its own one")
     return models, configs
-
-
-def _facts(item: Chosen, batch: Batch) -> dict:
-    return {
-        "utterance": item.utterance,
-        "chosen": item.kind,
-        "ref": item.ref,
-        "speaker": batch.speakers[0],
-        "duration": batch.durations[0],
-    }
 
 
 def _sound(samples, num_frames: int, subsampling: int) -> dict:
