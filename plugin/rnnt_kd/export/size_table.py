@@ -144,5 +144,5 @@ def _scores(found: Sequence[Recognition], base: Sequence[Recognition]) -> Row:
 def sparsify(model: nn.Module, sparsity: float, structure: str) -> None:
     """Set the smallest weights of every layer that training would sparsify to zero, at once."""
     usual = SparsityConfig()
-    chosen = {"structure": structure, "include": usual.include, "exclude": usual.exclude}
+    chosen: Dict[str, Any] = {"structure": structure, "include": usual.include, "exclude": usual.exclude}
     Sparsifier(model, sparsity, begin_step=0, end_step=1, update_every_steps=1, **chosen).step(1)

@@ -4,7 +4,7 @@ The only module of the report that needs torch; the page does not import it.
 """
 
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 import torch
@@ -136,14 +136,9 @@ def _sound(samples, num_frames: int, subsampling: int) -> dict:
 
 
 def _on_lattice(key: str, name: str, item: Chosen, view: ModelView) -> ModelOnLattice:
-    arrays = {each: getattr(view, each).numpy() for each in ("log_blank", "log_label", "occupancy", "path")}
-    is_teacher = key == "teacher"
-    return ModelOnLattice(
-        name=name,
-        hyp=item.hyps[key],
-        errors=item.errors[key],
-        **arrays,
-        kl=None if is_teacher else view.kl.numpy(),
-        loss=view.loss,
-        kd=0.0 if is_teacher else view.kd,
-    )
+    arrays = ("log_blank", "log_label", "occupancy", "path")
+    facts: Dict[str, Any] = {each: getattr(view, each).numpy() for each in arrays}
+    facts.update(name=name, hyp=item.hyps[key], errors=item.errors[key], loss=view.loss)
+    if key == "teacher":
+        return ModelOnLattice(**facts, kl=None, kd=0.0)
+    return ModelOnLattice(**facts, kl=view.kl.numpy(), kd=view.kd)
