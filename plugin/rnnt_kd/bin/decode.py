@@ -18,7 +18,7 @@ import torch
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_device, check_positive, chosen_device, command_line, parser
+from rnnt_kd.bin.options import add_device, check_positive, chosen_device, command_line, join, parser
 from rnnt_kd.bin.scorer_options import add_scorers, check_scorers, make_scorers, scorer_settings
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
@@ -51,7 +51,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--bpe-dir", type=Path, required=True, help="holds bpe.model")
     options.add_argument("--out-dir", type=Path, required=True, help="made where it is missing")
     options.add_argument("--test-set", required=True, help="name of the test set, for the file names")
-    options.add_argument("--search", default="modified_beam_search", help=f"one of: {', '.join(available_searches())}")
+    options.add_argument("--search", default="modified_beam_search", help=f"one of: {join(available_searches())}")
     options.add_argument("--beam", type=int, default=4, help="hypotheses an utterance")
     options.add_argument(
         "--graph-text",
