@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmark.dense_product import dense_product
 from benchmark.measure import Subject
 from benchmark.turns import Job
-from rnnt_kd.inference.products import dense_product
 from rnnt_kd.tables import markdown
 
 WAYS = ("own", "numpy", "numpy, frames first", "torch", "torch, frames first")

@@ -20,12 +20,13 @@ from benchmark.measure import Subject, warm_up
 from benchmark.rows import middle, quotient
 from benchmark.shapes import SMALL_BATCH, Batch
 from benchmark.turns import Job, run_groups
+from rnnt_kd import choices
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import chosen_device, parser
 from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
-from rnnt_kd.models import available_encoders, build_transducer
+from rnnt_kd.models import build_transducer
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.tables import markdown, shown
 from rnnt_kd.training.objective import CachedTeacher, Objective, combine, loss_scales
@@ -73,7 +74,7 @@ def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, An
 def main(argv: Optional[List[str]] = None) -> None:
     target = parser(__doc__)
     target.add_argument("--size", default="tiny", help="rows of the encoder's SIZES")
-    target.add_argument("--encoder", choices=available_encoders(), default="conformer")
+    target.add_argument("--encoder", choices=choices.names("rnnt_kd.models.encoders"), default="conformer")
     target.add_argument("--vocab", default="500", help="classes with blank, some numbers")
     target.add_argument("--variants", default=",".join(VARIANTS))
     options.add_measuring(target)

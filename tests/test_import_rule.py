@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "scoring": "atomic tables",
     "systems": "atomic config config_io models sparsity",
     "teachers": "atomic config data lattice losses models progress_bar systems text",
-    "training": "atomic config config_io data lattice losses models record sparsity systems teachers text",
+    "training": "atomic config config_io data lattice losses models progress_bar record sparsity systems teachers text",
     "decoding": "children data models scoring",
     "inference": "models",
     "export": "atomic children config config_io data decoding models scoring sparsity systems tables text",

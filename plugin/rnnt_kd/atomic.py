@@ -3,10 +3,12 @@
 Written to a temporary name in the same folder, flushed to the disk, renamed.
 """
 
+import contextlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Iterator
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -43,6 +45,19 @@ def replace_dir(made: Path, final: Path) -> None:
         os.replace(final, retired)
     os.replace(made, final)
     shutil.rmtree(retired, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def new_dir(final: Path) -> Iterator[Path]:
+    """A hidden folder beside ``final`` to write into, which takes its place in the end; gone where the block fails."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".tmp"))
+    try:
+        made.chmod(0o755)
+        yield made
+        replace_dir(made, final)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -128,8 +128,8 @@ class KdConfig:
 
     @model_validator(mode="after")
     def _can_be(self):
-        _known("kd.variant", self.variant, available_variants())
-        _known("kd.weighting", self.weighting, available_weightings())
+        choices.check(self.variant, available_variants(), "kd.variant")
+        choices.check(self.weighting, available_weightings(), "kd.weighting")
         if self.ranges == "teacher" and needs_logits(get_variant(self.variant)):
             found = f"{self.variant} compares whole logits, and with kd.ranges teacher there are cached posteriors"
             raise UserError("kd.variant", found, "collapsed, or kd.ranges student", "set kd.ranges to student")
@@ -231,8 +231,3 @@ class SystemConfig:
     blank_id: Steps = 0
     bpe_checksum: str = ""  # sha256 of bpe.model
     teacher_checksum: str = ""  # sha256 of the teacher's model.safetensors (sparse and streaming students, kd)
-
-
-def _known(key: str, name: str, known: List[str]) -> None:
-    if name not in known:
-        raise UserError(key, name, f"one of: {', '.join(known)}", choices.nearest(name, known))

@@ -8,13 +8,13 @@ import torch
 from export_cases import make_system
 
 from benchmark import encoders, infer
+from benchmark.dense_product import dense_product
 from benchmark.engines import compile_encoder
 from benchmark.infer import chosen_systems, encoder_table, infer_parser, rows_of_engine
 from benchmark.turns import Job
 from rnnt_kd.config import ModelConfig, SystemConfig
 from rnnt_kd.data.speech import Speech
 from rnnt_kd.decoding import greedy_search, modified_beam_search
-from rnnt_kd.inference.products import dense_product
 from rnnt_kd.systems.store import build_model
 from rnnt_kd.text.train_bpe import train_bpe
 

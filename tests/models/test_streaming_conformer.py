@@ -7,9 +7,9 @@ import pytest
 import torch
 from model_cases import assert_batched_equals_alone, log_mel, transducer
 
+from rnnt_kd import choices
 from rnnt_kd.data.speech import filter_banks
 from rnnt_kd.errors import UserError
-from rnnt_kd.models import available_encoders
 from rnnt_kd.models.encoders.conformer import Conformer
 from rnnt_kd.models.encoders.streaming_conformer import SILENCE, StreamingConformer
 
@@ -105,7 +105,7 @@ def test_training_draws_its_chunks_and_the_seed_decides():
 
 
 def test_a_full_context_teachers_weights_fit():
-    assert {"conformer", "streaming_conformer"} <= set(available_encoders())
+    assert {"conformer", "streaming_conformer"} <= set(choices.names("rnnt_kd.models.encoders"))
     teacher = Conformer(**SMALL)
     student = make_encoder()
     student.load_state_dict(teacher.state_dict())  # strict

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from model_cases import transducer
 
-from rnnt_kd import models
+from rnnt_kd import choices, models
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.graphs import JoinerFile
-from rnnt_kd.models import available_encoders
 from rnnt_kd.models.encoders.conformer import SIZES
 from rnnt_kd.models.joiners.tanh import TanhJoiner
 from rnnt_kd.models.predictors.stateless import StatelessPredictor
@@ -36,7 +35,7 @@ def test_sizes_have_the_promised_parameters(size, vocab_size, dim, millions):
 
 def test_encoders_are_files():
     folder = Path(models.__file__).parent / "encoders"
-    assert available_encoders() == sorted(path.stem for path in folder.glob("[a-z]*.py"))
+    assert choices.names("rnnt_kd.models.encoders") == sorted(path.stem for path in folder.glob("[a-z]*.py"))
     assert list(SIZES) == ["tiny", "S", "M", "L"]
 
 

@@ -26,14 +26,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = options.parse_args(argv)
 
     recordings = read_data_dir(args.data_dir, args.allow_pipes).recordings.values()
+    settings = {name: getattr(args, name) for name in ("speed_perturb", "max_bad_fraction")}
     stage = Stage(
         args.out_dir,
         f"features_{args.name}",
-        {
-            "data_dir": str(args.data_dir),
-            "speed_perturb": args.speed_perturb,
-            "max_bad_fraction": args.max_bad_fraction,
-        },
+        {"data_dir": str(args.data_dir), **settings},
         [args.data_dir / name for name in ("wav.scp", "text", "utt2spk", "segments")],
         [f"{args.name}.jsonl.gz", f"{args.name}_feats"],
         sources=[Path(recording.source) for recording in recordings if not recording.is_pipe],

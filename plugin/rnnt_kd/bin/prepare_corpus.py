@@ -38,13 +38,8 @@ def main(argv: Optional[List[str]] = None) -> None:
             raise UserError("--option", f'found "{item}"', "KEY=VALUE")
         pairs[key] = value
 
-    stage = Stage(
-        args.out_dir,
-        "corpus",
-        {"corpus": args.corpus, "corpus_dir": str(args.corpus_dir or ""), "seed": args.seed, "options": pairs},
-        inputs=[],
-        outputs=[],
-    )
+    settings = {"corpus": args.corpus, "corpus_dir": str(args.corpus_dir or ""), "seed": args.seed, "options": pairs}
+    stage = Stage(args.out_dir, "corpus", settings, inputs=[], outputs=[])
     if stage.is_finished():
         return
     out_dir = args.out_dir.absolute()

@@ -113,10 +113,8 @@ def _sphere_promise(head: bytes) -> Optional[int]:
     fields = dict(re.findall(r"^(\w+) -\w+ (\d+)\s*$", text, flags=re.MULTILINE))
     if "shorten" in text or not {"sample_count", "sample_n_bytes"} <= set(fields):
         return None
-    header_size = int(text.split("\n")[1])
-    return header_size + int(fields["sample_count"]) * int(fields["sample_n_bytes"]) * int(
-        fields.get("channel_count", 1)
-    )
+    header_size, channels = int(text.split("\n")[1]), int(fields.get("channel_count", 1))
+    return header_size + int(fields["sample_count"]) * int(fields["sample_n_bytes"]) * channels
 
 
 def _ogg_ends(stream: BinaryIO, size: int) -> bool:

@@ -147,14 +147,8 @@ def collate(cuts: Sequence[MonoCut], folder: Path) -> Batch:
     for index, matrix in enumerate(matrices):
         features[index, : len(matrix)] = matrix
     infos = [_info(cut) for cut in cuts]
-    return Batch(
-        features,
-        lens,
-        [info.text for info in infos],
-        [info.id for info in infos],
-        [info.duration for info in infos],
-        [info.speaker for info in infos],
-    )
+    texts, ids = [info.text for info in infos], [info.id for info in infos]
+    return Batch(features, lens, texts, ids, [info.duration for info in infos], [info.speaker for info in infos])
 
 
 def _info(cut: MonoCut) -> CutInfo:

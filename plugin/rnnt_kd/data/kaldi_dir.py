@@ -19,14 +19,14 @@ the line.  It opens no audio: ``data.audio`` and ``data.check_audio`` do.
 import math
 import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Container, Dict, List, Mapping, Optional, Tuple
 
-from rnnt_kd.atomic import replace_dir
+from rnnt_kd.atomic import new_dir
 from rnnt_kd.errors import UserError
+
+Table = Dict[str, Tuple[str, str]]  # id -> (value, "file:line")
 
 
 @dataclass(frozen=True)
@@ -96,42 +96,29 @@ def read_data_dir(path: Path, allow_pipes: bool = False) -> KaldiDataDir:
     if has_segments:
         table = read_table(path / "segments")
         spans = {key: _segment(value, where) for key, (value, where) in table.items()}
-        wheres = {key: where for key, (_, where) in table.items()}
+        wheres = _wheres(table)
         origin = "segments"
+        used: Dict[str, str] = {}
         for key, (recording_id, _, _) in spans.items():
-            if recording_id not in recordings:
-                raise UserError(
-                    wheres[key], f'recording "{recording_id}" is not in wav.scp', "a recording id of wav.scp"
-                )
+            used.setdefault(recording_id, wheres[key])
+        _all_in(recordings, used, 'recording "{}" is not in wav.scp', "a recording id of wav.scp")
     else:
         spans = {key: (key, 0.0, None) for key in recordings}
         wheres = {key: entry.where for key, entry in recordings.items()}
         origin = "wav.scp"
 
     drop, known = "remove the line or add the audio", f"an utterance id of {origin}"
-    for key, (_, where) in text.items():
-        if key not in spans:
-            raise UserError(where, f'transcript "{key}" has no audio', known, drop)
-    for key, where in wheres.items():
-        if key not in text:
-            raise UserError(
-                where, f'audio "{key}" has no transcript', "a line in text", "remove it or add the transcript"
-            )
-        if key not in utt2spk:
-            advice = "take the utterance id where speakers are unknown"
-            raise UserError(where, f'utterance "{key}" has no speaker', "a line in utt2spk", advice)
+    _all_in(spans, _wheres(text), 'transcript "{}" has no audio', known, drop)
+    _all_in(text, wheres, 'audio "{}" has no transcript', "a line in text", "remove it or add the transcript")
+    advice = "take the utterance id where speakers are unknown"
+    _all_in(utt2spk, wheres, 'utterance "{}" has no speaker', "a line in utt2spk", advice)
+    _all_in(spans, _wheres(utt2spk), 'utterance "{}" has no audio', known, drop)
     for key, (value, where) in utt2spk.items():
-        if key not in spans:
-            raise UserError(where, f'utterance "{key}" has no audio', known, drop)
         if len(value.split()) != 1:
             raise UserError(where, f'found "{key} {value}"', "two fields: utterance and speaker")
     if has_segments:
-        used = {recording_id for recording_id, _, _ in spans.values()}
-        for key, entry in recordings.items():
-            if key not in used:
-                raise UserError(
-                    entry.where, f'recording "{key}" is in no segment', "its id in segments", "remove the line"
-                )
+        listed = {key: entry.where for key, entry in recordings.items()}
+        _all_in(used, listed, 'recording "{}" is in no segment', "its id in segments", "remove the line")
     _check_spk2utt(path, {key: value for key, (value, _) in utt2spk.items()})
 
     utterances = [
@@ -169,24 +156,18 @@ def write_data_dir(
     }
     if segments is not None:
         tables["segments"] = {key: f"{rec} {start:.6f} {end:.6f}" for key, (rec, start, end) in segments.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    try:
+    with new_dir(path) as made:
         for name, table in tables.items():
             lines = [f"{key} {table[key]}".rstrip() + "\n" for key in sorted(table)]
             (made / name).write_text("".join(lines), encoding="utf-8", newline="\n")
-        os.chmod(made, 0o755)
         try:
             read_data_dir(made, allow_pipes=True)
         except UserError as error:
             raise UserError(str(error).replace(str(made), str(path)), "the directory was not written") from None
-        replace_dir(made, path)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return path
 
 
-def read_table(path: Path, value_may_be_empty: bool = False) -> Dict[str, Tuple[str, str]]:
+def read_table(path: Path, value_may_be_empty: bool = False) -> Table:
     """``{id: (value, "file:line")}`` in the order of the file; outer white space of a value goes."""
     try:
         content = path.read_bytes().decode("utf-8-sig")
@@ -195,7 +176,7 @@ def read_table(path: Path, value_may_be_empty: bool = False) -> Dict[str, Tuple[
         raise UserError(f"{path}:{at}", "is not UTF-8", "UTF-8 text", "convert it, for example with iconv") from None
     except PermissionError:
         raise UserError(path, "cannot be read: permission denied", "a readable file") from None
-    table: Dict[str, Tuple[str, str]] = {}
+    table: Table = {}
     previous = ""
     lines = content.split("\n")
     if lines and not lines[-1].strip():
@@ -226,9 +207,8 @@ def read_table(path: Path, value_may_be_empty: bool = False) -> Dict[str, Tuple[
 def _recording(directory: Path, key: str, value: str, where: str, allow_pipes: bool) -> RecordingEntry:
     if value.endswith("|"):
         if not allow_pipes:
-            raise UserError(
-                where, "is a shell pipe", "the path of an audio file", "give --allow-pipes if you trust this directory"
-            )
+            advice = "give --allow-pipes if you trust this directory"
+            raise UserError(where, "is a shell pipe", "the path of an audio file", advice)
         return RecordingEntry(key, value[:-1].strip(), True, where)
     for candidate in (Path(value), directory / value):
         if candidate.is_file():
@@ -270,11 +250,19 @@ def _check_spk2utt(path: Path, utt2spk: Mapping[str, str]) -> None:
         if sorted(value.split()) != expected[key].split():
             found_there = f'utterances of speaker "{key}" differ from utt2spk'
             raise UserError(where, found_there, "the same utterances", advice)
-    for key in expected:
-        if key not in found:
-            raise UserError(
-                path / "spk2utt", f'speaker "{key}" of utt2spk is missing', "every speaker of utt2spk", advice
-            )
+    missing = dict.fromkeys(expected, str(path / "spk2utt"))
+    _all_in(found, missing, 'speaker "{}" of utt2spk is missing', "every speaker of utt2spk", advice)
+
+
+def _wheres(table: Table) -> Dict[str, str]:
+    return {key: where for key, (_, where) in table.items()}
+
+
+def _all_in(known: Container[str], wheres: Mapping[str, str], found: str, expected: str, advice: str = "") -> None:
+    """UserError: a key of ``wheres`` is not ``known``; the first is named in the place of the {} of ``found``."""
+    for key, where in wheres.items():
+        if key not in known:
+            raise UserError(where, found.format(key), expected, advice)
 
 
 def _invert(utt2spk: Mapping[str, str]) -> Dict[str, str]:

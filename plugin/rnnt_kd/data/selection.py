@@ -53,9 +53,7 @@ def select(
       separate_repeats: with a CTC head, a symbol repeated at once needs a blank frame in between.
     """
     utterances = list(utterances)
-    frames = encoder_frames(
-        torch.tensor([utterance.num_frames for utterance in utterances], dtype=torch.int64)
-    ).tolist()
+    frames = encoder_frames(torch.tensor([one.num_frames for one in utterances], dtype=torch.int64)).tolist()
     selection = Selection(total=len(utterances))
     for utterance, available in zip(utterances, frames, strict=True):
         symbols = encode(utterance.text)
@@ -72,10 +70,8 @@ def select(
 
 def needed_frames(symbols: Sequence[int], separate_repeats: bool) -> int:
     """Encoder frames that an alignment of ``symbols`` needs."""
-    repeats = (
-        sum(first == second for first, second in zip(symbols, symbols[1:], strict=False)) if separate_repeats else 0
-    )
-    return len(symbols) + repeats
+    repeats = sum(first == second for first, second in zip(symbols, symbols[1:], strict=False))
+    return len(symbols) + (repeats if separate_repeats else 0)
 
 
 def write_left_out(path: Path, selections: Dict[str, Selection]) -> None:

@@ -76,8 +76,6 @@ def recognize_streaming(
     chunk_ms: int = 100,
     reset_at_endpoints: bool = False,
     reset_after: Sequence[int] = (),
-    sampling_rate: int = SAMPLING_RATE,
-    timeout: float = 600.0,
 ) -> List[List[ClientResult]]:
     """Recognise with ``OnlineRecognizer``, ``chunk_ms`` of audio at a time; the segments of each audio.
 
@@ -86,9 +84,9 @@ def recognize_streaming(
       reset_after:        and as soon as so many samples were heard (ascending).
     """
     found = []
-    with Listener(model_dir, search=search, beam=beam, endpoints=reset_at_endpoints, timeout=timeout) as listener:
+    with Listener(model_dir, search=search, beam=beam, endpoints=reset_at_endpoints) as listener:
         for item in audio:
-            samples = _samples(item, sampling_rate)
+            samples = _samples(item)
             listener.start()
             step = max(1, chunk_ms * SAMPLING_RATE // 1000)
             resets, segments = list(reset_after), []
@@ -109,17 +107,9 @@ class Listener:
     Attributes: ``at_endpoint``, whether sherpa-onnx takes what it heard last for the end of a segment.
     """
 
-    def __init__(
-        self,
-        model_dir: Path,
-        *,
-        search: str = "greedy_search",
-        beam: int = 4,
-        endpoints: bool = True,
-        timeout: float = 600.0,
-    ):
+    def __init__(self, model_dir: Path, *, search: str = "greedy_search", beam: int = 4, endpoints: bool = True):
         settings = {"kind": "online", **search_settings(search, beam), "endpoints": endpoints}
-        self._client = ClientProcess(model_dir, settings, timeout)
+        self._client = ClientProcess(model_dir, settings)
         self._tail = np.zeros(tail_samples(model_dir), dtype=np.float32)
         self.at_endpoint = False
         self.start()
@@ -152,21 +142,21 @@ class Listener:
         return ClientResult(**answer)
 
 
-def features(samples: np.ndarray, sampling_rate: int = SAMPLING_RATE, timeout: float = 600.0) -> np.ndarray:
-    """(T, 80) float32: what sherpa-onnx computes of (n,) samples in [-1, 1] (``OnlineStream.get_frames``).
+def features(samples: np.ndarray) -> np.ndarray:
+    """(T, 80) float32: what sherpa-onnx computes of (n,) samples at 16 kHz in [-1, 1] (``OnlineStream.get_frames``).
 
     Raises: UserError: there are fewer than 80 samples: no frame.
     """
     from rnnt_kd.export.features_probe import write_probe
 
-    samples = _samples(samples, sampling_rate)
+    samples = _samples(samples)
     if len(samples) < SHORTEST:
         raise UserError("audio", f"{len(samples)} samples", f"{SHORTEST} or more, at 16 kHz")
     count = (len(samples) + SHORTEST) // FRAME_SAMPLES
     settings = {"kind": "online", **search_settings("greedy_search", 4), "endpoints": False}
     with tempfile.TemporaryDirectory() as folder:
         write_probe(Path(folder))
-        with ClientProcess(Path(folder), settings, timeout) as client:
+        with ClientProcess(Path(folder), settings) as client:
             return client.ask({"operation": "frames", "count": count}, [samples])
 
 
@@ -190,7 +180,7 @@ def search_settings(search: str, beam: int) -> Dict[str, Any]:
     return {"search": search, "beam": beam}
 
 
-def _samples(item: Audio, sampling_rate: int) -> np.ndarray:
+def _samples(item: Audio, sampling_rate: int = SAMPLING_RATE) -> np.ndarray:
     if not isinstance(item, np.ndarray):
         return load_samples(Path(item))
     item = np.ascontiguousarray(item, dtype=np.float32)

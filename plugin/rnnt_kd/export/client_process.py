@@ -28,7 +28,7 @@ class ClientProcess(Worker):
       UserError:           the process died: its signal or status, and the last line that it wrote.
     """
 
-    def __init__(self, model_dir: Path, settings: Dict[str, Any], timeout: float):
+    def __init__(self, model_dir: Path, settings: Dict[str, Any], timeout: float = 600.0):
         if importlib.util.find_spec("sherpa_onnx") is None:
             raise ModuleNotFoundError("No module named 'sherpa_onnx'", name="sherpa_onnx")
         self._model_dir = Path(model_dir)

@@ -7,9 +7,7 @@ export that does not hold what is promised stays beside it as ``<out_dir>.failed
 """
 
 import json
-import os
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
@@ -73,10 +71,7 @@ def export_system(
     is_ours = out_dir.is_dir() and (not any(out_dir.iterdir()) or (out_dir / model_json.NAME).exists())
     if out_dir.exists() and not is_ours:
         raise UserError(out_dir, "holds files of something else", "a new folder, or an older export")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}.", suffix=".tmp"))
-    try:
-        os.chmod(making, 0o755)
+    with atomic.new_dir(out_dir) as making:
         form = {"unk_id": tokenizer.unk_id, "streaming": streaming, "weights": weights, "sparse": sparse}
         values = {**model_json.describe_system(model, config), **form, "wer": model_json.scores_of(decode_dirs)}
         names = writer.write_files(model, formats.name_of(weights, sparse), streaming, making)
@@ -95,9 +90,6 @@ def export_system(
             atomic.replace_dir(making, failed)
             raise UserError(out_dir, fault, "none", f"the export is kept in {failed}; {CHECK} there lists them")
         model_json.write_manifest(making, {**values, "check": _summary(check)})
-        atomic.replace_dir(making, out_dir)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
     return model_json.read_manifest(out_dir)
 
 

@@ -6,8 +6,6 @@ training takes the folder for a teacher.
 """
 
 import json
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping
 
@@ -44,10 +42,7 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
         raise UserError(folder, found, "an export with float32 weights", "export the system without --int8, --float16")
     if manifest["files"]["bpe.model"]["sha256"] != manifest["bpe_sha256"]:
         raise UserError(folder / "bpe.model", "is not the one the system was trained with", manifest["bpe_sha256"])
-    system_dir.parent.mkdir(parents=True, exist_ok=True)
-    making = Path(tempfile.mkdtemp(dir=system_dir.parent, prefix=f".{system_dir.name}.", suffix=".tmp"))
-    try:
-        making.chmod(0o755)
+    with atomic.new_dir(system_dir) as making:
         config = _config(manifest, folder, making)
         model = build_model(config)
         tensors = _weights(folder, manifest)
@@ -57,9 +52,6 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
         write_system_config(making / CONFIG, config)
         write_tensors(making / FINAL, tensors)
         write_system(making, _record(manifest, folder, sorted(heads)))
-        atomic.replace_dir(making, system_dir)
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
     return manifest
 
 

@@ -31,7 +31,7 @@ from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.sparsity.report import measured_sparsity, select_parameters, sparsity_report
-from rnnt_kd.systems.store import check_bpe
+from rnnt_kd.systems.store import check_bpe, file_digest
 
 FORMAT, FORMAT_VERSION = "rnnt_kd export", 1
 NAME = "model.json"
@@ -113,11 +113,8 @@ def json_digest(values: Any) -> str:
 
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
     """Write ``model.json``: ``values``, the checksums of the files beside it, and its own."""
-    contents = {name: (Path(folder) / name).read_bytes() for name in FILES}
-    files = {
-        name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        for name, content in contents.items()
-    }
+    paths = {name: Path(folder) / name for name in FILES}
+    files = {name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for name, path in paths.items()}
     manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **values, "files": files}
     manifest.pop("sha256", None)  # of an older one
     manifest["sha256"] = json_digest(json.loads(json.dumps(manifest)))
@@ -146,7 +143,7 @@ def read_manifest(folder: Path, check_files: bool = True) -> Dict[str, Any]:
         raise UserError(path, "was changed since it was written", "the checksum it holds", _AGAIN)
     for name in FILES if check_files else ():
         try:
-            digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            digest = file_digest(folder / name)
         except FileNotFoundError:
             raise UserError(folder / name, "missing", "a whole export", _AGAIN) from None
         if digest != manifest["files"][name]["sha256"]:

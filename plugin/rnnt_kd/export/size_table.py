@@ -143,6 +143,6 @@ def _scores(found: Sequence[Recognition], base: Sequence[Recognition]) -> Row:
 
 def sparsify(model: nn.Module, sparsity: float, structure: str) -> None:
     """Set the smallest weights of every layer that training would sparsify to zero, at once."""
-    usual, at_once = SparsityConfig(), {"begin_step": 0, "end_step": 1, "update_every_steps": 1}
-    patterns = {"include": usual.include, "exclude": usual.exclude}
-    Sparsifier(model, sparsity, **at_once, **patterns, structure=structure).step(1)
+    usual = SparsityConfig()
+    chosen: Dict[str, Any] = {"structure": structure, "include": usual.include, "exclude": usual.exclude}
+    Sparsifier(model, sparsity, begin_step=0, end_step=1, update_every_steps=1, **chosen).step(1)

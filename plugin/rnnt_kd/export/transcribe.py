@@ -44,19 +44,11 @@ class Transcriber:
       longest_seconds: of the pieces that it gets; see ``cut_at_quiet``.
     """
 
-    def __init__(
-        self,
-        model_dir: Path,
-        *,
-        search: str,
-        beam: int,
-        longest_seconds: float = LONGEST_SECONDS,
-        timeout: float = 600.0,
-    ):
+    def __init__(self, model_dir: Path, *, search: str, beam: int, longest_seconds: float = LONGEST_SECONDS):
         if not SHORTEST_PIECE <= longest_seconds <= LONGEST_PIECE:
             raise UserError("longest piece", f"{longest_seconds:g} s", f"{SHORTEST_PIECE:g} to {LONGEST_PIECE:g} s")
         self._longest_seconds = longest_seconds
-        self._client = ClientProcess(model_dir, {"kind": "offline", **search_settings(search, beam)}, timeout)
+        self._client = ClientProcess(model_dir, {"kind": "offline", **search_settings(search, beam)})
 
     def transcribe(self, samples: np.ndarray) -> ClientResult:
         """(n,) samples at 16 kHz, piece by piece; in pieces of digital silence there are no words."""

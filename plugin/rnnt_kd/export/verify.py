@@ -11,16 +11,8 @@ import numpy as np
 import onnxruntime
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.file_checks import (
-    check_decoder,
-    check_file,
-    check_joiner,
-    check_offline_encoder,
-    check_streaming_encoder,
-    check_vocabulary,
-    first_line,
-    sizes_text,
-)
+from rnnt_kd.export import file_checks
+from rnnt_kd.export.file_checks import first_line, sizes_text
 from rnnt_kd.export.model_json import ONNX_FILES, read_manifest
 from rnnt_kd.export.onnx_file import AGAIN, load_onnx, metadata_of
 
@@ -39,13 +31,13 @@ def verify_static(folder: Path) -> Dict[str, Any]:
     manifest = read_manifest(folder)
     models = {name: load_onnx(folder / name) for name in ONNX_FILES}
     for name, model in models.items():
-        check_file(folder / name, model)
-    C = check_vocabulary(folder, manifest)
+        file_checks.check_file(folder / name, model)
+    C = file_checks.check_vocabulary(folder, manifest)
     J = manifest["joiner_dim"]
     metadata = {name: metadata_of(model) for name, model in models.items()}
-    check_decoder(folder / "decoder.onnx", models["decoder.onnx"], metadata["decoder.onnx"], C, J)
-    check_joiner(folder / "joiner.onnx", models["joiner.onnx"], C, J)
-    check_encoder = check_streaming_encoder if manifest["streaming"] else check_offline_encoder
+    file_checks.check_decoder(folder / "decoder.onnx", models["decoder.onnx"], metadata["decoder.onnx"], C, J)
+    file_checks.check_joiner(folder / "joiner.onnx", models["joiner.onnx"], C, J)
+    check_encoder = file_checks.check_streaming_encoder if manifest["streaming"] else file_checks.check_offline_encoder
     feeds, shape = check_encoder(folder / "encoder.onnx", models["encoder.onnx"], metadata["encoder.onnx"], J)
     _check_runs(folder, feeds, shape, C, J)
     return manifest

@@ -11,18 +11,13 @@ What their classes must offer stands in ``interfaces.py``.
 """
 
 import inspect
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 from rnnt_kd import choices
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.transducer import Transducer
 
 CONTEXT_SIZE = 2  # labels the predictor sees
-
-
-def available_encoders() -> List[str]:
-    """Names of the files in ``encoders/``."""
-    return choices.names(f"{__name__}.encoders")
 
 
 def build_transducer(
@@ -58,8 +53,8 @@ def build_transducer(
         known = [parameter.name for parameter in parameters if parameter.name != "dropout"]
         for name in encoder_options:
             choices.check(name, known, f"encoder_options of encoder {encoder}")
-    found = choices.load(f"{__name__}.predictors", predictor, what="predictor")
-    predictor_class = _class(found, predictor, "Predictor")
+    predictor_module = choices.load(f"{__name__}.predictors", predictor, what="predictor")
+    predictor_class = _class(predictor_module, predictor, "Predictor")
     joiner_class = _class(choices.load(f"{__name__}.joiners", joiner, what="joiner"), joiner, "Joiner")
     if not 0 <= blank_id < vocab_size:
         raise UserError("blank_id", f"{blank_id} with a vocabulary of {vocab_size}", "a label of the vocabulary")

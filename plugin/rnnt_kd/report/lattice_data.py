@@ -176,16 +176,9 @@ def file_stem(utterance: str) -> str:
 
 
 def _model(key: str, values: Dict[str, Any], arrays: Dict[str, np.ndarray]) -> ModelOnLattice:
-    return ModelOnLattice(
-        name=values["name"],
-        hyp=tuple(values["hyp"]),
-        errors=values["errors"],
-        **{name: arrays[f"{key}_{name}"] for name in _NODES},
-        path=arrays[f"{key}_path"],
-        kl=None if key == "teacher" else arrays[f"{key}_kl"],
-        loss=values["loss"],
-        kd=values["kd"],
-    )
+    facts: Dict[str, Any] = {name: values[name] for name in ("name", "errors", "loss", "kd")}
+    facts.update({name: arrays[f"{key}_{name}"] for name in (*_NODES, "path")})
+    return ModelOnLattice(**facts, hyp=tuple(values["hyp"]), kl=None if key == "teacher" else arrays[f"{key}_kl"])
 
 
 def _check(item: UtteranceLattice) -> None:

@@ -4,7 +4,7 @@ The only module of the report that needs torch; the page does not import it.
 """
 
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data.audio_format import FRAME_SECONDS, SAMPLING_RATE
 from rnnt_kd.data.cut_audio import compressed, cut_samples, loudness
-from rnnt_kd.data.dataset import Batch, load_cuts_info, read_batches
+from rnnt_kd.data.dataset import load_cuts_info, read_batches
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.models.transducer import Transducer
@@ -90,7 +90,11 @@ def make_lattices(
             continue
         made.append(
             UtteranceLattice(
-                **_facts(item, batch),
+                utterance=item.utterance,
+                chosen=item.kind,
+                ref=item.ref,
+                speaker=batch.speakers[0],
+                duration=batch.durations[0],
                 order=len(made) + 1,
                 test_set=test_set,
                 search=search,
@@ -123,16 +127,6 @@ def load_trio(
     return models, configs
 
 
-def _facts(item: Chosen, batch: Batch) -> dict:
-    return {
-        "utterance": item.utterance,
-        "chosen": item.kind,
-        "ref": item.ref,
-        "speaker": batch.speakers[0],
-        "duration": batch.durations[0],
-    }
-
-
 def _sound(samples, num_frames: int, subsampling: int) -> dict:
     if samples is None:
         return {"loudness": np.zeros(num_frames, dtype=np.float32), "audio": b"", "audio_type": ""}
@@ -142,14 +136,9 @@ def _sound(samples, num_frames: int, subsampling: int) -> dict:
 
 
 def _on_lattice(key: str, name: str, item: Chosen, view: ModelView) -> ModelOnLattice:
-    arrays = {each: getattr(view, each).numpy() for each in ("log_blank", "log_label", "occupancy", "path")}
-    is_teacher = key == "teacher"
-    return ModelOnLattice(
-        name=name,
-        hyp=item.hyps[key],
-        errors=item.errors[key],
-        **arrays,
-        kl=None if is_teacher else view.kl.numpy(),
-        loss=view.loss,
-        kd=0.0 if is_teacher else view.kd,
-    )
+    arrays = ("log_blank", "log_label", "occupancy", "path")
+    facts: Dict[str, Any] = {each: getattr(view, each).numpy() for each in arrays}
+    facts.update(name=name, hyp=item.hyps[key], errors=item.errors[key], loss=view.loss)
+    if key == "teacher":
+        return ModelOnLattice(**facts, kl=None, kd=0.0)
+    return ModelOnLattice(**facts, kl=view.kl.numpy(), kd=view.kd)

@@ -5,16 +5,13 @@
 """
 
 import io
-import os
 import re
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Iterable, List
 
 import sentencepiece
 
-from rnnt_kd.atomic import replace_dir
+from rnnt_kd.atomic import new_dir
 from rnnt_kd.errors import UserError
 
 BLANK, UNKNOWN = "<blk>", "<unk>"
@@ -42,18 +39,12 @@ def train_bpe(
     sentences = [text for text in (" ".join(text.split()) for text in texts) if text]
     if not sentences:
         raise UserError("BPE training text", "there is no text", "at least one transcript that is not empty")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=out_dir.parent, prefix=f".{out_dir.name}.", suffix=".tmp"))
-    try:
+    with new_dir(out_dir) as made:
         model = _train(sentences, vocab_size, model_type, shrink_to_fit)
         (made / "bpe.model").write_bytes(model)
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         lines = [f"{processor.id_to_piece(index)} {index}\n" for index in range(processor.get_piece_size())]
         (made / "tokens.txt").write_text("".join(lines), encoding="utf-8", newline="\n")
-        os.chmod(made, 0o755)
-        replace_dir(made, out_dir)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return out_dir
 
 

@@ -59,11 +59,5 @@ class Data:
 
     def _loader(self, name: str, **order):
         training, reasons = self.config.training, self.selections[name].reasons
-        return make_dataloader(
-            self.paths[name],
-            batch_seconds=training.batch_seconds,
-            num_buckets=training.num_buckets,
-            seed=self.config.seed,
-            keep=lambda cut: reasons.get(cut.id),
-            **order,
-        )
+        order.update(batch_seconds=training.batch_seconds, num_buckets=training.num_buckets, seed=self.config.seed)
+        return make_dataloader(self.paths[name], keep=lambda cut: reasons.get(cut.id), **order)

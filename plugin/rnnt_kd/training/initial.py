@@ -149,11 +149,11 @@ def models(
     if teacher_dir is None:
         assert not is_online and config.role not in STARTS_FROM_TEACHER, "resolve() asks for a teacher"
         return model, None
+    path = teacher_dir / store.FINAL
     if config.role == "sparse_student":
-        weights = store.read_tensors(teacher_dir / store.FINAL)
-        store.load_weights(model, weights, teacher_dir / store.FINAL, "train the teacher again")
+        store.load_weights(model, store.read_tensors(path), path, "train the teacher again")
     elif config.role == "streaming_student":
-        weights = store.read_tensors(teacher_dir / store.FINAL)
+        weights = store.read_tensors(path)
         _start_streaming(model, weights, store.read_system(teacher_dir).model.encoder != config.model.encoder)
     if not is_online:
         return model, None

@@ -310,11 +310,8 @@ class Training:
 
     def _best(self) -> List[EpochResult]:
         """The epochs that may be averaged, best first; the newest if none had frozen masks."""
-        results = [
-            result
-            for result in self.state.results
-            if self._weights(result).exists() or result is self.state.results[-1]
-        ]
+        newest = self.state.results[-1:]
+        results = [result for result in self.state.results if self._weights(result).exists() or result in newest]
         usable = [result for result in results if result.can_average] or results[-1:]
         return sorted(usable, key=lambda result: (result.dev_loss, -result.epoch))[: self.training.average_best]
 

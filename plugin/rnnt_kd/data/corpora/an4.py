@@ -40,12 +40,8 @@ def prepare(corpus_dir: Path, out_dir: Path, *, seed: int, options: Dict[str, st
         if name not in OPTIONS:
             raise UserError("--option", f"corpus an4 has no option {name}", ", ".join(OPTIONS))
     if corpus_dir is None or not Path(corpus_dir).is_dir():
-        raise UserError(
-            corpus_dir or "--corpus-dir",
-            "no such directory",
-            "the folder of the CMU AN4 corpus, with etc/ and wav/",
-            "give --corpus-dir DIR",
-        )
+        expected = "the folder of the CMU AN4 corpus, with etc/ and wav/"
+        raise UserError(corpus_dir or "--corpus-dir", "no such directory", expected, "give --corpus-dir DIR")
     corpus_dir, out_dir = Path(corpus_dir).resolve(), Path(out_dir)
     train, test = _read_list(corpus_dir, "train"), _read_list(corpus_dir, "test")
     speakers = sorted({speaker for speaker, _, _ in train.values()})
@@ -101,11 +97,8 @@ def _read_list(corpus_dir: Path, part: str) -> Dict[str, Tuple[str, str, str]]:
 def _number_of_dev_speakers(value: str, available: int) -> int:
     number = int(value) if value.isdigit() else 0
     if not 0 < number < available:
-        raise UserError(
-            "--option dev_speakers",
-            f'found "{value}"',
-            f"a number from 1 to {available - 1} (of the training speakers)",
-        )
+        expected = f"a number from 1 to {available - 1} (of the training speakers)"
+        raise UserError("--option dev_speakers", f'found "{value}"', expected)
     return number
 
 
@@ -115,15 +108,10 @@ def _audio(corpus_dir: Path, out_dir: Path, fileid: str) -> str:
     for suffix in SUFFIXES:
         path = base.with_name(base.name + suffix)
         if path.is_file():
-            return str(
-                _convert_raw(path, out_dir / "audio" / f"{fileid}.flac") if suffix == ".raw" else path.absolute()
-            )
-    raise UserError(
-        base,
-        "no audio",
-        f"a file with one of the suffixes {', '.join(SUFFIXES)}",
-        "the corpus is incomplete: unpack it again",
-    )
+            is_raw = suffix == ".raw"
+            return str(_convert_raw(path, out_dir / "audio" / f"{fileid}.flac") if is_raw else path.absolute())
+    expected = f"a file with one of the suffixes {', '.join(SUFFIXES)}"
+    raise UserError(base, "no audio", expected, "the corpus is incomplete: unpack it again")
 
 
 def _convert_raw(path: Path, flac: Path) -> Path:

@@ -131,13 +131,8 @@ def _record(sentence: str, speaker: Speaker, rng: random.Random) -> np.ndarray:
     before, after = (int(rng.uniform(0.10, 0.35) * SAMPLING_RATE) for _ in range(2))
     signal_ = np.concatenate([np.zeros(before, np.int64), speech, np.zeros(after, np.int64)])
     if rng.random() < 0.5:
-        signal_ = acoustics.reverberate(
-            signal_,
-            SAMPLING_RATE,
-            rng.getrandbits(63),
-            decay_seconds=rng.uniform(0.1, 0.35),
-            late_db=rng.uniform(-15.0, -6.0),
-        )
+        seed, decay, late = rng.getrandbits(63), rng.uniform(0.1, 0.35), rng.uniform(-15.0, -6.0)
+        signal_ = acoustics.reverberate(signal_, SAMPLING_RATE, seed, decay_seconds=decay, late_db=late)
     background = acoustics.noise(len(signal_), rng.getrandbits(63), tilt=rng.uniform(0.0, 1.5))
     signal_ = acoustics.add_noise(signal_, speech_power, background, snr_db=rng.uniform(15.0, 30.0))
     return acoustics.set_peak(signal_, int(acoustics.FULL_SCALE * rng.uniform(0.15, 0.9))).astype(np.int16)

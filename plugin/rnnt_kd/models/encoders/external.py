@@ -1,12 +1,8 @@
 """Any ``nn.Module`` as encoder: ``encoder: external``, ``encoder_options: {factory: "package.module:function", ...}``.
 
-The factory is called with the other options and returns a module with ``forward(x (N, T, 80) float32 log-mel
-energies, x_lens (N,) int64) -> (N, T', D), (N,)`` whose padding changes no utterance.  That is enough: a batch of
-noise tells ``output_dim``, ``subsampling_factor`` and ``output_lengths`` where the module has none of its own, and
-whether those it has are right.
-
-Reading a system of this kind imports the module that its ``config.yaml`` names, which runs that module's code: take
-such systems from people whose Python you would run.  No other value of a configuration is imported by its name.
+What the factory's module must offer is in docs/encoders.md; what it does not say, a batch of noise tells, and what it
+says is compared with that.  Reading a system of this kind imports the module that its ``config.yaml`` names, which
+runs that module's code.  No other value of a configuration is imported by its name.
 """
 
 import importlib

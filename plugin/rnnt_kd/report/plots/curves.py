@@ -4,19 +4,9 @@ from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import numpy as np
 
+from rnnt_kd.report.plots import style
 from rnnt_kd.report.plots.inline_svg import PixelFigure, pixel_figure
-from rnnt_kd.report.plots.style import (
-    KINDS,
-    WIDTH,
-    Plot,
-    bar_axes,
-    figure_beside,
-    finished,
-    label,
-    left_of,
-    legend,
-    quiet,
-)
+from rnnt_kd.report.plots.style import KINDS, WIDTH, Plot, legend
 from rnnt_kd.report.read import TERMS, Experiment, System
 
 POINTS = 80  # of a line; training steps between two are averaged
@@ -40,7 +30,7 @@ def learning(experiment: Experiment) -> Iterator[Plot]:
             figure, words = _panels(drawn, terms)
             note = "Lines: training, mean of a frame's loss. Marks: dev set." + _which_seed(systems)
             note += f" {more} more distilled twins are not drawn." if more > 0 else ""
-            yield finished(figure, f"Learning curves: {family}", words, note)
+            yield style.finished(figure, f"Learning curves: {family}", words, note)
 
 
 def schedule(experiment: Experiment) -> Iterator[Plot]:
@@ -58,14 +48,14 @@ def schedule(experiment: Experiment) -> Iterator[Plot]:
             if measured:
                 ax.plot(steps[-1], 100 * measured, kind.mark, color=kind.colour, markersize=6)
         ax.set_ylim(0, 104)
-        quiet(ax)
+        style.quiet(ax)
         ax.locator_params(axis="x", nbins=5)
-        label(ax, "steps", "% zeros: target as a line, measured at the end as a mark")
+        style.label(ax, "steps", "% zeros: target as a line, measured at the end as a mark")
         legend(ax, {system.kind for system, *_ in drawn}, lines=True, bbox_to_anchor=(-0.08, 1.1))
         words = "; ".join(
             f"{system.name} {100 * values[-1]:.1f} % at step {steps[-1]}" for system, steps, values in drawn
         )
-        yield finished(figure, f"Sparsity against step: {family}", words, _which_seed(systems).strip())
+        yield style.finished(figure, f"Sparsity against step: {family}", words, _which_seed(systems).strip())
 
 
 def matrices(experiment: Experiment) -> Iterator[Plot]:
@@ -76,7 +66,7 @@ def matrices(experiment: Experiment) -> Iterator[Plot]:
             continue
         names = list(dict.fromkeys(name for system in systems for name in system.matrices))
         shown = [_short(name) for name in names]
-        figure, left = pixel_figure(WIDTH, 44 + 13 * len(names) + 34), min(210.0, left_of(shown) - 8)
+        figure, left = pixel_figure(WIDTH, 44 + 13 * len(names) + 34), min(210.0, style.left_of(shown) - 8)
         ax = figure.add_axes((left, 40, WIDTH - left - 14, 13 * len(names)))
         for system in systems:
             kind = KINDS[system.kind]
@@ -85,13 +75,13 @@ def matrices(experiment: Experiment) -> Iterator[Plot]:
             ax.plot(list(zeros.values()), places, kind.mark, color=kind.colour, markersize=4, alpha=0.75)
         ax.set_ylim(len(names) - 0.5, -0.5)
         ax.set_xlim(-3, 103)
-        quiet(ax)
+        style.quiet(ax)
         ax.set_yticks(range(len(names)), shown, fontsize=9.5)
-        label(ax, "% zeros")
+        style.label(ax, "% zeros")
         kinds = {system.kind for system in systems}
         legend(ax, kinds, ncols=1, loc="lower right", bbox_to_anchor=(1, 1.0), labelspacing=0.1)
         words = "; ".join(f"{one.name} {_share(one.matrices):.1f} % of {len(one.matrices)} matrices" for one in systems)
-        yield finished(figure, f"Zeros of each matrix: {family}", words, _which_seed(systems).strip())
+        yield style.finished(figure, f"Zeros of each matrix: {family}", words, _which_seed(systems).strip())
 
 
 def cost(experiment: Experiment) -> Iterator[Plot]:
@@ -104,14 +94,14 @@ def cost(experiment: Experiment) -> Iterator[Plot]:
             timed.append((system, 1000.0 * seconds / steps))
     if not any(system.kind in ("kd", "online") for system, _ in timed):
         return
-    figure, ax = bar_axes([system.name for system, _ in timed], right=46)
+    figure, ax = style.bar_axes([system.name for system, _ in timed], right=46)
     for place, (system, value) in enumerate(timed):
         ax.barh(place, value, height=0.62, color=KINDS[system.kind].colour, alpha=0.8, linewidth=0)
-        figure_beside(ax, place, f"{value:.0f}")
-    label(ax, "milliseconds a step")
+        style.figure_beside(ax, place, f"{value:.0f}")
+    style.label(ax, "milliseconds a step")
     words = ", ".join(f"{system.name} {value:.0f}" for system, value in timed)
     note = "With the cache the teacher does not run; online it runs in every step."
-    yield finished(figure, "What the teacher costs in training", words, note)
+    yield style.finished(figure, "What the teacher costs in training", words, note)
 
 
 def _panels(systems: Sequence[System], terms: Sequence[str]) -> Tuple[PixelFigure, str]:
@@ -134,9 +124,9 @@ def _panels(systems: Sequence[System], terms: Sequence[str]) -> Tuple[PixelFigur
             words.append(f"{system.name} {WORDS[term]} at step {steps[-1]}: {values[-10:].mean():.3f}")
         if late:  # the first steps are far above all others
             ax.set_ylim(0, 1.1 * float(np.percentile(late, 97)) or 1)
-        quiet(ax)
+        style.quiet(ax)
         ax.locator_params(axis="y", nbins=4)
-        label(ax, "steps" if place == len(terms) - 1 else "", WORDS[term])
+        style.label(ax, "steps" if place == len(terms) - 1 else "", WORDS[term])
         if place < len(terms) - 1:
             ax.set_xticklabels([])
         else:
