@@ -4,8 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_cases import change_weights, export, rewrite
-from onnx import numpy_helper
+from export_cases import change_model, change_weights, export, one_node_file, rewrite
 
 from rnnt_kd.bin import import_export
 from rnnt_kd.config import SystemConfig
@@ -15,6 +14,7 @@ from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.import_back import import_export as import_back
 from rnnt_kd.export.import_back import read_parameters
 from rnnt_kd.export.model_json import ONNX_FILES, read_manifest
+from rnnt_kd.export.sparse_file import LAYOUTS, make_sparse
 from rnnt_kd.systems.store import load_system, refuse_decoding_only
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training.initial import resolve
@@ -96,25 +96,13 @@ def test_a_folder_that_is_there_is_not_touched(exported, tmp_path):
     assert [path.name for path in (tmp_path / "system").iterdir()] == ["notes"]
 
 
-def test_weights_that_the_graph_unpacks_are_read_by_running_that_part(tmp_path):
-    """What sparse files do: the value of a name is computed from other initializers."""
-
-    def initializer(name, values):
-        return numpy_helper.from_array(np.asarray(values, dtype=np.float32), name)
-
-    nodes = [
-        onnx.helper.make_node("Mul", ["half", "half"], ["quarter"]),
-        onnx.helper.make_node("Concat", ["quarter", "half"], ["weight"], axis=0),
-        onnx.helper.make_node("MatMul", ["x", "weight"], ["y"]),
-    ]
-    value = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in "xy"]
-    graph = onnx.helper.make_graph(nodes, "g", value[:1], value[1:], [initializer("half", [[0.5, 1.5]])])
-    indices = numpy_helper.from_array(np.array([1, 4], dtype=np.int64), "")
-    sparse = onnx.helper.make_sparse_tensor(initializer("other", [7, -8]), indices, [2, 3])
-    graph.sparse_initializer.append(sparse)
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=7)
-    model.metadata_props.add(key="transposed", value='["other"]')
-    onnx.save(model, tmp_path / "f.onnx")
-    found = read_parameters(tmp_path, {"f.onnx": ["weight", "half", "other"]})
-    assert found["weight"].tolist() == [[0.25, 2.25], [0.5, 1.5]] and found["half"].tolist() == [[0.5, 1.5]]
-    assert found["other"].tolist() == [[0, 0], [7, -8], [0, 0]]
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_weights_without_their_zeros_are_read_and_turned_back(tmp_path, layout):
+    """The value of a name is computed from other initializers, or stands in one of ONNX's sparse ones."""
+    weight = np.zeros((64, 48), np.float32)
+    weight[3, ::5] = np.arange(10) - 3.5
+    one_node_file(tmp_path / "dense.onnx", "MatMul", weight, ["N", 64], ["N", 48])
+    make_sparse(tmp_path / "dense.onnx", tmp_path / "f.onnx", layout=layout)
+    assert "w" not in {tensor.name for tensor in onnx.load(tmp_path / "f.onnx").graph.initializer}
+    change_model(tmp_path / "f.onnx", lambda model: model.metadata_props.add(key="transposed", value='["w"]'))
+    assert np.array_equal(read_parameters(tmp_path, {"f.onnx": ["w"]})["w"], weight.T)

@@ -9,7 +9,6 @@ import torch
 from onnx import numpy_helper
 
 from rnnt_kd.config import ModelConfig, SystemConfig
-from rnnt_kd.errors import UserError
 from rnnt_kd.export import graphs
 from rnnt_kd.export.compact import compact
 from rnnt_kd.export.onnx_file import load_onnx, metadata_of, write_graph
@@ -128,12 +127,3 @@ def test_compact_merges_equal_nodes_and_keeps_the_result(tmp_path):
     onnx.save(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=7), str(tmp_path / "g.onnx"))
     got = session(tmp_path / "g.onnx").run(None, {"x": np.array([1.5], dtype=np.float32)})
     assert [float(value[0]) for value in got] == [0.0, 6.0]
-
-
-def test_a_file_that_is_no_onnx_is_named(tmp_path):
-    with pytest.raises(UserError, match="missing"):
-        load_onnx(tmp_path / "encoder.onnx")
-    for content in (b"", b"not a model", bytes(range(256))):
-        (tmp_path / "encoder.onnx").write_bytes(content)
-        with pytest.raises(UserError, match="encoder.onnx: damaged or not an ONNX file"):
-            load_onnx(tmp_path / "encoder.onnx")

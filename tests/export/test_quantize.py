@@ -9,7 +9,6 @@ import torch
 from export_cases import change_weights, loaded_operators, one_node_file
 from hypothesis import given
 from hypothesis import strategies as st
-from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from rnnt_kd.errors import UserError
@@ -81,13 +80,6 @@ def test_int8_computes_with_integers_in_the_encoder_and_stores_them_elsewhere(fi
         assert {"MatMul", "Gemm", "FusedMatMul"} & set(counts[file])
 
 
-def test_what_was_zero_stays_zero(files):
-    before = [numpy_helper.to_array(t) for t in onnx.load(files / "float32" / "encoder.onnx").graph.initializer]
-    after = [numpy_helper.to_array(t) for t in onnx.load(files / "int8" / "encoder.onnx").graph.initializer]
-    zeros = sum(int((value == 0).sum()) for value in before if value.ndim > 1)
-    assert sum(int((value == ZERO_POINT).sum()) for value in after if value.dtype == np.uint8) >= zeros > 5000
-
-
 def test_bytes_a_weight(files):
     """int8: one for each entry of a matrix, two for the others; float16: two.  What is left is the graph's."""
     for file in ONNX_FILES:
@@ -136,10 +128,11 @@ def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path):
-    (tmp_path / "bad.onnx").write_bytes(b"\x00\x01")
     for convert in (make_float16, quantize_int8, make_sparse):
-        with pytest.raises(UserError, match="damaged or not an ONNX file"):
-            convert(tmp_path / "bad.onnx", tmp_path / "out.onnx")
+        for content in (b"", b"not a model", b"\x00\x01", bytes(range(256))):
+            (tmp_path / "bad.onnx").write_bytes(content)
+            with pytest.raises(UserError, match="bad.onnx: damaged or not an ONNX file"):
+                convert(tmp_path / "bad.onnx", tmp_path / "out.onnx")
         with pytest.raises(UserError, match="missing"):
             convert(tmp_path / "no.onnx", tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists()

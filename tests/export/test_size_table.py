@@ -91,13 +91,9 @@ def test_an_int8_encoder_does_not_hear_the_other_utterances(workplace, features,
         assert frames == lens[index] and torch.equal(together[index, :frames], alone[0])
 
 
-def test_every_exported_system_has_every_format(table):
+def test_every_exported_system_has_every_format_with_its_bytes_on_the_disk(table, experiment, exported):
     rows, _ = table
     assert list(rows) == [(name, form) for name in ("teacher", "thin") for form in size_table.FORMATS]
-
-
-def test_bytes_are_those_on_the_disk(table, experiment, exported):
-    rows, _ = table
     contents = [(exported / name).read_bytes() for name in ONNX_FILES]
     row = rows["teacher", "float32"]
     assert row["bytes"] == sum(map(len, contents)) and row["ratio"] == 1

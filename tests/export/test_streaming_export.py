@@ -72,14 +72,8 @@ def speech(seconds, seed=5):
     return np.concatenate([half, np.zeros(48000, np.float32), rest])
 
 
-def test_the_graph_is_what_sherpa_onnx_expects(streaming, model):
-    encoder = load_onnx(streaming / "encoder.onnx")
-    kernel = model.encoder.layers[0].convolution.depthwise.weight.shape[-1]
-    expected = dict(T=67, decode_chunk_len=64, left_context=64, encoder_dim=32, num_encoder_layers=2, pad_length=3)
-    expected.update(model_type="conformer", cnn_module_kernel=kernel)
-    assert metadata_of(encoder).items() >= {key: str(value) for key, value in expected.items()}.items()
-    assert [value.name for value in encoder.graph.input] == ["x", "cached_attn", "cached_conv", "processed_lens"]
-    assert {name for node in encoder.graph.node for name in node.input} >= {"processed_lens"}
+def test_a_good_export_passes_in_every_search_with_and_without_endpoints(streaming):
+    assert metadata_of(load_onnx(streaming / "encoder.onnx"))["pad_length"] == "3"
     manifest = verify_static(streaming)
     assert manifest["streaming"] and manifest["check"]["differences"] == 0
     runs = manifest["check"]["runs"]

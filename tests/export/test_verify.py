@@ -11,11 +11,6 @@ from rnnt_kd.export.file_checks import HIGHEST_IR, HIGHEST_OPSET
 from rnnt_kd.export.verify import session, verify_static
 
 
-def spoil(folder, file, change, **changed):
-    change_model(folder / file, change)
-    rewrite(folder, **changed)
-
-
 def line(folder):
     with pytest.raises(UserError) as caught:
         verify_static(folder)
@@ -138,7 +133,8 @@ def metadata(key, value):
     ],
 )
 def test_a_graph_that_the_client_cannot_run_is_named(folder, file, change, message):
-    spoil(folder, f"{file}.onnx", change)
+    change_model(folder / f"{file}.onnx", change)
+    rewrite(folder)
     assert f"{file}.onnx: {message}" in line(folder)
 
 

@@ -49,31 +49,23 @@ def assert_equal(encoder, compiled, lengths, bins=80):
         torch.testing.assert_close(compiled(x), by_torch(encoder, x), atol=1e-4, rtol=0, msg=f"{len(x)} frames")
 
 
-LENGTHS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 63, 64, 65, 121, 127, 128, 129, 250, 255, 256, 257, 258, 333, 700]
-
-
-def test_every_length():
-    encoder = make_encoder()
-    assert_equal(encoder, NumbaEncoder(encoder), LENGTHS)
-
-
-@pytest.mark.parametrize("rows", [8, 4, 1])
-def test_every_kind_of_group(rows):
-    encoder = sparsified(make_encoder(), 1, 1, kept=0.5)
-    assert_equal(encoder, NumbaEncoder(encoder, rows), [1, 50, 130, 259, 515])
-
-
 @pytest.mark.parametrize(
-    "block, kept", [((1, 1), 0.1), ((16, 1), 0.1), ((1, 16), 0.1), ((4, 4), 0.1), ((16, 16), 0.1), ((16, 16), 0.0)]
+    "block, kept, rows",
+    [((1, 1), 0.5, rows) for rows in (8, 4, 1)]
+    + [(block, 0.1, None) for block in ((1, 1), (16, 1), (1, 16), (4, 4), (16, 16))]
+    + [((16, 16), 0.0, None)],
 )
-def test_every_structure_of_zeros(block, kept):
+def test_every_structure_of_zeros_and_kind_of_group(block, kept, rows):
     encoder = sparsified(make_encoder(), *block, kept=kept)
-    assert_equal(encoder, NumbaEncoder(encoder), [7, 130, 401])
+    assert_equal(encoder, NumbaEncoder(encoder, rows), [1, 7, 50, 130, 259, 401, 515])
 
 
 @pytest.mark.parametrize(
     "options",
     [
+        dict(),
+        *(SIZES[size] for size in ("tiny", "S")),  # of the recipes
+        *(dict(feature_dim=bins) for bins in (1, 2, 3, 5, 78, 79)),
         dict(input_norm="fixed"),
         dict(dim=24, num_heads=2),  # rows of a head: 8 + 4
         dict(dim=20, num_heads=2, feedforward_dim=37),  # no multiple of any tile
@@ -85,21 +77,12 @@ def test_every_structure_of_zeros(block, kept):
     ],
     ids=str,
 )
-def test_hostile_sizes(options):
-    encoder = make_encoder(**options)
-    assert_equal(encoder, NumbaEncoder(encoder), [1, 6, 63, 200, 259])
-
-
-@pytest.mark.parametrize("bins", [1, 2, 3, 5, 78, 79])
-def test_other_numbers_of_mel_bins(bins):
-    encoder = make_encoder(feature_dim=bins)
-    assert_equal(encoder, NumbaEncoder(encoder, feature_dim=bins), [1, 6, 130], bins)
-
-
-@pytest.mark.parametrize("size", ["tiny", "S"])
-def test_the_sizes_of_the_recipes(size):
-    encoder = make_encoder(**SIZES[size])
-    assert_equal(encoder, NumbaEncoder(encoder), [231])
+def test_every_size_and_length(options):
+    encoder, bins = make_encoder(**options), options.get("feature_dim", 80)
+    lengths = [1, 6, 63, 130, 200, 231, 259]
+    if not options:
+        lengths = [*range(1, 10), 63, 64, 65, 121, 127, 128, 129, 250, 255, 256, 257, 258, 333, 700]
+    assert_equal(encoder, NumbaEncoder(encoder, feature_dim=bins), lengths, bins)
 
 
 def test_results_depend_on_the_utterance_and_the_weights_of_the_compilation_alone():
@@ -115,11 +98,6 @@ def test_results_depend_on_the_utterance_and_the_weights_of_the_compilation_alon
     for parameter in encoder.parameters():
         parameter.zero_()
     assert torch.equal(used(x), kept)
-
-
-def test_zeros_make_it_small():
-    dense, sparse = NumbaEncoder(make_encoder(dim=96)), NumbaEncoder(sparsified(make_encoder(dim=96), 16, 1))
-    assert sparse.num_bytes < 0.35 * dense.num_bytes
 
 
 def test_float64_strided_loud_and_constant_features():
