@@ -153,24 +153,21 @@ def test_a_system_is_the_part_of_its_role_with_values_over_it(tmp_path):
     assert compose(recipe, name="b", role="small_student", values={"kd": {}}).kd == recipe.kd
 
 
-@pytest.mark.parametrize(
-    "role, values, words",
-    [
-        ("sparse_student", {}, ["sparsity.target", "0.9"]),
-        ("sparse_student", {"sparsity": 1.0}, ["sparsity.target: 1.0", "a number < 1"]),
-        ("small_student", {"sparsity": 0.5}, ["sparsity", "small_student, which is dense"]),
-        ("teacher", {"kd": {}}, ["kd", "teacher"]),
-        ("small_student", {"kd": {"scael": 1}}, ["kd.scael", "did you mean 'scale'"]),
-        ("small_student", {"traning": {}}, ["did you mean 'training'"]),
-        ("small_student", {"seed": 2}, ["there is no 'seed'", "model, training, sparsity, kd"]),
-        ("small_studnet", {}, ["role", "did you mean 'small_student'"]),
-        ("sparse_student", {"sparsity": {"target": 0.9, "structur": "4x4"}}, ["did you mean 'structure'"]),
-        ("sparse_student", {"sparsity": {"target": 0.9, "structure": "2:4"}}, ["sparsity.structure: 2:4", "0.5"]),
-        ("small_student", {"kd": 3}, ["kd: '3' is no mapping"]),
-        ("sparse_student", {"sparsity": "much"}, ["sparsity: 'much' is no mapping"]),
-        ("streaming_student", {}, ["no part streaming_student"]),
-    ],
-)
+@pytest.mark.parametrize("role, values, words", [
+    ("sparse_student", {}, ["sparsity.target", "0.9"]),
+    ("sparse_student", {"sparsity": 1.0}, ["sparsity.target: 1.0", "a number < 1"]),
+    ("small_student", {"sparsity": 0.5}, ["sparsity", "small_student, which is dense"]),
+    ("teacher", {"kd": {}}, ["kd", "teacher"]),
+    ("small_student", {"kd": {"scael": 1}}, ["kd.scael", "did you mean 'scale'"]),
+    ("small_student", {"traning": {}}, ["did you mean 'training'"]),
+    ("small_student", {"seed": 2}, ["there is no 'seed'", "model, training, sparsity, kd"]),
+    ("small_studnet", {}, ["role", "did you mean 'small_student'"]),
+    ("sparse_student", {"sparsity": {"target": 0.9, "structur": "4x4"}}, ["did you mean 'structure'"]),
+    ("sparse_student", {"sparsity": {"target": 0.9, "structure": "2:4"}}, ["sparsity.structure: 2:4", "0.5"]),
+    ("small_student", {"kd": 3}, ["kd: '3' is no mapping"]),
+    ("sparse_student", {"sparsity": "much"}, ["sparsity: 'much' is no mapping"]),
+    ("streaming_student", {}, ["no part streaming_student"]),
+])  # fmt: skip
 def test_values_that_a_role_cannot_have(role, values, words):
     message = refused(compose, RecipeConfig(), name="x", role=role, values=values)
     assert all(word in message for word in words), message

@@ -15,16 +15,13 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.parametrize(
-    "items, lines",
-    [
-        (
-            range(4),
-            ["reading: 1 of 4 file, eta 0:30", "reading: 2 of 4 file, eta 0:20", "reading: 3 of 4 file, eta 0:10"],
-        ),
-        (iter(range(2)), ["reading: 1 file", "reading: 2 file"]),
-    ],
-)
+@pytest.mark.parametrize("items, lines", [
+    (
+        range(4),
+        ["reading: 1 of 4 file, eta 0:30", "reading: 2 of 4 file, eta 0:20", "reading: 3 of 4 file, eta 0:10"],
+    ),
+    (iter(range(2)), ["reading: 1 file", "reading: 2 file"]),
+])  # fmt: skip
 def test_a_log_gets_a_line_now_and_then_and_no_carriage_return(items, lines, monkeypatch, capsys):
     clock = iter(range(0, 100, 10))
     monkeypatch.setattr(progress_bar.time, "monotonic", lambda: next(clock))

@@ -68,18 +68,15 @@ def test_sherpa_onnx_takes_part_where_there_is_an_export(place, tmp_path, fails)
     assert "other weights" in fails(decode.main, *options(place, *searches, systems=["sparse"]))
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        (["--rounds", "0"], "--rounds: 0; expected a number from 1 on"),
-        (["--utterances", "0"], "--utterances: 0"),
-        (["--batch-sizes", "1,x"], "--batch-sizes: '1,x'"),
-        (["--searches", "slow_search"], "--searches: there is no 'slow_search'; expected one of: fast_beam_search"),
-        (["--exports", "nowhere"], "nowhere: no such folder; expected a folder of exports; run stage 8"),
-        (["--bpe-dir", "nowhere"], "nowhere: no such file"),
-        (["--data-dir", "nowhere"], "nowhere"),
-    ],
-)
+@pytest.mark.parametrize("arguments, message", [
+    (["--rounds", "0"], "--rounds: 0; expected a number from 1 on"),
+    (["--utterances", "0"], "--utterances: 0"),
+    (["--batch-sizes", "1,x"], "--batch-sizes: '1,x'"),
+    (["--searches", "slow_search"], "--searches: there is no 'slow_search'; expected one of: fast_beam_search"),
+    (["--exports", "nowhere"], "nowhere: no such folder; expected a folder of exports; run stage 8"),
+    (["--bpe-dir", "nowhere"], "nowhere: no such file"),
+    (["--data-dir", "nowhere"], "nowhere"),
+])  # fmt: skip
 def test_bad_options_are_one_line(place, fails, arguments, message):
     assert message in fails(decode.main, *options(place, *arguments))
 

@@ -61,29 +61,26 @@ def test_training_steps(tmp_path, shapes, capsys):
     assert "| cache " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "main, arguments, words",
-    [
-        (loss.main, "--vocab five", "--vocab five 500,5000"),
-        (loss.main, "--vocab 2", "--vocab 3 classes"),
-        (loss.main, "--batch 0", "--batch '0'"),
-        (loss.main, "--rounds 0", "--rounds 0"),
-        (loss.main, "--prune-range 1", "--prune-range 2"),
-        (loss.main, "--seed -1", "--seed -1"),
-        (loss.main, "--seconds-per-row 0", "--seconds-per-row 0.0"),
-        (loss.main, "--seconds-per-row nan", "--seconds-per-row nan"),
-        (loss.main, "--peers nemo", "--peers nemo naive torchaudio"),
-        (loss.main, "--impl cuda", "--impl cuda auto torch"),
-        (loss.main, "--variants=", "--variants cache"),
-        (loss.main, "--shapes nowhere.csv", "nowhere.csv such file"),
-        (loss.main, "--plot picture.txt", "--plot .png"),
-        (loss.main, "--json .", "is a folder"),
-        (train_step.main, "--variants offline", "--variants offline online"),
-        (train_step.main, "--size=", "--size tiny"),
-        (train_step.main, "--vocab 1", "--vocab 3 classes"),
-        (train_step.main, "--size XXL --variants none --batches 1", "XXL tiny"),
-    ],
-)
+@pytest.mark.parametrize("main, arguments, words", [
+    (loss.main, "--vocab five", "--vocab five 500,5000"),
+    (loss.main, "--vocab 2", "--vocab 3 classes"),
+    (loss.main, "--batch 0", "--batch '0'"),
+    (loss.main, "--rounds 0", "--rounds 0"),
+    (loss.main, "--prune-range 1", "--prune-range 2"),
+    (loss.main, "--seed -1", "--seed -1"),
+    (loss.main, "--seconds-per-row 0", "--seconds-per-row 0.0"),
+    (loss.main, "--seconds-per-row nan", "--seconds-per-row nan"),
+    (loss.main, "--peers nemo", "--peers nemo naive torchaudio"),
+    (loss.main, "--impl cuda", "--impl cuda auto torch"),
+    (loss.main, "--variants=", "--variants cache"),
+    (loss.main, "--shapes nowhere.csv", "nowhere.csv such file"),
+    (loss.main, "--plot picture.txt", "--plot .png"),
+    (loss.main, "--json .", "is a folder"),
+    (train_step.main, "--variants offline", "--variants offline online"),
+    (train_step.main, "--size=", "--size tiny"),
+    (train_step.main, "--vocab 1", "--vocab 3 classes"),
+    (train_step.main, "--size XXL --variants none --batches 1", "XXL tiny"),
+])  # fmt: skip
 def test_a_wrong_option_is_one_line(main, arguments, words, fails):
     line = fails(main, *arguments.split())
     assert all(word in line for word in words.split())

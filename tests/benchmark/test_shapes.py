@@ -59,17 +59,14 @@ def test_file_with_and_without_header(tmp_path, text, shapes):
     assert read_shapes(tmp_path / "shapes.csv") == shapes
 
 
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("T,S\n10,5\n10;5\n", [":3", "'10;5'", "T,S"]),
-        ("10,5\n0,3\n", [":2", "'0,3'"]),
-        ("10,5\n7,-3\n", [":2", "'7,-3'"]),
-        ("10,5,3\n", [":1"]),
-        ("T,S\n", ["holds no shapes"]),
-        ("", ["holds no shapes"]),
-    ],
-)
+@pytest.mark.parametrize("text, words", [
+    ("T,S\n10,5\n10;5\n", [":3", "'10;5'", "T,S"]),
+    ("10,5\n0,3\n", [":2", "'0,3'"]),
+    ("10,5\n7,-3\n", [":2", "'7,-3'"]),
+    ("10,5,3\n", [":1"]),
+    ("T,S\n", ["holds no shapes"]),
+    ("", ["holds no shapes"]),
+])  # fmt: skip
 def test_a_bad_file_is_one_error_naming_the_line(tmp_path, text, words):
     path = tmp_path / "shapes.csv"
     path.write_text(text)

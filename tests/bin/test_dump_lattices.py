@@ -170,15 +170,12 @@ def test_no_word_changed_is_no_error(exp, capsys):
     assert "finished already" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    "damage, reason",
-    [
-        (lambda exp: shutil.rmtree(exp / "plain"), "there is no .*plain/seed1"),
-        (lambda exp: (exp / "taught/seed1/model.safetensors").unlink(), "taught is not trained to the end"),
-        (lambda exp: shutil.rmtree(exp / "teacher/seed1/decode_test_greedy_search"), "teacher has not decoded test"),
-        (lambda exp: next((exp / "plain").glob("*/*/decode.json")).unlink(), "plain has not decoded test"),
-    ],
-)
+@pytest.mark.parametrize("damage, reason", [
+    (lambda exp: shutil.rmtree(exp / "plain"), "there is no .*plain/seed1"),
+    (lambda exp: (exp / "taught/seed1/model.safetensors").unlink(), "taught is not trained to the end"),
+    (lambda exp: shutil.rmtree(exp / "teacher/seed1/decode_test_greedy_search"), "teacher has not decoded test"),
+    (lambda exp: next((exp / "plain").glob("*/*/decode.json")).unlink(), "plain has not decoded test"),
+])  # fmt: skip
 def test_an_unfinished_system_is_named_and_left_out(exp, capsys, damage, reason):
     damage(exp)
     run(exp)

@@ -35,27 +35,24 @@ def missing(package):
     return ModuleNotFoundError(f"No module named '{package}'", name=package)
 
 
-@pytest.mark.parametrize(
-    "error, argv, beginning",
-    [
-        (
-            UserError("text:3", "no\nwords", "a transcript", "correct it"),
-            "",
-            "text:3: no words; expected a transcript; cor",
-        ),
-        (of_the_system(errno.ENOSPC), "", "exp/cache: the disk is full"),
-        (FULL, "--nj 2 --out-dir exp/cuts", "exp/cuts: the disk is full"),
-        (FULL, "", "the disk is full"),
-        (missing("onnxruntime"), "", "the package onnxruntime is not installed*rnnt-kd[[]export]"),
-        (missing("numba"), "", "the package numba is not installed*rnnt-kd[[]inference]"),
-        (of_the_system(errno.ENOENT), "", "exp/cache: No such file or directory; expected a path that exists"),
-        (of_the_system(errno.EEXIST), "", "exp/cache: File exists; expected a folder"),
-        (of_the_system(errno.ENOTDIR), "", "exp/cache: Not a directory; expected a folder"),
-        (of_the_system(errno.EISDIR), "", "exp/cache: Is a directory; expected a file"),
-        (of_the_system(errno.EACCES), "", "exp/cache: Permission denied; expected permission"),
-        (of_the_system(errno.EROFS), "", "exp/cache: Read-only file system; expected permission"),
-    ],
-)
+@pytest.mark.parametrize("error, argv, beginning", [
+    (
+        UserError("text:3", "no\nwords", "a transcript", "correct it"),
+        "",
+        "text:3: no words; expected a transcript; cor",
+    ),
+    (of_the_system(errno.ENOSPC), "", "exp/cache: the disk is full"),
+    (FULL, "--nj 2 --out-dir exp/cuts", "exp/cuts: the disk is full"),
+    (FULL, "", "the disk is full"),
+    (missing("onnxruntime"), "", "the package onnxruntime is not installed*rnnt-kd[[]export]"),
+    (missing("numba"), "", "the package numba is not installed*rnnt-kd[[]inference]"),
+    (of_the_system(errno.ENOENT), "", "exp/cache: No such file or directory; expected a path that exists"),
+    (of_the_system(errno.EEXIST), "", "exp/cache: File exists; expected a folder"),
+    (of_the_system(errno.ENOTDIR), "", "exp/cache: Not a directory; expected a folder"),
+    (of_the_system(errno.EISDIR), "", "exp/cache: Is a directory; expected a file"),
+    (of_the_system(errno.EACCES), "", "exp/cache: Permission denied; expected permission"),
+    (of_the_system(errno.EROFS), "", "exp/cache: Read-only file system; expected permission"),
+])  # fmt: skip
 def test_what_a_user_can_put_right_is_one_line(error, argv, beginning, capsys):
     status, text = status_of(error, capsys, argv.split())
     assert status == 1 and text.count("\n") == 1 and fnmatchcase(text, f"error: {beginning}*"), text

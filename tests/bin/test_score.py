@@ -108,20 +108,17 @@ def test_hypotheses_of_any_recogniser_get_the_figures_of_a_decoding(score_sh, de
     assert 0 < found["p_value"] < 1
 
 
-@pytest.mark.parametrize(
-    "content, message",
-    [
-        (KALDI.replace("s1-b  four\n", ""), '1 of 4 utterances of {data}/text are missing, the first is "s1-b"'),
-        (KALDI + "s3-x ja\n", '"s3-x" is not in {data}/text; expected the utterances of one data directory'),
-        (KALDI + "s1-b four\n", ':6: a second hypothesis of "s1-b"'),
-        (
-            "".join(f"{key}:\t{side}=['ja']\n" for key in REFS for side in ("ref", "hyp")),
-            'ref of "s1-a" differs from {data}/text: "ja"',
-        ),
-        (b"s1-a f\xfcnf\n", "not UTF-8"),
-        (" \n", "holds no utterance"),
-    ],
-)
+@pytest.mark.parametrize("content, message", [
+    (KALDI.replace("s1-b  four\n", ""), '1 of 4 utterances of {data}/text are missing, the first is "s1-b"'),
+    (KALDI + "s3-x ja\n", '"s3-x" is not in {data}/text; expected the utterances of one data directory'),
+    (KALDI + "s1-b four\n", ':6: a second hypothesis of "s1-b"'),
+    (
+        "".join(f"{key}:\t{side}=['ja']\n" for key in REFS for side in ("ref", "hyp")),
+        'ref of "s1-a" differs from {data}/text: "ja"',
+    ),
+    (b"s1-a f\xfcnf\n", "not UTF-8"),
+    (" \n", "holds no utterance"),
+])  # fmt: skip
 def test_hypotheses_that_do_not_fit_are_one_line(decoded, tmp_path, capsys, content, message):
     data, file = decoded[0], tmp_path / "hyps"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -136,16 +136,13 @@ def test_nbest_1_is_the_first_of_nbest_5():
     assert search(model, frames, lens, beam=4) == [some[:1] for some in many]
 
 
-@pytest.mark.parametrize(
-    "options, message",
-    [
-        ({"beam": 0}, "beam: 0"),
-        ({"nbest": 0}, "nbest: 0"),
-        ({"blank_id": 5}, "blank_id: 5 in fast_beam_search; expected 0"),
-        ({"scorers": [object()]}, "fast_beam_search: .*take modified_beam_search"),
-        ({"graph": any_tokens(9, 0, 1)}, "graph: token 8; expected tokens below 6"),
-    ],
-)
+@pytest.mark.parametrize("options, message", [
+    ({"beam": 0}, "beam: 0"),
+    ({"nbest": 0}, "nbest: 0"),
+    ({"blank_id": 5}, "blank_id: 5 in fast_beam_search; expected 0"),
+    ({"scorers": [object()]}, "fast_beam_search: .*take modified_beam_search"),
+    ({"graph": any_tokens(9, 0, 1)}, "graph: token 8; expected tokens below 6"),
+])  # fmt: skip
 def test_options_that_it_cannot_honour_are_one_line(options, message):
     with pytest.raises(UserError, match=message):
         search(Model(0), *encoder_output(0, [3]), **options)

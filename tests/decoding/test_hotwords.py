@@ -72,18 +72,15 @@ def test_the_file_is_read(tokenizer, tmp_path):
     assert read_hotwords(path, tokenizer, 1.5) == [(tokenizer.encode(text), score) for text, score in phrases]
 
 
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("ONE\none\n", ':2: the BPE model cannot spell "one"'),
-        ("ONE :x\n", ':1: the score is "x"; expected a number'),
-        ("ONE :nan\n", ':1: the score is "nan"; expected a number'),
-        ("ONE :\n", ':1: the score is ""'),
-        (" :2.0\n", ":1: no phrase"),
-        ("\n\n", ": is empty"),
-        (None, ": no such file"),
-    ],
-)
+@pytest.mark.parametrize("text, message", [
+    ("ONE\none\n", ':2: the BPE model cannot spell "one"'),
+    ("ONE :x\n", ':1: the score is "x"; expected a number'),
+    ("ONE :nan\n", ':1: the score is "nan"; expected a number'),
+    ("ONE :\n", ':1: the score is ""'),
+    (" :2.0\n", ":1: no phrase"),
+    ("\n\n", ": is empty"),
+    (None, ": no such file"),
+])  # fmt: skip
 def test_user_errors_name_file_and_line(tokenizer, tmp_path, text, message):
     path = tmp_path / "hot"
     if text is not None:

@@ -11,9 +11,7 @@ from rnnt_kd.scoring.bootstrap import errors_by_utterance, paired_p_value
 from rnnt_kd.scoring.recognitions import read_recogs, write_recogs
 from rnnt_kd.scoring.word_errors import count_all
 
-RESULT_KEYS = [
-    "system", "seed", "sparsity", "kd", "kd_weighting", "kd_scale", "test_set", "wer", "words", "ins", "del", "sub", "p_value",
-]  # fmt: skip
+RESULT_KEYS = "system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value".split()
 
 
 def read(trial, name):
@@ -75,12 +73,8 @@ def test_results_are_the_scorers_figures(finished):
     for item in results[1:]:
         assert list(item) == RESULT_KEYS and item["test_set"] == "dev"
         counts = count_all(read_recogs(recogs(trial, item["system"], item["seed"])))
-        assert (item["ins"], item["del"], item["sub"], item["words"]) == (
-            counts.ins,
-            counts.dels,
-            counts.subs,
-            counts.words,
-        )
+        figures = [item[key] for key in ("ins", "del", "sub", "words")]
+        assert figures == [counts.ins, counts.dels, counts.subs, counts.words]
         assert item["wer"] == pytest.approx(counts.wer, abs=1e-4)
         scored = json.loads((recogs(trial, item["system"], item["seed"]).parent / "wer-dev.json").read_text())
         assert item["p_value"] == (scored["p_value"] if item["kd"] else None)
@@ -95,13 +89,9 @@ def test_the_table_is_over_seeds_and_pooled(finished):
     summary = row(trial, "sparse50_kd")
     each = [item for item in read(trial, "results.json") if item["system"] == "sparse50_kd"]
     rates = [item["wer"] for item in each]
-    assert (
-        summary["seeds"] == summary["seeds_wanted"] == summary["compared_seeds"] == [1, 2]
-        and summary["unfinished"] == {}
-    )
-    assert summary["wer"] == pytest.approx(sum(rates) / 2) and summary["wer_sd"] == pytest.approx(
-        abs(rates[0] - rates[1]) / 2**0.5
-    )
+    assert summary["seeds"] == summary["seeds_wanted"] == summary["compared_seeds"] == [1, 2]
+    spread = pytest.approx([sum(rates) / 2, abs(rates[0] - rates[1]) / 2**0.5])
+    assert [summary["wer"], summary["wer_sd"]] == spread and summary["unfinished"] == {}
     assert (summary["wer_min"], summary["wer_max"]) == (min(rates), max(rates))
     for key in ("ins", "del", "sub"):
         assert summary[key] == sum(item[key] for item in each) == 2 * summary[f"{key}_mean"]
@@ -116,14 +106,11 @@ def test_the_table_is_over_seeds_and_pooled(finished):
     assert (summary["kd_variant"], summary["kd_ranges"], summary["kd_temperature"]) == ("collapsed", "teacher", 1.0)
     assert row(trial, "hot")["p_value"] is not None and row(trial, "hot")["p_value_seeds"] is None  # one seed
     assert row(trial, "hot")["kd_temperature"] == 2.0 and row(trial, "hot")["compared_seeds"] == [1]
-    assert (
-        row(trial, "sparse50")["nonzero_params"] < row(trial, "sparse50")["params"] == row(trial, "teacher")["params"]
-    )
+    sparse = row(trial, "sparse50")
+    assert sparse["nonzero_params"] < sparse["params"] == row(trial, "teacher")["params"]
 
 
-def test_unequal_seeds_are_compared_over_those_that_both_have_and_the_table_says_which(finished):
-    text = (finished[0].dir / "summary.md").read_text()
-    assert next(cells for cells in cells_of(text) if cells[0] == "hot")[3] == "1"  # all that it wants
+def test_unequal_seeds_are_compared_over_those_that_both_have(finished):
     rates = {item["seed"]: item["wer"] for item in read(finished[0], "results.json") if item["system"] == "sparse50"}
     assert row(finished[0], "hot")["baseline_wer"] == rates[1]
 
@@ -141,9 +128,7 @@ def test_a_baseline_that_lacks_a_seed_is_named_with_those_that_are_compared(tria
 
 
 def test_a_finished_experiment_does_nothing_but_print_the_table(trial, capsys):
-    files = {
-        path: path.stat().st_mtime_ns for path in trial.exp.rglob("*") if path.is_file() and "summary" not in path.name
-    }
+    files = {path: path.stat().st_mtime_ns for path in trial.exp.rglob("*") if path.is_file()}
     tables = {name: (trial.dir / name).read_text() for name in ("summary.json", "results.json")}
     capsys.readouterr()
     first_line = (trial.dir / "summary.md").read_text().splitlines()[0]
@@ -166,9 +151,7 @@ def test_what_is_missing_is_made_and_nothing_else(trial):
     shutil.rmtree(trial.dir / "hot" / "seed1" / "checkpoints")  # killed before the first
     shutil.rmtree(trial.dir / "small_large" / "seed1" / "decode_dev_modified_beam_search")
     weights = {path: path.read_bytes() for path in trial.dir.glob("*/seed*/model.safetensors")}
-    others = [
-        item for item in read(trial, "results.json") if item["system"].startswith(("teacher", "sparse50", "large"))
-    ]
+    others = [item for item in read(trial, "results.json") if item["system"] not in ("hot", "small_large")]
     shutil.rmtree(trial.dir / "sparse50_kd" / "seed2")
     started = trial.run()
     assert started == [
@@ -191,9 +174,8 @@ def test_an_unfinished_seed_is_named_and_in_no_figure(trial):
     shutil.rmtree(trial.dir / "hot")
     assert trial.run("--steps", "score") == []
     summary, alone = row(trial, "sparse50_kd"), row(trial, "hot")
-    assert summary["seeds"] == summary["compared_seeds"] == [1] and summary["unfinished"] == {
-        "2": "training is not finished"
-    }
+    assert summary["seeds"] == summary["compared_seeds"] == [1]
+    assert summary["unfinished"] == {"2": "training is not finished"}
     rates = {item["seed"]: item["wer"] for item in read(trial, "results.json") if item["system"] == "sparse50_kd"}
     assert list(rates) == [1] and summary["wer"] == rates[1] and summary["wer_sd"] is None
     assert alone["wer"] is None and alone["unfinished"] == {"1": "not trained"}
@@ -203,17 +185,15 @@ def test_an_unfinished_seed_is_named_and_in_no_figure(trial):
     assert (seeds["sparse50_kd"], seeds["hot"]) == ("1 of 1 2", "- of 1")
 
 
-@pytest.mark.parametrize(
-    "file, content, words",
-    [
-        ("system.json", "{}", "system.json: params is None; expected a number"),
-        ("system.json", "[]", "system.json: not a JSON object"),
-        ("decode_dev_modified_beam_search/decode.json", '{"rtf": "fast"}', "decode.json: rtf is 'fast'"),
-        ("decode_dev_modified_beam_search/decode.json", "{", "decode.json: not a JSON object"),
-    ],
-)
+@pytest.mark.parametrize("file, content, words", [
+    ("system.json", "{}", "system.json: params is None; expected a number"),
+    ("system.json", "[]", "system.json: not a JSON object"),
+    ("decode_dev_modified_beam_search/decode.json", '{"rtf": "fast"}', "decode.json: rtf is 'fast'"),
+    ("decode_dev_modified_beam_search/decode.json", "{", "decode.json: not a JSON object"),
+])  # fmt: skip
 def test_a_damaged_result_is_one_line(trial, file, content, words):
-    (trial.dir / "hot" / "seed1" / file).write_text(content)
+    path = trial.dir / "hot" / "seed1" / file
+    path.write_text(content.ljust(path.stat().st_size))  # another size is no finished system
     assert words in refused(trial, "--steps", "score")
 
 
@@ -229,10 +209,8 @@ def test_a_system_whose_record_is_damaged_is_in_no_figure(trial, content):
 def test_a_changed_definition_is_not_averaged_in_and_is_trained_anew(trial):
     trial.file.write_text(trial.file.read_text().replace("temperature: 2.0", "scale: 3.0"))
     trial.run("--steps", "score")
-    assert (
-        "is another system: kd.scale was 1.0 and is 3.0, kd.temperature was 2.0 and is 1.0"
-        in row(trial, "hot")["unfinished"]["1"]
-    )
+    changed = "is another system: kd.scale was 1.0 and is 3.0, kd.temperature was 2.0 and is 1.0"
+    assert changed in row(trial, "hot")["unfinished"]["1"]
     cache = "cache_teacher kd_cache_range3 of teacher/1, job 1"
     assert trial.run() == [cache, "train hot/1", "decode hot/1 dev"]
     assert (trial.dir / "hot" / "seed1.old-1").exists() and row(trial, "hot")["unfinished"] == {}
@@ -279,9 +257,7 @@ def test_results_with_another_bpe_model_are_refused(trial):
     checksum = read_system_config(config).bpe_checksum
     config.write_text(config.read_text().replace(checksum, "a" * 64))
     message = refused(trial, "--steps", "score")
-    assert (
-        "hot/seed1" in message and "another BPE model (checksum aaaaaaaaaaaa)" in message and checksum[:12] in message
-    )
+    assert all(word in message for word in ("hot/seed1", "another BPE model (checksum aaaaaaaaaaaa)", checksum[:12]))
 
 
 def test_results_of_another_corpus_are_refused(trial):
@@ -343,10 +319,8 @@ def test_printing_needs_nothing_but_the_file_and_each_line_is_whole(trial, tmp_p
 
 def test_only_missing_jobs_are_printed(trial, capsys):
     shutil.rmtree(trial.dir / "hot")
-    capsys.readouterr()
     trial.run("--print-jobs")
-    (line,) = capsys.readouterr().out.splitlines()
-    assert "--job hot/1" in line
+    assert ["--job hot/1" in line for line in capsys.readouterr().out.splitlines()] == [True]
 
 
 def test_a_job_makes_what_it_needs(trial):
@@ -360,20 +334,17 @@ def test_a_job_makes_what_it_needs(trial):
     assert "did you mean 'small_large/1'" in refused(trial, "--job", "smal_large/1")
 
 
-@pytest.mark.parametrize(
-    "arguments, words",
-    [
-        (["--nj", "0"], "--nj: 0"),
-        (["--steps", "train slep"], "--steps: there is no 'slep'; expected one of: features"),
-        (["--test-dirs", " "], "--test-dirs: empty"),
-        (["--dev-dir", ""], "'.' has no name"),
-        (["--replications", "0"], "--replications, --seed: 0, 0"),
-        (["--steps", "score", "--seed", str(2**31)], "--replications, --seed: 500, 2147483648"),
-        (["--set", "decoding.search=gredy_search"], "decoding.search: there is no 'gredy_search'"),
-        (["--test-dirs", "x/test y/test"], "two directories have the name 'test'"),
-        (["--test-dirs", "x/dev"], "two directories have the name 'dev'"),
-        (["--test-dirs", "x/train"], "two directories have the name 'train'"),
-    ],
-)
+@pytest.mark.parametrize("arguments, words", [
+    (["--nj", "0"], "--nj: 0"),
+    (["--steps", "train slep"], "--steps: there is no 'slep'; expected one of: features"),
+    (["--test-dirs", " "], "--test-dirs: empty"),
+    (["--dev-dir", ""], "'.' has no name"),
+    (["--replications", "0"], "--replications, --seed: 0, 0"),
+    (["--steps", "score", "--seed", str(2**31)], "--replications, --seed: 500, 2147483648"),
+    (["--set", "decoding.search=gredy_search"], "decoding.search: there is no 'gredy_search'"),
+    (["--test-dirs", "x/test y/test"], "two directories have the name 'test'"),
+    (["--test-dirs", "x/dev"], "two directories have the name 'dev'"),
+    (["--test-dirs", "x/train"], "two directories have the name 'train'"),
+])  # fmt: skip
 def test_wrong_options(untrained, arguments, words):
     assert words in refused(untrained, *arguments)

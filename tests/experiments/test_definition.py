@@ -77,16 +77,13 @@ def test_overrides_stand_as_if_they_were_in_the_file(tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "override, words",
-    [
-        ("unifrm.kd.scale=3", ["--set unifrm.kd.scale", "did you mean 'uniform'"]),
-        ("uniform.kdd.scale=3", ["system uniform", "'kdd'", "did you mean 'kd'"]),
-        ("uniform=3", ["--set uniform", "SYSTEM.KEY=VALUE"]),
-        ("uniform.kd.scale", ["--set", "uniform.kd.scale", "="]),
-        ("seeds=x", ["seeds", "x"]),
-    ],
-)
+@pytest.mark.parametrize("override, words", [
+    ("unifrm.kd.scale=3", ["--set unifrm.kd.scale", "did you mean 'uniform'"]),
+    ("uniform.kdd.scale=3", ["system uniform", "'kdd'", "did you mean 'kd'"]),
+    ("uniform=3", ["--set uniform", "SYSTEM.KEY=VALUE"]),
+    ("uniform.kd.scale", ["--set", "uniform.kd.scale", "="]),
+    ("seeds=x", ["seeds", "x"]),
+])  # fmt: skip
 def test_an_override_of_what_is_not_there_is_one_line(tmp_path, override, words):
     with pytest.raises(UserError) as caught:
         experiment(tmp_path, WHOLE, override)
@@ -94,54 +91,51 @@ def test_an_override_of_what_is_not_there_is_one_line(tmp_path, override, words)
     assert "\n" not in message and all(word in message for word in words), message
 
 
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("", ["trial.yaml: names no system"]),
-        ("systems: {}", ["names no system"]),
-        ("systems: [a]", ["systems", "no mapping"]),
-        ("sistems: {a: {role: teacher}}", ["sistems", "did you mean 'systems'"]),
-        ("systems: {a: {}}", ["system a: has no role", "sparse_student"]),
-        ("systems: {a: {role: sparse_studnt}}", ["sparse_studnt", "did you mean 'sparse_student'"]),
-        ("systems: {a: {rol: teacher}}", ["system a", "'rol'", "did you mean 'role'"]),
-        ("systems: {a: {role: small_student, kd: 3}}", ["system a: kd", "no mapping"]),
-        ("systems: {a: {role: small_student, training: null}}", ["system a: training", "no mapping"]),
-        (
-            "systems: {small: {role: small_student}, b: {base: smal}}",
-            ["system b: base", "'smal'", "did you mean 'small'"],
-        ),
-        ("systems: {a: {base: b}, b: {base: c}, c: {base: b}}", ["in a circle: b -> c -> b"]),
-        ("systems: {a: {base: a}}", ["in a circle: a -> a"]),
-        ("systems:\n  a: {role: teacher}\n  a: {role: teacher}\n", ["trial.yaml:3", "duplicate key a"]),
-        ("systems: {a: {role: teacher, seeds: [1, 2, 1]}}", ["system a: seeds", "1 stands there twice"]),
-        ("seeds: [2, 2]\nsystems: {a: {role: teacher}}", ["seeds", "2 stands there twice"]),
-        ("seeds: []\nsystems: {a: {role: teacher}}", ["seeds", "[]"]),
-        ("systems: {a: {role: teacher, seeds: []}}", ["system a: seeds", "[]"]),
-        ("seeds: [-1]\nsystems: {a: {role: teacher}}", ["-1"]),
-        ("seeds: [1.5]\nsystems: {a: {role: teacher}}", ["seeds", "1.5"]),
-        ("systems: {export: {role: teacher}}", ["'export' is no name"]),
-        ("systems: {a/b: {role: teacher}}", ["'a/b' is no name"]),
-        ("systems: {a: {role: teacher}, A: {role: teacher}}", ["systems a and A would lie in one folder"]),
-        ("systems: {summary.json: {role: teacher}}", ["'summary.json' is no name", "*.json, *.md"]),
-        (f"systems: {{{'x' * 101}: {{role: teacher}}}}", ["is no name", "at most 100"]),
-        ("systems: {null: {role: teacher}}", ["trial.yaml: not a mapping", "NoneType"]),
-        ("5", ["trial.yaml: not a mapping"]),
-        ("systems: {60: {role: teacher}}", ["'60' is no name"]),
-        ("baseline: b\nsystems: {a: {role: teacher}}", ["baseline", "there is no 'b'"]),
-        ("systems: {a: {role: teacher, baseline: a}}", ["baseline", "the system itself"]),
-        ("systems: {a: {role: small_student, teacher: b}}", ["system a: teacher", "there is no 'b'"]),
-        ("systems: {a: {role: small_student, teacher: b}, b: {role: small_student}}", ["b is a small_student"]),
-        ("systems: {a: {role: teacher, teacher: b}, b: {role: teacher}}", ["given for a teacher"]),
-        ("seeds: [1, 2]\nsystems: {a: {role: small_student, teacher: b}, b: {role: teacher}}", ["b has 2 seeds"]),
-        ("systems: {a: {of: nowhere}}", ["system a: of", "there is no 'nowhere'", "other"]),
-        ("systems: {a: {of: ../other}}", ["system a: of", "did you mean 'other'"]),
-        ("systems: {a: {of: other}}", ["system a: of other", "there is no 'a'", "one of: teacher, student"]),
-        ("systems: {student: {of: other, kd: {}}}", ["kd given beside of", "set it there"]),
-        ("systems: {student: {of: other}, teacher: {role: teacher}}", ["not that of experiment other", "{of: other}"]),
-        ("systems: {a: {of: circle}}", ["experiments in a circle: trial.yaml -> circle.yaml -> trial.yaml"]),
-        ("systems: {a: [", ["trial.yaml", "not YAML"]),
-    ],
-)
+@pytest.mark.parametrize("text, words", [
+    ("", ["trial.yaml: names no system"]),
+    ("systems: {}", ["names no system"]),
+    ("systems: [a]", ["systems", "no mapping"]),
+    ("sistems: {a: {role: teacher}}", ["sistems", "did you mean 'systems'"]),
+    ("systems: {a: {}}", ["system a: has no role", "sparse_student"]),
+    ("systems: {a: {role: sparse_studnt}}", ["sparse_studnt", "did you mean 'sparse_student'"]),
+    ("systems: {a: {rol: teacher}}", ["system a", "'rol'", "did you mean 'role'"]),
+    ("systems: {a: {role: small_student, kd: 3}}", ["system a: kd", "no mapping"]),
+    ("systems: {a: {role: small_student, training: null}}", ["system a: training", "no mapping"]),
+    (
+        "systems: {small: {role: small_student}, b: {base: smal}}",
+        ["system b: base", "'smal'", "did you mean 'small'"],
+    ),
+    ("systems: {a: {base: b}, b: {base: c}, c: {base: b}}", ["in a circle: b -> c -> b"]),
+    ("systems: {a: {base: a}}", ["in a circle: a -> a"]),
+    ("systems:\n  a: {role: teacher}\n  a: {role: teacher}\n", ["trial.yaml:3", "duplicate key a"]),
+    ("systems: {a: {role: teacher, seeds: [1, 2, 1]}}", ["system a: seeds", "1 stands there twice"]),
+    ("seeds: [2, 2]\nsystems: {a: {role: teacher}}", ["seeds", "2 stands there twice"]),
+    ("seeds: []\nsystems: {a: {role: teacher}}", ["seeds", "[]"]),
+    ("systems: {a: {role: teacher, seeds: []}}", ["system a: seeds", "[]"]),
+    ("seeds: [-1]\nsystems: {a: {role: teacher}}", ["-1"]),
+    ("seeds: [1.5]\nsystems: {a: {role: teacher}}", ["seeds", "1.5"]),
+    ("systems: {export: {role: teacher}}", ["'export' is no name"]),
+    ("systems: {a/b: {role: teacher}}", ["'a/b' is no name"]),
+    ("systems: {a: {role: teacher}, A: {role: teacher}}", ["systems a and A would lie in one folder"]),
+    ("systems: {summary.json: {role: teacher}}", ["'summary.json' is no name", "*.json, *.md"]),
+    (f"systems: {{{'x' * 101}: {{role: teacher}}}}", ["is no name", "at most 100"]),
+    ("systems: {null: {role: teacher}}", ["trial.yaml: not a mapping", "NoneType"]),
+    ("5", ["trial.yaml: not a mapping"]),
+    ("systems: {60: {role: teacher}}", ["'60' is no name"]),
+    ("baseline: b\nsystems: {a: {role: teacher}}", ["baseline", "there is no 'b'"]),
+    ("systems: {a: {role: teacher, baseline: a}}", ["baseline", "the system itself"]),
+    ("systems: {a: {role: small_student, teacher: b}}", ["system a: teacher", "there is no 'b'"]),
+    ("systems: {a: {role: small_student, teacher: b}, b: {role: small_student}}", ["b is a small_student"]),
+    ("systems: {a: {role: teacher, teacher: b}, b: {role: teacher}}", ["given for a teacher"]),
+    ("seeds: [1, 2]\nsystems: {a: {role: small_student, teacher: b}, b: {role: teacher}}", ["b has 2 seeds"]),
+    ("systems: {a: {of: nowhere}}", ["system a: of", "there is no 'nowhere'", "other"]),
+    ("systems: {a: {of: ../other}}", ["system a: of", "did you mean 'other'"]),
+    ("systems: {a: {of: other}}", ["system a: of other", "there is no 'a'", "one of: teacher, student"]),
+    ("systems: {student: {of: other, kd: {}}}", ["kd given beside of", "set it there"]),
+    ("systems: {student: {of: other}, teacher: {role: teacher}}", ["not that of experiment other", "{of: other}"]),
+    ("systems: {a: {of: circle}}", ["experiments in a circle: trial.yaml -> circle.yaml -> trial.yaml"]),
+    ("systems: {a: [", ["trial.yaml", "not YAML"]),
+])  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(tmp_path, text, words):
     (tmp_path / "other.yaml").write_text(
         "systems: {teacher: {role: teacher}, student: {role: sparse_student, sparsity: 0.5}}"

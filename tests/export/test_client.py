@@ -81,20 +81,17 @@ def test_the_shortest_audio_and_silence_are_survived(exported):
     assert alone[:3] == [ClientResult("", [], [])] * 3 and alone[5].text
 
 
-@pytest.mark.parametrize(
-    "audio, settings, message",
-    [
-        (None, {}, "bad.wav: .*does not exist"),
-        (b"", {}, "bad.wav: .*empty file"),
-        (b"RIFF" + bytes(100), {}, "bad.wav: .*unreadable"),
-        (np.full(800, np.nan), {}, "NaN or infinity"),
-        (np.full(800, np.inf), {}, "NaN or infinity"),
-        (np.zeros((2, 800)), {}, r"\(2, 800\)"),
-        (noise(1), {"search": "best"}, "search: 'best'; expected"),
-        (noise(1), {"beam": 0}, "beam: 0; expected"),
-        (noise(1), {"batch_size": 0}, "batch size: 0"),
-    ],
-)
+@pytest.mark.parametrize("audio, settings, message", [
+    (None, {}, "bad.wav: .*does not exist"),
+    (b"", {}, "bad.wav: .*empty file"),
+    (b"RIFF" + bytes(100), {}, "bad.wav: .*unreadable"),
+    (np.full(800, np.nan), {}, "NaN or infinity"),
+    (np.full(800, np.inf), {}, "NaN or infinity"),
+    (np.zeros((2, 800)), {}, r"\(2, 800\)"),
+    (noise(1), {"search": "best"}, "search: 'best'; expected"),
+    (noise(1), {"beam": 0}, "beam: 0; expected"),
+    (noise(1), {"batch_size": 0}, "batch size: 0"),
+])  # fmt: skip
 def test_bad_audio_is_one_line_and_bad_settings_before_a_process_starts(
     exported, tmp_path, monkeypatch, audio, settings, message
 ):
@@ -120,18 +117,15 @@ def drop_an_input(model):
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([100], dtype=np.int64), "x_lens"))
 
 
-@pytest.mark.parametrize(
-    "spoil, ending",
-    [
-        (lambda folder: (folder / "joiner.onnx").write_bytes(b"no model"), "ended with status 1 .*joiner.onnx"),
-        (lambda folder: (folder / "tokens.txt").unlink(), "ended with status 1 "),
-        (
-            lambda folder: change_model(folder / "decoder.onnx", lambda model: model.ClearField("metadata_props")),
-            "ended (with status 255|by SIG).*vocab_size",
-        ),
-        (lambda folder: change_model(folder / "encoder.onnx", drop_an_input), "ended (by SIG|with status)"),
-    ],
-)
+@pytest.mark.parametrize("spoil, ending", [
+    (lambda folder: (folder / "joiner.onnx").write_bytes(b"no model"), "ended with status 1 .*joiner.onnx"),
+    (lambda folder: (folder / "tokens.txt").unlink(), "ended with status 1 "),
+    (
+        lambda folder: change_model(folder / "decoder.onnx", lambda model: model.ClearField("metadata_props")),
+        "ended (with status 255|by SIG).*vocab_size",
+    ),
+    (lambda folder: change_model(folder / "encoder.onnx", drop_an_input), "ended (by SIG|with status)"),
+])  # fmt: skip
 def test_a_model_that_kills_the_client_is_one_line_here(folder, spoil, ending):
     spoil(folder)
     with pytest.raises(UserError, match=f"{folder}: sherpa-onnx {ending}") as caught:

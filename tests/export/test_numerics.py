@@ -22,14 +22,11 @@ def test_float32_is_within_1e_4(exported, model):
     assert set(found) == set(ONNX_FILES) and max(found.values()) < 1e-4
 
 
-@pytest.mark.parametrize(
-    "file, name",
-    [
-        ("encoder.onnx", "encoder.layers.1.attention.out_proj.bias"),
-        ("decoder.onnx", "predictor.context_proj.bias"),
-        ("joiner.onnx", "joiner.output_linear.bias"),
-    ],
-)
+@pytest.mark.parametrize("file, name", [
+    ("encoder.onnx", "encoder.layers.1.attention.out_proj.bias"),
+    ("decoder.onnx", "predictor.context_proj.bias"),
+    ("joiner.onnx", "joiner.output_linear.bias"),
+])  # fmt: skip
 def test_one_weight_that_is_another_is_found_in_each_file(folder, model, file, name):
     change_weights(
         folder / file, lambda _, values: values + 1e-2 * (np.arange(len(values)) == 3).astype(np.float32), name

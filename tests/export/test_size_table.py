@@ -171,19 +171,16 @@ def test_random_models_are_measured_in_bytes(monkeypatch):
     assert blocks["sparse int8"] < sparse["sparse int8"] < 0.4 * sparse["int8"]
 
 
-@pytest.mark.parametrize(
-    "more, message",
-    [
-        (["--systems", ""], "--systems: ''; expected one or more names"),
-        (["--systems", "teacher teacher"], "each once"),
-        (["--systems", "../teacher"], "no system '../teacher'; expected of: teacher, thin"),
-        (["--test-set", "other"], "no test set 'other'; expected of: test"),
-        (["--beam", "0"], "--beam: 0; expected 1 or more"),
-        (["--random-sizes", "XXL"], "XXL"),
-        (["--random-sizes", "tiny", "--random-sparsity", "1"], "1.0"),
-        (["--random-sizes", "tiny", "--random-structure", "odd"], "odd"),
-    ],
-)
+@pytest.mark.parametrize("more, message", [
+    (["--systems", ""], "--systems: ''; expected one or more names"),
+    (["--systems", "teacher teacher"], "each once"),
+    (["--systems", "../teacher"], "no system '../teacher'; expected of: teacher, thin"),
+    (["--test-set", "other"], "no test set 'other'; expected of: test"),
+    (["--beam", "0"], "--beam: 0; expected 1 or more"),
+    (["--random-sizes", "XXL"], "XXL"),
+    (["--random-sizes", "tiny", "--random-sparsity", "1"], "1.0"),
+    (["--random-sizes", "tiny", "--random-structure", "odd"], "odd"),
+])  # fmt: skip
 def test_bad_input_is_one_line(experiment, capsys, tmp_path, more, message):
     assert message in failure(
         capsys, ["--experiment-dir", str(experiment), "--json", str(tmp_path / "sizes.json"), *more]

@@ -152,17 +152,14 @@ def test_a_bad_export_is_told_before_the_client_sees_it(folder, workplace, tmp_p
     assert "model.json" in failure(capsys, [tmp_path, workplace / "a-1.wav"])
 
 
-@pytest.mark.parametrize(
-    "more, reason",
-    [
-        ([], "one of them"),
-        (["--microphone"], "an offline export"),
-        (["x.wav", "--microphone"], "one of them"),
-        (["x.wav", "--real-time"], "expected a streaming export"),
-        (["x.wav", "--longest", "0"], "1 to 300 s"),
-        (["x.wav", "--beam", "0"], "1 or more hypotheses"),
-    ],
-)
+@pytest.mark.parametrize("more, reason", [
+    ([], "one of them"),
+    (["--microphone"], "an offline export"),
+    (["x.wav", "--microphone"], "one of them"),
+    (["x.wav", "--real-time"], "expected a streaming export"),
+    (["x.wav", "--longest", "0"], "1 to 300 s"),
+    (["x.wav", "--beam", "0"], "1 or more hypotheses"),
+])  # fmt: skip
 def test_options_that_do_not_fit_are_refused(exported, capsys, more, reason):
     assert reason in failure(capsys, [exported, *more])
 

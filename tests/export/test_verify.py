@@ -111,27 +111,24 @@ def metadata(key, value):
     return change
 
 
-@pytest.mark.parametrize(
-    "file, change, message",
-    [
-        ("joiner", new_opset, f"opset {HIGHEST_OPSET + 1}; expected at most {HIGHEST_OPSET}"),
-        ("joiner", new_ir, f"ONNX IR version {HIGHEST_IR + 1}; expected at most {HIGHEST_IR}"),
-        ("encoder", without_x_lens, "its input 'x_lens' is not used"),
-        ("encoder", other_order, "its inputs are x_lens, x; expected x, x_lens"),
-        ("encoder", fixed_size, "input 'x' has the sizes (1, any, 80); expected (any, any, 80)"),
-        ("encoder", other_type, "input 'x_lens' is INT32"),
-        ("encoder", one_output, "its outputs are encoder_out; expected encoder_out, encoder_out_lens"),
-        ("joiner", one_class_less, "output 'logit' has the sizes"),
-        ("encoder", other_bias(np.zeros(7, np.float32)), "onnxruntime does not"),
-        ("encoder", other_bias(np.full(24, np.nan, np.float32)), "its output holds NaN or infinity"),
-        ("encoder", metadata("model_type", None), "metadata model_type is None; expected conformer"),
-        ("encoder", metadata("model_type", "paraformer"), "metadata model_type is paraformer; expected conformer"),
-        ("decoder", metadata("vocab_size", None), "metadata vocab_size is None; expected"),
-        ("decoder", metadata("vocab_size", "500"), "metadata vocab_size is 500; expected"),
-        ("decoder", metadata("context_size", "1"), "metadata context_size is 1; expected 2"),
-        ("joiner", metadata("transposed", None), "metadata 'transposed' is missing"),
-    ],
-)
+@pytest.mark.parametrize("file, change, message", [
+    ("joiner", new_opset, f"opset {HIGHEST_OPSET + 1}; expected at most {HIGHEST_OPSET}"),
+    ("joiner", new_ir, f"ONNX IR version {HIGHEST_IR + 1}; expected at most {HIGHEST_IR}"),
+    ("encoder", without_x_lens, "its input 'x_lens' is not used"),
+    ("encoder", other_order, "its inputs are x_lens, x; expected x, x_lens"),
+    ("encoder", fixed_size, "input 'x' has the sizes (1, any, 80); expected (any, any, 80)"),
+    ("encoder", other_type, "input 'x_lens' is INT32"),
+    ("encoder", one_output, "its outputs are encoder_out; expected encoder_out, encoder_out_lens"),
+    ("joiner", one_class_less, "output 'logit' has the sizes"),
+    ("encoder", other_bias(np.zeros(7, np.float32)), "onnxruntime does not"),
+    ("encoder", other_bias(np.full(24, np.nan, np.float32)), "its output holds NaN or infinity"),
+    ("encoder", metadata("model_type", None), "metadata model_type is None; expected conformer"),
+    ("encoder", metadata("model_type", "paraformer"), "metadata model_type is paraformer; expected conformer"),
+    ("decoder", metadata("vocab_size", None), "metadata vocab_size is None; expected"),
+    ("decoder", metadata("vocab_size", "500"), "metadata vocab_size is 500; expected"),
+    ("decoder", metadata("context_size", "1"), "metadata context_size is 1; expected 2"),
+    ("joiner", metadata("transposed", None), "metadata 'transposed' is missing"),
+])  # fmt: skip
 def test_a_graph_that_the_client_cannot_run_is_named(folder, file, change, message):
     change_model(folder / f"{file}.onnx", change)
     rewrite(folder)

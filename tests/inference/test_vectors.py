@@ -32,28 +32,22 @@ def numbers():
     return x.astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    "name, formula, relative, absolute",
-    [
-        ("exp", np.exp, 3e-7, 0.0),
-        ("sigmoid", lambda x: 1.0 / (1.0 + np.exp(-x)), 5e-7, 1e-37),
-        ("silu", lambda x: x / (1.0 + np.exp(-x)), 5e-7, 1e-37),
-    ],
-)
+@pytest.mark.parametrize("name, formula, relative, absolute", [
+    ("exp", np.exp, 3e-7, 0.0),
+    ("sigmoid", lambda x: 1.0 / (1.0 + np.exp(-x)), 5e-7, 1e-37),
+    ("silu", lambda x: x / (1.0 + np.exp(-x)), 5e-7, 1e-37),
+])  # fmt: skip
 def test_functions_equal_their_formula(name, formula, relative, absolute, numbers):
     wanted = formula(numbers.astype(np.float64))
     error = np.abs(applied(getattr(vectors, name), numbers) - wanted)
     assert (error <= relative * np.abs(wanted) + absolute).all(), numbers[error.argmax()]
 
 
-@pytest.mark.parametrize(
-    "name, wanted",
-    [
-        ("exp", np.exp([-87.0] * 3 + [87.0] * 3)),
-        ("sigmoid", [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]),
-        ("silu", [0.0, 0.0, 0.0, 88.0, 1e5, 3e38]),
-    ],
-)
+@pytest.mark.parametrize("name, wanted", [
+    ("exp", np.exp([-87.0] * 3 + [87.0] * 3)),
+    ("sigmoid", [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]),
+    ("silu", [0.0, 0.0, 0.0, 88.0, 1e5, 3e38]),
+])  # fmt: skip
 def test_functions_of_huge_numbers_stay_finite(name, wanted):
     out = applied(getattr(vectors, name), np.array([-3e38, -1e5, -88.0, 88.0, 1e5, 3e38], np.float32))
     if name == "silu":

@@ -61,17 +61,14 @@ def test_three_posteriors_of_any_two_numbers_sum_to_one(first, second):
     assert abs(sum(float(score.exp()) for score in scores) - 1.0) < 1e-6
 
 
-@pytest.mark.parametrize(
-    "scores, expected",
-    [
-        ((math.log(0.25), -1e30, math.log(0.75)), (0.25, 0.0, 0.75)),  # no symbol arc leaves
-        ((math.log(0.25), math.log(0.75), -1e30), (0.25, 0.75, 0.0)),  # no rest
-        ((0.0, -1e30, -1e30), (1.0, 0.0, 0.0)),  # neither
-        ((0.0, float("-inf"), float("-inf")), (1.0, 0.0, 0.0)),
-        ((-1e30, 0.0, -1e30), (0.0, 1.0, 0.0)),
-        ((float("-inf"), -1e30, 0.0), (0.0, 0.0, 1.0)),
-    ],
-)
+@pytest.mark.parametrize("scores, expected", [
+    ((math.log(0.25), -1e30, math.log(0.75)), (0.25, 0.0, 0.75)),  # no symbol arc leaves
+    ((math.log(0.25), math.log(0.75), -1e30), (0.25, 0.75, 0.0)),  # no rest
+    ((0.0, -1e30, -1e30), (1.0, 0.0, 0.0)),  # neither
+    ((0.0, float("-inf"), float("-inf")), (1.0, 0.0, 0.0)),
+    ((-1e30, 0.0, -1e30), (0.0, 1.0, 0.0)),
+    ((float("-inf"), -1e30, 0.0), (0.0, 0.0, 1.0)),
+])  # fmt: skip
 def test_empty_classes(scores, expected):
     packed = pack(NodeScores(*(torch.tensor([score]) for score in scores)))
     assert packed.shape == (1, 2) and packed.dtype == torch.float16

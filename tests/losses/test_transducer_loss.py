@@ -132,16 +132,13 @@ def test_all_options_together(variant, weighting, rnnt_type):
     )
 
 
-@pytest.mark.parametrize(
-    "variant, weighting, backend, impl",
-    [
-        (variant, weighting, *parts)
-        for parts in (("k2", "torch"), ("triton", "torch"), ("triton", "triton"))
-        for variant in VARIANTS
-        for weighting in WEIGHTINGS
-        if (variant, parts[1]) != ("full", "triton")
-    ],
-)
+@pytest.mark.parametrize("variant, weighting, backend, impl", [
+    (variant, weighting, *parts)
+    for parts in (("k2", "torch"), ("triton", "torch"), ("triton", "triton"))
+    for variant in VARIANTS
+    for weighting in WEIGHTINGS
+    if (variant, parts[1]) != ("full", "triton")
+])  # fmt: skip
 def test_any_lattice_backend(variant, weighting, backend, impl):
     """In float64; both of Triton's parts together in float32."""
     pytest.importorskip(backend, reason=f"{backend} is not in this environment")

@@ -143,14 +143,11 @@ def test_bad_input_is_named_by_the_loss_with_logits(name):
     assert_named(rnnt_loss_pruned, told, change, **LATTICE, **logits)
 
 
-@pytest.mark.parametrize(
-    "options, told",
-    [
-        (dict(kd_variant="full"), "'full' compares whole logits.* let the teacher run online"),
-        (dict(kd_temperature=2.0), "kd temperature: 2.0, .* make the cache with this temperature"),
-        (dict(impl="numpy"), "impl: there is no 'numpy'"),
-    ],
-)
+@pytest.mark.parametrize("options, told", [
+    (dict(kd_variant="full"), "'full' compares whole logits.* let the teacher run online"),
+    (dict(kd_temperature=2.0), "kd temperature: 2.0, .* make the cache with this temperature"),
+    (dict(impl="numpy"), "impl: there is no 'numpy'"),
+])  # fmt: skip
 def test_what_posteriors_alone_do_not_give_is_named(options, told):
     case = make_joiner_case(1)
     teacher = node_scores(case.teacher, case.nodes)

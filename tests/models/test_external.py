@@ -36,28 +36,25 @@ def test_the_trial_draws_no_random_number_and_leaves_the_module_in_its_mode():
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        (dict(), "''; expected \"package.module:function\""),
-        (dict(factory="toy_encoder"), "package.module:function"),
-        (dict(factory="os:system('x')"), "package.module:function"),
-        (dict(factory="../toy_encoder:Toy"), "package.module:function"),
-        (dict(factory="no_such_package.at_all:Toy"), "does not import (ModuleNotFoundError"),
-        (dict(factory="toy_encoder:Tow"), "has no function Tow"),
-        (dict(factory="toy_encoder:not_callable"), "has no function not_callable"),
-        (dict(factory="toy_encoder:Toy", width=3), "fails (TypeError"),
-        (dict(factory="toy_encoder:broken", kind="string"), "returns a str; expected an nn.Module"),
-        (dict(factory="toy_encoder:broken", kind="exits"), "fails (SystemExit"),
-        (dict(factory="toy_encoder:broken", kind="exits later"), "fails on x (41, 200, 80), x_lens (41,) (SystemExit"),
-        (dict(factory="toy_encoder:broken", kind="alone"), "forward(x, x_lens) -> (out, lens)"),
-        (dict(factory="toy_encoder:broken", kind="dims"), "returns out (41, 1072) and lens (41,)"),
-        (dict(factory="toy_encoder:broken", kind="frames"), "expected (41, 67, D)"),
-        (dict(factory="toy_encoder:broken", kind="uneven"), "subsampling_factor and output_lengths"),
-        (dict(factory="toy_encoder:broken", kind="lengths"), "makes 54 frames of 160; expected 53"),
-        (dict(factory="toy_encoder:broken", kind="dim"), "makes 16 dimensions; expected 17"),
-    ],
-)
+@pytest.mark.parametrize("options, words", [
+    (dict(), "''; expected \"package.module:function\""),
+    (dict(factory="toy_encoder"), "package.module:function"),
+    (dict(factory="os:system('x')"), "package.module:function"),
+    (dict(factory="../toy_encoder:Toy"), "package.module:function"),
+    (dict(factory="no_such_package.at_all:Toy"), "does not import (ModuleNotFoundError"),
+    (dict(factory="toy_encoder:Tow"), "has no function Tow"),
+    (dict(factory="toy_encoder:not_callable"), "has no function not_callable"),
+    (dict(factory="toy_encoder:Toy", width=3), "fails (TypeError"),
+    (dict(factory="toy_encoder:broken", kind="string"), "returns a str; expected an nn.Module"),
+    (dict(factory="toy_encoder:broken", kind="exits"), "fails (SystemExit"),
+    (dict(factory="toy_encoder:broken", kind="exits later"), "fails on x (41, 200, 80), x_lens (41,) (SystemExit"),
+    (dict(factory="toy_encoder:broken", kind="alone"), "forward(x, x_lens) -> (out, lens)"),
+    (dict(factory="toy_encoder:broken", kind="dims"), "returns out (41, 1072) and lens (41,)"),
+    (dict(factory="toy_encoder:broken", kind="frames"), "expected (41, 67, D)"),
+    (dict(factory="toy_encoder:broken", kind="uneven"), "subsampling_factor and output_lengths"),
+    (dict(factory="toy_encoder:broken", kind="lengths"), "makes 54 frames of 160; expected 53"),
+    (dict(factory="toy_encoder:broken", kind="dim"), "makes 16 dimensions; expected 17"),
+])  # fmt: skip
 def test_a_factory_that_makes_no_encoder_is_one_line(options, words):
     with pytest.raises(UserError, match=rf"encoder_options\.factory.*{re.escape(words)}"):
         build(**options)

@@ -39,24 +39,21 @@ def test_encoders_are_files():
     assert list(SIZES) == ["tiny", "S", "M", "L"]
 
 
-@pytest.mark.parametrize(
-    "changes, words",
-    [
-        (dict(encoder="conformed"), "conformer"),
-        (dict(predictor="statefull"), "stateless"),
-        (dict(joiner="tan"), "tanh"),
-        (dict(encoder="../conformer"), "conformer"),
-        (dict(size="XL"), "tiny, S, M, L"),
-        (dict(encoder_options={"num_layer": 3}), "num_layers"),
-        (dict(encoder_options={"dropout": 3}), "num_layers"),
-        (dict(encoder_options={"dim": 90}), "num_heads"),
-        (dict(encoder_options={"dim": "wide"}), "TypeError"),
-        (dict(encoder_options={"num_heads": 0}), "ZeroDivisionError"),
-        (dict(encoder_options={"depthwise_kernel": 8}), "odd"),
-        (dict(encoder_options={"input_norm": "batch"}), "utterance"),
-        (dict(blank_id=80), "80"),
-    ],
-)
+@pytest.mark.parametrize("changes, words", [
+    (dict(encoder="conformed"), "conformer"),
+    (dict(predictor="statefull"), "stateless"),
+    (dict(joiner="tan"), "tanh"),
+    (dict(encoder="../conformer"), "conformer"),
+    (dict(size="XL"), "tiny, S, M, L"),
+    (dict(encoder_options={"num_layer": 3}), "num_layers"),
+    (dict(encoder_options={"dropout": 3}), "num_layers"),
+    (dict(encoder_options={"dim": 90}), "num_heads"),
+    (dict(encoder_options={"dim": "wide"}), "TypeError"),
+    (dict(encoder_options={"num_heads": 0}), "ZeroDivisionError"),
+    (dict(encoder_options={"depthwise_kernel": 8}), "odd"),
+    (dict(encoder_options={"input_norm": "batch"}), "utterance"),
+    (dict(blank_id=80), "80"),
+])  # fmt: skip
 def test_wrong_names_are_one_line_that_lists_the_right_ones(changes, words):
     with pytest.raises(UserError, match=re.escape(words)):
         build(**changes)

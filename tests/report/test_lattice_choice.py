@@ -39,23 +39,20 @@ CHANGED = {"g1": (0, 1, 0), "c1": (0, ("y",) + REF[1:], 1), "same": (0, 2, 2)}
 EQUAL = {"a": (2, 1, 0), "b": (0, 1, 0), "c": (0, 1, 0), "d": (0, 1, 0)}
 
 
-@pytest.mark.parametrize(
-    "table, most, expected, limits",
-    [
-        (TABLE, 4, "gained:g3 gained:g2 lost:l2 lost:l1", ()),  # half and half, the largest differences first
-        (TABLE, 3, "gained:g3 gained:g2 lost:l2", ()),
-        (TABLE, 1, "gained:g3", ()),
-        (TABLE, 6, "gained:g3 gained:g2 gained:g1 lost:l2 lost:l1", ()),  # one kind fills up for the other
-        ({"l1": TABLE["l1"], "l2": TABLE["l2"]}, 6, "lost:l2 lost:l1", ()),
-        ({"l1": TABLE["l1"], "l2": TABLE["l2"]}, 1, "lost:l2", ()),
-        (CHANGED, 6, "gained:g1 changed:c1", ()),  # other words, as many errors: where there is room
-        (CHANGED, 1, "gained:g1", ()),
-        # among equals: the teacher that knew better, then the shorter, then the id
-        (EQUAL, 9, "gained:c gained:d gained:b gained:a", ({"a": 1.0, "b": 2.0, "c": 1.0, "d": 1.0},)),
-        # neither long ones nor those of unknown length
-        (TABLE, 9, "gained:g3 lost:l1", ({"g3": 5.0, "g2": 5.1, "l1": 2.0}, 5.0)),
-    ],
-)
+@pytest.mark.parametrize("table, most, expected, limits", [
+    (TABLE, 4, "gained:g3 gained:g2 lost:l2 lost:l1", ()),  # half and half, the largest differences first
+    (TABLE, 3, "gained:g3 gained:g2 lost:l2", ()),
+    (TABLE, 1, "gained:g3", ()),
+    (TABLE, 6, "gained:g3 gained:g2 gained:g1 lost:l2 lost:l1", ()),  # one kind fills up for the other
+    ({"l1": TABLE["l1"], "l2": TABLE["l2"]}, 6, "lost:l2 lost:l1", ()),
+    ({"l1": TABLE["l1"], "l2": TABLE["l2"]}, 1, "lost:l2", ()),
+    (CHANGED, 6, "gained:g1 changed:c1", ()),  # other words, as many errors: where there is room
+    (CHANGED, 1, "gained:g1", ()),
+    # among equals: the teacher that knew better, then the shorter, then the id
+    (EQUAL, 9, "gained:c gained:d gained:b gained:a", ({"a": 1.0, "b": 2.0, "c": 1.0, "d": 1.0},)),
+    # neither long ones nor those of unknown length
+    (TABLE, 9, "gained:g3 lost:l1", ({"g3": 5.0, "g2": 5.1, "l1": 2.0}, 5.0)),
+])  # fmt: skip
 def test_the_utterances_and_their_order(table, most, expected, limits):
     assert chosen(table, most, *limits) == expected.split()
 

@@ -87,25 +87,22 @@ def broken_arrays(folder, **changed):
     np.savez(folder / "spk-utt1.npz", **{name: array for name, array in arrays.items() if array is not None})
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda folder: (folder / "spk-utt1.npz").write_bytes((folder / "spk-utt1.npz").read_bytes()[:900]),
-        lambda folder: (folder / "spk-utt1.npz").write_bytes(b""),
-        lambda folder: (folder / "spk-utt1.json").write_text("{"),
-        lambda folder: (folder / "spk-utt1.json").write_text("[]"),
-        lambda folder: broken_json(folder, format=99),
-        lambda folder: broken_json(folder, tokens="gone"),
-        lambda folder: broken_json(folder, surprise=1),
-        lambda folder: broken_json(folder, audio="x.exe"),
-        lambda folder: broken_json(folder, tokens=["a"]),  # the path goes higher
-        lambda folder: broken_arrays(folder, twin_kl=None),
-        lambda folder: broken_arrays(folder, twin_kl=np.zeros((3, 3))),
-        lambda folder: broken_arrays(folder, starts=np.zeros(4)),
-        lambda folder: broken_arrays(folder, teacher_path=np.array([[0, 99]])),
-        lambda folder: broken_arrays(folder, starts=np.array([{}], dtype=object)),
-    ],
-)
+@pytest.mark.parametrize("damage", [
+    lambda folder: (folder / "spk-utt1.npz").write_bytes((folder / "spk-utt1.npz").read_bytes()[:900]),
+    lambda folder: (folder / "spk-utt1.npz").write_bytes(b""),
+    lambda folder: (folder / "spk-utt1.json").write_text("{"),
+    lambda folder: (folder / "spk-utt1.json").write_text("[]"),
+    lambda folder: broken_json(folder, format=99),
+    lambda folder: broken_json(folder, tokens="gone"),
+    lambda folder: broken_json(folder, surprise=1),
+    lambda folder: broken_json(folder, audio="x.exe"),
+    lambda folder: broken_json(folder, tokens=["a"]),  # the path goes higher
+    lambda folder: broken_arrays(folder, twin_kl=None),
+    lambda folder: broken_arrays(folder, twin_kl=np.zeros((3, 3))),
+    lambda folder: broken_arrays(folder, starts=np.zeros(4)),
+    lambda folder: broken_arrays(folder, teacher_path=np.array([[0, 99]])),
+    lambda folder: broken_arrays(folder, starts=np.array([{}], dtype=object)),
+])  # fmt: skip
 def test_damage_is_one_line_that_names_the_file(tmp_path, damage):
     write_lattice(tmp_path, utterance_lattice())
     damage(tmp_path)

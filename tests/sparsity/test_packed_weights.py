@@ -63,16 +63,13 @@ def test_what_does_not_shrink_is_left_alone():
         assert is_smaller_packed(tensor) == (4 + 4 * nonzero < 128)
 
 
-@pytest.mark.parametrize(
-    "bits, values, shape",
-    [
-        ([0b10000000], [1.0, 2.0], (8,)),  # a value too many
-        ([0b11000000], [1.0], (8,)),  # one too few
-        ([0b10000001], [1.0, 2.0], (7,)),  # a bit behind the end
-        ([0b10000000], [1.0], (9,)),  # another shape
-        ([0b10000000, 0], [1.0], (8,)),
-    ],
-)
+@pytest.mark.parametrize("bits, values, shape", [
+    ([0b10000000], [1.0, 2.0], (8,)),  # a value too many
+    ([0b11000000], [1.0], (8,)),  # one too few
+    ([0b10000001], [1.0, 2.0], (7,)),  # a bit behind the end
+    ([0b10000000], [1.0], (9,)),  # another shape
+    ([0b10000000, 0], [1.0], (8,)),
+])  # fmt: skip
 def test_what_does_not_belong_together_is_refused(bits, values, shape):
     with pytest.raises(ValueError):
         unpack(torch.tensor(bits, dtype=torch.uint8), torch.tensor(values), shape)

@@ -206,39 +206,33 @@ def test_gradients_of_dropped_weights_are_masked_only_after_the_ramp():
     assert (model[0].weight.grad[dropped] == 0).all() and (model[0].weight.grad[~dropped] != 0).any()
 
 
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        (dict(structure="blocks"), "unstructured"),
-        (dict(structure="nn"), "unstructured"),
-        (dict(scope="layer"), "per-layer, global"),
-        (dict(final=1.0), "[0, 1)"),
-        (dict(final=90), "0.9"),
-        (dict(final=float("nan")), "[0, 1)"),
-        (dict(begin=5, end=4), "begin <= end"),
-        (dict(every=0), "at least 1"),
-        (dict(structure="4x4", scope="global"), "per-layer"),
-        (dict(structure="2:4", final=0.9), "0.5"),
-        (dict(structure="4:4", final=0.5), "2:4"),
-        (dict(structure="0x4"), "16x1"),
-        (dict(structure="4x4", include=[r"(0|3)\.weight"]), "3.weight is a vector"),
-    ],
-)
+@pytest.mark.parametrize("options, words", [
+    (dict(structure="blocks"), "unstructured"),
+    (dict(structure="nn"), "unstructured"),
+    (dict(scope="layer"), "per-layer, global"),
+    (dict(final=1.0), "[0, 1)"),
+    (dict(final=90), "0.9"),
+    (dict(final=float("nan")), "[0, 1)"),
+    (dict(begin=5, end=4), "begin <= end"),
+    (dict(every=0), "at least 1"),
+    (dict(structure="4x4", scope="global"), "per-layer"),
+    (dict(structure="2:4", final=0.9), "0.5"),
+    (dict(structure="4:4", final=0.5), "2:4"),
+    (dict(structure="0x4"), "16x1"),
+    (dict(structure="4x4", include=[r"(0|3)\.weight"]), "3.weight is a vector"),
+])  # fmt: skip
 def test_wrong_values_are_named(options, words):
     with pytest.raises(UserError, match=re.escape(words)):
         make_sparsifier(make_model(), **options)
 
 
-@pytest.mark.parametrize(
-    "include, exclude, words",
-    [
-        ([r"0\.weight", r"encoder\..*"], [], r"encoder\\..*"),
-        ([r"0"], [], "0.weight"),
-        ([r"0\.weight"], [r".*weight"], "leaves no parameter"),
-        ([r"(0\.weight"], [], "regular expression"),
-        ([], [], "leaves no parameter"),
-    ],
-)
+@pytest.mark.parametrize("include, exclude, words", [
+    ([r"0\.weight", r"encoder\..*"], [], r"encoder\\..*"),
+    ([r"0"], [], "0.weight"),
+    ([r"0\.weight"], [r".*weight"], "leaves no parameter"),
+    ([r"(0\.weight"], [], "regular expression"),
+    ([], [], "leaves no parameter"),
+])  # fmt: skip
 def test_patterns_that_match_nothing_are_errors(include, exclude, words):
     with pytest.raises(UserError, match=re.escape(words)):
         Sparsifier(make_model(), 0.5, 0, 10, include=include, exclude=exclude)

@@ -35,16 +35,13 @@ def test_what_was_written_is_read_in_another_place_too(tmp_path):
     assert read(moved).bpe_dir == tmp_path / "moved/bpe" and read(moved).test_set() == read(moved).test_set("test")
 
 
-@pytest.mark.parametrize(
-    "damage, message",
-    [
-        (lambda path: path.unlink(), "no such file; expected the folder of an experiment"),
-        (lambda path: path.write_text("{"), "JSON"),
-        (lambda path: path.write_text(path.read_text().replace('"beam": 4', '"beam": "many"')), "beam: "),
-        (lambda path: path.write_text(path.read_text().replace('"role"', '"rule"', 1)), "systems.0.role: "),
-        (lambda path: path.write_text(path.read_text().replace('"2": "', '"3": "')), "'teacher' has no folder"),
-    ],
-)
+@pytest.mark.parametrize("damage, message", [
+    (lambda path: path.unlink(), "no such file; expected the folder of an experiment"),
+    (lambda path: path.write_text("{"), "JSON"),
+    (lambda path: path.write_text(path.read_text().replace('"beam": 4', '"beam": "many"')), "beam: "),
+    (lambda path: path.write_text(path.read_text().replace('"role"', '"rule"', 1)), "systems.0.role: "),
+    (lambda path: path.write_text(path.read_text().replace('"2": "', '"3": "')), "'teacher' has no folder"),
+])  # fmt: skip
 def test_damage_is_named(tmp_path, damage, message):
     write_experiment(tmp_path / "paper", SYSTEMS, (2, 1))
     damage(tmp_path / "paper/experiment.json")

@@ -61,15 +61,12 @@ def test_draws_differ_by_seed_purpose_and_number():
     assert len(draws) == 200 and all(0 <= draw < 2**63 for draw in draws)
 
 
-@pytest.mark.parametrize(
-    "name, change, message",
-    [
-        ("config.yaml", None, "no trained system"),
-        ("model.safetensors", None, "model.safetensors: missing"),
-        ("model.safetensors", lambda content: content[:-9], "model.safetensors: damaged"),
-        ("model.safetensors", lambda content: as_bytes({"w": torch.ones(1)}), "model.safetensors: has no tensor"),
-    ],
-)
+@pytest.mark.parametrize("name, change, message", [
+    ("config.yaml", None, "no trained system"),
+    ("model.safetensors", None, "model.safetensors: missing"),
+    ("model.safetensors", lambda content: content[:-9], "model.safetensors: damaged"),
+    ("model.safetensors", lambda content: as_bytes({"w": torch.ones(1)}), "model.safetensors: has no tensor"),
+])  # fmt: skip
 def test_load_system_names_what_is_wrong(teacher_dir, tmp_path, name, change, message):
     for file in ("config.yaml", "model.safetensors"):
         content = (teacher_dir / file).read_bytes()

@@ -63,17 +63,14 @@ def by_name(monkeypatch, kind, **options):
     return TrainingConfig(optimizer="of-this-test")
 
 
-@pytest.mark.parametrize(
-    "kind, options",
-    [
-        (None, {}),
-        (torch.optim.SGD, {"momentum": 0.9}),
-        (torch.optim.Adagrad, {}),
-        (torch.optim.NAdam, {}),  # keeps a product of numbers
-        (torch.optim.ASGD, {}),  # keeps eta and mu
-        (torch.optim.Rprop, {}),
-    ],
-)
+@pytest.mark.parametrize("kind, options", [
+    (None, {}),
+    (torch.optim.SGD, {"momentum": 0.9}),
+    (torch.optim.Adagrad, {}),
+    (torch.optim.NAdam, {}),  # keeps a product of numbers
+    (torch.optim.ASGD, {}),  # keeps eta and mu
+    (torch.optim.Rprop, {}),
+])  # fmt: skip
 def test_state_of_any_optimizer_goes_through_a_file_without_change(monkeypatch, tmp_path, kind, options):
     def run(steps, network, optimizer, start=0):
         for step in range(start, start + steps):

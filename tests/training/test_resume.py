@@ -85,14 +85,11 @@ def half(content):
     return content[: len(content) // 2]
 
 
-@pytest.mark.parametrize(
-    "name, damage",
-    [
-        *((name, half) for name in ("model.safetensors", "optimizer.safetensors", "state.json")),
-        ("model.safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1])),
-        ("state.json", lambda content: b'{"sha256": {}, "format": 99}'),
-    ],
-)
+@pytest.mark.parametrize("name, damage", [
+    *((name, half) for name in ("model.safetensors", "optimizer.safetensors", "state.json")),
+    ("model.safetensors", lambda content: content[:-1] + bytes([content[-1] ^ 1])),
+    ("state.json", lambda content: b'{"sha256": {}, "format": 99}'),
+])  # fmt: skip
 def test_a_damaged_checkpoint_is_named_and_the_way_out_works(tone_corpus, interrupted, name, damage):
     newest = checkpoint.list_checkpoints(interrupted / "checkpoints")[-1]
     (newest / name).write_bytes(damage((newest / name).read_bytes()))

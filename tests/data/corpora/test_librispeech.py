@@ -95,20 +95,17 @@ def test_without_the_four_speakers_others_are_drawn_by_the_seed(tmp_path):
     assert first == again and len(first) == 4 and any(other != first for other in others)
 
 
-@pytest.mark.parametrize(
-    "options, found",
-    [
-        ({"parts": "x"}, "no option parts"),
-        ({"download": "maybe"}, 'found "maybe"'),
-        ({"train": ""}, "names no part"),
-        ({"train": "train-clean-100"}, "no part train-clean-100"),
-        ({"test": "test-clean"}, "no part test-clean"),
-        ({"dev_speakers": "32,9"}, 'speaker "9"'),
-        ({"dev_speakers": ""}, "names nobody"),
-        ({"dev_speakers": "32", "test_speakers": "32"}, "32 also in dev_speakers"),
-        ({"dev_speakers": "19,32,669,1737,7312,4640"}, "all training speakers"),
-    ],
-)
+@pytest.mark.parametrize("options, found", [
+    ({"parts": "x"}, "no option parts"),
+    ({"download": "maybe"}, 'found "maybe"'),
+    ({"train": ""}, "names no part"),
+    ({"train": "train-clean-100"}, "no part train-clean-100"),
+    ({"test": "test-clean"}, "no part test-clean"),
+    ({"dev_speakers": "32,9"}, 'speaker "9"'),
+    ({"dev_speakers": ""}, "names nobody"),
+    ({"dev_speakers": "32", "test_speakers": "32"}, "32 also in dev_speakers"),
+    ({"dev_speakers": "19,32,669,1737,7312,4640"}, "all training speakers"),
+])  # fmt: skip
 def test_wrong_options_are_user_errors(tree, tmp_path, options, found):
     with pytest.raises(UserError, match=found):
         prepare(tree, tmp_path, **options)
@@ -130,20 +127,17 @@ def transcripts(content):
     return lambda chapter: (chapter / "19-100.trans.txt").write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    "damage, where, found",
-    [
-        (lambda chapter: (chapter / "19-100-0001.flac").unlink(), "19-100.trans.txt:2", "19-100-0001 has no audio"),
-        (lambda chapter: (chapter / "19-100.trans.txt").unlink(), "19-100.trans.txt", "no such file, but 2 audio"),
-        (transcripts(b"19-100-0000 WORDS\n"), "19-100-0001.flac", "has no transcript"),
-        (transcripts(b"19-100-0000 A\n19-100-0000 A\n19-100-0001 A\n"), "19-100.trans.txt:2", "a second transcript"),
-        (transcripts(b"19-100-0000 WORDS\n19-100-0001 \n"), "19-100.trans.txt:2", 'found "19-100-0001'),
-        (transcripts(b"19-101-0000 WORDS\n"), "19-100.trans.txt:1", 'found "19-101-0000'),
-        (transcripts(b"19-100-0000 \xff\xfe\n"), "19-100.trans.txt", "cannot be read"),
-        (empty_the_chapter, "19/100", "is empty"),
-        (empty_the_part, "train-clean-5", "holds no speech"),
-    ],
-)
+@pytest.mark.parametrize("damage, where, found", [
+    (lambda chapter: (chapter / "19-100-0001.flac").unlink(), "19-100.trans.txt:2", "19-100-0001 has no audio"),
+    (lambda chapter: (chapter / "19-100.trans.txt").unlink(), "19-100.trans.txt", "no such file, but 2 audio"),
+    (transcripts(b"19-100-0000 WORDS\n"), "19-100-0001.flac", "has no transcript"),
+    (transcripts(b"19-100-0000 A\n19-100-0000 A\n19-100-0001 A\n"), "19-100.trans.txt:2", "a second transcript"),
+    (transcripts(b"19-100-0000 WORDS\n19-100-0001 \n"), "19-100.trans.txt:2", 'found "19-100-0001'),
+    (transcripts(b"19-101-0000 WORDS\n"), "19-100.trans.txt:1", 'found "19-101-0000'),
+    (transcripts(b"19-100-0000 \xff\xfe\n"), "19-100.trans.txt", "cannot be read"),
+    (empty_the_chapter, "19/100", "is empty"),
+    (empty_the_part, "train-clean-5", "holds no speech"),
+])  # fmt: skip
 def test_a_damaged_tree_is_a_user_error_that_names_the_place(tree, tmp_path, damage, where, found):
     damage(tree / "train-clean-5" / "19" / "100")
     with pytest.raises(UserError) as caught:
@@ -207,15 +201,12 @@ def test_downloading_never_touches_parts_in_a_folder_of_another_name(mirror, tmp
     assert (mine / "train-clean-5/1/100/1-100-0000.flac").is_file()
 
 
-@pytest.mark.parametrize(
-    "folder, options, message",
-    [
-        ("nowhere", {}, "no such directory.*--corpus-dir"),
-        (None, {"download": "no"}, "download=no"),
-        (None, {"base_url": "file:///nowhere"}, "failed.*--corpus-dir"),
-        (None, {"train": "train-clean-7", "base_url": "http://127.0.0.1:9"}, 'no part "train-clean-7"'),  # not asked
-    ],
-)
+@pytest.mark.parametrize("folder, options, message", [
+    ("nowhere", {}, "no such directory.*--corpus-dir"),
+    (None, {"download": "no"}, "download=no"),
+    (None, {"base_url": "file:///nowhere"}, "failed.*--corpus-dir"),
+    (None, {"train": "train-clean-7", "base_url": "http://127.0.0.1:9"}, 'no part "train-clean-7"'),  # not asked
+])  # fmt: skip
 def test_a_corpus_that_is_not_there_is_one_clear_line(tmp_path, folder, options, message):
     with pytest.raises(UserError, match=message):
         prepare(folder and tmp_path / folder, tmp_path, **options)

@@ -127,18 +127,15 @@ def test_stopped_from_outside_it_ends_with_its_workers(tmp_path, stop):
     assert not [name for name in ("train", "dev", "test", "wav") if (tmp_path / "out" / name).exists()]
 
 
-@pytest.mark.parametrize(
-    "options, found",
-    [
-        ({"hours": "1"}, "no option hours"),
-        ({"minutes": "many"}, 'found "many"'),
-        ({"minutes": "-1"}, 'found "-1"'),
-        ({"minutes": "nan"}, 'found "nan"'),
-        ({"num_jobs": "inf"}, 'found "inf"'),
-        ({"test_minutes": "0"}, "above 0"),
-        ({"num_jobs": "1.5"}, "a whole number"),
-    ],
-)
+@pytest.mark.parametrize("options, found", [
+    ({"hours": "1"}, "no option hours"),
+    ({"minutes": "many"}, 'found "many"'),
+    ({"minutes": "-1"}, 'found "-1"'),
+    ({"minutes": "nan"}, 'found "nan"'),
+    ({"num_jobs": "inf"}, 'found "inf"'),
+    ({"test_minutes": "0"}, "above 0"),
+    ({"num_jobs": "1.5"}, "a whole number"),
+])  # fmt: skip
 def test_wrong_options_are_user_errors(tmp_path, options, found):
     with pytest.raises(UserError, match=found):
         synth.prepare(None, tmp_path / "out", seed=1, options=options)
