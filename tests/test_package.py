@@ -110,7 +110,7 @@ def test_the_wheel_computes_loss_and_gradient_in_an_environment_that_has_torch_a
 
 
 def test_a_command_without_its_packages_is_one_line_that_says_what_to_install(torch_alone, tmp_path):
-    for name, extra in (("train", "recipe"), ("score", "recipe")):
+    for name, extra in (("experiment", "recipe"), ("score", "recipe")):
         command = [str(torch_alone), "-I", "-m", f"rnnt_kd.bin.{name}", "--help"]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 1
