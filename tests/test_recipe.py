@@ -73,7 +73,7 @@ def test_a_minute_of_synth_from_nothing_killed_and_on_to_the_page_and_from_a_que
     queued = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, env=environment())
     assert queued.returncode == 0, queued.stderr
     second = run(root, *own)
-    assert "runs again" not in second.stdout + second.stderr and "epoch " not in second.stdout + second.stderr
+    assert "epoch " not in second.stdout + second.stderr  # nothing is trained again; one decoding has another speed
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
     again = json.loads((folder / "summary.json").read_text())
     assert [{**row, "rtf": 0} for row in again] == [{**row, "rtf": 0} for row in rows]  # one was decoded again

@@ -70,6 +70,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         run.one(args.job)
     else:
         failed = [name for step in steps for name in STEPS[step](run)]
+        if failed and run.most_at_once == 1:
+            sys.exit(1)  # its own line is the last one
         if failed:
             found = f"{len(failed)} failed: {', '.join(failed)}"
             raise UserError(
@@ -83,6 +85,7 @@ class Run:
     def __init__(self, plan: Plan, args, typed: str):
         self.plan, self.args, self.typed = plan, args, typed
         self.progress = Progress(plan)
+        self.most_at_once = 0
 
     def features(self) -> List[str]:
         return self._run(
@@ -208,6 +211,7 @@ class Run:
     def _run(self, commands: Dict[str, List[str]], at_once: Optional[int] = None) -> List[str]:
         """Side by side; one alone keeps the terminal to itself.  Returns the names of those that failed."""
         jobs = [Commands(name, [words]) for name, words in commands.items()]
+        self.most_at_once = max(self.most_at_once, len(jobs))
         return [name for name, _ in run_side_by_side(jobs, min(at_once or self.args.nj, len(jobs)))]
 
     def _must(self, commands: Dict[str, List[str]]) -> None:
