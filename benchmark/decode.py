@@ -22,7 +22,7 @@ from benchmark.measure import Subject
 from benchmark.recognisers import LOOP, OURS, SHERPA, check_same_weights, make_recogniser
 from benchmark.rows import real_time_factor, times_as_fast
 from benchmark.speech import WORD_HEAD, WORD_KEYS, named_systems, own_tokenizer, usable_speech, word_figures
-from benchmark.turns import Job, run_groups
+from benchmark.turns import Measurement, run_groups
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import parser
 from rnnt_kd.data.speech import Speech
@@ -124,7 +124,7 @@ def _jobs(
     speech: Sequence[Speech],
     size: int,
     arguments: argparse.Namespace,
-) -> List[Job]:
+) -> List[Measurement]:
     """All recognisers of one system, on batches of one size."""
     keys = ("data_dir", "bpe_dir", "utterances", "beam", "num_threads")
     common = {key: getattr(arguments, key) for key in keys}
@@ -138,18 +138,18 @@ def _jobs(
         pairs[SHERPA] = pairs[LOOP] and arguments.exports is not None
         for by in (by for by, takes_part in pairs.items() if takes_part):
             subject = by if by == SHERPA else "ours"  # a failure of ours is a bug
-            jobs.append(Job(f"{search} {by}", {**common, "search": search, "by": by, "subject": subject}))
+            jobs.append(Measurement(f"{search} {by}", {**common, "search": search, "by": by, "subject": subject}))
     if arguments.graph_text is not None and "fast_beam_search" in searches:
         words = {"search": "fast_beam_search", "by": OURS, "graph_text": str(arguments.graph_text)}
-        jobs.append(Job("fast_beam_search, words", {**common, **words}))
+        jobs.append(Measurement("fast_beam_search, words", {**common, **words}))
     return jobs
 
 
-def _title(job: Job) -> str:
+def _title(job: Measurement) -> str:
     return f"{job.specification['system']}, batch {job.specification['batch']}"
 
 
-def rows_of_group(jobs: Sequence[Job], refs: Dict[str, str], seconds: float) -> List[Dict[str, Any]]:
+def rows_of_group(jobs: Sequence[Measurement], refs: Dict[str, str], seconds: float) -> List[Dict[str, Any]]:
     """A row for each recogniser that ran.
 
     "search_rtf", "encoder_search_rtf" and "whole_rtf" are real-time factors, with "_low" and "_high" of the fastest
@@ -189,7 +189,7 @@ def decoder_table(rows: Sequence[Dict[str, Any]]) -> str:
     return markdown(head, cells, left=3)
 
 
-def _search(job: Job) -> str:
+def _search(job: Measurement) -> str:
     return job.specification["search"] + (", words" if job.specification["graph_text"] else "")
 
 

@@ -172,8 +172,8 @@ def _on_gpu(specification: Dict[str, Any]) -> List[Subject]:
     except ImportError:
         raise UserError("torch", f"version {torch.__version__} has no 2:4 matrices", "2.1 or newer") from None
     except (RuntimeError, NotImplementedError) as error:
-        found = " ".join(str(error).split())[:200]
-        raise UserError("torch's 2:4 kernels", found, "a GPU and sizes that they take") from None
+        problem = " ".join(str(error).split())[:200]
+        raise UserError("torch's 2:4 kernels", problem, "a GPU and sizes that they take") from None
     return made
 
 

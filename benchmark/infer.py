@@ -24,7 +24,7 @@ from benchmark.engines import available_engines, compile_encoder
 from benchmark.loss_rows import times
 from benchmark.rows import middle, real_time_factor, times_as_fast
 from benchmark.speech import WORD_HEAD, WORD_KEYS, named_systems, own_tokenizer
-from benchmark.turns import Job, run_groups
+from benchmark.turns import Measurement, run_groups
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import add_device, chosen_device, parser
 from rnnt_kd.decoding.lookup import get_search
@@ -114,7 +114,7 @@ def _on_cpu(arguments: argparse.Namespace) -> None:
         **{key: getattr(arguments, key) for key in ("seed", "search", "beam", "num_threads")},
     }
     groups = [
-        [Job(name, {**common, **system, "engine": engine, "subject": engine}) for name, system in systems]
+        [Measurement(name, {**common, **system, "engine": engine, "subject": engine}) for name, system in systems]
         for engine in engines
     ]
     rows: List[Dict[str, Any]] = []
@@ -152,7 +152,7 @@ def _first_call(engines: Sequence[str]) -> Dict[str, float]:
 
 
 def rows_of_engine(
-    jobs: Sequence[Job], audio_seconds: float, first_call: Optional[Dict[str, float]] = None
+    jobs: Sequence[Measurement], audio_seconds: float, first_call: Optional[Dict[str, float]] = None
 ) -> List[Dict[str, Any]]:
     """Rows of the jobs that ran in one engine: real-time factors, sizes, words.
 
@@ -197,10 +197,12 @@ def _on_gpu(arguments: argparse.Namespace) -> None:
     common = {"module": "benchmark.encoders", "device": "cuda", "size": arguments.size, "seed": arguments.seed}
     common.update(batches=[[arguments.frames] * arguments.batch], num_threads=arguments.num_threads)
     zeros = {"structure": "2:4", "sparsity": 0.5}
-    jobs = [Job(engine, {**common, **zeros, "engine": engine, "subject": engine}) for engine in ("dense", "2:4")]
+    jobs = [
+        Measurement(engine, {**common, **zeros, "engine": engine, "subject": engine}) for engine in ("dense", "2:4")
+    ]
     rows: List[Dict[str, Any]] = []
 
-    def finished(jobs: Sequence[Job]) -> None:
+    def finished(jobs: Sequence[Measurement]) -> None:
         able = [job for job in jobs if job.cannot is None]
         rows.extend({"kind": job.name, **middle(job), "faster": times_as_fast(job, jobs[0])} for job in able)
 

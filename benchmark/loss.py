@@ -22,7 +22,7 @@ from benchmark.loss_rows import FLOORS, Row, disagreements, growth_table, result
 from benchmark.measure import Subject, measure, warm_up
 from benchmark.peers import available_peers, get_peer, ours_peer
 from benchmark.shapes import SMALL_BATCH, Batch
-from benchmark.turns import Job, run_groups
+from benchmark.turns import Measurement, run_groups
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import chosen_device, join, parser
 from rnnt_kd.losses.node_scores import available_impls
@@ -61,10 +61,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     vocabs, batches = options.vocabs_of(arguments), options.batches_of(arguments)
     device = chosen_device(arguments.device)
     taking_part = _taking_part(arguments, device)
-    groups = [_jobs(taking_part, of_size, vocab, device, arguments) for of_size in batches for vocab in vocabs]
+    groups = [_jobs(taking_part, same_size, vocab, device, arguments) for same_size in batches for vocab in vocabs]
     rows: List[Row] = []
 
-    def finished(jobs: Sequence[Job]) -> None:
+    def finished(jobs: Sequence[Measurement]) -> None:
         for sentence in disagreements(jobs, TOLERANCE[arguments.dtype]):
             options.say(f"WARNING: results differ, {_title(jobs[0])}: {sentence}")
         rows.extend(rows_of_group(jobs))
@@ -116,7 +116,7 @@ def _taking_part(arguments: argparse.Namespace, device: str) -> List[Dict[str, A
 
 def _jobs(
     taking_part: Sequence[Dict[str, Any]], batches: List[Batch], vocab: int, device: str, arguments: argparse.Namespace
-) -> List[Job]:
+) -> List[Measurement]:
     """One group; whoever would need more memory than there is, is left out."""
     jobs = []
     common = {key: getattr(arguments, key) for key in ("joiner_dim", "prune_range", "dtype", "seed", "num_threads")}
@@ -134,7 +134,7 @@ def _jobs(
                 f" needs about {needs / 1e9:.0f} GB, and {free / 1e9:.0f} GB are free"
             )
             continue
-        jobs.append(Job(title, {**common, **who}))
+        jobs.append(Measurement(title, {**common, **who}))
     return jobs
 
 
@@ -147,7 +147,7 @@ def free_memory() -> Optional[int]:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def _title(job: Job) -> str:
+def _title(job: Measurement) -> str:
     return f"C {job.specification['vocab']}, batch {len(job.specification['batches'][0])}"
 
 

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from benchmark.rows import middle, quotient
 from benchmark.shapes import num_nodes
-from benchmark.turns import Job
+from benchmark.turns import Measurement
 from rnnt_kd.tables import markdown, shown
 
 FLOORS = ("matmul", "matmul_onednn")  # no loss: nothing to compare with one, and memory that is there before
@@ -13,7 +13,7 @@ FLOORS = ("matmul", "matmul_onednn")  # no loss: nothing to compare with one, an
 Row = Dict[str, Any]
 
 
-def rows_of_group(jobs: Sequence[Job]) -> List[Row]:
+def rows_of_group(jobs: Sequence[Measurement]) -> List[Row]:
     """A row for each job that ran.
 
     "peer" is None for ours, "impl" for others; "batches" has frames, nodes, seconds and peak_mb of each batch;
@@ -34,14 +34,14 @@ def name_of(row: Row) -> str:
     return row["peer"] or f"ours ({row['impl']})"
 
 
-def disagreements(jobs: Sequence[Job], tolerance: float) -> List[str]:
+def disagreements(jobs: Sequence[Measurement], tolerance: float) -> List[str]:
     """Sentences on subjects that should have computed the same loss and did not.
 
     Compared, by batch: the pruned losses without a teacher, those with one online, the full-lattice
     losses; and the loss with the cached teacher with that of the online one, ``tolerance`` + 1 %.
     """
     found = []
-    first: Dict[Tuple[str, str], Job] = {}
+    first: Dict[Tuple[str, str], Measurement] = {}
     for job in jobs:
         lattice, variant = job.facts.get("lattice"), job.specification["variant"]
         if job.cannot is not None or not lattice:
@@ -95,7 +95,7 @@ def growth_table(rows: Sequence[Row], joiner_dim: int, bytes_a_number: int) -> s
     return markdown(["peak memory grows by", "teacher", "bytes a class", "bytes a node"], cells, left=2)
 
 
-def _row(job: Job) -> Row:
+def _row(job: Measurement) -> Row:
     specification = job.specification
     subject, prune_range = specification["subject"], specification["prune_range"]
     batches = [

@@ -45,7 +45,7 @@ def plot_results(rows: Sequence[Row], path: Path, title: str) -> None:
         entries = [row["batches"] for row in mine if (row["vocab"], row["batch"]) == (vocab_of_frames, batch)]
         points = (
             ("vocab", [row for row in mine if row["batch"] == batch]),
-            ("frames", [entry for of_row in entries for entry in of_row]),
+            ("frames", [entry for batches in entries for entry in batches]),
             ("batch", [row for row in mine if row["vocab"] == vocab]),
         )
         for column, (x, items) in enumerate(points):

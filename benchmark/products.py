@@ -14,7 +14,7 @@ from torch import nn
 
 from benchmark.dense_product import dense_product
 from benchmark.measure import Subject
-from benchmark.turns import Job
+from benchmark.turns import Measurement
 from rnnt_kd.tables import markdown
 
 WAYS = ("own", "numpy", "numpy, frames first", "torch", "torch, frames first")
@@ -36,15 +36,15 @@ def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, An
     return [subject(shape) for shape in specification["batches"]], {}
 
 
-def product_jobs(encoder: nn.Module, frames: int, num_threads: int) -> List[Job]:
+def product_jobs(encoder: nn.Module, frames: int, num_threads: int) -> List[Measurement]:
     """A job for each way, over all linear maps of ``encoder``; "counts": how often each shape is there."""
     shapes = Counter(tuple(module.weight.shape) for module in encoder.modules() if isinstance(module, nn.Linear))
     common = {"module": "benchmark.products", "num_threads": num_threads, "counts": list(shapes.values())}
     common["batches"] = [(*shape, frames) for shape in shapes]
-    return [Job(way, {**common, "way": way}) for way in WAYS]
+    return [Measurement(way, {**common, "way": way}) for way in WAYS]
 
 
-def product_rows(jobs: Sequence[Job]) -> List[Dict[str, Any]]:
+def product_rows(jobs: Sequence[Measurement]) -> List[Dict[str, Any]]:
     """Seconds that all linear maps take by each way, and by the fastest of them, matrix by matrix."""
     seconds = {job.name: [median(rounds) / PASSES for rounds in job.seconds] for job in jobs}
     seconds["the fastest, matrix by matrix"] = list(map(min, zip(*seconds.values())))

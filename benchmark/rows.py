@@ -3,10 +3,10 @@
 from statistics import median
 from typing import Any, Callable, Dict, Optional
 
-from benchmark.turns import Job
+from benchmark.turns import Measurement
 
 
-def middle(job: Job) -> Dict[str, Any]:
+def middle(job: Measurement) -> Dict[str, Any]:
     """``seconds``, ``low``, ``high`` and ``peak_mb`` (1 MB is 10**6 bytes): medians over the batches; ``rounds``."""
     return {
         "seconds": median(map(median, job.seconds)),
@@ -18,7 +18,7 @@ def middle(job: Job) -> Dict[str, Any]:
 
 
 def real_time_factor(
-    job: Job, audio_seconds: float, part: Optional[str] = None, choose: Callable = median
+    job: Measurement, audio_seconds: float, part: Optional[str] = None, choose: Callable = median
 ) -> Optional[float]:
     """Seconds of all batches together, of the whole pass or of a part, divided by those of the audio; None: that part
     has no clock of its own."""
@@ -26,7 +26,7 @@ def real_time_factor(
     return sum(map(choose, seconds)) / audio_seconds if seconds else None
 
 
-def times_as_fast(job: Job, as_other: Optional[Job], part: Optional[str] = None) -> Optional[float]:
+def times_as_fast(job: Measurement, as_other: Optional[Measurement], part: Optional[str] = None) -> Optional[float]:
     """The other's seconds divided by this one's: the median over all batches and rounds of two taken in one turn."""
     if as_other is None or as_other.cannot is not None:
         return None

@@ -19,7 +19,7 @@ from benchmark.loss_rows import times
 from benchmark.measure import Subject, warm_up
 from benchmark.rows import middle, quotient
 from benchmark.shapes import SMALL_BATCH, Batch
-from benchmark.turns import Job, run_groups
+from benchmark.turns import Measurement, run_groups
 from rnnt_kd import choices
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import chosen_device, parser
@@ -89,7 +89,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     keys = ("encoder", "joiner_dim", "prune_range", "seed", "num_threads")
     common = {"module": "benchmark.train_step", "device": device, **{key: getattr(arguments, key) for key in keys}}
     groups = [
-        [Job(name, {**common, "size": size, "batches": batches, "vocab": vocab, "variant": name}) for name in variants]
+        [
+            Measurement(name, {**common, "size": size, "batches": batches, "vocab": vocab, "variant": name})
+            for name in variants
+        ]
         for size in sizes
         for batches in options.batches_of(arguments)
         for vocab in options.vocabs_of(arguments)
@@ -104,7 +107,7 @@ def main(argv: Optional[List[str]] = None) -> None:
             options.report(where, [_table(rows)], rows, arguments)
 
 
-def rows_of_group(jobs: Sequence[Job]) -> List[Dict[str, Any]]:
+def rows_of_group(jobs: Sequence[Measurement]) -> List[Dict[str, Any]]:
     """Rows of the jobs that ran; ratios are to the step without distillation, None where that is not there."""
     rows = [
         {
@@ -132,7 +135,7 @@ def _table(rows: Sequence[Dict[str, Any]]) -> str:
     return markdown(head, cells, left=2)
 
 
-def _title(job: Job) -> str:
+def _title(job: Measurement) -> str:
     specification = job.specification
     return f"{specification['size']}, C {specification['vocab']}, batch {len(specification['batches'][0])}"
 

@@ -20,7 +20,7 @@ from rnnt_kd.errors import UserError
 
 
 @dataclass
-class Job:
+class Measurement:
     """One subject: what its process is told, and what came of it.
 
     name:          for people; unique in its group.
@@ -52,11 +52,11 @@ class Job:
 
 
 def run_groups(
-    groups: Sequence[Sequence[Job]],
+    groups: Sequence[Sequence[Measurement]],
     *,
     rounds: int,
-    title: Callable[[Job], str],
-    finished: Callable[[Sequence[Job]], Any],
+    title: Callable[[Measurement], str],
+    finished: Callable[[Sequence[Measurement]], Any],
     seconds_per_row: float = float("inf"),
 ) -> None:
     """Measure group by group with a bar on stderr, and hand each to ``finished``.
@@ -85,7 +85,7 @@ def run_groups(
         raise UserError("benchmark", f"nothing could be measured: {next(iter(reasons), 'nobody takes part')}")
 
 
-def run_group(jobs: Sequence[Job], rounds: int, seconds_per_row: float, told: Callable[[], Any]) -> None:
+def run_group(jobs: Sequence[Measurement], rounds: int, seconds_per_row: float, told: Callable[[], Any]) -> None:
     """Fill in ``jobs``: measured, or with the reason why not.  ``told`` is called for every pass, taken or not."""
     with ExitStack() as stack:
         workers = {job.name: stack.enter_context(Worker("benchmark.worker", None, _environment(job))) for job in jobs}
@@ -102,7 +102,7 @@ def run_group(jobs: Sequence[Job], rounds: int, seconds_per_row: float, told: Ca
                     told()
 
 
-def _ask(job: Job, worker: Worker, request: Dict[str, Any]) -> None:
+def _ask(job: Measurement, worker: Worker, request: Dict[str, Any]) -> None:
     """Send ``request`` and note the answer.  RuntimeError with its traceback: a bug of ours."""
     if job.cannot is not None:
         return
@@ -126,7 +126,7 @@ def _ask(job: Job, worker: Worker, request: Dict[str, Any]) -> None:
             job.parts.setdefault(part, [[] for _ in job.seconds])[request["batch"]].append(seconds)
 
 
-def _environment(job: Job) -> Dict[str, str]:
+def _environment(job: Measurement) -> Dict[str, str]:
     """Numbers of threads are read when Python starts; so is the path to this folder and the package."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     sources = [str(Path(file).resolve().parents[1]) for file in (__file__, rnnt_kd.__file__)]

@@ -110,8 +110,8 @@ class TrainingConfig:
     @model_validator(mode="after")
     def _in_order(self):
         if self.min_seconds > self.max_seconds:
-            found = f"{self.min_seconds} > {self.max_seconds} (max_seconds)"
-            raise UserError("training.min_seconds", found, "min_seconds <= max_seconds")
+            problem = f"{self.min_seconds} > {self.max_seconds} (max_seconds)"
+            raise UserError("training.min_seconds", problem, "min_seconds <= max_seconds")
         return self
 
 
@@ -131,8 +131,8 @@ class KdConfig:
         choices.check(self.variant, available_variants(), "kd.variant")
         choices.check(self.weighting, available_weightings(), "kd.weighting")
         if self.ranges == "teacher" and needs_logits(get_variant(self.variant)):
-            found = f"{self.variant} compares whole logits, and with kd.ranges teacher there are cached posteriors"
-            raise UserError("kd.variant", found, "collapsed, or kd.ranges student", "set kd.ranges to student")
+            problem = f"{self.variant} compares whole logits, and with kd.ranges teacher there are cached posteriors"
+            raise UserError("kd.variant", problem, "collapsed, or kd.ranges student", "set kd.ranges to student")
         return self
 
 
@@ -159,8 +159,8 @@ class SparsityConfig:
     @model_validator(mode="after")
     def _can_be(self):
         if self.begin_fraction > self.end_fraction:
-            found = f"{self.begin_fraction} > {self.end_fraction} (end_fraction)"
-            raise UserError("sparsity.begin_fraction", found, "begin_fraction <= end_fraction")
+            problem = f"{self.begin_fraction} > {self.end_fraction} (end_fraction)"
+            raise UserError("sparsity.begin_fraction", problem, "begin_fraction <= end_fraction")
         check_structure(self.structure, final_sparsity=self.target, scope=self.scope)
         return self
 

@@ -99,7 +99,7 @@ def checked(schema: Type[Config], values: Mapping[str, Any], where: object) -> C
     own, place = context.get("error"), ".".join(map(str, error["loc"]))
     if isinstance(own, UserError):  # of a rule over several values, which names the last part of the key
         whole = ".".join([*loc, own.where.rpartition(".")[2]])
-        raise UserError(_place(where, whole), own.found, own.expected, own.next_step)
+        raise UserError(_place(where, whole), own.problem, own.expected, own.next_step)
     if error["type"] == "unexpected_keyword_argument":
         known = _keys(schema, loc[:-1]) + (list(SHARED) if schema is RecipeConfig and len(loc) == 1 else [])
         hint = choices.nearest(loc[-1], known)

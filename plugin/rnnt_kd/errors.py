@@ -10,15 +10,15 @@ class UserError(ValueError):
 
     Args:
       where:     the file, option or object at fault, e.g. "data/train/text:17".
-      found:     what is there.
+      problem:     what is there.
       expected:  what should be there.
       next_step: what the user can do now.
     """
 
-    def __init__(self, where: object, found: str, expected: str = "", next_step: str = ""):
-        self.where, self.found = str(where), found
+    def __init__(self, where: object, problem: str, expected: str = "", next_step: str = ""):
+        self.where, self.problem = str(where), problem
         self.expected, self.next_step = expected, next_step
-        parts = [f"{where}: {found}"]
+        parts = [f"{where}: {problem}"]
         if expected:
             parts.append(f"expected {expected}")
         if next_step:

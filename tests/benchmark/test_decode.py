@@ -11,7 +11,7 @@ from export_cases import TEXTS
 from benchmark import decode
 from benchmark.decode import make_batches, rows_of_group
 from benchmark.recognisers import LOOP, OURS, SHERPA
-from benchmark.turns import Job
+from benchmark.turns import Measurement
 from rnnt_kd.data.speech import Speech
 
 
@@ -96,7 +96,7 @@ def test_batches_hold_every_utterance_once_and_those_of_like_length_together():
 def job(by, texts, whole, search="greedy_search", encoder_search=(), search_alone=()):
     parts = {"encoder_search": encoder_search, "search": search_alone} if encoder_search else {}
     specification = dict(system="small", search=search, by=by, batch=16, batches=[[0] * 16] * 2, graph_text=None)
-    return Job(by, specification, seconds=whole, parts=parts, facts={"texts": dict(zip(("u0", "u1"), texts))})
+    return Measurement(by, specification, seconds=whole, parts=parts, facts={"texts": dict(zip(("u0", "u1"), texts))})
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from benchmark import encoders, infer
 from benchmark.dense_product import dense_product
 from benchmark.engines import compile_encoder
 from benchmark.infer import chosen_systems, encoder_table, infer_parser, rows_of_engine
-from benchmark.turns import Job
+from benchmark.turns import Measurement
 from rnnt_kd.config import ModelConfig, SystemConfig
 from rnnt_kd.data.speech import Speech
 from rnnt_kd.decoding import greedy_search, modified_beam_search
@@ -135,7 +135,7 @@ def test_onnxruntime_equals_torch_and_int8_comes_near():
 
 def job(name, seconds, cannot=None):
     facts = dict(structure="16x1", sparsity=0.9, non_zeros=10, bytes=2_000_000, peak_bytes=3_000_000)
-    return Job(name, {"engine": "numba"}, seconds=seconds, facts=facts, cannot=cannot)
+    return Measurement(name, {"engine": "numba"}, seconds=seconds, facts=facts, cannot=cannot)
 
 
 def test_rows_compare_with_the_first_system_turn_by_turn():

@@ -4,7 +4,7 @@ import pytest
 
 from benchmark.loss_rows import disagreements, growth, growth_table, results_table, rows_of_group
 from benchmark.plot import plot_results
-from benchmark.turns import Job
+from benchmark.turns import Measurement
 
 BATCHES = [[[10, 4]] * 8, [[20, 4]] * 8, [[30, 4]] * 8]
 
@@ -14,7 +14,7 @@ def job(
 ):
     """``seconds`` and ``peak`` of the middle batch; the others have half and twice as much."""
     impl = "torch" if subject == "ours" else None
-    return Job(
+    return Measurement(
         f"{subject} {variant}",
         dict(subject=subject, variant=variant, vocab=vocab, batches=batches, prune_range=5, impl=impl),
         seconds=[[0.8 * seconds * f, 3.0 * seconds * f, seconds * f] for f in (0.5, 1.0, 2.0)],

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmark import train_step
-from benchmark.turns import Job
+from benchmark.turns import Measurement
 
 SPECIFICATION = dict(
     device="cpu", seed=1, prune_range=3, encoder="conformer", size="tiny", joiner_dim=8, vocab=7,
@@ -41,7 +41,7 @@ def test_steps_move_all_weights_and_only_online_runs_a_teacher(variant, models, 
 def test_rows_have_ratios_to_the_step_without_distillation():
     def job(variant, seconds, cannot=None):
         specification = {**SPECIFICATION, "variant": variant}
-        return Job(variant, specification, seconds=[[seconds]] * 2, peak_bytes=[10**6] * 2, cannot=cannot)
+        return Measurement(variant, specification, seconds=[[seconds]] * 2, peak_bytes=[10**6] * 2, cannot=cannot)
 
     none, cache = train_step.rows_of_group([job("none", 2.0), job("online", 9.0, "out of memory"), job("cache", 2.1)])
     assert (

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from benchmark.turns import Job, run_group, run_groups
+from benchmark.turns import Measurement, run_group, run_groups
 from rnnt_kd.errors import UserError
 
 # Subjects that note their turns instead of computing.  The last batch has a part of its own.
@@ -43,12 +43,12 @@ def run(tmp_path, monkeypatch):
     common = {"module": "fake_subjects", "batches": [[]] * 2, "num_threads": 2, "log": str(log)}
 
     def run(*names, rounds=2, seconds_per_row=1000.0, told=lambda: None):
-        jobs = [Job(name, {**common, "name": name}) for name in names]
+        jobs = [Measurement(name, {**common, "name": name}) for name in names]
         run_group(jobs, rounds, seconds_per_row, told)
         return jobs, log.read_text().split() if log.exists() else []
 
     run.pids = lambda: [int(line) for line in (tmp_path / "log.pids").read_text().split()]
-    run.jobs = lambda *names: [Job(name, {**common, "name": name}) for name in names]
+    run.jobs = lambda *names: [Measurement(name, {**common, "name": name}) for name in names]
     return run
 
 

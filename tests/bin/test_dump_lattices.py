@@ -246,16 +246,16 @@ def test_figures_are_counted_over_every_node_of_the_test_set(exp, capsys):
             models, TrainingConfig(), 3, "regular", get_backend("torch"), batch.features[0], labels
         )
         arcs += len(starts) + len(labels)
-        of_teacher, of_twin = views["teacher"], views["twin"]
-        columns = (of_teacher.occupancy, of_twin.kl, of_twin.log_blank.exp())
+        teacher_view, twin_view = views["teacher"], views["twin"]
+        columns = (teacher_view.occupancy, twin_view.kl, twin_view.log_blank.exp())
         for t, k in itertools.product(range(len(starts)), range(3)):
             if starts[t] + k <= len(labels):
                 nodes.append([float(column[t, k]) for column in columns])
-        path = [tuple(node) for node in of_teacher.path.tolist()]
+        path = [tuple(node) for node in teacher_view.path.tolist()]
         for (t, s), (_, s_after) in zip(path, [*path[1:], (len(starts), len(labels))]):
             if s_after > s:
-                blanks.append(float(of_twin.log_blank[t, s - starts[t]].exp()))
-                labels_at.append(float(of_twin.log_label[t, s - starts[t]].exp()))
+                blanks.append(float(twin_view.log_blank[t, s - starts[t]].exp()))
+                labels_at.append(float(twin_view.log_label[t, s - starts[t]].exp()))
     assert found["utterances"] == 4 and found["arcs"] == arcs and found["emissions"] == len(blanks)
     occupied, kl, blank = np.array(nodes).T
     regions = {"on": occupied > 0.5, "off": occupied < 0.01, "between": (occupied >= 0.01) & (occupied <= 0.5)}
@@ -268,7 +268,7 @@ def test_figures_are_counted_over_every_node_of_the_test_set(exp, capsys):
     assert found["twin"]["label_at_emission"] == pytest.approx(np.mean(labels_at), rel=1e-5)
     if regions["off"].any():
         assert found["twin"]["blank_off"] == pytest.approx(blank[regions["off"]].mean(), rel=1e-5)
-    assert found["teacher"]["kd_per_arc"] == 0.0 and found["name_of_twin"] == "plain"
+    assert found["teacher"]["kd_per_arc"] == 0.0 and found["name_twin_view"] == "plain"
     assert f"{found['twin']['blank_at_emission']:.3f}" in said
 
 

@@ -15,7 +15,7 @@ def test_kernels_compile_for_gpus(kernels, shared_memory, root, tmp_path):
     pytest.importorskip("triton", reason="triton is not in this environment")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment.update(PYTHONPATH=str(root / "plugin"), TRITON_CACHE_DIR=str(tmp_path))
-    command = [sys.executable, str(root / "tests" / "compile_kernels.py"), kernels, "90"]
+    command = [sys.executable, str(root / "tests" / "cases" / "compile_kernels.py"), kernels, "90"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     shared = [int(line.split()[2]) for line in done.stdout.splitlines()]

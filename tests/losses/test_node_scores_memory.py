@@ -71,9 +71,9 @@ def test_never_more_than_a_block_scores_of_logits(tmp_path, monkeypatch):
     assert N > 2000
     monkeypatch.setattr(torch_impl, "MOST_ROWS", 50)
     run = step(case)
-    block, of_a_node, of_weight = 4 * 50 * C, 8 * nodes.ranges.numel(), 4 * C * J
+    block, node_bytes, weight_bytes = 4 * 50 * C, 8 * nodes.ranges.numel(), 4 * C * J
     peak = peak_bytes(run, tmp_path)
-    bound = 4 * block + 16 * of_a_node + 6 * of_weight + 4 * 4 * (case.student.am.numel() + case.student.lm.numel())
+    bound = 4 * block + 16 * node_bytes + 6 * weight_bytes + 4 * 4 * (case.student.am.numel() + case.student.lm.numel())
     assert peak < bound < 4 * N * C / 2, (peak, bound)
     naively = partial(run, lambda joiner: scores_of_logits(naive_logits(joiner, nodes.ranges), nodes))
     assert peak_bytes(naively, tmp_path) > 2 * 4 * N * C  # so the measure sees logits where there are some

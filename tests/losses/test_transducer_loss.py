@@ -43,7 +43,7 @@ every_pair = pytest.mark.parametrize("variant, weighting", [(v, w) for v in VARI
 few = settings(max_examples=8)
 
 
-def of_logits(case: JoinerCase, joiner: JoinerParts, dtype=None, teacher=None, kd_class_scales=None, **options):
+def loss_from_logits(case: JoinerCase, joiner: JoinerParts, dtype=None, teacher=None, kd_class_scales=None, **options):
     """The same from whole logits, by the functions that take them."""
     kd_scale = options.pop("kd_scale", 1.0)
     delay_penalty = options.pop("delay_penalty", 0.0)
@@ -103,8 +103,8 @@ def test_no_worse_than_whole_logits(variant, weighting, dtype, impl):
         double = case.to(torch.float64)
         functions = (
             (case.student, lambda x: loss(case, x, teacher=case.teacher, impl=impl, **options)),  # noqa: B023
-            (case.student, lambda x: of_logits(case, x, dtype, teacher=case.teacher, **options)),  # noqa: B023
-            (double.student, lambda x: of_logits(double, x, teacher=double.teacher, **options)),  # noqa: B023
+            (case.student, lambda x: loss_from_logits(case, x, dtype, teacher=case.teacher, **options)),  # noqa: B023
+            (double.student, lambda x: loss_from_logits(double, x, teacher=double.teacher, **options)),  # noqa: B023
         )
         runs.append([value_and_gradients(*pair) for pair in functions])
     found, _, true = runs[0]
@@ -128,7 +128,7 @@ def test_all_options_together(variant, weighting, rnnt_type):
     )  # fmt: skip
     found = value_and_gradients(case.student, lambda x: loss(case, x, teacher=case.teacher, **options))
     assert_close(
-        found, value_and_gradients(case.student, lambda x: of_logits(case, x, teacher=case.teacher, **options))
+        found, value_and_gradients(case.student, lambda x: loss_from_logits(case, x, teacher=case.teacher, **options))
     )
 
 

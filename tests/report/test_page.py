@@ -21,7 +21,7 @@ from rnnt_kd.bin import report  # noqa: E402
 from rnnt_kd.report.lattice_data import lattices_dir, write_lattice  # noqa: E402
 from rnnt_kd.report.page import make_page  # noqa: E402
 from rnnt_kd.report.plots.scatter import way_of  # noqa: E402
-from rnnt_kd.report.read import count_nonzero, read_experiment, read_metrics  # noqa: E402
+from rnnt_kd.report.read import count_nonzero, read_finished, read_metrics  # noqa: E402
 from rnnt_kd.report.utterances import columns, compare, pieces  # noqa: E402
 
 
@@ -39,7 +39,7 @@ def page(tmp_path_factory):
 
 
 def page_of(folder):
-    return make_page(read_experiment(folder))
+    return make_page(read_finished(folder))
 
 
 def states(text):
@@ -67,7 +67,7 @@ def test_half_finished_systems_are_shown_as_such(page):
 
 def test_role_twin_and_kind_are_those_of_the_file_whatever_the_names_are(folder):
     def systems():
-        return {system.name: (system.kind, system.twin) for system in read_experiment(folder).systems}
+        return {system.name: (system.kind, system.twin) for system in read_finished(folder).systems}
 
     assert systems() == {
         "tutor": ("teacher", ""), "pruned": ("plain", ""), "pruned_taught": ("kd", "pruned"),
@@ -98,10 +98,10 @@ def test_a_broken_file_is_named_and_the_rest_is_shown(folder, broken):
 
 
 def test_a_broken_lattice_is_named_and_the_others_are_drawn(folder):
-    of_system = lattices_dir(folder, "sparse90_kd", "test")
+    system_dir = lattices_dir(folder, "sparse90_kd", "test")
     for number in (1, 2):
-        write_lattice(of_system, utterance_lattice(number, utterance=f"spk1-utt0{number}", order=number))
-    (of_system / "spk1-utt02.npz").write_bytes(b"no")
+        write_lattice(system_dir, utterance_lattice(number, utterance=f"spk1-utt0{number}", order=number))
+    (system_dir / "spk1-utt02.npz").write_bytes(b"no")
     text = page_of(folder)
     assert text.count('class="card lattice"') == 1 and "data:audio/mpeg;base64," in text
     assert re.search(r'class="problem"[^>]*>Not shown: [^<]*spk1-utt02', text)
@@ -191,7 +191,7 @@ def test_pieces_join_what_is_right():
 
 
 def test_long_test_sets_keep_the_largest_differences(tmp_path, monkeypatch):
-    experiment = read_experiment(make_experiment(tmp_path / "default", utterances=40))
+    experiment = read_finished(make_experiment(tmp_path / "default", utterances=40))
     (whole,) = compare(experiment, [])
     monkeypatch.setattr("rnnt_kd.report.utterances.MOST_ROWS", 20)  # of two pairs, one of which is not there yet
     (short,) = compare(experiment, [])

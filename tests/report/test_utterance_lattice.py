@@ -79,9 +79,9 @@ def test_every_node_is_that_of_the_plain_loops(models, features, text, rnnt_type
         reads = reference.node_reads(logits, [labels], inside, 0, [T], 0, rnnt_type)
         for t, s in kept:
             k, label = ranges[t].index(s), labels[s] if s < S else None
-            blank, of_label, _ = reference.posteriors(logits[0, t, k], label, 0)
+            blank, label_posterior, _ = reference.posteriors(logits[0, t, k], label, 0)
             close(view.log_blank[t, k], blank)
-            close(view.log_label[t, k], -math.inf if of_label is None else of_label)
+            close(view.log_label[t, k], -math.inf if label_posterior is None else label_posterior)
             close(view.occupancy[t, k], reads.get((t, s), 0.0))
             close(view.kl[t, k], reference.divergence("collapsed", logits[0, t, k], teacher_logits[0, t, k], label, 0))
         best = reference.node_reads(logits, [labels], inside, 0, [T], 0, rnnt_type, best_only=True)
@@ -127,13 +127,13 @@ def test_with_a_shift_the_teachers_lattice_is_moved_as_in_training(models, featu
     T = len(starts)
     assert starts.tolist() == reference.shifted_starts(unmoved.tolist(), shift)
     ranges, teacher_ranges = ([[int(x) + k for k in range(PRUNE_RANGE)] for x in each] for each in (starts, unmoved))
-    of_student = logits_of(models["student"], features, labels, ranges)
-    of_teacher = logits_of(models["teacher"], features, labels, teacher_ranges)
+    student_logits = logits_of(models["student"], features, labels, ranges)
+    teacher_logits = logits_of(models["teacher"], features, labels, teacher_ranges)
     expected = reference.shifted_kd_losses(
-        of_student, of_teacher, [labels], [teacher_ranges], 0, [T], shift=shift, weighting="occupancy"
+        student_logits, teacher_logits, [labels], [teacher_ranges], 0, [T], shift=shift, weighting="occupancy"
     )
     close(views["student"].kd, expected[0])
-    close(views["student"].loss, reference.rnnt_losses_pruned(of_student, [labels], [ranges], 0, [T])[0])
+    close(views["student"].loss, reference.rnnt_losses_pruned(student_logits, [labels], [ranges], 0, [T])[0])
     for t in range(T):
         for k, s in enumerate(ranges[t]):
             known = s in teacher_ranges[max(t - shift, 0)]

@@ -145,8 +145,8 @@ def _check(args) -> None:
 
 def _set_chunk(encoder: Encoder, chunk_frames: int, system_dir: Path) -> None:
     if not isinstance(encoder, StreamingEncoder):
-        found = f"given for {system_dir}, which sees the whole utterance"
-        raise UserError("--chunk-frames", found, "a streaming system", "omit it")
+        problem = f"given for {system_dir}, which sees the whole utterance"
+        raise UserError("--chunk-frames", problem, "a streaming system", "omit it")
     encoder.eval_chunk_frames = chunk_frames
 
 

@@ -81,8 +81,8 @@ def _trios(about: ExperimentFolder, wanted: Optional[str]) -> List[Trio]:
     for student in students:
         twin = twin_of(about, student)
         if not twin or student.teacher is None:
-            found = f"'{student.name}' is not compared with a system without distillation"
-            raise UserError("--systems", found, "distilled systems")
+            problem = f"'{student.name}' is not compared with a system without distillation"
+            raise UserError("--systems", problem, "distilled systems")
         trios.append({"teacher": about.system(student.teacher), "twin": about.system(twin), "student": student})
     return trios
 

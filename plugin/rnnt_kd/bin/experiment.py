@@ -73,9 +73,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         if failed and run.most_at_once == 1:
             sys.exit(1)  # its own line is the last one
         if failed:
-            found = f"{len(failed)} failed: {', '.join(failed)}"
+            problem = f"{len(failed)} failed: {', '.join(failed)}"
             raise UserError(
-                args.experiment, found, "", "see their lines above; correct it and run the same command again"
+                args.experiment, problem, "", "see their lines above; correct it and run the same command again"
             )
 
 
@@ -278,8 +278,8 @@ def _check_names(args, test_sets: Dict[str, Path]) -> None:
     others = {"train": None, args.dev_dir.name: args.dev_dir}
     for folder in folders:
         if test_sets[folder.name] != folder or others.get(folder.name, folder) != folder:
-            found = f"two directories have the name '{folder.name}'"
-            raise UserError("--test-dirs", found, "different last parts", "rename one or link to it")
+            problem = f"two directories have the name '{folder.name}'"
+            raise UserError("--test-dirs", problem, "different last parts", "rename one or link to it")
 
 
 def _json(values: list) -> str:

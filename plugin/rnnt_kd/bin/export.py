@@ -76,8 +76,8 @@ def _bpe_dir(system_dir: Path) -> Path:
     for place in places:
         if (place / "bpe.model").is_file():
             return place
-    found = f"not given, and neither {places[0]} nor {places[-1]} holds a bpe.model"
-    raise UserError("--bpe-dir", found, "the folder of stage 2", "give --bpe-dir DIR")
+    problem = f"not given, and neither {places[0]} nor {places[-1]} holds a bpe.model"
+    raise UserError("--bpe-dir", problem, "the folder of stage 2", "give --bpe-dir DIR")
 
 
 def _report(manifest: dict, out: Path) -> None:

@@ -27,7 +27,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     stage = Stage(folder, "report", settings, small, ["index.html"], large)
     if stage.is_finished():
         return
-    text = page.make_page(read.read_experiment(args.experiment_dir))
+    text = page.make_page(read.read_finished(args.experiment_dir))
     stage.start()
     atomic.write_text(folder / "index.html", text)
     stage.finish()

@@ -41,8 +41,8 @@ def check_scorers(args: argparse.Namespace) -> None:
         if value is not None and file is not None and getattr(args, file) is None:
             raise UserError(option, f"given without --{file}", f"a file for --{file}", "name one, or omit it")
     if args.search != FUSING and scorer_settings(args):
-        found = "takes no language model, no hot words and no bonus"
-        raise UserError(f"--search {args.search}", found, f"--search {FUSING}")
+        problem = "takes no language model, no hot words and no bonus"
+        raise UserError(f"--search {args.search}", problem, f"--search {FUSING}")
 
 
 def scorer_settings(args: argparse.Namespace) -> Dict[str, Any]:

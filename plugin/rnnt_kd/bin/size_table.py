@@ -102,8 +102,10 @@ def _systems(args: argparse.Namespace, about: ExperimentFolder) -> List[str]:
     if args.systems is None:
         exported = [one.name for one in about.systems if (args.experiment_dir / "export" / one.name).is_dir()]
         if not exported:
-            found = "no system of the experiment is exported"
-            raise UserError(args.experiment_dir / "export", found, "EXPERIMENT_DIR/export/SYSTEM", "run stage 8 first")
+            problem = "no system of the experiment is exported"
+            raise UserError(
+                args.experiment_dir / "export", problem, "EXPERIMENT_DIR/export/SYSTEM", "run stage 8 first"
+            )
         return exported
     names = args.systems.split()
     if not names or len(set(names)) < len(names):

@@ -43,8 +43,8 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     streaming = verify_static(args.export_dir)["streaming"]
     if not streaming and (args.microphone or args.real_time):
-        found = "an offline export, which needs whole recordings"
-        raise UserError(args.export_dir, found, "a streaming export", "export a streaming_student with --streaming")
+        problem = "an offline export, which needs whole recordings"
+        raise UserError(args.export_dir, problem, "a streaming export", "export a streaming_student with --streaming")
     transcribe = _listen if streaming else _offline
     if not transcribe(args):
         sys.exit(1)

@@ -114,8 +114,8 @@ def make_dataloader(
             left_out[cut.id] = reason
     if not kept:
         first = next(iter(left_out))
-        found = f"no utterance is left of {len(cuts)} (the first: {first} {left_out[first]})"
-        raise UserError(cuts_path, found, "usable utterances")
+        problem = f"no utterance is left of {len(cuts)} (the first: {first} {left_out[first]})"
+        raise UserError(cuts_path, problem, "usable utterances")
     plan = plan_batches(kept, batch_seconds, num_buckets, shuffle, seed, epoch)
     return CutDataLoader(plan, left_out, Path(cuts_path).parent, skip_batches)
 
@@ -171,8 +171,8 @@ def _load_cuts_cached(path: str, modified: int, size: int) -> CutSet:
         cuts = CutSet.from_jsonl(path)
         usable = all(cut.has_features and cut.supervisions for cut in cuts)
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError) as error:
-        found = f"cannot be read as cuts ({type(error).__name__})"
-        raise UserError(path, found, "a cuts file (.jsonl.gz) of stage 1", "run stage 1 again") from None
+        problem = f"cannot be read as cuts ({type(error).__name__})"
+        raise UserError(path, problem, "a cuts file (.jsonl.gz) of stage 1", "run stage 1 again") from None
     if len(cuts) == 0:
         raise UserError(path, "has no cuts", "a cuts file with at least one cut", "run stage 1 again")
     if not usable:
@@ -190,9 +190,9 @@ def _read_features(cut: MonoCut, folder: Path) -> torch.Tensor:
     except FileNotFoundError:
         raise UserError(path, "no such file", f"the features of {cut.id}", "run stage 1 again") from None
     except (ValueError, RuntimeError, EOFError) as error:
-        found = f"features of {cut.id} cannot be read ({error})"
-        raise UserError(path, found, "the file that stage 1 wrote", "run stage 1 again") from None
+        problem = f"features of {cut.id} cannot be read ({error})"
+        raise UserError(path, problem, "the file that stage 1 wrote", "run stage 1 again") from None
     if matrix.shape != (cut.features.num_frames, cut.features.num_features):
-        found = f"features of {cut.id} have shape {matrix.shape}"
-        raise UserError(path, found, "the file that stage 1 wrote", "run stage 1 again")
+        problem = f"features of {cut.id} have shape {matrix.shape}"
+        raise UserError(path, problem, "the file that stage 1 wrote", "run stage 1 again")
     return torch.from_numpy(matrix)

@@ -145,9 +145,9 @@ def _check_left_out(data_dir: Path, total: int, left_out: Dict[str, str], max_ba
     if len(left_out) == total:
         raise UserError(data_dir, f"no utterance can be used ({total} left out; {first})", "usable audio")
     if len(bad) > max_bad_fraction * total:
-        found = f"{len(bad)} of {total} utterances have bad audio (the first: {first})"
+        problem = f"{len(bad)} of {total} utterances have bad audio (the first: {first})"
         advice = "repair or remove them, or raise --max-bad-fraction"
-        raise UserError(data_dir, found, f"at most {100 * max_bad_fraction:g} %", advice)
+        raise UserError(data_dir, problem, f"at most {100 * max_bad_fraction:g} %", advice)
 
 
 _Part = Tuple[int, List[Tuple[RecordingEntry, List[Utterance]]], Path, Path, List[float]]

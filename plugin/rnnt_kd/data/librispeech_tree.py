@@ -21,7 +21,7 @@ SUFFIXES = (".flac", ".opus")  # in the order of preference
 
 
 @dataclass(frozen=True)
-class Utterance:
+class LibriSpeechUtterance:
     id: str  # "<speaker>-<chapter>-<number>"
     audio: Path
     text: str
@@ -31,9 +31,9 @@ class Utterance:
         return self.id.split("-")[0]
 
 
-def read_part(part: Path) -> List[Utterance]:
+def read_part(part: Path) -> List[LibriSpeechUtterance]:
     """All utterances of ``<corpus_dir>/<part>``, by id; every defect is a ``UserError`` that names the file."""
-    utterances: List[Utterance] = []
+    utterances: List[LibriSpeechUtterance] = []
     for speaker in folders(part):
         for chapter in folders(speaker):
             utterances += _read_chapter(chapter)
@@ -65,11 +65,11 @@ def download(root: Path, parts: Sequence[str], base_url: str) -> None:
         if is_whole:
             continue
         if part not in (*LIBRISPEECH, *MINI_LIBRISPEECH):
-            found = f'no part "{part}" of LibriSpeech'
-            raise UserError("--option train, dev or test", found, ", ".join((*LIBRISPEECH, *MINI_LIBRISPEECH)))
+            problem = f'no part "{part}" of LibriSpeech'
+            raise UserError("--option train, dev or test", problem, ", ".join((*LIBRISPEECH, *MINI_LIBRISPEECH)))
         if root.name != "LibriSpeech":
-            found = f"no part {part}, and only a folder named LibriSpeech can be downloaded to"
-            raise UserError(root, found, "", "rename it")
+            problem = f"no part {part}, and only a folder named LibriSpeech can be downloaded to"
+            raise UserError(root, problem, "", "rename it")
         where = f"download of {part} from {base_url}"
         atomic.write_text(downloading / part, "")
         try:
@@ -77,20 +77,20 @@ def download(root: Path, parts: Sequence[str], base_url: str) -> None:
                 download_librispeech(root.parent, dataset_parts=[part], base_url=base_url)
         except (tarfile.TarError, EOFError, zlib.error) as error:
             (root.parent / f"{part}.tar.gz").unlink(missing_ok=True)
-            found = f"the archive is damaged ({error}), removed"
-            raise UserError(where, found, "LibriSpeech's own archive", "run the same command again") from None
+            problem = f"the archive is damaged ({error}), removed"
+            raise UserError(where, problem, "LibriSpeech's own archive", "run the same command again") from None
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise
             advice = "run the same command again to go on, or give --corpus-dir DIR of a LibriSpeech that you have"
             raise UserError(where, f"failed: {getattr(error, 'reason', error)}", "a network", advice) from None
         if not (root / part).is_dir():
-            found = f"the archive holds no LibriSpeech/{part}"
-            raise UserError(where, found, "LibriSpeech's own archive")
+            problem = f"the archive holds no LibriSpeech/{part}"
+            raise UserError(where, problem, "LibriSpeech's own archive")
         (downloading / part).unlink()
 
 
-def _read_chapter(chapter: Path) -> List[Utterance]:
+def _read_chapter(chapter: Path) -> List[LibriSpeechUtterance]:
     prefix = f"{chapter.parent.name}-{chapter.name}"
     audio: Dict[str, Path] = {}
     try:
@@ -104,14 +104,14 @@ def _read_chapter(chapter: Path) -> List[Utterance]:
     if not audio and not transcript.is_file():
         raise UserError(chapter, "is empty", f"{prefix}-0000.flac and {prefix}.trans.txt", "unpack this part again")
     if not transcript.is_file():
-        found = f"no such file, but {len(audio)} audio files beside it"
-        raise UserError(transcript, found, "their transcripts", "unpack this part again")
+        problem = f"no such file, but {len(audio)} audio files beside it"
+        raise UserError(transcript, problem, "their transcripts", "unpack this part again")
     try:
         lines = transcript.read_bytes().decode("utf-8").splitlines()
     except (PermissionError, UnicodeDecodeError) as error:
         raise UserError(transcript, f"cannot be read: {error}", "UTF-8 text that may be read") from None
 
-    utterances: Dict[str, Utterance] = {}
+    utterances: Dict[str, LibriSpeechUtterance] = {}
     for number, line in enumerate(lines, 1):
         where = f"{transcript}:{number}"
         key, _, text = line.strip().partition(" ")
@@ -122,7 +122,7 @@ def _read_chapter(chapter: Path) -> List[Utterance]:
         if key not in audio:
             expected = f"{chapter / key}{' or '.join(SUFFIXES)}"
             raise UserError(where, f"{key} has no audio", expected, "unpack this part again, or remove the line")
-        utterances[key] = Utterance(key, audio[key].absolute(), text.strip())
+        utterances[key] = LibriSpeechUtterance(key, audio[key].absolute(), text.strip())
     for key, path in audio.items():
         if key not in utterances:
             raise UserError(path, "has no transcript", f"a line in {transcript}", "add the line, or remove the audio")

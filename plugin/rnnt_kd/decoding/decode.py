@@ -81,7 +81,7 @@ def decode(
             heard = encoder_out[row].expand(len(kept), -1, -1)
             sure = label_posteriors(model, heard, kept, blank_id=told.blank_id, unk_id=told.unk_id)
             spans = [tokenizer.word_spans(hypothesis.tokens) for hypothesis in hypotheses]
-            words = [[word for word, *_ in of_one] for of_one in spans]
+            words = [[word for word, *_ in hypothesis_spans] for hypothesis_spans in spans]
             shares = list_posteriors(words, [hypothesis.score for hypothesis in hypotheses], nbest)
             decoded.emissions[utterance_id] = _emissions(hypotheses[0], spans[0], pieces, frame_seconds)
             decoded.alternatives[utterance_id] = [

@@ -59,8 +59,8 @@ def search(model, encoder_out: Tensor, encoder_out_lens: Tensor, options: Search
 
 def _check(options: SearchOptions, device: torch.device) -> None:
     if options.blank_id != 0:
-        found = f"{options.blank_id} in fast_beam_search"
-        raise UserError("blank_id", found, "0, as k2 has it", "choose another search")
+        problem = f"{options.blank_id} in fast_beam_search"
+        raise UserError("blank_id", problem, "0, as k2 has it", "choose another search")
     reason = "searches in a lattice of k2's, where a language model or hot words are not supported"
     options.refuse("scorers", "fast_beam_search", reason, "take modified_beam_search")
     if device.type == "cuda" and not k2.with_cuda:
@@ -105,8 +105,8 @@ def _lattice(
         log_probs = model.joiner(am[rows, frame], lm).log_softmax(-1)
         if torch.isnan(log_probs).any():
             where = f"utterance {names[int(rows[torch.isnan(log_probs).any(-1)][0])]} of the batch"
-            found = "the model's output is not a number"
-            raise UserError(where, found, "finite logits", "the weights are broken: train again")
+            problem = "the model's output is not a number"
+            raise UserError(where, problem, "finite logits", "the weights are broken: train again")
         if options.unk_id is not None:
             log_probs[:, 0] = torch.logaddexp(log_probs[:, 0], log_probs[:, options.unk_id])
         streams.advance(torch.where(ends[rows, None] > frame, log_probs.float(), silence))

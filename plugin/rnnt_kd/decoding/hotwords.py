@@ -57,8 +57,8 @@ def read_hotwords(path: Path, tokenizer, score: float) -> List[Phrase]:
             raise UserError(f"{path}:{number}", f'the score is "{own}"', "a number behind the colon") from None
         tokens = tokenizer.encode(text)
         if not tokens or tokenizer.unk_id in tokens:
-            found = f'the BPE model cannot spell "{text.strip()}"' if tokens else "no phrase"
-            raise UserError(f"{path}:{number}", found, "words as in the transcripts", "check upper and lower case")
+            problem = f'the BPE model cannot spell "{text.strip()}"' if tokens else "no phrase"
+            raise UserError(f"{path}:{number}", problem, "words as in the transcripts", "check upper and lower case")
         phrases.append((tokens, value))
     if not phrases:
         raise UserError(path, "is empty", "hot words, one phrase a line")

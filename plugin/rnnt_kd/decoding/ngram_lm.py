@@ -100,8 +100,8 @@ def read_arpa(path: Path) -> NgramLm:
     except WorkerDied as death:
         reasons = re.findall(r"\[[EF]\] *(.*)", death.errors)
         reason = re.sub(r"[^ -~]", "", reasons[-1]).strip() if reasons else "no reason given"
-        found = f"kaldilm cannot read it ({reason})"
-        raise UserError(path, found, "an n-gram language model in ARPA format", "check the file") from None
+        problem = f"kaldilm cannot read it ({reason})"
+        raise UserError(path, problem, "an n-gram language model in ARPA format", "check the file") from None
     symbols = dict(line.rsplit(maxsplit=1) for line in answer["symbols"].splitlines() if line)
     rows = [line.split("\t") for line in answer["fst"].split("\n") if line]
     return _tables(rows, {word: int(label) for word, label in symbols.items()})

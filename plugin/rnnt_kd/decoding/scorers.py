@@ -36,15 +36,17 @@ def lm_scorer(lm: NgramLm, pieces: Sequence[str], scale: float, name: object = "
     if any(word.startswith(SPACE) for word in lm.words):
         foreign = sorted(set(lm.words) - set(pieces))
         if foreign:
-            found = f'has {len(foreign)} pieces that the BPE model lacks, the first is "{foreign[0]}"'
-            raise UserError(name, found, "the pieces of the system's own BPE model", "train it on that model's pieces")
+            problem = f'has {len(foreign)} pieces that the BPE model lacks, the first is "{foreign[0]}"'
+            raise UserError(
+                name, problem, "the pieces of the system's own BPE model", "train it on that model's pieces"
+            )
         return TokenLm(lm, pieces, scale)
     scorer = WordLm(lm, pieces, scale)
     if not scorer.spelled:
-        found = (
+        problem = (
             f'none of its {len(lm.words)} words can be spelled by the BPE model, such as "{min(lm.words, default="")}"'
         )
-        raise UserError(name, found, "words as in the transcripts", "check upper and lower case")
+        raise UserError(name, problem, "words as in the transcripts", "check upper and lower case")
     return scorer
 
 

@@ -84,8 +84,8 @@ class StreamingRecognizer:
     def __post_init__(self):
         encoder = self.model.encoder
         if not isinstance(encoder, StreamingEncoder):
-            found = f"a {type(encoder).__name__}, which needs the whole utterance"
-            raise UserError("encoder", found, "a streaming encoder", "train with --role streaming_student")
+            problem = f"a {type(encoder).__name__}, which needs the whole utterance"
+            raise UserError("encoder", problem, "a streaming encoder", "train with --role streaming_student")
         if self.search not in SEARCHES:
             raise UserError("search", f"'{self.search}' for a stream", f"one of: {', '.join(SEARCHES)}")
         chunk = self.chunk_frames = encoder.chunk_frames if self.chunk_frames is None else self.chunk_frames

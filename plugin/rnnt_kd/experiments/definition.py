@@ -117,13 +117,13 @@ class _Resolver:
         self.shared: Dict[str, System] = {}
         for name, entry in entries.items():
             if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED or name.endswith(_FILES):
-                found = f"'{name}' is no name for a system"
+                problem = f"'{name}' is no name for a system"
                 none = ", ".join((*_RESERVED, *(f"*{ending}" for ending in _FILES)))
-                raise UserError(path, found, f"at most 100 letters, digits and . _ + -, and none of: {none}")
+                raise UserError(path, problem, f"at most 100 letters, digits and . _ + -, and none of: {none}")
             same = next((other for other in self.given if other.lower() == name.lower()), None)
             if same is not None:
-                found = f"systems {same} and {name} would lie in one folder where names have no case"
-                raise UserError(path, found, "names that differ in more than case")
+                problem = f"systems {same} and {name} would lie in one folder where names have no case"
+                raise UserError(path, problem, "names that differ in more than case")
             self.given[name] = self._checked(name, mapping({} if entry is None else entry, self._where(name)))
 
     def all(self) -> Dict[str, System]:
@@ -150,8 +150,8 @@ class _Resolver:
             return entry
         others = sorted(set(entry) - {"of", "seeds", "baseline"})
         if others:
-            found = f"{', '.join(others)} given beside of: the system is made by experiment {entry['of']}"
-            raise UserError(where, found, "only of, seeds, baseline", "set it there, or give the system a base")
+            problem = f"{', '.join(others)} given beside of: the system is made by experiment {entry['of']}"
+            raise UserError(where, problem, "only of, seeds, baseline", "set it there, or give the system a base")
         system = self._shared(name, str(entry["of"]), where)
         self.shared[name] = system
         return {"role": system.role, "teacher": system.teacher, **system.values, **entry}
@@ -230,14 +230,14 @@ class _Resolver:
         if teacher.role != TEACHER:
             raise UserError(where, f"{teacher.name} is a {teacher.role}", "a system with role: teacher")
         if len(teacher.seeds) != 1:
-            found = f"{teacher.name} has {len(teacher.seeds)} seeds"
-            raise UserError(where, found, "one: all its students learn from the same", "for example seeds: [1]")
+            problem = f"{teacher.name} has {len(teacher.seeds)} seeds"
+            raise UserError(where, problem, "one: all its students learn from the same", "for example seeds: [1]")
         shared = self.shared.get(system.name)
         if shared and teacher != replace(
             self.others[shared.experiment].systems[system.teacher], baseline=teacher.baseline
         ):
-            found = f"{teacher.name} is not that of experiment {shared.experiment}, which makes {system.name}"
-            raise UserError(where, found, f"{teacher.name}: {{of: {shared.experiment}}}")
+            problem = f"{teacher.name} is not that of experiment {shared.experiment}, which makes {system.name}"
+            raise UserError(where, problem, f"{teacher.name}: {{of: {shared.experiment}}}")
 
     def _known(self, name: str, where: str) -> str:
         return choices.check(name, list(self.given), where)

@@ -220,7 +220,7 @@ class Plan:
             return config
         except UserError as error:
             where = ": ".join(filter(None, (f"{self.experiment.path}: system {system.name}", str(error.where))))
-            raise UserError(where, error.found, error.expected, error.next_step) from None
+            raise UserError(where, error.problem, error.expected, error.next_step) from None
 
 
 def _refuse_old_layout(exp_dir: Path) -> None:

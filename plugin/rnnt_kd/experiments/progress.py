@@ -89,8 +89,8 @@ class Progress:
         next_step = "move the folder away, or choose the --exp-dir that it belongs to"
         own = self.tokenizer().checksum
         if config.bpe_checksum != own:
-            found = f"trained with another BPE model (checksum {config.bpe_checksum[:12]})"
-            raise UserError(folder, found, f"{own[:12]}, that of {self.places.bpe_dir}", next_step)
+            problem = f"trained with another BPE model (checksum {config.bpe_checksum[:12]})"
+            raise UserError(folder, problem, f"{own[:12]}, that of {self.places.bpe_dir}", next_step)
         inputs = read_record(folder / system_dir.RECORD).get("inputs", {})
         for name, path in self._cuts().items():
             if name in inputs and inputs[name] != self._content(path):
@@ -98,8 +98,8 @@ class Progress:
         teacher = self.plan.teacher_dir(job)
         weights = teacher and teacher / "model.safetensors"
         if weights and config.teacher_checksum and weights.exists() and config.teacher_checksum != self._bytes(weights):
-            found = f"its teacher had other weights (checksum {config.teacher_checksum[:12]})"
-            raise UserError(folder, found, f"{self._bytes(weights)[:12]}, those of {weights}", next_step)
+            problem = f"its teacher had other weights (checksum {config.teacher_checksum[:12]})"
+            raise UserError(folder, problem, f"{self._bytes(weights)[:12]}, those of {weights}", next_step)
 
     def tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:

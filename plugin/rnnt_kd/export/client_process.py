@@ -44,8 +44,8 @@ class ClientProcess(Worker):
         try:
             return super().ask(request, arrays)
         except WorkerDied as death:
-            found = f"sherpa-onnx {death.ending}"
+            problem = f"sherpa-onnx {death.ending}"
             if death.late:
-                raise UserError(self._model_dir, found, "", "try less audio") from None
-            found += f" ({death.last_line[:300]})"
-            raise UserError(self._model_dir, found, "a model that it can run", "export the system again") from None
+                raise UserError(self._model_dir, problem, "", "try less audio") from None
+            problem += f" ({death.last_line[:300]})"
+            raise UserError(self._model_dir, problem, "a model that it can run", "export the system again") from None

@@ -99,8 +99,10 @@ def _set_mode(model: Transducer, config: SystemConfig, streaming: bool, system_d
         if not streaming:
             model.encoder.eval_chunk_frames = 0
     elif streaming:
-        found = f"its encoder {config.model.encoder} looks at the whole utterance"
-        raise UserError(system_dir, found, "a streaming encoder", "leave out --streaming, or train a streaming_student")
+        problem = f"its encoder {config.model.encoder} looks at the whole utterance"
+        raise UserError(
+            system_dir, problem, "a streaming encoder", "leave out --streaming, or train a streaming_student"
+        )
 
 
 def _speech(data_dir: Optional[Path], allow_pipes: bool) -> List[Speech]:

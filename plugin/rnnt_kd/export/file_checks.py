@@ -97,8 +97,8 @@ def check_streaming_encoder(path: Path, model: onnx.ModelProto, metadata: Dict[s
     L, left, D = values["num_encoder_layers"], values["left_context"], values["encoder_dim"]
     kernel, T, chunk = values["cnn_module_kernel"] - 1, values["T"], values["decode_chunk_len"] // 4
     if values["decode_chunk_len"] != 4 * chunk or T != 4 * chunk + 3:
-        found = f"metadata T is {T} and decode_chunk_len {values['decode_chunk_len']}"
-        raise UserError(path, found, "decode_chunk_len a multiple of 4, and T 3 more", AGAIN)
+        problem = f"metadata T is {T} and decode_chunk_len {values['decode_chunk_len']}"
+        raise UserError(path, problem, "decode_chunk_len a multiple of 4, and T 3 more", AGAIN)
     attn, conv = (L, left, None, D), (L, kernel, None, D)
     inputs: Signature = [("x", FLOAT, (None, T, FEATURE_DIM)), ("cached_attn", FLOAT, attn)]
     inputs += [("cached_conv", FLOAT, conv), ("processed_lens", INT64, (None,))]
@@ -123,8 +123,8 @@ def check_signature(path: Path, model: onnx.ModelProto, inputs: Signature, outpu
         for value, (name, element_type, sizes) in zip(values, expected, strict=True):
             tensor = value.type.tensor_type
             if tensor.elem_type != element_type:
-                found = f"{kind} '{name}' is {onnx.TensorProto.DataType.Name(tensor.elem_type)}"
-                raise UserError(path, found, onnx.TensorProto.DataType.Name(element_type), AGAIN)
+                problem = f"{kind} '{name}' is {onnx.TensorProto.DataType.Name(tensor.elem_type)}"
+                raise UserError(path, problem, onnx.TensorProto.DataType.Name(element_type), AGAIN)
             got = [size.dim_value if size.HasField("dim_value") else None for size in tensor.shape.dim]
             wrong = len(got) != len(sizes) or any(
                 b is not None and a is not None and a != b for a, b in zip(got, sizes)

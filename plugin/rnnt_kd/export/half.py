@@ -27,6 +27,6 @@ def to_half(values: np.ndarray, where: str) -> np.ndarray:
     with np.errstate(over="ignore"):
         halves = values.astype(np.float16)
     if not np.isfinite(halves).all():
-        found = f"holds {np.abs(values).max():g}"
-        raise UserError(where, found, "at most 65504", "export it without --float16, --int8")
+        problem = f"holds {np.abs(values).max():g}"
+        raise UserError(where, problem, "at most 65504", "export it without --float16, --int8")
     return halves

@@ -38,8 +38,10 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
         raise UserError(system_dir, "is there already", "a new folder", "choose another --system-dir")
     manifest = verify_static(folder)
     if manifest["weights"] != "float32":
-        found = f"its weights are {manifest['weights']}: what was rounded cannot be undone"
-        raise UserError(folder, found, "an export with float32 weights", "export the system without --int8, --float16")
+        problem = f"its weights are {manifest['weights']}: what was rounded cannot be undone"
+        raise UserError(
+            folder, problem, "an export with float32 weights", "export the system without --int8, --float16"
+        )
     if manifest["files"]["bpe.model"]["sha256"] != manifest["bpe_sha256"]:
         raise UserError(folder / "bpe.model", "is not the one the system was trained with", manifest["bpe_sha256"])
     with atomic.new_dir(system_dir) as making:
@@ -123,8 +125,8 @@ def _weights(folder: Path, manifest: Dict[str, Any]) -> Dict[str, Tensor]:
         facts = manifest["parameters"][name]
         tensor = torch.from_numpy(np.array(value, order="C"))
         if list(tensor.shape) != facts["shape"]:
-            found = f"'{name}' is {tuple(tensor.shape)}"
-            raise UserError(folder / facts["file"], found, f"{tuple(facts['shape'])}, as {NAME} says", AGAIN)
+            problem = f"'{name}' is {tuple(tensor.shape)}"
+            raise UserError(folder / facts["file"], problem, f"{tuple(facts['shape'])}, as {NAME} says", AGAIN)
         if tensor_digest(tensor) != facts["sha256"]:
             raise UserError(folder / facts["file"], f"'{name}' holds other values than {NAME} says", "", AGAIN)
         tensors[name] = tensor

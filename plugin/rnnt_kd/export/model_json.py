@@ -130,14 +130,14 @@ def read_manifest(folder: Path, check_files: bool = True) -> Dict[str, Any]:
     folder = Path(folder)
     path = folder / NAME
     if not path.is_file():
-        found = "no export here" if folder.is_dir() else "no such folder"
-        raise UserError(folder, found, f"a folder with {NAME}", "write one with python -m rnnt_kd.bin.export")
+        problem = "no export here" if folder.is_dir() else "no such folder"
+        raise UserError(folder, problem, f"a folder with {NAME}", "write one with python -m rnnt_kd.bin.export")
     manifest = read_json(path)
     if manifest.get("format") != FORMAT:
         raise UserError(path, f"format {manifest.get('format')!r}", repr(FORMAT), _AGAIN)
     if manifest.get("format_version") != FORMAT_VERSION:
-        found = f"format version {manifest.get('format_version')!r}"
-        raise UserError(path, found, str(FORMAT_VERSION), "use the rnnt_kd that wrote it, or export again")
+        problem = f"format version {manifest.get('format_version')!r}"
+        raise UserError(path, problem, str(FORMAT_VERSION), "use the rnnt_kd that wrote it, or export again")
     own = {key: value for key, value in manifest.items() if key != "sha256"}
     if manifest.get("sha256") != json_digest(own):
         raise UserError(path, "was changed since it was written", "the checksum it holds", _AGAIN)
@@ -159,8 +159,8 @@ def check_exportable(config: SystemConfig, tokenizer, model: Transducer, system_
     if config.vocab_size != tokenizer.vocab_size:
         raise UserError(where, f"vocab_size is {config.vocab_size}", f"{tokenizer.vocab_size}, the pieces of {bpe_dir}")
     if model.predictor.context_size != 2:
-        found = f"the predictor sees {model.predictor.context_size} labels"
-        raise UserError(where, found, "2: the start context of sherpa-onnx is [-1, 0]")
+        problem = f"the predictor sees {model.predictor.context_size} labels"
+        raise UserError(where, problem, "2: the start context of sherpa-onnx is [-1, 0]")
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
             raise UserError(system_dir / "model.safetensors", f"'{name}' holds NaN or infinity", "finite weights")

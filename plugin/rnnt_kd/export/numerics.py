@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rnnt_kd.data.audio_format import FEATURE_DIM
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.graphs import JoinerFile, OfflineEncoder, PredictorFile
-from rnnt_kd.export.streaming_graphs import StreamingEncoder, random_chunks
+from rnnt_kd.export.streaming_graphs import StreamingEncoderFile, random_chunks
 from rnnt_kd.export.verify import session
 from rnnt_kd.models.transducer import Transducer
 
@@ -66,7 +66,7 @@ def _cases(model: Transducer, generator: torch.Generator, streaming: bool) -> It
     lens = [[50, 31], [1], [7, 3, 123, 2], torch.randint(4, 900, (3,), generator=generator).tolist()]
     if streaming:
         chunks = [chunk for size in (1, 3) for chunk in random_chunks(model, generator, size, 7)]
-        yield "encoder.onnx", StreamingEncoder, chunks
+        yield "encoder.onnx", StreamingEncoderFile, chunks
     else:
         features = [torch.randn(len(n), max(n), FEATURE_DIM, generator=generator) * 3.5 - 7.5 for n in lens]
         yield "encoder.onnx", OfflineEncoder, [(x, torch.tensor(n)) for x, n in zip(features, lens, strict=True)]

@@ -23,14 +23,14 @@ from rnnt_kd.systems.store import build_model, load_system, weights_file, write_
 from rnnt_kd.tables import shown
 from rnnt_kd.text.tokenizer import Tokenizer
 
-Row = Dict[str, Any]
+SizeRow = Dict[str, Any]
 DENSE, PACKED = "safetensors", "packed safetensors"
 FORMATS = (*ONNX_FORMATS, DENSE, PACKED)
 
 
 def measure_system(
     name: str, system_dir: Path, bpe_dir: Path, speech: Sequence[Speech], *, search: str, beam: int, features=None
-) -> List[Row]:
+) -> List[SizeRow]:
     """One row a format: system, format, bytes, gzip_bytes, load_seconds, wer, errors, words, ins, del, sub, p_value.
 
     Args:
@@ -47,13 +47,13 @@ def measure_system(
         model.encoder.eval_chunk_frames = 0  # all at once: the same file in every format
     if features is None:
         features = [filter_banks(item.samples) for item in speech if item.samples is not None]
-    rows: List[Row] = []
+    rows: List[SizeRow] = []
     with tempfile.TemporaryDirectory(prefix="rnnt_kd-sizes-") as made:
         folder = Path(made)
         sizes.write_formats(model, folder)
         base: Optional[List[Recognition]] = None
         for form in FORMATS:
-            row: Row = {"system": name, "format": form, "load_seconds": None}
+            row: SizeRow = {"system": name, "format": form, "load_seconds": None}
             if form in ONNX_FORMATS:
                 files = [folder / form / file for file in ONNX_FILES]
                 texts, row["load_seconds"] = sizes.recognise_onnx(folder / form, features, tokenizer, search, beam)
@@ -73,7 +73,7 @@ def measure_system(
 
 def measure_random(
     encoder: str, size: str, sparsity: float, structure: str, vocab_size: int = 500, seed: int = 0
-) -> List[Row]:
+) -> List[SizeRow]:
     """Bytes alone, of an encoder of that size with random weights and a random mask ("random M 90 % 16x1").
 
     Raises: UserError: no such size, sparsity or structure.
@@ -87,7 +87,7 @@ def measure_random(
     if sparsity:
         name = f"{name} {sparsity:.0%}" + ("" if structure == "unstructured" else f" {structure}")
         sparsify(model, sparsity, structure)
-    rows: List[Row] = []
+    rows: List[SizeRow] = []
     with tempfile.TemporaryDirectory(prefix="rnnt_kd-sizes-") as made:
         folder = Path(made)
         sizes.write_formats(model, folder)
@@ -99,14 +99,14 @@ def measure_random(
     return rows
 
 
-def add_ratios(rows: Sequence[Row], dense_bytes: int) -> None:
+def add_ratios(rows: Sequence[SizeRow], dense_bytes: int) -> None:
     """``ratio`` and ``gzip_ratio``: float32 bytes of the dense system by those of each row."""
     for row in rows:
         row["ratio"] = round(dense_bytes / row["bytes"], 3)
         row["gzip_ratio"] = round(dense_bytes / row["gzip_bytes"], 3)
 
 
-def markdown(rows: Sequence[Row], heading: str, command: str) -> str:
+def markdown(rows: Sequence[SizeRow], heading: str, command: str) -> str:
     """The table, GitHub flavour."""
     head = ["system", "format", "bytes", "times smaller", "gzipped", "times smaller", "%WER", "p", "load, s"]
     cells = [
@@ -132,7 +132,7 @@ def _checkpoint(system_dir: Path, folder: Path, packed: bool) -> Path:
     return path
 
 
-def _scores(found: Sequence[Recognition], base: Sequence[Recognition]) -> Row:
+def _scores(found: Sequence[Recognition], base: Sequence[Recognition]) -> SizeRow:
     counts = count_all(found)
     figures = {"errors": counts.errors, "words": counts.words}
     figures.update({"ins": counts.ins, "del": counts.dels, "sub": counts.subs})

@@ -27,7 +27,7 @@ def encoder_of(model: Transducer) -> interfaces.StreamingEncoder:
     return model.encoder
 
 
-class StreamingEncoder(EncoderFile):
+class StreamingEncoderFile(EncoderFile):
     """The next chunk."""
 
     encoder: interfaces.StreamingEncoder
@@ -64,7 +64,7 @@ def streaming_encoder(model: Transducer) -> GraphSpec:
     axes = {name: {2 if "cached" in name else 0: "N"} for name in (*inputs, *outputs)}
     told = {key: str(value) for key, value in metadata.items()}
     processed = torch.tensor([0, step])
-    return GraphSpec(StreamingEncoder(model), (*example, processed), inputs, outputs, axes, told)
+    return GraphSpec(StreamingEncoderFile(model), (*example, processed), inputs, outputs, axes, told)
 
 
 @torch.no_grad()

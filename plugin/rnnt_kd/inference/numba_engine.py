@@ -33,8 +33,8 @@ class NumbaEncoder:
 
     def __init__(self, model: nn.Module, rows_a_group: Optional[int] = None, feature_dim: int = 80):
         if type(model) is not Conformer:
-            found = f"an encoder {type(model).__name__}"
-            raise UserError("engine numba", found, "a Conformer", "take the engine torch")
+            problem = f"an encoder {type(model).__name__}"
+            raise UserError("engine numba", problem, "a Conformer", "take the engine torch")
         self.program = conformer_program(model, rows_a_group, feature_dim)
         self._stride = 0
         self._grow(operations.SHORTEST)

@@ -71,10 +71,10 @@ def get_rnnt_logprobs_smoothed(
 
     combined_scale = 1.0 - lm_only_scale - am_only_scale
 
-    def interpolate(of_am: Tensor, of_lm: Tensor, of_unigram: Tensor, rows: int) -> Tensor:
-        combined = of_am + of_lm - log_total[:, :rows]
-        lm_only = of_lm - log_total_lm[:, :rows]
-        am_only = of_am + of_unigram - log_total_am
+    def interpolate(am_score: Tensor, lm_score: Tensor, unigram_score: Tensor, rows: int) -> Tensor:
+        combined = am_score + lm_score - log_total[:, :rows]
+        lm_only = lm_score - log_total_lm[:, :rows]
+        am_only = am_score + unigram_score - log_total_am
         return combined_scale * combined + lm_only_scale * lm_only + am_only_scale * am_only
 
     label_am = am.gather(2, symbols.unsqueeze(1).expand(B, T, S)).transpose(1, 2)  # (B, S, T)

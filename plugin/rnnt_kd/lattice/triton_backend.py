@@ -50,8 +50,8 @@ def pruned_recursion(
     if rnnt_type not in RNNT_TYPES:
         raise UserError("rnnt_type", repr(rnnt_type), "one of: " + ", ".join(RNNT_TYPES))
     if ranges.shape[2] > WIDEST:
-        found = f"{ranges.shape[2]} positions a frame"
-        raise UserError("ranges", found, f"at most {WIDEST}", "use the torch backend, which takes any number")
+        problem = f"{ranges.shape[2]} positions a frame"
+        raise UserError("ranges", problem, f"at most {WIDEST}", "use the torch backend, which takes any number")
     if delay_penalty > 0.0:
         by_frame = log_label.transpose(1, 2)  # (B, s_range, T)
         log_label = penalise_delay(by_frame, ranges.shape[1], boundary, delay_penalty).transpose(1, 2)

@@ -68,9 +68,9 @@ def _share_symbol(over_symbol, over_blank, WORK: tl.constexpr):
     """Of the paths into a node; 0 where none leads."""
     top = tl.maximum(over_symbol, over_blank)
     top = tl.where(top == NOTHING, 0.0, top)
-    of_symbol = tl.exp((over_symbol - top).to(WORK))
-    of_blank = tl.exp((over_blank - top).to(WORK))
-    return of_symbol / tl.maximum(of_symbol + of_blank, 0.5)  # one of them is 1, or both are 0
+    symbol_weight = tl.exp((over_symbol - top).to(WORK))
+    blank_weight = tl.exp((over_blank - top).to(WORK))
+    return symbol_weight / tl.maximum(symbol_weight + blank_weight, 0.5)  # one of them is 1, or both are 0
 
 
 @triton.jit
@@ -170,16 +170,16 @@ def count_reads(
         share = share_here
         start = tl.load(starts + t - 1, mask=t > 0, other=0)
         share_here = tl.load(shares + (t - 1) * W + k, mask=(k < W) & (t > 0), other=0.0)
-        of_blank = _take(over_blank, moved, 0.0, LANES)
+        read_blank = _take(over_blank, moved, 0.0, LANES)
         if REGULAR:
             share_above = _take(share, lane - 1, 0.0, LANES)
-            of_blank_above = _take(over_blank, moved - 1, 0.0, LANES)
-            _, of_label = tl.associative_scan((share_above, share_above * of_blank_above), 0, _chain)
-            paths = of_blank + of_label
+            read_blank_above = _take(over_blank, moved - 1, 0.0, LANES)
+            _, read_label = tl.associative_scan((share_above, share_above * read_blank_above), 0, _chain)
+            paths = read_blank + read_label
         else:
-            of_label = _take(over_symbol, moved - 1, 0.0, LANES)
-            paths = of_blank + of_label
+            read_label = _take(over_symbol, moved - 1, 0.0, LANES)
+            paths = read_blank + read_label
             if CONSTRAINED:
-                of_blank += _take(over_symbol, moved, 0.0, LANES)
-        tl.store(blank_reads + t * W + k, of_blank, mask=k < W)
-        tl.store(label_reads + t * W + k, of_label, mask=k < W)
+                read_blank += _take(over_symbol, moved, 0.0, LANES)
+        tl.store(blank_reads + t * W + k, read_blank, mask=k < W)
+        tl.store(label_reads + t * W + k, read_label, mask=k < W)

@@ -85,10 +85,10 @@ def _check_tensors(symbols: Tensor, ranges: Tensor, boundary: Optional[Tensor]) 
     given = {"symbols": symbols, "ranges": ranges}
     if boundary is not None:
         given["boundary"] = boundary
-    found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in given.items())
+    problem = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in given.items())
     fits = symbols.ndim == 2 and ranges.ndim == 3 and symbols.shape[0] == ranges.shape[0] and ranges.numel() > 0
     if not fits or (boundary is not None and boundary.shape != (symbols.shape[0], 4)):
-        raise UserError("transducer loss", found, "(B, S), (B, T, s_range) and (B, 4), with a frame at least")
+        raise UserError("transducer loss", problem, "(B, S), (B, T, s_range) and (B, 4), with a frame at least")
     for name, tensor in given.items():
         if tensor.dtype != torch.int64:
             raise UserError(name, str(tensor.dtype), "int64")

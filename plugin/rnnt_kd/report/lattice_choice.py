@@ -50,22 +50,24 @@ def choose(
     """
     candidates: Dict[str, List[Tuple[tuple, Chosen]]] = {"gained": [], "lost": [], "changed": []}
     for items in zip(*(recognitions[key] for key in ("teacher", "twin", "student"))):
-        of_teacher, of_twin, of_student = items
-        assert of_teacher.utterance_id == of_twin.utterance_id == of_student.utterance_id
-        length = seconds.get(of_teacher.utterance_id, float("inf"))
-        if of_twin.hyp == of_student.hyp or length > max_seconds:
+        teacher, twin, student = items
+        assert teacher.utterance_id == twin.utterance_id == student.utterance_id
+        length = seconds.get(teacher.utterance_id, float("inf"))
+        if twin.hyp == student.hyp or length > max_seconds:
             continue
         errors = [count(align(item.ref, item.hyp)).errors for item in items]
         difference = errors[1] - errors[2]
         kind = "gained" if difference > 0 else "lost" if difference < 0 else "changed"
-        rank = (-abs(difference), errors[0], length, of_teacher.utterance_id)
+        rank = (-abs(difference), errors[0], length, teacher.utterance_id)
         names = ("teacher", "twin", "student")
         hyps = dict(zip(names, (item.hyp for item in items)))
-        chosen = Chosen(of_teacher.utterance_id, kind, of_teacher.ref, hyps, dict(zip(names, errors)))
+        chosen = Chosen(teacher.utterance_id, kind, teacher.ref, hyps, dict(zip(names, errors)))
         candidates[kind].append((rank, chosen))
-    gained, lost, changed = ([chosen for _, chosen in sorted(of_kind, key=_rank)] for of_kind in candidates.values())
-    of_lost = min(len(lost), max(most // 2, most - len(gained)))
-    picked = gained[: most - of_lost] + lost[:of_lost]
+    gained, lost, changed = (
+        [chosen for _, chosen in sorted(same_kind, key=_rank)] for same_kind in candidates.values()
+    )
+    num_lost = min(len(lost), max(most // 2, most - len(gained)))
+    picked = gained[: most - num_lost] + lost[:num_lost]
     return picked + changed[: most - len(picked)]
 
 

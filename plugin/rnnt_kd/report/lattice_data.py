@@ -164,8 +164,8 @@ def read_lattice(path: Path) -> UtteranceLattice:
     except FileNotFoundError as error:
         raise UserError(error.filename, "missing", f"what belongs to {path}", "make the lattices again") from None
     except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        found = f"damaged or not of this program ({type(error).__name__}: {error})"
-        raise UserError(path, found, "a lattice of rnnt_kd.bin.dump_lattices", "make it again") from None
+        problem = f"damaged or not of this program ({type(error).__name__}: {error})"
+        raise UserError(path, problem, "a lattice of rnnt_kd.bin.dump_lattices", "make it again") from None
     return item
 
 

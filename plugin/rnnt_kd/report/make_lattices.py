@@ -86,7 +86,7 @@ def make_lattices(
         except UserError as error:
             if not error.where.startswith("utterance"):
                 raise
-            say(f"lattices of {names['student']} on {test_set}: {item.utterance} omitted, {error.found}")
+            say(f"lattices of {names['student']} on {test_set}: {item.utterance} omitted, {error.problem}")
             continue
         made.append(
             UtteranceLattice(

@@ -1,6 +1,6 @@
 """The report: one HTML page that needs nothing beside itself.
 
-    html = make_page(read_experiment(experiment_dir))
+    html = make_page(read_finished(experiment_dir))
 
 ``page.html.j2`` says what stands where, ``page.css`` and ``page.js`` how it looks and sorts; the plots are SVG.
 """
@@ -16,19 +16,19 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.report.lattice_data import UtteranceLattice, list_lattices, read_lattice
 from rnnt_kd.report.plots import bars, curves, lattice, scatter
 from rnnt_kd.report.plots.style import Plot
-from rnnt_kd.report.read import Experiment
+from rnnt_kd.report.read import FinishedExperiment
 from rnnt_kd.report.utterances import Piece, columns, compare
 
 HERE = Path(__file__).parent
 
-PLOTS: Dict[str, Sequence[Callable[[Experiment], Iterator[Plot]]]] = {  # section -> what is drawn there
+PLOTS: Dict[str, Sequence[Callable[[FinishedExperiment], Iterator[Plot]]]] = {  # section -> what is drawn there
     "rates": (bars.rates, bars.errors),
     "size": (scatter.sizes, scatter.sparsity, scatter.file_bytes),
     "training": (curves.learning, curves.schedule, curves.matrices, curves.cost),
 }
 
 
-def make_page(experiment: Experiment) -> str:
+def make_page(experiment: FinishedExperiment) -> str:
     """The whole page.  What cannot be shown is named at its head."""
     problems = list(experiment.problems)
     comparisons = compare(experiment, problems)
@@ -44,7 +44,7 @@ def make_page(experiment: Experiment) -> str:
         pairs=[row for row in rows if row[0].twin and row[2]["baseline_wer"] is not None],
         several=experiment.has_several_seeds(),
         plots={
-            section: [plot for draw in of_section for plot in draw(experiment)] for section, of_section in PLOTS.items()
+            section: [plot for draw in drawings for plot in draw(experiment)] for section, drawings in PLOTS.items()
         },
         has_bytes=bool(experiment.sizes),
         cache_bytes=experiment.cache_bytes,

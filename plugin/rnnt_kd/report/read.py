@@ -36,7 +36,7 @@ FIGURES = (  # of summary.json; all that the page shows
 
 
 @dataclass(frozen=True)
-class System:
+class FinishedSystem:
     """One system of the experiment.
 
     Attributes:
@@ -70,26 +70,26 @@ class System:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class FinishedExperiment:
     """All of it.  ``seeds``: of results.json; ``problems``: a line on each file that could not be used."""
 
     folder: Path
     about: ExperimentFolder
-    systems: Tuple[System, ...]
+    systems: Tuple[FinishedSystem, ...]
     seeds: Tuple[Row, ...]
     sizes: Tuple[Row, ...]
     cache_bytes: int
     cache_shards: int
     problems: Tuple[str, ...]
 
-    def pairs(self) -> List[Tuple[System, System]]:
+    def pairs(self) -> List[Tuple[FinishedSystem, FinishedSystem]]:
         """(distilled system, its twin)."""
         by_name = {system.name: system for system in self.systems}
         return [(system, by_name[system.twin]) for system in self.systems if system.twin]
 
-    def families(self) -> Dict[str, List[System]]:
+    def families(self) -> Dict[str, List[FinishedSystem]]:
         """Systems beside their twins, by the twin's name."""
-        found: Dict[str, List[System]] = {}
+        found: Dict[str, List[FinishedSystem]] = {}
         for system in sorted(self.systems, key=lambda system: bool(system.twin)):
             found.setdefault(system.family, []).append(system)
         return found
@@ -103,7 +103,7 @@ class Experiment:
         return any(len(system.listed.seeds) > 1 for system in self.systems)
 
 
-def read_experiment(folder: Path) -> Experiment:
+def read_finished(folder: Path) -> FinishedExperiment:
     """Raises UserError: there is no usable experiment.json."""
     about = experiment_folder.read(folder)
     folder = Path(folder)
@@ -111,7 +111,7 @@ def read_experiment(folder: Path) -> Experiment:
     summary = _objects(folder / "summary.json", ("system", "test_set", "wer", "seeds", "unfinished"), problems)
     rows = {(row["system"], row["test_set"]): row for row in summary}
     shards = _shards(about)
-    return Experiment(
+    return FinishedExperiment(
         folder,
         about,
         tuple(_system(about, listed, rows, problems) for listed in about.systems),
@@ -174,7 +174,7 @@ def count_nonzero(path: Path) -> Dict[str, Tuple[int, int]]:
 
 
 def kind_of(listed: ListedSystem) -> str:
-    """How a system was made: see ``System.kind``."""
+    """How a system was made: see ``FinishedSystem.kind``."""
     if listed.role == "teacher":
         return "teacher"
     return "plain" if listed.kd is None else "online" if listed.kd.get("ranges") == "student" else "kd"
@@ -188,16 +188,16 @@ def twin_of(about: ExperimentFolder, listed: ListedSystem) -> str:
 
 def _system(
     about: ExperimentFolder, listed: ListedSystem, rows: Dict[Tuple[str, str], Row], problems: List[str]
-) -> System:
+) -> FinishedSystem:
     matrices: Dict[str, Tuple[int, int]] = {}
     try:
         matrices = count_nonzero(_weights(listed.first))
     except UserError as error:
         problems.append(str(error))
     missing = {"seeds": [], "unfinished": dict.fromkeys(map(str, listed.seeds), "not in summary.json (stage 7)")}
-    of_sets = {name: {**dict.fromkeys(FIGURES), **rows.get((listed.name, name), missing)} for name in about.test_sets}
+    test_sets = {name: {**dict.fromkeys(FIGURES), **rows.get((listed.name, name), missing)} for name in about.test_sets}
     metrics = tuple(read_metrics(listed.first / "metrics.jsonl"))
-    return System(listed, twin_of(about, listed), kind_of(listed), of_sets, metrics, matrices)
+    return FinishedSystem(listed, twin_of(about, listed), kind_of(listed), test_sets, metrics, matrices)
 
 
 def _weights(system_dir: Path) -> Path:

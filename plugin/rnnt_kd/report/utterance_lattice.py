@@ -85,15 +85,15 @@ def utterance_lattice(
                 encoder_out, encoder_lens, predictor_out, padded, label_lens,
             )  # fmt: skip
         elif encoder_out.size(1) != nodes.ranges.size(1):
-            found = f"makes {encoder_out.size(1)} encoder frames where {teacher_name} makes {nodes.ranges.size(1)}"
-            raise UserError(name, found, "the same subsampling in both")
+            problem = f"makes {encoder_out.size(1)} encoder frames where {teacher_name} makes {nodes.ranges.size(1)}"
+            raise UserError(name, problem, "the same subsampling in both")
         parts[name] = joiner_parts(model, encoder_out, predictor_out)
     assert nodes is not None
-    of_teacher, nodes, is_known = _moved(node_scores(parts[teacher_name], nodes), nodes, shift)
+    teacher_scores, nodes, is_known = _moved(node_scores(parts[teacher_name], nodes), nodes, shift)
     views = {}
     for name, part in parts.items():
-        scores = of_teacher if name == teacher_name else node_scores(part, nodes)
-        views[name] = _view(scores, of_teacher, nodes, is_known, backend)
+        scores = teacher_scores if name == teacher_name else node_scores(part, nodes)
+        views[name] = _view(scores, teacher_scores, nodes, is_known, backend)
     return nodes.ranges[0, :, 0].cpu(), views
 
 
@@ -109,10 +109,10 @@ def _moved(scores: NodeScores, nodes: KeptNodes, shift: int) -> Tuple[NodeScores
 
 
 def _view(
-    scores: NodeScores, of_teacher: NodeScores, nodes: KeptNodes, is_known: Tensor, backend: ModuleType
+    scores: NodeScores, teacher_scores: NodeScores, nodes: KeptNodes, is_known: Tensor, backend: ModuleType
 ) -> ModelView:
-    kl = collapsed(scores, of_teacher)
-    kd = kd_losses(lambda: kl, scores, of_teacher, nodes, backend, "occupancy", is_known)
+    kl = collapsed(scores, teacher_scores)
+    kd = kd_losses(lambda: kl, scores, teacher_scores, nodes, backend, "occupancy", is_known)
     best = one_best(nodes, scores, scores, backend)[0]
     frame, place = (best * nodes.node_mask[0]).nonzero(as_tuple=True)
     has_no_label = nodes.labels == nodes.termination_symbol

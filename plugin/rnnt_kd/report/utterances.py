@@ -8,7 +8,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.report.lattice_choice import decodings
-from rnnt_kd.report.read import Experiment, System
+from rnnt_kd.report.read import FinishedExperiment, FinishedSystem
 from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.scoring.word_errors import GAP, Alignment, align, count
@@ -60,7 +60,7 @@ class Comparison:
         return f"{self.system} {self.test_set}"
 
 
-def compare(experiment: Experiment, problems: List[str]) -> List[Comparison]:
+def compare(experiment: FinishedExperiment, problems: List[str]) -> List[Comparison]:
     """Every pair and test set that both have decoded; the rows with most gain first."""
     wanted = [(*pair, test_set) for pair in experiment.pairs() for test_set in experiment.about.test_sets]
     most = MOST_ROWS // max(1, len(wanted))
@@ -116,7 +116,9 @@ def columns(ref: Sequence[str], hyps: Mapping[str, Sequence[str]]) -> Tuple[List
     return head, lines
 
 
-def _comparison(system: System, twin: System, test_set: str, search: str, most: int) -> Optional[Comparison]:
+def _comparison(
+    system: FinishedSystem, twin: FinishedSystem, test_set: str, search: str, most: int
+) -> Optional[Comparison]:
     ours, theirs = (decodings(one.listed.first, test_set).get(search) for one in (system, twin))
     if ours is None or theirs is None:
         return None

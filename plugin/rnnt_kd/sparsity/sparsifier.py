@@ -86,8 +86,8 @@ class Sparsifier:
         self._weights = select_parameters(model, include, exclude)
         vectors = [name for name, weight in self._weights.items() if weight.dim() < 2]
         if vectors and structure != "unstructured":
-            found = f"{structure}, and {vectors[0]} is a vector"
-            raise UserError("sparsity.structure", found, "matrices", "name it in sparsity.exclude")
+            problem = f"{structure}, and {vectors[0]} is a vector"
+            raise UserError("sparsity.structure", problem, "matrices", "name it in sparsity.exclude")
         self._masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in self._weights.items()}
         self._hidden: Dict[str, Tensor] = {n: torch.zeros_like(w.data) for n, w in self._weights.items()}
         self.current_target, self.frozen = 0.0, False
@@ -163,11 +163,11 @@ class Sparsifier:
         wrong = sorted(k for k in expected.keys() | state.keys() if k not in state or state[k].shape != expected.get(k))
         remedy = "use the settings of the interrupted run, or start afresh"
         if wrong:
-            found = f"{len(wrong)} entries missing, foreign or of another shape, e.g. {wrong[0]}"
-            raise UserError("sparsifier state", found, "a checkpoint of this system", remedy)
+            problem = f"{len(wrong)} entries missing, foreign or of another shape, e.g. {wrong[0]}"
+            raise UserError("sparsifier state", problem, "a checkpoint of this system", remedy)
         if not torch.equal(state["settings"].cpu(), self._settings()):
-            found = f"final sparsity, begin, end, interval = {state['settings'].tolist()}"
-            raise UserError("sparsifier state", found, f"{self._settings().tolist()}", remedy)
+            problem = f"final sparsity, begin, end, interval = {state['settings'].tolist()}"
+            raise UserError("sparsifier state", problem, f"{self._settings().tolist()}", remedy)
         self._masks = {n: state[f"{n}.weight_mask"].to(w.device, torch.bool).clone() for n, w in self._weights.items()}
         self._hidden = {} if frozen else {n: state[f"{n}.hidden"].to(w).clone() for n, w in self._weights.items()}
         self.current_target, self.frozen = float(state["current_target"]), frozen

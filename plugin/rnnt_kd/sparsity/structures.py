@@ -47,11 +47,11 @@ def check_structure(name: str, *, final_sparsity: float, scope: str) -> None:
     """Raises UserError: an unknown name, an N:M whose sparsity is not 1 - N/M, blocks or N:M in the "global" scope."""
     only = only_sparsity(name)
     if only is not None and final_sparsity > 0.0 and abs(final_sparsity - only) > _ROUNDED:
-        found = f"{name} with a target sparsity of {final_sparsity:g}"
-        raise UserError("sparsity.structure", found, f"{only:g}, which is what {name} leaves")
+        problem = f"{name} with a target sparsity of {final_sparsity:g}"
+        raise UserError("sparsity.structure", problem, f"{only:g}, which is what {name} leaves")
     if scope == "global" and name not in _functions():
-        found = f"{name} with scope global, where all weights are one vector"
-        raise UserError("sparsity.structure", found, "scope per-layer", "or structure unstructured")
+        problem = f"{name} with scope global, where all weights are one vector"
+        raise UserError("sparsity.structure", problem, "scope per-layer", "or structure unstructured")
 
 
 def only_sparsity(name: str) -> Optional[float]:

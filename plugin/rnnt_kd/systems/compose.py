@@ -29,8 +29,8 @@ def compose(
     for key in values:
         choices.check(key, SECTIONS, "values")
     if part is None:
-        found = f"the preset has no part {role}"
-        raise UserError(role, found, "a preset with it", f"write {role}: with model: and training: into the preset")
+        problem = f"the preset has no part {role}"
+        raise UserError(role, problem, "a preset with it", f"write {role}: with model: and training: into the preset")
     base = {"model": dataclasses.asdict(recipe.teacher.model), **dataclasses.asdict(part)}
     base.setdefault("sparsity", dataclasses.asdict(recipe.sparse_student.sparsity))
     given = merged({}, {key: value for key, value in values.items() if key != "kd"})
@@ -48,13 +48,13 @@ def compose(
         raise UserError("sparsity.target", f"{target} for a sparse student", "between 0 and 1", "for example 0.9")
     elif not target:
         if set(given.get("sparsity", {})) - {"target"}:
-            found = "options of sparsity without a target"
-            raise UserError("sparsity", found, f"a target as well, or no sparsity: this {role} is dense")
+            problem = "options of sparsity without a target"
+            raise UserError("sparsity", problem, f"a target as well, or no sparsity: this {role} is dense")
         del options["sparsity"]
     config = checked(SystemConfig, {"name": name, "role": role, "seed": seed, **options}, "")
     if role == "streaming_student" and not config.model.encoder.startswith("streaming_"):
-        found = f"{config.model.encoder} for a streaming student"
-        raise UserError("model.encoder", found, "one that streams", "for example streaming_conformer")
+        problem = f"{config.model.encoder} for a streaming student"
+        raise UserError("model.encoder", problem, "one that streams", "for example streaming_conformer")
     return config
 
 
@@ -63,5 +63,5 @@ def check_device(config: SystemConfig, device: str) -> None:
     # torch 1 has no LayerNorm of mixed precision on a CPU
     on_cpu = ("32-true",) if torch.__version__.startswith("1.") else ("32-true", "bf16-mixed")
     if device == "cpu" and config.training.precision not in on_cpu:
-        found = f"{config.training.precision} on a CPU"
-        raise UserError("training.precision", found, " or ".join(on_cpu), "or --device cuda")
+        problem = f"{config.training.precision} on a CPU"
+        raise UserError("training.precision", problem, " or ".join(on_cpu), "or --device cuda")

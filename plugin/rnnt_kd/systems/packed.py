@@ -78,8 +78,8 @@ def _read(path: Path) -> Any:
     except (safetensors.SafetensorError, ValueError, KeyError, struct.error):
         raise _damaged(path) from None
     if metadata.get("packed_weights") != VERSION:
-        found = f"packed_weights version {metadata.get('packed_weights')!r}"
-        raise UserError(path, found, repr(VERSION), "use the rnnt_kd that wrote it, or pack the weights again")
+        problem = f"packed_weights version {metadata.get('packed_weights')!r}"
+        raise UserError(path, problem, repr(VERSION), "use the rnnt_kd that wrote it, or pack the weights again")
     return metadata, tensors
 
 

@@ -62,8 +62,8 @@ def check_bpe(config: SystemConfig, tokenizer, system_dir: Path, bpe_dir: Path) 
         expected = f"that of {system_dir} (checksum {config.bpe_checksum[:12]})"
         raise UserError(bpe_dir, f"another BPE model (checksum {tokenizer.checksum[:12]})", expected)
     if config.blank_id != tokenizer.blank_id:
-        found, expected = f"blank_id is {config.blank_id}", f"{tokenizer.blank_id}, as in {bpe_dir}"
-        raise UserError(Path(system_dir) / CONFIG, found, expected)
+        problem, expected = f"blank_id is {config.blank_id}", f"{tokenizer.blank_id}, as in {bpe_dir}"
+        raise UserError(Path(system_dir) / CONFIG, problem, expected)
 
 
 def weights_file(system_dir: Path) -> Path:
@@ -128,8 +128,8 @@ def refuse_decoding_only(teacher_dir: Path) -> None:
     except (OSError, ValueError, AttributeError):
         return
     if imported:
-        found = "was imported from an export, which lacks the heads that only training uses"
-        raise UserError(teacher_dir, found, "a trained system as teacher", "give the folder of its training")
+        problem = "was imported from an export, which lacks the heads that only training uses"
+        raise UserError(teacher_dir, problem, "a trained system as teacher", "give the folder of its training")
 
 
 def file_digest(path: Path) -> str:

@@ -78,8 +78,10 @@ class TeacherCache:
         missing = sorted(set(range(count)) - set(indices))
         if missing:
             name = shard_path(folder, missing[0]).name
-            found = f"the teacher cache is not finished: {len(missing)} of {count} shards are missing, the first {name}"
-            raise UserError(folder, found, "", AGAIN)
+            problem = (
+                f"the teacher cache is not finished: {len(missing)} of {count} shards are missing, the first {name}"
+            )
+            raise UserError(folder, problem, "", AGAIN)
         shards = shards[:count]
         for shard, index in zip(shards, indices):
             if (shard.facts, shard.count, shard.index) != (shards[0].facts, count, index):
@@ -137,10 +139,10 @@ class TeacherCache:
                 array[b, :frames] = mapped[name][begin : begin + frames, :s_range]
         if starts.max() + s_range > max_symbols + 1:
             b = int(starts.max(axis=1).argmax())
-            found = (
+            problem = (
                 f"{utterance_ids[b]} has symbol {starts[b].max() + s_range - 1}, and this batch {max_symbols} in all"
             )
-            raise UserError(self.folder, found, "the transcripts that the teacher was cached with", AGAIN)
+            raise UserError(self.folder, problem, "the transcripts that the teacher was cached with", AGAIN)
         tensors = {name: torch.from_numpy(array) for name, array in nodes.items()}
         return Cached(torch.from_numpy(starts), tensors["packed"], tensors.get("tempered"))
 
@@ -158,13 +160,13 @@ class TeacherCache:
         rows, is_found = index.find(utterance_ids)
         if not is_found.all():
             first = utterance_ids[int(np.argmin(is_found))]
-            found = f"{int((~is_found).sum())} of {len(utterance_ids)} utterances are missing, the first: {first}"
-            raise UserError(self.folder, found, f"the teacher's posteriors for all (it has {len(self)})", AGAIN)
+            problem = f"{int((~is_found).sum())} of {len(utterance_ids)} utterances are missing, the first: {first}"
+            raise UserError(self.folder, problem, f"the teacher's posteriors for all (it has {len(self)})", AGAIN)
         wrong = np.flatnonzero(index.frames[rows] != np.asarray(num_frames, dtype=np.int64))
         if len(wrong):
             name, cached, own = utterance_ids[wrong[0]], index.frames[rows[wrong[0]]], num_frames[wrong[0]]
-            found = f"{cached} encoder frames for {name}, and the student makes {own}"
-            raise UserError(self.folder, found, "the same features and the same subsampling in both", AGAIN)
+            problem = f"{cached} encoder frames for {name}, and the student makes {own}"
+            raise UserError(self.folder, problem, "the same features and the same subsampling in both", AGAIN)
         return rows
 
     def _mapped(self, number: int) -> Dict[str, np.ndarray]:
@@ -218,5 +220,5 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 def _check_facts(shard: Shard, expected: Dict[str, Any]) -> None:
     for what, here, wanted in shard.facts.differences(expected):
-        found = f"the teacher cache was made with {what} {here}"
-        raise UserError(shard.path.parent, found, f"{what} {wanted}, as this training has", AGAIN)
+        problem = f"the teacher cache was made with {what} {here}"
+        raise UserError(shard.path.parent, problem, f"{what} {wanted}, as this training has", AGAIN)

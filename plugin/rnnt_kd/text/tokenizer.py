@@ -47,8 +47,8 @@ class Tokenizer:
             raise UserError(model, "is not a sentencepiece model", "the bpe.model of stage 2", "run stage 2 again")
         pieces = [processor.id_to_piece(index) for index in (0, 1)]
         if pieces != ["<blk>", "<unk>"]:
-            found = f"its first pieces are {' '.join(pieces)}"
-            raise UserError(model, found, "<blk> <unk>", "train the model with stage 2")
+            problem = f"its first pieces are {' '.join(pieces)}"
+            raise UserError(model, problem, "<blk> <unk>", "train the model with stage 2")
         return cls(processor, hashlib.sha256(content).hexdigest())
 
     def encode(self, text: str) -> List[int]:

@@ -58,12 +58,12 @@ def _train(sentences: List[str], vocab_size: int, model_type: str, shrink_to_fit
             largest = _largest_vocabulary(sentences, vocab_size, model_type, str(error))
             if shrink_to_fit:
                 return _sentencepiece(sentences, largest, model_type)
-            found, advice = f"{vocab_size} is larger than the text allows", "choose a smaller vocabulary"
-            raise UserError("vocab_size", found, f"at most {largest}", advice) from None
+            problem, advice = f"{vocab_size} is larger than the text allows", "choose a smaller vocabulary"
+            raise UserError("vocab_size", problem, f"at most {largest}", advice) from None
         smallest = int(needed.group(1))
     if vocab_size < smallest:
-        found = f"{vocab_size} is too small for the characters of the text"
-        raise UserError("vocab_size", found, f"at least {smallest}", "choose a larger vocabulary")
+        problem = f"{vocab_size} is too small for the characters of the text"
+        raise UserError("vocab_size", problem, f"at least {smallest}", "choose a larger vocabulary")
     return model
 
 

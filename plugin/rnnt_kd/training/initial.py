@@ -132,8 +132,8 @@ def check_cache(cache: TeacherCache, config: SystemConfig, data: Data) -> None:
     model = store.build_model(config)
     theirs, ours = cache.facts.subsampling, model.encoder.subsampling_factor
     if theirs != ours:
-        found = f"made with {theirs} feature frames an encoder frame, and {config.name} has {ours}"
-        raise UserError(cache.folder, found, "the same subsampling in both")
+        problem = f"made with {theirs} feature frames an encoder frame, and {config.name} has {ours}"
+        raise UserError(cache.folder, problem, "the same subsampling in both")
     data.select(model.encoder.output_lengths, model.ctc_output is not None)
     utterances = data.kept("train")
     frames = model.encoder.output_lengths(torch.tensor([utterance.num_frames for utterance in utterances]))

@@ -53,8 +53,8 @@ class TrainState:
             values["results"] = [EpochResult(**result) for result in values["results"]]
             return TrainState(**values)
         except (KeyError, TypeError, ValueError):
-            found, next_step = "not a training state of this version", "delete this checkpoint's folder"
-            raise UserError(where, found, "a file that rnnt_kd wrote", next_step) from None
+            problem, next_step = "not a training state of this version", "delete this checkpoint's folder"
+            raise UserError(where, problem, "a file that rnnt_kd wrote", next_step) from None
 
 
 def draw_seed(seed: int, purpose: str, number: int) -> int:

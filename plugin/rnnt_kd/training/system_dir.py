@@ -73,9 +73,9 @@ def open_system_dir(record: Record, config: SystemConfig, say: Say) -> bool:
     changed = record.why_not() if was_finished else in_words(record.changes())
     if not read_record(record.path) and inside - {"checkpoints", CONFIG}:  # else killed before it wrote more
         if "inputs.json" in inside:
-            found = "holds a system of an earlier version; nothing in it was changed"
+            problem = "holds a system of an earlier version; nothing in it was changed"
             raise UserError(
-                system_dir, found, "a new folder", "move it away (it still decodes), or choose another --exp-dir"
+                system_dir, problem, "a new folder", "move it away (it still decodes), or choose another --exp-dir"
             )
         raise UserError(system_dir, "holds files of something else", "a new folder, or one of an earlier training run")
     if changed:

@@ -26,7 +26,7 @@ from typing import Dict, List, Mapping, Optional, Sequence
 
 from rnnt_kd import atomic
 from rnnt_kd.data.kaldi_dir import write_data_dir
-from rnnt_kd.data.librispeech_tree import Utterance, download, folders, read_part
+from rnnt_kd.data.librispeech_tree import LibriSpeechUtterance, download, folders, read_part
 from rnnt_kd.errors import UserError
 
 OPTIONS = {
@@ -81,10 +81,10 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
         }
     both = set(dev_speakers) & set(test_speakers)
     if both:
-        found = f"{', '.join(sorted(both))} also in dev_speakers"
-        raise UserError("--option test_speakers", found, "different speakers for dev and test")
+        problem = f"{', '.join(sorted(both))} also in dev_speakers"
+        raise UserError("--option test_speakers", problem, "different speakers for dev and test")
 
-    tests: Dict[str, List[Utterance]] = {part: read[part] for part in test_parts}
+    tests: Dict[str, List[LibriSpeechUtterance]] = {part: read[part] for part in test_parts}
     if test_speakers:
         tests["test"] = _spoken_by(train, test_speakers, "test_speakers")
         split["test"] = {"held_out_speakers": test_speakers}
@@ -100,40 +100,44 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
     held_out = {*dev_speakers, *test_speakers}
     kept = [utterance for utterance in train if utterance.speaker not in held_out]
     if not kept:
-        found = "all training speakers are held out"
-        raise UserError(root, found, "speakers left for train", "hold out fewer with dev_speakers and test_speakers")
+        problem = "all training speakers are held out"
+        raise UserError(root, problem, "speakers left for train", "hold out fewer with dev_speakers and test_speakers")
     made = [_write(out_dir / name, utterances) for name, utterances in {"train": kept, "dev": dev, **tests}.items()]
     atomic.write_text(out_dir / "split.json", json.dumps(split, indent=1) + "\n")
     return made
 
 
-def _choose_dev_speakers(option: str, train: Sequence[Utterance], seed: int, without: Sequence[str]) -> List[str]:
+def _choose_dev_speakers(
+    option: str, train: Sequence[LibriSpeechUtterance], seed: int, without: Sequence[str]
+) -> List[str]:
     if option != "auto":
         chosen = _names(option)
         if not chosen:
-            found = "names nobody, and no dev part is there"
-            raise UserError("--option dev_speakers", found, "auto, or a comma list of speakers")
+            problem = "names nobody, and no dev part is there"
+            raise UserError("--option dev_speakers", problem, "auto, or a comma list of speakers")
         return chosen
     speakers = sorted({utterance.speaker for utterance in train} - set(without), key=lambda name: (len(name), name))
     if set(DEV_SPEAKERS) <= set(speakers) and len(speakers) > len(DEV_SPEAKERS):
         return list(DEV_SPEAKERS)
     if len(speakers) < 2:
-        found = f"no dev part, and {len(speakers)} training speaker to hold out"
-        raise UserError("--option dev", found, "a dev part, or two speakers")
+        problem = f"no dev part, and {len(speakers)} training speaker to hold out"
+        raise UserError("--option dev", problem, "a dev part, or two speakers")
     count = min(len(DEV_SPEAKERS), len(speakers) // 2)
     return sorted(random.Random(seed).sample(speakers, count), key=lambda name: (len(name), name))
 
 
-def _spoken_by(utterances: Sequence[Utterance], speakers: Sequence[str], option: str) -> List[Utterance]:
+def _spoken_by(
+    utterances: Sequence[LibriSpeechUtterance], speakers: Sequence[str], option: str
+) -> List[LibriSpeechUtterance]:
     known = {utterance.speaker for utterance in utterances}
     for speaker in speakers:
         if speaker not in known:
-            found = f'speaker "{speaker}" is not in the training parts'
-            raise UserError(f"--option {option}", found, f"of {len(known)} speakers, for example {min(known)}")
+            problem = f'speaker "{speaker}" is not in the training parts'
+            raise UserError(f"--option {option}", problem, f"of {len(known)} speakers, for example {min(known)}")
     return [utterance for utterance in utterances if utterance.speaker in set(speakers)]
 
 
-def _write(path: Path, utterances: Sequence[Utterance]) -> Path:
+def _write(path: Path, utterances: Sequence[LibriSpeechUtterance]) -> Path:
     return write_data_dir(
         path,
         wav_scp={utterance.id: utterance.audio for utterance in utterances},
@@ -145,13 +149,13 @@ def _write(path: Path, utterances: Sequence[Utterance]) -> Path:
 def _find_root(corpus_dir: Optional[Path], out_dir: Path, parts: Sequence[str], settings: Mapping[str, str]) -> Path:
     """The folder of the parts; downloads what is missing where ``download`` says so."""
     if corpus_dir is None and settings["download"] == "no":
-        found = "is not given, and download=no"
-        raise UserError("--corpus-dir", found, "the LibriSpeech folder", "give --corpus-dir DIR")
+        problem = "is not given, and download=no"
+        raise UserError("--corpus-dir", problem, "the LibriSpeech folder", "give --corpus-dir DIR")
     may_download = settings["download"] == "yes" or corpus_dir is None
     given = Path(corpus_dir) if corpus_dir is not None else out_dir / "download"
     if not may_download and not given.is_dir():
-        found = "no such directory"
-        raise UserError(given, found, "the LibriSpeech folder", "check --corpus-dir, or omit it to download")
+        problem = "no such directory"
+        raise UserError(given, problem, "the LibriSpeech folder", "check --corpus-dir, or omit it to download")
     inside = given / "LibriSpeech"
     holds_parts = any((given / part).is_dir() for part in parts)
     root = inside if inside.is_dir() or (may_download and not holds_parts and given.name != "LibriSpeech") else given

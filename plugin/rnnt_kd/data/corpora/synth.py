@@ -56,8 +56,8 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
     Raises: UserError for an unknown option, a wrong value, a ``corpus_dir``, a missing espeak-ng.
     """
     if corpus_dir is not None:
-        found = f"found {corpus_dir}, but the corpus synth is made here"
-        raise UserError("--corpus-dir", found, "no --corpus-dir", "remove the option")
+        problem = f"found {corpus_dir}, but the corpus synth is made here"
+        raise UserError("--corpus-dir", problem, "no --corpus-dir", "remove the option")
     sizes, num_jobs = _read_options(options)
     out_dir = Path(out_dir).absolute()
     parts = {part: _plan(part, minutes, seed) for part, minutes in sizes.items()}

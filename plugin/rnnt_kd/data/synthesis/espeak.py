@@ -53,13 +53,13 @@ def speak(text: str, accent: str, variant: str, prosody: Prosody = Prosody(), se
     """
     library_path, data_path = _find_library()
     if not (Path(data_path) / "voices" / "!v" / variant).is_file():
-        found = f'no voice variant "{variant}" in {data_path}'
-        raise UserError(f"espeak-ng voice {accent}+{variant}", found, "a name under voices/!v")
+        problem = f'no voice variant "{variant}" in {data_path}'
+        raise UserError(f"espeak-ng voice {accent}+{variant}", problem, "a name under voices/!v")
     try:
         library = ctypes.CDLL(library_path)
     except OSError as error:
-        found = f"cannot be loaded: {error}"
-        raise UserError(library_path, found, "the library of the espeakng-loader package", _INSTALL) from None
+        problem = f"cannot be loaded: {error}"
+        raise UserError(library_path, problem, "the library of the espeakng-loader package", _INSTALL) from None
     try:
         return _speak(library, data_path, text, f"{accent}+{variant}", prosody, seed)
     finally:
@@ -100,8 +100,8 @@ def _speak(library: ctypes.CDLL, data_path: str, text: str, voice: str, prosody:
     ]
     rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data_path.encode(), _DONT_EXIT)
     if rate != SAMPLING_RATE:
-        found = f"espeak-ng could not start (code {rate})"
-        raise UserError(data_path, found, f"its data and {SAMPLING_RATE} Hz", _INSTALL)
+        problem = f"espeak-ng could not start (code {rate})"
+        raise UserError(data_path, problem, f"its data and {SAMPLING_RATE} Hz", _INSTALL)
     library.espeak_ng_SetRandSeed(ctypes.c_long(seed & 0x7FFFFFFF))
     library.espeak_SetSynthCallback(keep)
     if library.espeak_SetVoiceByName(voice.encode()) != 0:

@@ -153,7 +153,7 @@ class _Work:
         needs_am, needs_lm, needs_weight, needs_bias = needs
         rows, columns, depth = self.sizes[:3]
         size = max(rows, min(BACKWARD_NODES, BLOCK_BYTES // (self.Cp * self.weight.element_size()) // rows * rows))
-        of_am, of_lm = (
+        am_grad, lm_grad = (
             torch.zeros_like(x, dtype=torch.float32) if needed else None
             for x, needed in ((self.am, needs_am), (self.lm, needs_lm))
         )
@@ -161,42 +161,42 @@ class _Work:
         lm_nodes = _first_and_last(self.lm_rows, self.lm.shape[0]) if needs_lm else None
         tiles = _cdiv(self.C, rows) * _cdiv(self.Jp, columns)
         parts = max(1, min(TILES // tiles, _cdiv(min(size, self.N), 8 * depth)))
-        of_weight = self.am.new_zeros(parts, self.C, self.Jp, dtype=torch.float32) if needs_weight else None
-        of_bias = self.am.new_zeros(self.Cp, dtype=torch.float32) if needs_bias else None
+        weight_grad = self.am.new_zeros(parts, self.C, self.Jp, dtype=torch.float32) if needs_weight else None
+        bias_grad = self.am.new_zeros(self.Cp, dtype=torch.float32) if needs_bias else None
 
-        hidden, of_inputs = self._buffer(size, self.Jp), self._buffer(size, self.Jp)
-        of_logits = self._buffer(size, self.Cp)
+        hidden, input_grad = self._buffer(size, self.Jp), self._buffer(size, self.Jp)
+        logit_grad = self._buffer(size, self.Cp)
         column_sums = self.am.new_empty(_cdiv(size, rows), self.Cp, dtype=torch.float32)
         for nodes in self._blocks(size):
             R = self._make_hidden(nodes, hidden)
             node_blocks = _cdiv(R, rows)
             self.kernels.fill_grads[(node_blocks * _cdiv(self.Cp, columns),)](
                 hidden, self.weight, self.bias, self.labels[nodes], log_rest[nodes], *(grad[nodes] for grad in grads),
-                of_logits, column_sums, R, self.C, self.Jp, self.Cp, self.blank,
+                logit_grad, column_sums, R, self.C, self.Jp, self.Cp, self.blank,
                 self.has_bias, rows, columns, depth, self.precision, **self._launch,
             )  # fmt: skip
-            if of_bias is not None:
-                of_bias += column_sums[:node_blocks].sum(dim=0)
-            if of_weight is not None:
+            if bias_grad is not None:
+                bias_grad += column_sums[:node_blocks].sum(dim=0)
+            if weight_grad is not None:
                 nodes_a_part = _round_up(_cdiv(R, parts), depth)
                 self.kernels.add_weight_grad[(tiles, _cdiv(R, nodes_a_part))](
-                    of_logits, hidden, of_weight, R, self.C, self.Jp, self.Cp, nodes_a_part,
+                    logit_grad, hidden, weight_grad, R, self.C, self.Jp, self.Cp, nodes_a_part,
                     rows, columns, depth, self.precision, **self._launch,
                 )  # fmt: skip
-            if of_am is None and of_lm is None:
+            if am_grad is None and lm_grad is None:
                 continue
             self.kernels.inputs_grad[(node_blocks * _cdiv(self.Jp, columns),)](
-                of_logits, self.weight, hidden, of_inputs, R, self.C, self.Jp, self.Cp,
+                logit_grad, self.weight, hidden, input_grad, R, self.C, self.Jp, self.Cp,
                 rows, columns, depth, self.precision, **self._launch,
             )  # fmt: skip
-            for out, of_rows, between in ((of_am, self.am_rows, am_nodes), (of_lm, self.lm_rows, lm_nodes)):
+            for out, row_index, between in ((am_grad, self.am_rows, am_nodes), (lm_grad, self.lm_rows, lm_nodes)):
                 if out is not None and between is not None:
-                    self._add_to_rows(of_inputs, of_rows, between, out, nodes)
+                    self._add_to_rows(input_grad, row_index, between, out, nodes)
         return [
-            of_am,
-            of_lm,
-            None if of_weight is None else of_weight.sum(dim=0)[:, : self.J],
-            None if of_bias is None else of_bias[: self.C],
+            am_grad,
+            lm_grad,
+            None if weight_grad is None else weight_grad.sum(dim=0)[:, : self.J],
+            None if bias_grad is None else bias_grad[: self.C],
         ]
 
     def _make_hidden(self, nodes: slice, hidden: Tensor) -> int:
@@ -207,9 +207,9 @@ class _Work:
         )
         return R
 
-    def _add_to_rows(self, of_inputs: Tensor, rows: Tensor, between: Tuple[Tensor, Tensor], out: Tensor, nodes: slice):
+    def _add_to_rows(self, input_grad: Tensor, rows: Tensor, between: Tuple[Tensor, Tensor], out: Tensor, nodes: slice):
         self.kernels.add_to_rows[(_cdiv(out.shape[0], 16), _cdiv(self.J, 128))](
-            of_inputs, rows, *between, out, nodes.start, nodes.stop, out.shape[0], self.J, self.Jp,
+            input_grad, rows, *between, out, nodes.start, nodes.stop, out.shape[0], self.J, self.Jp,
             16, 32, 128, self.precision, num_warps=4,
         )  # fmt: skip
 

@@ -92,10 +92,10 @@ def make_hidden(am, lm, am_rows, lm_rows, hidden, N, J, Jp, NODES: tl.constexpr,
 
 @triton.jit
 def split(
-    hidden, weight, bias, labels, of_blank, of_label, log_rest, N, C, Jp, blank,
+    hidden, weight, bias, labels, blank_logits, label_logits, log_rest, N, C, Jp, blank,
     HAS_BIAS: tl.constexpr, NODES: tl.constexpr, CLASSES: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Writes ``of_blank``, ``of_label`` and ``log_rest``, (N,) float32.  Grid: blocks of nodes."""
+    """Writes ``blank_logits``, ``label_logits`` and ``log_rest``, (N,) float32.  Grid: blocks of nodes."""
     n = tl.program_id(0) * NODES + tl.arange(0, NODES)
     label = tl.load(labels + n, mask=n < N, other=-1)
     blank_logit = tl.zeros([NODES], tl.float32)
@@ -118,8 +118,8 @@ def split(
     # No class left, or all of them at -inf: LOG_ZERO, because -inf would give NaN in 0 * log(0) later on.
     finite = tl.where(total > 0.0, top, LOG_ZERO)
     rest = tl.maximum(finite + tl.log(tl.where(total > 0.0, total, 1.0)), LOG_ZERO)
-    tl.store(of_blank + n, blank_logit, mask=n < N)
-    tl.store(of_label + n, label_logit, mask=n < N)
+    tl.store(blank_logits + n, blank_logit, mask=n < N)
+    tl.store(label_logits + n, label_logit, mask=n < N)
     tl.store(log_rest + n, rest, mask=n < N)
 
 
@@ -142,14 +142,14 @@ def fill_grads(
     is_node = n < N
     label = tl.load(labels + n, mask=is_node, other=-1)
     total = tl.load(log_rest + n, mask=is_node, other=0.0)
-    of_rest = tl.load(rest_grad + n, mask=is_node, other=0.0)
-    of_label = tl.load(label_grad + n, mask=is_node, other=0.0)
-    of_blank = tl.load(blank_grad + n, mask=is_node, other=0.0)
+    d_rest = tl.load(rest_grad + n, mask=is_node, other=0.0)
+    d_label = tl.load(label_grad + n, mask=is_node, other=0.0)
+    d_blank = tl.load(blank_grad + n, mask=is_node, other=0.0)
     # No share is above 1; the rounding of extreme logits would make it so.
-    grad = tl.exp(tl.minimum(logits - total[:, None], 0.0)) * of_rest[:, None]
+    grad = tl.exp(tl.minimum(logits - total[:, None], 0.0)) * d_rest[:, None]
     # Blank and label are no part of the rest: whatever stands there is replaced.
-    grad = tl.where(c[None, :] == label[:, None], of_label[:, None], grad)
-    grad = tl.where((c == blank)[None, :], of_blank[:, None], grad)
+    grad = tl.where(c[None, :] == label[:, None], d_label[:, None], grad)
+    grad = tl.where((c == blank)[None, :], d_blank[:, None], grad)
     grad = tl.where((c < C)[None, :] & is_node[:, None], grad, 0.0)
     # Sums in float32 before the gradient is rounded to bfloat16 or float16; columns up to Cp must be written as 0.
     tl.store(column_sums + node_block * Cp + c, tl.sum(grad, 0), mask=c < Cp)
@@ -184,10 +184,10 @@ def add_weight_grad(
 
 @triton.jit
 def inputs_grad(
-    grads, weight, hidden, of_inputs, N, C, Jp, Cp,
+    grads, weight, hidden, input_grad, N, C, Jp, Cp,
     NODES: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Writes ``of_inputs`` (N, Jp), the gradient of am + lm.  Grid: blocks of nodes times blocks of columns."""
+    """Writes ``input_grad`` (N, Jp), the gradient of am + lm.  Grid: blocks of nodes times blocks of columns."""
     column_blocks = tl.cdiv(Jp, WIDTH)
     n = tl.program_id(0) // column_blocks * NODES + tl.arange(0, NODES)
     j = tl.program_id(0) % column_blocks * WIDTH + tl.arange(0, WIDTH)
@@ -195,15 +195,15 @@ def inputs_grad(
     mask = (n < N)[:, None] & (j < Jp)[None, :]
     at = n[:, None] * Jp + j[None, :]
     h = tl.load(hidden + at, mask=mask, other=0.0).to(tl.float32)
-    tl.store(of_inputs + at, (total * (1.0 - h * h)).to(of_inputs.dtype.element_ty), mask=mask)
+    tl.store(input_grad + at, (total * (1.0 - h * h)).to(input_grad.dtype.element_ty), mask=mask)
 
 
 @triton.jit
 def add_to_rows(
-    of_inputs, rows, first_node, last_node, out, start, stop, num_rows, J, Jp,
+    input_grad, rows, first_node, last_node, out, start, stop, num_rows, J, Jp,
     ROWS: tl.constexpr, NODES: tl.constexpr, WIDTH: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Adds ``of_inputs``, of the nodes [start, stop), to ``out`` (num_rows, J) float32.
+    """Adds ``input_grad``, of the nodes [start, stop), to ``out`` (num_rows, J) float32.
 
     rows:                   (all nodes,) int64, the row that each node came from.
     first_node, last_node:  (num_rows,) int64, the nodes of a row lie between them.
@@ -222,8 +222,8 @@ def add_to_rows(
         for node in range(lowest, beyond, NODES):
             n = node + tl.arange(0, NODES)
             row = tl.load(rows + n, mask=n < beyond, other=-1)
-            is_own = tl.where(r[:, None] == row[None, :], 1.0, 0.0).to(of_inputs.dtype.element_ty)
-            at = of_inputs + (n - start)[:, None] * Jp + j[None, :]
+            is_own = tl.where(r[:, None] == row[None, :], 1.0, 0.0).to(input_grad.dtype.element_ty)
+            at = input_grad + (n - start)[:, None] * Jp + j[None, :]
             grad = tl.load(at, mask=(n < beyond)[:, None] & (j < Jp)[None, :], other=0.0)
             total = _dot(is_own, grad, total, PRECISION)
         at = out + r.to(tl.int64)[:, None] * J + j[None, :]

@@ -106,8 +106,8 @@ class External(nn.Module):
             raise self._error(f"returns out {shapes[0]} and lens {shapes[1]}", expected)
         return lens.tolist(), shapes[0][2]
 
-    def _error(self, found: str, expected: str) -> UserError:
-        return UserError(self._where, found, expected)
+    def _error(self, problem: str, expected: str) -> UserError:
+        return UserError(self._where, problem, expected)
 
 
 def _counted_by(lens: List[int]) -> Tuple[Optional[int], int]:

@@ -6,7 +6,7 @@ from matplotlib.patches import Patch
 
 from rnnt_kd.report.plots.inline_svg import COLOURS
 from rnnt_kd.report.plots.style import KINDS, Plot, bar_axes, figure_beside, finished, label, legend_of
-from rnnt_kd.report.read import Experiment
+from rnnt_kd.report.read import FinishedExperiment
 
 PARTS = {  # errors -> colour, hatch, words
     "sub": (COLOURS["--accent-1"], "", "substitutions"),
@@ -16,7 +16,7 @@ PARTS = {  # errors -> colour, hatch, words
 BEHIND = {"boxstyle": "square,pad=0.1", "facecolor": COLOURS["--card"], "linewidth": 0, "alpha": 0.75}  # of figures
 
 
-def rates(experiment: Experiment) -> Iterator[Plot]:
+def rates(experiment: FinishedExperiment) -> Iterator[Plot]:
     """%WER of each system, with its interval or its seeds."""
     several = experiment.has_several_seeds()
     for test_set in experiment.scored_sets():
@@ -43,7 +43,7 @@ def rates(experiment: Experiment) -> Iterator[Plot]:
         yield finished(figure, title, ", ".join(words), "Dots: single seeds." if several else "Lines: 95 % intervals.")
 
 
-def errors(experiment: Experiment) -> Iterator[Plot]:
+def errors(experiment: FinishedExperiment) -> Iterator[Plot]:
     """Substitutions, deletions, insertions of each system, per cent of the words, stacked; mean of a seed."""
     for test_set in experiment.scored_sets():
         rows = [system.rows[test_set] for system in experiment.systems]

@@ -7,7 +7,7 @@ import numpy as np
 from rnnt_kd.report.plots import style
 from rnnt_kd.report.plots.inline_svg import PixelFigure, pixel_figure
 from rnnt_kd.report.plots.style import KINDS, WIDTH, Plot, legend
-from rnnt_kd.report.read import TERMS, Experiment, System
+from rnnt_kd.report.read import TERMS, FinishedExperiment, FinishedSystem
 
 POINTS = 80  # of a line; training steps between two are averaged
 MOST = 6  # systems in a picture of curves
@@ -21,7 +21,7 @@ WORDS = {
 PANEL, TITLE, GAP = 82, 18, 8
 
 
-def learning(experiment: Experiment) -> Iterator[Plot]:
+def learning(experiment: FinishedExperiment) -> Iterator[Plot]:
     """Every term of the loss against the steps, a system and its distilled twins together."""
     for family, systems in experiment.families().items():
         drawn, more = systems[:MOST], len(systems) - MOST
@@ -33,7 +33,7 @@ def learning(experiment: Experiment) -> Iterator[Plot]:
             yield style.finished(figure, f"Learning curves: {family}", words, note)
 
 
-def schedule(experiment: Experiment) -> Iterator[Plot]:
+def schedule(experiment: FinishedExperiment) -> Iterator[Plot]:
     """The target sparsity at each step, and what the finished weights have."""
     for family, systems in experiment.families().items():
         drawn = [(system, *_points(system.metrics, "train", "target_sparsity")) for system in systems[:MOST]]
@@ -58,7 +58,7 @@ def schedule(experiment: Experiment) -> Iterator[Plot]:
         yield style.finished(figure, f"Sparsity against step: {family}", words, _which_seed(systems).strip())
 
 
-def matrices(experiment: Experiment) -> Iterator[Plot]:
+def matrices(experiment: FinishedExperiment) -> Iterator[Plot]:
     """The zeros of every weight matrix, a mark a system."""
     for family, systems in experiment.families().items():
         systems = [system for system in systems if system.matrices and system.listed.sparsity]
@@ -84,7 +84,7 @@ def matrices(experiment: Experiment) -> Iterator[Plot]:
         yield style.finished(figure, f"Zeros of each matrix: {family}", words, _which_seed(systems).strip())
 
 
-def cost(experiment: Experiment) -> Iterator[Plot]:
+def cost(experiment: FinishedExperiment) -> Iterator[Plot]:
     """Milliseconds that a training step takes, without and with a teacher."""
     timed = []
     for system in experiment.systems:
@@ -104,7 +104,7 @@ def cost(experiment: Experiment) -> Iterator[Plot]:
     yield style.finished(figure, "What the teacher costs in training", words, note)
 
 
-def _panels(systems: Sequence[System], terms: Sequence[str]) -> Tuple[PixelFigure, str]:
+def _panels(systems: Sequence[FinishedSystem], terms: Sequence[str]) -> Tuple[PixelFigure, str]:
     """A panel for each term, train as a line, dev as marks; and the picture in words."""
     figure = pixel_figure(WIDTH, 34 + len(terms) * (TITLE + PANEL + GAP) + 30)
     words = []
@@ -136,7 +136,7 @@ def _panels(systems: Sequence[System], terms: Sequence[str]) -> Tuple[PixelFigur
     return figure, "; ".join(words)
 
 
-def _which_seed(systems: Sequence[System]) -> str:
+def _which_seed(systems: Sequence[FinishedSystem]) -> str:
     """A sentence where there are others."""
     seeds = {system.listed.seeds[0] for system in systems if len(system.listed.seeds) > 1}
     return f" Seed {', '.join(map(str, sorted(seeds)))} alone." if seeds else ""
@@ -150,7 +150,7 @@ def _points(metrics: Sequence[Dict[str, Any]], kind: str, key: str) -> Tuple[np.
 def _averaged(steps: np.ndarray, values: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
     """A curve of at most ``POINTS`` points."""
     bins = np.array_split(np.arange(len(steps)), min(POINTS, len(steps)))
-    return np.array([steps[of_one].mean() for of_one in bins]), np.array([values[of_one].mean() for of_one in bins])
+    return np.array([steps[in_bin].mean() for in_bin in bins]), np.array([values[in_bin].mean() for in_bin in bins])
 
 
 def _share(matrices: Dict[str, Tuple[int, int]]) -> float:

@@ -57,7 +57,7 @@ def draw_lattice(item: UtteranceLattice) -> str:
         made.set_ylim(0, y_end)
         return made
 
-    _Legend(figure, tops[0]).of_nodes(item)
+    _Legend(figure, tops[0]).nodes(item)
     _sound(axes(tops[1] + 12 * word_rows, SOUND, 1.0), item, words)
     for key, top in zip(("teacher", "twin", "student"), tops[2:5]):
         model = item.models[key]
@@ -67,14 +67,14 @@ def draw_lattice(item: UtteranceLattice) -> str:
         if key != "teacher":
             _path(ax, item.models["teacher"], item, color=COLOURS["--fg"], linewidth=1.0, linestyle=(0, (1.5, 2)))
         _path(ax, model, item, color=COLOURS["--fg"], linewidth=1.3)
-    _Legend(figure, tops[5]).of_divergence()
+    _Legend(figure, tops[5]).divergence()
     for key, top in zip(("twin", "student"), tops[6:8]):
         model = item.models[key]
         ax = axes(top + TITLE, panel, S + 1)
         _cells(ax, item, _colours_of_divergence(model))
         _frame(ax, item, f"KL(teacher || {model.name}), sum {np.nansum(_kl(model)):.1f} nats")
         _path(ax, item.models["teacher"], item, color=COLOURS["--fg"], linewidth=1.0)
-    _Legend(figure, tops[8] + TITLE).of_models(item)
+    _Legend(figure, tops[8] + TITLE).models(item)
     _curve(axes(tops[8] + TITLE + 2 * ROW + 6, CURVE, 1.0), item)
     return inline_svg(figure.figure, f"{item.system} {item.test_set} {item.utterance}", _in_words(item))
 
@@ -88,7 +88,7 @@ class _Legend:
         self._axes.set_xlim(0, LEAST_WIDTH)
         self._axes.set_ylim(3 * ROW, 0)
 
-    def of_nodes(self, item: UtteranceLattice) -> None:
+    def nodes(self, item: UtteranceLattice) -> None:
         for x, colour, text in ((4, LABEL, "next token"), (104, BLANK, "blank"), (174, REST, "another token")):
             self._box(x, 0, (*(value / 255 for value in colour), 1.0))
             self._text(x + 16, 0, text)
@@ -102,14 +102,14 @@ class _Legend:
         self._axes.add_patch(Rectangle((212, 2 * ROW + 2), 20, 10, fill=False, edgecolor=COLOURS["--muted"]))
         self._text(238, 2, f"kept: {item.prune_range} a frame")
 
-    def of_divergence(self) -> None:
+    def divergence(self) -> None:
         for place, kl in enumerate((0.01, 0.1, 1.0, MOST_KL)):
             self._box(4 + 72 * place, 0, (*(value / 255 for value in DIVERGENCE), float(_opacity(np.array(kl))[0])))
             self._text(20 + 72 * place, 0, f"{kl:g}" if kl < MOST_KL else f"{kl:g} nats and more")
         self._line(4, 1, "-", 1.0)
         self._text(32, 1, "the teacher's best path")
 
-    def of_models(self, item: UtteranceLattice) -> None:
+    def models(self, item: UtteranceLattice) -> None:
         for row, (key, (colour, style)) in enumerate(CURVES.items()):
             model = item.models[key]
             self._line(4, row, style, 1.4, colour)

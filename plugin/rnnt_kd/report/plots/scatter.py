@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, pixel_figure
 from rnnt_kd.report.plots.style import KINDS, WIDTH, Plot, finished, label, legend, legend_of, quiet
-from rnnt_kd.report.read import Experiment, Row, System
+from rnnt_kd.report.read import FinishedExperiment, FinishedSystem, Row
 
 HEIGHT = 300
 FORMATS = {"float32": "o", "float16": "v", "int8": "s", "sparse": "D", "sparse int8": "*"}  # shown of sizes.json
@@ -24,7 +24,7 @@ class Point(NamedTuple):
     y: float
 
 
-def sizes(experiment: Experiment) -> Iterator[Plot]:
+def sizes(experiment: FinishedExperiment) -> Iterator[Plot]:
     """%WER against parameters that are not zero; a line leads from each system to its distilled twins."""
     for test_set in experiment.scored_sets():
         families: Dict[str, List[Point]] = {}
@@ -55,7 +55,7 @@ def sizes(experiment: Experiment) -> Iterator[Plot]:
         yield finished(figure, f"%WER against non-zero parameters, {test_set}", words, note)
 
 
-def file_bytes(experiment: Experiment) -> Iterator[Plot]:
+def file_bytes(experiment: FinishedExperiment) -> Iterator[Plot]:
     """%WER against the bytes of the files, in each format."""
     systems = {system.name: system for system in experiment.systems}
     rows = [row for row in experiment.sizes if row["system"] in systems and row["format"] in FORMATS]
@@ -89,7 +89,7 @@ def file_bytes(experiment: Experiment) -> Iterator[Plot]:
     yield finished(figure, "%WER against bytes", words, note)
 
 
-def sparsity(experiment: Experiment) -> Iterator[Plot]:
+def sparsity(experiment: FinishedExperiment) -> Iterator[Plot]:
     """%WER against the sparsity; one line for each way to distil."""
     for test_set in experiment.scored_sets():
         sparse = [system for system in experiment.systems if system.listed.role == "sparse_student"]
@@ -101,7 +101,7 @@ def sparsity(experiment: Experiment) -> Iterator[Plot]:
             yield finished(figure, f"%WER against sparsity, {test_set}", words, note)
 
 
-def _lines(systems: Sequence[System], test_set: str) -> Tuple[PixelFigure, str]:
+def _lines(systems: Sequence[FinishedSystem], test_set: str) -> Tuple[PixelFigure, str]:
     """Mean and standard deviation over seeds against sparsity, and the same in words.
 
     Of several systems of the same sparsity and way (trained longer, say) the one with most seeds, then the first.
@@ -109,7 +109,7 @@ def _lines(systems: Sequence[System], test_set: str) -> Tuple[PixelFigure, str]:
     series: Dict[str, Dict[float, Row]] = {}
     for system in sorted(systems, key=lambda system: -len(system.rows[test_set]["seeds"])):
         series.setdefault(way_of(system.listed.kd), {}).setdefault(system.listed.sparsity, system.rows[test_set])
-    shown = {way: sorted(of_way.items()) for way, of_way in series.items()}
+    shown = {way: sorted(points.items()) for way, points in series.items()}
     ways = sorted(shown, key=lambda way: (way != NOT_DISTILLED, -len(shown[way]), way))[:6]
     top = 30 + 15 * len(ways)
     figure = pixel_figure(WIDTH, HEIGHT + 15 * len(ways))

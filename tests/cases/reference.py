@@ -20,9 +20,9 @@ def joiner_logits(am, lm, weight, bias, ranges, activation=torch.tanh):
     """(B, T, s_range, C); am (B, T, J), lm (B, S + 1, J), each or pruned to (B, T, s_range, J); bias (C,) or None."""
 
     def at(b, t, k):
-        of_am = am[b, t] if am.ndim == 3 else am[b, t, k]
-        of_lm = lm[b, int(ranges[b][t][k])] if lm.ndim == 3 else lm[b, t, k]
-        hidden = activation(of_am + of_lm)
+        am_row = am[b, t] if am.ndim == 3 else am[b, t, k]
+        lm_row = lm[b, int(ranges[b][t][k])] if lm.ndim == 3 else lm[b, t, k]
+        hidden = activation(am_row + lm_row)
         logits = torch.stack([(row * hidden).sum() for row in weight])
         return logits if bias is None else logits + bias
 

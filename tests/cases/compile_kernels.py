@@ -11,7 +11,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 INTEGERS = ("labels", "am_rows", "lm_rows", "rows", "first_node", "last_node", "starts", "boundary")
-SINGLES = "bias of_blank of_label log_rest blank_grad label_grad rest_grad column_sums weight_grad out".split()
+SINGLES = "bias blank_logits label_logits log_rest blank_grad label_grad rest_grad column_sums weight_grad out".split()
 
 
 def compile_for(gpu, kernel, dtype, constants, num_warps, num_stages=3):
@@ -37,7 +37,7 @@ def compile_for(gpu, kernel, dtype, constants, num_warps, num_stages=3):
     print(gpu, kernel.__name__, compiled.metadata.shared)
 
 
-POINTERS = "log_blank log_label scores shares blank_reads label_reads am lm hidden weight grads of_inputs".split()
+POINTERS = "log_blank log_label scores shares blank_reads label_reads am lm hidden weight grads input_grad".split()
 
 
 def lattice(gpu):

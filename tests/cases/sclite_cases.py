@@ -67,7 +67,7 @@ def noisy_recognitions(seed, vocabulary, longest, size=150):
 
 def trained(pattern):
     """Files of trained systems: below the folders that the variable ``RNNT_KD_EXP`` names, else below exp/."""
-    here = Path(__file__).resolve().parents[1] / "exp"
+    here = Path(__file__).resolve().parents[2] / "exp"
     roots = [Path(root) for root in os.environ.get(ROOTS, str(here)).split(os.pathsep) if root]
     found = sorted(path for root in roots for path in root.rglob(pattern))
     if not found:
