@@ -268,7 +268,7 @@ def test_figures_are_counted_over_every_node_of_the_test_set(exp, capsys):
     assert found["twin"]["label_at_emission"] == pytest.approx(np.mean(labels_at), rel=1e-5)
     if regions["off"].any():
         assert found["twin"]["blank_off"] == pytest.approx(blank[regions["off"]].mean(), rel=1e-5)
-    assert found["teacher"]["kd_per_arc"] == 0.0 and found["name_twin_view"] == "plain"
+    assert found["teacher"]["kd_per_arc"] == 0.0 and found["name_of_twin"] == "plain"
     assert f"{found['twin']['blank_at_emission']:.3f}" in said
 
 
