@@ -8,14 +8,12 @@ if [ -z "${RNNT_KD_ENV:-}" ]; then
   [ -r "$rnnt_kd_root/.venv/current" ] && RNNT_KD_ENV=$(cat "$rnnt_kd_root/.venv/current")
 fi
 export RNNT_KD_ENV
-rnnt_kd_packages=
 if [ "$RNNT_KD_ENV" != none ]; then # complete as it is: what others export for their Python hides nothing of it
   export PATH="$rnnt_kd_root/.venv/$RNNT_KD_ENV/bin:$PATH"
-  rnnt_kd_packages=:$(echo "$rnnt_kd_root/.venv/$RNNT_KD_ENV"/lib/python3*/site-packages)
   unset PYTHONHOME PYTHONINSPECT PYTHONOPTIMIZE PYTHONWARNINGS
 fi
-export PYTHONPATH="$rnnt_kd_root/plugin:$rnnt_kd_root$rnnt_kd_packages${PYTHONPATH:+:$PYTHONPATH}"
-export PYTHONUNBUFFERED=1 PYTHONUTF8=1 PYTHONIOENCODING=utf-8:surrogateescape PYTHONSAFEPATH=1
+export PYTHONPATH="$rnnt_kd_root/plugin:$rnnt_kd_root${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONUNBUFFERED=1 PYTHONUTF8=1 PYTHONIOENCODING=utf-8:surrogateescape
 # One thread a process, whatever others export: jobs run side by side (--nj), and results are the same everywhere.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 # The MKL inside torch 1.13.1 takes its slowest path on AMD processors unless told otherwise.

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ def status_of(error, capsys, argv=()):
     return ended.value.code, capsys.readouterr().err
 
 
+LONG = 300.0  # seconds, on a busy machine
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -72,16 +74,16 @@ def test_own_bugs_keep_their_traceback():
         main([])
 
 
-def start(root, *arguments, path=None):
+def start(root, *arguments, path=None, environment="none", **how):
     return subprocess.Popen(
         [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={"PYTHONPATH": path or str(root / "plugin"), "PATH": ""},
+        env={"PYTHONPATH": path or str(root / "plugin"), "PATH": "", "RNNT_KD_ENV": environment}, **how,
     )  # fmt: skip
 
 
 def killed(process):
     """What it said on stderr; its status is that of an interrupted command."""
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=LONG)
     assert process.returncode == 130 and "interrupted" in errors and "Traceback" not in errors
     return errors
 
@@ -90,7 +92,7 @@ def killed(process):
 def test_interrupt_and_terminate_end_with_130_and_no_traceback(number, root):
     program = (
         "from rnnt_kd.bin.entry import command\nimport time\n"
-        "@command\ndef main(argv=None):\n    print('ready', flush=True)\n    time.sleep(30)\nmain()\n"
+        "@command\ndef main(argv=None):\n    print('ready', flush=True)\n    time.sleep(300)\nmain()\n"
     )
     process = start(root, "-c", program)
     assert process.stdout.readline() == "ready\n"
@@ -109,10 +111,22 @@ def test_an_interrupt_that_c_code_turned_into_another_error_is_an_interrupt(root
 
 
 def test_an_interrupt_in_the_imports_is_one_line(root, tmp_path):
-    slow = "import time\nprint('importing', flush=True)\ntime.sleep(30)\n"
+    slow = "import time\nprint('importing', flush=True)\ntime.sleep(300)\n"
     (tmp_path / "numpy.py").write_text(slow)  # imported by the command before its own main runs
     process = start(root, "-m", "rnnt_kd.bin.validate_data_dir", path=f"{tmp_path}:{root / 'plugin'}")
     assert process.stdout.readline() == "importing\n"
     process.send_signal(signal.SIGINT)
     errors = killed(process)
     assert errors.count("\n") == 1 and errors.startswith("interrupted")
+
+
+def test_neither_the_users_folder_nor_their_pythonpath_hides_a_package(root, tmp_path):
+    for name in ("numpy", "queue", "lhotse"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('not this one')\n")
+    command = ["-m", "rnnt_kd.bin.validate_data_dir", "--help"]
+    process = start(root, *command, path=f"{root / 'plugin'}:{tmp_path}", environment="k2", cwd=tmp_path)
+    assert process.communicate(timeout=LONG)[1] == "" and process.returncode == 0
+    shutil.copytree(root / "plugin" / "rnnt_kd" / "bin", tmp_path / "rnnt_kd" / "bin")
+    (tmp_path / "rnnt_kd" / "__init__.py").touch()
+    process = start(root, *command, cwd=tmp_path)
+    assert process.communicate(timeout=LONG)[1].count("hides that of") == 1 and process.returncode == 1
