@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 
 import pytest
 
+from rnnt_kd.bin import entry
 from rnnt_kd.bin.entry import command
 from rnnt_kd.errors import UserError
 
@@ -31,6 +32,20 @@ FULL = OSError(errno.ENOSPC, "No space left on device")
 
 def of_the_system(number):
     return OSError(number, os.strerror(number), "exp/cache")
+
+
+def caused_by(cause):
+    """What a library makes of it."""
+    error = RuntimeError("write failed")
+    error.__cause__ = cause
+    return error
+
+
+def not_in_utf8():
+    try:
+        "a\udcff".encode()
+    except UnicodeEncodeError as error:
+        return error
 
 
 def missing(package):
@@ -54,6 +69,18 @@ def missing(package):
     (of_the_system(errno.EISDIR), "", "exp/cache: Is a directory; expected a file"),
     (of_the_system(errno.EACCES), "", "exp/cache: Permission denied; expected permission"),
     (of_the_system(errno.EROFS), "", "exp/cache: Read-only file system; expected permission"),
+    (of_the_system(errno.EMFILE), "", "exp/cache: Too many open files; *ulimit -n"),
+    (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "", "Resource temporarily unavailable; *(--nj)"),
+    (OSError(errno.EFBIG, "File too large"), "--out a", "a: the disk is full"),
+    (caused_by(FULL), "", "the disk is full"),
+    (RuntimeError("IoError(Os { code: 28, message: No space left on device })"), "--exp-dir e", "e: the disk is full"),
+    (MemoryError(), "", "the memory is full; use smaller batches"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "", "the memory is full"),
+    (RuntimeError("std::bad_alloc"), "", "the memory is full"),
+    (not_in_utf8(), "", "'a\\udcff': a name that is not in UTF-8"),
+    (FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"), "", "No usable temporary*set TMPDIR"),
+    (UserError("never", "raised"), "--out a\udcff", "'a\\udcff': has a character that no name here may have"),
+    (UserError("never", "raised"), "--out a\x01b", "'a\\x01b': has a character"),
 ])  # fmt: skip
 def test_what_a_user_can_put_right_is_one_line(error, argv, beginning, capsys):
     status, text = status_of(error, capsys, argv.split())
@@ -130,3 +157,12 @@ def test_neither_the_users_folder_nor_their_pythonpath_hides_a_package(root, tmp
     (tmp_path / "rnnt_kd" / "__init__.py").touch()
     process = start(root, *command, cwd=tmp_path)
     assert process.communicate(timeout=LONG)[1].count("hides that of") == 1 and process.returncode == 1
+
+
+def test_an_error_that_does_not_say_so_is_the_full_disks(capsys, monkeypatch):
+    used = shutil.disk_usage("/")
+    error = RuntimeError("System error.")
+    with pytest.raises(RuntimeError):
+        status_of(error, capsys, ["--out-dir", "/"])
+    monkeypatch.setattr(entry.shutil, "disk_usage", lambda path: used._replace(free=0))
+    assert status_of(error, capsys, ["--out-dir", "/"])[1].startswith("error: /: the disk is full")
