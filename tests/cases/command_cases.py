@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -61,15 +62,26 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
 
-def start(root, command, arguments, killed_in=None, after=0):
+def start(root, command, arguments, killed_in=None, after=0, file_bytes=None):
     """``python -m rnnt_kd.bin.COMMAND`` in a process of its own; what it says is its stdout.
 
     killed_in: by kill -9, in place of the call of this function after so many: "rnnt_kd.atomic:os.replace".
+    file_bytes: no file can be larger, as on a disk that is full.
     """
+    limit = file_bytes and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, resource.RLIM_INFINITY)))
     environment = {**os.environ, "PYTHONPATH": str(root / "plugin"), "OMP_NUM_THREADS": "1"}
     how = ["-c", KILLED_IN, killed_in, str(after)] if killed_in else ["-m"]
     line = [sys.executable, *how, f"rnnt_kd.bin.{command}", *arguments]
-    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(line, env=environment, preexec_fn=limit, **pipes)
+
+
+def fails_on_a_full_disk(*arguments, file_bytes):
+    """``start`` what ends in one line that says so, and leaves no temporary file behind."""
+    process = start(*arguments, file_bytes=file_bytes)
+    said, _ = process.communicate(timeout=LONG)
+    assert process.returncode == 1 and "Traceback" not in said, said
+    assert "the disk is full; free some space" in said.splitlines()[-1], said
 
 
 def kill(*arguments, **killed_in):

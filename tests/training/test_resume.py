@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from command_cases import LONG, kill, start, writes_interrupted
+from command_cases import LONG, fails_on_a_full_disk, kill, start, writes_interrupted
 from training_cases import interrupted_after, metrics, system_json
 
 from rnnt_kd.errors import UserError
@@ -32,6 +32,20 @@ def test_kill_9_changes_no_bit(tone_corpus, teacher_dir, tmp_path, root):
     for values in (before, after):
         values.pop("train_seconds"), values.pop("teacher")
     assert before == after
+
+
+def test_a_full_disk_is_one_line_and_changes_no_bit(tone_corpus, tmp_path, root):
+    """First not even the configuration can be written, then no checkpoint."""
+    command = tone_corpus.arguments(tmp_path, "{role: teacher}")
+    for file_bytes in (100, 50_000):
+        fails_on_a_full_disk(root, "train", command, file_bytes=file_bytes)
+        assert not list((tmp_path / "trial" / "x" / "seed1").rglob("*.tmp"))
+    process = start(root, "train", command)
+    output, _ = process.communicate(timeout=LONG)
+    assert process.returncode == 0, output
+    tone_corpus.train(tone_corpus.config("teacher", "x"), tmp_path / "whole")
+    files = [folder / "model.safetensors" for folder in (tmp_path / "whole", tmp_path / "trial" / "x" / "seed1")]
+    assert files[0].read_bytes() == files[1].read_bytes() and metrics(files[0].parent) == metrics(files[1].parent)
 
 
 def test_interrupted_between_any_two_renames(tone_corpus, tmp_path):
