@@ -14,7 +14,7 @@ OWN = ["--train-dir", "d/train", "--dev-dir", "d/dev", "--test-dirs", "d/a d/b"]
 def run_sh(root, *arguments):
     return subprocess.run(
         ["bash", str(root / "run.sh"), *map(str, arguments)],
-        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60,
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600,
     )  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def test_it_runs_from_any_folder_through_a_link_and_with_cdpath(root, tmp_path):
     for folder, script in ((root.parent, f"{root.name}/run.sh"), (tmp_path, "link.sh"), (tmp_path, "./link.sh")):
         result = subprocess.run(
             ["bash", script, "--help"], cwd=folder, env={**os.environ, "CDPATH": f"{root.parent}:/"},
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=600,
         )  # fmt: skip
         assert (result.returncode, result.stdout, result.stderr) == (0, expected, "")
 

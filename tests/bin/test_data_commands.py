@@ -5,7 +5,7 @@ import errno
 import numpy as np
 import pytest
 import soundfile
-from command_cases import refused
+from command_cases import LONG, fails_on_a_full_disk, refused, start
 from filelock import FileLock
 
 from rnnt_kd.bin import compute_features, prepare_corpus, train_bpe, validate_data_dir
@@ -50,6 +50,17 @@ def test_the_whole_path_runs_and_then_skips(data_dir, tmp_path, capsys):
     train_bpe.main(bpe)
     out = capsys.readouterr().out
     assert "15 cuts of 5 utterances" in out and out.count("runs again, because") == 2
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_made(data_dir, tmp_path, root):
+    out = tmp_path / "out"
+    features = "compute_features", ["--data-dir", data_dir, "--out-dir", out, "--name", "train"]
+    bpe = "train_bpe", ["--text", data_dir / "text", "--vocab-size", "20", "--out-dir", out]
+    for command, file_bytes in ((features, 3000), (bpe, 100)):
+        fails_on_a_full_disk(root, *command, file_bytes=file_bytes)
+        assert not [path for path in out.rglob("*") if not path.name.endswith(".lock") and path.stat().st_size]
+    process = start(root, *features)
+    assert "4 cuts of 4 utterances" in process.communicate(timeout=LONG)[0]
 
 
 def test_what_is_left_out_is_said(data_dir, tmp_path, capsys):

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
+from rnnt_kd.bin import experiment as command
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.bootstrap import errors_by_utterance, paired_p_value
@@ -338,7 +340,8 @@ def test_a_job_makes_what_it_needs(trial):
     (["--nj", "0"], "--nj: 0"),
     (["--steps", "train slep"], "--steps: there is no 'slep'; expected one of: features"),
     (["--test-dirs", " "], "--test-dirs: empty"),
-    (["--dev-dir", ""], "'.' has no name"),
+    (["--dev-dir", "/"], "'/' gives a set no name"),
+    (["--test-dirs", "x/-test"], "'x/-test' gives a set no name, or one that begins with a dot or a hyphen"),
     (["--replications", "0"], "--replications, --seed: 0, 0"),
     (["--steps", "score", "--seed", str(2**31)], "--replications, --seed: 500, 2147483648"),
     (["--set", "decoding.search=gredy_search"], "decoding.search: there is no 'gredy_search'"),
@@ -348,3 +351,13 @@ def test_a_job_makes_what_it_needs(trial):
 ])  # fmt: skip
 def test_wrong_options(untrained, arguments, words):
     assert words in refused(untrained, *arguments)
+
+
+@pytest.mark.parametrize("written, name", [
+    (".", "inner"), ("./", "inner"), ("..", "outer"), ("x/.", "x"), ("x/", "x"), ("x/..", "inner"), ("link", "link"),
+])  # fmt: skip
+def test_a_set_has_its_folders_name_however_it_is_written(tmp_path, monkeypatch, written, name):
+    (tmp_path / "outer" / "inner" / "x").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "outer" / "inner")
+    Path("link").symlink_to("x")
+    assert command._set_name(Path(written)) == name

@@ -251,12 +251,12 @@ STEPS: Dict[str, Callable[[Run], List[str]]] = {
 
 
 def _places(args) -> Places:
-    test_sets = {Path(folder).name: Path(folder) for folder in args.test_dirs.split()}
+    test_sets = {_set_name(Path(folder)): Path(folder) for folder in args.test_dirs.split()}
     _check_names(args, test_sets)
     return Places(
         preset=args.config,
         exp_dir=args.exp_dir,
-        dev_set=args.dev_dir.name,
+        dev_set=_set_name(args.dev_dir),
         test_sets=test_sets,
         train_dir=args.train_dir,
         dev_dir=args.dev_dir,
@@ -267,18 +267,25 @@ def _places(args) -> Places:
     )
 
 
+def _set_name(folder: Path) -> str:
+    """The last part of its path; of "." and "..", that of the folder they lead to."""
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name
+
+
 def _check_names(args, test_sets: Dict[str, Path]) -> None:
     """A folder's name stands for the set in file names."""
     folders = [Path(folder) for folder in dict.fromkeys(args.test_dirs.split())]
     if not folders:
         raise UserError("--test-dirs", "empty", "at least one directory")
     for path in (args.dev_dir, *folders):
-        if not path.name:
-            raise UserError("--dev-dir, --test-dirs", f"'{path}' has no name", "a path that ends in the set's name")
-    others = {"train": None, args.dev_dir.name: args.dev_dir}
+        if _set_name(path)[:1] in ("", ".", "-"):
+            problem = f"'{path}' gives a set no name, or one that begins with a dot or a hyphen"
+            raise UserError("--dev-dir, --test-dirs", problem, "a path that ends in the set's name", "rename it")
+    others = {"train": None, _set_name(args.dev_dir): args.dev_dir}
     for folder in folders:
-        if test_sets[folder.name] != folder or others.get(folder.name, folder) != folder:
-            problem = f"two directories have the name '{folder.name}'"
+        name = _set_name(folder)
+        if test_sets[name] != folder or others.get(name, folder) != folder:
+            problem = f"two directories have the name '{name}'"
             raise UserError("--test-dirs", problem, "different last parts", "rename one or link to it")
 
 
