@@ -1,6 +1,7 @@
 """How tests call commands: in this process, where they are refused or interrupted, and in another one."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,14 @@ def refused(capsys, main, *arguments, lines=1):
     said = capsys.readouterr().err.splitlines()
     assert end.value.code == 1 and said[-1].startswith("error: ") and lines in (None, len(said)), said
     return said[-1]
+
+
+def edit_record(path, change):
+    """``change`` the values of a record, as one of an earlier version: without its own digest."""
+    values = json.loads(path.read_text())
+    values.pop("sha256", None)
+    change(values)
+    path.write_text(json.dumps(values))
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from command_cases import edit_record
 
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
@@ -224,17 +225,15 @@ def test_the_same_systems_under_other_names_are_not_trained_again(trial):
 
 def test_where_a_system_was_made_does_not_count(trial):
     inputs = trial.dir / "hot" / "seed1" / ".training.record.json"
-    inputs.write_text(inputs.read_text().replace("torch_backend", "triton_backend"))
+    edit_record(inputs, lambda values: values["notes"].update({"lattice backend": "triton_backend"}))
     record = recogs(trial, "hot", 1).parent / ".decode-dev.record.json"
-    record.write_text(record.read_text().replace('"device": "cpu"', '"device": "cuda"'))
-    assert "triton" in inputs.read_text() and "cuda" in record.read_text()
+    edit_record(record, lambda values: values["settings"].update(device="cuda"))
     assert trial.run() == [] and row(trial, "hot")["seeds"] == [1]
 
 
 def test_a_decoding_with_other_options_in_the_same_folder_is_not_taken_for_the_plain_one(trial):
     record = recogs(trial, "hot", 1).parent / ".decode-dev.record.json"
-    values = json.loads(record.read_text())
-    record.write_text(json.dumps({**values, "settings": {**values["settings"], "nbest": 4}}))
+    edit_record(record, lambda values: values["settings"].update(nbest=4))
     assert trial.run("--steps", "decode") == ["decode hot/1 dev"]
 
 
@@ -262,9 +261,7 @@ def test_results_with_another_bpe_model_are_refused(trial):
 
 def test_results_of_another_corpus_are_refused(trial):
     inputs = trial.dir / "sparse50" / "seed2" / ".training.record.json"
-    values = json.loads(inputs.read_text())
-    values["inputs"]["train cuts"] = "1" * 64
-    inputs.write_text(json.dumps(values))
+    edit_record(inputs, lambda values: values["inputs"].update({"train cuts": "1" * 64}))
     assert "sparse50/seed2: trained with other train cuts" in refused(trial, "--steps", "score")
 
 

@@ -1,6 +1,7 @@
 """Stage 1: a Kaldi data directory -> Lhotse cuts with filter banks on the disk.
 
-``<out_dir>/<name>.jsonl.gz``       one cut an utterance and speed; id = utterance id (+ ``_sp0.9``)
+``<out_dir>/<name>.jsonl.gz``       one cut an utterance and speed; id = utterance id (+ ``_sp0.9``); it holds the
+                                    SHA-256 of its features, which are held against it whenever they are read
 ``<out_dir>/<name>_feats/*.lca``    80 log-mel filter banks, every 10 ms (lilcom: rounded to 1/32)
 ``<out_dir>/<name>.left_out.json``  {utterance id: reason} of what was left out
 
@@ -36,6 +37,7 @@ from rnnt_kd.atomic import replace_dir, write_bytes, write_text
 from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio import BadAudio, is_silent, load_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
+from rnnt_kd.data.dataset import FEATURES_DIGEST, stored_digest
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
 from rnnt_kd.errors import UserError
 from rnnt_kd.progress_bar import ProgressBar
@@ -184,6 +186,8 @@ def _features_of_part(part: _Part) -> Tuple[List[MonoCut], Dict[str, str], int]:
                     key = writer.write(cut.id, matrix)
                     cut.features = _features_manifest(cut, matrix, extractor, stored_in, key)
                     cuts.append(cut)
+    for cut in cuts:
+        cut.custom = {FEATURES_DIGEST: stored_digest(made / Path(stored_in).name, cut.features.storage_key)}
     return cuts, left_out, seen
 
 

@@ -11,7 +11,7 @@ from rnnt_kd.config_io import read_system_config
 from rnnt_kd.data.dataset import cuts_digest
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.plan import Job, Plan
-from rnnt_kd.record import in_words, read_record
+from rnnt_kd.record import file_digest, in_words, read_record
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import weights_file
 from rnnt_kd.teachers.cache import TeacherCache
@@ -150,7 +150,7 @@ class Progress:
         return self._digest("content", path, store.content_digest)
 
     def _bytes(self, path: Path) -> str:
-        return self._digest("bytes", path, store.file_digest)
+        return self._digest("bytes", path, file_digest)
 
     def _digest(self, kind: str, path: Path, function) -> str:
         try:

@@ -75,7 +75,7 @@ def train_system(
             fabric = Fabric(accelerator=device, devices=1, precision=config.training.precision)
             training = Training(config, system_dir, data, fabric, backend, teacher_dir, say, cache)
             averaged = training.run()
-            record.finish()  # before checkpoints go: killed here, the run ends once more, with the same weights
+            record.finish([store.CONFIG])  # before checkpoints go: killed here, the run ends again, the same
             checkpoint.tidy(training.checkpoints, 0, averaged)
 
 
