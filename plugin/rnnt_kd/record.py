@@ -71,6 +71,11 @@ class Record:
             changes += [f"{name} is another input" for name in sorted({**others[0], **others[1]})]
         return changes
 
+    def identity(self) -> str:
+        """SHA-256 of inputs and of all settings that are not the usual ones: an option to come changes nothing."""
+        unusual = {key: value for key, value in self.settings.items() if self.defaults.get(key) != value}
+        return json_digest([unusual, self.inputs])
+
     def why_not(self) -> str:
         """Why the folder is not finished; "" where nothing has changed since ``finish`` and the outputs are there."""
         before = read_record(self.path)
