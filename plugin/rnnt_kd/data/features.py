@@ -96,6 +96,7 @@ def compute_features(
 def _compute(
     data: KaldiDataDir, out_dir: Path, name: str, speeds: List[float], num_jobs: int, max_bad_fraction: float
 ) -> FeaturesSummary:
+    _check_ids(data.utterances, speeds)
     by_recording: Dict[str, List[Utterance]] = {}
     for utterance in data.utterances:
         by_recording.setdefault(utterance.recording_id, []).append(utterance)
@@ -139,6 +140,17 @@ def _checked_speeds(speed_perturb: Sequence[float]) -> List[float]:
     if not speeds or len(set(speeds)) != len(speeds):
         raise UserError("speed_perturb", f"found {speeds}", "different speeds, at least one")
     return speeds
+
+
+def _check_ids(utterances: List[Utterance], speeds: List[float]) -> None:
+    seen: Dict[str, Utterance] = {}
+    for utterance in utterances:
+        for speed in speeds:
+            cut_id = utterance.id if speed == 1.0 else f"{utterance.id}_sp{speed}"
+            other = seen.setdefault(cut_id, utterance)
+            if other is not utterance:
+                problem = f'"{cut_id}" would name two cuts: of "{other.id}" and of "{utterance.id}", at other speeds'
+                raise UserError(utterance.where, problem, "ids without _sp and a speed at the end", "rename one")
 
 
 def _check_left_out(data_dir: Path, total: int, left_out: Dict[str, str], max_bad_fraction: float) -> None:
