@@ -26,6 +26,7 @@ from lhotse.features.io import get_reader
 
 from rnnt_kd.data.batch_order import plan_batches
 from rnnt_kd.errors import UserError
+from rnnt_kd.record import verify
 
 FEATURES_DIGEST = "features_sha256"  # custom field of a cut: of the bytes that its features are stored as
 PADDING_VALUE = math.log(1e-10)  # of features; sherpa-onnx pads with the same
@@ -177,6 +178,7 @@ def _load_cuts(cuts_path: Path) -> CutSet:
 @functools.lru_cache(maxsize=4)
 def _load_cuts_cached(path: str, modified: int, size: int) -> CutSet:
     """Read once, not in every epoch."""
+    verify(Path(path), f"features_{Path(path).name.partition('.jsonl')[0]}", f"move {path} away and run stage 1 again")
     try:
         cuts = CutSet.from_jsonl(path)
         usable = all(cut.has_features and cut.supervisions for cut in cuts)
