@@ -10,8 +10,9 @@ system.json         size and sparsity; the mark of a finished training, written 
 import gzip
 import hashlib
 import json
+import zlib
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Callable, Dict, Tuple
 
 import safetensors
 import safetensors.torch
@@ -27,6 +28,7 @@ from rnnt_kd.record import file_digest, verify
 from rnnt_kd.systems.packed import PACKED, packed_digest, read_packed
 
 CONFIG, FINAL, SYSTEM = "config.yaml", "model.safetensors", "system.json"
+LEFT_OUT = ".left_out.json"  # beside cuts
 TRAINING = "training"  # the record of a system
 DECODING_ONLY = "decoding_only"  # key of system.json: imported from an export, which lacks the heads of training
 
@@ -92,6 +94,18 @@ def weights_digest(system_dir: Path) -> str:
     """SHA-256 of ``model.safetensors``, packed or not.  Raises UserError: damaged packed weights."""
     path = weights_file(system_dir)
     return packed_digest(path) if path.name == PACKED else file_digest(path)
+
+
+def decoding_inputs(
+    system_dir: Path, bpe_dir: Path, cuts: Path, digest: Callable[[Path], str] = file_digest
+) -> Dict[str, str]:
+    """What the decoding of a test set is made of, for its record; the weights may have been packed since."""
+    left_out = cuts.with_name(cuts.name.replace(".jsonl.gz", "") + LEFT_OUT)
+    weights = weights_file(system_dir)
+    paths = {"configuration": system_dir / CONFIG, "BPE model": bpe_dir / "bpe.model", "cuts": cuts}
+    paths["what stage 1 left out"] = left_out
+    digests = {name: digest(path) for name, path in paths.items()}
+    return {**digests, "weights": packed_digest(weights) if weights.name == PACKED else digest(weights)}
 
 
 def build_model(config: SystemConfig) -> Transducer:
@@ -164,7 +178,7 @@ def content_digest(path: Path) -> str:
                 digest.update(block)
     except FileNotFoundError:
         raise UserError(path, "no such cuts", "the cuts of stage 1", "run stage 1 first") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(path, f"cannot be read ({error})", "the cuts of stage 1", "run stage 1 again") from None
     return digest.hexdigest()
 
