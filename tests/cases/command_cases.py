@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from rnnt_kd import atomic
+from rnnt_kd.record import file_digest, record_path
 
 
 def words(**values):
@@ -32,6 +33,12 @@ def edit_record(path, change):
     values.pop("sha256", None)
     change(values)
     path.write_text(json.dumps(values))
+
+
+def record_again(path, work):
+    """What a test wrote to an output of ``work`` counts as what was written."""
+    digest = file_digest(path)
+    edit_record(record_path(path.parent, work), lambda values: values["outputs"].update({path.name: digest}))
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from command_cases import edit_record
+from command_cases import edit_record, record_again
 
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
@@ -186,16 +186,28 @@ def test_an_unfinished_seed_is_named_and_in_no_figure(trial):
     assert (seeds["sparse50_kd"], seeds["hot"]) == ("1 of 1 2", "- of 1")
 
 
-@pytest.mark.parametrize("file, content, words", [
-    ("system.json", "{}", "system.json: params is None; expected a number"),
-    ("system.json", "[]", "system.json: not a JSON object"),
-    ("decode_dev_modified_beam_search/decode.json", '{"rtf": "fast"}', "decode.json: rtf is 'fast'"),
-    ("decode_dev_modified_beam_search/decode.json", "{", "decode.json: not a JSON object"),
+@pytest.mark.parametrize("file, work, content, words", [
+    ("system.json", "training", "{}", "system.json: params is None; expected a number"),
+    ("system.json", "training", "[]", "system.json: not a JSON object"),
+    ("decode_dev_modified_beam_search/decode.json", "decode-dev", '{"rtf": "fast"}', "decode.json: rtf is 'fast'"),
+    ("decode_dev_modified_beam_search/decode.json", "decode-dev", "{", "decode.json: not a JSON object"),
 ])  # fmt: skip
-def test_a_damaged_result_is_one_line(trial, file, content, words):
+def test_a_damaged_result_is_one_line(trial, file, work, content, words):
     path = trial.dir / "hot" / "seed1" / file
-    path.write_text(content.ljust(path.stat().st_size))  # another size is no finished system
+    path.write_text(content)
+    trial.run("--steps", "score")
+    assert f"{path.name} is not what was written" in row(trial, "hot")["unfinished"]["1"]
+    record_again(path, work)
     assert words in refused(trial, "--steps", "score")
+
+
+@pytest.mark.parametrize("name", ["recogs-dev.txt", "tokens-dev.jsonl", "dev.ctm"])
+def test_a_flipped_bit_of_a_decoding_is_decoded_again(trial, name):
+    path = recogs(trial, "hot", 1).with_name(name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert trial.run("--steps", "decode") == ["decode hot/1 dev"]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"settings": 3}'])
@@ -276,6 +288,7 @@ def test_other_references_are_refused(trial):
     path = recogs(trial, "sparse50_kd", 1)
     first, *rest = read_recogs(path)
     write_recogs(path, [type(first)(first.utterance_id, ("other", *first.ref[1:]), first.hyp), *rest])
+    record_again(path, "decode-dev")
     assert first.utterance_id in refused(trial, "--steps", "score")
 
 
