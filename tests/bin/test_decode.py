@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 from arpa_cases import make_arpa
-from command_cases import refused, words
+from command_cases import edit_record, refused, words
 from system_cases import noise_corpus, random_system
 
 from rnnt_kd.bin import decode, delay, score
@@ -116,12 +116,10 @@ def test_what_an_earlier_version_decoded_is_finished(made, tmp_path, capsys):
     """Without the files that have come since."""
     decode.main(options(made, tmp_path))
     record = tmp_path / ".decode-test.record.json"
-    values = json.loads(record.read_text())
-    assert "nbest" not in values["settings"]
+    assert "nbest" not in json.loads(record.read_text())["settings"]
     for name in ("test.ctm", "ref-test.trn", "hyp-test.trn"):
-        del values["outputs"][name]
+        edit_record(record, lambda values, name=name: values["outputs"].pop(name))
         (tmp_path / name).unlink()
-    record.write_text(json.dumps(values))
     capsys.readouterr()
     decode.main(options(made, tmp_path))
     assert "finished already" in capsys.readouterr().out

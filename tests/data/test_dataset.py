@@ -138,6 +138,23 @@ def test_a_foreign_or_corrupt_cuts_file_is_one_line(tmp_path, content):
         load(tmp_path / "x.jsonl.gz")
 
 
+def test_every_flipped_bit_of_features_is_found(cuts_path, tmp_path):
+    folder = shutil.copytree(cuts_path.parent, tmp_path / "cuts")
+    archive = folder / "x_feats" / "feats-00001.lca"
+    whole = archive.read_bytes()
+    for bit in random.Random(0).sample(range(8 * len(whole)), 300):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        archive.write_bytes(damaged)
+        with pytest.raises(
+            UserError, match=f"{archive}: features of u.. .*not what was written.*move {archive.parent}"
+        ):
+            list(load(folder / cuts_path.name))
+    shutil.copy(cuts_path.parent / "x_feats" / "feats-00000.lca", archive)
+    with pytest.raises(UserError, match="feats-00001.lca: features of u"):
+        list(load(folder / cuts_path.name))
+
+
 def test_missing_cuts_and_missing_or_corrupt_features_are_one_line(cuts_path, tmp_path):
     with pytest.raises(UserError, match="nothing.jsonl.gz: no such file"):
         load(tmp_path / "nothing.jsonl.gz")
@@ -150,5 +167,5 @@ def test_missing_cuts_and_missing_or_corrupt_features_are_one_line(cuts_path, tm
     for broken in (b"", archive[:1000], bytes(len(archive))):
         for part in (0, 1):
             (tmp_path / "y_feats" / f"feats-0000{part}.lca").write_bytes(broken)
-        with pytest.raises(UserError, match="features of u.. .*run stage 1"):
+        with pytest.raises(UserError, match="features of u.. .*move .*y_feats away and run stage 1"):
             list(load(tmp_path / "x.jsonl.gz"))

@@ -276,6 +276,17 @@ def test_wrong_speeds_are_errors(tmp_path, data, speeds):
         compute_features(data, tmp_path / "cuts", "x", speeds)
 
 
+@pytest.mark.parametrize("ids, speeds", [("a a_sp0.9", (0.9, 1.0)), ("a_sp1.1 a_sp1.1_sp0.9", (1.0, 0.9, 1.1))])
+def test_an_id_that_is_also_a_copys_is_refused(tmp_path, ids, speeds):
+    audio = write(tmp_path / "a.wav", tone(0.5))
+    folder = make_dir(tmp_path / "data", dict.fromkeys(ids.split(), audio))
+    message = f'wav.scp:2: "{ids.split()[1]}" would name two cuts: of "{ids.split()[0]}" and of "{ids.split()[1]}"'
+    with pytest.raises(UserError, match=message):
+        compute_features(folder, tmp_path / "cuts", "x", speeds)
+    assert compute_features(folder, tmp_path / "cuts", "x", speeds[:1]).num_cuts == 2  # then no two have one name
+    assert len(cuts_of(tmp_path / "cuts", "x")) == 2
+
+
 def test_a_second_writer_is_turned_away(tmp_path, data):
     (tmp_path / "cuts").mkdir()
     with FileLock(str(tmp_path / "cuts" / ".x.lock")):

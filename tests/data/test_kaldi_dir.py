@@ -85,6 +85,8 @@ DEFECTS = {
     "no utt2spk": ("utt2spk", None, "has no file utt2spk"),
     "empty": ("text", "", "text: is empty"),
     "unsorted": ("text", "a-2 X\na-1 X\nb-1 X\n", r"text:2: is not sorted.*LC_ALL=C sort"),
+    "two Unicode forms": ("text", "cafe\u0301 X\ncaf\u00e9 X\n", r"text:2: .*'cafe\\u0301' and 'caf\\xe9'"),
+    "speakers in two forms": ("utt2spk", "a-1 \u00e9\na-2 e\u0301\nb-1 b\n", r"utt2spk:2: .*'\\xe9' and 'e\\u0301'"),
     "duplicate": ("text", "a-1 X\na-1 X\nb-1 X\n", r"text:2: duplicate id .a-1. \(first at line 1\)"),
     "transcript for nothing": ("text", "a-1 X\na-2 X\nb-1 X\nc-1 X\n", r"text:4: transcript .c-1. has no audio"),
     "audio without transcript": ("text", "a-1 X\nb-1 X\n", r"wav.scp:2: audio .a-2. has no transcript"),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_cases import record_again
 from training.conftest import teacher_dir, tone_corpus  # noqa: F401
 
 from rnnt_kd.bin import experiment as command
@@ -81,6 +82,7 @@ def finished(untrained):
         items = read_recogs(path)
         hyps = [[word for word in item.ref for _ in range(generator.choice([1] * 9 + [0] * number))] for item in items]
         write_recogs(path, [Recognition(item.utterance_id, item.ref, tuple(hyp)) for item, hyp in zip(items, hyps)])
+        record_again(path, "decode-dev")
     assert untrained.run("--steps", "score") == []
     return untrained, started
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from command_cases import edit_record, record_again
 
 from rnnt_kd.bin import experiment as command
 from rnnt_kd.config_io import read_system_config
@@ -187,16 +188,28 @@ def test_an_unfinished_seed_is_named_and_in_no_figure(trial):
     assert (seeds["sparse50_kd"], seeds["hot"]) == ("1 of 1 2", "- of 1")
 
 
-@pytest.mark.parametrize("file, content, words", [
-    ("system.json", "{}", "system.json: params is None; expected a number"),
-    ("system.json", "[]", "system.json: not a JSON object"),
-    ("decode_dev_modified_beam_search/decode.json", '{"rtf": "fast"}', "decode.json: rtf is 'fast'"),
-    ("decode_dev_modified_beam_search/decode.json", "{", "decode.json: not a JSON object"),
+@pytest.mark.parametrize("file, work, content, words", [
+    ("system.json", "training", "{}", "system.json: params is None; expected a number"),
+    ("system.json", "training", "[]", "system.json: not a JSON object"),
+    ("decode_dev_modified_beam_search/decode.json", "decode-dev", '{"rtf": "fast"}', "decode.json: rtf is 'fast'"),
+    ("decode_dev_modified_beam_search/decode.json", "decode-dev", "{", "decode.json: not a JSON object"),
 ])  # fmt: skip
-def test_a_damaged_result_is_one_line(trial, file, content, words):
+def test_a_damaged_result_is_one_line(trial, file, work, content, words):
     path = trial.dir / "hot" / "seed1" / file
-    path.write_text(content.ljust(path.stat().st_size))  # another size is no finished system
+    path.write_text(content)
+    trial.run("--steps", "score")
+    assert f"{path.name} is not what was written" in row(trial, "hot")["unfinished"]["1"]
+    record_again(path, work)
     assert words in refused(trial, "--steps", "score")
+
+
+@pytest.mark.parametrize("name", ["recogs-dev.txt", "tokens-dev.jsonl", "dev.ctm"])
+def test_a_flipped_bit_of_a_decoding_is_decoded_again(trial, name):
+    path = recogs(trial, "hot", 1).with_name(name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert trial.run("--steps", "decode") == ["decode hot/1 dev"]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"settings": 3}'])
@@ -226,17 +239,15 @@ def test_the_same_systems_under_other_names_are_not_trained_again(trial):
 
 def test_where_a_system_was_made_does_not_count(trial):
     inputs = trial.dir / "hot" / "seed1" / ".training.record.json"
-    inputs.write_text(inputs.read_text().replace("torch_backend", "triton_backend"))
+    edit_record(inputs, lambda values: values["notes"].update({"lattice backend": "triton_backend"}))
     record = recogs(trial, "hot", 1).parent / ".decode-dev.record.json"
-    record.write_text(record.read_text().replace('"device": "cpu"', '"device": "cuda"'))
-    assert "triton" in inputs.read_text() and "cuda" in record.read_text()
+    edit_record(record, lambda values: values["settings"].update(device="cuda"))
     assert trial.run() == [] and row(trial, "hot")["seeds"] == [1]
 
 
 def test_a_decoding_with_other_options_in_the_same_folder_is_not_taken_for_the_plain_one(trial):
     record = recogs(trial, "hot", 1).parent / ".decode-dev.record.json"
-    values = json.loads(record.read_text())
-    record.write_text(json.dumps({**values, "settings": {**values["settings"], "nbest": 4}}))
+    edit_record(record, lambda values: values["settings"].update(nbest=4))
     assert trial.run("--steps", "decode") == ["decode hot/1 dev"]
 
 
@@ -264,9 +275,7 @@ def test_results_with_another_bpe_model_are_refused(trial):
 
 def test_results_of_another_corpus_are_refused(trial):
     inputs = trial.dir / "sparse50" / "seed2" / ".training.record.json"
-    values = json.loads(inputs.read_text())
-    values["inputs"]["train cuts"] = "1" * 64
-    inputs.write_text(json.dumps(values))
+    edit_record(inputs, lambda values: values["inputs"].update({"train cuts": "1" * 64}))
     assert "sparse50/seed2: trained with other train cuts" in refused(trial, "--steps", "score")
 
 
@@ -281,6 +290,7 @@ def test_other_references_are_refused(trial):
     path = recogs(trial, "sparse50_kd", 1)
     first, *rest = read_recogs(path)
     write_recogs(path, [type(first)(first.utterance_id, ("other", *first.ref[1:]), first.hyp), *rest])
+    record_again(path, "decode-dev")
     assert first.utterance_id in refused(trial, "--steps", "score")
 
 

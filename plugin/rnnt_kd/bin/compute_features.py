@@ -32,8 +32,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         f"features_{args.name}",
         {"data_dir": str(args.data_dir), **settings},
         [args.data_dir / name for name in ("wav.scp", "text", "utt2spk", "segments")],
-        [f"{args.name}.jsonl.gz", f"{args.name}_feats"],
-        sources=[Path(recording.source) for recording in recordings if not recording.is_pipe],
+        [f"{args.name}.jsonl.gz", f"{args.name}_feats", f"{args.name}.left_out.json"],
+        sources={entry.id: Path(entry.source) for entry in recordings if not entry.is_pipe},
     )
     if stage.is_finished():
         return

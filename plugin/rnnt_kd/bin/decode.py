@@ -28,6 +28,7 @@ from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.interfaces import Encoder, StreamingEncoder
 from rnnt_kd.progress_bar import counted
+from rnnt_kd.record import file_digest
 from rnnt_kd.scoring.alternatives import write_nbest
 from rnnt_kd.scoring.ctm import write_ctm
 from rnnt_kd.scoring.emissions import write_emissions
@@ -35,7 +36,7 @@ from rnnt_kd.scoring.kaldi_files import FILES as KALDI_FILES
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.scoring.trn import write_trn
-from rnnt_kd.systems.store import check_bpe, load_system, weights_file
+from rnnt_kd.systems.store import LEFT_OUT, check_bpe, decoding_inputs, load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.transcripts import read_transcripts
 
@@ -79,15 +80,15 @@ def main(argv: Optional[List[str]] = None) -> None:
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
     settings.update(scorer_settings(args))
-    left_out_path = args.cuts.with_name(args.cuts.name.replace(".jsonl.gz", "") + ".left_out.json")  # of stage 1
-    inputs = [args.system_dir / "config.yaml", weights_file(args.system_dir), args.bpe_dir / "bpe.model"]
+    left_out_path = args.cuts.with_name(args.cuts.name.replace(".jsonl.gz", "") + LEFT_OUT)  # of stage 1
+    more = [path for path in (args.graph_text, args.lm, args.hotwords) if path is not None]
     outputs = [f"{name}-{args.test_set}.{kind}" for name, kind in OUTPUTS] + ["decode.json"]
     name = f"decode-{args.test_set}"
     if args.graph_text is not None:
         settings["graph_text"] = str(args.graph_text)
-        inputs.append(args.graph_text)
-    inputs += [path for path in (args.lm, args.hotwords) if path is not None]
-    stage = Stage(args.out_dir, name, settings, [*inputs, args.cuts, left_out_path], outputs)
+    inputs = decoding_inputs(args.system_dir, args.bpe_dir, args.cuts)
+    inputs.update({str(path): file_digest(path) for path in more})
+    stage = Stage(args.out_dir, name, settings, inputs, outputs)
     if stage.is_finished():
         return
 

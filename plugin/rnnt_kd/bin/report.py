@@ -11,7 +11,8 @@ from typing import List, Optional
 from rnnt_kd import atomic
 from rnnt_kd.bin import options
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.stage import Stage, file_digest
+from rnnt_kd.bin.stage import Stage
+from rnnt_kd.record import file_digest
 
 
 @command

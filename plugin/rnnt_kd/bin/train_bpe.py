@@ -6,7 +6,7 @@ from typing import List, Optional
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import parser
 from rnnt_kd.bin.stage import Stage
-from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.text.tokenizer import RECORD, Tokenizer
 from rnnt_kd.text.train_bpe import MODEL_TYPES, train_bpe
 from rnnt_kd.text.transcripts import read_transcripts
 
@@ -28,7 +28,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = options.parse_args(argv)
 
     settings = {"vocab_size": args.vocab_size, "model_type": args.model_type, "shrink_to_fit": args.shrink_to_fit}
-    stage = Stage(args.out_dir, "BPE", settings, args.text, ["bpe.model", "tokens.txt"])
+    stage = Stage(args.out_dir, RECORD, settings, args.text, ["bpe.model", "tokens.txt"])
     if stage.is_finished():
         return
     train_bpe(read_transcripts(args.text), args.vocab_size, args.out_dir, args.model_type, args.shrink_to_fit)

@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence
@@ -25,7 +26,9 @@ from lhotse.features.io import get_reader
 
 from rnnt_kd.data.batch_order import plan_batches
 from rnnt_kd.errors import UserError
+from rnnt_kd.record import verify
 
+FEATURES_DIGEST = "features_sha256"  # custom field of a cut: of the bytes that its features are stored as
 PADDING_VALUE = math.log(1e-10)  # of features; sherpa-onnx pads with the same
 
 
@@ -139,6 +142,14 @@ class CutDataLoader:
         return (collate(cuts, self._folder) for cuts in self._plan[self.skip_batches :])
 
 
+def stored_digest(path: Path, key: str) -> str:
+    """SHA-256 of the bytes that one cut's features are in a ``.lca`` file; ``key`` is their ``storage_key``."""
+    start, *sizes = map(int, key.split(","))
+    with open(path, "rb") as file:
+        file.seek(start)
+        return hashlib.sha256(file.read(min(sum(sizes), os.fstat(file.fileno()).st_size))).hexdigest()
+
+
 def collate(cuts: Sequence[MonoCut], folder: Path) -> Batch:
     """Read and pad the features of some cuts; ``folder`` is that of their cuts file."""
     matrices = [_read_features(cut, folder) for cut in cuts]
@@ -167,6 +178,7 @@ def _load_cuts(cuts_path: Path) -> CutSet:
 @functools.lru_cache(maxsize=4)
 def _load_cuts_cached(path: str, modified: int, size: int) -> CutSet:
     """Read once, not in every epoch."""
+    verify(Path(path), f"features_{Path(path).name.partition('.jsonl')[0]}", f"move {path} away and run stage 1 again")
     try:
         cuts = CutSet.from_jsonl(path)
         usable = all(cut.has_features and cut.supervisions for cut in cuts)
@@ -185,14 +197,18 @@ def _read_features(cut: MonoCut, folder: Path) -> torch.Tensor:
     stored = Path(cut.features.storage_path)
     path = folder / stored.parent.name / stored.name
     path = path if path.is_file() else stored
+    next_step = f"move {path.parent} away and run stage 1 again"
     try:
+        written = (cut.custom or {}).get(FEATURES_DIGEST)
+        if written is not None and stored_digest(path, cut.features.storage_key) != written:
+            raise ValueError("they are not what was written")
         matrix = get_reader(cut.features.storage_type)(str(path)).read(cut.features.storage_key)
     except FileNotFoundError:
-        raise UserError(path, "no such file", f"the features of {cut.id}", "run stage 1 again") from None
-    except (ValueError, RuntimeError, EOFError) as error:
+        raise UserError(path, "no such file", f"the features of {cut.id}", next_step) from None
+    except (ValueError, RuntimeError, EOFError, OSError) as error:
         problem = f"features of {cut.id} cannot be read ({error})"
-        raise UserError(path, problem, "the file that stage 1 wrote", "run stage 1 again") from None
+        raise UserError(path, problem, "the file that stage 1 wrote", next_step) from None
     if matrix.shape != (cut.features.num_frames, cut.features.num_features):
         problem = f"features of {cut.id} have shape {matrix.shape}"
-        raise UserError(path, problem, "the file that stage 1 wrote", "run stage 1 again")
+        raise UserError(path, problem, "the file that stage 1 wrote", next_step)
     return torch.from_numpy(matrix)

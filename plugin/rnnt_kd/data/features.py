@@ -1,6 +1,7 @@
 """Stage 1: a Kaldi data directory -> Lhotse cuts with filter banks on the disk.
 
-``<out_dir>/<name>.jsonl.gz``       one cut an utterance and speed; id = utterance id (+ ``_sp0.9``)
+``<out_dir>/<name>.jsonl.gz``       one cut an utterance and speed; id = utterance id (+ ``_sp0.9``); it holds the
+                                    SHA-256 of its features, which are held against it whenever they are read
 ``<out_dir>/<name>_feats/*.lca``    80 log-mel filter banks, every 10 ms (lilcom: rounded to 1/32)
 ``<out_dir>/<name>.left_out.json``  {utterance id: reason} of what was left out
 
@@ -36,6 +37,7 @@ from rnnt_kd.atomic import replace_dir, write_bytes, write_text
 from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio import BadAudio, is_silent, load_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
+from rnnt_kd.data.dataset import FEATURES_DIGEST, stored_digest
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
 from rnnt_kd.errors import UserError
 from rnnt_kd.progress_bar import ProgressBar
@@ -94,6 +96,7 @@ def compute_features(
 def _compute(
     data: KaldiDataDir, out_dir: Path, name: str, speeds: List[float], num_jobs: int, max_bad_fraction: float
 ) -> FeaturesSummary:
+    _check_ids(data.utterances, speeds)
     by_recording: Dict[str, List[Utterance]] = {}
     for utterance in data.utterances:
         by_recording.setdefault(utterance.recording_id, []).append(utterance)
@@ -137,6 +140,17 @@ def _checked_speeds(speed_perturb: Sequence[float]) -> List[float]:
     if not speeds or len(set(speeds)) != len(speeds):
         raise UserError("speed_perturb", f"found {speeds}", "different speeds, at least one")
     return speeds
+
+
+def _check_ids(utterances: List[Utterance], speeds: List[float]) -> None:
+    seen: Dict[str, Utterance] = {}
+    for utterance in utterances:
+        for speed in speeds:
+            cut_id = utterance.id if speed == 1.0 else f"{utterance.id}_sp{speed}"
+            other = seen.setdefault(cut_id, utterance)
+            if other is not utterance:
+                problem = f'"{cut_id}" would name two cuts: of "{other.id}" and of "{utterance.id}", at other speeds'
+                raise UserError(utterance.where, problem, "ids without _sp and a speed at the end", "rename one")
 
 
 def _check_left_out(data_dir: Path, total: int, left_out: Dict[str, str], max_bad_fraction: float) -> None:
@@ -184,6 +198,8 @@ def _features_of_part(part: _Part) -> Tuple[List[MonoCut], Dict[str, str], int]:
                     key = writer.write(cut.id, matrix)
                     cut.features = _features_manifest(cut, matrix, extractor, stored_in, key)
                     cuts.append(cut)
+    for cut in cuts:
+        cut.custom = {FEATURES_DIGEST: stored_digest(made / Path(stored_in).name, cut.features.storage_key)}
     return cuts, left_out, seen
 
 

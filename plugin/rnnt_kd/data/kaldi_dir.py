@@ -19,6 +19,7 @@ the line.  It opens no audio: ``data.audio`` and ``data.check_audio`` do.
 import math
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Container, Dict, List, Mapping, Optional, Tuple
@@ -113,7 +114,9 @@ def read_data_dir(path: Path, allow_pipes: bool = False) -> KaldiDataDir:
     advice = "take the utterance id where speakers are unknown"
     _all_in(utt2spk, wheres, 'utterance "{}" has no speaker', "a line in utt2spk", advice)
     _all_in(spans, _wheres(utt2spk), 'utterance "{}" has no audio', known, drop)
+    speakers: Dict[str, str] = {}
     for key, (value, where) in utt2spk.items():
+        _check_form(value, where, speakers)
         if len(value.split()) != 1:
             raise UserError(where, f'found "{key} {value}"', "two fields: utterance and speaker")
     if has_segments:
@@ -177,6 +180,7 @@ def read_table(path: Path, value_may_be_empty: bool = False) -> Table:
     except PermissionError:
         raise UserError(path, "cannot be read: permission denied", "a readable file") from None
     table: Table = {}
+    forms: Dict[str, str] = {}
     previous = ""
     lines = content.split("\n")
     if lines and not lines[-1].strip():
@@ -194,6 +198,7 @@ def read_table(path: Path, value_may_be_empty: bool = False) -> Table:
         if key in table:
             first = table[key][1].rpartition(":")[2]
             raise UserError(where, f'duplicate id "{key}" (first at line {first})', "every id once", "remove one line")
+        _check_form(key, where, forms)
         if key < previous:
             advice = f"run: LC_ALL=C sort -o {path} {path}"
             raise UserError(where, f'is not sorted: "{key}" after "{previous}"', "byte order", advice)
@@ -252,6 +257,15 @@ def _check_spk2utt(path: Path, utt2spk: Mapping[str, str]) -> None:
             raise UserError(where, found_there, "the same utterances", advice)
     missing = dict.fromkeys(expected, str(path / "spk2utt"))
     _all_in(found, missing, 'speaker "{}" of utt2spk is missing', "every speaker of utt2spk", advice)
+
+
+def _check_form(key: str, where: str, seen: Dict[str, str]) -> None:
+    """UserError: among those ``seen`` is the same id in another Unicode form."""
+    if not key.isascii():
+        other = seen.setdefault(unicodedata.normalize("NFC", key), key)
+        if other != key:
+            problem = f'"{key}" is there in two Unicode forms, {other!a} and {key!a}'
+            raise UserError(where, problem, "one form of every id", "write all files in NFC, or rename one")
 
 
 def _wheres(table: Table) -> Dict[str, str]:

@@ -20,10 +20,21 @@ from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.graphs import TRAINING_ONLY
-from rnnt_kd.export.model_json import NAME, ONNX_FILES, json_digest, tensor_digest
+from rnnt_kd.export.model_json import NAME, ONNX_FILES, tensor_digest
 from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, load_onnx, metadata_of
 from rnnt_kd.export.verify import session, verify_static
-from rnnt_kd.systems.store import CONFIG, DECODING_ONLY, FINAL, build_model, load_weights, write_system, write_tensors
+from rnnt_kd.record import Record, json_digest
+from rnnt_kd.systems.store import (
+    CONFIG,
+    DECODING_ONLY,
+    FINAL,
+    SYSTEM,
+    TRAINING,
+    build_model,
+    load_weights,
+    write_system,
+    write_tensors,
+)
 
 
 def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
@@ -53,7 +64,8 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
         load_weights(model, tensors, folder, AGAIN)
         write_system_config(making / CONFIG, config)
         write_tensors(making / FINAL, tensors)
-        write_system(making, _record(manifest, folder, sorted(heads)))
+        write_system(making, _facts(manifest, folder, sorted(heads)))
+        Record(making, TRAINING, {"imported": manifest["sha256"]}, {}, [CONFIG, FINAL, SYSTEM]).finish()
     return manifest
 
 
@@ -133,7 +145,7 @@ def _weights(folder: Path, manifest: Dict[str, Any]) -> Dict[str, Tensor]:
     return tensors
 
 
-def _record(manifest: Dict[str, Any], folder: Path, heads: List[str]) -> Dict[str, Any]:
+def _facts(manifest: Dict[str, Any], folder: Path, heads: List[str]) -> Dict[str, Any]:
     kept = ("system", "role", "params", "nonzero_params", "sparsity", "sparsity_total")
     return {
         **{key: manifest[key] for key in kept},

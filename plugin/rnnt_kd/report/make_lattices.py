@@ -20,7 +20,7 @@ from rnnt_kd.report.lattice_choice import Chosen, choose
 from rnnt_kd.report.lattice_data import MODELS, ModelOnLattice, UtteranceLattice
 from rnnt_kd.report.utterance_lattice import ModelView, utterance_lattice
 from rnnt_kd.scoring.recognitions import check_same_references, read_recogs
-from rnnt_kd.systems.store import FINAL, check_bpe, file_digest, load_system
+from rnnt_kd.systems.store import check_bpe, load_system, weights_digest
 from rnnt_kd.text.tokenizer import Tokenizer
 
 
@@ -121,8 +121,7 @@ def load_trio(
         check_bpe(config, tokenizer, folders[key], bpe_dir)
     if configs["student"].kd is None:
         raise UserError(folders["student"], "trained without distillation", "a distilled system")
-    weights = folders["teacher"] / FINAL  # where it is packed, nothing can be said
-    if weights.exists() and configs["student"].teacher_checksum != file_digest(weights):
+    if configs["student"].teacher_checksum != weights_digest(folders["teacher"]):
         raise UserError(folders["student"], f"distilled from another teacher than {folders['teacher']}", "its own one")
     return models, configs
 

@@ -10,6 +10,9 @@ from typing import List, Sequence, Tuple
 import sentencepiece
 
 from rnnt_kd.errors import UserError
+from rnnt_kd.record import verify
+
+RECORD = "BPE"  # of the stage that writes bpe.model
 
 
 class Tokenizer:
@@ -31,12 +34,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """``path``: the folder with ``bpe.model``, or the model.  UserError: missing, foreign, or corrupt."""
+        """``path``: the folder with ``bpe.model``, or the model.  UserError: missing, foreign, or damaged."""
         path = Path(path)
         model = path / "bpe.model" if path.is_dir() else path
         if not model.is_file():
             raise UserError(model, "no such file", "the bpe.model of stage 2", "check the path, or run stage 2")
         content = model.read_bytes()
+        checksum = hashlib.sha256(content).hexdigest()
+        verify(model, RECORD, "run stage 2 again", digest=checksum)
         processor = sentencepiece.SentencePieceProcessor()
         try:
             readable = bool(content) and processor.load_from_serialized_proto(content) is not False
@@ -49,7 +54,7 @@ class Tokenizer:
         if pieces != ["<blk>", "<unk>"]:
             problem = f"its first pieces are {' '.join(pieces)}"
             raise UserError(model, problem, "<blk> <unk>", "train the model with stage 2")
-        return cls(processor, hashlib.sha256(content).hexdigest())
+        return cls(processor, checksum)
 
     def encode(self, text: str) -> List[int]:
         """Token ids; [] for an empty text.  Never blank."""
