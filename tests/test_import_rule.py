@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "tables": "",
     "children": "",
     "progress_bar": "",
+    "files": "",
     "record": "atomic",
     "lattice": "",
     "losses": "lattice",
@@ -33,9 +34,9 @@ MAY_IMPORT = {
     "config": "losses sparsity",
     "config_io": "atomic config",
     "text": "atomic",
-    "data": "atomic children progress_bar",
+    "data": "atomic children files progress_bar",
     "scoring": "atomic tables",
-    "systems": "atomic config config_io models sparsity",
+    "systems": "atomic config config_io files models sparsity",
     "teachers": "atomic config data lattice losses models progress_bar systems text",
     "training": "atomic config config_io data lattice losses models progress_bar record sparsity systems teachers text",
     "decoding": "children data models scoring",
@@ -43,7 +44,7 @@ MAY_IMPORT = {
     "export": "atomic children config config_io data decoding models scoring sparsity systems tables text",
     "experiments": "config config_io data record scoring systems tables teachers text training",
     "report": "atomic config data lattice losses models scoring systems teachers text",
-    "bin": "atomic children config data decoding experiments export models progress_bar "
+    "bin": "atomic children config data decoding experiments export files models progress_bar "
     "record report scoring systems teachers text training",
     "__init__": "losses",
 }
