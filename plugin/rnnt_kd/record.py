@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Union
 
 from rnnt_kd import atomic
+from rnnt_kd.files import parse_json
 
 PARTS = ("settings", "inputs", "outputs")  # of a record, each a mapping
 MOST_NAMED = 3  # changes, in a message
@@ -112,7 +113,7 @@ class Record:
 def read_record(path: Path) -> Dict[str, Any]:
     """What stands in a record; empty where there is none, or a damaged one."""
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     whole = isinstance(values, dict) and all(isinstance(values.get(key, {}), dict) for key in PARTS)

@@ -9,6 +9,7 @@ system.json         size and sparsity; the mark of a finished training, written 
 import gzip
 import hashlib
 import json
+import zlib
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
@@ -20,6 +21,7 @@ from rnnt_kd import atomic
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
 from rnnt_kd.models import build_transducer
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.systems.packed import PACKED, read_packed
@@ -124,7 +126,7 @@ def refuse_decoding_only(teacher_dir: Path) -> None:
         next_step = f"python -m rnnt_kd.bin.pack_weights {teacher_dir} --unpack"
         raise UserError(teacher_dir, "its weights are packed", "model.safetensors of a teacher", next_step)
     try:
-        imported = json.loads((Path(teacher_dir) / SYSTEM).read_text(encoding="utf-8")).get(DECODING_ONLY)
+        imported = parse_json((Path(teacher_dir) / SYSTEM).read_text(encoding="utf-8")).get(DECODING_ONLY)
     except (OSError, ValueError, AttributeError):
         return
     if imported:
@@ -147,7 +149,7 @@ def content_digest(path: Path) -> str:
                 digest.update(block)
     except FileNotFoundError:
         raise UserError(path, "no such cuts", "the cuts of stage 1", "run stage 1 first") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(path, f"cannot be read ({error})", "the cuts of stage 1", "run stage 1 again") from None
     return digest.hexdigest()
 

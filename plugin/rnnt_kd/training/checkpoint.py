@@ -27,6 +27,7 @@ from torch import Tensor
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
 from rnnt_kd.systems.store import Tensors, read_bytes, read_tensors, serialize
 
 MODEL, OPTIMIZER, SPARSIFIER = "model.safetensors", "optimizer.safetensors", "sparsifier.safetensors"
@@ -75,7 +76,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     """
     state_path = folder / STATE
     try:
-        state = json.loads(state_path.read_text(encoding="utf-8"))
+        state = parse_json(state_path.read_text(encoding="utf-8"))
         digests = state.pop("sha256")
         expected = {name: digests[name] for name in (MODEL, OPTIMIZER, SPARSIFIER)}
     except FileNotFoundError:
