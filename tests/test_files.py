@@ -1,5 +1,6 @@
 """The one door: what a file names is a plain file in that file's folder or in a folder that the user named."""
 
+import ast
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,88 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.files import DATA_ROOTS, allow, named_in, parse_json
 
 PACKAGE = Path(__file__).resolve().parents[1] / "plugin" / "rnnt_kd"
+
+
+# What opens, runs or imports by a name that may come out of a file -> the files that may call or import it, and why.
+OPENERS = {
+    "subprocess": {
+        "children.py": "this Python, on modules of ours",
+        "data/audio.py": "wav.scp's pipes, with --allow-pipes",
+    },
+    "shell=True": {"data/audio.py": "wav.scp's pipes, with --allow-pipes"},
+    "multiprocessing": {"children.py": "functions of ours", "data/features.py": "is it a child?"},
+    "import_module": {
+        "choices.py": "names of the package's own files",
+        "lattice/__init__.py": "names of the package's own files",
+        "losses/node_scores/__init__.py": "names of the package's own files",
+        "models/encoders/external.py": "modules that the user wrote, on PYTHONPATH",
+    },
+    "literal_eval": {"scoring/recognitions.py": "lists of words"},
+    "ctypes": {"children.py": "prctl", "data/synthesis/espeak.py": "the library of a wheel"},
+    "tarfile": {"data/librispeech_tree.py": "its errors; Lhotse unpacks, and checks the names"},
+    "np.load": {"report/lattice_data.py": "arrays without pickled code, by the door"},
+    "LilcomChunkyReader": {"data/cuts.py": "features, by the door"},
+    "AudioSource": {"data/features.py": "written, never read"},
+    "named_in": {  # the door itself
+        "data/cuts.py": "features",
+        "report/lattice_data.py": "arrays and sound of a picture",
+        "systems/experiment_folder.py": "all folders of an experiment",
+    },
+}
+# Nobody's: pickled code, code in text, Lhotse's readers that open what they find, archives, the net.
+CALLS = "open_best load_features load_audio load_video load_custom from_file from_json from_jsonl from_shar get_reader "
+CALLS += "load_manifest load_manifest_lazy load_jsonl deserialize_item AudioSource LilcomChunkyReader named_in "
+CALLS += "urlopen urlretrieve extractall literal_eval import_module popen"
+ATTRIBUTES = (
+    "torch.load np.load numpy.load yaml.load yaml.unsafe_load yaml.full_load os.system os.execv os.execvp os.spawnv"
+)
+MODULES = (
+    "subprocess multiprocessing pickle cPickle marshal shelve dill joblib cloudpickle runpy ctypes tarfile socket "
+)
+MODULES += "urllib.request http.client http.server ftplib requests xml h5py kaldiio pty"
+NAMES = "eval exec compile __import__"
+
+
+def openers_of(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            yield from (name.partition(".")[0] if name not in MODULES.split() else name for name in names
+                        if {name, name.partition(".")[0]} & {*MODULES.split()})  # fmt: skip
+        if isinstance(node, ast.Call):
+            written = ast.unparse(node.func)
+            last = written.rpartition(".")[2]
+            if written in ATTRIBUTES.split() or written in NAMES.split():
+                yield written
+            elif last in CALLS.split():
+                yield last
+            for keyword in node.keywords:
+                text = f"{keyword.arg}={ast.unparse(keyword.value)}"
+                if keyword.arg in ("shell", "allow_pickle", "load_external_data", "trust_remote_code"):
+                    if not text.endswith("=False"):
+                        yield text
+                if text == "weights_only=False":
+                    yield text
+
+
+def test_what_opens_or_runs_by_a_name_stands_in_few_files_and_each_says_why():
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for opener in openers_of(path):
+            found.setdefault(opener, set()).add(path.relative_to(PACKAGE).as_posix())
+    assert found == {opener: set(files) for opener, files in OPENERS.items()}
+
+
+@pytest.mark.parametrize("code, opener", [
+    ("import subprocess as s", "subprocess"), ("from subprocess import run", "subprocess"), ("eval(x)", "eval"),
+    ("import pickle", "pickle"), ("torch.load(p)", "torch.load"), ("np.load(p)", "np.load"), ("cut.load_features()", "load_features"),
+    ("from urllib.request import urlopen", "urllib.request"), ("np.load(p, allow_pickle=True)", "allow_pickle=True"),
+    ("CutSet.from_file(p)", "from_file"), ("yaml.load(s)", "yaml.load"), ("lhotse.serialization.open_best(p)", "open_best"),
+    ("f(x, shell=flag)", "shell=flag"), ("import xml.etree.ElementTree", "xml"),
+])  # fmt: skip
+def test_the_walk_finds_them(tmp_path, code, opener):
+    (tmp_path / "x.py").write_text(code)
+    assert opener in [*openers_of(tmp_path / "x.py")]
 
 
 @pytest.fixture
