@@ -46,7 +46,6 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = options.parse_args(argv)
     about = experiment_folder.read(args.experiment_dir)
     args.test_set, test_set = about.test_set(args.test_set)
-    data_dir = experiment_folder.data_dir(args.experiment_dir, test_set)
     args.search, args.beam = args.search or about.search, about.beam if args.beam is None else args.beam
     if args.beam < 1:
         raise UserError("--beam", str(args.beam), "1 or more")
@@ -57,6 +56,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     folders = {name: about.system(name).first for name in [args.dense, *args.systems]}
     for folder in folders.values():
         read_system(folder)
+    data_dir = experiment_folder.data_dir(args.experiment_dir, test_set)
     keys = ("test_set", "systems", "dense", "search", "beam", "random_sizes", "random_sparsity", "random_structure")
     outputs = [str(path.resolve()) for path in (args.json, args.md)]
     settings = {**{key: getattr(args, key) for key in keys}, "json": outputs[0], "md": outputs[1]}
