@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from pathlib import Path
-from typing import Annotated, Any, Dict, List, Literal, Set
+from typing import Annotated, Any, Dict, List, Literal, Set, Tuple
 
 import numpy as np
 import torch
@@ -169,9 +169,6 @@ def _checked(values: Any, where: str) -> Dict[str, Any]:
     supervision, features, recording = cut["supervisions"][0], cut["features"], cut["recording"]
     frames = (round(cut["duration"] * SAMPLING_RATE) + FRAME_SAMPLES // 2) // FRAME_SAMPLES
     for name, one, other in (
-        ("features.num_frames", features["num_frames"], frames),
-        ("features.start", features["start"], cut["start"]),
-        ("features.duration", features["duration"], cut["duration"]),
         ("supervisions.0.start", supervision["start"], 0.0),
         ("supervisions.0.duration", supervision["duration"], cut["duration"]),
         ("recording.duration", recording["duration"], recording["num_samples"] / SAMPLING_RATE),
@@ -179,11 +176,16 @@ def _checked(values: Any, where: str) -> Dict[str, Any]:
     ):
         if abs(one - other) > TOLERANCE:
             raise UserError(where, f"{name}: {one:g}", f"{other:g}, as its other values say", AGAIN)
-    for name, found, expected in (
+    exact: List[Tuple[str, object, object]] = [
+        ("features.num_frames", features["num_frames"], frames),
+        ("features.start", features["start"], cut["start"]),
+        ("features.duration", features["duration"], cut["duration"]),
         ("supervisions.0.id", supervision["id"], cut["id"]),
         ("supervisions.0.recording_id", supervision["recording_id"], recording["id"]),
         ("features.recording_id", features["recording_id"], recording["id"]),
-    ):
-        if found != expected:
-            raise UserError(where, f"{name}: '{found:.100}'", f"'{expected:.100}', as its other values say", AGAIN)
+    ]
+    for name, is_there, should_be in exact:
+        if is_there != should_be:
+            problem = f"{name}: {str(is_there):.100}"
+            raise UserError(where, problem, f"{str(should_be):.100}, as its other values say", AGAIN)
     return dict(cut)

@@ -56,7 +56,7 @@ def read_emissions(path: Path) -> Dict[str, Emissions]:
             continue
         try:
             utterance_id, item = _parse(parse_json(line))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             shown = f'found "{line[:60]}"'
             raise UserError(f"{path}:{number}", shown, "an utterance's tokens, words and times", _AGAIN) from None
         if utterance_id in found:

@@ -132,6 +132,9 @@ def read(folder: Path) -> ExperimentFolder:
     for system in found.systems:
         if not system.seeds or set(system.seeds) - set(system.folders):
             raise UserError(path, f"'{system.name}' has no folder for each of its seeds", "one or more seeds")
+    for name in [*found.test_sets, *(system.name for system in found.systems)]:
+        if Path(name).name != name or name in ("", "..") or "\0" in name:
+            raise UserError(path, f"'{name}' is no name", "one without folders", "run the experiment again")
     named = [found.bpe_dir, found.train_cuts, *(one.cuts for one in found.test_sets.values())]
     for place in [*named, *(place for system in found.systems for place in system.folders.values())]:
         named_in(path, place, within=folder.parent, exists=False)

@@ -41,6 +41,7 @@ def load_system(system_dir: Path, device: str = "cpu") -> Tuple[Transducer, Syst
     config = read_system(system_dir)
     path, next_step = weights_file(system_dir), f"move {system_dir} away and train it again"
     tensors = read_packed(path) if path.name == PACKED else read_tensors(path, next_step)
+    _check_sizes(config, tensors, Path(system_dir) / CONFIG)
     model = build_model(config)
     load_weights(model, tensors, path, next_step)
     return model.to(device).eval(), config
@@ -77,6 +78,15 @@ def weights_file(system_dir: Path) -> Path:
 def build_model(config: SystemConfig) -> Transducer:
     """The transducer that ``config`` describes, freshly initialised."""
     return build_transducer(**vars(config.model), vocab_size=config.vocab_size, blank_id=config.blank_id)
+
+
+def _check_sizes(config: SystemConfig, tensors: Tensors, where: Path) -> None:
+    """Raises UserError where the configuration asks for a size that no weight has, before such a model is built."""
+    most = max(1000, *(size for tensor in tensors.values() for size in tensor.shape))
+    options = {} if config.model.encoder == "external" else config.model.encoder_options
+    for key, value in {**vars(config.model), **options, "vocab_size": config.vocab_size}.items():
+        if isinstance(value, int) and value > most:
+            raise UserError(where, f"{key}: {value}", f"at most {most}, the largest size of its weights", "restore it")
 
 
 def load_weights(model: nn.Module, tensors: Tensors, where: object, next_step: str) -> None:
