@@ -1,5 +1,6 @@
 """``python -m rnnt_kd.bin.decode`` on a tiny system with random weights, then score and delay."""
 
+import gzip
 import importlib.util
 import json
 import shutil
@@ -110,6 +111,23 @@ def test_nbest_lists_and_ctm_belong_to_the_recognised_words(made, tmp_path, caps
     capsys.readouterr()
     decode.main(options(made, tmp_path))
     assert "nbest was 3" in capsys.readouterr().out and not (tmp_path / "nbest-test.jsonl").exists()
+
+
+def test_a_command_in_a_cuts_file_is_not_run(made, tmp_path, capsys):
+    """What decodes a colleague's cuts runs nothing of theirs, with or without leave for the pipes of wav.scp."""
+    shutil.copytree(made / "exp/cuts", tmp_path / "cuts")
+    cuts = tmp_path / "cuts/test.jsonl.gz"
+    lines = [json.loads(line) for line in gzip.decompress(cuts.read_bytes()).splitlines()]
+    command = {"storage_path": f"pipe:touch {tmp_path}/EXECUTED; #", "storage_key": "x"}
+    for changed, said in (
+        ({"storage_type": "lilcom_files", **command}, 'features.storage_type: "lilcom_files"'),
+        ({"storage_path": command["storage_path"]}, "EXECUTED; #', a shell pipe"),
+    ):
+        features = {**lines[0]["features"], **changed}
+        text = "".join(json.dumps(line) + "\n" for line in [{**lines[0], "features": features}, *lines[1:]])
+        cuts.write_bytes(gzip.compress(text.encode()))
+        assert said in refused(capsys, decode.main, *options(made, tmp_path / "out", cuts=cuts))
+    assert not (tmp_path / "EXECUTED").exists() and not (tmp_path / "out/recogs-test.txt").exists()
 
 
 def test_what_an_earlier_version_decoded_is_finished(made, tmp_path, capsys):

@@ -18,7 +18,7 @@ import torch
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_device, check_positive, chosen_device, command_line, join, parser
+from rnnt_kd.bin.options import add_data_root, add_device, check_positive, chosen_device, command_line, join, parser
 from rnnt_kd.bin.scorer_options import add_scorers, check_scorers, make_scorers, scorer_settings
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
@@ -71,6 +71,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     add_scorers(options)
     add_device(options)
+    add_data_root(options)
     args = options.parse_args(argv)
     _check(args)
 

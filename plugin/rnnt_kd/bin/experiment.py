@@ -26,7 +26,7 @@ from typing import Callable, Dict, List, Optional
 
 from filelock import FileLock
 
-from rnnt_kd import atomic, choices
+from rnnt_kd import atomic, choices, files
 from rnnt_kd.bin import delay, options, score
 from rnnt_kd.bin.entry import command
 from rnnt_kd.children import Commands, run_side_by_side
@@ -37,7 +37,8 @@ from rnnt_kd.experiments.definition import TEACHER
 from rnnt_kd.experiments.plan import Cache, Job, Places, Plan
 from rnnt_kd.experiments.progress import Progress
 
-ENVIRONMENT = ("PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")  # part of a printed command
+# part of a printed command
+ENVIRONMENT = ("PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", files.DATA_ROOTS)
 
 
 @command
@@ -53,6 +54,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--print-jobs", action="store_true", help="a command line for each missing system and seed")
     parser.add_argument("--job", metavar="SYSTEM/SEED", help="this one only, for example sparse90/2; no table")
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
+    options.add_data_root(parser)
     options.add_lattice_backend(parser)
     options.add_device(parser)
     options.add_bootstrap(parser)
@@ -62,6 +64,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     steps = [choices.check(step, list(STEPS), "--steps") for step in args.steps.split()]
     run = Run(Plan(args.experiment, _places(args)), args, options.command_line("rnnt_kd.bin.experiment", argv))
     choices.check(run.plan.search, available_searches(), f"{args.config}: decoding.search")
+    places = run.plan.places  # what the user named here, links and all, the files of the experiment may name, too
+    named = [places.exp_dir / "cuts", places.bpe_dir, *places.test_sets.values()]
+    files.allow([*named, *(run.plan.system_dir(job) for job in run.plan.jobs())])
     if args.print_jobs:
         for job in run.plan.jobs():
             if run.progress.why_not_finished(job):

@@ -37,7 +37,7 @@ from rnnt_kd.atomic import replace_dir, write_bytes, write_text
 from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio import BadAudio, is_silent, load_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
-from rnnt_kd.data.dataset import FEATURES_DIGEST, stored_digest
+from rnnt_kd.data.cuts import FEATURES_DIGEST, stored_digest
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
 from rnnt_kd.errors import UserError
 from rnnt_kd.progress_bar import ProgressBar

@@ -22,7 +22,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Container, Dict, List, Mapping, Optional, Tuple
+from typing import Container, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from rnnt_kd.atomic import new_dir
 from rnnt_kd.errors import UserError
@@ -131,6 +131,18 @@ def read_data_dir(path: Path, allow_pipes: bool = False) -> KaldiDataDir:
     return KaldiDataDir(path, recordings, utterances, has_segments)
 
 
+def find_recordings(path: Path, ids: Sequence[str], allow_pipes: bool = False) -> List[Optional[RecordingEntry]]:
+    """The recordings of some ids; None for one that is not in ``wav.scp``, is gone, or is a pipe that may not run."""
+    table = read_table(path / "wav.scp") if (path / "wav.scp").is_file() else {}
+    found: List[Optional[RecordingEntry]] = []
+    for key in ids:
+        try:
+            found.append(_recording(path, key, *table[key], allow_pipes))
+        except (KeyError, UserError):
+            found.append(None)
+    return found
+
+
 def write_data_dir(
     path: Path,
     *,
@@ -220,6 +232,10 @@ def _recording(directory: Path, key: str, value: str, where: str, allow_pipes: b
             if not os.access(candidate, os.R_OK):
                 raise UserError(where, f"audio {value} cannot be read: permission denied", "a readable file")
             return RecordingEntry(key, str(candidate.absolute()), False, where)
+    if re.match(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://", value):
+        raise UserError(where, f"audio {value} is no path", "a file on this machine, or a shell pipe that ends in |")
+    if os.path.exists(value) and not os.path.isdir(value):
+        raise UserError(where, f"audio {value} is a device or pipe", "a plain file", "copy it, or end the line in |")
     places = "an existing file" if os.path.isabs(value) else f"a file relative to {Path.cwd()} or to {directory}"
     raise UserError(where, f"audio {value} does not exist", places, "fix the path or remove the utterance")
 

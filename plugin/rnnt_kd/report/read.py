@@ -11,7 +11,6 @@ Only experiment.json has to be there.  What is missing, half written or damaged 
 or ``problems`` say so; a page is made of the rest.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 import safetensors
 
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
 from rnnt_kd.systems import experiment_folder
 from rnnt_kd.systems.experiment_folder import ExperimentFolder, ListedSystem
 
@@ -143,7 +143,7 @@ def read_metrics(path: Path) -> List[Dict[str, Any]]:
     found = []
     for line in lines:
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except ValueError:
             continue
         if isinstance(value, dict) and isinstance(value.get("step"), int):
@@ -156,7 +156,7 @@ def count_nonzero(path: Path) -> Dict[str, Tuple[int, int]]:
     counts = {}
     try:
         with safetensors.safe_open(str(path), framework="numpy") as file:
-            shapes = json.loads((file.metadata() or {}).get("shapes", "{}"))
+            shapes = parse_json((file.metadata() or {}).get("shapes", "{}"))
             for name in file.keys():
                 if name.endswith(PACKED_BITS):
                     plain = name[: -len(PACKED_BITS)]
@@ -213,7 +213,7 @@ def _shards(about: ExperimentFolder) -> List[Path]:
 def _objects(path: Path, keys: Sequence[str], problems: List[str]) -> List[Row]:
     """A list of JSON objects that have ``keys``; [] where there is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
     except (OSError, ValueError):

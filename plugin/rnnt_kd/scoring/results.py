@@ -1,10 +1,10 @@
 """All figures of one scoring: ``wer-<test set>.json``, and the same as text."""
 
-import json
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence
 
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
 from rnnt_kd.scoring.bootstrap import confidence_interval, one_seed_p_value
 from rnnt_kd.scoring.recognitions import Recognition
 from rnnt_kd.scoring.word_errors import ErrorCounts, count_all, count_by_speaker
@@ -74,7 +74,7 @@ def read_json(path: Path, default: Optional[Dict[str, Any]] = None, numbers: Seq
       UserError: no file and no default, not a JSON object, or without one of the ``numbers``.
     """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = parse_json(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         if default is None:
             raise UserError(path, "no such file", "a file of rnnt_kd", "run the stage that makes it") from None
