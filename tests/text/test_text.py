@@ -163,12 +163,12 @@ def test_missing_foreign_and_corrupt_models_are_one_line(tmp_path):
 def test_transcripts_are_read_without_ids_and_without_empty_ones(tmp_path):
     (tmp_path / "one").write_text("\ufeffa-1 ONE  TWO\na-2\n\na-3 \u3000\nb-1\tÜ 日本\n", encoding="utf-8")
     (tmp_path / "two").write_text("c-1 x", encoding="utf-8")
-    assert read_transcripts([tmp_path / "one", tmp_path / "two"]) == ["ONE  TWO", "Ü 日本", "x"]
+    assert read_transcripts([tmp_path / "one", tmp_path / "two"]) == ["ONE TWO", "Ü 日本", "x"]
 
 
 def test_transcripts_that_cannot_be_read_are_one_line(tmp_path):
     with pytest.raises(UserError, match="text: no such file; expected the text file of a Kaldi data directory"):
         read_transcripts([tmp_path / "text"])
     (tmp_path / "text").write_bytes(b"a-1 \xff\n")
-    with pytest.raises(UserError, match="text: is not UTF-8"):
+    with pytest.raises(UserError, match="text:1: is not UTF-8"):
         read_transcripts([tmp_path / "text"])

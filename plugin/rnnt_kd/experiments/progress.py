@@ -15,6 +15,7 @@ from rnnt_kd.record import in_words, read_record
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import weights_file
 from rnnt_kd.teachers.cache import TeacherCache
+from rnnt_kd.text.normalization import FORMS
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import initial, system_dir
 
@@ -64,6 +65,8 @@ class Progress:
         settings, digests = record.get("settings", {}), set(record.get("inputs", {}).values())
         decoding = self.plan.recipe.decoding
         wanted = {"search": decoding.search, "beam": decoding.beam, "test_set": test_set}
+        if self.plan.recipe.text.normalization != FORMS[0]:
+            wanted["normalization"] = self.plan.recipe.text.normalization
         for key in {**wanted, **settings}:
             if key not in HOW_FAST and settings.get(key) != wanted.get(key):
                 return f"{test_set} was decoded with {key} {settings.get(key)}"

@@ -10,6 +10,10 @@ from typing import List, Sequence, Tuple
 import sentencepiece
 
 from rnnt_kd.errors import UserError
+from rnnt_kd.record import read_record
+
+RECORD = ".BPE.record.json"  # of stage 2
+SPACE = "\u2581"  # a piece that begins with it begins a word
 
 
 class Tokenizer:
@@ -31,7 +35,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """``path``: the folder with ``bpe.model``, or the model.  UserError: missing, foreign, or corrupt."""
+        """``path``: the folder with ``bpe.model``, or the model.
+
+        Raises: UserError: missing, foreign, damaged, or another one than the record of stage 2 beside it tells of.
+        """
         path = Path(path)
         model = path / "bpe.model" if path.is_dir() else path
         if not model.is_file():
@@ -41,7 +48,8 @@ class Tokenizer:
         try:
             readable = bool(content) and processor.load_from_serialized_proto(content) is not False
             readable = readable and processor.get_piece_size() > 2
-        except RuntimeError:
+            readable = readable and all(map(processor.id_to_piece, range(processor.get_piece_size())))
+        except (RuntimeError, UnicodeDecodeError):
             readable = False
         if not readable:
             raise UserError(model, "is not a sentencepiece model", "the bpe.model of stage 2", "run stage 2 again")
@@ -49,7 +57,11 @@ class Tokenizer:
         if pieces != ["<blk>", "<unk>"]:
             problem = f"its first pieces are {' '.join(pieces)}"
             raise UserError(model, problem, "<blk> <unk>", "train the model with stage 2")
-        return cls(processor, hashlib.sha256(content).hexdigest())
+        checksum = hashlib.sha256(content).hexdigest()
+        written = read_record(model.parent / RECORD).get("outputs", {}).get(model.name, checksum)
+        if written != checksum:
+            raise UserError(model, "is not what stage 2 wrote", f"checksum {written[:12]}", "run stage 2 again")
+        return cls(processor, checksum)
 
     def encode(self, text: str) -> List[int]:
         """Token ids; [] for an empty text.  Never blank."""
@@ -63,7 +75,7 @@ class Tokenizer:
 
     def word_spans(self, ids: Sequence[int]) -> List[Tuple[str, int, int]]:
         """The words of ``decode(ids)``, each with the places of its first and last token among ``ids`` (no blank)."""
-        starts = [place for place, token in enumerate(ids) if self._processor.id_to_piece(token).startswith("\u2581")]
+        starts = [place for place, token in enumerate(ids) if self._processor.id_to_piece(token).startswith(SPACE)]
         bounds = sorted({0, *starts, len(ids)})
         groups = ((ids[begin:end], begin, end - 1) for begin, end in zip(bounds, bounds[1:]))
         return [(word, first, last) for group, first, last in groups for word in self.decode(group).split()]
