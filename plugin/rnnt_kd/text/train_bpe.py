@@ -67,51 +67,46 @@ def train_bpe(
 def _train(
     sentences: List[str], vocab_size: int, options: Dict[str, Any], shrink_to_fit: bool, enlarge_to_fit: bool
 ) -> bytes:
-    # <unk>, the word boundary and the other symbols: below it sentencepiece names no reason
-    smallest = 2 + len(options["user_defined_symbols"]) + _BYTES * ("byte_fallback" in options)
+    characters = _characters(sentences, options["user_defined_symbols"])
+    smallest = 2 + len(options["user_defined_symbols"])  # with <unk> and the word boundary
+    if "byte_fallback" in options:
+        smallest += _BYTES + 1
+        rare = set(characters[max(1, vocab_size + 1 - smallest) :])
+        sentences = ["".join(letter for letter in text if letter not in rare) for text in sentences]
+    else:
+        smallest += len(characters)
     advice = "it is text.vocab_size of the preset: --set text.vocab_size=N"
-    model = b""
-    try:
-        model = _sentencepiece(sentences, max(vocab_size, smallest), options)
-    except RuntimeError as error:
-        needed = re.search(r"required_chars\D*\d+ vs (\d+)", str(error))
-        if not needed:
-            largest = _largest_vocabulary(sentences, vocab_size, options, str(error))
-            if shrink_to_fit:
-                return _sentencepiece(sentences, largest, options)
-            problem = f"{vocab_size} is larger than the text allows"
-            raise UserError("vocab_size", problem, f"at most {largest}", advice) from None
-        if "byte_fallback" in options and vocab_size >= smallest:
-            return _with_rare_characters_in_bytes(sentences, vocab_size, options, int(needed.group(1)) - vocab_size)
-        smallest = int(needed.group(1))
     if vocab_size < smallest and not enlarge_to_fit:
         problem = f"{vocab_size} is too small for the characters of the text"
         raise UserError("vocab_size", problem, f"at least {smallest}", advice)
-    return model or _sentencepiece(sentences, smallest, options)
+    vocab_size = max(vocab_size, smallest)
+    try:
+        return _sentencepiece(sentences, vocab_size, options)
+    except RuntimeError as error:
+        largest = _largest_vocabulary(sentences, vocab_size, options, str(error))
+    if shrink_to_fit:
+        return _sentencepiece(sentences, largest, options)
+    raise UserError("vocab_size", f"{vocab_size} is larger than the text allows", f"at most {largest}", advice)
 
 
-def _with_rare_characters_in_bytes(
-    sentences: List[str], vocab_size: int, options: Dict[str, Any], too_many: int
-) -> bytes:
-    """Leaves out ``too_many`` characters, the rarest, or what sentencepiece's rounding needs beside."""
-    counts = sorted(Counter(SPACE + SPACE.join(text.replace(" ", SPACE) for text in sentences)).values())
-    while True:
-        left_out = sum(counts[:too_many])
-        try:
-            return _sentencepiece(sentences, vocab_size, options, 1.0 - (left_out + 0.5) / sum(counts))
-        except RuntimeError as error:
-            if too_many >= len(counts) or "required_chars" not in str(error):
-                raise
-        too_many = min(len(counts), too_many + max(1, too_many // 50))
+def _characters(sentences: List[str], symbols: Sequence[str]) -> List[str]:
+    """The characters outside ``symbols``, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for text in sentences:
+        text = SPACE + text.replace(" ", SPACE)
+        for symbol in sorted(symbols[1:], key=len, reverse=True):
+            text = text.replace(symbol, "")
+        counts.update(text)
+    return sorted(counts.keys() - {SPACE}, key=lambda letter: (-counts[letter], letter))
 
 
-def _sentencepiece(sentences: List[str], vocab_size: int, options: Dict[str, Any], coverage: float = 1.0) -> bytes:
+def _sentencepiece(sentences: List[str], vocab_size: int, options: Dict[str, Any]) -> bytes:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences),
         model_writer=model,
         vocab_size=vocab_size,
-        character_coverage=coverage,
+        character_coverage=1.0,
         normalization_rule_name="identity",  # decode(encode(text)) is text, in any script
         unk_id=1,
         unk_piece=UNKNOWN,
