@@ -57,7 +57,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     print(enlarged * (tokenizer.vocab_size > args.vocab_size))
     if events:
         names = ", ".join(f"{event} ({events[event]} times)" for event in most_frequent(events)[:5])
-        rule = f"{len(kept)} have a piece of their own, the others are spelled" if kept else "all are spelled"
+        rule = f"{len(kept)} have a piece of their own, the others are spelled in letters" if kept else ""
+        rule = "each has a piece of its own" if len(kept) == len(events) else rule or "they are spelled in letters"
         print(f"{len(events)} words in brackets that stand for no word, such as {names}: {rule} (text.keep_events)")
 
 
