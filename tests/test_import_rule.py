@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "config_io": "atomic config text_files",
     "text": "atomic record text_files",
     "data": "atomic children progress_bar text text_files",
-    "scoring": "atomic tables text_files",
+    "scoring": "atomic tables text text_files",
     "systems": "atomic config config_io models sparsity",
     "teachers": "atomic config data lattice losses models progress_bar systems text",
     "training": "atomic config config_io data lattice losses models progress_bar record sparsity systems teachers text",

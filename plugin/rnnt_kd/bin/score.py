@@ -2,7 +2,8 @@
 
 Reads DECODE_DIR/recogs-<test set>.txt and writes beside it
   errs-<test set>.txt   every utterance with its errors, and the errors sorted by number
-  wer-<test set>.txt    the %WER line, the interval, the comparison, the table of speakers
+  wer-<test set>.txt    the %WER line, the interval, the comparison, the table of speakers; and a line "note: ..."
+                        where the text is the reason: another case, letters that the BPE model cannot write
   wer-<test set>.json   the same figures, for programs
   wer_0_0.0, scoring_kaldi/{best_wer,wer_details/{per_utt,per_spk,ops}}   in Kaldi's form
 
@@ -29,10 +30,9 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.scoring import kaldi_files
 from rnnt_kd.scoring.error_report import format_errors
 from rnnt_kd.scoring.hypotheses import read_hypotheses
-from rnnt_kd.scoring.recognitions import Recognition, check_references, check_same_references, read_recogs
+from rnnt_kd.scoring.recognitions import check_references, check_same_references, read_recogs, words_alone
 from rnnt_kd.scoring.results import describe, read_json, score
 from rnnt_kd.text.coverage import case_differs
-from rnnt_kd.text.events import without_events
 from rnnt_kd.text.normalization import normalized
 
 NOTE = "note: "  # begins a line of wer-*.txt about the text of the test set
@@ -103,7 +103,7 @@ def _score(args, paths: List[Path], test_set: str, out_dir: Path, typed: str) ->
         notes.append(f"{test_set}: upper and lower case are not as in the references; change the case of one of them")
     if args.ignore_events:
         notes.append(f"{test_set}: words in brackets, such as <unk> and [noise], do not count (--ignore-events)")
-        recognitions, baseline = _without_events(recognitions), baseline and _without_events(baseline)
+        recognitions, baseline = words_alone(recognitions), baseline and words_alone(baseline)
     draws = {"replications": args.replications, "seed": args.seed}
     result = {
         "test_set": test_set,
@@ -118,11 +118,6 @@ def _score(args, paths: List[Path], test_set: str, out_dir: Path, typed: str) ->
     atomic.write_text(out_dir / f"wer-{test_set}.txt", describe(result) + "".join(f"{NOTE}{note}\n" for note in notes))
     atomic.write_text(out_dir / f"wer-{test_set}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     kaldi_files.write_kaldi_files(out_dir, recognitions, speakers, result)
-
-
-def _without_events(recognitions: List[Recognition]) -> List[Recognition]:
-    keep = [(item.utterance_id, without_events(item.ref), without_events(item.hyp)) for item in recognitions]
-    return [Recognition(utterance_id, tuple(ref), tuple(hyp)) for utterance_id, ref, hyp in keep]
 
 
 def _source(decoding: Path, test_set: Optional[str], data_dir: Optional[Path]) -> Tuple[Path, str, Path]:

@@ -14,6 +14,7 @@ from unicodedata import normalize
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.text.events import without_events
 from rnnt_kd.text_files import read_text
 
 _AGAIN = "decode again"
@@ -74,6 +75,12 @@ def read_lines(path: Path) -> List[Tuple[str, str]]:
     if not found:
         raise UserError(path, "holds no utterance", "at least one", _AGAIN)
     return found
+
+
+def words_alone(recognitions: Iterable[Recognition]) -> List[Recognition]:
+    """References and hypotheses without what ``text.events`` takes for no word."""
+    keep = [(item.utterance_id, without_events(item.ref), without_events(item.hyp)) for item in recognitions]
+    return [Recognition(utterance_id, tuple(ref), tuple(hyp)) for utterance_id, ref, hyp in keep]
 
 
 def check_references(
