@@ -100,7 +100,7 @@ def test_training_is_shared_by_the_roles_and_a_preset_is_laid_over_its_base(tmp_
         ("teacher: {model: {ctc_head: 1}}\n", [], ["teacher.model.ctc_head: 1", "true or false"]),
         ("features: {speed_perturb: 1.0}\n", [], ["features.speed_perturb: 1.0", "a list"]),
         ("streaming_student: {model: 3}\n", [], ["streaming_student.model: 3", "key: value pairs"]),
-        ("base: none.yaml\n", [], ["none.yaml: no such configuration file", "it is the base of"]),
+        ("base: none.yaml\n", [], ["none.yaml: no such file", "it is the base of"]),
         ("sparse_student: {sparsity: {scope: all}}\n", [], ['scope: "all"', "global"]),
     ],
 )  # fmt: skip
@@ -111,7 +111,7 @@ def test_errors_name_the_key_in_one_line(tmp_path, text, overrides, words):
 
 
 def test_missing_and_binary_files(tmp_path):
-    with pytest.raises(UserError, match="no such configuration file"):
+    with pytest.raises(UserError, match="no such file"):
         load_recipe(tmp_path / "nowhere.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(UserError, match="UTF-8"):

@@ -78,7 +78,9 @@ def test_help_fits_two_screens_and_names_what_is_on_disk(root):
 
 def test_options_as_kaldi_has_them(root, tmp_path):
     file = tmp_path / "my.conf"
-    file.write_text('# mine\nnj=3\nexp_dir: "e x"\n--device cpu\nallow_pipes=true\nset=small.training.epochs=2\n')
+    file.write_text(
+        '\ufeffnj=3\r\n# mine\nexp_dir: "e x"\n--device cpu\nallow_pipes=true\nset=small.training.epochs=2\n'
+    )
     ways = [
         [f"--config={file}", "--seed=7"],
         ["--seed", "7", "--config", file, "--allow-pipes"],

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from rnnt_kd import atomic, choices
 from rnnt_kd.config import ROLES, RecipeConfig, SystemConfig
 from rnnt_kd.errors import UserError
+from rnnt_kd.text_files import read_text
 
 Config = TypeVar("Config")
 MOST_VALUES = 100_000  # of a file
@@ -63,12 +64,7 @@ def read_mapping(path: Path, next_step: str = "check the preset's name") -> Dict
     Raises:
       UserError: no such file, not YAML, not a mapping, or ``${...}`` in it.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(path, "no such configuration file", "a YAML file", next_step) from None
-    except UnicodeDecodeError:
-        raise UserError(path, "not UTF-8 text", "a YAML file") from None
+    text = read_text(path, "a YAML file", next_step)
     reference = re.search(r"\$\{[^}\n]*\}?", text)
     if reference:
         raise UserError(path, f"'{reference.group()}'", "plain values", "write the value itself")

@@ -168,6 +168,19 @@ def test_wrong_text_and_sizes_are_one_line(data_dir, tmp_path, capsys):
     assert not (tmp_path / "bpe").exists()
 
 
+def test_what_the_text_needs_beside_the_preset_is_said(data_dir, tmp_path, capsys):
+    (data_dir / "text").write_text("u0 ONE <unk>\nu1 <unk> [noise] 二三\nu2 四五六七\nu3\n", encoding="utf-8")
+    bpe = ["--text", str(data_dir / "text"), "--vocab-size", "4", "--out-dir", str(tmp_path / "bpe")]
+    train_bpe.main([*bpe, "--enlarge-to-fit", "--keep-events"])
+    printed = capsys.readouterr().out
+    assert "14 pieces, more than text.vocab_size 4: one for each character of the text" in printed
+    assert "such as <unk> (2 times), [noise] (1 times): each has a piece of its own (text.keep_events)" in printed
+    assert Tokenizer.load(tmp_path / "bpe").pieces()[2:4] == ["▁<unk>", "▁[noise]"]
+    train_bpe.main([*bpe, "--enlarge-to-fit"])
+    assert "are spelled in letters (text.keep_events)" in capsys.readouterr().out
+    assert "--set text.vocab_size=N" in refused(capsys, train_bpe.main, *bpe)
+
+
 def test_the_folder_of_a_corpus_may_be_relative(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     few = [f"--option={name}=0.1" for name in ("minutes", "dev_minutes", "test_minutes")]

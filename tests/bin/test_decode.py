@@ -3,6 +3,7 @@
 import gzip
 import importlib.util
 import json
+import re
 import shutil
 
 import pytest
@@ -141,6 +142,18 @@ def test_what_an_earlier_version_decoded_is_finished(made, tmp_path, capsys):
     capsys.readouterr()
     decode.main(options(made, tmp_path))
     assert "finished already" in capsys.readouterr().out
+
+
+def test_text_that_the_model_cannot_write_is_told_before_and_with_the_score(made, tmp_path, capsys):
+    cuts = gzip.decompress((made / "exp/cuts/test.jsonl.gz").read_bytes()).decode()
+    cuts = re.sub('"text": "([^"]*)"', lambda text: text[0].replace(text[1], text[1].upper()), cuts)
+    (made / "exp/cuts/upper.jsonl.gz").write_bytes(gzip.compress(cuts.encode()))
+    decode.main(options(made, tmp_path, cuts=made / "exp/cuts/upper.jsonl.gz"))
+    line = "test: the BPE model cannot write 3 of 5 utterances (60.0 %), such as"  # it knows the letters of ONE
+    said = [printed for printed in capsys.readouterr().out.splitlines() if printed.startswith(line)]
+    assert len(said) == 1 and "in lower case it can" in said[0]
+    score.main(["--decode-dir", str(tmp_path)])
+    assert f"note: {said[0]}\n" in capsys.readouterr().out
 
 
 def run_with(made, out_dir, **changed):

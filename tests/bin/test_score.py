@@ -65,7 +65,16 @@ def test_score_sh_writes_everything(score_sh, decoded):
 
 def test_score_sh_is_called_as_kaldi_calls_it(score_sh, decoded):
     data, ours, twin = decoded
-    done = score_sh("--cmd", "run.pl --mem 4G", f"--baseline-decode-dir={twin}", "--seed=3", data, "no/graph", ours)
+    done = score_sh(
+        "--cmd",
+        "run.pl --mem 4G",
+        f"--baseline-decode-dir={twin}",
+        "--seed=3",
+        "--ignore-events",
+        data,
+        "no/graph",
+        ours,
+    )
     assert done.stdout.startswith("%WER 28.57 ") and "baseline %WER 57.14" in done.stdout
     assert json.loads((ours / "wer-test.json").read_text())["seed"] == 3
 
@@ -106,6 +115,19 @@ def test_hypotheses_of_any_recogniser_get_the_figures_of_a_decoding(score_sh, de
     expected, found = (json.loads((folder / "wer-test.json").read_text()) for folder in folders)
     assert {key for key in expected if expected[key] != found[key]} == {"baseline", "command"}
     assert 0 < found["p_value"] < 1
+
+
+@pytest.mark.parametrize("content, options, rate, note", [
+    ("s1-a ONE TWO\ns1-b FOUR\ns2-c SECHS\ns2-d JA\n", [], "100.00", "note: test: upper and lower case are not as"),
+    ("s1-a one\u3000<unk> two\ns1-b four\ns2-c fu\u0308nf sechs\ns2-d ja [noise]\n", [], "42.86", ""),
+    ("s1-a one two <unk>\ns1-b four\ns2-c fu\u0308nf sechs\ns2-d ja [noise]\n", ["--ignore-events"], "14.29",
+     "note: test: words in brackets, such as <unk> and [noise], do not count (--ignore-events)"),
+])  # fmt: skip
+def test_what_the_text_has_to_do_with_the_rate_is_said(decoded, tmp_path, capsys, content, options, rate, note):
+    (tmp_path / "hyps").write_text(content, encoding="utf-8")
+    status, printed = run(capsys, "--data-dir", decoded[0], "--decode-dir", tmp_path / "hyps", *options)
+    assert status == 0 and printed.startswith(f"%WER {rate} ")
+    assert [line.startswith(note) for line in printed.splitlines() if line.startswith("note: ")] == [True] * bool(note)
 
 
 @pytest.mark.parametrize("content, message", [
@@ -173,7 +195,7 @@ def test_left_out_utterances_are_named_and_others_must_be_there(decoded, capsys)
     [
         (["--decode-dir", "{tmp}/none"], "holds no recogs-*.txt"),
         (["--decode-dir", "{ours}", "--test-set", "other"], "no test set 'other'"),
-        (["--decode-dir", "{ours}", "--data-dir", "{tmp}/none"], "none/text: No such file"),
+        (["--decode-dir", "{ours}", "--data-dir", "{tmp}/none"], "none/text: no such file"),
         (["--decode-dir", "{ours}/recogs-test.txt"], "a file of hypotheses; expected --data-dir"),
         (["--decode-dir", "{ours}", "--baseline-decode-dir", "{tmp}/none"], "holds no recogs-*.txt"),
         (["--decode-dir", "{ours}", "--replications", "0"], "--replications"),

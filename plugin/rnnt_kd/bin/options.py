@@ -8,6 +8,7 @@ from typing import Optional, Sequence
 
 from rnnt_kd import choices, files
 from rnnt_kd.errors import UserError
+from rnnt_kd.text.normalization import FORMS
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -69,6 +70,12 @@ def add_device(target: argparse.ArgumentParser) -> None:
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda where there is one"
     )
     target.add_argument("--num-threads", type=int, default=1, help="CPU threads of one process")
+
+
+def add_normalization(target: argparse.ArgumentParser) -> None:
+    """``--normalization``."""
+    text = "of all texts: Unicode's NFC, or as they are (text.normalization of the preset)"
+    target.add_argument("--normalization", choices=FORMS, default=FORMS[0], help=text)
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:

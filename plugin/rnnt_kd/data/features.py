@@ -67,6 +67,7 @@ def compute_features(
     num_jobs: int = 1,
     allow_pipes: bool = False,
     max_bad_fraction: float = MAX_BAD_FRACTION,
+    normalization: str = "nfc",
 ) -> FeaturesSummary:
     """Compute the features of one data directory.
 
@@ -77,13 +78,14 @@ def compute_features(
       num_jobs:         processes.
       allow_pipes:      run the shell pipes of ``wav.scp``.
       max_bad_fraction: of the utterances, that may be left out for bad audio (silence not counted).
+      normalization:    of the transcripts; see ``text.normalization``.
     Raises:
       UserError: a defect of the data directory, a wrong speed, too much bad audio, nothing left,
         another process that is writing the same result.
     """
     out_dir = Path(out_dir)
     speeds = _checked_speeds(speed_perturb)
-    data = read_data_dir(data_dir, allow_pipes)
+    data = read_data_dir(data_dir, allow_pipes, normalization)
     out_dir.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(str(out_dir / f".{name}.lock"), timeout=0):

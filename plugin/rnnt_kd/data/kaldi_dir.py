@@ -3,7 +3,7 @@
 A directory holds, one entry a line, ``<id> <value>``, sorted by id in byte order (``LC_ALL=C sort``):
 
     wav.scp   recording id, path of an audio file (or a shell pipe ending in "|")
-    text      utterance id, transcript (any Unicode; may be empty)
+    text      utterance id, transcript (any Unicode, see ``text.normalization``; may be empty)
     utt2spk   utterance id, speaker id
     spk2utt   speaker id, its utterance ids (may be missing: it says what utt2spk says)
     segments  utterance id, recording id, start, end in seconds (missing: an utterance is
@@ -26,6 +26,9 @@ from typing import Container, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from rnnt_kd.atomic import new_dir
 from rnnt_kd.errors import UserError
+from rnnt_kd.text.normalization import normalized
+from rnnt_kd.text.transcripts import split_entry
+from rnnt_kd.text_files import read_text
 
 Table = Dict[str, Tuple[str, str]]  # id -> (value, "file:line")
 
@@ -67,12 +70,13 @@ class KaldiDataDir:
         return sorted({utterance.speaker for utterance in self.utterances})
 
 
-def read_data_dir(path: Path, allow_pipes: bool = False) -> KaldiDataDir:
+def read_data_dir(path: Path, allow_pipes: bool = False, normalization: str = "nfc") -> KaldiDataDir:
     """Read and check a data directory.
 
     Args:
       path:        the directory.
       allow_pipes: take ``wav.scp`` entries that are shell commands.  They are not run here.
+      normalization: of the transcripts, one of ``text.normalization.FORMS``.
     Raises:
       UserError: no directory or file, empty, not UTF-8, unsorted, duplicate or mismatched ids,
         missing audio, a pipe without ``allow_pipes``, bad times in ``segments``.
@@ -125,7 +129,7 @@ def read_data_dir(path: Path, allow_pipes: bool = False) -> KaldiDataDir:
     _check_spk2utt(path, {key: value for key, (value, _) in utt2spk.items()})
 
     utterances = [
-        Utterance(key, recording_id, " ".join(text[key][0].split()), utt2spk[key][0], start, end, wheres[key])
+        Utterance(key, recording_id, normalized(text[key][0], normalization), utt2spk[key][0], start, end, wheres[key])
         for key, (recording_id, start, end) in spans.items()
     ]
     return KaldiDataDir(path, recordings, utterances, has_segments)
@@ -184,23 +188,15 @@ def write_data_dir(
 
 def read_table(path: Path, value_may_be_empty: bool = False) -> Table:
     """``{id: (value, "file:line")}`` in the order of the file; outer white space of a value goes."""
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        at = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{at}", "is not UTF-8", "UTF-8 text", "convert it, for example with iconv") from None
-    except PermissionError:
-        raise UserError(path, "cannot be read: permission denied", "a readable file") from None
     table: Table = {}
     forms: Dict[str, str] = {}
     previous = ""
-    lines = content.split("\n")
+    lines = read_text(path).split("\n")
     if lines and not lines[-1].strip():
         lines.pop()
     for number, line in enumerate(lines, 1):
         where = f"{path}:{number}"
-        fields = re.split(r"[ \t\r]+", line.strip(" \t\r"), maxsplit=1)
-        key, value = fields[0], fields[1].strip() if len(fields) > 1 else ""
+        key, value = split_entry(line, where)
         if not key:
             raise UserError(where, "is empty", "an id and a value", "remove the line")
         if "\0" in line:

@@ -12,7 +12,7 @@ import numpy as np
 from rnnt_kd.experiments.plan import Job, Plan
 from rnnt_kd.experiments.progress import Progress
 from rnnt_kd.scoring.bootstrap import errors_by_utterance
-from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs
+from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs, words_alone
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write
 
@@ -73,7 +73,8 @@ def collect(plan: Plan, progress: Progress, jobs: Sequence[Job]) -> Tuple[Result
             system = read_json(plan.system_dir(job) / "system.json", numbers=OF_SYSTEM)
             decoding = read_json(folder / "decode.json", numbers=("rtf",))
             delay = read_json(folder / f"delay-{test_set}.json", default={})
-            errors = errors_by_utterance(recognitions)
+            counted = recognitions if plan.recipe.text.score_events else words_alone(recognitions)
+            errors = errors_by_utterance(counted)
             results[job, test_set] = Result(job, test_set, system, scores, errors, decoding, delay)
     return results, reasons
 

@@ -15,6 +15,7 @@ from typing import Dict, Iterable, Tuple
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
+from rnnt_kd.text_files import read_text
 
 _AGAIN = "decode again"
 
@@ -45,12 +46,7 @@ def read_emissions(path: Path) -> Dict[str, Emissions]:
       UserError: no such file, or a line (named) that is no such object or has an id twice.
     """
     found: Dict[str, Emissions] = {}
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError(path, "no such file", "the tokens and times that decode writes", _AGAIN) from None
-    except UnicodeDecodeError:
-        raise UserError(path, "not UTF-8 text", "the tokens and times that decode writes", _AGAIN) from None
+    lines = read_text(path, "the tokens and times that decode writes", _AGAIN).split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue

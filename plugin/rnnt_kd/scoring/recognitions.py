@@ -10,9 +10,12 @@ import ast
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Container, Dict, Iterable, List, Mapping, Sequence, Tuple
+from unicodedata import normalize
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.text.events import without_events
+from rnnt_kd.text_files import read_text
 
 _AGAIN = "decode again"
 _SAME = "the utterances of one data directory", "give the one that was decoded, or decode again"
@@ -20,11 +23,15 @@ _SAME = "the utterances of one data directory", "give the one that was decoded, 
 
 @dataclass(frozen=True)
 class Recognition:
-    """One utterance: its id, the reference words, the recognised words."""
+    """One utterance: its id, the reference words, the recognised words; the words in Unicode's NFC."""
 
     utterance_id: str
     ref: Tuple[str, ...]
     hyp: Tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for side in ("ref", "hyp"):
+            object.__setattr__(self, side, tuple(normalize("NFC", word) for word in getattr(self, side)))
 
 
 def write_recogs(path: Path, recognitions: Iterable[Recognition]) -> None:
@@ -63,16 +70,17 @@ def read_lines(path: Path) -> List[Tuple[str, str]]:
     Raises:
       UserError: no such file, not UTF-8, no line.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise UserError(path, "no such file", "recognised text", "decode first") from None
-    except UnicodeDecodeError:
-        raise UserError(path, "not UTF-8 text", "recognised text", _AGAIN) from None
+    lines = read_text(path, "recognised text", "decode first").split("\n")
     found = [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise UserError(path, "holds no utterance", "at least one", _AGAIN)
     return found
+
+
+def words_alone(recognitions: Iterable[Recognition]) -> List[Recognition]:
+    """References and hypotheses without what ``text.events`` takes for no word."""
+    keep = [(item.utterance_id, without_events(item.ref), without_events(item.hyp)) for item in recognitions]
+    return [Recognition(utterance_id, tuple(ref), tuple(hyp)) for utterance_id, ref, hyp in keep]
 
 
 def check_references(
