@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "config_io": "atomic config",
     "text": "atomic",
     "data": "atomic children progress_bar",
-    "scoring": "atomic tables",
+    "scoring": "atomic tables text",
     "systems": "atomic config config_io models sparsity",
     "teachers": "atomic config data lattice losses models progress_bar systems text",
     "training": "atomic config config_io data lattice losses models progress_bar record sparsity systems teachers text",

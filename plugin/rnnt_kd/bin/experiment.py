@@ -140,7 +140,7 @@ class Run:
                         folders += ["--baseline-decode-dir", self.plan.decode_dir(teacher, test_set)]
                         inspect.unwrap(delay.main)([*map(str, folders), *bootstrap])
                 for line in printed.getvalue().splitlines():
-                    if line.startswith("%WER"):
+                    if line.startswith(("%WER", "%CER")):
                         self._say(f"{line} {self.plan.decode_dir(job, test_set)}")
         self._table()
         return []
