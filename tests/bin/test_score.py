@@ -9,6 +9,7 @@ import pytest
 from rnnt_kd.bin import score
 from rnnt_kd.data.kaldi_dir import write_data_dir
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
+from rnnt_kd.scoring.trn import write_trn
 
 TIMES = 5  # each sentence is spoken: 20 utterances, enough for an interval
 
@@ -283,3 +284,15 @@ def test_characters_are_not_counted_where_blanks_part_the_words(tmp_path, capsys
     write_recogs(tmp_path / "recogs-test.txt", [Recognition("u", tuple(text.split()), ())])
     assert "%CER" not in run(capsys, "--decode-dir", tmp_path)[1]
     assert json.loads((tmp_path / "wer-test.json").read_text())["characters"] is None
+
+
+def test_trn_of_words_that_sclite_reads_otherwise_is_scored_as_its_words(tmp_path, capsys):
+    keys, words = ["s-u(1)", "s-u2"], ("(UH)", "{", "A", "%28", "100%", ";;")
+    items = [Recognition(key, words, words) for key in keys]
+    write_trn(tmp_path / "ref.trn", tmp_path / "hyp.trn", items, dict.fromkeys(keys, "s"))
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "text").write_text("".join(f"{key} {' '.join(words)}\n" for key in keys))
+    (data / "utt2spk").write_text("".join(f"{key} s\n" for key in keys))
+    status, printed = run(capsys, "--data-dir", data, "--decode-dir", tmp_path / "hyp.trn")
+    assert status == 0 and printed.startswith("%WER 0.00 [ 0 / 12,")
