@@ -16,7 +16,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.report.lattice_data import UtteranceLattice, list_lattices, read_lattice
 from rnnt_kd.report.plots import bars, curves, lattice, scatter
 from rnnt_kd.report.plots.style import Plot
-from rnnt_kd.report.read import FinishedExperiment
+from rnnt_kd.report.read import CHARACTERS, FinishedExperiment
 from rnnt_kd.report.utterances import Piece, columns, compare
 
 HERE = Path(__file__).parent
@@ -43,6 +43,7 @@ def make_page(experiment: FinishedExperiment) -> str:
         rows=rows,
         pairs=[row for row in rows if row[0].twin and row[2]["baseline_wer"] is not None],
         several=experiment.has_several_seeds(),
+        no_characters=dict.fromkeys(CHARACTERS),
         plots={
             section: [plot for draw in drawings for plot in draw(experiment)] for section, drawings in PLOTS.items()
         },

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from rnnt_kd.report.lattice_data import ModelOnLattice, UtteranceLattice
-from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, inline_svg, pixel_figure
+from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, inline_svg, pixel_figure, text_width
 
 CELL_WIDTH, CELL_HEIGHT = 9, 13  # px: a frame, a symbol
 LEFT, RIGHT, LEAST_WIDTH = 84, 14, 372
@@ -48,7 +48,9 @@ def draw_lattice(item: UtteranceLattice) -> str:
     ]
     tops = np.cumsum([2, *heights])
     titles = {key: _title(key, model) for key, model in item.models.items()}
-    width = max(LEFT + T * CELL_WIDTH + RIGHT, LEAST_WIDTH, *(8 + WIDEST * len(title) for title in titles.values()))
+    width = max(
+        LEFT + T * CELL_WIDTH + RIGHT, LEAST_WIDTH, *(8 + text_width(title, WIDEST) for title in titles.values())
+    )
     figure = pixel_figure(width, tops[-1])
 
     def axes(top: float, height: float, y_end: float) -> Axes:
@@ -246,7 +248,7 @@ def _words(item: UtteranceLattice) -> Tuple[List[Tuple[str, int, int]], int]:
         first += item.tokens[first] == SPACE  # the space alone
         x = float(frames[first]) * CELL_WIDTH
         row = next((row for row, end in enumerate(ends) if end <= x), len(ends))
-        ends[row : row + 1] = [x + 7.5 * len(word) + 6]
+        ends[row : row + 1] = [x + text_width(word, 7.5) + 6]
         placed.append((word, int(frames[first]), row))
     return placed, max(1, len(ends))
 
