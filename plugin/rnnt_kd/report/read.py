@@ -50,7 +50,7 @@ def _interval(value: object) -> bool:
 
 
 def _seeds(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(seed, int) for seed in value)
+    return isinstance(value, list) and all(map(_number, value))
 
 
 def _reasons(value: object) -> bool:
@@ -74,6 +74,7 @@ _SUMMARY = {
     **{"system": _text, "test_set": _text, "seeds": _seeds, "unfinished": _reasons, "characters": _of_characters},
     **dict.fromkeys((*_WORDS, *_MEASURED), _number_or_none),
     **dict.fromkeys(("ci95", "delay_ci95_ms"), _interval),
+    "too_few": lambda value: value is None or _text(value),
 }
 _RESULTS = {"system": _text, "seed": _number, "test_set": _text, "wer": _number_or_none, "cer": _number_or_none}
 _SIZES = {"system": _text, "format": _text, "bytes": _number, "wer": _number_or_none}

@@ -7,7 +7,7 @@ blanks do not count.
 """
 
 import unicodedata
-from typing import List, Sequence
+from typing import Iterable, List, Sequence
 
 from rnnt_kd.scoring.recognitions import Recognition
 from rnnt_kd.text.scripts import is_unspaced
@@ -26,7 +26,6 @@ def as_characters(recognitions: Sequence[Recognition]) -> List[Recognition]:
     return [Recognition(item.utterance_id, tuple("".join(item.ref)), tuple("".join(item.hyp))) for item in recognitions]
 
 
-def in_units(recognitions: Sequence[Recognition]) -> List[Recognition]:
-    """For people who look at single errors: characters where the references have no blanks between words."""
-    unspaced = is_unspaced(" ".join(item.ref) for item in recognitions)
-    return as_characters(recognitions) if unspaced else list(recognitions)
+def has_no_blanks(refs: Iterable[Sequence[str]]) -> bool:
+    """Whether single errors are to be shown by characters: the words of ``refs`` are whole sentences."""
+    return is_unspaced(" ".join(ref) for ref in refs)
