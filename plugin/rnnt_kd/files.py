@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any, Iterable, List, Optional, Union
+from typing import Any, Callable, Iterable, List, Optional, Union
 
 from rnnt_kd.errors import UserError
 
@@ -58,10 +58,13 @@ def named_in(
     return path
 
 
-def parse_json(text: Union[str, bytes]) -> Any:
-    """The values of JSON text.  ValueError: it is none, or nested deeper than any file of ours."""
+def parse_json(text: Union[str, bytes], parse_constant: Optional[Callable[[str], Any]] = None) -> Any:
+    """The values of JSON text.  ValueError: it is none, or nested deeper than any file of ours.
+
+    ``parse_constant``: what to make of NaN, Infinity and -Infinity, if not numbers.
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=parse_constant)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
 

@@ -153,7 +153,7 @@ class Run:
                         folders += ["--baseline-decode-dir", self.plan.decode_dir(teacher, test_set)]
                         inspect.unwrap(delay.main)([*map(str, folders), *bootstrap])
                 for line in printed.getvalue().splitlines():
-                    if line.startswith(("%WER", score.NOTE)):
+                    if line.startswith(("%WER", "%CER", score.NOTE)):
                         self._say(f"{line} {self.plan.decode_dir(job, test_set)}")
         self._table()
         return []

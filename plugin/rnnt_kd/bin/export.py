@@ -88,7 +88,8 @@ def _report(manifest: dict, out: Path) -> None:
     for run in check["runs"]:
         rates = ""
         if "wer_sherpa_onnx" in run:
-            rates = f"; %WER {run['wer_sherpa_onnx']:.2f}, rnnt_kd's {run['wer_rnnt_kd']:.2f}, p = {run['p_value']:.4f}"
+            p = "too few utterances for a p-value" if run["p_value"] is None else f"p = {run['p_value']:.4f}"
+            rates = f"; %WER {run['wer_sherpa_onnx']:.2f}, rnnt_kd's {run['wer_rnnt_kd']:.2f}, {p}"
         if "segments" in run:
             kind, of = f"{run['number_of_segments']} segments", f"{run['streams']} streams"
         else:

@@ -132,17 +132,17 @@ def compare(utterance: str, search: str, batch_size: int, ours, theirs) -> List[
 
 
 def word_errors(speech: Sequence[Speech], ours: Sequence[str], theirs: Sequence[str]) -> Dict[str, Any]:
-    """Both word error rates, the counts of sherpa-onnx's, and the p-value; nothing where no words are known."""
+    """Both word error rates, the counts of sherpa-onnx's, and the p-value (None: too few); nothing without words."""
     own, other = (
         [Recognition(i.id, tuple(i.text.split()), tuple(t.split())) for i, t in zip(speech, texts, strict=True)]
         for texts in (ours, theirs)
     )
     if not any(item.ref for item in own):
         return {}
-    counts = count_all(other)
+    counts, p_value = count_all(other), one_seed_p_value(other, own)
     return {
-        "wer_sherpa_onnx": round(counts.wer, 4),
+        "wer_sherpa_onnx": round(counts.wer or 0.0, 4),
         "errors": {"words": counts.words, "ins": counts.ins, "del": counts.dels, "sub": counts.subs},
-        "wer_rnnt_kd": round(count_all(own).wer, 4),
-        "p_value": round(one_seed_p_value(other, own), 6),
+        "wer_rnnt_kd": round(count_all(own).wer or 0.0, 4),
+        "p_value": p_value and round(p_value, 6),
     }
