@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "training": "atomic config config_io data lattice losses models progress_bar record sparsity systems teachers text",
     "decoding": "children data models scoring",
     "inference": "models",
-    "export": "atomic children config config_io data decoding models scoring sparsity systems tables text",
+    "export": "atomic children config config_io data decoding models record scoring sparsity systems tables text",
     "experiments": "config config_io data record scoring systems tables teachers text training",
     "report": "atomic config data lattice losses models scoring systems teachers text",
     "bin": "atomic children config data decoding experiments export models progress_bar "

@@ -6,6 +6,7 @@ import shutil
 
 import export_cases as cases
 import pytest
+import sentencepiece
 import torch
 from export_cases import error_line, run_readme
 
@@ -97,6 +98,22 @@ def test_the_commands_of_the_readme_run(folder, workplace, expected):
     assert run_readme(folder, item.samples) == expected[modified_beam_search][3].strip()
 
 
+def test_a_hot_word_is_heard_where_it_was_not(folder, workplace):
+    """By the README's line: sherpa-onnx spells it with the pieces of bpe.vocab."""
+    readme = folder / "README.md"  # the beam of a random model must be wide
+    readme.write_text(readme.read_text().replace("max_active_paths=4", "max_active_paths=16"))
+    samples = next(item.samples for item in read_speech(workplace / "data") if item.id == "b-1")
+    without, heard, unknown = (run_readme(folder, samples, phrases) for phrases in ("", "one :9\n", "xyz :9\n"))
+    assert "one" not in without and "one" in heard.split() and unknown == without
+
+
+def test_the_scores_of_the_pieces_are_sentencepieces(exported):
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(exported / "bpe.model"))
+    lines = (exported / "bpe.vocab").read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[0] for line in lines] == [processor.id_to_piece(i) for i in range(len(lines))]
+    assert [float(line.split("\t")[1]) for line in lines] == [processor.get_score(i) for i in range(len(lines))]
+
+
 def test_a_second_run_is_skipped_and_a_change_runs_again(argv, system, tmp_path, capsys):
     out = tmp_path / "out"
 
@@ -137,6 +154,32 @@ def test_a_difference_fails_is_listed_and_leaves_the_older_export(argv, exported
     assert (listed["utterance"], listed["what"], listed["sherpa_onnx"]) == ("noise-2", "text", "something else")
     assert (tmp_path / "out" / "model.json").read_bytes() == (exported / "model.json").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"dense", "out", "out.failed"}
+
+
+def test_a_failure_is_kept_with_its_reason_until_an_export_holds(argv, tmp_path, monkeypatch, capsys):
+    failed = tmp_path / "out.failed"
+    with monkeypatch.context() as patch:
+        patch.setattr("rnnt_kd.export.client_check.FEATURE_TOLERANCE", -1.0)
+        assert "features differ by" in failure(capsys, argv)
+    assert "features differ by" in json.loads((failed / CHECK).read_text())["fault"]
+    export.main(argv)
+    assert not failed.exists() and (tmp_path / "out" / CHECK).exists()
+
+
+def test_other_blanks_than_the_clients_are_listed_and_decide_nothing(argv, tmp_path, monkeypatch, capsys):
+    """A client of another version may set them otherwise."""
+    recognize = client.recognize
+
+    def recognized(*arguments, **options):
+        results = recognize(*arguments, **options)
+        return [dataclasses.replace(result, text=" ".join(result.text)) for result in results]
+
+    monkeypatch.setattr(client, "recognize", recognized)
+    export.main(argv)
+    assert "texts have other blanks" in capsys.readouterr().out
+    check = json.loads((tmp_path / "out" / CHECK).read_text())
+    assert check["differences"] == [] and {item["what"] for item in check["differences_in_blanks"]} == {"blanks"}
+    assert [run["differences"] for run in check["runs"]] == [0] * 4
 
 
 def test_a_killed_export_leaves_nothing_that_looks_like_one(argv, tmp_path, monkeypatch):
