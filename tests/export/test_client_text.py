@@ -26,7 +26,7 @@ SAID = {
     "Japanese": ("▁これ ▁は 、 ▁ペン ▁ｶﾅ ▁「 です ▁」", "これは、ペンｶﾅ「です」"),
     "Korean": ("▁한 국 ▁어 ▁KBS ▁뉴스", "한국어 KBS 뉴스"),
     "Thai": ("▁กา ▁ขา ร", "กา ขาร"),
-    "combining marks": ("▁nai ̈ ve ▁ é", "naïve é"),
+    "combining marks": ("▁nai \u0308 ve ▁e\u0301", "nai\u0308ve e\u0301"),
     "a blank alone": ("▁A ▁ ▁ ▁, ▁B", "A  , B"),
 }
 

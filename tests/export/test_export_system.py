@@ -15,6 +15,7 @@ from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding import greedy_search, modified_beam_search
 from rnnt_kd.export import client
+from rnnt_kd.export.client_check import compare, deciding, measured
 from rnnt_kd.export.export_system import CHECK, export_system
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.import_back import import_export as import_back
@@ -121,7 +122,8 @@ def test_a_second_run_is_skipped_and_a_change_runs_again(argv, system, tmp_path,
         export.main(argv)
         return capsys.readouterr().out
 
-    assert "0 of 4 utterances differ" in run()
+    (tmp_path / "out.failed").mkdir()
+    assert "0 of 4 utterances differ" in run() and not (tmp_path / "out.failed").exists()
     written = (out / "encoder.onnx").stat().st_mtime_ns
     assert "finished already, skipped" in run() and (out / "encoder.onnx").stat().st_mtime_ns == written
     (out / "tokens.txt").unlink()
@@ -156,30 +158,26 @@ def test_a_difference_fails_is_listed_and_leaves_the_older_export(argv, exported
     assert {path.name for path in tmp_path.iterdir()} == {"dense", "out", "out.failed"}
 
 
-def test_a_failure_is_kept_with_its_reason_until_an_export_holds(argv, tmp_path, monkeypatch, capsys):
-    failed = tmp_path / "out.failed"
-    with monkeypatch.context() as patch:
-        patch.setattr("rnnt_kd.export.client_check.FEATURE_TOLERANCE", -1.0)
-        assert "features differ by" in failure(capsys, argv)
-    assert "features differ by" in json.loads((failed / CHECK).read_text())["fault"]
-    export.main(argv)
-    assert not failed.exists() and (tmp_path / "out" / CHECK).exists()
+def test_a_failure_is_kept_with_its_reason(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rnnt_kd.export.client_check.FEATURE_TOLERANCE", -1.0)
+    assert "features differ by" in failure(capsys, argv)
+    assert "features differ by" in json.loads((tmp_path / "out.failed" / CHECK).read_text())["fault"]
+    assert not (tmp_path / "out").exists()
 
 
-def test_other_blanks_than_the_clients_are_listed_and_decide_nothing(argv, tmp_path, monkeypatch, capsys):
-    """A client of another version may set them otherwise."""
-    recognize = client.recognize
-
-    def recognized(*arguments, **options):
-        results = recognize(*arguments, **options)
-        return [dataclasses.replace(result, text=" ".join(result.text)) for result in results]
-
-    monkeypatch.setattr(client, "recognize", recognized)
-    export.main(argv)
-    assert "texts have other blanks" in capsys.readouterr().out
-    check = json.loads((tmp_path / "out" / CHECK).read_text())
-    assert check["differences"] == [] and {item["what"] for item in check["differences_in_blanks"]} == {"blanks"}
-    assert [run["differences"] for run in check["runs"]] == [0] * 4
+@pytest.mark.parametrize("changed, what, decides", [
+    ({}, [], 0),
+    ({"text": "AB C"}, ["blanks"], 0),  # a client of another version may set them otherwise
+    ({"text": "A B D"}, ["text"], 1),
+    ({"tokens": [" A", " BC"]}, ["tokens"], 1),
+    ({"timestamps": [0.0, 0.08]}, ["times"], 1),
+])  # fmt: skip
+def test_tokens_times_and_letters_decide_and_blanks_do_not(changed, what, decides):
+    ours = client.ClientResult("A B C", [" A", " B C"], [0.0, 0.04])
+    found = compare("utterance", "greedy_search", 1, ours, dataclasses.replace(ours, **changed))
+    assert [difference.what for difference in found] == what and deciding(found) == decides
+    check = measured([], [], found)
+    assert len(check["differences"]) == decides and len(check["differences_in_blanks"]) == len(found) - decides
 
 
 def test_a_killed_export_leaves_nothing_that_looks_like_one(argv, tmp_path, monkeypatch):
