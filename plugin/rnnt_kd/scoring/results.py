@@ -79,7 +79,7 @@ def read_json(path: Path, default: Optional[Dict[str, Any]] = None, numbers: Seq
         if default is None:
             raise UserError(path, "no such file", "a file of rnnt_kd", "run the stage that makes it") from None
         return default
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise UserError(path, "not a JSON object", "a file of rnnt_kd", "delete it and run the stage that makes it")
