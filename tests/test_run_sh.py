@@ -124,6 +124,21 @@ def test_an_option_file_names_no_other(root, tmp_path):
     assert "a.conf: 'config=b.conf'; expected no --config in such a file" in result.stderr
 
 
+def test_a_stage_that_fails_after_the_teachers_ends_nothing_but_the_status(root, tmp_path):
+    """An export that fails its check keeps nobody from the report."""
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in *"--steps export"*) exit 1;; *"--steps report"*) echo "page made";; esac\n'
+    )
+    python.chmod(0o755)
+    result = subprocess.run(
+        ["bash", str(root / "run.sh"), "--env", "none", "--exp-dir", str(tmp_path / "exp"), "--stage", "8"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert "page made" in result.stdout and result.returncode == 1
+    assert "stage 8: not everything was made" in result.stderr
+
+
 def test_stages_keep_their_numbers(root, tmp_path):
     steps = ["features", "bpe", "teacher", "cache", "train", "decode", "score", "export", "report"]
     lines = commands(root, "--exp-dir", tmp_path / "exp")

@@ -21,7 +21,7 @@ from rnnt_kd.bin import report  # noqa: E402
 from rnnt_kd.report.lattice_data import lattices_dir, write_lattice  # noqa: E402
 from rnnt_kd.report.page import make_page  # noqa: E402
 from rnnt_kd.report.plots.scatter import way_of  # noqa: E402
-from rnnt_kd.report.read import count_nonzero, read_finished, read_metrics  # noqa: E402
+from rnnt_kd.report.read import count_nonzero, inputs, read_finished, read_metrics  # noqa: E402
 from rnnt_kd.report.utterances import columns, compare, pieces  # noqa: E402
 
 
@@ -40,6 +40,16 @@ def page(tmp_path_factory):
 
 def page_of(folder):
     return make_page(read_finished(folder))
+
+
+def test_an_export_that_failed_its_check_is_named(folder):
+    check = folder / "export" / "pruned.failed" / "check.json"
+    check.parent.mkdir(parents=True)
+    check.write_text("{}")
+    assert re.search(
+        r'class="problem"[^>]*>Not shown: an export of pruned: the last one failed its check', page_of(folder)
+    )
+    assert check in inputs(folder)[0]
 
 
 def states(text):

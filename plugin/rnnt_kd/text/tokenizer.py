@@ -78,3 +78,8 @@ class Tokenizer:
     def pieces(self) -> List[str]:
         """The symbol of each id, U+2581 for a space: what ``tokens.txt`` lists."""
         return [self._processor.id_to_piece(index) for index in range(self.vocab_size)]
+
+    def scored_pieces(self) -> str:
+        """sentencepiece's ``.vocab``: a line of piece, tab and score for each id."""
+        scores = map(self._processor.get_score, range(self.vocab_size))
+        return "".join(f"{piece}\t{score:.9g}\n" for piece, score in zip(self.pieces(), scores, strict=True))
