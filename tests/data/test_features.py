@@ -207,8 +207,8 @@ def test_audio_is_read_by_libsndfile_itself(tmp_path, pipe, monkeypatch):
     """It swallows what is raised in a Python callback: Ctrl-C would pass for a truncated file."""
     path = write(tmp_path / "a.flac", tone(0.5))
     opened = []
-    real = soundfile.SoundFile
-    monkeypatch.setattr(soundfile, "SoundFile", lambda file, **more: opened.append(file) or real(file, **more))
+    real = soundfile.SoundFile.__init__
+    monkeypatch.setattr(soundfile.SoundFile, "__init__", lambda *a, **more: opened.append(a[1]) or real(*a, **more))
     samples, _ = load_recording(RecordingEntry("a", f"cat {path}" if pipe else str(path), pipe, ""))
     assert len(samples) == 8000 and [type(file) for file in opened] == [int]
 

@@ -33,7 +33,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         {"data_dir": str(args.data_dir), **settings},
         [args.data_dir / name for name in ("wav.scp", "text", "utt2spk", "segments")],
         [f"{args.name}.jsonl.gz", f"{args.name}_feats"],
-        sources=[Path(recording.source) for recording in recordings if not recording.is_pipe],
+        sources=[recording.file[0] for recording in recordings if not recording.is_pipe],
     )
     if stage.is_finished():
         return

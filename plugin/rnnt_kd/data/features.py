@@ -34,7 +34,7 @@ from lhotse.utils import compute_num_samples
 
 from rnnt_kd.atomic import replace_dir, write_bytes, write_text
 from rnnt_kd.children import in_processes
-from rnnt_kd.data.audio import BadAudio, is_silent, load_recording
+from rnnt_kd.data.audio import SILENT, Audio, BadAudio, is_silent, read_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
 from rnnt_kd.errors import UserError
@@ -42,7 +42,6 @@ from rnnt_kd.progress_bar import ProgressBar
 
 SEGMENT_OVERSHOOT = 0.5  # seconds that a segment may end after its recording (clipped), as in Kaldi
 SHORTEST = 0.025  # seconds: one window
-SILENT = "is silent"
 MAX_BAD_FRACTION = 0.05  # of utterances, that may have bad audio
 
 
@@ -140,7 +139,7 @@ def _checked_speeds(speed_perturb: Sequence[float]) -> List[float]:
 
 
 def _check_left_out(data_dir: Path, total: int, left_out: Dict[str, str], max_bad_fraction: float) -> None:
-    bad = {key: reason for key, reason in left_out.items() if reason != SILENT}
+    bad = {key: reason for key, reason in left_out.items() if not reason.startswith(SILENT)}
     first = next((f"{key} {reason}" for key, reason in (bad or left_out).items()), "")
     if len(left_out) == total:
         raise UserError(data_dir, f"no utterance can be used ({total} left out; {first})", "usable audio")
@@ -167,14 +166,15 @@ def _features_of_part(part: _Part) -> Tuple[List[MonoCut], Dict[str, str], int]:
         for recording, utterances in work:
             seen += len(utterances)
             try:
-                samples, rate = load_recording(recording)
+                audio = read_recording(recording)
             except BadAudio as error:
                 left_out.update({utterance.id: str(error) for utterance in utterances})
                 continue
-            manifest = _recording_manifest(recording, len(samples), rate)
+            rate = audio.rate
+            manifest = _recording_manifest(recording, len(audio.samples), rate)
             for utterance in utterances:
                 try:
-                    span = _span(utterance, samples, rate)
+                    span = _span(utterance, audio)
                 except BadAudio as error:
                     left_out[utterance.id] = str(error)
                     continue
@@ -193,8 +193,9 @@ def _recording_manifest(recording: RecordingEntry, num_samples: int, rate: int) 
     return manifest if rate == SAMPLING_RATE else manifest.resample(SAMPLING_RATE)
 
 
-def _span(utterance: Utterance, samples: np.ndarray, rate: int) -> np.ndarray:
+def _span(utterance: Utterance, audio: Audio) -> np.ndarray:
     """The (n,) samples of an utterance, in its recording's rate; BadAudio where there are none to use."""
+    samples, rate = audio.samples, audio.rate
     duration = len(samples) / rate
     end = duration if utterance.end is None else utterance.end
     if utterance.start >= duration or end > duration + SEGMENT_OVERSHOOT:
@@ -204,7 +205,7 @@ def _span(utterance: Utterance, samples: np.ndarray, rate: int) -> np.ndarray:
     if len(span) < 2 * SHORTEST * rate:  # room for a speed of 2
         raise BadAudio(f"is only {len(span) / rate:g} s long")
     if is_silent(span):
-        raise BadAudio(SILENT)
+        raise BadAudio(SILENT + audio.elsewhere)
     return span
 
 
