@@ -47,6 +47,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     if summary.left_out:
         where = args.out_dir / f"{args.name}.left_out.json"
         print(f"left out {len(summary.left_out)} utterances: {shortened(summary.left_out)}; all in {where}")
+    if summary.short:
+        count, names = len(summary.short), ", ".join(summary.short[:5])
+        print(f"{count} recordings end some milliseconds before their headers say, and are taken as they are: {names}")
+    for line in summary.large:
+        print(f"left out {line}")
 
 
 def add_max_bad_fraction(options: argparse.ArgumentParser) -> None:

@@ -33,12 +33,25 @@ LOUDEST = 8.0  # floating-point samples may exceed 1, those in the range of inte
 RATES = (2000, 768_000)  # Hz
 LARGEST_RESAMPLER = 1 << 24  # entries of its kernel, 64 MiB
 LONGEST = 24  # hours
+SIZES = r"^ *(?:RIFF|riff|Riff size|FORM|data|SSND|BODY|Data Size) *: (\d+)\b(?: \(should be (\d+))?"  # in a log
+FIELDS = r"^ *(Channels|Block Align|Bit Width|Bytes/sec) *: (\d+)"
 BLOCK = 1 << 20  # samples of each channel that are decoded at once
 OPEN_LENGTH = (1 << 62) - 1  # libsndfile's "to the end", and more than any file holds
 
 
 class BadAudio(Exception):
-    """Audio that cannot be used; the message is the reason, without the name of the file."""
+    """Audio that cannot be used; the message is the reason, without the name of the file.
+
+    Attributes:
+      seconds: that it lasts, 0 where nobody knows.
+    """
+
+    def __init__(self, reason: str, seconds: float = 0.0):
+        super().__init__(reason, seconds)
+        self.seconds = seconds
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,7 @@ def read_recording(recording: RecordingEntry) -> Audio:
     with _opened(recording) as sound:
         samples, elsewhere = _decode(sound)
         missing = _missing_seconds(sound, len(samples))
+        _check_all_read(sound, len(samples))
     if not len(samples):
         raise BadAudio("has no samples")
     if not np.isfinite(samples).all():
@@ -146,7 +160,8 @@ def _decode(sound: _Sound) -> Tuple[np.ndarray, str]:
     """The first channel, and ``Audio.elsewhere``."""
     blocks: List[np.ndarray] = []
     low, high = np.full(sound.channels, np.inf), np.full(sound.channels, -np.inf)
-    buffer = np.zeros((min(BLOCK, (16 * BLOCK) // sound.channels, sound.frames), sound.channels), dtype=np.float32)
+    # One more than there are: the decoder says in the log what it finds at the end.
+    buffer = np.zeros((min(BLOCK, 16 * BLOCK // sound.channels, sound.frames + 1), sound.channels), dtype=np.float32)
     count = 0
     while len(buffer):
         block = sound.read(out=buffer)
@@ -168,40 +183,62 @@ def _decode(sound: _Sound) -> Tuple[np.ndarray, str]:
 
 def _missing_seconds(sound: _Sound, count: int) -> float:
     """How much audio is not there, where ``count`` samples are; BadAudio: more than SHORTAGE, or a hole in it."""
-    log, rate, allowed = sound.extra_info, sound.samplerate, SHORTAGE
-    claimed = float(count if sound.frames >= OPEN_LENGTH else sound.frames)
-    if sound.format == "OGG":  # its last page may say what it likes, if only all pages are there
-        damaged = re.search(r"reports a hole|Skipped \d+ bytes|Junk after the last page(?s:.*)ended unexpectedly", log)
-        if damaged:
-            raise BadAudio(
-                f"damaged or truncated: an Ogg page is missing or broken (after {count / rate:.2f} s of sound)"
-            )
-        claimed = count
-    elif sound.format == "MP3":
-        allowed += (576 if rate < 32000 else 1152) / rate  # without a header of its own it is reckoned by the frame
-    elif sound.format == "NIST":
-        found = re.search(rb"^sample_count -i (\d{1,15})\s*$", sound.head, flags=re.MULTILINE)
-        claimed = max(claimed, float(found[1]) if found else 0.0)
+    log, rate = sound.extra_info, sound.samplerate
+    _check_fields(sound, log)
+    if re.search(r"reports a hole|Skipped \d+ bytes|Junk after the last page(?s:.*)ended unexpectedly", log):
+        raise BadAudio(f"damaged or truncated: an Ogg page is missing or broken (of {count / rate:.2f} s)")
+    if sound.format in ("VOC", "MAT4", "WVE") and re.search(r"truncated|Data length \d+ should be", log):
+        raise BadAudio(f"truncated: {count / rate:.2f} s, and its header says more")
+    missing = (_claimed(sound, count, log) - count) / rate
+    # An MP3 without a header of its own is reckoned by the frame.
+    if missing > SHORTAGE + (1152 / max(rate, 32000) if sound.format == "MP3" else 0.0):
+        raise BadAudio(f"truncated: {count / rate:.2f} s where its header says {count / rate + missing:.2f} s")
+    return max(0.0, missing)
+
+
+def _claimed(sound: _Sound, count: int, log: str) -> float:
+    """How many samples the header says there are; ``count`` where it leaves that open."""
+    if sound.format == "OGG" or sound.frames >= OPEN_LENGTH:  # the last Ogg page may say what it likes
+        return count
+    claims = [float(sound.frames)]
+    if sound.format == "NIST":
+        claims += map(float, re.findall(rb"^sample_count -i (\d{1,15})\s*$", sound.head, flags=re.MULTILINE))
     elif sound.format in ("RF64", "AVR", "MPC2K"):
-        found_frames = re.search(r"Frames +: (\d{1,15})\b", log)
-        claimed = max(claimed, float(found_frames[1]) if found_frames else 0.0)
-    elif sound.format in ("VOC", "MAT4", "WVE") and re.search(r"truncated|Data length \d+ should be", log):
-        raise BadAudio(f"truncated: {count / rate:.2f} s of sound, and its header says more")
-    sizes = re.findall(
-        r"^ *(?:RIFF|riff|Riff size|FORM|data|SSND|BODY|Data Size) *: (\d+)\b(?: \(should be (\d+))?", log, re.M
-    )
+        claims += map(float, re.findall(r"Frames +: (\d{1,15})\b", log))
+    sizes = re.findall(SIZES, log, flags=re.MULTILINE)
     if sizes:
         said, there = sizes[0 if sound.format == "W64" else -1]  # the innermost: that of the samples
-        if there and int(said) > int(there) and not _is_open(int(said)):
-            claimed = max(claimed, count * int(said) / max(int(there), 1) if count else rate)
-    contradiction = re.search(r"(Bytes/sec|Block Align) *: ([1-9]\d*) \(should be ([1-9]\d*)\)", log)
-    if contradiction and not 0.9 < int(contradiction[2]) / int(contradiction[3]) < 1.1:
-        name, said, expected = contradiction.groups()
-        raise BadAudio(f"its header contradicts itself: {name} {said}, and {expected} by the other fields")
-    missing = (claimed - count) / rate
-    if missing > allowed:
-        raise BadAudio(f"truncated: {count / rate:.2f} s of sound where its header says {claimed / rate:.2f} s")
-    return max(0.0, missing)
+        if there and not _is_open(int(said)):
+            claims.append(max(count, 1) * int(said) / max(int(there), 1))
+    return max(claims)
+
+
+def _check_fields(sound: _Sound, log: str) -> None:
+    """BadAudio: the fields of a WAV with uncompressed samples contradict each other, so that one of them is wrong."""
+    fields = {name: int(value) for name, value in re.findall(FIELDS, log, flags=re.MULTILINE)}
+    if len(fields) < 4 or not sound.subtype.startswith(("PCM", "FLOAT", "DOUBLE", "ULAW", "ALAW")):
+        return
+    width, align = fields["Bit Width"], fields["Block Align"]
+    widths = ((width + 7) // 8, 4 if 16 < width < 32 else 0)
+    if align not in [fields["Channels"] * bytes_ for bytes_ in widths] and width > 8:
+        raise BadAudio(f"its header contradicts itself: {align} bytes for {sound.channels} channels of {width} bits")
+    if fields["Bytes/sec"] not in (0, sound.samplerate * align):
+        rates = f"{sound.samplerate} Hz of {align} bytes, and {fields['Bytes/sec']} bytes a second"
+        raise BadAudio(f"its header contradicts itself: {rates}")
+
+
+def _check_all_read(sound: _Sound, count: int) -> None:
+    """BadAudio: behind the length that the header says, or that is guessed where none does, the sound goes on."""
+    size, place = os.fstat(sound.name).st_size, os.lseek(sound.name, 0, os.SEEK_CUR)
+    left, follows = size - place, os.pread(sound.name, 2, place)
+    if sound.format == "MP3":  # of another bit rate than its first frame
+        more = left * count > 0.15 * sound.samplerate * place and follows >= b"\xff\xe0"
+    else:
+        to_the_end = sound.format in ("FLAC", "OGG", "AU", "NIST") or "Exiting parser" in sound.extra_info
+        more = to_the_end and left > max(1024, size // 50)  # more than tags
+    if more:
+        advice = "write it again, for example with ffmpeg -i IN OUT"
+        raise BadAudio(f"holds more than its header says: {left} bytes are left over; {advice}")
 
 
 def _is_open(size: int) -> bool:
@@ -236,7 +273,7 @@ def _check_head(stream: BinaryIO, start: int) -> bytes:
 def _check_format(sound: _Sound) -> None:
     rate = sound.samplerate
     if sound.format in ("MAT5", "XI", "SDS"):
-        raise BadAudio(f"is {sound.format}, of which nobody knows whether it is whole: convert it to WAV or FLAC")
+        raise BadAudio(f"is {sound.format}, whose length cannot be checked: convert it to WAV or FLAC")
     divisor = gcd(rate, SAMPLING_RATE)
     too_large = rate // divisor * (SAMPLING_RATE // divisor) > LARGEST_RESAMPLER
     if too_large or not RATES[0] <= rate <= RATES[1]:
