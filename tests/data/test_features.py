@@ -256,14 +256,6 @@ def test_a_missing_file_is_bad_audio_even_after_the_directory_was_read(tmp_path,
         load_recording(entry)
 
 
-def test_a_streamed_wav_header_promises_nothing(tmp_path):
-    content = bytearray(write(tmp_path / "a.wav", tone(0.5)).read_bytes())
-    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
-    (tmp_path / "s.wav").write_bytes(content)
-    samples, rate = load_recording(RecordingEntry("a", str(tmp_path / "s.wav"), False, ""))
-    assert (len(samples), rate) == (8000, 16000)
-
-
 @pytest.fixture
 def data(tmp_path):
     """Of one utterance."""

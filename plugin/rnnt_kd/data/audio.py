@@ -135,6 +135,7 @@ class _Sound(soundfile.SoundFile):
 def _opened(recording: RecordingEntry) -> Iterator[_Sound]:
     """BadAudio for what libsndfile cannot open; also for what it cannot read in the body."""
     path, offset = recording.file
+    page = b""
     try:
         if recording.is_pipe:
             stream: BinaryIO = tempfile.TemporaryFile()
@@ -146,6 +147,7 @@ def _opened(recording: RecordingEntry) -> Iterator[_Sound]:
             stream = open(path, "rb")
         with stream, _with_open_length(stream, offset) as whole:
             head = _check_head(whole, offset)
+            page = _last_ogg_page(whole) if head[:4] == b"OggS" else b""
             os.lseek(whole.fileno(), offset, os.SEEK_SET)
             # By its descriptor: libsndfile would swallow Ctrl-C in a Python callback: a file would seem truncated.
             with _Sound(whole.fileno(), closefd=False) as sound:
@@ -153,6 +155,9 @@ def _opened(recording: RecordingEntry) -> Iterator[_Sound]:
                 _check_format(sound)
                 yield sound
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+        if page and not page[5] & 4:
+            advice = "write it again, for example with ffmpeg -i IN -c copy OUT"
+            raise BadAudio(f"its last Ogg page is not marked as the last, which Opus needs: {advice}") from None
         raise BadAudio(_reason(error)) from None
 
 
@@ -190,7 +195,7 @@ def _missing_seconds(sound: _Sound, count: int) -> float:
     if sound.format in ("VOC", "MAT4", "WVE") and re.search(r"truncated|Data length \d+ should be", log):
         raise BadAudio(f"truncated: {count / rate:.2f} s, and its header says more")
     missing = (_claimed(sound, count, log) - count) / rate
-    # An MP3 without a header of its own is reckoned by the frame.
+    # Not all encoders of MP3 count the frame of their header alike.
     if missing > SHORTAGE + (1152 / max(rate, 32000) if sound.format == "MP3" else 0.0):
         raise BadAudio(f"truncated: {count / rate:.2f} s where its header says {count / rate + missing:.2f} s")
     return max(0.0, missing)
@@ -201,6 +206,8 @@ def _claimed(sound: _Sound, count: int, log: str) -> float:
     if sound.format == "OGG" or sound.frames >= OPEN_LENGTH:  # the last Ogg page may say what it likes
         return count
     claims = [float(sound.frames)]
+    if sound.format == "MP3" and not _has_mp3_header(sound):
+        return count
     if sound.format == "NIST":
         claims += map(float, re.findall(rb"^sample_count -i (\d{1,15})\s*$", sound.head, flags=re.MULTILINE))
     elif sound.format in ("RF64", "AVR", "MPC2K"):
@@ -211,6 +218,13 @@ def _claimed(sound: _Sound, count: int, log: str) -> float:
         if there and not _is_open(int(said)):
             claims.append(max(count, 1) * int(said) / max(int(there), 1))
     return max(claims)
+
+
+def _has_mp3_header(sound: _Sound) -> bool:
+    """Whether the first frame says how many there are; otherwise that is guessed from its bit rate."""
+    tag = sum(byte << shift for byte, shift in zip(sound.head[6:10], (21, 14, 7, 0))) + 10
+    frame = os.pread(sound.name, 64, tag if sound.head[:3] == b"ID3" else 0)
+    return re.search(rb"Xing|Info|VBRI", frame) is not None
 
 
 def _check_fields(sound: _Sound, log: str) -> None:
@@ -238,7 +252,7 @@ def _check_all_read(sound: _Sound, count: int) -> None:
         more = to_the_end and left > max(1024, size // 50)  # more than tags
     if more:
         advice = "write it again, for example with ffmpeg -i IN OUT"
-        raise BadAudio(f"holds more than its header says: {left} bytes are left over; {advice}")
+        raise BadAudio(f"holds more than its beginning says: {left} bytes are left over; {advice}")
 
 
 def _is_open(size: int) -> bool:
@@ -249,7 +263,6 @@ def _is_open(size: int) -> bool:
 
 def _check_head(stream: BinaryIO, start: int) -> bytes:
     """The first 1024 bytes; BadAudio for what libsndfile reads without complaint, or refuses without a reason."""
-    size = os.fstat(stream.fileno()).st_size
     head = os.pread(stream.fileno(), 1024, start)
     if not head:
         raise BadAudio(f"ends before byte {start}" if start else "is an empty file")
@@ -261,8 +274,6 @@ def _check_head(stream: BinaryIO, start: int) -> bytes:
         raise BadAudio(
             f'SPHERE with {how}: convert it once ("sph2pipe -f wav IN OUT"), or as a pipe with --allow-pipes'
         )
-    if head[:4] == b"OggS" and not _last_page_is_whole(stream, size):
-        raise BadAudio("truncated: its last Ogg page is cut off")
     if start and (head[:4] != b"RIFF" or _is_open(_data_chunk(stream, start)[2])):
         raise BadAudio(
             f"holds no WAV whose header says its length at byte {start}: what Kaldi's wav-copy writes is read"
@@ -281,10 +292,14 @@ def _check_format(sound: _Sound) -> None:
         raise BadAudio(f"has the sampling rate {rate} Hz, which is not resampled here: {advice}")
 
 
-def _last_page_is_whole(stream: BinaryIO, size: int) -> bool:
+def _last_ogg_page(stream: BinaryIO) -> bytes:
+    """BadAudio: it is cut off."""
+    size = os.fstat(stream.fileno()).st_size
     tail = os.pread(stream.fileno(), 65307, max(0, size - 65307))  # no page is longer
     page = tail[tail.rfind(b"OggS") :] if b"OggS" in tail else b""
-    return len(page) >= 27 and len(page) >= 27 + page[26] + sum(page[27 : 27 + page[26]])
+    if len(page) < 27 or len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]]):
+        raise BadAudio("truncated: its last Ogg page is cut off")
+    return page
 
 
 def _data_chunk(stream: BinaryIO, start: int) -> Tuple[int, int, int]:
