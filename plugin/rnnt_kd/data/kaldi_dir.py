@@ -2,7 +2,7 @@
 
 A directory holds, one entry a line, ``<id> <value>``, sorted by id in byte order (``LC_ALL=C sort``):
 
-    wav.scp   recording id, path of an audio file (or a shell pipe ending in "|")
+    wav.scp   recording id, path of an audio file (or FILE.ark:OFFSET, or a shell pipe ending in "|")
     text      utterance id, transcript (any Unicode, see ``text.normalization``; may be empty)
     utt2spk   utterance id, speaker id
     spk2utt   speaker id, its utterance ids (may be missing: it says what utt2spk says)
@@ -41,6 +41,11 @@ class RecordingEntry:
     source: str
     is_pipe: bool
     where: str  # "data/train/wav.scp:3", for messages
+
+    @property
+    def file(self) -> Tuple[Path, int]:
+        """The file of what is no pipe, and at which of its bytes the recording begins."""
+        return file_and_offset(self.source)
 
 
 @dataclass(frozen=True)
@@ -217,6 +222,14 @@ def read_table(path: Path, value_may_be_empty: bool = False) -> Table:
     return table
 
 
+def file_and_offset(source: str) -> Tuple[Path, int]:
+    """``FILE.ark:OFFSET``, which Kaldi's wav-copy writes, in its parts; any other path, and 0."""
+    archive = re.fullmatch(r"(.+):([0-9]{1,18})", source, flags=re.DOTALL)
+    if archive and not os.path.exists(source):
+        return Path(archive[1]), int(archive[2])
+    return Path(source), 0
+
+
 def _recording(directory: Path, key: str, value: str, where: str, allow_pipes: bool) -> RecordingEntry:
     if value.endswith("|"):
         if not allow_pipes:
@@ -224,8 +237,9 @@ def _recording(directory: Path, key: str, value: str, where: str, allow_pipes: b
             raise UserError(where, "is a shell pipe", "the path of an audio file", advice)
         return RecordingEntry(key, value[:-1].strip(), True, where)
     for candidate in (Path(value), directory / value):
-        if candidate.is_file():
-            if not os.access(candidate, os.R_OK):
+        file = file_and_offset(str(candidate))[0]
+        if file.is_file():
+            if not os.access(file, os.R_OK):
                 raise UserError(where, f"audio {value} cannot be read: permission denied", "a readable file")
             return RecordingEntry(key, str(candidate.absolute()), False, where)
     if re.match(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://", value):
