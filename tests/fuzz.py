@@ -54,7 +54,7 @@ def judge(target, number, seed, canary):
         with contextlib.redirect_stdout(quiet), contextlib.redirect_stderr(quiet):
             result = target.read()
         if result != target.good:
-            outcome = "WRONG" if target.is_covered(how) else "other"
+            outcome = "WRONG" if target.is_wrong(how, result) else "other"
     except (UserError, Refused) as error:
         outcome, what = "refused", str(error)
         if "\n" in what.strip() or "Traceback" in what:

@@ -98,7 +98,8 @@ class Target:
     def form(self, path):
         return next((form for ending, form in self.forms.items() if path.name.endswith(ending)), self.otherwise)
 
-    def is_covered(self, how):
+    def is_wrong(self, how, result):
+        """Is a result that differs from the good one wrong?"""
         return self.covered
 
 
@@ -196,6 +197,12 @@ class Checkpoint(TrainedTarget):
 @target
 class Cuts(TrainedTarget):
     patterns = ("cuts/dev.jsonl.gz",)
+
+    def make(self, folder):
+        super().make(folder)
+        shutil.rmtree(folder / "cuts")  # made again by the command, which keeps a record
+        for name in ("train", "dev"):
+            compute_features.main(list(map(str, words(data_dir=folder / name, out_dir=folder / "cuts", name=name))))
 
     def read(self):
         cuts = self.folder / "cuts" / "dev.jsonl.gz"
@@ -320,12 +327,16 @@ class Audio(Target):
                 assert samples.dtype == np.float32 and samples.ndim == 1 and len(samples) and np.isfinite(samples).all()
                 assert seconds is None or seconds > 0
                 assert len(samples) <= 100 * 8000, f"{len(samples)} samples of {path.stat().st_size} bytes"
-                values[path.name] = rate, hashlib.sha256(samples.tobytes()).hexdigest()
+                values[path.name] = len(samples) / rate, hashlib.sha256(samples.tobytes()).hexdigest()
             except BadAudio as error:
                 if hasattr(self, "good"):
                     raise Refused(f"{path.name}: {error}") from None
                 raise
         return values
+
+
+    def is_wrong(self, how, result):
+        return how == "cut" and any(result[name][0] < seconds - 0.06 for name, (seconds, _) in self.good.items())
 
 
 @target
