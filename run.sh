@@ -12,7 +12,7 @@ root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 . "$root/local/parse_options.sh"
 
 corpus= corpus_dir= train_dir= dev_dir= test_dirs= data_dir= exp_dir= conf_corpus=
-test_list=() stage=0 stop_stage=9 preset= experiment=default set=() seed=
+test_list=() stage=0 stop_stage=9 preset= experiment=default set=() seed= data_root=()
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) nj=$((cores < 4 ? cores : 4))
 device=auto lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
 experiments() { local name; for name in $(corpora); do echo "  $name: $(names_in "$root/egs/$name/conf/experiments" .yaml)"; done; }
@@ -37,6 +37,7 @@ usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its st
   --lattice-backend  auto, k2, torch or triton [$lattice_backend]
   --env              Python environment: auto, k2, torch2 or none [$env]
   --allow-pipes      run the shell pipes of wav.scp [$allow_pipes]
+  --data-root        may be repeated: a folder that cuts and experiment.json may name files in, beside their own
   --print-jobs       print a command line for each system and seed that is missing, for a cluster's queue
   --dry-run          print the commands, run none
   --config           a file with such options, a line each
@@ -101,7 +102,7 @@ run() { # run COMMAND ...: print it under --dry-run, else run it
 pipes= failed=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 experiment() { # experiment WORD ...: rnnt_kd.bin.experiment with these words at the end
   run python -m rnnt_kd.bin.experiment --experiment "$conf/experiments/$experiment.yaml" --config "$conf/$preset.yaml" --exp-dir "$exp_dir" \
-    --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[*]}" --corpus "$corpus" --nj "$nj" $pipes \
+    --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[*]}" --corpus "$corpus" --nj "$nj" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
     --device "$device" --lattice-backend "$lattice_backend" ${seed:+--set "seeds=[$seed]"} ${set[@]+"${set[@]/#/--set=}"} "$@"
 }
 stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no other system from its figures

@@ -61,7 +61,7 @@ read_option_file() {
   local line name value
   [ -r "$1" ] && [ ! -d "$1" ] || die "--config: '$1'; expected a file with lines name=value"
   while IFS= read -r line || [ -n "$line" ]; do
-    line=${line%%#*} line=${line%"${line##*[![:space:]]}"} line=${line#"${line%%[![:space:]]*}"}
+    line=${line#$'\xef\xbb\xbf'} line=${line%%#*} line=${line%"${line##*[![:space:]]}"} line=${line#"${line%%[![:space:]]*}"}
     [ -n "$line" ] || continue
     [[ $line =~ ^(--)?([a-zA-Z_-]+)[[:space:]]*([=:]|[[:space:]])[[:space:]]*(.*)$ ]] || die "$1: '$line'; expected name=value"
     name=--${BASH_REMATCH[2]//_/-} value=${BASH_REMATCH[4]}

@@ -11,6 +11,7 @@
 #   --baseline-decode-dir DIR_OR_FILE   the same test set, decoded by the system to compare with
 #   --test-set NAME                     which recogs file (default: the only one; of a HYP_FILE, DATA_DIR's name)
 #   --replications N, --seed N          of the bootstrap (default: 10000, 0)
+#   --ignore-events                     words in brackets, such as <unk> and [noise], do not count
 #   --cmd CMD, LANG_OR_GRAPH_DIR        as Kaldi's scripts give them; not needed here
 #
 # Writes to DECODE_DIR, or to HYP_FILE.score: errs-<test set>.txt, wer-<test set>.txt, wer-<test set>.json, and in
@@ -25,6 +26,7 @@ options=()
 while [ $# -gt 0 ]; do
   case $1 in
     -h | --help) usage; exit 0 ;;
+    --ignore-events) options+=("$1"); shift ;;
     --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
     --*)
       [ $# -ge 2 ] || { echo "error: $1 needs a value" >&2; exit 1; }

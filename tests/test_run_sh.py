@@ -78,7 +78,9 @@ def test_help_fits_two_screens_and_names_what_is_on_disk(root):
 
 def test_options_as_kaldi_has_them(root, tmp_path):
     file = tmp_path / "my.conf"
-    file.write_text('# mine\nnj=3\nexp_dir: "e x"\n--device cpu\nallow_pipes=true\nset=small.training.epochs=2\n')
+    file.write_text(
+        '\ufeffnj=3\r\n# mine\nexp_dir: "e x"\n--device cpu\nallow_pipes=true\nset=small.training.epochs=2\n'
+    )
     ways = [
         [f"--config={file}", "--seed=7"],
         ["--seed", "7", "--config", file, "--allow-pipes"],
@@ -120,6 +122,21 @@ def test_an_option_file_names_no_other(root, tmp_path):
     result = run_sh(root, "--config", tmp_path / "a.conf")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "a.conf: 'config=b.conf'; expected no --config in such a file" in result.stderr
+
+
+def test_a_stage_that_fails_after_the_teachers_ends_nothing_but_the_status(root, tmp_path):
+    """An export that fails its check keeps nobody from the report."""
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in *"--steps export"*) exit 1;; *"--steps report"*) echo "page made";; esac\n'
+    )
+    python.chmod(0o755)
+    result = subprocess.run(
+        ["bash", str(root / "run.sh"), "--env", "none", "--exp-dir", str(tmp_path / "exp"), "--stage", "8"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert "page made" in result.stdout and result.returncode == 1
+    assert "stage 8: not everything was made" in result.stderr
 
 
 def test_stages_keep_their_numbers(root, tmp_path):

@@ -1,6 +1,7 @@
 """How tests call commands: in this process, where they are refused or interrupted, and in another one."""
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -10,6 +11,7 @@ import sys
 import pytest
 
 from rnnt_kd import atomic
+from rnnt_kd.record import file_digest, record_path
 
 LONG = 600.0  # seconds: no command of a test takes so long on the busiest machine
 
@@ -27,6 +29,20 @@ def refused(capsys, main, *arguments, lines=1):
     said = capsys.readouterr().err.splitlines()
     assert end.value.code == 1 and said[-1].startswith("error: ") and lines in (None, len(said)), said
     return said[-1]
+
+
+def edit_record(path, change):
+    """``change`` the values of a record, as one of an earlier version: without its own digest."""
+    values = json.loads(path.read_text())
+    values.pop("sha256", None)
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def record_again(path, work):
+    """What a test wrote to an output of ``work`` counts as what was written."""
+    digest = file_digest(path)
+    edit_record(record_path(path.parent, work), lambda values: values["outputs"].update({path.name: digest}))
 
 
 @contextlib.contextmanager

@@ -18,7 +18,16 @@ import torch
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_device, check_positive, chosen_device, command_line, join, parser
+from rnnt_kd.bin.options import (
+    add_data_root,
+    add_device,
+    add_normalization,
+    check_positive,
+    chosen_device,
+    command_line,
+    join,
+    parser,
+)
 from rnnt_kd.bin.scorer_options import add_scorers, check_scorers, make_scorers, scorer_settings
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
@@ -28,6 +37,7 @@ from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.interfaces import Encoder, StreamingEncoder
 from rnnt_kd.progress_bar import counted
+from rnnt_kd.record import file_digest
 from rnnt_kd.scoring.alternatives import write_nbest
 from rnnt_kd.scoring.ctm import write_ctm
 from rnnt_kd.scoring.emissions import write_emissions
@@ -35,7 +45,9 @@ from rnnt_kd.scoring.kaldi_files import FILES as KALDI_FILES
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.scoring.trn import write_trn
-from rnnt_kd.systems.store import check_bpe, load_system, weights_file
+from rnnt_kd.systems.store import LEFT_OUT, check_bpe, decoding_inputs, load_system
+from rnnt_kd.text.coverage import coverage
+from rnnt_kd.text.normalization import FORMS
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.transcripts import read_transcripts
 
@@ -69,7 +81,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         "(default: the system's encoder_options.chunk_frames)",
     )
     add_scorers(options)
+    add_normalization(options)
     add_device(options)
+    add_data_root(options)
     args = options.parse_args(argv)
     _check(args)
 
@@ -79,15 +93,17 @@ def main(argv: Optional[List[str]] = None) -> None:
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
     settings.update(scorer_settings(args))
-    left_out_path = args.cuts.with_name(args.cuts.name.replace(".jsonl.gz", "") + ".left_out.json")  # of stage 1
-    inputs = [args.system_dir / "config.yaml", weights_file(args.system_dir), args.bpe_dir / "bpe.model"]
+    if args.normalization != FORMS[0]:
+        settings["normalization"] = args.normalization
+    left_out_path = args.cuts.with_name(args.cuts.name.replace(".jsonl.gz", "") + LEFT_OUT)  # of stage 1
+    more = [path for path in (args.graph_text, args.lm, args.hotwords) if path is not None]
     outputs = [f"{name}-{args.test_set}.{kind}" for name, kind in OUTPUTS] + ["decode.json"]
     name = f"decode-{args.test_set}"
     if args.graph_text is not None:
         settings["graph_text"] = str(args.graph_text)
-        inputs.append(args.graph_text)
-    inputs += [path for path in (args.lm, args.hotwords) if path is not None]
-    stage = Stage(args.out_dir, name, settings, [*inputs, args.cuts, left_out_path], outputs)
+    inputs = decoding_inputs(args.system_dir, args.bpe_dir, args.cuts)
+    inputs.update({str(path): file_digest(path) for path in more})
+    stage = Stage(args.out_dir, name, settings, inputs, outputs)
     if stage.is_finished():
         return
 
@@ -97,16 +113,20 @@ def main(argv: Optional[List[str]] = None) -> None:
     check_bpe(config, tokenizer, args.system_dir, args.bpe_dir)
     if args.chunk_frames is not None:
         _set_chunk(model.encoder, args.chunk_frames, args.system_dir)
-    scorers = make_scorers(settings, tokenizer)
+    scorers = make_scorers(settings, tokenizer, args.normalization)
+    infos = load_cuts_info(args.cuts)
+    written = coverage({info.id: info.text for info in infos}, tokenizer.encode, tokenizer.unk_id)
+    if written.unwritable:
+        print(written.sentence(args.test_set), flush=True)
     loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds)
     search = get_search(args.search)
     search_options = {"beam": args.beam, "blank_id": config.blank_id, "scorers": scorers}
     if args.graph_text is not None:
-        text = read_transcripts([args.graph_text])
+        text = read_transcripts([args.graph_text], args.normalization)
         search_options["graph"] = words_of(text, tokenizer, source=args.graph_text)
     batches = counted(loader, f"{config.name} on {args.test_set}", "batch")
     decoded = decode(model, batches, search, tokenizer, nbest=args.nbest or 1, **search_options)
-    in_cuts = {cut.id for cut in load_cuts_info(args.cuts)}
+    in_cuts = {info.id for info in infos}
     # A WER over a subset would be misleading.
     assert in_cuts == {*decoded.words, *loader.left_out}, "the loader lost utterances"
     record = {
@@ -117,6 +137,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         "decode_seconds": round(decoded.seconds, 3),
         "rtf": round(decoded.real_time_factor, 5),
         "left_out": {**read_json(left_out_path, default={}), **loader.left_out},
+        **({"unwritable": written.sentence(args.test_set)} if written.unwritable else {}),
         "command": command_line("rnnt_kd.bin.decode", argv),
     }
     stage.start()
