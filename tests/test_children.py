@@ -171,3 +171,20 @@ def test_a_function_in_several_processes_answers_in_order_and_a_killed_one_is_a_
     assert list(in_processes(abs, [-3, 2, -1], 2)) == [3, 2, 1] == list(in_processes(abs, [-3, 2, -1], 1))
     with pytest.raises(UserError, match="was killed.*fewer processes"):
         list(in_processes(os._exit, [1, 1], 2))
+
+
+def test_a_memory_too_small_for_so_many_is_said_before_the_system_kills_one(tmp_path, monkeypatch):
+    assert children._free_memory() > 0
+    for name, text in {"max": "500000000\n", "used": "400000000\n", "memory.stat": "inactive_file 100000000\n"}.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(children, "_CONTROL_GROUPS", [(str(tmp_path), "max", "used")])
+    assert children._free_memory() == 200_000_000
+    monkeypatch.setattr(children, "PROCESS_BYTES", 150_000_000)
+    steps = [Commands(name, [writes(tmp_path / name)]) for name in "ab"]
+    assert run_side_by_side(steps, at_once=1) == []
+    with pytest.raises(UserError, match="memory: 190 MB are free and 2 processes side by side take more;.*--nj"):
+        run_side_by_side(steps, at_once=2)
+    with pytest.raises(UserError, match="memory: 190 MB"):
+        list(in_processes(abs, [1, 2], 2))
+    (tmp_path / "max").write_text("max\n")
+    assert children._free_memory() > 200_000_000

@@ -133,7 +133,7 @@ def test_a_stage_that_fails_after_the_teachers_ends_nothing_but_the_status(root,
     python.chmod(0o755)
     result = subprocess.run(
         ["bash", str(root / "run.sh"), "--env", "none", "--exp-dir", str(tmp_path / "exp"), "--stage", "8"],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert "page made" in result.stdout and result.returncode == 1
     assert "stage 8: not everything was made" in result.stderr

@@ -36,7 +36,12 @@ from rnnt_kd.errors import UserError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+PROCESS_BYTES = 200 << 20  # what a process takes that has loaded torch and nothing else
 _WAIT_SECONDS = 0.1
+_CONTROL_GROUPS = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 try:
     _prctl: Optional[Callable[..., int]] = ctypes.CDLL(None, use_errno=True).prctl
@@ -56,8 +61,9 @@ def run_side_by_side(jobs: Sequence[Commands], at_once: int) -> List[Tuple[str, 
     """Run all; output comes with ``[name]`` before each line, and as it is where one runs at a time.
 
     Returns (name, exit status) of those that failed, in the order in which they ended.
-    Raises KeyboardInterrupt after ending what runs.
+    Raises KeyboardInterrupt after ending what runs.  UserError: the memory is too small for so many.
     """
+    _check_memory(min(at_once, len(jobs)))
     waiting, failed = list(jobs), []
     running: List[_Running] = []
     try:
@@ -147,11 +153,12 @@ def _end_with(parent: int):
 def in_processes(function: Callable[[Item], Result], items: Sequence[Item], num_processes: int) -> Iterator[Result]:
     """``function`` of each item, in their order; with one process or item in this process.
 
-    Ctrl-C and the death of this process end the others.  UserError: one of them was killed.
+    Ctrl-C and the death of this process end the others.  UserError: one of them was killed, or too small a memory.
     """
     if num_processes <= 1 or len(items) <= 1:
         yield from map(function, items)
         return
+    _check_memory(min(num_processes, len(items)))
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a fork of a process whose OpenMP threads have run can hang
     pool = ProcessPoolExecutor(min(num_processes, len(items)), mp_context=context, initializer=_follow_parent)
@@ -165,6 +172,28 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], num_
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _check_memory(processes: int) -> None:
+    """UserError: the system would kill some of so many processes before they have read anything."""
+    free, needed = _free_memory(), processes * PROCESS_BYTES
+    if free is not None and free < needed:
+        problem = f"{free >> 20} MB are free and {processes} processes side by side take more"
+        raise UserError("memory", problem, f"{needed >> 20} MB at the least", "use fewer (--nj), or free some")
+
+
+def _free_memory() -> Optional[int]:
+    """Bytes that the machine and this process's control group still have; None where neither says."""
+    free = []
+    with contextlib.suppress(OSError, KeyError, ValueError):
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free.append(sum(int(lines[name].split()[0]) for name in ("MemAvailable", "SwapFree")) << 10)
+    for folder, limit, used in _CONTROL_GROUPS:
+        with contextlib.suppress(OSError, KeyError, ValueError):  # the limit "max" is none
+            statistics = dict(line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
+            taken = int(Path(folder, used).read_text()) - int(statistics["inactive_file"])
+            free.append(int(Path(folder, limit).read_text()) - taken)
+    return min(free, default=None)
 
 
 def _follow_parent() -> None:

@@ -137,6 +137,13 @@ def test_an_interrupt_that_c_code_turned_into_another_error_is_an_interrupt(root
     killed(start(root, "-c", program))
 
 
+def test_no_memory_for_the_imports_is_one_line(root, tmp_path):
+    (tmp_path / "numpy.py").write_text("raise ImportError('libtorch.so: failed to map segment from shared object')\n")
+    process = start(root, "-m", "rnnt_kd.bin.validate_data_dir", path=f"{tmp_path}:{root / 'plugin'}")
+    errors = process.communicate(timeout=LONG)[1]
+    assert process.returncode == 1 and errors.count("\n") == 1 and errors.startswith("error: the memory is full")
+
+
 def test_an_interrupt_in_the_imports_is_one_line(root, tmp_path):
     slow = "import time\nprint('importing', flush=True)\ntime.sleep(300)\n"
     (tmp_path / "numpy.py").write_text(slow)  # imported by the command before its own main runs

@@ -20,10 +20,10 @@ def end_at_once(signum, frame) -> None:
 
 
 def end_in_one_line(kind, error, trace) -> None:
-    """``sys.excepthook``: a missing optional package is one line, anything else keeps its traceback."""
+    """``sys.excepthook``: a missing optional package, or no memory for one, is one line; else there is a traceback."""
     from rnnt_kd.bin.entry import error_line
 
-    line = error_line(error, []) if isinstance(error, ModuleNotFoundError) else None
+    line = error_line(error, []) if isinstance(error, (ImportError, OSError, MemoryError)) else None
     if line is None:
         sys.__excepthook__(kind, error, trace)
     else:

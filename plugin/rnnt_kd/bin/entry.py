@@ -26,7 +26,7 @@ HINTS = {
     (errno.EAGAIN,): "allow more processes (ulimit -u), or run fewer side by side (--nj)",
     (errno.EIO, errno.ESTALE): "the disk or the network behind it fails; see the system's log, or choose another path",
 }
-NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "Unable to allocate", "Cannot allocate")
+NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "Unable to allocate", "failed to map segment")
 EXTRAS = {  # the extra of pyproject.toml -> its packages, by the names they are imported with
     "recipe": "espeakng_loader filelock kaldialign lhotse lightning_fabric lilcom numpy omegaconf pydantic yaml "
     "safetensors scipy sentencepiece soundfile tabulate tensorboard tqdm urllib3",
