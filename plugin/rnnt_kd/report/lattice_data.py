@@ -45,7 +45,10 @@ FORMAT = 1
 LARGEST_ARRAYS = 1 << 28  # bytes, of one utterance
 MODELS = ("teacher", "twin", "student")
 AUDIO_TYPES = {".mp3": "audio/mpeg", ".flac": "audio/flac"}
-_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (
+    *(ValueError, KeyError, TypeError, AttributeError, EOFError, OSError, MemoryError),
+    *(RuntimeError, OverflowError, zipfile.BadZipFile, zlib.error),
+)
 _NODES = ("log_blank", "log_label", "occupancy")
 
 
