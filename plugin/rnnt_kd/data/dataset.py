@@ -18,7 +18,7 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence
+from typing import BinaryIO, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set
 
 import torch
 from lhotse import CutSet, MonoCut
@@ -29,6 +29,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.record import verify
 
 FEATURES_DIGEST = "features_sha256"  # custom field of a cut: of the bytes that its features are stored as
+_verified: Set[int] = set()  # features that this process has compared
 PADDING_VALUE = math.log(1e-10)  # of features; sherpa-onnx pads with the same
 
 
@@ -142,12 +143,11 @@ class CutDataLoader:
         return (collate(cuts, self._folder) for cuts in self._plan[self.skip_batches :])
 
 
-def stored_digest(path: Path, key: str) -> str:
-    """SHA-256 of the bytes that one cut's features are in a ``.lca`` file; ``key`` is their ``storage_key``."""
+def stored_digest(file: BinaryIO, key: str) -> str:
+    """SHA-256 of the bytes that one cut's features are in an open ``.lca`` file; ``key`` is their ``storage_key``."""
     start, *sizes = map(int, key.split(","))
-    with open(path, "rb") as file:
-        file.seek(start)
-        return hashlib.sha256(file.read(min(sum(sizes), os.fstat(file.fileno()).st_size))).hexdigest()
+    file.seek(start)
+    return hashlib.sha256(file.read(min(sum(sizes), os.fstat(file.fileno()).st_size))).hexdigest()
 
 
 def collate(cuts: Sequence[MonoCut], folder: Path) -> Batch:
@@ -192,6 +192,17 @@ def _load_cuts_cached(path: str, modified: int, size: int) -> CutSet:
     return cuts
 
 
+def _verify_features(cut: MonoCut, path: Path) -> None:
+    """ValueError: they are not those that the cut holds the digest of.  Compared once, not in every epoch."""
+    status, written = path.stat(), (cut.custom or {}).get(FEATURES_DIGEST)
+    seen = hash((path, status.st_mtime_ns, status.st_size, cut.features.storage_key, written))
+    if written is not None and seen not in _verified:
+        with open(path, "rb") as file:
+            if stored_digest(file, cut.features.storage_key) != written:
+                raise ValueError("they are not what was written")
+        _verified.add(seen)
+
+
 def _read_features(cut: MonoCut, folder: Path) -> torch.Tensor:
     """(T, 80) float32.  A cuts file and its ``*_feats`` folder may move together: the folder beside it comes first."""
     stored = Path(cut.features.storage_path)
@@ -199,9 +210,7 @@ def _read_features(cut: MonoCut, folder: Path) -> torch.Tensor:
     path = path if path.is_file() else stored
     next_step = f"move {path.parent} away and run stage 1 again"
     try:
-        written = (cut.custom or {}).get(FEATURES_DIGEST)
-        if written is not None and stored_digest(path, cut.features.storage_key) != written:
-            raise ValueError("they are not what was written")
+        _verify_features(cut, path)
         matrix = get_reader(cut.features.storage_type)(str(path)).read(cut.features.storage_key)
     except FileNotFoundError:
         raise UserError(path, "no such file", f"the features of {cut.id}", next_step) from None

@@ -37,10 +37,11 @@ from rnnt_kd.atomic import replace_dir, write_bytes, write_text
 from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio import BadAudio, is_silent, load_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
-from rnnt_kd.data.dataset import FEATURES_DIGEST, stored_digest
+from rnnt_kd.data.dataset import FEATURES_DIGEST, _load_cuts, stored_digest
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
 from rnnt_kd.errors import UserError
 from rnnt_kd.progress_bar import ProgressBar
+from rnnt_kd.record import json_digest
 
 SEGMENT_OVERSHOOT = 0.5  # seconds that a segment may end after its recording (clipped), as in Kaldi
 SHORTEST = 0.025  # seconds: one window
@@ -57,6 +58,7 @@ class FeaturesSummary:
     num_cuts: int  # utterances times speeds
     hours: float  # of all cuts
     left_out: Dict[str, str]  # utterance id -> reason
+    archives: Dict[str, str]  # file below out_dir -> digest of its cuts' digests: nothing is hashed twice
 
 
 def compute_features(
@@ -129,7 +131,21 @@ def _compute(
     finally:
         shutil.rmtree(made, ignore_errors=True)
     hours = sum(cut.duration for cut in cuts) / 3600
-    return FeaturesSummary(cuts_path, len(data.utterances) - len(left_out), len(cuts), hours, left_out)
+    archives: Dict[str, List[str]] = {f"{feats_dir.name}/feats-{index:05d}.lca": [] for index in range(len(parts))}
+    for cut in cuts:
+        archives[f"{feats_dir.name}/{Path(cut.features.storage_path).name}"].append(cut.custom[FEATURES_DIGEST])
+    digests = {name: json_digest(of_cuts) for name, of_cuts in archives.items()}
+    return FeaturesSummary(cuts_path, len(data.utterances) - len(left_out), len(cuts), hours, left_out, digests)
+
+
+def archive_digest(cuts_path: Path, archive: Path) -> str:
+    """What ``FeaturesSummary.archives`` has for a file, from its bytes; "" where its cuts cannot be read."""
+    try:
+        cuts = [cut for cut in _load_cuts(cuts_path) if Path(cut.features.storage_path).name == archive.name]
+    except UserError:
+        return ""
+    with open(archive, "rb") as file:
+        return json_digest([stored_digest(file, cut.features.storage_key) for cut in cuts])
 
 
 def _checked_speeds(speed_perturb: Sequence[float]) -> List[float]:
@@ -198,8 +214,9 @@ def _features_of_part(part: _Part) -> Tuple[List[MonoCut], Dict[str, str], int]:
                     key = writer.write(cut.id, matrix)
                     cut.features = _features_manifest(cut, matrix, extractor, stored_in, key)
                     cuts.append(cut)
-    for cut in cuts:
-        cut.custom = {FEATURES_DIGEST: stored_digest(made / Path(stored_in).name, cut.features.storage_key)}
+    with open(made / Path(stored_in).name, "rb") as file:
+        for cut in cuts:
+            cut.custom = {FEATURES_DIGEST: stored_digest(file, cut.features.storage_key)}
     return cuts, left_out, seen
 
 
