@@ -9,7 +9,10 @@
 
 die() { echo "error: ${*//[[:cntrl:]]/ }" >&2; exit 1; }
 
-option_names() { grep -oE '^  --[a-z-]+' <<<"$usage" | xargs; }
+# An empty or negative CUDA_VISIBLE_DEVICES hides every GPU.
+has_gpu() { [[ ${CUDA_VISIBLE_DEVICES-0} =~ ^(GPU|MIG|[0-9]) ]] && nvidia-smi -L 2>/dev/null | grep -q GPU; }
+
+option_names() { echo $(grep -oE '^  --[a-z-]+' <<<"$usage"); }
 
 parse_options() { # parse_options "$@"
   local words=() i
@@ -58,7 +61,7 @@ read_option_file() {
   local line name value
   [ -r "$1" ] && [ ! -d "$1" ] || die "--config: '$1'; expected a file with lines name=value"
   while IFS= read -r line || [ -n "$line" ]; do
-    line=${line%%#*} line=${line%"${line##*[![:space:]]}"} line=${line#"${line%%[![:space:]]*}"}
+    line=${line#$'\xef\xbb\xbf'} line=${line%%#*} line=${line%"${line##*[![:space:]]}"} line=${line#"${line%%[![:space:]]*}"}
     [ -n "$line" ] || continue
     [[ $line =~ ^(--)?([a-zA-Z_-]+)[[:space:]]*([=:]|[[:space:]])[[:space:]]*(.*)$ ]] || die "$1: '$line'; expected name=value"
     name=--${BASH_REMATCH[2]//_/-} value=${BASH_REMATCH[4]}
@@ -72,7 +75,6 @@ one_of() { # one_of OPTION VALUE CHOICES
   [[ -n $2 && " $3 " == *" $2 "* ]] || die "$1: '$2'; expected one of: ${3// /, }"
 }
 
-names_in() { # names_in FOLDER SUFFIX: names on the command line are things on disk
-  local path
-  for path in "$1"/*"$2"; do [ ! -e "$path" ] || basename "$path" "$2"; done | xargs
+names_in() { # names_in FOLDER SUFFIX [BUT]: names on the command line are things on disk
+  echo $(for path in "$1"/*"$2"; do [ ! -e "$path" ] || [ "${path##*/}" = "${3-}$2" ] || basename "$path" "$2"; done)
 }

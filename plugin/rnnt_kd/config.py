@@ -48,6 +48,11 @@ class TextConfig:
     vocab_size: Count = 500  # BPE pieces, <blk> and <unk> included
     model_type: Literal["bpe", "unigram", "char"] = "bpe"  # of sentencepiece
     shrink_to_fit: Flag = False  # fewer pieces where the text has no use for so many
+    enlarge_to_fit: Flag = True  # more pieces where the characters of the text need them
+    byte_fallback: Flag = False  # rare and unknown characters in bytes, of 256 more pieces
+    normalization: Literal["nfc", "none"] = "nfc"  # of every text: text/normalization.py
+    keep_events: Flag = True  # a piece of its own for <unk>, [noise] and the like
+    score_events: Flag = True  # they count as words
 
 
 @dataclass

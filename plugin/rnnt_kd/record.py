@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Seque
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
 
 PARTS = ("settings", "inputs", "outputs", "stats", "sources", "notes", "sizes")  # of a record, mappings; sizes: once
 MOST_NAMED = 3  # changes, in a message
@@ -146,8 +147,8 @@ def record_path(folder: Path, name: str) -> Path:
 def read_record(path: Path) -> Dict[str, Any]:
     """What stands in a record; empty where there is none, or a damaged one."""
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        values = parse_json(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     if not isinstance(values, dict):
         return {}

@@ -6,7 +6,7 @@ import os
 import numpy as np
 import pytest
 import soundfile
-from command_cases import refused
+from command_cases import LONG, fails_on_a_full_disk, refused, start
 from filelock import FileLock
 
 from rnnt_kd import record
@@ -53,6 +53,17 @@ def test_the_whole_path_runs_and_then_skips(data_dir, tmp_path, capsys):
     train_bpe.main(bpe)
     out = capsys.readouterr().out
     assert "15 cuts of 5 utterances" in out and out.count("runs again, because") == 2
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_made(data_dir, tmp_path, root):
+    out = tmp_path / "out"
+    features = "compute_features", ["--data-dir", data_dir, "--out-dir", out, "--name", "train"]
+    bpe = "train_bpe", ["--text", data_dir / "text", "--vocab-size", "20", "--out-dir", out]
+    for command, file_bytes in ((features, 3000), (bpe, 100)):
+        fails_on_a_full_disk(root, *command, file_bytes=file_bytes)
+        assert not [path for path in out.rglob("*") if not path.name.endswith(".lock") and path.stat().st_size]
+    process = start(root, *features)
+    assert "4 cuts of 4 utterances" in process.communicate(timeout=LONG)[0]
 
 
 def lose(path):
@@ -168,6 +179,19 @@ def test_wrong_text_and_sizes_are_one_line(data_dir, tmp_path, capsys):
     (data_dir / "text").write_bytes(b"u0 \xff\n")
     assert "is not UTF-8" in refused(capsys, train_bpe.main, "--text", data_dir / "text", "--vocab-size", 20, *out)
     assert not (tmp_path / "bpe").exists()
+
+
+def test_what_the_text_needs_beside_the_preset_is_said(data_dir, tmp_path, capsys):
+    (data_dir / "text").write_text("u0 ONE <unk>\nu1 <unk> [noise] 二三\nu2 四五六七\nu3\n", encoding="utf-8")
+    bpe = ["--text", str(data_dir / "text"), "--vocab-size", "4", "--out-dir", str(tmp_path / "bpe")]
+    train_bpe.main([*bpe, "--enlarge-to-fit", "--keep-events"])
+    printed = capsys.readouterr().out
+    assert "14 pieces, more than text.vocab_size 4: one for each character of the text" in printed
+    assert "such as <unk> (2 times), [noise] (1 times): each has a piece of its own (text.keep_events)" in printed
+    assert Tokenizer.load(tmp_path / "bpe").pieces()[2:4] == ["▁<unk>", "▁[noise]"]
+    train_bpe.main([*bpe, "--enlarge-to-fit"])
+    assert "are spelled in letters (text.keep_events)" in capsys.readouterr().out
+    assert "--set text.vocab_size=N" in refused(capsys, train_bpe.main, *bpe)
 
 
 def test_the_folder_of_a_corpus_may_be_relative(tmp_path, capsys, monkeypatch):

@@ -1,7 +1,9 @@
 """``python -m rnnt_kd.bin.decode`` on a tiny system with random weights, then score and delay."""
 
+import gzip
 import importlib.util
 import json
+import re
 import shutil
 
 import pytest
@@ -112,6 +114,23 @@ def test_nbest_lists_and_ctm_belong_to_the_recognised_words(made, tmp_path, caps
     assert "nbest was 3" in capsys.readouterr().out and not (tmp_path / "nbest-test.jsonl").exists()
 
 
+def test_a_command_in_a_cuts_file_is_not_run(made, tmp_path, capsys):
+    """What decodes a colleague's cuts runs nothing of theirs, with or without leave for the pipes of wav.scp."""
+    shutil.copytree(made / "exp/cuts", tmp_path / "cuts")
+    cuts = tmp_path / "cuts/test.jsonl.gz"
+    lines = [json.loads(line) for line in gzip.decompress(cuts.read_bytes()).splitlines()]
+    command = {"storage_path": f"pipe:touch {tmp_path}/EXECUTED; #", "storage_key": "x"}
+    for changed, said in (
+        ({"storage_type": "lilcom_files", **command}, 'features.storage_type: "lilcom_files"'),
+        ({"storage_path": command["storage_path"]}, "EXECUTED; #', a shell pipe"),
+    ):
+        features = {**lines[0]["features"], **changed}
+        text = "".join(json.dumps(line) + "\n" for line in [{**lines[0], "features": features}, *lines[1:]])
+        cuts.write_bytes(gzip.compress(text.encode()))
+        assert said in refused(capsys, decode.main, *options(made, tmp_path / "out", cuts=cuts))
+    assert not (tmp_path / "EXECUTED").exists() and not (tmp_path / "out/recogs-test.txt").exists()
+
+
 def test_what_an_earlier_version_decoded_is_finished(made, tmp_path, capsys):
     """Without the files that have come since."""
     decode.main(options(made, tmp_path))
@@ -123,6 +142,18 @@ def test_what_an_earlier_version_decoded_is_finished(made, tmp_path, capsys):
     capsys.readouterr()
     decode.main(options(made, tmp_path))
     assert "finished already" in capsys.readouterr().out
+
+
+def test_text_that_the_model_cannot_write_is_told_before_and_with_the_score(made, tmp_path, capsys):
+    cuts = gzip.decompress((made / "exp/cuts/test.jsonl.gz").read_bytes()).decode()
+    cuts = re.sub('"text": "([^"]*)"', lambda text: text[0].replace(text[1], text[1].upper()), cuts)
+    (made / "exp/cuts/upper.jsonl.gz").write_bytes(gzip.compress(cuts.encode()))
+    decode.main(options(made, tmp_path, cuts=made / "exp/cuts/upper.jsonl.gz"))
+    line = "test: the BPE model cannot write 3 of 5 utterances (60.0 %), such as"  # it knows the letters of ONE
+    said = [printed for printed in capsys.readouterr().out.splitlines() if printed.startswith(line)]
+    assert len(said) == 1 and "in lower case it can" in said[0]
+    score.main(["--decode-dir", str(tmp_path)])
+    assert f"note: {said[0]}\n" in capsys.readouterr().out
 
 
 def run_with(made, out_dir, **changed):

@@ -207,8 +207,8 @@ def test_audio_is_read_by_libsndfile_itself(tmp_path, pipe, monkeypatch):
     """It swallows what is raised in a Python callback: Ctrl-C would pass for a truncated file."""
     path = write(tmp_path / "a.flac", tone(0.5))
     opened = []
-    real = soundfile.SoundFile
-    monkeypatch.setattr(soundfile, "SoundFile", lambda file, **more: opened.append(file) or real(file, **more))
+    real = soundfile.SoundFile.__init__
+    monkeypatch.setattr(soundfile.SoundFile, "__init__", lambda *a, **more: opened.append(a[1]) or real(*a, **more))
     samples, _ = load_recording(RecordingEntry("a", f"cat {path}" if pipe else str(path), pipe, ""))
     assert len(samples) == 8000 and [type(file) for file in opened] == [int]
 
@@ -254,14 +254,6 @@ def test_a_missing_file_is_bad_audio_even_after_the_directory_was_read(tmp_path,
     (tmp_path / "a.wav").unlink()
     with pytest.raises(BadAudio, match="does not exist"):
         load_recording(entry)
-
-
-def test_a_streamed_wav_header_promises_nothing(tmp_path):
-    content = bytearray(write(tmp_path / "a.wav", tone(0.5)).read_bytes())
-    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
-    (tmp_path / "s.wav").write_bytes(content)
-    samples, rate = load_recording(RecordingEntry("a", str(tmp_path / "s.wav"), False, ""))
-    assert (len(samples), rate) == (8000, 16000)
 
 
 @pytest.fixture

@@ -46,6 +46,12 @@ def test_windows_line_ends_tabs_and_byte_order_marks_are_taken(data_dir):
     assert [utterance.text for utterance in read_data_dir(data_dir).utterances] == ["ÉÉN", "二 三", ""]
 
 
+def test_transcripts_are_read_in_one_form_and_ids_as_they_are(data_dir):
+    (data_dir / "text").write_text("a-1 e\u0301\u00a0x\na-2 \u00e9\nb-1\n", encoding="utf-8")
+    assert [utterance.text for utterance in read_data_dir(data_dir).utterances] == ["\u00e9 x", "\u00e9", ""]
+    assert read_data_dir(data_dir, normalization="none").utterances[0].text == "e\u0301 x"
+
+
 def test_ids_are_sorted_as_bytes_not_as_words_and_spk2utt_may_be_missing(data_dir, wav):
     for name, value in (("wav.scp", wav), ("text", "X"), ("utt2spk", "s")):
         (data_dir / name).write_text(f"B {value}\na {value}\né {value}\n𐍈 {value}\n", encoding="utf-8")
@@ -98,9 +104,15 @@ DEFECTS = {
     "spk2utt has more": ("spk2utt", "a a-1 a-2\nb b-1\nc c-1\n", r"spk2utt:3: speaker .c. is not in utt2spk"),
     "missing audio": ("wav.scp", "a-1 /nowhere/x.wav\n", r"wav.scp:1: audio /nowhere/x.wav does not exist"),
     "missing relative audio": ("wav.scp", "a-1 x.wav\n", r"wav.scp:1: audio x.wav does not exist.*relative to"),
+    "a URL": ("wav.scp", "a-1 https://localhost/x.wav\n", r"wav.scp:1: audio https://localhost/x.wav is no path"),
+    "Lhotse's pipe": ("wav.scp", "a-1 pipe:touch x\n", r"wav.scp:1: audio pipe:touch x is no path"),
+    "a device": ("wav.scp", "a-1 /dev/zero\n", r"wav.scp:1: audio /dev/zero is a device or pipe"),
     "no value": ("wav.scp", "a-1\n", r"wav.scp:1: id .a-1. has no value"),
     "empty line": ("text", "a-1 X\n\na-2 X\nb-1 X\n", r"text:2: is empty"),
     "NUL": ("text", "a-1 X\0\na-2 X\nb-1 X\n", r"text:1: holds a NUL"),
+    "ideographic blank": ("text", "a-1 X\na-2\u3000X\nb-1 X\n", r"text:2: id .a-2.X. holds the blank U\+3000"),
+    "no-break blank": ("utt2spk", "a-1\u00a0a\n", r"utt2spk:1: id .a-1.a. holds the blank U\+00A0 \(no-break space"),
+    "mark within": ("wav.scp", "a-1 x\n\ufeffa-2 x\n", r"wav.scp:1: audio|wav.scp:2: id .*U\+FEFF"),
     "unknown recording": ("segments", "a-1 nope 0 1\n", r"segments:1: recording .nope. is not"),
     "three fields": ("segments", "a-1 a-1 0\n", r"segments:1: has 3 fields"),
     "no number": ("segments", "a-1 a-1 zero 1\n", r"segments:1: times .zero 1. are not numbers"),

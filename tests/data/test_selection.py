@@ -33,7 +33,8 @@ def test_what_cannot_be_trained_on_is_left_out_by_its_reason_and_written(tmp_pat
     ])  # fmt: skip
     assert selection.reasons.keys() == {"unknown", "short", "long", "dense"}
     assert (selection.total, selection.kept) == (7, 3)
-    assert selection.summary("train").startswith("train: 3 of 7 utterances; left out: 1 ")
+    assert selection.summary("train").startswith("train: 3 of 7 utterances; left out: 1 (14.3 %) ")
+    assert 'text that the BPE model cannot write, such as "?" of "ab?" in unknown' in selection.summary("train")
     write_left_out(tmp_path / "left_out.json", {"train": selection, "dev": choose([cut("good", "a", 1.0)])})
     written = json.loads((tmp_path / "left_out.json").read_text())
     assert written["dev"] == {} and ["dense"] in written["train"].values() and len(written["train"]) == 4

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from search_cases import Model, assert_plain_python_finds, encoder_output
 
+from rnnt_kd.decoding import hotwords
 from rnnt_kd.decoding.hotwords import HotWords, read_hotwords
 from rnnt_kd.decoding.modified_beam_search import search
 from rnnt_kd.errors import UserError
@@ -72,10 +73,27 @@ def test_the_file_is_read(tokenizer, tmp_path):
     assert read_hotwords(path, tokenizer, 1.5) == [(tokenizer.encode(text), score) for text, score in phrases]
 
 
+def test_the_file_may_come_from_any_editor(tmp_path):
+    tokenizer = Tokenizer.load(train_bpe(["ÉTÉ ONE"], 20, tmp_path / "bpe", shrink_to_fit=True))
+    path = tmp_path / "hot"
+    path.write_bytes("\ufeffE\u0301TE\u0301\u00a0ONE\r\nONE :2\r\n".encode())
+    assert read_hotwords(path, tokenizer, 1.5) == [(tokenizer.encode("ÉTÉ ONE"), 1.5), (tokenizer.encode("ONE"), 2.0)]
+    with pytest.raises(UserError, match="hot:1: the BPE model cannot spell"):
+        read_hotwords(path, tokenizer, 1.5, "none")
+
+
+def test_more_phrases_than_the_table_holds_are_named_before_it_is_made(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(hotwords, "_LARGEST_TABLE", 3 * tokenizer.vocab_size)
+    (tmp_path / "hot").write_text("ONE TWO THREE\n")
+    with pytest.raises(UserError, match="hot:1: there are too many phrases; expected at most 3 tokens"):
+        read_hotwords(tmp_path / "hot", tokenizer, 1.5)
+
+
 @pytest.mark.parametrize("text, message", [
     ("ONE\none\n", ':2: the BPE model cannot spell "one"'),
     ("ONE :x\n", ':1: the score is "x"; expected a number'),
     ("ONE :nan\n", ':1: the score is "nan"; expected a number'),
+    ("ONE :-1e300\n", ':1: the score is "-1e300"; expected a number behind the colon, 1e+06 at most'),
     ("ONE :\n", ':1: the score is ""'),
     (" :2.0\n", ":1: no phrase"),
     ("\n\n", ": is empty"),

@@ -150,5 +150,5 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, text, words):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(UserError, match="no such configuration file.*conf/experiments"):
+    with pytest.raises(UserError, match="no such file.*conf/experiments"):
         read_experiment(tmp_path / "nowhere.yaml")

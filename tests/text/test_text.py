@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import random
 import subprocess
 import sys
 
@@ -12,7 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.record import Record
+from rnnt_kd.text.coverage import case_differs, coverage
+from rnnt_kd.text.events import MOST_EVENTS, count_events, most_frequent, without_events
+from rnnt_kd.text.normalization import normalized
+from rnnt_kd.text.tokenizer import RECORD, Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
 from rnnt_kd.text.transcripts import read_transcripts
 
@@ -163,12 +168,142 @@ def test_missing_foreign_and_corrupt_models_are_one_line(tmp_path):
 def test_transcripts_are_read_without_ids_and_without_empty_ones(tmp_path):
     (tmp_path / "one").write_text("\ufeffa-1 ONE  TWO\na-2\n\na-3 \u3000\nb-1\tÜ 日本\n", encoding="utf-8")
     (tmp_path / "two").write_text("c-1 x", encoding="utf-8")
-    assert read_transcripts([tmp_path / "one", tmp_path / "two"]) == ["ONE  TWO", "Ü 日本", "x"]
+    assert read_transcripts([tmp_path / "one", tmp_path / "two"]) == ["ONE TWO", "Ü 日本", "x"]
 
 
 def test_transcripts_that_cannot_be_read_are_one_line(tmp_path):
     with pytest.raises(UserError, match="text: no such file; expected the text file of a Kaldi data directory"):
         read_transcripts([tmp_path / "text"])
     (tmp_path / "text").write_bytes(b"a-1 \xff\n")
-    with pytest.raises(UserError, match="text: is not UTF-8"):
+    with pytest.raises(UserError, match="text:1: is not UTF-8"):
         read_transcripts([tmp_path / "text"])
+
+
+def test_one_form_whatever_an_editor_made_of_it():
+    assert normalized("cafe\u0301\u00a0\u3000 o\u0308l ") == "caf\u00e9 \u00f6l"
+    assert normalized(" cafe\u0301\u3000x", "none") == "cafe\u0301 x"
+
+
+def test_transcripts_are_read_in_one_form(tmp_path):
+    (tmp_path / "text").write_bytes("\ufeffa cafe\u0301\u3000x\r\nb y\r\n".encode())
+    assert read_transcripts([tmp_path / "text"]) == ["caf\u00e9 x", "y"]
+    assert read_transcripts([tmp_path / "text"], "none") == ["cafe\u0301 x", "y"]
+
+
+@pytest.mark.parametrize("blank, name", [
+    ("\u3000", "U+3000 (ideographic space)"),
+    ("\u00a0", "U+00A0 (no-break space)"),
+    ("\u2003", "U+2003 (em space)"),
+    ("\ufeff", "U+FEFF (zero width no-break space)"),
+    ("\x0b", "U+000B (control character)"),
+])  # fmt: skip
+def test_another_blank_behind_an_id_is_named(tmp_path, blank, name):
+    (tmp_path / "text").write_text(f"a-1 ONE\na-2{blank}TWO\n", encoding="utf-8", newline="")
+    with pytest.raises(UserError) as error:
+        read_transcripts([tmp_path / "text"])
+    assert f"holds the blank {name}; expected a space or a tab after the id" in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path / 'text'}:2: id ")
+
+
+def east_asian(first, count, seed=0):
+    rng = random.Random(seed)
+    return ["".join(chr(first + rng.randrange(count)) for _ in range(20)) for _ in range(400)]
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram", "char"])
+@pytest.mark.parametrize("first, count", [(0x4E00, 300), (0xAC00, 250), (0x3041, 80)], ids=["Han", "Hangul", "Kana"])
+def test_a_script_of_many_characters_gets_the_pieces_that_it_needs(tmp_path, model_type, first, count):
+    texts = east_asian(first, count)
+    characters = len(set("".join(texts)))
+    made = train_bpe(texts, 40, tmp_path / "bpe", model_type, shrink_to_fit=True, enlarge_to_fit=True)
+    tokenizer = Tokenizer.load(made)
+    assert tokenizer.vocab_size == characters + 3
+    assert all(tokenizer.decode(tokenizer.encode(text)) == text for text in texts)
+
+
+@pytest.mark.parametrize("vocab_size", [300, 400])
+def test_in_bytes_anything_can_be_written_and_the_size_is_kept(tmp_path, vocab_size):
+    texts = east_asian(0x4E00, 300)
+    tokenizer = Tokenizer.load(train_bpe(texts, vocab_size, tmp_path / "bpe", byte_fallback=True))
+    assert tokenizer.vocab_size == vocab_size
+    for text in [*texts[:5], "\u9f98 na\u00efve"]:
+        assert tokenizer.unk_id not in tokenizer.encode(text) and tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(tokenizer.encode(texts[0])) < 3 * len(texts[0]), "no character has a piece"
+
+
+NOISY = ["ONE <unk> TWO", "[noise] ONE", "{breath} TWO <unk>", "<blk> TWO"] * 3
+
+
+@pytest.mark.parametrize("model_type", ["bpe", "unigram", "char"])
+def test_an_event_is_one_piece_and_one_word(tmp_path, model_type):
+    events = most_frequent(count_events(NOISY))
+    assert events == ["<unk>", "<blk>", "[noise]", "{breath}"]
+    made = train_bpe(NOISY, 20, tmp_path / "bpe", model_type, shrink_to_fit=True, enlarge_to_fit=True, events=events)
+    tokenizer = Tokenizer.load(made)
+    for text in NOISY:
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == text and tokenizer.unk_id not in ids and tokenizer.blank_id not in ids
+        assert [word for word, _, _ in tokenizer.word_spans(ids)] == text.split()
+    assert len(tokenizer.encode("<unk>")) == 1
+
+
+def test_what_is_an_event():
+    words = ["<unk>", "[laughter-yes]", "{x}", "a[b]", "[a b]", "<>", "<a><b>", "(uh)", "I'M"]
+    assert [word for word in words if word not in without_events(words)] == ["<unk>", "[laughter-yes]", "{x}"]
+    many = count_events([f"<{number}>" for number in range(MOST_EVENTS + 5)] + ["<last>"] * 2)
+    assert len(most_frequent(many)) == MOST_EVENTS and most_frequent(many)[0] == "<last>"
+
+
+@pytest.mark.parametrize("texts, line", [
+    (["THE DOG", ""], "x: the BPE model can write all 2 utterances"),
+    (["the dog", "a", "THE DOG"], 'x: the BPE model cannot write 2 of 3 utterances (66.7 %), such as "t" of "the" in '
+     "u0; in upper case it can: change the case of this set's text, or of the training text"),
+    (["THE DOG", "THE \u00c9 \u00e9"], 'x: the BPE model cannot write 1 of 2 utterances (50.0 %), such as "\u00c9" in u1'),
+])  # fmt: skip
+def test_what_cannot_be_written_is_told_with_its_share_and_an_example(english, texts, line):
+    found = coverage({f"u{place}": text for place, text in enumerate(texts)}, english.encode, english.unk_id)
+    assert found.sentence("x") == line
+
+
+@pytest.mark.parametrize("ref, hyp, differs", [
+    ("one two", "ONE", True),
+    ("one two", "three", False),
+    ("one Two", "one two", False),
+    ("one", "", False),
+])  # fmt: skip
+def test_another_case_is_seen_from_the_words(ref, hyp, differs):
+    assert case_differs([(ref.split(), hyp.split())]) == differs
+
+
+def test_a_model_that_is_not_what_stage_2_wrote_is_one_line(tmp_path):
+    folder = train_bpe(ENGLISH, 45, tmp_path / "bpe")
+    record = Record(folder, "BPE", {}, [], ["bpe.model"])
+    record.finish()
+    assert record.path == folder / RECORD
+    content = (folder / "bpe.model").read_bytes()
+    rng = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        (folder / "bpe.model").write_bytes(damaged[: rng.choice([len(content), rng.randrange(len(content))])])
+        with pytest.raises(UserError, match="bpe.model: .*stage 2") as error:
+            Tokenizer.load(folder)
+        assert "\n" not in str(error.value)
+    (folder / "bpe.model").write_bytes(content)
+    Tokenizer.load(folder)
+
+
+def test_a_damaged_model_without_a_record_ends_in_one_line_or_can_be_used(tmp_path):
+    folder = train_bpe([*ENGLISH, "\u00c9T\u00c9"], 45, tmp_path / "bpe")
+    content = (folder / "bpe.model").read_bytes()
+    rng = random.Random(1)
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        (folder / "bpe.model").write_bytes(damaged)
+        try:
+            tokenizer = Tokenizer.load(folder)
+        except UserError as error:
+            assert "\n" not in str(error)
+        else:
+            tokenizer.decode(tokenizer.encode("THE DOG")), tokenizer.pieces()

@@ -1,6 +1,7 @@
 """Averages, what is kept, and finished systems that are not what they should be."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -86,10 +87,15 @@ def test_a_checkpoint_of_another_run_is_named_and_one_of_an_earlier_version_take
     assert checkpoint.load_checkpoint(folder, "two").state == {"step": 3}
 
 
+RESULT = EpochResult("step-00000007-epoch-0001", 1, 7, 1 / 7, True)
+
+
 def test_state_survives_json_exactly():
-    state = TrainState(step=7, window=[0.1, 1e-30, 1 / 3], results=[EpochResult("a", 1, 7, 1 / 7, True)])
+    state = TrainState(step=7, window=[0.1, 1e-30, 1 / 3], results=[RESULT])
     assert TrainState.from_dict(state.to_dict(), "x") == state
-    for broken in ({}, {**state.to_dict(), "format": 0}, {**state.to_dict(), "surprise": 1}):
+    elsewhere = [{**vars(RESULT), "checkpoint": name} for name in ("../x", "/etc", "", "step-1/../..", 3)]
+    elsewhere = [{**state.to_dict(), "results": [result]} for result in elsewhere]
+    for broken in ({}, {**state.to_dict(), "format": 0}, {**state.to_dict(), "surprise": 1}, *elsewhere):
         with pytest.raises(UserError, match="state.json"):
             TrainState.from_dict(broken, "state.json")
 
@@ -101,6 +107,11 @@ def test_draws_differ_by_seed_purpose_and_number():
 
 @pytest.mark.parametrize("name, change, message", [
     ("config.yaml", None, "no trained system"),
+    ("config.yaml", lambda content: re.sub(rb"(?m)^vocab_size: .*", b"vocab_size: 1000000000", content), "at most 1000,"),
+    ("config.yaml", lambda content: content.replace(b"joiner_dim: ", b"joiner_dim: 99999"), "joiner_dim: 99999.* at most"),
+    ("config.yaml", lambda content: re.sub(rb"(?m)^    dim: .*", b"    dim: 4000000", content), "dim: 4000000"),
+    ("model.safetensors", lambda content: (2**31).to_bytes(8, "little") + content[8:], "model.safetensors: damaged"),
+    ("model.safetensors", lambda content: (2**63).to_bytes(8, "little") + content[8:], "model.safetensors: damaged"),
     ("model.safetensors", None, "model.safetensors: missing"),
     ("model.safetensors", lambda content: content[:-9], "model.safetensors: damaged"),
     ("model.safetensors", lambda content: as_bytes({"w": torch.ones(1)}), "model.safetensors: has no tensor"),

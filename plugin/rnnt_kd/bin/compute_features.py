@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import List, Mapping, Optional
 
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import parser
+from rnnt_kd.bin.options import add_normalization, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.features import MAX_BAD_FRACTION, archive_digest, compute_features
 from rnnt_kd.data.kaldi_dir import read_data_dir
+from rnnt_kd.text.normalization import FORMS
 
 
 class FeaturesStage(Stage):
@@ -32,23 +33,32 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--nj", type=int, default=1, help="processes")
     options.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
     add_max_bad_fraction(options)
+    add_normalization(options)
     args = options.parse_args(argv)
 
     recordings = read_data_dir(args.data_dir, args.allow_pipes).recordings.values()
-    settings = {name: getattr(args, name) for name in ("speed_perturb", "max_bad_fraction")}
+    settings = {name: getattr(args, name) for name in ("speed_perturb", "max_bad_fraction", "normalization")}
     stage = FeaturesStage(
         args.out_dir,
         f"features_{args.name}",
         {"data_dir": str(args.data_dir), **settings},
         [args.data_dir / name for name in ("wav.scp", "text", "utt2spk", "segments")],
         [f"{args.name}.jsonl.gz", f"{args.name}_feats", f"{args.name}.left_out.json"],
-        sources={entry.id: Path(entry.source) for entry in recordings if not entry.is_pipe},
+        sources={entry.id: entry.file[0] for entry in recordings if not entry.is_pipe},
+        defaults={"normalization": FORMS[0]},
     )
     if stage.is_finished():
         return
     stage.start()
     summary = compute_features(
-        args.data_dir, args.out_dir, args.name, args.speed_perturb, args.nj, args.allow_pipes, args.max_bad_fraction
+        args.data_dir,
+        args.out_dir,
+        args.name,
+        args.speed_perturb,
+        args.nj,
+        args.allow_pipes,
+        args.max_bad_fraction,
+        args.normalization,
     )
     stage.finish(summary.archives)
     counts = f"{summary.num_cuts} cuts of {summary.num_utterances} utterances"
@@ -56,6 +66,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     if summary.left_out:
         where = args.out_dir / f"{args.name}.left_out.json"
         print(f"left out {len(summary.left_out)} utterances: {shortened(summary.left_out)}; all in {where}")
+    if summary.short:
+        count, names = len(summary.short), ", ".join(summary.short[:5])
+        print(f"{count} recordings end some milliseconds before their headers say, and are taken as they are: {names}")
+    for line in summary.large:
+        print(f"left out {line}")
 
 
 def add_max_bad_fraction(options: argparse.ArgumentParser) -> None:

@@ -18,7 +18,16 @@ import torch
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_device, check_positive, chosen_device, command_line, join, parser
+from rnnt_kd.bin.options import (
+    add_data_root,
+    add_device,
+    add_normalization,
+    check_positive,
+    chosen_device,
+    command_line,
+    join,
+    parser,
+)
 from rnnt_kd.bin.scorer_options import add_scorers, check_scorers, make_scorers, scorer_settings
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
@@ -37,6 +46,8 @@ from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.scoring.trn import write_trn
 from rnnt_kd.systems.store import LEFT_OUT, check_bpe, decoding_inputs, load_system
+from rnnt_kd.text.coverage import coverage
+from rnnt_kd.text.normalization import FORMS
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.transcripts import read_transcripts
 
@@ -70,7 +81,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         "(default: the system's encoder_options.chunk_frames)",
     )
     add_scorers(options)
+    add_normalization(options)
     add_device(options)
+    add_data_root(options)
     args = options.parse_args(argv)
     _check(args)
 
@@ -80,6 +93,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
     settings.update(scorer_settings(args))
+    if args.normalization != FORMS[0]:
+        settings["normalization"] = args.normalization
     left_out_path = args.cuts.with_name(args.cuts.name.replace(".jsonl.gz", "") + LEFT_OUT)  # of stage 1
     more = [path for path in (args.graph_text, args.lm, args.hotwords) if path is not None]
     outputs = [f"{name}-{args.test_set}.{kind}" for name, kind in OUTPUTS] + ["decode.json"]
@@ -98,16 +113,20 @@ def main(argv: Optional[List[str]] = None) -> None:
     check_bpe(config, tokenizer, args.system_dir, args.bpe_dir)
     if args.chunk_frames is not None:
         _set_chunk(model.encoder, args.chunk_frames, args.system_dir)
-    scorers = make_scorers(settings, tokenizer)
+    scorers = make_scorers(settings, tokenizer, args.normalization)
+    infos = load_cuts_info(args.cuts)
+    written = coverage({info.id: info.text for info in infos}, tokenizer.encode, tokenizer.unk_id)
+    if written.unwritable:
+        print(written.sentence(args.test_set), flush=True)
     loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds)
     search = get_search(args.search)
     search_options = {"beam": args.beam, "blank_id": config.blank_id, "scorers": scorers}
     if args.graph_text is not None:
-        text = read_transcripts([args.graph_text])
+        text = read_transcripts([args.graph_text], args.normalization)
         search_options["graph"] = words_of(text, tokenizer, source=args.graph_text)
     batches = counted(loader, f"{config.name} on {args.test_set}", "batch")
     decoded = decode(model, batches, search, tokenizer, nbest=args.nbest or 1, **search_options)
-    in_cuts = {cut.id for cut in load_cuts_info(args.cuts)}
+    in_cuts = {info.id for info in infos}
     # A WER over a subset would be misleading.
     assert in_cuts == {*decoded.words, *loader.left_out}, "the loader lost utterances"
     record = {
@@ -118,6 +137,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         "decode_seconds": round(decoded.seconds, 3),
         "rtf": round(decoded.real_time_factor, 5),
         "left_out": {**read_json(left_out_path, default={}), **loader.left_out},
+        **({"unwritable": written.sentence(args.test_set)} if written.unwritable else {}),
         "command": command_line("rnnt_kd.bin.decode", argv),
     }
     stage.start()

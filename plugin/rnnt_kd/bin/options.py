@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from rnnt_kd import choices
+from rnnt_kd import choices, files
 from rnnt_kd.errors import UserError
+from rnnt_kd.text.normalization import FORMS
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -39,6 +40,24 @@ def add_experiment(target: argparse.ArgumentParser) -> None:
     )
 
 
+def add_data_root(target: argparse.ArgumentParser) -> None:
+    """``--data-root``: from then on files may name what lies there."""
+
+    class Allow(argparse.Action):
+        def __call__(self, parser, namespace, value, option_string=None):
+            if not value.is_dir():
+                raise UserError("--data-root", f"{value} is no folder", "a folder")
+            files.allow([value])
+
+    target.add_argument(
+        "--data-root",
+        type=Path,
+        action=Allow,
+        metavar="DIR",
+        help="files (cuts, experiment.json) may name what lies below DIR, too; may be given several times",
+    )
+
+
 def add_lattice_backend(target: argparse.ArgumentParser) -> None:
     """``--lattice-backend``."""
     known = ["auto", *choices.names("rnnt_kd.lattice", "_backend")]
@@ -51,6 +70,12 @@ def add_device(target: argparse.ArgumentParser) -> None:
         "--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: cuda where there is one"
     )
     target.add_argument("--num-threads", type=int, default=1, help="CPU threads of one process")
+
+
+def add_normalization(target: argparse.ArgumentParser) -> None:
+    """``--normalization``."""
+    text = "of all texts: Unicode's NFC, or as they are (text.normalization of the preset)"
+    target.add_argument("--normalization", choices=FORMS, default=FORMS[0], help=text)
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:

@@ -19,6 +19,7 @@ from rnnt_kd.record import file_digest
 def main(argv: Optional[List[str]] = None) -> None:
     parser = options.parser(__doc__)
     parser.add_argument("--experiment-dir", type=Path, required=True, help="EXP_DIR/EXPERIMENT")
+    options.add_data_root(parser)
     args = parser.parse_args(argv)
     from rnnt_kd.report import page, read  # matplotlib and Jinja2 are optional
 

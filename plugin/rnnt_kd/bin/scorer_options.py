@@ -57,14 +57,14 @@ def scorer_settings(args: argparse.Namespace) -> Dict[str, Any]:
     }
 
 
-def make_scorers(settings: Dict[str, Any], tokenizer) -> List:
-    """The scorers of ``scorer_settings``."""
+def make_scorers(settings: Dict[str, Any], tokenizer, normalization: str = "nfc") -> List:
+    """The scorers of ``scorer_settings``; ``normalization``: of their texts, see ``text.normalization``."""
     found: List[Any] = []
     if "lm" in settings:
-        lm = read_arpa(settings["lm"])
+        lm = read_arpa(settings["lm"], normalization)
         found.append(lm_scorer(lm, tokenizer.pieces(), settings["lm_scale"], settings["lm"]))
     if "hotwords" in settings:
-        phrases = read_hotwords(settings["hotwords"], tokenizer, settings["hotwords_score"])
+        phrases = read_hotwords(settings["hotwords"], tokenizer, settings["hotwords_score"], normalization)
         found.append(HotWords(phrases, tokenizer.vocab_size))
     if "token_bonus" in settings:
         found.append(TokenBonus(settings["token_bonus"], tokenizer.vocab_size))

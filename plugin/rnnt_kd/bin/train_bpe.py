@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import List, Optional
 
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import parser
+from rnnt_kd.bin.options import add_normalization, parser
 from rnnt_kd.bin.stage import Stage
+from rnnt_kd.config import TextConfig
+from rnnt_kd.text.events import count_events, most_frequent
 from rnnt_kd.text.tokenizer import RECORD, Tokenizer
 from rnnt_kd.text.train_bpe import MODEL_TYPES, train_bpe
 from rnnt_kd.text.transcripts import read_transcripts
@@ -25,16 +27,39 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument(
         "--shrink-to-fit", action="store_true", help="where the text allows fewer pieces, take as many as it allows"
     )
+    options.add_argument(
+        "--enlarge-to-fit", action="store_true", help="where its characters need more pieces, take as many as they need"
+    )
+    options.add_argument(
+        "--byte-fallback", action="store_true", help="rare and unknown characters in bytes, of 256 more pieces"
+    )
+    options.add_argument(
+        "--keep-events", action="store_true", help="a piece of its own for <unk>, [noise] and the like"
+    )
+    add_normalization(options)
     args = options.parse_args(argv)
 
-    settings = {"vocab_size": args.vocab_size, "model_type": args.model_type, "shrink_to_fit": args.shrink_to_fit}
-    stage = Stage(args.out_dir, RECORD, settings, args.text, ["bpe.model", "tokens.txt"])
+    fitting = {name: getattr(args, name) for name in ("shrink_to_fit", "enlarge_to_fit", "byte_fallback")}
+    settings = {"vocab_size": args.vocab_size, "model_type": args.model_type, **fitting}
+    settings.update(keep_events=args.keep_events, normalization=args.normalization)
+    outputs = ["bpe.model", "tokens.txt"]
+    stage = Stage(args.out_dir, RECORD, settings, args.text, outputs, defaults=vars(TextConfig()))
     if stage.is_finished():
         return
-    train_bpe(read_transcripts(args.text), args.vocab_size, args.out_dir, args.model_type, args.shrink_to_fit)
+    texts = read_transcripts(args.text, args.normalization)
+    events = count_events(texts)
+    kept = most_frequent(events) if args.keep_events else []
+    train_bpe(texts, args.vocab_size, args.out_dir, args.model_type, **fitting, events=kept)
     tokenizer = Tokenizer.load(args.out_dir)
     stage.finish()
-    print(f"{args.out_dir / 'bpe.model'}: {tokenizer.vocab_size} pieces")
+    print(f"{args.out_dir / 'bpe.model'}: {tokenizer.vocab_size} pieces", end="")
+    enlarged = f", more than text.vocab_size {args.vocab_size}: one for each character of the text"
+    print(enlarged * (tokenizer.vocab_size > args.vocab_size))
+    if events:
+        names = ", ".join(f"{event} ({events[event]} times)" for event in most_frequent(events)[:5])
+        rule = f"{len(kept)} have a piece of their own, the others are spelled in letters" if kept else ""
+        rule = "each has a piece of its own" if len(kept) == len(events) else rule or "they are spelled in letters"
+        print(f"{len(events)} words in brackets that stand for no word, such as {names}: {rule} (text.keep_events)")
 
 
 if __name__ == "__main__":

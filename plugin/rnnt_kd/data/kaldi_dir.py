@@ -2,8 +2,8 @@
 
 A directory holds, one entry a line, ``<id> <value>``, sorted by id in byte order (``LC_ALL=C sort``):
 
-    wav.scp   recording id, path of an audio file (or a shell pipe ending in "|")
-    text      utterance id, transcript (any Unicode; may be empty)
+    wav.scp   recording id, path of an audio file (or FILE.ark:OFFSET, or a shell pipe ending in "|")
+    text      utterance id, transcript (any Unicode, see ``text.normalization``; may be empty)
     utt2spk   utterance id, speaker id
     spk2utt   speaker id, its utterance ids (may be missing: it says what utt2spk says)
     segments  utterance id, recording id, start, end in seconds (missing: an utterance is
@@ -22,10 +22,13 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Container, Dict, List, Mapping, Optional, Tuple
+from typing import Container, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from rnnt_kd.atomic import new_dir
 from rnnt_kd.errors import UserError
+from rnnt_kd.text.normalization import normalized
+from rnnt_kd.text.transcripts import split_entry
+from rnnt_kd.text_files import read_text
 
 Table = Dict[str, Tuple[str, str]]  # id -> (value, "file:line")
 
@@ -38,6 +41,11 @@ class RecordingEntry:
     source: str
     is_pipe: bool
     where: str  # "data/train/wav.scp:3", for messages
+
+    @property
+    def file(self) -> Tuple[Path, int]:
+        """The file of what is no pipe, and at which of its bytes the recording begins."""
+        return file_and_offset(self.source)
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,13 @@ class KaldiDataDir:
         return sorted({utterance.speaker for utterance in self.utterances})
 
 
-def read_data_dir(path: Path, allow_pipes: bool = False) -> KaldiDataDir:
+def read_data_dir(path: Path, allow_pipes: bool = False, normalization: str = "nfc") -> KaldiDataDir:
     """Read and check a data directory.
 
     Args:
       path:        the directory.
       allow_pipes: take ``wav.scp`` entries that are shell commands.  They are not run here.
+      normalization: of the transcripts, one of ``text.normalization.FORMS``.
     Raises:
       UserError: no directory or file, empty, not UTF-8, unsorted, duplicate or mismatched ids,
         missing audio, a pipe without ``allow_pipes``, bad times in ``segments``.
@@ -125,10 +134,22 @@ def read_data_dir(path: Path, allow_pipes: bool = False) -> KaldiDataDir:
     _check_spk2utt(path, {key: value for key, (value, _) in utt2spk.items()})
 
     utterances = [
-        Utterance(key, recording_id, " ".join(text[key][0].split()), utt2spk[key][0], start, end, wheres[key])
+        Utterance(key, recording_id, normalized(text[key][0], normalization), utt2spk[key][0], start, end, wheres[key])
         for key, (recording_id, start, end) in spans.items()
     ]
     return KaldiDataDir(path, recordings, utterances, has_segments)
+
+
+def find_recordings(path: Path, ids: Sequence[str], allow_pipes: bool = False) -> List[Optional[RecordingEntry]]:
+    """The recordings of some ids; None for one that is not in ``wav.scp``, is gone, or is a pipe that may not run."""
+    table = read_table(path / "wav.scp") if (path / "wav.scp").is_file() else {}
+    found: List[Optional[RecordingEntry]] = []
+    for key in ids:
+        try:
+            found.append(_recording(path, key, *table[key], allow_pipes))
+        except (KeyError, UserError):
+            found.append(None)
+    return found
 
 
 def write_data_dir(
@@ -172,23 +193,15 @@ def write_data_dir(
 
 def read_table(path: Path, value_may_be_empty: bool = False) -> Table:
     """``{id: (value, "file:line")}`` in the order of the file; outer white space of a value goes."""
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        at = path.read_bytes()[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{at}", "is not UTF-8", "UTF-8 text", "convert it, for example with iconv") from None
-    except PermissionError:
-        raise UserError(path, "cannot be read: permission denied", "a readable file") from None
     table: Table = {}
     forms: Dict[str, str] = {}
     previous = ""
-    lines = content.split("\n")
+    lines = read_text(path).split("\n")
     if lines and not lines[-1].strip():
         lines.pop()
     for number, line in enumerate(lines, 1):
         where = f"{path}:{number}"
-        fields = re.split(r"[ \t\r]+", line.strip(" \t\r"), maxsplit=1)
-        key, value = fields[0], fields[1].strip() if len(fields) > 1 else ""
+        key, value = split_entry(line, where)
         if not key:
             raise UserError(where, "is empty", "an id and a value", "remove the line")
         if "\0" in line:
@@ -209,6 +222,14 @@ def read_table(path: Path, value_may_be_empty: bool = False) -> Table:
     return table
 
 
+def file_and_offset(source: str) -> Tuple[Path, int]:
+    """``FILE.ark:OFFSET``, which Kaldi's wav-copy writes, in its parts; any other path, and 0."""
+    archive = re.fullmatch(r"(.+):([0-9]{1,18})", source, flags=re.DOTALL)
+    if archive and not os.path.exists(source):
+        return Path(archive[1]), int(archive[2])
+    return Path(source), 0
+
+
 def _recording(directory: Path, key: str, value: str, where: str, allow_pipes: bool) -> RecordingEntry:
     if value.endswith("|"):
         if not allow_pipes:
@@ -216,10 +237,15 @@ def _recording(directory: Path, key: str, value: str, where: str, allow_pipes: b
             raise UserError(where, "is a shell pipe", "the path of an audio file", advice)
         return RecordingEntry(key, value[:-1].strip(), True, where)
     for candidate in (Path(value), directory / value):
-        if candidate.is_file():
-            if not os.access(candidate, os.R_OK):
+        file = file_and_offset(str(candidate))[0]
+        if file.is_file():
+            if not os.access(file, os.R_OK):
                 raise UserError(where, f"audio {value} cannot be read: permission denied", "a readable file")
             return RecordingEntry(key, str(candidate.absolute()), False, where)
+    if re.match(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://", value):
+        raise UserError(where, f"audio {value} is no path", "a file on this machine, or a shell pipe that ends in |")
+    if os.path.exists(value) and not os.path.isdir(value):
+        raise UserError(where, f"audio {value} is a device or pipe", "a plain file", "copy it, or end the line in |")
     places = "an existing file" if os.path.isabs(value) else f"a file relative to {Path.cwd()} or to {directory}"
     raise UserError(where, f"audio {value} does not exist", places, "fix the path or remove the utterance")
 

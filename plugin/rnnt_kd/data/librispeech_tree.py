@@ -16,6 +16,7 @@ from typing import Dict, List, Sequence
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
 from rnnt_kd.progress_bar import plain_bars
+from rnnt_kd.text_files import read_text
 
 SUFFIXES = (".flac", ".opus")  # in the order of preference
 
@@ -106,11 +107,7 @@ def _read_chapter(chapter: Path) -> List[LibriSpeechUtterance]:
     if not transcript.is_file():
         problem = f"no such file, but {len(audio)} audio files beside it"
         raise UserError(transcript, problem, "their transcripts", "unpack this part again")
-    try:
-        lines = transcript.read_bytes().decode("utf-8").splitlines()
-    except (PermissionError, UnicodeDecodeError) as error:
-        raise UserError(transcript, f"cannot be read: {error}", "UTF-8 text that may be read") from None
-
+    lines = read_text(transcript).removesuffix("\n").split("\n")
     utterances: Dict[str, LibriSpeechUtterance] = {}
     for number, line in enumerate(lines, 1):
         where = f"{transcript}:{number}"

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rnnt_kd import atomic
 from rnnt_kd.data.dataset import CutInfo
+from rnnt_kd.text.coverage import unwritable
 
 UNKNOWN_TEXT = "text that the BPE model cannot write"
 TOO_SHORT, TOO_LONG = "shorter than min_seconds", "longer than max_seconds"
@@ -19,10 +20,12 @@ TOO_FEW_FRAMES = "fewer encoder frames than symbols"
 
 @dataclass
 class Selection:
-    """``reasons`` of the utterances left out, by id; ``total`` counts all that were looked at."""
+    """``reasons`` of the utterances left out, by id; ``total`` counts all that were looked at; ``unwritable``: the
+    first thing that the BPE model cannot write."""
 
     total: int = 0
     reasons: Dict[str, str] = field(default_factory=dict)
+    unwritable: str = ""
 
     @property
     def kept(self) -> int:
@@ -31,8 +34,10 @@ class Selection:
     def summary(self, name: str) -> str:
         """One line."""
         counts = sorted(Counter(self.reasons.values()).items())
+        parts = [f"{count} ({100 * count / self.total:.1f} %) {reason}" for reason, count in counts]
+        examples = [f", such as {self.unwritable}" * (reason == UNKNOWN_TEXT) for reason, _ in counts]
         line = f"{name}: {self.kept} of {self.total} utterances"
-        return line + ("; left out: " + ", ".join(f"{count} {reason}" for reason, count in counts) if counts else "")
+        return line + ("; left out: " + ", ".join(map("".join, zip(parts, examples))) if counts else "")
 
 
 def select(
@@ -59,6 +64,9 @@ def select(
         symbols = encode(utterance.text)
         if unk_id in symbols:
             selection.reasons[utterance.id] = UNKNOWN_TEXT
+            if not selection.unwritable:
+                word = unwritable(utterance.text, lambda text: unk_id in encode(text))
+                selection.unwritable = f"{word} in {utterance.id}"
         elif utterance.duration < min_seconds:
             selection.reasons[utterance.id] = TOO_SHORT
         elif utterance.duration > max_seconds:

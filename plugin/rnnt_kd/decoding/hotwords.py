@@ -13,7 +13,6 @@ add the score to those that were picked, the score counts when tokens are picked
 can be kept.
 """
 
-import math
 import re
 from pathlib import Path
 from typing import Dict, List, Sequence, Tuple
@@ -23,25 +22,28 @@ from torch import Tensor
 
 from rnnt_kd.decoding.trie import Trie
 from rnnt_kd.errors import UserError
+from rnnt_kd.text.normalization import normalized
+from rnnt_kd.text_files import read_text
+
+_HIGHEST_SCORE = 1e6
+_LARGEST_TABLE = 250_000_000  # numbers of 4 bytes
 
 Phrase = Tuple[Sequence[int], float]  # tokens, score of each
 
 
-def read_hotwords(path: Path, tokenizer, score: float) -> List[Phrase]:
+def read_hotwords(path: Path, tokenizer, score: float, normalization: str = "nfc") -> List[Phrase]:
     """Read the file.
 
     Args:
       tokenizer: ``text.tokenizer.Tokenizer`` of the system.
       score:     of the tokens of a phrase that has none of its own.
+      normalization: of the phrases; see ``text.normalization``.
     Raises:
-      UserError: no such file, nothing in it, a score that is no number, a phrase that the BPE model cannot spell.
+      UserError: no such file, nothing in it, a score that is no number, a phrase that the BPE model cannot spell, more
+        phrases than the table holds.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError(path, "no such file", "hot words, one phrase a line", "check the path") from None
-    except UnicodeDecodeError:
-        raise UserError(path, "not UTF-8 text", "hot words, one phrase a line") from None
+    lines = read_text(path, "hot words, one phrase a line").split("\n")
+    tokens_read = 0
     phrases: List[Phrase] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -51,14 +53,20 @@ def read_hotwords(path: Path, tokenizer, score: float) -> List[Phrase]:
         text, marked, own = parts.groups()
         try:
             value = float(own) if marked else score
-            if not math.isfinite(value):
+            if not abs(value) <= _HIGHEST_SCORE:  # nor NaN
                 raise ValueError(own)
         except ValueError:
-            raise UserError(f"{path}:{number}", f'the score is "{own}"', "a number behind the colon") from None
+            expected = f"a number behind the colon, {_HIGHEST_SCORE:g} at most"
+            raise UserError(f"{path}:{number}", f'the score is "{own}"', expected) from None
+        text = normalized(text, normalization)
         tokens = tokenizer.encode(text)
         if not tokens or tokenizer.unk_id in tokens:
-            problem = f'the BPE model cannot spell "{text.strip()}"' if tokens else "no phrase"
+            problem = f'the BPE model cannot spell "{text[:60]}"' if tokens else "no phrase"
             raise UserError(f"{path}:{number}", problem, "words as in the transcripts", "check upper and lower case")
+        tokens_read += len(tokens)
+        if tokens_read * tokenizer.vocab_size > _LARGEST_TABLE:
+            most = f"at most {_LARGEST_TABLE // tokenizer.vocab_size} tokens in all phrases"
+            raise UserError(f"{path}:{number}", "there are too many phrases", most, "use a language model (--lm)")
         phrases.append((tokens, value))
     if not phrases:
         raise UserError(path, "is empty", "hot words, one phrase a line")

@@ -10,6 +10,7 @@ for the price of the back-off weight (Katz, IEEE Trans. ASSP 35(3), 1987).
 import importlib.util
 import math
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Tuple
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rnnt_kd.children import Worker, WorkerDied
+from rnnt_kd.decoding.arpa import ARPA, checked_lines
 from rnnt_kd.errors import UserError
 
 WORKER = "rnnt_kd.decoding.arpa_worker"
@@ -83,26 +85,28 @@ class NgramLm:
         return log_probs, states
 
 
-def read_arpa(path: Path) -> NgramLm:
-    """Read a language model, by kaldilm.
+def read_arpa(path: Path, normalization: str = "nfc") -> NgramLm:
+    """Read a language model, by kaldilm; gzip, bzip2 or xz may have compressed the file.
 
+    Args:
+      normalization: of the words; see ``text.normalization``.
     Raises:
       ModuleNotFoundError: kaldilm is not installed.
-      UserError:           no such file, or kaldilm cannot read it.
+      UserError:           no such file, or a line of it that cannot be read.
     """
     if importlib.util.find_spec("kaldilm") is None:
         raise ModuleNotFoundError("No module named 'kaldilm'", name="kaldilm")
-    if not Path(path).is_file():
-        raise UserError(path, "no such file", "an n-gram language model in ARPA format", "check the path")
-    try:
-        with Worker(WORKER) as worker:
-            answer = worker.ask({"arpa": str(path)})
-    except WorkerDied as death:
-        reasons = re.findall(r"\[[EF]\] *(.*)", death.errors)
-        reason = re.sub(r"[^ -~]", "", reasons[-1]).strip() if reasons else "no reason given"
-        problem = f"kaldilm cannot read it ({reason})"
-        raise UserError(path, problem, "an n-gram language model in ARPA format", "check the file") from None
-    symbols = dict(line.rsplit(maxsplit=1) for line in answer["symbols"].splitlines() if line)
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", suffix=".arpa") as copy:
+        copy.writelines(f"{line}\n" for line in checked_lines(path, normalization))
+        copy.flush()
+        try:
+            with Worker(WORKER) as worker:
+                answer = worker.ask({"arpa": copy.name})
+        except WorkerDied as death:
+            reasons = re.findall(r"\[[EF]\] *(.*)", death.errors)
+            reason = re.sub(r"[^ -~]", "", reasons[-1]).strip() if reasons else "no reason given"
+            raise UserError(path, f"kaldilm cannot read it ({reason[:200]})", ARPA, "check the file") from None
+    symbols = dict(line.rsplit("\t", 1) for line in answer["symbols"].split("\n") if line)
     rows = [line.split("\t") for line in answer["fst"].split("\n") if line]
     return _tables(rows, {word: int(label) for word, label in symbols.items()})
 

@@ -19,8 +19,7 @@ from torch import Tensor
 from rnnt_kd.decoding.ngram_lm import NgramLm
 from rnnt_kd.decoding.trie import Trie
 from rnnt_kd.errors import UserError
-
-SPACE = "\u2581"  # a piece that begins with it begins a word
+from rnnt_kd.text.tokenizer import SPACE
 
 
 def lm_scorer(lm: NgramLm, pieces: Sequence[str], scale: float, name: object = "language model"):

@@ -16,6 +16,7 @@ from rnnt_kd.config_io import load_recipe, merged
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.definition import TEACHER, Experiment, System, read_experiment
 from rnnt_kd.systems.compose import compose
+from rnnt_kd.text.normalization import FORMS
 from rnnt_kd.training import initial
 
 Job = Tuple[str, int]  # system, seed
@@ -155,19 +156,21 @@ class Plan:
         places = self.places
         assert places.train_dir is not None and places.dev_dir is not None
         perturb = ["--speed-perturb", *map(str, self.recipe.features.speed_perturb)]
+        more = [*self._normalization(), *places.pipes]
         folders = {"train": places.train_dir, places.dev_set: places.dev_dir, **places.test_sets}
         commands = {}
         for name, folder in folders.items():
             command = _module("compute_features", "--data-dir", folder, "--out-dir", places.exp_dir / "cuts")
-            commands[name] = [*command, "--name", name, *(perturb if name == "train" else []), *places.pipes]
+            commands[name] = [*command, "--name", name, *(perturb if name == "train" else []), *more]
         return commands
 
     def bpe_command(self) -> List[str]:
         text, places = self.recipe.text, self.places
         assert places.train_dir is not None
         command = _module("train_bpe", "--text", places.train_dir / "text", "--out-dir", places.bpe_dir)
-        command += ["--vocab-size", str(text.vocab_size), "--model-type", text.model_type]
-        return command + (["--shrink-to-fit"] if text.shrink_to_fit else [])
+        command += ["--vocab-size", str(text.vocab_size), "--model-type", text.model_type, *self._normalization()]
+        flags = ("shrink_to_fit", "enlarge_to_fit", "byte_fallback", "keep_events")
+        return command + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(text, flag)]
 
     def train_command(self, job: Job) -> List[str]:
         return _module("train", *self.job_options(job), *self.places.device, *self.places.lattice)
@@ -184,13 +187,15 @@ class Plan:
         command = _module("decode", "--system-dir", self.system_dir(job), "--cuts", places.cuts(test_set))
         command += ["--bpe-dir", str(places.bpe_dir), "--test-set", test_set, "--search", decoding.search]
         command += ["--beam", str(decoding.beam), "--batch-seconds", str(decoding.batch_seconds)]
-        return [*command, "--out-dir", str(self.decode_dir(job, test_set)), *places.device]
+        command += ["--out-dir", str(self.decode_dir(job, test_set)), *self._normalization()]
+        return [*command, *places.device]
 
     def score_arguments(self, job: Job, test_set: str, baseline: Optional[Job]) -> List[str]:
         """Of bin.score."""
         words: List[Any] = ["--decode-dir", self.decode_dir(job, test_set), "--test-set", test_set]
         words += ["--data-dir", self.places.test_sets[test_set]]
         words += ["--baseline-decode-dir", self.decode_dir(baseline, test_set)] if baseline else []
+        words += [] if self.recipe.text.score_events else ["--ignore-events"]
         return [str(word) for word in words]
 
     def export_command(self, job: Job) -> List[str]:
@@ -208,6 +213,10 @@ class Plan:
         words += ["--exp-dir", places.exp_dir, "--dev-set", places.dev_set]
         words += [word for override in places.overrides for word in ("--set", override)]
         return [str(word) for word in words]
+
+    def _normalization(self) -> List[str]:
+        form = self.recipe.text.normalization
+        return [] if form == FORMS[0] else ["--normalization", form]
 
     def _composed(self, system: System) -> SystemConfig:
         try:

@@ -15,6 +15,7 @@ from rnnt_kd.record import Record, file_digest, in_words, read_record, record_pa
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import weights_file
 from rnnt_kd.teachers.cache import TeacherCache
+from rnnt_kd.text.normalization import FORMS
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import initial, system_dir
 
@@ -63,6 +64,8 @@ class Progress:
             return f"decoding of {test_set} is not finished" if folder.exists() else f"not decoded: {test_set}"
         before, decoding = read_record(path).get("settings", {}), self.plan.recipe.decoding
         settings = {"search": decoding.search, "beam": decoding.beam, "test_set": test_set}
+        if self.plan.recipe.text.normalization != FORMS[0]:
+            settings["normalization"] = self.plan.recipe.text.normalization
         settings.update({key: before[key] for key in HOW_FAST if key in before})
         system, places = self.plan.system_dir(job), self.places
         inputs = store.decoding_inputs(system, places.bpe_dir, places.cuts(test_set), self._bytes)

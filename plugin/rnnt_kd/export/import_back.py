@@ -23,6 +23,7 @@ from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.model_json import NAME, ONNX_FILES, tensor_digest
 from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, load_onnx, metadata_of
 from rnnt_kd.export.verify import session, verify_static
+from rnnt_kd.files import parse_json
 from rnnt_kd.record import Record, json_digest
 from rnnt_kd.systems.store import (
     CONFIG,
@@ -82,7 +83,7 @@ def read_parameters(folder: Path, names: Mapping[str, Iterable[str]]) -> Dict[st
         dense = {tensor.name: tensor for tensor in model.graph.initializer}
         values = {name: numpy_helper.to_array(dense[name]) for name in wanted if name in dense}
         values.update(_computed(model, [name for name in wanted if name not in dense], folder / file))
-        transposed = set(json.loads(metadata_of(model)[TRANSPOSED]))
+        transposed = set(parse_json(metadata_of(model)[TRANSPOSED]))
         found.update({name: value.T if name in transposed else value for name, value in values.items()})
     return found
 

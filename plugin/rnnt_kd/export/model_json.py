@@ -37,7 +37,7 @@ from rnnt_kd.systems.store import check_bpe
 FORMAT, FORMAT_VERSION = "rnnt_kd export", 1
 NAME = "model.json"
 ONNX_FILES = ("encoder.onnx", "decoder.onnx", "joiner.onnx")
-FILES = (*ONNX_FILES, "tokens.txt", "bpe.model", "README.md")  # beside model.json
+FILES = (*ONNX_FILES, "tokens.txt", "bpe.model", "bpe.vocab", "README.md")  # beside model.json
 FEATURES = {  # what sherpa-onnx computes by itself for this kind of model
     "type": "log-mel filter bank",
     "num_bins": FEATURE_DIM,
@@ -136,13 +136,13 @@ def read_manifest(folder: Path, check_files: bool = True) -> Dict[str, Any]:
     own = {key: value for key, value in manifest.items() if key != "sha256"}
     if manifest.get("sha256") != json_digest(own):
         raise UserError(path, "was changed since it was written", "the checksum it holds", _AGAIN)
-    for name in FILES if check_files else ():
-        digest = file_digest(folder / name)
+    for name in filter(manifest["files"].__contains__, FILES if check_files else ()):  # all, but of an older export
+        digest, written = file_digest(folder / name), manifest["files"][name]["sha256"]
         if digest == "absent":
             raise UserError(folder / name, "missing", "a whole export", _AGAIN)
-        if digest != manifest["files"][name]["sha256"]:
-            expected = f"SHA-256 {manifest['files'][name]['sha256'][:12]}... of {NAME}"
-            raise UserError(folder / name, f"was changed (SHA-256 {digest[:12]}...)", expected, _AGAIN)
+        if digest != written:
+            problem = f"was changed (SHA-256 {digest[:12]}...)"
+            raise UserError(folder / name, problem, f"SHA-256 {written[:12]}... of {NAME}", _AGAIN)
     return manifest
 
 

@@ -14,6 +14,8 @@ from typing import Dict, Iterable, Tuple
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
+from rnnt_kd.text_files import read_text
 
 _AGAIN = "decode again"
 
@@ -44,18 +46,13 @@ def read_emissions(path: Path) -> Dict[str, Emissions]:
       UserError: no such file, or a line (named) that is no such object or has an id twice.
     """
     found: Dict[str, Emissions] = {}
-    try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise UserError(path, "no such file", "the tokens and times that decode writes", _AGAIN) from None
-    except UnicodeDecodeError:
-        raise UserError(path, "not UTF-8 text", "the tokens and times that decode writes", _AGAIN) from None
+    lines = read_text(path, "the tokens and times that decode writes", _AGAIN).split("\n")
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
-            utterance_id, item = _parse(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            utterance_id, item = _parse(parse_json(line))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             shown = f'found "{line[:60]}"'
             raise UserError(f"{path}:{number}", shown, "an utterance's tokens, words and times", _AGAIN) from None
         if utterance_id in found:

@@ -7,12 +7,16 @@ Two lines an utterance, as icefall writes them, the words as a Python list:
 """
 
 import ast
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Container, Dict, Iterable, List, Mapping, Sequence, Tuple
+from unicodedata import normalize
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.text.events import without_events
+from rnnt_kd.text_files import read_text
 
 _AGAIN = "decode again"
 _SAME = "the utterances of one data directory", "give the one that was decoded, or decode again"
@@ -20,11 +24,15 @@ _SAME = "the utterances of one data directory", "give the one that was decoded, 
 
 @dataclass(frozen=True)
 class Recognition:
-    """One utterance: its id, the reference words, the recognised words."""
+    """One utterance: its id, the reference words, the recognised words; the words in Unicode's NFC."""
 
     utterance_id: str
     ref: Tuple[str, ...]
     hyp: Tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for side in ("ref", "hyp"):
+            object.__setattr__(self, side, tuple(normalize("NFC", word) for word in getattr(self, side)))
 
 
 def write_recogs(path: Path, recognitions: Iterable[Recognition]) -> None:
@@ -63,16 +71,17 @@ def read_lines(path: Path) -> List[Tuple[str, str]]:
     Raises:
       UserError: no such file, not UTF-8, no line.
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise UserError(path, "no such file", "recognised text", "decode first") from None
-    except UnicodeDecodeError:
-        raise UserError(path, "not UTF-8 text", "recognised text", _AGAIN) from None
+    lines = read_text(path, "recognised text", "decode first").split("\n")
     found = [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, 1) if line.strip()]
     if not found:
         raise UserError(path, "holds no utterance", "at least one", _AGAIN)
     return found
+
+
+def words_alone(recognitions: Iterable[Recognition]) -> List[Recognition]:
+    """References and hypotheses without what ``text.events`` takes for no word."""
+    keep = [(item.utterance_id, without_events(item.ref), without_events(item.hyp)) for item in recognitions]
+    return [Recognition(utterance_id, tuple(ref), tuple(hyp)) for utterance_id, ref, hyp in keep]
 
 
 def check_references(
@@ -116,6 +125,11 @@ def check_same_references(
     check_references(recognitions, path, {item.utterance_id: item.ref for item in baseline}, baseline_path)
 
 
+def _is_word(value: object) -> bool:
+    """Text that stands between two blanks, and can be written."""
+    return isinstance(value, str) and value.split() == [value] and not re.search("[\ud800-\udfff]", value)
+
+
 def _parse(line: str, where: str) -> Tuple[str, str, Tuple[str, ...]]:
     """One line -> id, "ref" or "hyp", words."""
     utterance_id, separator, rest = line.partition(":\t")
@@ -123,8 +137,8 @@ def _parse(line: str, where: str) -> Tuple[str, str, Tuple[str, ...]]:
     if separator and equals and utterance_id and side in ("ref", "hyp"):
         try:
             value = ast.literal_eval(words)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             value = None
-        if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        if isinstance(value, list) and all(map(_is_word, value)):
             return utterance_id, side, tuple(value)
     raise UserError(where, f'found "{line[:60]}"', "<id>:<TAB>ref=[...] or hyp=[...]", _AGAIN)

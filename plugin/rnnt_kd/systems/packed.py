@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
 from rnnt_kd.sparsity.packed_weights import pack_all, unpack
 
 PACKED = "model.packed.safetensors"
@@ -62,7 +63,7 @@ def unpacked_bytes(path: Path) -> bytes:
     """The very ``model.safetensors`` that was packed.  Raises UserError: as ``read_packed``."""
     metadata, stored = _read(path)
     try:
-        shapes = json.loads(metadata["shapes"])
+        shapes = parse_json(metadata["shapes"])
         packed = {
             name: unpack(stored.pop(name + BITS), stored.pop(name + VALUES), tuple(shape))
             for name, shape in shapes.items()
@@ -84,7 +85,7 @@ def _read(path: Path) -> Any:
     try:
         tensors = safetensors.torch.load(content)
         (length,) = struct.unpack_from("<Q", content)
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+        metadata = parse_json(content[8 : 8 + length]).get("__metadata__", {})
     except (safetensors.SafetensorError, ValueError, KeyError, struct.error):
         raise _damaged(path) from None
     if metadata.get("packed_weights") != VERSION:

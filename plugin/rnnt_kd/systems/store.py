@@ -22,6 +22,7 @@ from rnnt_kd import atomic
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
 from rnnt_kd.models import build_transducer
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.record import file_digest, verify
@@ -42,8 +43,10 @@ def load_system(system_dir: Path, device: str = "cpu") -> Tuple[Transducer, Syst
       UserError: the folder holds no finished system, or its files do not belong together.
     """
     config = read_system(system_dir)
+    tensors = read_weights(system_dir)
+    _check_sizes(config, tensors, Path(system_dir) / CONFIG)
     model = build_model(config)
-    load_weights(model, read_weights(system_dir), weights_file(system_dir), _again(system_dir))
+    load_weights(model, tensors, weights_file(system_dir), _again(system_dir))
     return model.to(device).eval(), config
 
 
@@ -113,6 +116,15 @@ def build_model(config: SystemConfig) -> Transducer:
     return build_transducer(**vars(config.model), vocab_size=config.vocab_size, blank_id=config.blank_id)
 
 
+def _check_sizes(config: SystemConfig, tensors: Tensors, where: Path) -> None:
+    """Raises UserError where the configuration asks for a size that no weight has, before such a model is built."""
+    most = max(1000, *(size for tensor in tensors.values() for size in tensor.shape))
+    options = {} if config.model.encoder == "external" else config.model.encoder_options
+    for key, value in {**vars(config.model), **options, "vocab_size": config.vocab_size}.items():
+        if isinstance(value, int) and value > most:
+            raise UserError(where, f"{key}: {value}", f"at most {most}, the largest size of its weights", "restore it")
+
+
 def load_weights(model: nn.Module, tensors: Tensors, where: object, next_step: str) -> None:
     """Strict ``load_state_dict``; names and shapes must be the model's.
 
@@ -160,7 +172,7 @@ def refuse_decoding_only(teacher_dir: Path) -> None:
         next_step = f"python -m rnnt_kd.bin.pack_weights {teacher_dir} --unpack"
         raise UserError(teacher_dir, "its weights are packed", "model.safetensors of a teacher", next_step)
     try:
-        imported = json.loads((Path(teacher_dir) / SYSTEM).read_text(encoding="utf-8")).get(DECODING_ONLY)
+        imported = parse_json((Path(teacher_dir) / SYSTEM).read_text(encoding="utf-8")).get(DECODING_ONLY)
     except (OSError, ValueError, AttributeError):
         return
     if imported:

@@ -13,6 +13,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.record import verify
 
 RECORD = "BPE"  # of the stage that writes bpe.model
+SPACE = "\u2581"  # a piece that begins with it begins a word
 
 
 class Tokenizer:
@@ -46,7 +47,8 @@ class Tokenizer:
         try:
             readable = bool(content) and processor.load_from_serialized_proto(content) is not False
             readable = readable and processor.get_piece_size() > 2
-        except RuntimeError:
+            readable = readable and all(map(processor.id_to_piece, range(processor.get_piece_size())))
+        except (RuntimeError, UnicodeDecodeError):
             readable = False
         if not readable:
             raise UserError(model, "is not a sentencepiece model", "the bpe.model of stage 2", "run stage 2 again")
@@ -68,7 +70,7 @@ class Tokenizer:
 
     def word_spans(self, ids: Sequence[int]) -> List[Tuple[str, int, int]]:
         """The words of ``decode(ids)``, each with the places of its first and last token among ``ids`` (no blank)."""
-        starts = [place for place, token in enumerate(ids) if self._processor.id_to_piece(token).startswith("\u2581")]
+        starts = [place for place, token in enumerate(ids) if self._processor.id_to_piece(token).startswith(SPACE)]
         bounds = sorted({0, *starts, len(ids)})
         groups = ((ids[begin:end], begin, end - 1) for begin, end in zip(bounds, bounds[1:]))
         return [(word, first, last) for group, first, last in groups for word in self.decode(group).split()]
@@ -76,3 +78,8 @@ class Tokenizer:
     def pieces(self) -> List[str]:
         """The symbol of each id, U+2581 for a space: what ``tokens.txt`` lists."""
         return [self._processor.id_to_piece(index) for index in range(self.vocab_size)]
+
+    def scored_pieces(self) -> str:
+        """sentencepiece's ``.vocab``: a line of piece, tab and score for each id."""
+        scores = map(self._processor.get_score, range(self.vocab_size))
+        return "".join(f"{piece}\t{score:.9g}\n" for piece, score in zip(self.pieces(), scores, strict=True))

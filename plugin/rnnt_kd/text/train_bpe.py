@@ -6,21 +6,31 @@
 
 import io
 import re
+from collections import Counter
 from pathlib import Path
-from typing import Iterable, List
+from typing import Any, Dict, Iterable, List, Sequence
 
 import sentencepiece
 
 from rnnt_kd.atomic import new_dir
 from rnnt_kd.errors import UserError
+from rnnt_kd.text.tokenizer import SPACE
 
 BLANK, UNKNOWN = "<blk>", "<unk>"
 MODEL_TYPES = ("bpe", "unigram", "char")
 _LONGEST_SENTENCE = 100_000  # bytes; sentencepiece silently skips longer ones
+_BYTES = 256
 
 
 def train_bpe(
-    texts: Iterable[str], vocab_size: int, out_dir: Path, model_type: str = "bpe", shrink_to_fit: bool = False
+    texts: Iterable[str],
+    vocab_size: int,
+    out_dir: Path,
+    model_type: str = "bpe",
+    shrink_to_fit: bool = False,
+    enlarge_to_fit: bool = False,
+    byte_fallback: bool = False,
+    events: Sequence[str] = (),
 ) -> Path:
     """Train and write a model; the same texts in the same order give the same bytes.
 
@@ -30,6 +40,9 @@ def train_bpe(
       out_dir:    the folder to make; an older one is replaced.
       model_type: "bpe", "unigram" or "char".
       shrink_to_fit: where the text allows fewer pieces, take as many as it allows.
+      enlarge_to_fit: where its characters need more pieces, take as many as they need.
+      byte_fallback: characters for which there is no room, and those of other text, are spelled in bytes.
+      events:     words that get a piece of their own, whatever they are made of.
     Returns: ``out_dir``.
     Raises: UserError: an unknown type, no text, or a size that the text does not allow (it says what it allows).
     """
@@ -40,7 +53,10 @@ def train_bpe(
     if not sentences:
         raise UserError("BPE training text", "there is no text", "at least one transcript that is not empty")
     with new_dir(out_dir) as made:
-        model = _train(sentences, vocab_size, model_type, shrink_to_fit)
+        options: Dict[str, Any] = {"model_type": model_type}
+        options["user_defined_symbols"] = [BLANK, *(SPACE + event for event in events)]
+        options.update({"byte_fallback": True} if byte_fallback else {})  # the model's bytes tell what was said
+        model = _train(sentences, vocab_size, options, shrink_to_fit, enlarge_to_fit)
         (made / "bpe.model").write_bytes(model)
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         lines = [f"{processor.id_to_piece(index)} {index}\n" for index in range(processor.get_piece_size())]
@@ -48,35 +64,50 @@ def train_bpe(
     return out_dir
 
 
-def _train(sentences: List[str], vocab_size: int, model_type: str, shrink_to_fit: bool) -> bytes:
-    smallest = 3  # <blk>, <unk>, the word boundary: below it sentencepiece names no reason
-    try:
-        model = _sentencepiece(sentences, max(vocab_size, smallest), model_type)
-    except RuntimeError as error:
-        needed = re.search(r"required_chars\D*\d+ vs (\d+)", str(error))
-        if not needed:
-            largest = _largest_vocabulary(sentences, vocab_size, model_type, str(error))
-            if shrink_to_fit:
-                return _sentencepiece(sentences, largest, model_type)
-            problem, advice = f"{vocab_size} is larger than the text allows", "choose a smaller vocabulary"
-            raise UserError("vocab_size", problem, f"at most {largest}", advice) from None
-        smallest = int(needed.group(1))
-    if vocab_size < smallest:
+def _train(
+    sentences: List[str], vocab_size: int, options: Dict[str, Any], shrink_to_fit: bool, enlarge_to_fit: bool
+) -> bytes:
+    characters = _characters(sentences, options["user_defined_symbols"])
+    smallest = 2 + len(options["user_defined_symbols"])  # with <unk> and the word boundary
+    if "byte_fallback" in options:
+        smallest += _BYTES + 1
+        rare = set(characters[max(1, vocab_size + 1 - smallest) :])
+        sentences = ["".join(letter for letter in text if letter not in rare) for text in sentences]
+    else:
+        smallest += len(characters)
+    advice = "it is text.vocab_size of the preset: --set text.vocab_size=N"
+    if vocab_size < smallest and not enlarge_to_fit:
         problem = f"{vocab_size} is too small for the characters of the text"
-        raise UserError("vocab_size", problem, f"at least {smallest}", "choose a larger vocabulary")
-    return model
+        raise UserError("vocab_size", problem, f"at least {smallest}", advice)
+    vocab_size = max(vocab_size, smallest)
+    try:
+        return _sentencepiece(sentences, vocab_size, options)
+    except RuntimeError as error:
+        largest = _largest_vocabulary(sentences, vocab_size, options, str(error))
+    if shrink_to_fit:
+        return _sentencepiece(sentences, largest, options)
+    raise UserError("vocab_size", f"{vocab_size} is larger than the text allows", f"at most {largest}", advice)
 
 
-def _sentencepiece(sentences: List[str], vocab_size: int, model_type: str) -> bytes:
+def _characters(sentences: List[str], symbols: Sequence[str]) -> List[str]:
+    """The characters outside ``symbols``, the most frequent first."""
+    counts: Counter[str] = Counter()
+    for text in sentences:
+        text = SPACE + text.replace(" ", SPACE)
+        for symbol in sorted(symbols[1:], key=len, reverse=True):
+            text = text.replace(symbol, "")
+        counts.update(text)
+    return sorted(counts.keys() - {SPACE}, key=lambda letter: (-counts[letter], letter))
+
+
+def _sentencepiece(sentences: List[str], vocab_size: int, options: Dict[str, Any]) -> bytes:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences),
         model_writer=model,
         vocab_size=vocab_size,
-        model_type=model_type,
         character_coverage=1.0,
         normalization_rule_name="identity",  # decode(encode(text)) is text, in any script
-        user_defined_symbols=[BLANK],
         unk_id=1,
         unk_piece=UNKNOWN,
         bos_id=-1,
@@ -87,11 +118,12 @@ def _sentencepiece(sentences: List[str], vocab_size: int, model_type: str) -> by
         input_sentence_size=0,
         max_sentence_length=_LONGEST_SENTENCE,
         minloglevel=2,
+        **options,
     )
     return model.getvalue()
 
 
-def _largest_vocabulary(sentences: List[str], vocab_size: int, model_type: str, message: str) -> int:
+def _largest_vocabulary(sentences: List[str], vocab_size: int, options: Dict[str, Any], message: str) -> int:
     """The largest size that trains: sentencepiece names it, or it is found by halving."""
     named = re.search(r"<= (\d+)", message)
     if named:
@@ -100,7 +132,7 @@ def _largest_vocabulary(sentences: List[str], vocab_size: int, model_type: str, 
     while high - low > 1:
         middle = (low + high) // 2
         try:
-            _sentencepiece(sentences, middle, model_type)
+            _sentencepiece(sentences, middle, options)
             low = middle
         except RuntimeError as error:
             low, high = (middle, high) if "required_chars" in str(error) else (low, middle)

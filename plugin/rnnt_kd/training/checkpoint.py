@@ -27,6 +27,7 @@ from torch import Tensor
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
 from rnnt_kd.record import json_digest
 from rnnt_kd.systems.store import Tensors, read_bytes, serialize
 
@@ -87,14 +88,14 @@ def _read_state(folder: Path, run: str) -> Tuple[Dict[str, Any], Dict[str, str]]
     """The scalars, and the digests of the other files."""
     path = folder / STATE
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        state = parse_json(path.read_text(encoding="utf-8"))
         digests = dict(state.pop("sha256"))
         own = digests.pop(STATE, None)  # none in those of earlier versions
         if own not in (None, json_digest([state, digests])) or set(digests) != {MODEL, OPTIMIZER, SPARSIFIER}:
             raise ValueError
     except FileNotFoundError:
         raise UserError(path, "missing", "a whole checkpoint", _way_out(folder)) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(path, "damaged or not of this program", "a checkpoint's state", _way_out(folder)) from None
     if state.pop("run", run) != run:
         raise UserError(folder, "a checkpoint of another run", "those of this training", _way_out(folder))

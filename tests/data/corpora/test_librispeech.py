@@ -134,7 +134,7 @@ def transcripts(content):
     (transcripts(b"19-100-0000 A\n19-100-0000 A\n19-100-0001 A\n"), "19-100.trans.txt:2", "a second transcript"),
     (transcripts(b"19-100-0000 WORDS\n19-100-0001 \n"), "19-100.trans.txt:2", 'found "19-100-0001'),
     (transcripts(b"19-101-0000 WORDS\n"), "19-100.trans.txt:1", 'found "19-101-0000'),
-    (transcripts(b"19-100-0000 \xff\xfe\n"), "19-100.trans.txt", "cannot be read"),
+    (transcripts(b"19-100-0000 \xff\xfe\n"), "19-100.trans.txt:1", "is not UTF-8"),
     (empty_the_chapter, "19/100", "is empty"),
     (empty_the_part, "train-clean-5", "holds no speech"),
 ])  # fmt: skip

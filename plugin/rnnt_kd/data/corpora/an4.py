@@ -20,6 +20,7 @@ import soundfile
 from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.kaldi_dir import write_data_dir
 from rnnt_kd.errors import UserError
+from rnnt_kd.text_files import read_text
 
 SUFFIXES = (".flac", ".sph", ".wav", ".raw")  # in the order of preference
 OPTIONS = {"dev_speakers": "8"}
@@ -72,18 +73,18 @@ def _read_list(corpus_dir: Path, part: str) -> Dict[str, Tuple[str, str, str]]:
         if not path.is_file():
             raise UserError(path, "no such file", "the file lists of CMU AN4", "check --corpus-dir")
     texts = {}
-    for number, line in enumerate(transcription.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(transcription).split("\n"), 1):
         match = re.fullmatch(r"\s*(?:<s>)?(.*?)(?:</s>)?\s*\((\S+)\)\s*", line)
         if line.strip() and not match:
             raise UserError(f"{transcription}:{number}", "cannot be read", "words and the file name in brackets")
         if match:
             texts[match.group(2)] = match.group(1).strip()
     entries = {}
-    for number, line in enumerate(fileids.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(fileids).split("\n"), 1):
         fields = line.strip().split("/")
         if not line.strip():
             continue
-        if len(fields) != 3:
+        if len(fields) != 3 or not {*fields}.isdisjoint({"", ".", ".."}):
             raise UserError(f"{fileids}:{number}", f'found "{line.strip()}"', "folder/speaker/file")
         speaker, name = fields[1], fields[2]
         if name not in texts:
