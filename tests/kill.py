@@ -73,11 +73,7 @@ def finish(folder, step):
 def contents(folder):
     """Path -> what is compared, of every file."""
     files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(UNCOMPARED))
-    return {
-        str(path.relative_to(folder)): _comparable(path)
-        for path in files
-        if "tensorboard" not in path.parts
-    }
+    return {str(path.relative_to(folder)): _comparable(path) for path in files if "tensorboard" not in path.parts}
 
 
 def _comparable(path):

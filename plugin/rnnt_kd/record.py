@@ -115,11 +115,12 @@ class Record:
         else:
             self.path.unlink(missing_ok=True)
 
-    def finish(self, outputs: Iterable[str] = ()) -> None:
-        """Record that the outputs belong to these settings and inputs."""
+    def finish(self, outputs: Union[Iterable[str], Mapping[str, str]] = ()) -> None:
+        """Record that the outputs belong to these settings and inputs; ``outputs`` may hold digests that are known."""
+        known = outputs if isinstance(outputs, Mapping) else {}
         names = [name for given in sorted({*self.outputs, *outputs}) for name in _files(self.folder, given)]
         stats = {name: _stat(self.folder / name) for name in names if (self.folder / name).is_file()}
-        self._write({"outputs": {name: self.digest(name) for name in names}, "stats": stats})
+        self._write({"outputs": {name: known.get(name) or self.digest(name) for name in names}, "stats": stats})
 
     def _write(self, more: Mapping[str, Any]) -> None:
         values = {key: getattr(self, key) for key in ("settings", "inputs", "sources", "notes")}

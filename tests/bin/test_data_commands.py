@@ -110,6 +110,19 @@ def test_damage_that_size_and_time_do_not_show_is_found_on_reading_and_its_next_
     list(make_dataloader(out / "x.jsonl.gz", batch_seconds=60))
 
 
+def test_a_copy_with_other_times_is_finished_and_a_damaged_copy_is_not(data_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(record, "LARGE", 0)
+    cuts, out = ["--data-dir", str(data_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "x"], tmp_path / "cuts"
+    compute_features.main(cuts)
+    archive = out / "x_feats" / "feats-00000.lca"
+    os.utime(archive, (0, 0))
+    compute_features.main(cuts)
+    assert "finished already" in capsys.readouterr().out
+    flip(archive)
+    compute_features.main(cuts)
+    assert "x_feats/feats-00000.lca is not what was written" in capsys.readouterr().out
+
+
 def test_audio_replaced_by_an_older_file_runs_again(data_dir, tmp_path, capsys):
     cuts = ["--data-dir", str(data_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "x"]
     compute_features.main(cuts)

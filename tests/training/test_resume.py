@@ -107,6 +107,7 @@ def test_a_lost_best_checkpoint_does_not_stop_the_end(tone_corpus, interrupted):
     state = json.loads((newest / "state.json").read_text())
     gone = {"checkpoint": "step-00000001-epoch-0001", "epoch": 1, "step": 1, "dev_loss": 0.0, "can_average": True}
     state["results"] = [gone, *state["results"]]
+    del state["sha256"]["state.json"]  # as an earlier version wrote it
     (newest / "state.json").write_text(json.dumps(state))
     tone_corpus.train(tone_corpus.config(), interrupted)
     assert (interrupted / "system.json").exists()

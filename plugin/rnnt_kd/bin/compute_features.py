@@ -7,9 +7,18 @@ from typing import List, Mapping, Optional
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import add_normalization, parser
 from rnnt_kd.bin.stage import Stage
-from rnnt_kd.data.features import MAX_BAD_FRACTION, compute_features
+from rnnt_kd.data.features import MAX_BAD_FRACTION, archive_digest, compute_features
 from rnnt_kd.data.kaldi_dir import read_data_dir
 from rnnt_kd.text.normalization import FORMS
+
+
+class FeaturesStage(Stage):
+    """The digest of a .lca file is that of the digests of its cuts."""
+
+    def digest(self, name: str) -> str:
+        path = self.place(name)
+        cuts = self.place(self.outputs[0])
+        return archive_digest(cuts, path) if path.suffix == ".lca" else super().digest(name)
 
 
 @command
@@ -29,7 +38,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     recordings = read_data_dir(args.data_dir, args.allow_pipes).recordings.values()
     settings = {name: getattr(args, name) for name in ("speed_perturb", "max_bad_fraction", "normalization")}
-    stage = Stage(
+    stage = FeaturesStage(
         args.out_dir,
         f"features_{args.name}",
         {"data_dir": str(args.data_dir), **settings},
@@ -51,7 +60,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         args.max_bad_fraction,
         args.normalization,
     )
-    stage.finish()
+    stage.finish(summary.archives)
     counts = f"{summary.num_cuts} cuts of {summary.num_utterances} utterances"
     print(f"{summary.cuts_path}: {counts}, {summary.hours:.2f} hours")
     if summary.left_out:

@@ -11,7 +11,7 @@ import json
 import os
 import zlib
 from pathlib import Path
-from typing import Annotated, Any, Dict, List, Literal, Set, Tuple
+from typing import Annotated, Any, BinaryIO, Dict, List, Literal, Set, Tuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from rnnt_kd.files import named_in, parse_json
 from rnnt_kd.record import verify
 
 FEATURES_DIGEST = "features_sha256"  # custom field of a cut: of the bytes that its features are stored as
+_verified: Set[int] = set()  # features that this process has compared
 LONGEST_LINE = 1 << 20  # bytes of one cut
 MOST_SECONDS = 1_000_000  # of a recording
 TOLERANCE = 0.005  # seconds, of times that are rounded in two ways
@@ -146,9 +147,7 @@ def read_features(cut: MonoCut, cuts_path: Path) -> torch.Tensor:
     try:
         if sum(map(int, features.storage_key.split(","))) > path.stat().st_size:
             raise ValueError(f"the file ends before {features.storage_key}")
-        written = (cut.custom or {}).get(FEATURES_DIGEST)
-        if written is not None and stored_digest(path, features.storage_key) != written:
-            raise ValueError("they are not what was written")
+        _verify_features(cut, path)
         matrix = LilcomChunkyReader(str(path)).read(features.storage_key)
     except (ValueError, RuntimeError, EOFError, OSError, MemoryError) as error:
         problem = f"features of {cut.id} cannot be read ({error})"
@@ -161,12 +160,22 @@ def read_features(cut: MonoCut, cuts_path: Path) -> torch.Tensor:
     return torch.from_numpy(matrix)
 
 
-def stored_digest(path: Path, key: str) -> str:
-    """SHA-256 of the bytes that one cut's features are in a ``.lca`` file; ``key`` is their ``storage_key``."""
+def stored_digest(file: BinaryIO, key: str) -> str:
+    """SHA-256 of the bytes that one cut's features are in an open ``.lca`` file; ``key`` is their ``storage_key``."""
     start, *sizes = map(int, key.split(","))
-    with open(path, "rb") as file:
-        file.seek(start)
-        return hashlib.sha256(file.read(min(sum(sizes), os.fstat(file.fileno()).st_size))).hexdigest()
+    file.seek(start)
+    return hashlib.sha256(file.read(min(sum(sizes), os.fstat(file.fileno()).st_size))).hexdigest()
+
+
+def _verify_features(cut: MonoCut, path: Path) -> None:
+    """ValueError: they are not those that the cut holds the digest of.  Compared once a process, not in every epoch."""
+    status, written = path.stat(), (cut.custom or {}).get(FEATURES_DIGEST)
+    seen = hash((path, status.st_mtime_ns, status.st_size, cut.features.storage_key, written))
+    if written is not None and seen not in _verified:
+        with open(path, "rb") as file:
+            if stored_digest(file, cut.features.storage_key) != written:
+                raise ValueError("they are not what was written")
+        _verified.add(seen)
 
 
 @functools.lru_cache(maxsize=10_000)

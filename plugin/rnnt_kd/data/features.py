@@ -38,10 +38,11 @@ from rnnt_kd.atomic import replace_dir, write_bytes, write_text
 from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio import SILENT, Audio, BadAudio, is_silent, read_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
-from rnnt_kd.data.cuts import FEATURES_DIGEST, stored_digest
+from rnnt_kd.data.cuts import FEATURES_DIGEST, load_cuts, stored_digest
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
 from rnnt_kd.errors import UserError
 from rnnt_kd.progress_bar import ProgressBar
+from rnnt_kd.record import json_digest
 
 SEGMENT_OVERSHOOT = 0.5  # seconds that a segment may end after its recording (clipped), as in Kaldi
 SHORTEST = 0.025  # seconds: one window
@@ -60,6 +61,7 @@ class FeaturesSummary:
     left_out: Dict[str, str]  # utterance id -> reason
     large: List[str]  # for each reason that takes much of the hours, how much, in words
     short: List[str]  # recordings that end a little before their header says
+    archives: Dict[str, str]  # file below out_dir -> digest of its cuts' digests: nothing is hashed twice
 
 
 def compute_features(
@@ -139,7 +141,21 @@ def _compute(
     seconds = sum(cut.duration for cut in cuts)
     large = _large_shares(data.utterances, left_out, seconds / len(speeds))
     taken = len(data.utterances) - len(left_out)
-    return FeaturesSummary(cuts_path, taken, len(cuts), seconds / 3600, reasons, large, short)
+    archives: Dict[str, List[str]] = {f"{feats_dir.name}/feats-{index:05d}.lca": [] for index in range(len(parts))}
+    for cut in cuts:
+        archives[f"{feats_dir.name}/{Path(cut.features.storage_path).name}"].append(cut.custom[FEATURES_DIGEST])
+    digests = {name: json_digest(of_cuts) for name, of_cuts in archives.items()}
+    return FeaturesSummary(cuts_path, taken, len(cuts), seconds / 3600, reasons, large, short, digests)
+
+
+def archive_digest(cuts_path: Path, archive: Path) -> str:
+    """What ``FeaturesSummary.archives`` has for a file, from its bytes; "" where its cuts cannot be read."""
+    try:
+        cuts = [cut for cut in load_cuts(cuts_path) if Path(cut.features.storage_path).name == archive.name]
+    except UserError:
+        return ""
+    with open(archive, "rb") as file:
+        return json_digest([stored_digest(file, cut.features.storage_key) for cut in cuts])
 
 
 def _checked_speeds(speed_perturb: Sequence[float]) -> List[float]:
@@ -233,8 +249,9 @@ def _features_of_part(part: _Part) -> Tuple[List[MonoCut], Dict[str, BadAudio], 
                     key = writer.write(cut.id, matrix)
                     cut.features = _features_manifest(cut, matrix, extractor, stored_in, key)
                     cuts.append(cut)
-    for cut in cuts:
-        cut.custom = {FEATURES_DIGEST: stored_digest(made / Path(stored_in).name, cut.features.storage_key)}
+    with open(made / Path(stored_in).name, "rb") as file:
+        for cut in cuts:
+            cut.custom = {FEATURES_DIGEST: stored_digest(file, cut.features.storage_key)}
     return cuts, left_out, short, seen
 
 

@@ -31,8 +31,9 @@ def decodings(system_dir: Path, test_set: str) -> Dict[str, Path]:
     for folder in sorted(Path(system_dir).glob(f"decode_{test_set}_*")):
         decode = read_json(folder / "decode.json", default={})
         recogs = folder / f"recogs-{test_set}.txt"
-        if decode.get("test_set") == test_set and recogs.is_file():
-            found[decode["search"]] = recogs
+        search = decode.get("search")
+        if decode.get("test_set") == test_set and isinstance(search, str) and recogs.is_file():
+            found[search] = recogs
     return dict(sorted(found.items()))
 
 
