@@ -45,6 +45,7 @@ def test_form_is_icefalls(tmp_path):
         ("a:\tref=__import__('os').system('true')\n", "recogs-t.txt:1: found"),
         ("a:\tref=[1]\n", "recogs-t.txt:1: found"),
         ("a:\tref='x'\n", "recogs-t.txt:1: found"),
+        ("a:\tref=['\\ud800']\n", "recogs-t.txt:1: found"),
         ("a:\tref=" + "[" * 5000 + "\n", "recogs-t.txt:1: found"),
         (b"a:\tref=['\xff']\n", "not UTF-8"),
     ],
@@ -55,6 +56,11 @@ def test_a_bad_file_is_one_line_that_names_the_place(tmp_path, content, message)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=re.escape(message)):
         read_recogs(path)
+
+
+def test_marks_line_ends_and_composed_letters_do_not_count(tmp_path):
+    (tmp_path / "recogs-t.txt").write_bytes("\ufeffa:\tref=['e\u0301']\r\na:\thyp=['\u00e9']\r\n".encode())
+    assert read_recogs(tmp_path / "recogs-t.txt") == [Recognition("a", ("\u00e9",), ("\u00e9",))]
 
 
 def test_baseline_must_match():

@@ -131,7 +131,8 @@ def _parse(line: str, where: str) -> Tuple[str, str, Tuple[str, ...]]:
     if separator and equals and utterance_id and side in ("ref", "hyp"):
         try:
             value = ast.literal_eval(words)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            "".join(value).encode("utf-8")
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             value = None
         if isinstance(value, list) and all(isinstance(word, str) for word in value):
             return utterance_id, side, tuple(value)
