@@ -5,18 +5,19 @@
 #   ./run.sh                                            # everything, on speech made on this machine
 #   ./run.sh --corpus an4 --corpus-dir DIR              # a corpus of egs/
 #   ./run.sh --train-dir D --dev-dir D --test-dirs "D"  # your own Kaldi data directories
+# A shell of its own: what others export for theirs (functions, options, a locale, CDPATH) is not for this one.
+case $- in *p*) ;; *) exec env -u BASH_ENV -u SHELLOPTS -u BASHOPTS -u CDPATH -u GREP_OPTIONS LC_ALL=C bash -p "${BASH_SOURCE:-$0}" "$@" ;; esac
 set -euo pipefail
-root=$(CDPATH= cd -- "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
+root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 . "$root/local/parse_options.sh"
 
-corpus= corpus_dir= train_dir= dev_dir= test_dirs= data_dir= exp_dir=
-stage=0 stop_stage=9 preset= experiment=default set=() seed=
+corpus= corpus_dir= train_dir= dev_dir= test_dirs= data_dir= exp_dir= conf_corpus=
+test_list=() stage=0 stop_stage=9 preset= experiment=default set=() seed= data_root=()
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) nj=$((cores < 4 ? cores : 4))
 device=auto lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
 experiments() { local name; for name in $(corpora); do echo "  $name: $(names_in "$root/egs/$name/conf/experiments" .yaml)"; done; }
-corpora() { (cd "$root/egs" && ls -d */corpus.sh | cut -d/ -f1 | xargs); }
-usage=$(cat <<EOF
-./run.sh [--name value | --name=value | --flag] ...: a teacher and its students, from data directories to one page
+corpora() { echo $(for name in "$root"/egs/*/corpus.sh; do basename "${name%/*}"; done); }
+usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its students, from data directories to one page
 
   --corpus           a folder of egs/: $(corpora) [synth]
   --corpus-dir       where the corpus is; without it, LibriSpeech is downloaded to DATA_DIR/download
@@ -36,6 +37,7 @@ usage=$(cat <<EOF
   --lattice-backend  auto, k2, torch or triton [$lattice_backend]
   --env              Python environment: auto, k2, torch2 or none [$env]
   --allow-pipes      run the shell pipes of wav.scp [$allow_pipes]
+  --data-root        may be repeated: a folder that cuts and experiment.json may name files in, beside their own
   --print-jobs       print a command line for each system and seed that is missing, for a cluster's queue
   --dry-run          print the commands, run none
   --config           a file with such options, a line each
@@ -44,9 +46,7 @@ Experiments:
 $(experiments)
 
 A finished stage is skipped; a changed setting runs again what depends on it.  A run that was interrupted, even by
-kill -9, goes on where it stopped when the same command is given again.
-EOF
-)
+kill -9, goes on where it stopped when the same command is given again."
 parse_options "$@"
 
 #--- what is asked for ------------------------------------------------------------------------------
@@ -65,47 +65,46 @@ fi
 corpus=${corpus:-synth}
 one_of --corpus "$corpus" "$(corpora)"
 own_dirs=("$train_dir" "$dev_dir" "$test_dirs") asked_preset=$preset
-gpu() { [ "$device" = cuda ] || { [ "$device" = auto ] && nvidia-smi -L 2>/dev/null | grep -q GPU; }; }
+gpu() { [ "$device" = cuda ] || { [ "$device" = auto ] && has_gpu; }; }
 . "$root/egs/$corpus/corpus.sh" # its parts may depend on the preset, its presets on the device: read twice
 [ -n "$asked_preset" ] || { if gpu; then preset=$default_preset_gpu; else preset=$default_preset_cpu; fi; . "$root/egs/$corpus/corpus.sh"; }
 conf=$root/egs/${conf_corpus:-$corpus}/conf
-one_of --preset "$preset" "$(names_in "$conf" .yaml | xargs -n 1 | grep -vx base | xargs)"
+one_of --preset "$preset" "$(names_in "$conf" .yaml base)"
 one_of --experiment "$experiment" "$(names_in "$conf/experiments" .yaml)"
 exp_dir=${exp_dir:-$root/exp/$corpus} data_dir=${data_dir:-$root/data/$corpus}
 if [ "$corpus" = custom ]; then
   [ -n "${own_dirs[0]}" ] || die "--corpus custom needs your Kaldi data directories: --train-dir, --dev-dir and --test-dirs"
-  train_dir=${own_dirs[0]%/} dev_dir=${own_dirs[1]%/} test_dirs=${own_dirs[2]}
+  train_dir=${own_dirs[0]} dev_dir=${own_dirs[1]}
+  read -rd '' -a test_list <<<"${own_dirs[2]}" || true # also over several lines
 else
   [[ $data_dir != *[[:space:]]* ]] || die "--data-dir: '$data_dir'; expected a path without blanks; choose another"
   [ "$needs_corpus_dir" = false ] || [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir DIR: where the corpus is (see egs/$corpus/README.md)"
-  train_dir=$data_dir/$train_dir dev_dir=$data_dir/$dev_dir test_dirs=$(printf -- "${data_dir//%/%%}/%s " $test_dirs)
+  train_dir=$data_dir/$train_dir dev_dir=$data_dir/$dev_dir
+  for name in $test_dirs; do test_list+=("$data_dir/$name"); done
 fi
-read -ra test_list <<<"$test_dirs"
 
 #--- the environment, and one run at a time in a folder ---------------------------------------------
 if [ "$dry_run" = false ]; then
   [ "$print_jobs" = false ] || exec 3>&1 1>&2 # stdout is for the jobs alone
   "$root/local/setup_env.sh" --env "$env"
-  unset RNNT_KD_ENV
-  [ "$env" != none ] || RNNT_KD_ENV=none
+  RNNT_KD_ENV=${env#auto} # two runs may go on side by side
   . "$root/local/path.sh"
   [ "$print_jobs" = false ] || exec 1>&3 3>&-
   mkdir -p "$exp_dir" 2>/dev/null || die "$exp_dir: cannot be made; expected a folder that can be written; choose another --exp-dir"
   if [ "$print_jobs" = false ] && command -v flock >/dev/null 2>&1; then # the lock goes when the run's last process ends
     exec 9>>"$exp_dir/.lock" || die "$exp_dir: cannot be written; choose another --exp-dir"
-    flock -n 9 || die "$exp_dir: another run is at work there; wait for it to end, or choose another --exp-dir"
+    flock -n 9 || [ $? != 1 ] || die "$exp_dir: another run is at work there; wait for it to end, or choose another --exp-dir"
   fi
 fi
 run() { # run COMMAND ...: print it under --dry-run, else run it
   if [ "$dry_run" = true ]; then printf '+'; printf ' %q' "$@"; echo; else "$@"; fi
 }
-pipes=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
+pipes= failed=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 experiment() { # experiment WORD ...: rnnt_kd.bin.experiment with these words at the end
   run python -m rnnt_kd.bin.experiment --experiment "$conf/experiments/$experiment.yaml" --config "$conf/$preset.yaml" --exp-dir "$exp_dir" \
-    --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[*]}" --corpus "$corpus" --nj "$nj" $pipes \
+    --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[*]}" --corpus "$corpus" --nj "$nj" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
     --device "$device" --lattice-backend "$lattice_backend" ${seed:+--set "seeds=[$seed]"} ${set[@]+"${set[@]/#/--set=}"} "$@"
 }
-failed=
 stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no other system from its figures
   { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; } || return 0
   printf '\n=== stage %s: %s  (%s/%s, %s, %s)\n' "$1" "$2" "$corpus" "$preset" "$experiment" "$(date +%H:%M:%S)"

@@ -54,7 +54,7 @@ def word_figures(refs: Dict[str, str], texts: Dict[str, str], others: Optional[D
     split = {key: tuple(text.split()) for key, text in texts.items()}
     counts = count_all(Recognition(key, tuple(refs[key].split()), hyp) for key, hyp in split.items())
     return {
-        "wer": round(counts.wer, 4),
+        "wer": counts.wer and round(counts.wer, 4),
         "errors": counts.errors,
         "words": counts.words,
         "ins": counts.ins,

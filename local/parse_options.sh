@@ -9,7 +9,10 @@
 
 die() { echo "error: ${*//[[:cntrl:]]/ }" >&2; exit 1; }
 
-option_names() { grep -oE '^  --[a-z-]+' <<<"$usage" | xargs; }
+# An empty or negative CUDA_VISIBLE_DEVICES hides every GPU.
+has_gpu() { [[ ${CUDA_VISIBLE_DEVICES-0} =~ ^(GPU|MIG|[0-9]) ]] && nvidia-smi -L 2>/dev/null | grep -q GPU; }
+
+option_names() { echo $(grep -oE '^  --[a-z-]+' <<<"$usage"); }
 
 parse_options() { # parse_options "$@"
   local words=() i
@@ -72,7 +75,6 @@ one_of() { # one_of OPTION VALUE CHOICES
   [[ -n $2 && " $3 " == *" $2 "* ]] || die "$1: '$2'; expected one of: ${3// /, }"
 }
 
-names_in() { # names_in FOLDER SUFFIX: names on the command line are things on disk
-  local path
-  for path in "$1"/*"$2"; do [ ! -e "$path" ] || basename "$path" "$2"; done | xargs
+names_in() { # names_in FOLDER SUFFIX [BUT]: names on the command line are things on disk
+  echo $(for path in "$1"/*"$2"; do [ ! -e "$path" ] || [ "${path##*/}" = "${3-}$2" ] || basename "$path" "$2"; done)
 }

@@ -16,9 +16,11 @@
 #
 # Writes to DECODE_DIR, or to HYP_FILE.score: errs-<test set>.txt, wer-<test set>.txt, wer-<test set>.json, and in
 # Kaldi's form wer_0_0.0 and scoring_kaldi/{best_wer,wer_details/{per_utt,per_spk,ops}}.
+# A shell of its own: what others export for theirs (functions, options, a locale, CDPATH) is not for this one.
+case $- in *p*) ;; *) exec env -u BASH_ENV -u SHELLOPTS -u BASHOPTS -u CDPATH -u GREP_OPTIONS LC_ALL=C bash -p "${BASH_SOURCE:-$0}" "$@" ;; esac
 set -euo pipefail
 
-usage() { sed -n '2,/^set /s/^# \{0,1\}//p' "$0" | sed '/^set /d'; }
+usage() { sed -n '2,/^# A shell/s/^# \{0,1\}//p' "$0" | sed '$d'; }
 
 options=()
 while [ $# -gt 0 ]; do
@@ -35,5 +37,5 @@ while [ $# -gt 0 ]; do
 done
 [ $# = 2 ] || [ $# = 3 ] || { usage >&2; exit 1; }
 
-. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/path.sh"
+. "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/path.sh"
 exec python -m rnnt_kd.bin.score ${options[@]+"${options[@]}"} --data-dir "$1" --decode-dir "${!#}"

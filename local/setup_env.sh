@@ -9,33 +9,36 @@
 #   auto    k2 where a Python 3.10 is found and no GPU is present, else torch2
 #
 # Versions are pinned in requirements/*.txt.  A second run finds the environment finished and
-# touches no network.  The environment made last is named in .venv/current, which local/path.sh reads.
+# touches no network.  The environment made last is named in .venv/current, which local/path.sh reads.  An environment
+# whose pins have changed is kept until its successor is whole.
+# A shell of its own: what others export for theirs (functions, options, a locale, CDPATH) is not for this one.
+case $- in *p*) ;; *) exec env -u BASH_ENV -u SHELLOPTS -u BASHOPTS -u CDPATH -u GREP_OPTIONS LC_ALL=C bash -p "${BASH_SOURCE:-$0}" "$@" ;; esac
 set -euo pipefail
-root=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-
-die() { echo "error: $*" >&2; exit 1; }
+root=$(readlink -f -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/..")
+. "$root/local/parse_options.sh"
+home=${HOME:-~}
 
 env=auto
 while [ $# -gt 0 ]; do
   case $1 in
     --env) [ $# -ge 2 ] || die "--env needs a value: auto, k2, torch2, none"; env=$2; shift 2 ;;
-    --help|-h) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --help|-h) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) die "unknown option '$1'; expected one of: --env --help" ;;
   esac
 done
 
 # version_of PYTHON -> "3.10" if it runs, else nothing
-version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
+version_of() { "$1" -I -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true; }
 
 # find_python VERSION ... -> the first interpreter of one of these versions
 find_python() {
   local version candidate
   for version in "$@"; do
     for candidate in "python$version" python3 \
-        "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$version".*/bin/python \
+        "${PYENV_ROOT:-$home/.pyenv}"/versions/"$version".*/bin/python \
         "$(command -v uv >/dev/null 2>&1 && uv python find --no-python-downloads "$version" 2>/dev/null || true)" \
         "${CONDA_PREFIX:-/nonexistent}"/bin/python \
-        "$HOME"/miniconda3/envs/*/bin/python "$HOME"/anaconda3/envs/*/bin/python; do
+        "$home"/miniconda3/envs/*/bin/python "$home"/anaconda3/envs/*/bin/python; do
       [ -n "$candidate" ] || continue
       candidate=$(command -v "$candidate" 2>/dev/null) || continue
       if [ "$(version_of "$candidate")" = "$version" ]; then echo "$candidate"; return 0; fi
@@ -43,8 +46,6 @@ find_python() {
   done
   return 1
 }
-
-has_gpu() { command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L 2>/dev/null | grep -q GPU; }
 
 current_pythons="3.11 3.12 3.13 3.14"
 case $env in
@@ -61,7 +62,7 @@ case $env in
 esac
 
 if [ "$env" = none ]; then
-  missing=$(PYTHONPATH=$root/plugin python - <<'PY'
+  missing=$(PYTHONPATH=$root/plugin${PYTHONPATH:+:$PYTHONPATH} python - <<'PY'
 import importlib.util
 from rnnt_kd.bin.entry import EXTRAS
 needed = {"torch", *EXTRAS["recipe"].split()} - {"espeakng_loader"}  # speech is made for the corpus synth only
@@ -72,13 +73,19 @@ PY
   exit 0
 fi
 
-venv=$root/.venv/$env
-wanted=$(cd "$root/requirements" && cat "$env"*.txt | cksum)
-if [ "$(cat "$venv/.finished" 2>/dev/null || true)" = "$wanted" ]; then
+# What others export for their Python and pip is not for this one.
+unset PYTHONHOME PYTHONPATH PYTHONINSPECT PYTHONOPTIMIZE PYTHONWARNINGS PIP_TARGET PIP_PREFIX PIP_NO_DEPS
+export PIP_USER=0
+venv=$root/.venv/$env new=$root/.venv/.$env.new old=$root/.venv/.$env.old
+wanted=$(cd "$root/requirements" && cat "$env"*.txt | cksum) # the order is that of LC_ALL=C
+finished() { [ -x "$1/bin/python" ] && [ "$(cat "$1/.finished" 2>/dev/null)" = "$wanted" ]; }
+use() {
   echo "environment: $venv is ready"
-  echo "$env" > "$root/.venv/current"
-  exit 0
-fi
+  [ "$(cat "$root/.venv/current" 2>/dev/null)" != "$env" ] || exit 0
+  if echo "$env" >"$root/.venv/.current.$$" && mv -f "$root/.venv/.current.$$" "$root/.venv/current"; then exit 0; fi
+  die "$root/.venv/current: cannot be written; see the line above"
+}
+! finished "$venv" || use
 
 if [ "$env" = k2 ]; then
   python=$(find_python 3.10) || die "--env k2: no Python 3.10 on PATH, in pyenv, uv or conda; install one (pyenv install 3.10, uv python install 3.10) or use --env torch2"
@@ -86,20 +93,23 @@ else
   # shellcheck disable=SC2086
   python=$(find_python $current_pythons) || die "--env torch2: no Python of ${current_pythons// /, } on PATH, in pyenv, uv or conda; install one or use --env k2"
 fi
-echo "environment: making $venv with $python (a few minutes, some gigabytes; only once)"
 [ ! -L "$root/.venv" ] && [ ! -L "$venv" ] || die "$root/.venv is a link, and making the environment would empty the folder behind it; expected a folder of its own; remove the link, or use --env none"
-mkdir -p "$root/.venv"
-exec 8> "$root/.venv/.lock-$env"
+mkdir -p "$root/.venv" || die "$root/.venv: cannot be made; see the line above, or use --env none"
+exec 8>"$root/.venv/.lock-$env"
 command -v flock >/dev/null 2>&1 && { flock -n 8 || { echo "environment: another process is making it, waiting"; flock 8; }; }
-rm -rf "$venv"
-if ! "$python" -m venv "$venv" 2>"$root/.venv/venv.log"; then
-  if command -v uv >/dev/null 2>&1; then uv venv --seed --python "$python" "$venv"
+take_new() { rm -rf "$old"; [ ! -e "$venv" ] || mv "$venv" "$old"; mv "$new" "$venv"; rm -rf "$old"; use; }
+! finished "$venv" || use
+! finished "$new" || take_new # killed between the two moves
+echo "environment: making $venv with $python (a few minutes, some gigabytes; only once)"
+rm -rf "$new"
+if ! "$python" -m venv "$new" 2>"$root/.venv/venv.log"; then
+  if command -v uv >/dev/null 2>&1; then uv venv --seed --python "$python" "$new"
   else die "$python cannot make an environment ($(tail -n 1 "$root/.venv/venv.log")); install its venv package (python3-venv) or uv"; fi
 fi
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+pip() { "$new/bin/python" -m pip --disable-pip-version-check "$@"; }
 install() { # a log instead of pages of output; its end where it fails
   pip install --progress-bar off "$@" >"$root/.venv/install-$env.log" 2>&1 && return
-  grep -i -E '^ERROR|error:' "$root/.venv/install-$env.log" | tail -n 3 >&2
+  grep -i -E '^ERROR|error:' "$root/.venv/install-$env.log" | tail -n 3 >&2 || true
   die "pip install $* failed; see $root/.venv/install-$env.log, check the network or the index and run again"
 }
 # k2's wheel has a name that newer versions of pip refuse ("no matching distribution").
@@ -108,15 +118,21 @@ install() { # a log instead of pages of output; its end where it fails
 install -r "$root/requirements/$env.txt"
 if [ "$env" = k2 ]; then
   install --no-deps -r "$root/requirements/k2-wheel.txt"
-  "$venv/bin/python" -c 'import k2, torchaudio' || die "k2 was installed but does not import; see the line above, or use --env torch2"
+  "$new/bin/python" -c 'import k2, torchaudio' || die "k2 was installed but does not import; see the line above, or use --env torch2"
 elif pip install --progress-bar off --only-binary :all: --no-deps "k2>1.23.4" >>"$root/.venv/install-$env.log" 2>&1; then
-  if "$venv/bin/python" -c 'import k2' 2>/dev/null; then echo "environment: k2 from the index"
+  if "$new/bin/python" -c 'import k2' 2>/dev/null; then echo "environment: k2 from the index"
   else pip uninstall -qy k2; echo "environment: the index's k2 does not fit this torch; the torch backend is used"; fi
 else
   echo "environment: the index has no k2 for this Python; the torch backend is used"
 fi
-"$venv/bin/python" -c 'import torch, lhotse, lilcom, sentencepiece, kaldialign, lightning_fabric, safetensors, omegaconf, pydantic, tabulate' \
-  || die "the environment is incomplete; see the line above; remove $venv and run again"
-echo "$wanted" > "$venv/.finished"
-echo "$env" > "$root/.venv/current"
-echo "environment: $venv is ready"
+"$new/bin/python" -c 'import torch, lhotse, lilcom, sentencepiece, kaldialign, lightning_fabric, safetensors, omegaconf, pydantic, tabulate' \
+  || die "the environment is incomplete; see the line above and run again"
+"$new/bin/python" - "$new" "$venv" <<'PY' # its scripts name the folder that it was made in
+import os, pathlib, sys
+new, venv = map(os.fsencode, sys.argv[1:])
+for path in pathlib.Path(sys.argv[1], "bin").iterdir():
+    if path.is_file() and not path.is_symlink() and new in path.read_bytes() and b"\0" not in path.read_bytes():
+        path.write_bytes(path.read_bytes().replace(new, venv))
+PY
+echo "$wanted" >"$new/.finished"
+take_new

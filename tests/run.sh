@@ -6,8 +6,10 @@
 #   tests/run.sh                          # everything, in the environment that fits this machine
 #   tests/run.sh --env torch2             # everything, in the other one
 #   tests/run.sh tests/losses -k teacher  # some of it
+# A shell of its own: what others export for theirs (functions, options, a locale, CDPATH) is not for this one.
+case $- in *p*) ;; *) exec env -u BASH_ENV -u SHELLOPTS -u BASHOPTS -u CDPATH -u GREP_OPTIONS LC_ALL=C bash -p "${BASH_SOURCE:-$0}" "$@" ;; esac
 set -euo pipefail
-root=$(CDPATH= cd -- "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(readlink -f -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/..")
 
 env=auto
 arguments=()
@@ -20,8 +22,7 @@ while [ $# -gt 0 ]; do
 done
 
 "$root/local/setup_env.sh" --env "$env"
-unset RNNT_KD_ENV
-[ "$env" = auto ] || RNNT_KD_ENV=$env # two runs may go on side by side
+RNNT_KD_ENV=${env#auto} # two runs may go on side by side
 . "$root/local/path.sh"
 cd "$root"
 exec python -m pytest ${arguments[@]+"${arguments[@]}"}

@@ -38,3 +38,16 @@ def test_replace_dir_swaps_whole_folders(tmp_path):
     (tmp_path / "made" / "new").write_text("new")
     atomic.replace_dir(tmp_path / "made", tmp_path / "final")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["final", "new"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+def test_files_and_folders_are_for_whom_the_umask_lets_in(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        atomic.write_text(tmp_path / "a" / "file", "")
+        with atomic.new_dir(tmp_path / "made") as made:
+            (made / "file").touch()
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "a" / "file", tmp_path / "made")}
+    assert modes == {"file": 0o666 & ~umask, "made": 0o777 & ~umask}

@@ -14,7 +14,7 @@ from rnnt_kd import children
 from rnnt_kd.children import Commands, Worker, WorkerDied, in_processes, run_side_by_side
 from rnnt_kd.errors import UserError
 
-WAIT = 20.0  # seconds, at most
+WAIT = 300.0  # seconds, at most, on the busiest machine
 
 
 def writes(path, text="x", before=""):
@@ -86,7 +86,7 @@ def test_no_more_than_asked_for_run_at_once(tmp_path, monkeypatch):
 
 def test_a_job_that_fails_stops_its_steps_and_no_other_job(tmp_path, capsys):
     broken = Commands("broken", [["-c", "import sys; print('why'); sys.exit(3)"], writes(tmp_path / "never")])
-    fine = Commands("fine", [writes(tmp_path / "fine", before="import time; time.sleep(0.5)")])
+    fine = Commands("fine", [writes(tmp_path / "fine", before="import time; time.sleep(0.1)")])
     assert run_side_by_side([broken, fine], at_once=2) == [("broken", 3)]
     assert (tmp_path / "fine").exists() and not (tmp_path / "never").exists()
     assert "[broken] why" in capsys.readouterr().err

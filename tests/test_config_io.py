@@ -9,6 +9,9 @@ from rnnt_kd.config_io import as_plain_dict, load_recipe, parse_override, read_s
 from rnnt_kd.errors import UserError
 from rnnt_kd.systems.compose import check_device, compose
 
+# 10 ** 9 values by aliases of aliases
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
+
 
 def recipe_from(tmp_path, text, overrides=()):
     path = tmp_path / "preset.yaml"
@@ -65,6 +68,12 @@ def test_training_is_shared_by_the_roles_and_a_preset_is_laid_over_its_base(tmp_
         ("- a\n- b\n", [], ["not a mapping"]),
         ("text: {vocab_size: '${oc.env:HOME}'}\n", [], ["preset.yaml", "'${oc.env:HOME}'", "plain values"]),
         ("text: {model_type: '${'}\n", [], ["preset.yaml", "'${", "plain values"]),
+        ("text: {model_type: !!python/object/apply:os.system ['touch x']}\n", [], ["preset.yaml:1", "not YAML", "python"]),
+        ("a: " + "[" * 5000, [], ["preset.yaml", "nested too deep"]),
+        ("a: &a [*a]\n", [], ["preset.yaml", "an alias of itself"]),
+        (BOMB, [], ["preset.yaml", "not YAML (more than 100000 values"]),
+        ("", ["teacher.model.encoder_options.x=${oc.env:HOME}"], ["--set teacher.model.encoder_options.x", "'${oc.env:HOME}'"]),
+        ("", ["teacher.model.encoder_options.x=${"], ["--set teacher.model.encoder_options.x", "'${'"]),
         ("", ["text.vocab_size"], ["--set", "KEY=VALUE"]),
         ("", ["text.nothing=1"], ["--set", "text.nothing", "vocab_size"]),
         ("", ["text.vocab_size=["], ["--set text.vocab_size", "'['"]),
@@ -124,7 +133,16 @@ def test_system_config_round_trip(tmp_path):
         assert read_system_config(tmp_path / "config.yaml") == config
     assert as_plain_dict(config)["kd"]["scale"] == 1e-3
     assert "unknown key 'target_sparsity'" in refused(read_system_config, _written(tmp_path, "target_sparsity: 0.9\n"))
-    assert "${oc.env:HOME}" in refused(read_system_config, _written(tmp_path, 'name: "${oc.env:HOME}"\n'))
+    for reference in (
+        "${oc.env:HOME}",
+        "${seed}",
+        "${nope.x}",
+        "${",
+        "${oc.env:HOME",
+        "x ${oc.decode:1} y",
+        "\\${seed}",
+    ):
+        assert "plain values" in refused(read_system_config, _written(tmp_path, f"name: '{reference}'\n"))
 
 
 def _written(folder, text):

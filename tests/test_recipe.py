@@ -24,7 +24,7 @@ def environment():
 
 def run(root, *arguments, status=0, cwd=None):
     result = subprocess.run(
-        command(root, *arguments), capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment(), cwd=cwd, timeout=900
+        command(root, *arguments), capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment(), cwd=cwd, timeout=3600
     )  # fmt: skip
     assert result.returncode == status, result.stdout[-3000:] + result.stderr[-3000:]
     assert "Traceback" not in result.stdout + result.stderr
@@ -118,10 +118,11 @@ def test_ctrl_c_ends_the_run_and_all_its_jobs(root, tmp_path):
     process = subprocess.Popen(
         command(root, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
     )  # fmt: skip
-    time.sleep(8)
-    assert process.poll() is None, process.communicate()
+    while not list(tmp_path.glob("data/.wav.partial/train/*/*.wav")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode != 0
     assert "Traceback" not in errors and "interrupted" in errors
     assert not (tmp_path / "data" / "train").exists()

@@ -14,7 +14,7 @@ OWN = ["--train-dir", "d/train", "--dev-dir", "d/dev", "--test-dirs", "d/a d/b"]
 def run_sh(root, *arguments):
     return subprocess.run(
         ["bash", str(root / "run.sh"), *map(str, arguments)],
-        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=60,
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600,
     )  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def test_it_runs_from_any_folder_through_a_link_and_with_cdpath(root, tmp_path):
     for folder, script in ((root.parent, f"{root.name}/run.sh"), (tmp_path, "link.sh"), (tmp_path, "./link.sh")):
         result = subprocess.run(
             ["bash", script, "--help"], cwd=folder, env={**os.environ, "CDPATH": f"{root.parent}:/"},
-            capture_output=True, text=True, timeout=60,
+            capture_output=True, text=True, timeout=600,
         )  # fmt: skip
         assert (result.returncode, result.stdout, result.stderr) == (0, expected, "")
 
@@ -122,6 +122,21 @@ def test_an_option_file_names_no_other(root, tmp_path):
     result = run_sh(root, "--config", tmp_path / "a.conf")
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert "a.conf: 'config=b.conf'; expected no --config in such a file" in result.stderr
+
+
+def test_a_stage_that_fails_after_the_teachers_ends_nothing_but_the_status(root, tmp_path):
+    """An export that fails its check keeps nobody from the report."""
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in *"--steps export"*) exit 1;; *"--steps report"*) echo "page made";; esac\n'
+    )
+    python.chmod(0o755)
+    result = subprocess.run(
+        ["bash", str(root / "run.sh"), "--env", "none", "--exp-dir", str(tmp_path / "exp"), "--stage", "8"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert "page made" in result.stdout and result.returncode == 1
+    assert "stage 8: not everything was made" in result.stderr
 
 
 def test_stages_keep_their_numbers(root, tmp_path):

@@ -53,7 +53,7 @@ def new_dir(final: Path) -> Iterator[Path]:
     final.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".tmp"))
     try:
-        made.chmod(0o755)
+        made.chmod(0o777 & ~_umask())
         yield made
         replace_dir(made, final)
     finally:

@@ -11,6 +11,7 @@ A worker runs what may end its process (a library that aborts, or calls ``_Exit`
 Messages are a line of JSON and, behind it, arrays as raw float32.
 """
 
+import contextlib
 import ctypes
 import json
 import multiprocessing
@@ -114,8 +115,9 @@ class _Running:
 
     def _copy(self, stream) -> None:
         for line in stream:
-            sys.stderr.write(f"[{self.name}] {line.rstrip()}\n")
-            sys.stderr.flush()
+            with contextlib.suppress(OSError):  # nobody reads, or the log's disk is full: the job goes on
+                sys.stderr.write(f"[{self.name}] {line.rstrip()}\n")
+                sys.stderr.flush()
 
 
 def start(step: Sequence[str], output: Optional[int] = None) -> subprocess.Popen:

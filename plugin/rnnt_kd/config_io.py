@@ -22,6 +22,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.text_files import read_text
 
 Config = TypeVar("Config")
+MOST_VALUES = 100_000  # of a file
 SHARED = ("base", "training")  # keys of a preset beside RecipeConfig's
 
 
@@ -68,7 +69,10 @@ def read_mapping(path: Path, next_step: str = "check the preset's name") -> Dict
     if reference:
         raise UserError(path, f"'{reference.group()}'", "plain values", "write the value itself")
     try:
+        _check_size(yaml.compose(text, Loader=yaml.SafeLoader), {})
         values = OmegaConf.create(text)
+    except RecursionError:
+        raise UserError(path, "nested too deep, or an alias of itself", "key: value lines") from None
     except (AssertionError, OmegaConfBaseException) as error:  # a number or date alone; a key such as null
         found = str(error).partition("\n")[0] or "a value alone"
         raise UserError(path, f"not a mapping with names as keys ({found})", "key: value lines") from None
@@ -79,6 +83,17 @@ def read_mapping(path: Path, next_step: str = "check the preset's name") -> Dict
     if not OmegaConf.is_dict(values):
         raise UserError(path, "not a mapping", "key: value lines")
     return OmegaConf.to_container(values)  # type: ignore[return-value]
+
+
+def _check_size(node: Any, sizes: Dict[int, int]) -> int:
+    """Values below a YAML node, aliases written out.  Raises yaml.YAMLError: more than any file of ours has."""
+    if id(node) not in sizes:
+        inner = node.value if isinstance(node, yaml.CollectionNode) else []
+        nodes = [part for item in inner for part in (item if isinstance(item, tuple) else (item,))]
+        sizes[id(node)] = 1 + sum(_check_size(part, sizes) for part in nodes)
+    if sizes[id(node)] > MOST_VALUES:
+        raise yaml.YAMLError(f"more than {MOST_VALUES} values, its aliases written out")
+    return sizes[id(node)]
 
 
 def checked(schema: Type[Config], values: Mapping[str, Any], where: object) -> Config:
@@ -111,6 +126,8 @@ def parse_override(text: str) -> Tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not all(key.split(".")):
         raise UserError("--set", f"'{text}'", "KEY=VALUE", "for example sparse90_kd.kd.scale=2")
+    if "${" in value:
+        raise UserError(f"--set {key}", f"'{value}'", "a plain value", "write the value itself")
     if re.fullmatch(r"\d+:\d+", value):  # the structure 2:4, which YAML reads as a number to the base of 60
         return key, value
     try:

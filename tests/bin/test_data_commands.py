@@ -1,17 +1,20 @@
 """Stages 0 to 2 from the command line: the whole path, the skip, and every error as one line with status 1."""
 
 import errno
+import os
 
 import numpy as np
 import pytest
 import soundfile
-from command_cases import refused
+from command_cases import LONG, fails_on_a_full_disk, refused, start
 from filelock import FileLock
 
+from rnnt_kd import record
 from rnnt_kd.bin import compute_features, prepare_corpus, train_bpe, validate_data_dir
 from rnnt_kd.data import features
 from rnnt_kd.data.dataset import make_dataloader
 from rnnt_kd.data.kaldi_dir import write_data_dir
+from rnnt_kd.errors import UserError
 from rnnt_kd.text.tokenizer import Tokenizer
 
 
@@ -50,6 +53,84 @@ def test_the_whole_path_runs_and_then_skips(data_dir, tmp_path, capsys):
     train_bpe.main(bpe)
     out = capsys.readouterr().out
     assert "15 cuts of 5 utterances" in out and out.count("runs again, because") == 2
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_made(data_dir, tmp_path, root):
+    out = tmp_path / "out"
+    features = "compute_features", ["--data-dir", data_dir, "--out-dir", out, "--name", "train"]
+    bpe = "train_bpe", ["--text", data_dir / "text", "--vocab-size", "20", "--out-dir", out]
+    for command, file_bytes in ((features, 3000), (bpe, 100)):
+        fails_on_a_full_disk(root, *command, file_bytes=file_bytes)
+        assert not [path for path in out.rglob("*") if not path.name.endswith(".lock") and path.stat().st_size]
+    process = start(root, *features)
+    assert "4 cuts of 4 utterances" in process.communicate(timeout=LONG)[0]
+
+
+def lose(path):
+    path.unlink()
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [lose, flip])
+@pytest.mark.parametrize("name", ["x_feats/feats-00000.lca", "x.jsonl.gz", "x.left_out.json"])
+def test_a_lost_or_damaged_output_is_made_again_by_the_same_command(data_dir, tmp_path, capsys, name, damage):
+    cuts, out = ["--data-dir", str(data_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "x"], tmp_path / "cuts"
+    compute_features.main(cuts)
+    whole = (out / name).read_bytes()
+    damage(out / name)
+    if name != "x.left_out.json":
+        with pytest.raises(UserError, match="run stage 1"):
+            list(make_dataloader(out / "x.jsonl.gz", batch_seconds=60))
+    compute_features.main(cuts)
+    assert f"runs again, because {name} is" in capsys.readouterr().out and (out / name).read_bytes() == whole
+    compute_features.main(cuts)
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_damage_that_size_and_time_do_not_show_is_found_on_reading_and_its_next_step_works(
+    data_dir, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(record, "LARGE", 0)
+    cuts, out = ["--data-dir", str(data_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "x"], tmp_path / "cuts"
+    compute_features.main(cuts)
+    archive = out / "x_feats" / "feats-00000.lca"
+    times = archive.stat().st_mtime_ns
+    flip(archive)
+    os.utime(archive, ns=(times, times))
+    with pytest.raises(UserError, match=f"move {archive.parent} away and run stage 1 again"):
+        list(make_dataloader(out / "x.jsonl.gz", batch_seconds=60))
+    archive.parent.rename(tmp_path / "away")
+    compute_features.main(cuts)
+    assert "x_feats is missing" in capsys.readouterr().out
+    list(make_dataloader(out / "x.jsonl.gz", batch_seconds=60))
+
+
+def test_audio_replaced_by_an_older_file_runs_again(data_dir, tmp_path, capsys):
+    cuts = ["--data-dir", str(data_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "x"]
+    compute_features.main(cuts)
+    soundfile.write(tmp_path / "1.wav", 0.1 * np.random.default_rng(9).normal(size=8000), 16000)
+    os.utime(tmp_path / "1.wav", (10**9, 10**9))
+    compute_features.main(cuts)
+    assert f"{tmp_path / '1.wav'} changed since" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["bpe.model", "tokens.txt"])
+def test_a_damaged_bpe_model_is_refused_and_made_again(data_dir, tmp_path, capsys, name):
+    bpe = ["--text", str(data_dir / "text"), "--vocab-size", "20", "--out-dir", str(tmp_path / "bpe")]
+    train_bpe.main(bpe)
+    whole = (tmp_path / "bpe" / name).read_bytes()
+    flip(tmp_path / "bpe" / name)
+    if name == "bpe.model":
+        with pytest.raises(UserError, match="bpe.model: is not what was written; .*run stage 2 again"):
+            Tokenizer.load(tmp_path / "bpe")
+    train_bpe.main(bpe)
+    assert f"{name} is not what was written" in capsys.readouterr().out
+    assert (tmp_path / "bpe" / name).read_bytes() == whole and Tokenizer.load(tmp_path / "bpe")
 
 
 def test_what_is_left_out_is_said(data_dir, tmp_path, capsys):

@@ -9,7 +9,7 @@ import shutil
 import pytest
 import torch
 from arpa_cases import make_arpa
-from command_cases import refused, words
+from command_cases import edit_record, refused, words
 from system_cases import noise_corpus, random_system
 
 from rnnt_kd.bin import decode, delay, score
@@ -114,16 +114,31 @@ def test_nbest_lists_and_ctm_belong_to_the_recognised_words(made, tmp_path, caps
     assert "nbest was 3" in capsys.readouterr().out and not (tmp_path / "nbest-test.jsonl").exists()
 
 
+def test_a_command_in_a_cuts_file_is_not_run(made, tmp_path, capsys):
+    """What decodes a colleague's cuts runs nothing of theirs, with or without leave for the pipes of wav.scp."""
+    shutil.copytree(made / "exp/cuts", tmp_path / "cuts")
+    cuts = tmp_path / "cuts/test.jsonl.gz"
+    lines = [json.loads(line) for line in gzip.decompress(cuts.read_bytes()).splitlines()]
+    command = {"storage_path": f"pipe:touch {tmp_path}/EXECUTED; #", "storage_key": "x"}
+    for changed, said in (
+        ({"storage_type": "lilcom_files", **command}, 'features.storage_type: "lilcom_files"'),
+        ({"storage_path": command["storage_path"]}, "EXECUTED; #', a shell pipe"),
+    ):
+        features = {**lines[0]["features"], **changed}
+        text = "".join(json.dumps(line) + "\n" for line in [{**lines[0], "features": features}, *lines[1:]])
+        cuts.write_bytes(gzip.compress(text.encode()))
+        assert said in refused(capsys, decode.main, *options(made, tmp_path / "out", cuts=cuts))
+    assert not (tmp_path / "EXECUTED").exists() and not (tmp_path / "out/recogs-test.txt").exists()
+
+
 def test_what_an_earlier_version_decoded_is_finished(made, tmp_path, capsys):
     """Without the files that have come since."""
     decode.main(options(made, tmp_path))
     record = tmp_path / ".decode-test.record.json"
-    values = json.loads(record.read_text())
-    assert "nbest" not in values["settings"]
+    assert "nbest" not in json.loads(record.read_text())["settings"]
     for name in ("test.ctm", "ref-test.trn", "hyp-test.trn"):
-        del values["outputs"][name]
+        edit_record(record, lambda values, name=name: values["outputs"].pop(name))
         (tmp_path / name).unlink()
-    record.write_text(json.dumps(values))
     capsys.readouterr()
     decode.main(options(made, tmp_path))
     assert "finished already" in capsys.readouterr().out

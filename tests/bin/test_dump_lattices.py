@@ -1,6 +1,5 @@
 """``python -m rnnt_kd.bin.dump_lattices``: from three systems' folders to files that the page reads."""
 
-import gzip
 import io
 import itertools
 import json
@@ -19,6 +18,7 @@ from rnnt_kd.bin import dump_lattices as command
 from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.data.dataset import load_cuts_info, read_batches
+from rnnt_kd.files import DATA_ROOTS
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.report.lattice_data import list_lattices, read_lattice
 from rnnt_kd.report.utterance_lattice import utterance_lattice
@@ -72,8 +72,9 @@ def decode(folder, hyps, search="greedy_search", texts=TEXTS):
 
 
 @pytest.fixture
-def exp(made, tmp_path):
-    """The experiment's folder, EXP_DIR/default."""
+def exp(made, tmp_path, monkeypatch):
+    """The experiment's folder, EXP_DIR/default, and its data allowed."""
+    monkeypatch.setenv(DATA_ROOTS, json.dumps([str(made / "data")]))
     return shutil.copytree(made / "exp", tmp_path / "exp") / "default"
 
 
@@ -203,14 +204,16 @@ def test_distilled_systems_that_hear_whole_utterances_are_the_default(exp, capsy
     assert "'plain' is not compared with a system without" in fails(exp, capsys, "--systems", "plain")
 
 
-def test_the_audio_may_be_gone(made, exp, tmp_path):
-    cuts = exp.parent / "cuts/test.jsonl.gz"
-    text = gzip.open(cuts, "rt").read().replace(str(made), str(tmp_path / "gone"))
-    with gzip.open(cuts, "wt") as stream:
-        stream.write(text)
+def test_audio_is_what_a_data_directory_in_a_data_root_says(made, exp, monkeypatch, capsys):
+    monkeypatch.setenv(DATA_ROOTS, "[]")
     run(exp)
+    said = capsys.readouterr().out
+    assert f"without sound: {exp}/experiment.json: names {made}/data/test, which is not below {exp.parent}" in said
     items = [read_lattice(path) for path in list_lattices(exp)]
     assert len(items) == 3 and all(item.audio == b"" and not item.loudness.any() for item in items)
+    run(exp, "--data-root", made / "data")
+    assert "runs again, because" in capsys.readouterr().out
+    assert all(read_lattice(path).audio for path in list_lattices(exp))
 
 
 def test_models_that_do_not_belong_together_are_named(exp, capsys, tmp_path):
@@ -268,7 +271,7 @@ def test_figures_are_counted_over_every_node_of_the_test_set(exp, capsys):
     assert found["twin"]["label_at_emission"] == pytest.approx(np.mean(labels_at), rel=1e-5)
     if regions["off"].any():
         assert found["twin"]["blank_off"] == pytest.approx(blank[regions["off"]].mean(), rel=1e-5)
-    assert found["teacher"]["kd_per_arc"] == 0.0 and found["name_twin_view"] == "plain"
+    assert found["teacher"]["kd_per_arc"] == 0.0 and found["name_of_twin"] == "plain"
     assert f"{found['twin']['blank_at_emission']:.3f}" in said
 
 

@@ -1,13 +1,19 @@
 """How tests call commands: in this process, where they are refused or interrupted, and in another one."""
 
 import contextlib
+import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from rnnt_kd import atomic
+from rnnt_kd.record import file_digest, record_path
+
+LONG = 600.0  # seconds: no command of a test takes so long on the busiest machine
 
 
 def words(**values):
@@ -23,6 +29,20 @@ def refused(capsys, main, *arguments, lines=1):
     said = capsys.readouterr().err.splitlines()
     assert end.value.code == 1 and said[-1].startswith("error: ") and lines in (None, len(said)), said
     return said[-1]
+
+
+def edit_record(path, change):
+    """``change`` the values of a record, as one of an earlier version: without its own digest."""
+    values = json.loads(path.read_text())
+    values.pop("sha256", None)
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def record_again(path, work):
+    """What a test wrote to an output of ``work`` counts as what was written."""
+    digest = file_digest(path)
+    edit_record(record_path(path.parent, work), lambda values: values["outputs"].update({path.name: digest}))
 
 
 @contextlib.contextmanager
@@ -41,8 +61,47 @@ def writes_interrupted(after):
         yield written
 
 
-def start(root, command, arguments):
-    """``python -m rnnt_kd.bin.COMMAND`` in a process of its own; what it says is its stdout."""
+KILLED_IN = """
+import os, pkgutil, runpy, signal, sys
+where, after, module = sys.argv[1:4]
+del sys.argv[:3]
+owner, _, name = where.rpartition(".")
+owner, calls = pkgutil.resolve_name(owner), []
+real = getattr(owner, name)
+def counted(*arguments, **more):
+    calls.append(name)
+    if len(calls) > int(after):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **more)
+setattr(owner, name, counted)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+
+def start(root, command, arguments, killed_in=None, after=0, file_bytes=None):
+    """``python -m rnnt_kd.bin.COMMAND`` in a process of its own; what it says is its stdout.
+
+    killed_in: by kill -9, in place of the call of this function after so many: "rnnt_kd.atomic:os.replace".
+    file_bytes: no file can be larger, as on a disk that is full.
+    """
+    limit = file_bytes and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, resource.RLIM_INFINITY)))
     environment = {**os.environ, "PYTHONPATH": str(root / "plugin"), "OMP_NUM_THREADS": "1"}
-    line = [sys.executable, "-m", f"rnnt_kd.bin.{command}", *arguments]
-    return subprocess.Popen(line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    how = ["-c", KILLED_IN, killed_in, str(after)] if killed_in else ["-m"]
+    line = [sys.executable, *how, f"rnnt_kd.bin.{command}", *arguments]
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(line, env=environment, preexec_fn=limit, **pipes)
+
+
+def fails_on_a_full_disk(*arguments, file_bytes):
+    """``start`` what ends in one line that says so, and leaves no temporary file behind."""
+    process = start(*arguments, file_bytes=file_bytes)
+    said, _ = process.communicate(timeout=LONG)
+    assert process.returncode == 1 and "Traceback" not in said, said
+    assert "the disk is full; free some space" in said.splitlines()[-1], said
+
+
+def kill(*arguments, **killed_in):
+    """``start`` what is killed on its way."""
+    process = start(*arguments, **killed_in)
+    said, _ = process.communicate(timeout=LONG)
+    assert process.returncode == -signal.SIGKILL, said

@@ -146,10 +146,14 @@ def error_line(capsys, command, argv) -> str:
     return text
 
 
-def run_readme(folder: Path, samples) -> str:
-    """What the Python of an export's README prints of ``samples`` in speech.wav."""
+def run_readme(folder: Path, samples, hotwords: str = "") -> str:
+    """What the Python of an export's README prints of ``samples`` in speech.wav, and with hot words."""
     soundfile.write(folder / "speech.wav", samples, 16000)
     code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL).group(1)
+    if hotwords:
+        (folder / "hotwords.txt").write_text(hotwords)
+        assert "# hotwords_file=" in code
+        code = code.replace("# hotwords_file=", "hotwords_file=")
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()

@@ -27,10 +27,13 @@ SYSTEMS = {
 UNFINISHED = "little_taught"  # in training: its last line is being written
 
 
-def make_experiment(folder, utterances=12, seeds=(1,), test_sets=("test",)):
-    """Returns folder, EXP_DIR/EXPERIMENT.  Of several seeds the first alone has files."""
+def make_experiment(folder, utterances=24, seeds=(1,), test_sets=("test",), words=WORDS):
+    """Returns folder, EXP_DIR/EXPERIMENT.  Of several seeds the first alone has files; without ``words`` all is noise."""
     generator = random.Random(0)
-    refs = {f"spk{n % 3}-utt{n:02d}": tuple(generator.choices(WORDS, k=1 + n % 6)) for n in range(utterances)}
+    refs = {
+        f"spk{n % 3}-utt{n:02d}": tuple(generator.choices(words, k=1 + n % 6)) if words else ()
+        for n in range(utterances)
+    }
     listed = write_experiment(folder, SYSTEMS, seeds, {name: folder / name for name in test_sets}).systems
     rows, singles = [], []
     for system in listed:
@@ -47,13 +50,16 @@ def make_experiment(folder, utterances=12, seeds=(1,), test_sets=("test",)):
                 noise = random.Random(f"{system.name} {test_set}")
                 recognised = [
                     Recognition(
-                        key, ref, tuple(w for w in ref if noise.random() > 0.2) + ("SIX",) * (noise.random() < 0.2)
+                        key,
+                        ref,
+                        tuple(w for w in ref if noise.random() > 0.2)
+                        + ((words or ["SIX"])[-1],) * (noise.random() < 0.2),
                     )
                     for key, ref in sorted(refs.items())
                 ]
                 values = make_decoding(system.first, recognised, test_set)
                 row.update(_figures(system, values, seeds, rows))
-                singles += [{**row, "seed": seed, "wer": values["wer"] + seed - 1} for seed in seeds]
+                singles += [{**row, "seed": seed, "wer": values["wer"] and values["wer"] + seed - 1} for seed in seeds]
             rows.append(row)
     (folder / "summary.json").write_text(json.dumps(rows))
     (folder / "results.json").write_text(json.dumps(singles))
@@ -94,12 +100,23 @@ def make_decoding(system_dir, recognitions, test_set="test"):
 def _figures(system, values, seeds, rows):
     """As experiments/table.py writes them."""
     baseline = next((row for row in rows if row["system"] == system.baseline), None)
+    baseline = baseline if values["wer"] is not None else None
     change = baseline and 100.0 * (values["wer"] - baseline["wer"]) / baseline["wer"]
+    units = values["characters"]
+    if units:
+        units = {
+            **units,
+            "cer_sd": None,
+            "relative_change": change,
+            "p_value": baseline and 0.0456,
+            "p_value_seeds": None,
+        }
+        units["baseline_cer"] = baseline and baseline["characters"]["cer"]
     counts = ("ins", "del", "sub")
     return {
         **{key: values[key] for key in ("wer", "words", *counts)},
         **{f"{key}_mean": float(values[key]) for key in counts},
-        "seeds": list(seeds), "ci95": values["ci95"] if len(seeds) == 1 else None,
+        "too_few": values["too_few"], "characters": units, "seeds": list(seeds), "ci95": values["ci95"] if len(seeds) == 1 else None,
         "wer_sd": 0.5 if len(seeds) > 1 else None, "params": 80, "nonzero_params": round(80 * (1 - system.sparsity)),
         "sparsity_measured": system.sparsity, "train_seconds": 3.5, "rtf": 0.01, "delay_ms": None,
         "delay_ci95_ms": None, "baseline_wer": baseline and baseline["wer"], "relative_change": change,

@@ -27,7 +27,7 @@ def scores(ref, ref_kind, hyp, hyp_kind):
     """Utterance id -> (correct, sub, del, ins), as sclite counts them, of two trn files, or of an stm and a ctm file
     (of several segments of a file the sums)."""
     kinds = [] if hyp_kind == "ctm" else ["-i", "rm"]
-    command = [find_sclite(), "-s", "-r", str(ref), ref_kind, "-h", str(hyp), hyp_kind, *kinds]
+    command = [find_sclite(), "-s", "-e", "utf-8", "-r", str(ref), ref_kind, "-h", str(hyp), hyp_kind, *kinds]
     command += ["-o", "pralign", "stdout"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found = {}

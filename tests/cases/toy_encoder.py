@@ -1,6 +1,7 @@
 """Encoders of nobody's: a module that knows ``forward`` alone, and factories that make no encoder."""
 
 import sys
+from os import system  # noqa: F401  (a factory that a hostile configuration names)
 
 import torch
 from torch import nn

@@ -1,6 +1,8 @@
 """Audio of utterances, for recognition without cuts and for people's ears, is what stage 1 reads."""
 
+import gzip
 import io
+import json
 import shutil
 
 import numpy as np
@@ -49,9 +51,9 @@ def cuts(data_dir, tmp_path):
     return compute_features(data_dir, tmp_path, "test", allow_pipes=True).cuts_path
 
 
-def by_id(cuts, **options):
+def by_id(cuts, data_dir, **options):
     ids = [info.id for info in load_cuts_info(cuts)]
-    return dict(zip(ids, cut_samples(cuts, range(len(ids)), **options)))
+    return dict(zip(ids, cut_samples(cuts, range(len(ids)), data_dir, **options)))
 
 
 def test_filter_banks_are_those_of_stage_1_but_for_lilcom(data_dir, cuts):
@@ -76,13 +78,13 @@ def test_what_cannot_be_used_says_why(data_dir, tmp_path):
 def test_samples_are_those_that_stage_1_took_and_a_pipe_runs_where_allowed(data_dir, cuts):
     speech = read_speech(data_dir, allow_pipes=True)
     expected = {item.id: item.samples for item in speech if item.samples is not None}
-    found = by_id(cuts, allow_pipes=True)
+    found = by_id(cuts, data_dir, allow_pipes=True)
     assert sorted(found) == sorted(expected) == list("abcd")
     for name, samples in found.items():
         assert abs(len(samples) - len(expected[name])) <= 2
         length = min(len(samples), len(expected[name]))
         np.testing.assert_allclose(samples[:length], expected[name][:length], atol=1e-6)
-    assert [name for name, samples in by_id(cuts).items() if samples is None] == ["d"]  # the pipe
+    assert [name for name, samples in by_id(cuts, data_dir).items() if samples is None] == ["d"]  # the pipe
 
 
 def test_a_recording_that_is_gone_or_damaged_is_none(data_dir, cuts, tmp_path):
@@ -91,8 +93,20 @@ def test_a_recording_that_is_gone_or_damaged_is_none(data_dir, cuts, tmp_path):
     moved = compute_features(copy / "data", tmp_path / "other", "test", allow_pipes=True).cuts_path
     (copy / "whole.wav").write_bytes((copy / "whole.wav").read_bytes()[:2000])
     (copy / "long.flac").unlink()
-    found = by_id(moved)
+    found = by_id(moved, copy / "data")
     assert [found[name] for name in "abcd"] == [None] * 4
+
+
+def test_a_command_in_a_cuts_file_is_not_run_and_a_file_there_is_not_opened(data_dir, cuts, tmp_path):
+    expected = by_id(cuts, data_dir, allow_pipes=True)
+    lines = [json.loads(line) for line in gzip.decompress(cuts.read_bytes()).splitlines()]
+    for number, line in enumerate(lines):
+        kind = ("command", "url", "file", "memory")[number]
+        line["recording"]["sources"] = [{"type": kind, "channels": [0], "source": f"touch {tmp_path}/EXECUTED"}]
+    cuts.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
+    found = by_id(cuts, data_dir, allow_pipes=True)
+    assert all(np.array_equal(found[name], expected[name]) for name in "abcd")
+    assert not (tmp_path / "EXECUTED").exists()
 
 
 def test_compressed_is_a_file_of_its_type_and_small():

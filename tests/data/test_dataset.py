@@ -110,6 +110,7 @@ def test_nothing_left_is_an_error(cuts_path):
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_few_cuts_are_enough(cuts_path, tmp_path, count, shuffle):
     lines = gzip.decompress(cuts_path.read_bytes()).splitlines(keepends=True)[:count]
+    shutil.copytree(cuts_path.parent / "x_feats", tmp_path / "x_feats")
     (tmp_path / "few.jsonl.gz").write_bytes(gzip.compress(b"".join(lines)))
     loader = load(tmp_path / "few.jsonl.gz", shuffle=shuffle, num_buckets=30, batch_seconds=0.1)
     assert [len(ids) for ids in loader.utterance_ids] == [1] * count  # each longer than a batch: alone
@@ -134,14 +135,32 @@ def test_infos_are_in_the_order_of_the_file(cuts_path):
 )
 def test_a_foreign_or_corrupt_cuts_file_is_one_line(tmp_path, content):
     (tmp_path / "x.jsonl.gz").write_bytes(content)
-    with pytest.raises(UserError, match="x.jsonl.gz: .*run stage 1"):
+    with pytest.raises(UserError, match="x.jsonl.gz(:1)?: .*run stage 1"):
         load(tmp_path / "x.jsonl.gz")
+
+
+def test_every_flipped_bit_of_features_is_found(cuts_path, tmp_path):
+    folder = shutil.copytree(cuts_path.parent, tmp_path / "cuts")
+    archive = folder / "x_feats" / "feats-00001.lca"
+    whole = archive.read_bytes()
+    for bit in random.Random(0).sample(range(8 * len(whole)), 300):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        archive.write_bytes(damaged)
+        with pytest.raises(
+            UserError, match=f"{archive}: features of u.. .*not what was written.*move {archive.parent}"
+        ):
+            list(load(folder / cuts_path.name))
+    shutil.copy(cuts_path.parent / "x_feats" / "feats-00000.lca", archive)
+    with pytest.raises(UserError, match="feats-00001.lca: features of u"):
+        list(load(folder / cuts_path.name))
 
 
 def test_missing_cuts_and_missing_or_corrupt_features_are_one_line(cuts_path, tmp_path):
     with pytest.raises(UserError, match="nothing.jsonl.gz: no such file"):
         load(tmp_path / "nothing.jsonl.gz")
     text = gzip.decompress(cuts_path.read_bytes()).replace(b"x_feats", b"y_feats")
+    text = text.replace(str(cuts_path.parent).encode(), str(tmp_path).encode())
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(text))
     with pytest.raises(UserError, match="y_feats/feats-0000..lca: no such file.*run stage 1"):
         list(load(tmp_path / "x.jsonl.gz"))
@@ -150,5 +169,5 @@ def test_missing_cuts_and_missing_or_corrupt_features_are_one_line(cuts_path, tm
     for broken in (b"", archive[:1000], bytes(len(archive))):
         for part in (0, 1):
             (tmp_path / "y_feats" / f"feats-0000{part}.lca").write_bytes(broken)
-        with pytest.raises(UserError, match="features of u.. .*run stage 1"):
+        with pytest.raises(UserError, match="features of u.. .*move .*y_feats away and run stage 1"):
             list(load(tmp_path / "x.jsonl.gz"))

@@ -207,8 +207,8 @@ def test_audio_is_read_by_libsndfile_itself(tmp_path, pipe, monkeypatch):
     """It swallows what is raised in a Python callback: Ctrl-C would pass for a truncated file."""
     path = write(tmp_path / "a.flac", tone(0.5))
     opened = []
-    real = soundfile.SoundFile
-    monkeypatch.setattr(soundfile, "SoundFile", lambda file, **more: opened.append(file) or real(file, **more))
+    real = soundfile.SoundFile.__init__
+    monkeypatch.setattr(soundfile.SoundFile, "__init__", lambda *a, **more: opened.append(a[1]) or real(*a, **more))
     samples, _ = load_recording(RecordingEntry("a", f"cat {path}" if pipe else str(path), pipe, ""))
     assert len(samples) == 8000 and [type(file) for file in opened] == [int]
 
@@ -256,14 +256,6 @@ def test_a_missing_file_is_bad_audio_even_after_the_directory_was_read(tmp_path,
         load_recording(entry)
 
 
-def test_a_streamed_wav_header_promises_nothing(tmp_path):
-    content = bytearray(write(tmp_path / "a.wav", tone(0.5)).read_bytes())
-    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
-    (tmp_path / "s.wav").write_bytes(content)
-    samples, rate = load_recording(RecordingEntry("a", str(tmp_path / "s.wav"), False, ""))
-    assert (len(samples), rate) == (8000, 16000)
-
-
 @pytest.fixture
 def data(tmp_path):
     """Of one utterance."""
@@ -274,6 +266,17 @@ def data(tmp_path):
 def test_wrong_speeds_are_errors(tmp_path, data, speeds):
     with pytest.raises(UserError, match="speed_perturb"):
         compute_features(data, tmp_path / "cuts", "x", speeds)
+
+
+@pytest.mark.parametrize("ids, speeds", [("a a_sp0.9", (0.9, 1.0)), ("a_sp1.1 a_sp1.1_sp0.9", (1.0, 0.9, 1.1))])
+def test_an_id_that_is_also_a_copys_is_refused(tmp_path, ids, speeds):
+    audio = write(tmp_path / "a.wav", tone(0.5))
+    folder = make_dir(tmp_path / "data", dict.fromkeys(ids.split(), audio))
+    message = f'wav.scp:2: "{ids.split()[1]}" would name two cuts: of "{ids.split()[0]}" and of "{ids.split()[1]}"'
+    with pytest.raises(UserError, match=message):
+        compute_features(folder, tmp_path / "cuts", "x", speeds)
+    assert compute_features(folder, tmp_path / "cuts", "x", speeds[:1]).num_cuts == 2  # then no two have one name
+    assert len(cuts_of(tmp_path / "cuts", "x")) == 2
 
 
 def test_a_second_writer_is_turned_away(tmp_path, data):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_cases import record_again
 from training.conftest import teacher_dir, tone_corpus  # noqa: F401
 
 from rnnt_kd.bin import experiment as command
+from rnnt_kd.scoring import bootstrap, results
 from rnnt_kd.scoring.recognitions import Recognition, read_recogs, write_recogs
 
 SYSTEMS = """
@@ -42,8 +44,11 @@ class Trial:
             *("--steps", STEPS, *map(str, more)),
         ]
 
-    def run(self, *more: str) -> list:
-        """Returns the names of the commands that were started, "train sparse50/1" ..."""
+    def run(self, *more: str, enough: bool = True) -> list:
+        """Returns the names of the commands that were started, "train sparse50/1" ...
+
+        The six utterances of the test set are taken for enough, unless ``enough`` is False.
+        """
         started = []
 
         def in_this_process(jobs, at_once):
@@ -56,6 +61,9 @@ class Trial:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(command, "run_side_by_side", in_this_process)
+            if enough:
+                patch.setattr(bootstrap, "LEAST_UTTERANCES", 2)
+                patch.setattr(results, "too_few", lambda *_: "")
             command.main.__wrapped__(self.arguments(*more))
         return started
 
@@ -81,6 +89,7 @@ def finished(untrained):
         items = read_recogs(path)
         hyps = [[word for word in item.ref for _ in range(generator.choice([1] * 9 + [0] * number))] for item in items]
         write_recogs(path, [Recognition(item.utterance_id, item.ref, tuple(hyp)) for item, hyp in zip(items, hyps)])
+        record_again(path, "decode-dev")
     assert untrained.run("--steps", "score") == []
     return untrained, started
 

@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+from command_cases import edit_record, record_again
 
+from rnnt_kd.bin import experiment as command
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.bootstrap import errors_by_utterance, paired_p_value
-from rnnt_kd.scoring.recognitions import read_recogs, write_recogs
+from rnnt_kd.scoring.recognitions import Recognition, read_recogs, write_recogs
 from rnnt_kd.scoring.word_errors import count_all
 
-RESULT_KEYS = "system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value".split()
+RESULT_KEYS = "system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value cer".split()
 
 
 def read(trial, name):
@@ -84,7 +87,8 @@ def test_results_are_the_scorers_figures(finished):
         }.get(item["system"], (False, None))  # fmt: skip
 
 
-def test_the_table_is_over_seeds_and_pooled(finished):
+def test_the_table_is_over_seeds_and_pooled(finished, monkeypatch):
+    monkeypatch.setattr("rnnt_kd.scoring.bootstrap.LEAST_UTTERANCES", 2)
     trial, _ = finished
     summary = row(trial, "sparse50_kd")
     each = [item for item in read(trial, "results.json") if item["system"] == "sparse50_kd"]
@@ -108,6 +112,50 @@ def test_the_table_is_over_seeds_and_pooled(finished):
     assert row(trial, "hot")["kd_temperature"] == 2.0 and row(trial, "hot")["compared_seeds"] == [1]
     sparse = row(trial, "sparse50")
     assert sparse["nonzero_params"] < sparse["params"] == row(trial, "teacher")["params"]
+
+
+def test_a_table_from_few_utterances_says_so(trial):
+    seeds = {path: path.read_bytes() for path in trial.dir.rglob("wer-dev.json")}
+    for path in seeds:  # as if all were to be scored again
+        path.unlink()
+    assert trial.run("--steps", "score", enough=False) == []
+    summary = row(trial, "sparse50_kd")
+    assert summary["wer"] is not None and summary["relative_change"] is not None
+    assert {row["too_few"] for row in read(trial, "summary.json")} == {"6 utterances"}
+    assert [summary["p_value"], summary["p_value_seeds"], row(trial, "hot")["ci95"]] == [None] * 3
+    assert {item["p_value"] for item in read(trial, "results.json")} == {None}
+    text = (trial.dir / "summary.md").read_text()
+    cells = {cells[0]: cells for cells in cells_of(text)}
+    assert "Too few to tell: dev (6 utterances)." in text
+    assert cells["sparse50_kd"][13:15] == ["too few", "too few"] and cells["teacher"][13:15] == ["-", "-"]
+    assert cells["hot"][7].endswith(" [too few]") and cells["hot"][13:15] == ["too few", "-"]
+
+
+@pytest.mark.parametrize("words", [[], ["零一二"]])
+def test_a_test_set_without_words_and_one_of_characters_have_a_table(trial, words):
+    """Noise has insertions and no rate; Chinese has %CER beside %WER."""
+    for number, path in enumerate(sorted(trial.exp.rglob("recogs-dev.txt"))):
+        hyp = ["零三二"] * (number % 2) if words else ["ja"] * number
+        write_recogs(path, [Recognition(item.utterance_id, tuple(words), tuple(hyp)) for item in read_recogs(path)])
+    data = trial.corpus.folder / "dev" / "text"
+    content = data.read_text()
+    try:
+        data.write_text("".join(f"{line.split()[0]} {' '.join(words)}".strip() + "\n" for line in content.splitlines()))
+        trial.run("--steps", "score")
+    finally:
+        data.write_text(content)
+    summary, text = row(trial, "sparse50_kd"), (trial.dir / "summary.md").read_text()
+    cells = {cells[0]: cells for cells in cells_of(text)}
+    if words:
+        assert summary["words"] == 6 and summary["characters"]["characters"] == 18
+        assert {item["cer"] for item in read(trial, "results.json")} == {33.3333, 100.0}
+        assert summary["characters"]["cer"] == pytest.approx(200 / 3, abs=1e-3) and summary["wer"] == 100.0
+        assert summary["characters"]["p_value"] is not None
+        assert cells["sparse50_kd"][17].startswith("66.67 +- 47.14 [33.33, 100.00]") and cells["system"][17] == "%CER"
+    else:
+        assert (summary["wer"], summary["words"], summary["characters"]) == (None, 0, None) and summary["ins_mean"] > 0
+        assert cells["sparse50_kd"][7] == "-" and "not finished" not in text
+        assert "Too few to tell: dev (no words)." in text
 
 
 def test_unequal_seeds_are_compared_over_those_that_both_have(finished):
@@ -185,16 +233,29 @@ def test_an_unfinished_seed_is_named_and_in_no_figure(trial):
     assert (seeds["sparse50_kd"], seeds["hot"]) == ("1 of 1 2", "- of 1")
 
 
-@pytest.mark.parametrize("file, content, words", [
-    ("system.json", "{}", "system.json: params is None; expected a number"),
-    ("system.json", "[]", "system.json: not a JSON object"),
-    ("decode_dev_modified_beam_search/decode.json", '{"rtf": "fast"}', "decode.json: rtf is 'fast'"),
-    ("decode_dev_modified_beam_search/decode.json", "{", "decode.json: not a JSON object"),
+@pytest.mark.parametrize("file, work, content, words", [
+    ("system.json", "training", "{}", "system.json: params is None; expected a number"),
+    ("system.json", "training", "[]", "system.json: not a JSON object"),
+    ("decode_dev_modified_beam_search/decode.json", "decode-dev", '{"rtf": "fast"}', "decode.json: rtf is 'fast'"),
+    ("decode_dev_modified_beam_search/decode.json", "decode-dev", "{", "decode.json: not a JSON object"),
+    ("decode_dev_modified_beam_search/decode.json", "decode-dev", "[" * 9999, "decode.json: not a JSON object"),
 ])  # fmt: skip
-def test_a_damaged_result_is_one_line(trial, file, content, words):
+def test_a_damaged_result_is_one_line(trial, file, work, content, words):
     path = trial.dir / "hot" / "seed1" / file
-    path.write_text(content.ljust(path.stat().st_size))  # another size is no finished system
+    path.write_text(content)
+    trial.run("--steps", "score")
+    assert f"{path.name} is not what was written" in row(trial, "hot")["unfinished"]["1"]
+    record_again(path, work)
     assert words in refused(trial, "--steps", "score")
+
+
+@pytest.mark.parametrize("name", ["recogs-dev.txt", "tokens-dev.jsonl", "dev.ctm"])
+def test_a_flipped_bit_of_a_decoding_is_decoded_again(trial, name):
+    path = recogs(trial, "hot", 1).with_name(name)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert trial.run("--steps", "decode") == ["decode hot/1 dev"]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"settings": 3}'])
@@ -224,17 +285,15 @@ def test_the_same_systems_under_other_names_are_not_trained_again(trial):
 
 def test_where_a_system_was_made_does_not_count(trial):
     inputs = trial.dir / "hot" / "seed1" / ".training.record.json"
-    inputs.write_text(inputs.read_text().replace("torch_backend", "triton_backend"))
+    edit_record(inputs, lambda values: values["notes"].update({"lattice backend": "triton_backend"}))
     record = recogs(trial, "hot", 1).parent / ".decode-dev.record.json"
-    record.write_text(record.read_text().replace('"device": "cpu"', '"device": "cuda"'))
-    assert "triton" in inputs.read_text() and "cuda" in record.read_text()
+    edit_record(record, lambda values: values["settings"].update(device="cuda"))
     assert trial.run() == [] and row(trial, "hot")["seeds"] == [1]
 
 
 def test_a_decoding_with_other_options_in_the_same_folder_is_not_taken_for_the_plain_one(trial):
     record = recogs(trial, "hot", 1).parent / ".decode-dev.record.json"
-    values = json.loads(record.read_text())
-    record.write_text(json.dumps({**values, "settings": {**values["settings"], "nbest": 4}}))
+    edit_record(record, lambda values: values["settings"].update(nbest=4))
     assert trial.run("--steps", "decode") == ["decode hot/1 dev"]
 
 
@@ -262,9 +321,7 @@ def test_results_with_another_bpe_model_are_refused(trial):
 
 def test_results_of_another_corpus_are_refused(trial):
     inputs = trial.dir / "sparse50" / "seed2" / ".training.record.json"
-    values = json.loads(inputs.read_text())
-    values["inputs"]["train cuts"] = "1" * 64
-    inputs.write_text(json.dumps(values))
+    edit_record(inputs, lambda values: values["inputs"].update({"train cuts": "1" * 64}))
     assert "sparse50/seed2: trained with other train cuts" in refused(trial, "--steps", "score")
 
 
@@ -279,6 +336,7 @@ def test_other_references_are_refused(trial):
     path = recogs(trial, "sparse50_kd", 1)
     first, *rest = read_recogs(path)
     write_recogs(path, [type(first)(first.utterance_id, ("other", *first.ref[1:]), first.hyp), *rest])
+    record_again(path, "decode-dev")
     assert first.utterance_id in refused(trial, "--steps", "score")
 
 
@@ -338,7 +396,8 @@ def test_a_job_makes_what_it_needs(trial):
     (["--nj", "0"], "--nj: 0"),
     (["--steps", "train slep"], "--steps: there is no 'slep'; expected one of: features"),
     (["--test-dirs", " "], "--test-dirs: empty"),
-    (["--dev-dir", ""], "'.' has no name"),
+    (["--dev-dir", "/"], "'/' gives a set no name"),
+    (["--test-dirs", "x/-test"], "'x/-test' gives a set no name, or one that begins with a dot or a hyphen"),
     (["--replications", "0"], "--replications, --seed: 0, 0"),
     (["--steps", "score", "--seed", str(2**31)], "--replications, --seed: 500, 2147483648"),
     (["--set", "decoding.search=gredy_search"], "decoding.search: there is no 'gredy_search'"),
@@ -348,3 +407,13 @@ def test_a_job_makes_what_it_needs(trial):
 ])  # fmt: skip
 def test_wrong_options(untrained, arguments, words):
     assert words in refused(untrained, *arguments)
+
+
+@pytest.mark.parametrize("written, name", [
+    (".", "inner"), ("./", "inner"), ("..", "outer"), ("x/.", "x"), ("x/", "x"), ("x/..", "inner"), ("link", "link"),
+])  # fmt: skip
+def test_a_set_has_its_folders_name_however_it_is_written(tmp_path, monkeypatch, written, name):
+    (tmp_path / "outer" / "inner" / "x").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "outer" / "inner")
+    Path("link").symlink_to("x")
+    assert command._set_name(Path(written)) == name

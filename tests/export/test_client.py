@@ -4,7 +4,6 @@ import importlib.util
 import json
 import subprocess
 import sys
-import time
 
 import numpy as np
 import onnx
@@ -134,10 +133,8 @@ def test_a_model_that_kills_the_client_is_one_line_here(folder, spoil, ending):
 
 
 def test_a_client_that_does_not_answer_is_ended(exported):
-    start = time.monotonic()
     with pytest.raises(UserError, match="no answer in 0.05 s"):
         recognize(exported, [noise(1)], timeout=0.05)
-    assert time.monotonic() - start < 30
 
 
 def test_no_process_outlives_its_user_and_a_signal_is_told_by_its_name(exported):

@@ -6,6 +6,7 @@ import shutil
 
 import export_cases as cases
 import pytest
+import sentencepiece
 import torch
 from export_cases import error_line, run_readme
 
@@ -14,6 +15,7 @@ from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding import greedy_search, modified_beam_search
 from rnnt_kd.export import client
+from rnnt_kd.export.client_check import compare, deciding, measured
 from rnnt_kd.export.export_system import CHECK, export_system
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.import_back import import_export as import_back
@@ -97,6 +99,22 @@ def test_the_commands_of_the_readme_run(folder, workplace, expected):
     assert run_readme(folder, item.samples) == expected[modified_beam_search][3].strip()
 
 
+def test_a_hot_word_is_heard_where_it_was_not(folder, workplace):
+    """By the README's line: sherpa-onnx spells it with the pieces of bpe.vocab."""
+    readme = folder / "README.md"  # the beam of a random model must be wide
+    readme.write_text(readme.read_text().replace("max_active_paths=4", "max_active_paths=16"))
+    samples = next(item.samples for item in read_speech(workplace / "data") if item.id == "b-1")
+    without, heard, unknown = (run_readme(folder, samples, phrases) for phrases in ("", "one :9\n", "xyz :9\n"))
+    assert "one" not in without and "one" in heard.split() and unknown == without
+
+
+def test_the_scores_of_the_pieces_are_sentencepieces(exported):
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(exported / "bpe.model"))
+    lines = (exported / "bpe.vocab").read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[0] for line in lines] == [processor.id_to_piece(i) for i in range(len(lines))]
+    assert [float(line.split("\t")[1]) for line in lines] == [processor.get_score(i) for i in range(len(lines))]
+
+
 def test_a_second_run_is_skipped_and_a_change_runs_again(argv, system, tmp_path, capsys):
     out = tmp_path / "out"
 
@@ -104,7 +122,8 @@ def test_a_second_run_is_skipped_and_a_change_runs_again(argv, system, tmp_path,
         export.main(argv)
         return capsys.readouterr().out
 
-    assert "0 of 4 utterances differ" in run()
+    (tmp_path / "out.failed").mkdir()
+    assert "0 of 4 utterances differ" in run() and not (tmp_path / "out.failed").exists()
     written = (out / "encoder.onnx").stat().st_mtime_ns
     assert "finished already, skipped" in run() and (out / "encoder.onnx").stat().st_mtime_ns == written
     (out / "tokens.txt").unlink()
@@ -137,6 +156,28 @@ def test_a_difference_fails_is_listed_and_leaves_the_older_export(argv, exported
     assert (listed["utterance"], listed["what"], listed["sherpa_onnx"]) == ("noise-2", "text", "something else")
     assert (tmp_path / "out" / "model.json").read_bytes() == (exported / "model.json").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {"dense", "out", "out.failed"}
+
+
+def test_a_failure_is_kept_with_its_reason(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("rnnt_kd.export.client_check.FEATURE_TOLERANCE", -1.0)
+    assert "features differ by" in failure(capsys, argv)
+    assert "features differ by" in json.loads((tmp_path / "out.failed" / CHECK).read_text())["fault"]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("changed, what, decides", [
+    ({}, [], 0),
+    ({"text": "AB C"}, ["blanks"], 0),  # a client of another version may set them otherwise
+    ({"text": "A B D"}, ["text"], 1),
+    ({"tokens": [" A", " BC"]}, ["tokens"], 1),
+    ({"timestamps": [0.0, 0.08]}, ["times"], 1),
+])  # fmt: skip
+def test_tokens_times_and_letters_decide_and_blanks_do_not(changed, what, decides):
+    ours = client.ClientResult("A B C", [" A", " B C"], [0.0, 0.04])
+    found = compare("utterance", "greedy_search", 1, ours, dataclasses.replace(ours, **changed))
+    assert [difference.what for difference in found] == what and deciding(found) == decides
+    check = measured([], [], found)
+    assert len(check["differences"]) == decides and len(check["differences_in_blanks"]) == len(found) - decides
 
 
 def test_a_killed_export_leaves_nothing_that_looks_like_one(argv, tmp_path, monkeypatch):

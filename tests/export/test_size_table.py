@@ -17,6 +17,7 @@ from rnnt_kd.export import size_table
 from rnnt_kd.export.model_json import ONNX_FILES
 from rnnt_kd.export.onnx_transducer import OnnxTransducer
 from rnnt_kd.export.sizes import recognise_onnx, recognise_torch, write_formats
+from rnnt_kd.files import DATA_ROOTS
 from rnnt_kd.models.encoders import conformer
 from rnnt_kd.scoring.word_errors import count_all
 from rnnt_kd.systems.store import load_system
@@ -25,7 +26,8 @@ from rnnt_kd.text.tokenizer import Tokenizer
 
 @pytest.fixture(scope="module")
 def experiment(workplace, tmp_path_factory):
-    """EXP_DIR/default with a dense teacher and a sparse student, both of them exported, and one that is not."""
+    """EXP_DIR/default with a dense teacher and a sparse student, both of them exported, and one that is not; its data
+    are allowed."""
     folder = tmp_path_factory.mktemp("exp") / "default"
     for name, source in (("teacher", "dense"), ("thin", "sparse"), ("unexported", "sparse")):
         shutil.copytree(workplace / "systems" / source, folder / name / "seed3")
@@ -35,7 +37,15 @@ def experiment(workplace, tmp_path_factory):
     student = {"role": "sparse_student"}
     systems = {"teacher": {"role": "teacher"}, "thin": student, "unexported": student}
     write_experiment(folder, systems, (3, 1), {"test": workplace / "data"}, "modified_beam_search")
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(DATA_ROOTS, json.dumps([str(workplace)]))
+        yield folder
+
+
+def test_a_data_directory_elsewhere_is_refused_where_the_user_does_not_name_it(experiment, capsys, monkeypatch):
+    monkeypatch.setenv(DATA_ROOTS, "[]")
+    said = failure(capsys, ["--experiment-dir", str(experiment)])
+    assert f"experiment.json: names {experiment.parents[1]}" in said and "--data-root" in said
 
 
 @pytest.fixture(scope="module")

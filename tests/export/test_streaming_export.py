@@ -18,7 +18,7 @@ from rnnt_kd.export import client, streaming_check
 from rnnt_kd.export.model_json import read_manifest
 from rnnt_kd.export.numerics import verify_numbers
 from rnnt_kd.export.onnx_file import load_onnx, metadata_of
-from rnnt_kd.export.streaming_graphs import StreamingEncoder
+from rnnt_kd.export.streaming_graphs import StreamingEncoderFile
 from rnnt_kd.export.verify import session, verify_static
 from rnnt_kd.systems.store import load_system, write_tensors
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -86,7 +86,7 @@ def test_a_good_export_passes_in_every_search_with_and_without_endpoints(streami
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_onnxruntime_goes_on_like_torch(streaming, model, batch_size):
     """Each side with its own caches, twelve chunks; one stream starts later than the others."""
-    run, network = session(streaming / "encoder.onnx"), StreamingEncoder(model).eval()
+    run, network = session(streaming / "encoder.onnx"), StreamingEncoderFile(model).eval()
     ours = list(model.encoder.init_state(batch_size))
     theirs = [value.numpy() for value in ours]
     torch.manual_seed(0)

@@ -1,5 +1,7 @@
 """A model that the client cannot run is caught, in one line, before the client sees it."""
 
+import json
+
 import numpy as np
 import onnx
 import pytest
@@ -8,6 +10,7 @@ from onnx import numpy_helper
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.file_checks import HIGHEST_IR, HIGHEST_OPSET
+from rnnt_kd.export.model_json import FILES, json_digest, read_manifest
 from rnnt_kd.export.verify import session, verify_static
 
 
@@ -18,7 +21,7 @@ def line(folder):
     return str(caught.value)
 
 
-@pytest.mark.parametrize("file", ["encoder.onnx", "decoder.onnx", "joiner.onnx", "tokens.txt", "bpe.model"])
+@pytest.mark.parametrize("file", FILES)
 def test_a_missing_a_changed_and_a_truncated_file_are_named(folder, file):
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(content[: len(content) // 2])
@@ -35,12 +38,35 @@ def test_a_changed_model_json_is_named(folder):
         (text.replace('"vocab_size": ', '"vocab_size": 1'), "model.json: was changed since it was written"),
         (text.replace('"format_version": 1', '"format_version": 2'), "format version 2; expected 1"),
         ("[]", "not a JSON object"),
+        ("[" * 100000, "not a JSON object"),
     ):
         path.write_text(changed)
         assert message in line(folder)
     path.unlink()
     assert "no export here" in line(folder)
     assert "no such folder" in line(folder / "nowhere")
+
+
+def test_every_bit_of_an_export_counts(folder):
+    random = np.random.default_rng(0)
+    for name in (*FILES, "model.json"):
+        path, content = folder / name, (folder / name).read_bytes()
+        for place in random.integers(0, 8 * len(content), 20):
+            flipped = bytearray(content)
+            flipped[place // 8] ^= 1 << place % 8
+            path.write_bytes(flipped)
+            with pytest.raises(UserError, match=name):
+                read_manifest(folder)
+        path.write_bytes(content)
+    assert read_manifest(folder)
+
+
+def test_an_export_that_is_older_than_one_of_its_files_is_still_read(folder):
+    manifest = read_manifest(folder)
+    del manifest["files"]["bpe.vocab"], manifest["sha256"]
+    (folder / "bpe.vocab").unlink()
+    (folder / "model.json").write_text(json.dumps({**manifest, "sha256": json_digest(manifest)}))
+    assert verify_static(folder)["files"].keys() == manifest["files"].keys()
 
 
 def test_half_a_graph_and_weights_in_another_file_are_named_where_the_checksum_is_right(folder):

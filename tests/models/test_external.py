@@ -36,11 +36,23 @@ def test_the_trial_draws_no_random_number_and_leaves_the_module_in_its_mode():
     assert torch.equal(torch.rand(3), expected)
 
 
+COMMAND = "import pathlib; pathlib.Path('EXECUTED').touch()"
+HOSTILE = [
+    ("subprocess:run", {"args": ["python", "-c", COMMAND]}), ("os:system", {"command": "touch EXECUTED"}),
+    ("posix:system", {"command": "touch EXECUTED"}), ("builtins:exec", {"source": COMMAND}),
+    ("torch.hub:load", {"repo_or_dir": "x/y", "model": "z"}), ("numpy:load", {"file": "x", "allow_pickle": True}),
+    ("rnnt_kd.children:start", {"step": ["-c", COMMAND]}), ("benchmark.worker:main", {}),
+    ("os.path:join", {}), ("importlib:import_module", {"name": "this"}), ("lhotse.utils:exec", {}),
+    ("toy_encoder:system", {"command": "touch EXECUTED"}),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("options, words", [
     (dict(), "''; expected \"package.module:function\""),
     (dict(factory="toy_encoder"), "package.module:function"),
     (dict(factory="os:system('x')"), "package.module:function"),
     (dict(factory="../toy_encoder:Toy"), "package.module:function"),
+    *((dict(factory=factory, **options), "expected a function") for factory, options in HOSTILE),
     (dict(factory="no_such_package.at_all:Toy"), "does not import (ModuleNotFoundError"),
     (dict(factory="toy_encoder:Tow"), "has no function Tow"),
     (dict(factory="toy_encoder:not_callable"), "has no function not_callable"),
@@ -55,6 +67,10 @@ def test_the_trial_draws_no_random_number_and_leaves_the_module_in_its_mode():
     (dict(factory="toy_encoder:broken", kind="lengths"), "makes 54 frames of 160; expected 53"),
     (dict(factory="toy_encoder:broken", kind="dim"), "makes 16 dimensions; expected 17"),
 ])  # fmt: skip
-def test_a_factory_that_makes_no_encoder_is_one_line(options, words):
+def test_a_factory_that_makes_no_encoder_is_one_line_and_nothing_of_python_is_called(
+    options, words, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=rf"encoder_options\.factory.*{re.escape(words)}"):
         build(**options)
+    assert not (tmp_path / "EXECUTED").exists()

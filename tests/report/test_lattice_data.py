@@ -1,6 +1,8 @@
 """What was written is read; what was damaged is named; no torch."""
 
+import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from command_cases import writes_interrupted
 from lattice_pictures import utterance_lattice
 
 from rnnt_kd.errors import UserError
+from rnnt_kd.report import lattice_data
 from rnnt_kd.report.lattice_data import file_stem, lattices_dir, list_lattices, read_lattice, write_lattice
 
 
@@ -71,7 +74,7 @@ def test_an_interrupted_write_leaves_nothing_that_is_listed(tmp_path):
 def test_a_missing_file_is_named(tmp_path, victim):
     write_lattice(tmp_path, utterance_lattice())
     (tmp_path / f"spk-utt1.{victim}").unlink()
-    with pytest.raises(UserError, match=rf"spk-utt1\.{victim}: missing; expected what belongs to .*spk-utt1\.json"):
+    with pytest.raises(UserError, match=rf"spk-utt1\.{victim}: no such file; expected what .*spk-utt1\.json names"):
         read_lattice(tmp_path / "spk-utt1.json")
 
 
@@ -110,9 +113,26 @@ def test_damage_is_one_line_that_names_the_file(tmp_path, damage):
         read_lattice(tmp_path / "spk-utt1.json")
 
 
-def test_audio_is_never_read_from_another_folder(tmp_path):
+@pytest.mark.parametrize("audio", ["../secret.mp3", "link.mp3", "{}/secret.mp3", "pipe:touch EXECUTED .mp3"])
+def test_audio_is_never_read_from_another_folder(tmp_path, audio):
     write_lattice(tmp_path / "in", utterance_lattice())
     (tmp_path / "secret.mp3").write_bytes(b"secret")
-    broken_json(tmp_path / "in", audio="../secret.mp3")
-    with pytest.raises(UserError, match="missing"):
+    (tmp_path / "in/link.mp3").symlink_to(tmp_path / "secret.mp3")
+    broken_json(tmp_path / "in", audio=audio.format(tmp_path))
+    with pytest.raises(UserError, match="make the lattices again|a shell pipe"):
         read_lattice(tmp_path / "in/spk-utt1.json")
+
+
+@pytest.mark.parametrize("claim", [(10**13,), (10**6, 10**7)])
+def test_arrays_that_claim_to_be_huge_are_one_line(tmp_path, claim, monkeypatch):
+    write_lattice(tmp_path, utterance_lattice())
+    monkeypatch.setattr(lattice_data, "LARGEST_ARRAYS", 10)
+    with pytest.raises(UserError, match="spk-utt1.json: damaged .*more than 10 bytes of arrays"):
+        read_lattice(tmp_path / "spk-utt1.json")
+    monkeypatch.undo()
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": claim})
+    with zipfile.ZipFile(tmp_path / "spk-utt1.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("starts.npy", header.getvalue() + bytes(100))
+    with pytest.raises(UserError, match="spk-utt1.json: damaged"):
+        read_lattice(tmp_path / "spk-utt1.json")

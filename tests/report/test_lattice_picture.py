@@ -44,7 +44,7 @@ def test_one_element_with_words_for_those_who_cannot_see(item, svg):
     root = ElementTree.fromstring(svg)
     assert root.tag == f"{SVG}svg" and root.get("role") == "img" and svg.startswith("<svg")
     label = root.get("aria-label")
-    assert "spk-utt1" in label and "MARCH SIXTY" in label and "sparse90 (no distillation): 2 words wrong" in label
+    assert "spk-utt1" in label and "MARCH SIXTY" in label and "sparse90 (no distillation): 2 errors" in label
     for key in ("twin", "student"):
         kl = item.models[key].kl
         frame, place = np.unravel_index(np.nanargmax(kl), kl.shape)

@@ -21,7 +21,7 @@ from rnnt_kd.bin import report  # noqa: E402
 from rnnt_kd.report.lattice_data import lattices_dir, write_lattice  # noqa: E402
 from rnnt_kd.report.page import make_page  # noqa: E402
 from rnnt_kd.report.plots.scatter import way_of  # noqa: E402
-from rnnt_kd.report.read import count_nonzero, read_finished, read_metrics  # noqa: E402
+from rnnt_kd.report.read import count_nonzero, inputs, read_finished, read_metrics  # noqa: E402
 from rnnt_kd.report.utterances import columns, compare, pieces  # noqa: E402
 
 
@@ -40,6 +40,16 @@ def page(tmp_path_factory):
 
 def page_of(folder):
     return make_page(read_finished(folder))
+
+
+def test_an_export_that_failed_its_check_is_named(folder):
+    check = folder / "export" / "pruned.failed" / "check.json"
+    check.parent.mkdir(parents=True)
+    check.write_text("{}")
+    assert re.search(
+        r'class="problem"[^>]*>Not shown: an export of pruned: the last one failed its check', page_of(folder)
+    )
+    assert check in inputs(folder)[0]
 
 
 def states(text):
@@ -212,3 +222,82 @@ def test_ways_to_distil_are_distinguished():
 def test_two_test_sets_stand_side_by_side(tmp_path):
     text = page_of(make_experiment(tmp_path / "default", test_sets=("clean", "other")))
     assert "%WER, clean" in text and "%WER, other" in text and 'class="one-set"' not in text
+
+
+def row_of(page, table, system):
+    """Cells of a row."""
+    rows = re.search(rf'id="{table}".*?</table>', page, re.DOTALL)[0].split("<tr")
+    row = next(row for row in rows if f">{system}</th>" in row)
+    return [re.sub("<.*?>", "", cell) for cell in re.findall(r"<t[dh].*?</t[dh]>", row)]
+
+
+def heads_of(page, table):
+    head = re.search(rf'id="{table}".*?</thead>', page, re.DOTALL)[0]
+    return [re.sub("<.*?>", "", cell) for cell in re.findall(r"<th .*?</th>", head)]
+
+
+def test_characters_stand_beside_words_where_they_are_counted(tmp_path, page):
+    assert "%CER" not in page
+    text = page_of(make_experiment(tmp_path / "default", words=["零一", "二三四", "五六七八九"]))
+    summary = {row["system"]: row for row in json.loads((tmp_path / "default/summary.json").read_text())}
+    figures, twin = (summary[name]["characters"] for name in ("pruned_taught", "pruned"))
+    heads, cells = heads_of(text, "system-table"), row_of(text, "system-table", "pruned_taught")
+    place = heads.index("%CER")
+    expected = [f"{figures['cer']:.2f}", "{:.2f} to {:.2f}".format(*figures["ci95"])]
+    assert cells[place : place + 2] == expected and len(heads) == len(cells)
+    without, of_pairs = f"{twin['cer']:.2f}", row_of(text, "pairs", "pruned_taught")
+    assert of_pairs[heads_of(text, "pairs").index("without, %CER") :][:2] == [without, expected[0]]
+    assert of_pairs[-1] == "0.0456" and "%CER, test" in text
+    assert 'title="substitution"' not in text and re.search(r'<del class="del" title="deletion">−.</del>', text)
+
+
+def test_too_few_utterances_are_named_where_the_figures_would_stand(tmp_path, page):
+    assert "oo few" not in page
+    folder = make_experiment(tmp_path / "default", utterances=19)
+    change_json(folder / "summary.json", lambda rows: [{**row, "p_value": None} for row in rows])
+    text = page_of(folder)
+    assert "Too few to tell: test (19 utterances)." in text
+    assert row_of(text, "pairs", "pruned_taught")[-1] == "too few" == row_of(text, "system-table", "tutor")[3]
+
+
+def test_a_test_set_without_words_has_insertions_and_no_rate(tmp_path):
+    folder = make_experiment(tmp_path / "default", words=[])
+    text, summary = page_of(folder), json.loads((folder / "summary.json").read_text())
+    assert summary[0]["wer"] is None and summary[0]["ins"] > 0
+    assert row_of(text, "system-table", "tutor")[2:7] == ["–", "too few", str(summary[0]["ins"]), "0", "0"]
+    assert "Too few to tell: test (no words)." in text and "not finished" not in text and "nan" not in text
+
+
+WRONG = ["x", [], {}, [[]], True, 1e999, 10**400]
+READ = {"results.json": ["system", "seed", "test_set", "wer"], "summary.json": [
+    "system", "test_set", "seeds", "unfinished", "characters", "ci95", "wer", "wer_sd", "words", "ins_mean", "p_value", "params", "rtf",
+    "relative_change", "delay_ci95_ms",
+]}  # fmt: skip
+EMPTY = {("seeds", "[]"), ("unfinished", "{}"), ("ci95", "[]"), ("delay_ci95_ms", "[]"), ("characters", "{}")}
+
+
+@pytest.mark.parametrize("file", READ)
+def test_values_of_another_type_are_damage(folder, file):
+    """What the page reads, with every kind of value that it cannot show."""
+    rows, accepted = json.loads((folder / file).read_text()), set()
+    for key in READ[file]:
+        for value in WRONG:
+            (folder / file).write_text(json.dumps([*rows[:2], {**rows[2], key: value}, *rows[3:]]))
+            if not any(file in problem for problem in read_finished(folder).problems):
+                accepted.add((key, str(value)))
+    assert accepted - EMPTY == {("system", "x"), ("test_set", "x")}
+    (folder / file).write_text(json.dumps([*rows[:2], {**rows[2], "system": ["a"]}]))
+    assert f"{file}: not what rnnt_kd writes" in page_of(folder)
+
+
+@pytest.mark.parametrize(
+    "words", [["शून्य", "एक", "पाँच"], ["零一", "二三四"], ["กขค", "งจ"], ["영일", "이삼사"], ["ﻻ", "שלום", "🎉"]]
+)
+def test_no_script_makes_warnings_and_its_letters_are_text(tmp_path, words, recwarn):
+    folder = make_experiment(tmp_path / "default", words=words)
+    tokens = tuple("\u2581" + word for word in words)
+    item = utterance_lattice(1, tokens=tokens, ref=tuple(words), utterance="spk0-utt00")
+    write_lattice(lattices_dir(folder, "pruned_taught", "test"), item)
+    text = page_of(folder)
+    assert not [str(warning.message) for warning in recwarn.list if "Glyph" in str(warning.message)]
+    assert all(f"{word}</text>" in text for word in words)

@@ -13,6 +13,7 @@ from rnnt_kd.scoring.bootstrap import (
     one_seed_p_value,
     paired_p_value,
     spread,
+    too_few,
 )
 from rnnt_kd.scoring.recognitions import Recognition
 from rnnt_kd.scoring.word_errors import align, count, count_all
@@ -58,9 +59,19 @@ def test_interval_is_that_of_a_plain_bootstrap_and_repeats_itself():
 
 
 def test_interval_stays_above_zero_and_is_none_where_draws_have_no_word():
-    assert confidence_interval(utterances(*[("a b", "a b")] * 9, ("a", "b")))[0] == 0.0
-    assert confidence_interval(utterances(("a", "b"), ("", "c"))) is None
-    assert confidence_interval(utterances(("a", "a"))) == (0.0, 0.0)
+    assert confidence_interval(utterances(*[("a b", "a b")] * 19, ("a", "b")))[0] == 0.0
+    assert confidence_interval(utterances(("a", "b"), *[("", "c")] * 19)) is None
+    assert confidence_interval(utterances(*[("a", "a")] * 20)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("size, few", [(1, "1 utterance"), (2, "2 utterances"), (19, "19 utterances"), (20, "")])
+def test_too_few_utterances_have_neither_interval_nor_p_value(size, few):
+    items, other = noisy(1, 0.3, size), noisy(2, 0.1, size)
+    errors, groups = {1: errors_by_utterance(items)}, [[0.1, 0.2]] * size + [[]] * 9
+    found = [confidence_interval(items), one_seed_p_value(items, other), paired_p_value(errors, errors)]
+    found.append(mean_interval(groups))
+    assert too_few(size) == few and {value is None for value in found} == {bool(few)}
+    assert too_few(20, {"anna"}) == "one speaker" and not too_few(20, {"anna", "bert"})
 
 
 def of_one_seed(system, baseline):

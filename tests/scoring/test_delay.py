@@ -77,7 +77,8 @@ def test_only_words_right_in_both_and_without_doubt_count():
     assert (found.reference_words, found.unclear) == (7, 2)
 
 
-def test_mean_median_90_percent_point_and_interval_are_those_of_the_words():
+def test_mean_median_90_percent_point_and_interval_are_those_of_the_words(monkeypatch):
+    monkeypatch.setattr("rnnt_kd.scoring.bootstrap.LEAST_UTTERANCES", 2)
     delays = WordDelays({"a": [0.04] * 9, "b": [1.0], "c": []}, 20, 3)
     figures = delay_figures(delays, replications=2000, seed=1)
     assert (figures["words"], figures["reference_words"], figures["unclear"]) == (10, 20, 3)
@@ -88,6 +89,16 @@ def test_mean_median_90_percent_point_and_interval_are_those_of_the_words():
     expected = np.percentile([1000 * np.mean(draw) for draw in draws], [2.5, 97.5])
     assert figures["ci95_ms"] == pytest.approx(expected.tolist(), abs=1.0)
     assert delay_figures(WordDelays({"a": []}, 4, 0))["mean_ms"] is None
+
+
+@pytest.mark.parametrize(
+    "utterances, speakers, few", [(19, "", "19 utterances"), (20, "a", "one speaker"), (20, "ab", None)]
+)
+def test_too_few_utterances_with_a_word_that_counts_have_no_interval(utterances, speakers, few):
+    delays = {**{f"u{n}": [0.04 * n] for n in range(utterances)}, **{f"empty{n}": [] for n in range(9)}}
+    figures = delay_figures(WordDelays(delays, 99, 0), replications=100, speakers=speakers)
+    assert figures["mean_ms"] is not None and figures["too_few"] == few
+    assert (figures["ci95_ms"] is None) == (few is not None)
 
 
 def test_emissions_come_back(tmp_path):

@@ -3,10 +3,17 @@
 Another place for trained systems: RNNT_KD_EXP=exp/an4:exp/an4_seed2 pytest tests/scoring/test_sclite.py
 """
 
+import re
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from sclite_cases import noisy_recognitions, scores, trained, write_sides
 
+from rnnt_kd.scoring.alternatives import Alternative
+from rnnt_kd.scoring.ctm import write_ctm
 from rnnt_kd.scoring.recognitions import Recognition, read_recogs
+from rnnt_kd.scoring.trn import escaped, unescaped
 from rnnt_kd.scoring.word_errors import align, count
 
 
@@ -20,6 +27,40 @@ def test_counts_of_every_utterance_are_sclites(tmp_path, vocabulary, longest):
     items = noisy_recognitions(vocabulary, vocabulary, longest)
     ref, hyp = write_sides(tmp_path, items)
     assert scores(ref, "trn", hyp, "trn") == our_scores(items)
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Z", "C"]), min_size=1), max_size=4))
+@example(["%", "%28", "%%28", "(", "{A}", "@", "A*", "\\", "<ALT>"])
+def test_what_is_escaped_is_read_again_and_has_nothing_that_sclite_knows(words):
+    assert [unescaped(escaped(word)) for word in words] == words
+    assert not re.search(r"[{}();\\]|(^| )@( |$)|\*( |$)|(?i:(^| )<alt)", " ".join(map(escaped, words)))
+
+
+@pytest.mark.parametrize("word", ["YES", "100%", "%hesitation", "A/B", "a@b", "<unk>", "[noise]", "don't", "B-", "零"])
+def test_other_words_stay_as_they_are(word):
+    assert escaped(word) == word
+
+
+MEANT = [*"{}()/@;*\\%<>&#~`^+=?!|[]:,.'\"_-$", "(UH)", "{ A / B }", "A;B;C", ";;", "B*", "100%", "%28", "%%28", "%hesitation",
+         "<ALT_BEGIN>", "<alt>", "<unk>", "-B", "B-", "A/B", "B)", "(B", "零(一)"]  # fmt: skip
+
+
+@pytest.mark.parametrize("word", MEANT)
+def test_words_that_sclite_reads_otherwise_are_escaped_and_counted_as_ours(tmp_path, word):
+    item = Recognition("u0", ("A", *word.split(), "B", "C"), ("A", "X", *word.split(), "C"))
+    other = Recognition("u1", ("A", "B", "C"), ("A", *word.split(), "C"))
+    alone = Recognition("u2", tuple(word.split()), tuple(word.split()))
+    ref, hyp = write_sides(tmp_path, [item, other, alone])
+    assert scores(ref, "trn", hyp, "trn") == our_scores([item, other, alone])
+    words = [
+        Alternative("", 0, (), (), (), i.hyp, *(tuple(range(k, k + len(i.hyp))) for k in (0, 1, 0)))
+        for i in (item, other)
+    ]
+    write_ctm(tmp_path / "hyp.ctm", [("u0", words[0]), ("u1", words[1])])
+    stm = [f"{i.utterance_id} 1 s 0.0 99.0 {' '.join(map(escaped, i.ref))}\n" for i in (item, other)]
+    (tmp_path / "ref.stm").write_text("".join(stm))
+    by_ctm = scores(tmp_path / "ref.stm", "stm", tmp_path / "hyp.ctm", "ctm")
+    assert [sum(c) for c in zip(*by_ctm.values())] == [sum(c) for c in zip(*our_scores([item, other]).values())]
 
 
 def test_among_alignments_with_equally_many_errors_the_most_words_are_right(tmp_path):

@@ -41,6 +41,12 @@ def test_what_was_written_is_read_in_another_place_too(tmp_path):
     (lambda path: path.write_text(path.read_text().replace('"beam": 4', '"beam": "many"')), "beam: "),
     (lambda path: path.write_text(path.read_text().replace('"role"', '"rule"', 1)), "systems.0.role: "),
     (lambda path: path.write_text(path.read_text().replace('"2": "', '"3": "')), "'teacher' has no folder"),
+    (lambda path: path.write_text(path.read_text().replace('"taught"', '"../../taught"')), "'../../taught' is no name"),
+    (lambda path: path.write_text(path.read_text().replace('"test"', '".."')), "'..' is no name"),
+    (lambda path: path.write_text(path.read_text().replace('"../bpe"', '"/etc"')), "names /etc, which is not below"),
+    (lambda path: path.write_text(path.read_text().replace('"teacher/seed1"', '"../../x"')), "x, which is not below"),
+    (lambda path: (path.parent / "teacher").symlink_to("/etc"), "teacher/seed2, which is not below"),
+    (lambda path: path.write_text("[" * 100_000), "JSON"),
 ])  # fmt: skip
 def test_damage_is_named(tmp_path, damage, message):
     write_experiment(tmp_path / "paper", SYSTEMS, (2, 1))

@@ -10,6 +10,7 @@ from rnnt_kd.bin import pack_weights
 from rnnt_kd.config import ModelConfig, SystemConfig
 from rnnt_kd.config_io import write_system_config
 from rnnt_kd.errors import UserError
+from rnnt_kd.record import Record
 from rnnt_kd.systems.packed import PACKED, read_packed, write_packed
 from rnnt_kd.systems.store import build_model, load_system, read_tensors, refuse_decoding_only, write_tensors
 
@@ -107,7 +108,21 @@ def test_a_value_that_was_changed_is_found_when_unpacking(system, capsys):
     content[8 + int.from_bytes(content[:8], "little") + 1] ^= 1  # data begin with the largest type
     (system / PACKED).write_bytes(content)
     assert "does not unpack to what was packed" in last_line(capsys, [str(system), "--unpack"])
+    with pytest.raises(UserError, match="does not unpack to what was packed"):
+        load_system(system)
     assert not (system / "model.safetensors").exists()
+
+
+def test_packed_weights_of_another_system_are_refused(system, capsys):
+    Record(system, "training", {}, {}, ["model.safetensors"]).finish()
+    tensors = read_tensors(system / "model.safetensors")
+    pack_weights.main([str(system), "--remove"])
+    load_system(system)
+    tensors["joiner.output_linear.weight"] += 1
+    write_tensors(system / "other", tensors)
+    write_packed(system / PACKED, (system / "other").read_bytes())
+    with pytest.raises(UserError, match="model.packed.safetensors: is not what was written"):
+        load_system(system)
 
 
 def test_a_packed_teacher_is_refused_with_the_command(system):

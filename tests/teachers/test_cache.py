@@ -218,6 +218,73 @@ def test_positions_beyond_the_labels_are_an_error_and_no_crash_later(folder, ent
     assert entries[2].id in said and "transcripts" in said
 
 
+def write_header(path, change):
+    """Change the tensors' specifications and the values of the entry; the checksum follows, as an attacker's would."""
+    raw = path.read_bytes()
+    end = 8 + int.from_bytes(raw[:8], "little")
+    tensors = json.loads(raw[8:end])
+    values = json.loads(tensors["__metadata__"]["teacher_cache"])
+    change(tensors, values)
+    values.pop("sha256")
+    digest = teacher_shards._digest(values)
+    digest.update(raw[end:])
+    tensors["__metadata__"]["teacher_cache"] = json.dumps({**values, "sha256": digest.hexdigest()})
+    header = json.dumps(tensors).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + raw[end:])
+
+
+CLAIMS = {
+    "no shards": lambda tensors, values: values.update(shards=0),
+    "a billion shards": lambda tensors, values: values.update(shards=10**9),
+    "endless shards": lambda tensors, values: values.update(shards=float("inf")),
+    "fewer than none": lambda tensors, values: values.update(shard=-1),
+    "beyond the last": lambda tensors, values: values.update(shard=3),
+    "a long tensor": lambda tensors, values: tensors["starts"].update(shape=[10**15]),
+    "one that wraps around": lambda tensors, values: tensors["packed"].update(shape=[2**62, 2, 2]),
+    "a negative shape": lambda tensors, values: tensors["starts"].update(shape=[-1, -22]),
+    "a shape of fractions": lambda tensors, values: tensors["starts"].update(shape=[22.0]),
+    "no shape": lambda tensors, values: tensors["ids"].update(shape=[]),
+    "beyond the end": lambda tensors, values: tensors["ids"].update(shape=[10**9], data_offsets=[0, 10**9]),
+    "a wide range": lambda tensors, values: values.update(prune_range=10**9),
+    "nothing": lambda tensors, values: tensors.clear() or tensors.update(__metadata__={}),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_what_a_header_claims_is_held_against_the_file_before_memory_is_asked_for(folder, claim):
+    write_header(shard_path(folder, 0), CLAIMS[claim])
+    tracemalloc.start()
+    try:
+        assert "shard-00000.safetensors: damaged" in message(TeacherCache.open, folder)
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("length", [0, 2**31, 2**63 - 1, 2**64 - 1])
+def test_the_length_of_a_header_is_a_claim_too(folder, length):
+    path = shard_path(folder, 1)
+    path.write_bytes(length.to_bytes(8, "little") + path.read_bytes()[8:])
+    assert "shard-00001.safetensors: damaged: it has no header" in message(TeacherCache.open, folder)
+
+
+def test_a_header_nested_too_deep_is_damaged(folder):
+    deep = b"[" * 100_000
+    shard_path(folder, 1).write_bytes(len(deep).to_bytes(8, "little") + deep)
+    assert "shard-00001.safetensors: damaged: its header is wrong" in message(TeacherCache.open, folder)
+
+
+@pytest.mark.parametrize("frames, words", [((3, 7, 12, -4), "frames"), ((7, 3, 12, 100), "frames")])
+def test_utterances_that_are_not_those_of_the_frames_are_named(tmp_path, entries, frames, words):
+    write_cache(tmp_path, FACTS, entries[:4])
+    path = shard_path(tmp_path, 0)
+    raw, right = path.read_bytes(), np.array([7, 3, 12, 1], dtype=np.int32).tobytes()
+    assert raw.count(right) == 1
+    path.write_bytes(raw.replace(right, np.array(frames, dtype=np.int32).tobytes()))
+    write_header(path, lambda tensors, values: None)
+    assert words in message(lookup, TeacherCache.open(tmp_path), entries[:2])
+
+
 def test_unusable_entries_are_refused(tmp_path):
     (entry,) = make_entries([3])
     said = message(write_shard, tmp_path, FACTS, 0, 1, [entry._replace(starts=torch.tensor([0, 1, 40000]))])

@@ -1,26 +1,14 @@
 """Killed at any moment and started again, a run ends with the bits of one that was not killed."""
 
 import json
-import os
 import shutil
-import signal
-import time
 
 import pytest
-from command_cases import start, writes_interrupted
+from command_cases import LONG, fails_on_a_full_disk, kill, start, writes_interrupted
 from training_cases import interrupted_after, metrics, system_json
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.training import checkpoint
-
-
-def wait_for_step(system_dir, step, process):
-    path = system_dir / "metrics.jsonl"
-    while process.poll() is None:
-        if path.exists() and any(f'"step": {n},' in path.read_text() for n in range(step, step + 3)):
-            return
-        time.sleep(0.002)
-    pytest.fail(f"ended before step {step}: {process.stdout.read()}")
 
 
 def test_kill_9_changes_no_bit(tone_corpus, teacher_dir, tmp_path, root):
@@ -31,13 +19,11 @@ def test_kill_9_changes_no_bit(tone_corpus, teacher_dir, tmp_path, root):
     config = tone_corpus.config("sparse_student", "x", sparsity=0.5, with_kd=True, ranges="student")
     tone_corpus.train(config, whole, teacher_dir=teacher_dir)
 
-    for step in (4, 10):
-        process = start(root, "train", command)
-        wait_for_step(killed, step, process)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
+    for lines, step in ((2, 4), (5, 10)):  # there is a line for every second step, and one for each of the epochs
+        kill(root, "train", command, killed_in="rnnt_kd.training.progress:Metrics.write", after=lines)
+        assert metrics(killed)[-1]["step"] == step
     process = start(root, "train", command)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=LONG)
     assert process.returncode == 0, output
     assert "resumes from step-" in output
     assert (whole / "model.safetensors").read_bytes() == (killed / "model.safetensors").read_bytes()
@@ -46,6 +32,20 @@ def test_kill_9_changes_no_bit(tone_corpus, teacher_dir, tmp_path, root):
     for values in (before, after):
         values.pop("train_seconds"), values.pop("teacher")
     assert before == after
+
+
+def test_a_full_disk_is_one_line_and_changes_no_bit(tone_corpus, tmp_path, root):
+    """First not even the configuration can be written, then no checkpoint."""
+    command = tone_corpus.arguments(tmp_path, "{role: teacher}")
+    for file_bytes in (100, 50_000):
+        fails_on_a_full_disk(root, "train", command, file_bytes=file_bytes)
+        assert not list((tmp_path / "trial" / "x" / "seed1").rglob("*.tmp"))
+    process = start(root, "train", command)
+    output, _ = process.communicate(timeout=LONG)
+    assert process.returncode == 0, output
+    tone_corpus.train(tone_corpus.config("teacher", "x"), tmp_path / "whole")
+    files = [folder / "model.safetensors" for folder in (tmp_path / "whole", tmp_path / "trial" / "x" / "seed1")]
+    assert files[0].read_bytes() == files[1].read_bytes() and metrics(files[0].parent) == metrics(files[1].parent)
 
 
 def test_interrupted_between_any_two_renames(tone_corpus, tmp_path):

@@ -38,6 +38,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--batch-seconds", type=float, default=120.0, help="audio a batch, padding included")
     options.add_lattice_backend(parser)
     options.add_device(parser)
+    options.add_data_root(parser)
     arguments = parser.parse_args(argv)
     _check(arguments)
 

@@ -34,8 +34,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         f"features_{args.name}",
         {"data_dir": str(args.data_dir), **settings},
         [args.data_dir / name for name in ("wav.scp", "text", "utt2spk", "segments")],
-        [f"{args.name}.jsonl.gz", f"{args.name}_feats"],
-        sources=[Path(recording.source) for recording in recordings if not recording.is_pipe],
+        [f"{args.name}.jsonl.gz", f"{args.name}_feats", f"{args.name}.left_out.json"],
+        sources={entry.id: entry.file[0] for entry in recordings if not entry.is_pipe},
         defaults={"normalization": FORMS[0]},
     )
     if stage.is_finished():
@@ -57,6 +57,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     if summary.left_out:
         where = args.out_dir / f"{args.name}.left_out.json"
         print(f"left out {len(summary.left_out)} utterances: {shortened(summary.left_out)}; all in {where}")
+    if summary.short:
+        count, names = len(summary.short), ", ".join(summary.short[:5])
+        print(f"{count} recordings end some milliseconds before their headers say, and are taken as they are: {names}")
+    for line in summary.large:
+        print(f"left out {line}")
 
 
 def add_max_bad_fraction(options: argparse.ArgumentParser) -> None:

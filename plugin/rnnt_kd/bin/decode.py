@@ -18,7 +18,16 @@ import torch
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_device, add_normalization, check_positive, chosen_device, command_line, join, parser
+from rnnt_kd.bin.options import (
+    add_data_root,
+    add_device,
+    add_normalization,
+    check_positive,
+    chosen_device,
+    command_line,
+    join,
+    parser,
+)
 from rnnt_kd.bin.scorer_options import add_scorers, check_scorers, make_scorers, scorer_settings
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
@@ -28,6 +37,7 @@ from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.interfaces import Encoder, StreamingEncoder
 from rnnt_kd.progress_bar import counted
+from rnnt_kd.record import file_digest
 from rnnt_kd.scoring.alternatives import write_nbest
 from rnnt_kd.scoring.ctm import write_ctm
 from rnnt_kd.scoring.emissions import write_emissions
@@ -35,7 +45,7 @@ from rnnt_kd.scoring.kaldi_files import FILES as KALDI_FILES
 from rnnt_kd.scoring.recognitions import Recognition, write_recogs
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.scoring.trn import write_trn
-from rnnt_kd.systems.store import check_bpe, load_system, weights_file
+from rnnt_kd.systems.store import LEFT_OUT, check_bpe, decoding_inputs, load_system
 from rnnt_kd.text.coverage import coverage
 from rnnt_kd.text.normalization import FORMS
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -73,6 +83,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     add_scorers(options)
     add_normalization(options)
     add_device(options)
+    add_data_root(options)
     args = options.parse_args(argv)
     _check(args)
 
@@ -84,15 +95,15 @@ def main(argv: Optional[List[str]] = None) -> None:
     settings.update(scorer_settings(args))
     if args.normalization != FORMS[0]:
         settings["normalization"] = args.normalization
-    left_out_path = args.cuts.with_name(args.cuts.name.replace(".jsonl.gz", "") + ".left_out.json")  # of stage 1
-    inputs = [args.system_dir / "config.yaml", weights_file(args.system_dir), args.bpe_dir / "bpe.model"]
+    left_out_path = args.cuts.with_name(args.cuts.name.replace(".jsonl.gz", "") + LEFT_OUT)  # of stage 1
+    more = [path for path in (args.graph_text, args.lm, args.hotwords) if path is not None]
     outputs = [f"{name}-{args.test_set}.{kind}" for name, kind in OUTPUTS] + ["decode.json"]
     name = f"decode-{args.test_set}"
     if args.graph_text is not None:
         settings["graph_text"] = str(args.graph_text)
-        inputs.append(args.graph_text)
-    inputs += [path for path in (args.lm, args.hotwords) if path is not None]
-    stage = Stage(args.out_dir, name, settings, [*inputs, args.cuts, left_out_path], outputs)
+    inputs = decoding_inputs(args.system_dir, args.bpe_dir, args.cuts)
+    inputs.update({str(path): file_digest(path) for path in more})
+    stage = Stage(args.out_dir, name, settings, inputs, outputs)
     if stage.is_finished():
         return
 

@@ -19,6 +19,7 @@ from rnnt_kd.bin.options import add_bootstrap, check_bootstrap, command_line, pa
 from rnnt_kd.bin.score import recogs_path
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.errors import UserError
+from rnnt_kd.scoring.bootstrap import LEAST_UTTERANCES
 from rnnt_kd.scoring.delay import delay_figures, word_delays
 from rnnt_kd.scoring.emissions import Emissions, read_emissions
 from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs
@@ -46,14 +47,16 @@ def main(argv: Optional[List[str]] = None) -> None:
     baseline_recogs = recogs_path(args.baseline_decode_dir, test_set)
     files = [path.with_name(f"tokens-{test_set}.jsonl") for path in (recogs, baseline_recogs)]
     output = args.decode_dir / f"delay-{test_set}.json"
-    settings = {"replications": args.replications, "seed": args.seed}
+    settings = {"least_utterances": LEAST_UTTERANCES, "replications": args.replications, "seed": args.seed}
     stage = Stage(args.decode_dir, f"delay-{test_set}", settings, [recogs, baseline_recogs, *files], [output.name])
     if not stage.is_finished():
         stage.start()
         recognitions, baseline = read_recogs(recogs), read_recogs(baseline_recogs)
         check_same_references(recognitions, baseline, recogs, baseline_recogs)
         ours, theirs = (_emissions(*pair) for pair in zip(files, (recognitions, baseline)))
-        figures = delay_figures(word_delays(recognitions, ours, theirs), args.replications, args.seed)
+        speakers = set(read_json(args.decode_dir / f"speakers-{test_set}.json", default={}).values())
+        delays = word_delays(recognitions, ours, theirs)
+        figures = delay_figures(delays, args.replications, args.seed, speakers=speakers)
         result = {
             "system": read_json(args.decode_dir / "decode.json", default={}).get("system"),
             "test_set": test_set,
@@ -82,7 +85,7 @@ def _sentence(result: Dict[str, Any]) -> str:
     who = f"{result['system'] or 'the system'} on {result['test_set']}"
     if not result["words"]:
         return f"{who}: no delay to tell, no word is right in both ({result['baseline']})"
-    interval = "[{:.0f}, {:.0f}]".format(*result["ci95_ms"])
+    interval = "[{:.0f}, {:.0f}]".format(*result["ci95_ms"]) if result["ci95_ms"] else "[too few]"
     return (
         f"{who}: words come {result['mean_ms']:.0f} ms {interval} later in the mean, {result['median_ms']:.0f} in the "
         f"median, 90 % at most {result['p90_ms']:.0f}, than from {result['baseline']} ({counts} right in both)"

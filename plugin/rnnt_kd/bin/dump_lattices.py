@@ -29,7 +29,7 @@ from rnnt_kd.report.lattice_choice import decodings
 from rnnt_kd.report.lattice_data import MODELS, lattices_dir, write_lattice
 from rnnt_kd.report.read import twin_of
 from rnnt_kd.systems import experiment_folder
-from rnnt_kd.systems.experiment_folder import ExperimentFolder, ListedSystem
+from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem
 from rnnt_kd.systems.store import weights_file
 
 Trio = Dict[str, ListedSystem]  # keys: MODELS
@@ -46,6 +46,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--max-seconds", type=float, default=12.0, help="longer utterances get no picture")
     parser.add_argument("--figures", action="store_true", help="also figures over all utterances of the test set")
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp for the audio")
+    options.add_data_root(parser)
     options.add_lattice_backend(parser)
     options.add_device(parser)
     args = parser.parse_args(argv)
@@ -55,6 +56,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     about = experiment_folder.read(args.experiment_dir)
     args.test_set, test_set = about.test_set(args.test_set)
     args.search = args.search or about.search
+
+    args.data_dir = _data_dir(args.experiment_dir, test_set)
 
     import torch
 
@@ -67,6 +70,15 @@ def main(argv: Optional[List[str]] = None) -> None:
             _dump(args, trio, test_set.cuts, about.bpe_dir)
             if args.figures:
                 _figures(args, trio, test_set.cuts, about.bpe_dir)
+
+
+def _data_dir(experiment_dir: Path, test_set: EvaluationSet) -> Optional[Path]:
+    """Where the audio is that can be heard in the page; None, and a line that says so, where it may not be read."""
+    try:
+        return experiment_folder.data_dir(experiment_dir, test_set)
+    except UserError as error:
+        print(f"lattices without sound: {error}", flush=True)
+        return None
 
 
 def _trios(about: ExperimentFolder, wanted: Optional[str]) -> List[Trio]:
@@ -110,6 +122,7 @@ def _dump(args: argparse.Namespace, trio: Trio, cuts: Path, bpe_dir: Path) -> No
     for system in trio.values():
         inputs += [system.first / "config.yaml", weights_file(system.first)]
     settings = {key: getattr(args, key) for key in keys}
+    inputs += [] if args.data_dir is None else [args.data_dir / "wav.scp"]
     stage = Stage(folder, f"lattices-{name}-{args.test_set}", settings, inputs, [], [cuts])
     if stage.is_finished():
         return
@@ -123,6 +136,7 @@ def _dump(args: argparse.Namespace, trio: Trio, cuts: Path, bpe_dir: Path) -> No
         search=args.search,
         max_utterances=args.max_utterances,
         max_seconds=args.max_seconds,
+        data_dir=args.data_dir,
         allow_pipes=args.allow_pipes,
         device=options.chosen_device(args.device),
         backend_name=args.lattice_backend,

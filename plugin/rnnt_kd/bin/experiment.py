@@ -26,7 +26,7 @@ from typing import Callable, Dict, List, Optional
 
 from filelock import FileLock
 
-from rnnt_kd import atomic, choices
+from rnnt_kd import atomic, choices, files
 from rnnt_kd.bin import delay, options, score
 from rnnt_kd.bin.entry import command
 from rnnt_kd.children import Commands, run_side_by_side
@@ -40,7 +40,8 @@ from rnnt_kd.experiments.progress import Progress
 from rnnt_kd.text.coverage import coverage
 from rnnt_kd.text.normalization import normalized
 
-ENVIRONMENT = ("PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")  # part of a printed command
+# part of a printed command
+ENVIRONMENT = ("PYTHONPATH", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", files.DATA_ROOTS)
 
 
 @command
@@ -56,6 +57,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--print-jobs", action="store_true", help="a command line for each missing system and seed")
     parser.add_argument("--job", metavar="SYSTEM/SEED", help="this one only, for example sparse90/2; no table")
     parser.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
+    options.add_data_root(parser)
     options.add_lattice_backend(parser)
     options.add_device(parser)
     options.add_bootstrap(parser)
@@ -65,6 +67,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     steps = [choices.check(step, list(STEPS), "--steps") for step in args.steps.split()]
     run = Run(Plan(args.experiment, _places(args)), args, options.command_line("rnnt_kd.bin.experiment", argv))
     choices.check(run.plan.search, available_searches(), f"{args.config}: decoding.search")
+    places = run.plan.places  # what the user named here, links and all, the files of the experiment may name, too
+    named = [places.exp_dir / "cuts", places.bpe_dir, *places.test_sets.values()]
+    files.allow([*named, *(run.plan.system_dir(job) for job in run.plan.jobs())])
     if args.print_jobs:
         for job in run.plan.jobs():
             if run.progress.why_not_finished(job):
@@ -148,7 +153,7 @@ class Run:
                         folders += ["--baseline-decode-dir", self.plan.decode_dir(teacher, test_set)]
                         inspect.unwrap(delay.main)([*map(str, folders), *bootstrap])
                 for line in printed.getvalue().splitlines():
-                    if line.startswith(("%WER", score.NOTE)):
+                    if line.startswith(("%WER", "%CER", score.NOTE)):
                         self._say(f"{line} {self.plan.decode_dir(job, test_set)}")
         self._table()
         return []
@@ -268,12 +273,12 @@ STEPS: Dict[str, Callable[[Run], List[str]]] = {
 
 
 def _places(args) -> Places:
-    test_sets = {Path(folder).name: Path(folder) for folder in args.test_dirs.split()}
+    test_sets = {_set_name(Path(folder)): Path(folder) for folder in args.test_dirs.split()}
     _check_names(args, test_sets)
     return Places(
         preset=args.config,
         exp_dir=args.exp_dir,
-        dev_set=args.dev_dir.name,
+        dev_set=_set_name(args.dev_dir),
         test_sets=test_sets,
         train_dir=args.train_dir,
         dev_dir=args.dev_dir,
@@ -284,18 +289,25 @@ def _places(args) -> Places:
     )
 
 
+def _set_name(folder: Path) -> str:
+    """The last part of its path; of "." and "..", that of the folder they lead to."""
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name
+
+
 def _check_names(args, test_sets: Dict[str, Path]) -> None:
     """A folder's name stands for the set in file names."""
     folders = [Path(folder) for folder in dict.fromkeys(args.test_dirs.split())]
     if not folders:
         raise UserError("--test-dirs", "empty", "at least one directory")
     for path in (args.dev_dir, *folders):
-        if not path.name:
-            raise UserError("--dev-dir, --test-dirs", f"'{path}' has no name", "a path that ends in the set's name")
-    others = {"train": None, args.dev_dir.name: args.dev_dir}
+        if _set_name(path)[:1] in ("", ".", "-"):
+            problem = f"'{path}' gives a set no name, or one that begins with a dot or a hyphen"
+            raise UserError("--dev-dir, --test-dirs", problem, "a path that ends in the set's name", "rename it")
+    others = {"train": None, _set_name(args.dev_dir): args.dev_dir}
     for folder in folders:
-        if test_sets[folder.name] != folder or others.get(folder.name, folder) != folder:
-            problem = f"two directories have the name '{folder.name}'"
+        name = _set_name(folder)
+        if test_sets[name] != folder or others.get(name, folder) != folder:
+            problem = f"two directories have the name '{name}'"
             raise UserError("--test-dirs", problem, "different last parts", "rename one or link to it")
 
 

@@ -1,11 +1,11 @@
 """Stage 8: a trained system as files that sherpa-onnx runs, verified.
 
-Writes to OUT  encoder.onnx decoder.onnx joiner.onnx tokens.txt bpe.model model.json README.md check.json
+Writes to OUT  encoder.onnx decoder.onnx joiner.onnx tokens.txt bpe.model bpe.vocab model.json README.md check.json
 
-Verified before the folder appears: the ONNX checker; onnxruntime against torch on random lengths; the text of
-sherpa-onnx (in a process of its own; greedy and modified beam search, single and batched) against our own
-decoder, on every utterance of --check-data-dir.  With exact weights any difference is an error, and the export
-is kept as OUT.failed; with --int8 or --float16 differences are listed, with both word error rates.
+Verified before the folder appears: the ONNX checker; onnxruntime against torch on random lengths; what sherpa-onnx
+recognises (in a process of its own; greedy and modified beam search, single and batched) against our own decoder, on
+every utterance of --check-data-dir.  Tokens, times and letters decide.  With exact weights any difference is an error,
+and the export is kept as OUT.failed; with --int8 or --float16 differences are listed, with both word error rates.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ from rnnt_kd.bin.stage import Stage
 from rnnt_kd.errors import UserError
 
 DATA_FILES = ("wav.scp", "segments", "text", "utt2spk")
-OUTPUTS = "encoder.onnx decoder.onnx joiner.onnx tokens.txt bpe.model model.json README.md check.json".split()
+OUTPUTS = "encoder.onnx decoder.onnx joiner.onnx tokens.txt bpe.model bpe.vocab model.json README.md check.json".split()
 
 
 @command
@@ -88,7 +88,8 @@ def _report(manifest: dict, out: Path) -> None:
     for run in check["runs"]:
         rates = ""
         if "wer_sherpa_onnx" in run:
-            rates = f"; %WER {run['wer_sherpa_onnx']:.2f}, rnnt_kd's {run['wer_rnnt_kd']:.2f}, p = {run['p_value']:.4f}"
+            p = "too few utterances for a p-value" if run["p_value"] is None else f"p = {run['p_value']:.4f}"
+            rates = f"; %WER {run['wer_sherpa_onnx']:.2f}, rnnt_kd's {run['wer_rnnt_kd']:.2f}, {p}"
         if "segments" in run:
             kind, of = f"{run['number_of_segments']} segments", f"{run['streams']} streams"
         else:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
-from rnnt_kd import choices
+from rnnt_kd import choices, files
 from rnnt_kd.errors import UserError
 from rnnt_kd.text.normalization import FORMS
 
@@ -37,6 +37,24 @@ def add_experiment(target: argparse.ArgumentParser) -> None:
         default=[],
         metavar="SYSTEM.KEY=VALUE",
         help="a value of the experiment's file, for example sparse90_kd.kd.scale=2; or of the preset: decoding.beam=8",
+    )
+
+
+def add_data_root(target: argparse.ArgumentParser) -> None:
+    """``--data-root``: from then on files may name what lies there."""
+
+    class Allow(argparse.Action):
+        def __call__(self, parser, namespace, value, option_string=None):
+            if not value.is_dir():
+                raise UserError("--data-root", f"{value} is no folder", "a folder")
+            files.allow([value])
+
+    target.add_argument(
+        "--data-root",
+        type=Path,
+        action=Allow,
+        metavar="DIR",
+        help="files (cuts, experiment.json) may name what lies below DIR, too; may be given several times",
     )
 
 

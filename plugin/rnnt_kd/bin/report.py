@@ -11,13 +11,15 @@ from typing import List, Optional
 from rnnt_kd import atomic
 from rnnt_kd.bin import options
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.stage import Stage, file_digest
+from rnnt_kd.bin.stage import Stage
+from rnnt_kd.record import file_digest
 
 
 @command
 def main(argv: Optional[List[str]] = None) -> None:
     parser = options.parser(__doc__)
     parser.add_argument("--experiment-dir", type=Path, required=True, help="EXP_DIR/EXPERIMENT")
+    options.add_data_root(parser)
     args = parser.parse_args(argv)
     from rnnt_kd.report import page, read  # matplotlib and Jinja2 are optional
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import command_line, parser
+from rnnt_kd.bin.options import add_data_root, command_line, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding.lookup import available_searches, get_search
@@ -42,6 +42,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--json", type=Path, help="default: EXPERIMENT_DIR/sizes.json")
     options.add_argument("--md", type=Path, help="default: EXPERIMENT_DIR/sizes.md")
     options.add_argument("--allow-pipes", action="store_true", help="run the commands in wav.scp")
+    add_data_root(options)
     args = options.parse_args(argv)
     about = experiment_folder.read(args.experiment_dir)
     args.test_set, test_set = about.test_set(args.test_set)
@@ -55,16 +56,17 @@ def main(argv: Optional[List[str]] = None) -> None:
     folders = {name: about.system(name).first for name in [args.dense, *args.systems]}
     for folder in folders.values():
         read_system(folder)
+    data_dir = experiment_folder.data_dir(args.experiment_dir, test_set)
     keys = ("test_set", "systems", "dense", "search", "beam", "random_sizes", "random_sparsity", "random_structure")
     outputs = [str(path.resolve()) for path in (args.json, args.md)]
     settings = {**{key: getattr(args, key) for key in keys}, "json": outputs[0], "md": outputs[1]}
     inputs = [path for folder in folders.values() for path in (folder / "config.yaml", weights_file(folder))]
-    inputs += [test_set.data_dir / name for name in ("wav.scp", "text", "segments")]
+    inputs += [data_dir / name for name in ("wav.scp", "text", "segments")]
     inputs = sorted([*inputs, about.bpe_dir / "bpe.model"])
     stage = Stage(args.json.parent, f"sizes-{args.json.stem}", settings, inputs, outputs)
     if not stage.is_finished():
         stage.start()
-        _measure(args, folders, test_set.data_dir, about.bpe_dir, command_line("rnnt_kd.bin.size_table", argv))
+        _measure(args, folders, data_dir, about.bpe_dir, command_line("rnnt_kd.bin.size_table", argv))
         stage.finish()
     print(args.md.read_text(encoding="utf-8"), end="")
 

@@ -1,8 +1,6 @@
 """Finished stages are skipped; a changed setting runs a stage again."""
 
-from rnnt_kd.record import Record, file_digest, read_record
-
-__all__ = ["Stage", "file_digest"]
+from rnnt_kd.record import Record
 
 
 class Stage(Record):
@@ -12,7 +10,7 @@ class Stage(Record):
         """True, and one line that says so, if nothing has changed since ``finish``."""
         why = self.why_not()
         if why:
-            if read_record(self.path):
+            if self.path.exists():
                 print(f"{self.name}: runs again, because {why}", flush=True)
             return False
         print(f"{self.name}: finished already, skipped ({self.folder})", flush=True)

@@ -22,6 +22,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--dev-set", default="dev", help="name of the development set")
     options.add_lattice_backend(parser)
     options.add_device(parser)
+    options.add_data_root(parser)
     args = parser.parse_args(argv)
 
     import torch

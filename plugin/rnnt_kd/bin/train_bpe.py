@@ -8,7 +8,7 @@ from rnnt_kd.bin.options import add_normalization, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.config import TextConfig
 from rnnt_kd.text.events import count_events, most_frequent
-from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.text.tokenizer import RECORD, Tokenizer
 from rnnt_kd.text.train_bpe import MODEL_TYPES, train_bpe
 from rnnt_kd.text.transcripts import read_transcripts
 
@@ -43,7 +43,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     settings = {"vocab_size": args.vocab_size, "model_type": args.model_type, **fitting}
     settings.update(keep_events=args.keep_events, normalization=args.normalization)
     outputs = ["bpe.model", "tokens.txt"]
-    stage = Stage(args.out_dir, "BPE", settings, args.text, outputs, defaults=vars(TextConfig()))
+    stage = Stage(args.out_dir, RECORD, settings, args.text, outputs, defaults=vars(TextConfig()))
     if stage.is_finished():
         return
     texts = read_transcripts(args.text, args.normalization)

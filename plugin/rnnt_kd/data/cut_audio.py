@@ -9,30 +9,30 @@ import soundfile
 
 from rnnt_kd.data.audio import BadAudio, load_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
-from rnnt_kd.data.dataset import _load_cuts
-from rnnt_kd.data.kaldi_dir import RecordingEntry
+from rnnt_kd.data.cuts import load_cuts
+from rnnt_kd.data.kaldi_dir import find_recordings
 from rnnt_kd.data.speech import resample
 
 
-def cut_samples(cuts_path: Path, places: Sequence[int], allow_pipes: bool = False) -> Iterator[Optional[np.ndarray]]:
+def cut_samples(
+    cuts_path: Path, places: Sequence[int], data_dir: Path, allow_pipes: bool = False
+) -> Iterator[Optional[np.ndarray]]:
     """(n,) float32 at 16 kHz of each cut, named by its place in the file; cuts at their own speed only.
 
+    The audio is what ``wav.scp`` of ``data_dir`` says of the cut's recording; what the cuts file says is not opened.
     None where the recording is gone or damaged since stage 1, or is a shell pipe that may not run.
     """
-    cuts = list(_load_cuts(cuts_path))
-    for place in places:
-        cut = cuts[place]
-        source = cut.recording.sources[0]
-        is_pipe = source.type == "command"
-        if is_pipe and not allow_pipes:
-            yield None
-            continue
+    cuts = [load_cuts(cuts_path)[place] for place in places]
+    recordings = find_recordings(data_dir, [cut.features.recording_id for cut in cuts], allow_pipes)
+    for cut, recording in zip(cuts, recordings):
         try:
-            samples, rate = load_recording(RecordingEntry(cut.recording.id, source.source, is_pipe, str(cuts_path)))
+            samples, rate = load_recording(recording) if recording else (None, 0)
         except BadAudio:
+            samples = None
+        if samples is None:
             yield None
-            continue
-        yield resample(samples[round(cut.start * rate) : round((cut.start + cut.duration) * rate)], rate)
+        else:
+            yield resample(samples[round(cut.start * rate) : round((cut.start + cut.duration) * rate)], rate)
 
 
 def compressed(samples: np.ndarray) -> Tuple[bytes, str]:

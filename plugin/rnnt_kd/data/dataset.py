@@ -11,7 +11,6 @@ state.  So training resumes inside an epoch with ``skip_batches``, which reads n
 N utterances a batch, T frames of 10 ms in the longest.
 """
 
-import functools
 import hashlib
 import json
 import math
@@ -20,10 +19,10 @@ from pathlib import Path
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence
 
 import torch
-from lhotse import CutSet, MonoCut
-from lhotse.features.io import get_reader
+from lhotse import MonoCut
 
 from rnnt_kd.data.batch_order import plan_batches
+from rnnt_kd.data.cuts import load_cuts, read_features
 from rnnt_kd.errors import UserError
 
 PADDING_VALUE = math.log(1e-10)  # of features; sherpa-onnx pads with the same
@@ -60,14 +59,14 @@ class CutInfo:
 
 def load_cuts_info(cuts_path: Path) -> List[CutInfo]:
     """Every cut of a file, in its order.  UserError: missing, corrupt or empty file."""
-    return [_info(cut) for cut in _load_cuts(cuts_path)]
+    return [_info(cut) for cut in load_cuts(cuts_path)]
 
 
 def cuts_digest(cuts_path: Path) -> str:
     """SHA-256 over what a model can learn from a cuts file: ids, transcripts, lengths and where in their files the
     features lie (which changes with them); not the folders.  UserError as ``load_cuts_info``."""
     digest = hashlib.sha256()
-    for cut in _load_cuts(cuts_path):
+    for cut in load_cuts(cuts_path):
         info = _info(cut)
         digest.update(json.dumps([info.id, info.text, info.num_frames, cut.features.storage_key]).encode() + b"\n")
     return digest.hexdigest()
@@ -75,8 +74,8 @@ def cuts_digest(cuts_path: Path) -> str:
 
 def read_batches(cuts_path: Path, plan: Iterable[Sequence[int]]) -> Iterator[Batch]:
     """Batches of given cuts, each named by its place in the file (0, 1, ...; the order of ``load_cuts_info``)."""
-    cuts = list(_load_cuts(cuts_path))
-    return (collate([cuts[place] for place in places], Path(cuts_path).parent) for places in plan)
+    cuts = load_cuts(cuts_path)
+    return (collate([cuts[place] for place in places], cuts_path) for places in plan)
 
 
 def make_dataloader(
@@ -103,7 +102,7 @@ def make_dataloader(
     """
     if not batch_seconds > 0:
         raise UserError("batch_seconds", f"found {batch_seconds}", "seconds of audio, more than 0")
-    cuts = _load_cuts(cuts_path)
+    cuts = load_cuts(cuts_path)
     kept: List[MonoCut] = []
     left_out: Dict[str, str] = {}
     for cut in cuts:
@@ -117,14 +116,14 @@ def make_dataloader(
         problem = f"no utterance is left of {len(cuts)} (the first: {first} {left_out[first]})"
         raise UserError(cuts_path, problem, "usable utterances")
     plan = plan_batches(kept, batch_seconds, num_buckets, shuffle, seed, epoch)
-    return CutDataLoader(plan, left_out, Path(cuts_path).parent, skip_batches)
+    return CutDataLoader(plan, left_out, cuts_path, skip_batches)
 
 
 class CutDataLoader:
     """Made by ``make_dataloader``.  ``len`` counts all batches of the epoch; iterating yields those not skipped."""
 
-    def __init__(self, plan: List[List[MonoCut]], left_out: Dict[str, str], folder: Path, skip_batches: int):
-        self._plan, self._folder = plan, folder
+    def __init__(self, plan: List[List[MonoCut]], left_out: Dict[str, str], cuts_path: Path, skip_batches: int):
+        self._plan, self._cuts_path = plan, cuts_path
         self.left_out, self.skip_batches = left_out, skip_batches
 
     def __len__(self) -> int:
@@ -136,12 +135,12 @@ class CutDataLoader:
         return [[cut.id for cut in cuts] for cuts in self._plan]
 
     def __iter__(self) -> Iterator[Batch]:
-        return (collate(cuts, self._folder) for cuts in self._plan[self.skip_batches :])
+        return (collate(cuts, self._cuts_path) for cuts in self._plan[self.skip_batches :])
 
 
-def collate(cuts: Sequence[MonoCut], folder: Path) -> Batch:
-    """Read and pad the features of some cuts; ``folder`` is that of their cuts file."""
-    matrices = [_read_features(cut, folder) for cut in cuts]
+def collate(cuts: Sequence[MonoCut], cuts_path: Path) -> Batch:
+    """Read and pad the features of some cuts of a file."""
+    matrices = [read_features(cut, cuts_path) for cut in cuts]
     lens = torch.tensor([len(matrix) for matrix in matrices], dtype=torch.int64)
     features = torch.full((len(cuts), int(lens.max()), matrices[0].shape[1]), PADDING_VALUE)
     for index, matrix in enumerate(matrices):
@@ -154,45 +153,3 @@ def collate(cuts: Sequence[MonoCut], folder: Path) -> Batch:
 def _info(cut: MonoCut) -> CutInfo:
     supervision = cut.supervisions[0]
     return CutInfo(cut.id, supervision.text or "", supervision.speaker or "", cut.duration, cut.num_frames)
-
-
-def _load_cuts(cuts_path: Path) -> CutSet:
-    path = Path(cuts_path)
-    if not path.is_file():
-        raise UserError(path, "no such file", "a cuts file (.jsonl.gz) of stage 1", "check the path, or run stage 1")
-    status = path.stat()
-    return _load_cuts_cached(str(path), status.st_mtime_ns, status.st_size)
-
-
-@functools.lru_cache(maxsize=4)
-def _load_cuts_cached(path: str, modified: int, size: int) -> CutSet:
-    """Read once, not in every epoch."""
-    try:
-        cuts = CutSet.from_jsonl(path)
-        usable = all(cut.has_features and cut.supervisions for cut in cuts)
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError) as error:
-        problem = f"cannot be read as cuts ({type(error).__name__})"
-        raise UserError(path, problem, "a cuts file (.jsonl.gz) of stage 1", "run stage 1 again") from None
-    if len(cuts) == 0:
-        raise UserError(path, "has no cuts", "a cuts file with at least one cut", "run stage 1 again")
-    if not usable:
-        raise UserError(path, "has cuts without features or transcript", "a cuts file of stage 1", "run stage 1 again")
-    return cuts
-
-
-def _read_features(cut: MonoCut, folder: Path) -> torch.Tensor:
-    """(T, 80) float32.  A cuts file and its ``*_feats`` folder may move together: the folder beside it comes first."""
-    stored = Path(cut.features.storage_path)
-    path = folder / stored.parent.name / stored.name
-    path = path if path.is_file() else stored
-    try:
-        matrix = get_reader(cut.features.storage_type)(str(path)).read(cut.features.storage_key)
-    except FileNotFoundError:
-        raise UserError(path, "no such file", f"the features of {cut.id}", "run stage 1 again") from None
-    except (ValueError, RuntimeError, EOFError) as error:
-        problem = f"features of {cut.id} cannot be read ({error})"
-        raise UserError(path, problem, "the file that stage 1 wrote", "run stage 1 again") from None
-    if matrix.shape != (cut.features.num_frames, cut.features.num_features):
-        problem = f"features of {cut.id} have shape {matrix.shape}"
-        raise UserError(path, problem, "the file that stage 1 wrote", "run stage 1 again")
-    return torch.from_numpy(matrix)

@@ -1,6 +1,7 @@
 """Stage 1: a Kaldi data directory -> Lhotse cuts with filter banks on the disk.
 
-``<out_dir>/<name>.jsonl.gz``       one cut an utterance and speed; id = utterance id (+ ``_sp0.9``)
+``<out_dir>/<name>.jsonl.gz``       one cut an utterance and speed; id = utterance id (+ ``_sp0.9``); it holds the
+                                    SHA-256 of its features, which are held against it whenever they are read
 ``<out_dir>/<name>_feats/*.lca``    80 log-mel filter banks, every 10 ms (lilcom: rounded to 1/32)
 ``<out_dir>/<name>.left_out.json``  {utterance id: reason} of what was left out
 
@@ -17,6 +18,7 @@ import gzip
 import json
 import multiprocessing
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,16 +36,17 @@ from lhotse.utils import compute_num_samples
 
 from rnnt_kd.atomic import replace_dir, write_bytes, write_text
 from rnnt_kd.children import in_processes
-from rnnt_kd.data.audio import BadAudio, is_silent, load_recording
+from rnnt_kd.data.audio import SILENT, Audio, BadAudio, is_silent, read_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
+from rnnt_kd.data.cuts import FEATURES_DIGEST, stored_digest
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
 from rnnt_kd.errors import UserError
 from rnnt_kd.progress_bar import ProgressBar
 
 SEGMENT_OVERSHOOT = 0.5  # seconds that a segment may end after its recording (clipped), as in Kaldi
 SHORTEST = 0.025  # seconds: one window
-SILENT = "is silent"
 MAX_BAD_FRACTION = 0.05  # of utterances, that may have bad audio
+LARGE_SHARE = 0.05  # of the hours: a reason that takes more is told
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,8 @@ class FeaturesSummary:
     num_cuts: int  # utterances times speeds
     hours: float  # of all cuts
     left_out: Dict[str, str]  # utterance id -> reason
+    large: List[str]  # for each reason that takes much of the hours, how much, in words
+    short: List[str]  # recordings that end a little before their header says
 
 
 def compute_features(
@@ -96,6 +101,7 @@ def compute_features(
 def _compute(
     data: KaldiDataDir, out_dir: Path, name: str, speeds: List[float], num_jobs: int, max_bad_fraction: float
 ) -> FeaturesSummary:
+    _check_ids(data.utterances, speeds)
     by_recording: Dict[str, List[Utterance]] = {}
     for utterance in data.utterances:
         by_recording.setdefault(utterance.recording_id, []).append(utterance)
@@ -110,25 +116,30 @@ def _compute(
     made.mkdir()
     try:
         cuts: List[MonoCut] = []
-        left_out: Dict[str, str] = {}
+        left_out: Dict[str, BadAudio] = {}
+        short: List[str] = []
         jobs = [(index, part, made, feats_dir, speeds) for index, part in enumerate(parts)]
         with ProgressBar(f"features of {name}", len(data.utterances), "utt") as progress:
-            for part_cuts, part_left_out, seen in in_processes(_features_of_part, jobs, num_jobs):
+            for part_cuts, part_left_out, part_short, seen in in_processes(_features_of_part, jobs, num_jobs):
                 cuts.extend(part_cuts)
                 left_out.update(part_left_out)
+                short += part_short
                 progress.update(seen)
-        _check_left_out(data.path, len(data.utterances), left_out, max_bad_fraction)
+        reasons = {key: str(error) for key, error in left_out.items()}
+        _check_left_out(data.path, len(data.utterances), reasons, max_bad_fraction)
         # From here on only renames: the old result goes, the new one comes, the cuts last.
         cuts_path.unlink(missing_ok=True)
         replace_dir(made, feats_dir)
-        reasons = json.dumps(left_out, indent=1, sort_keys=True, ensure_ascii=False)
-        write_text(out_dir / f"{name}.left_out.json", reasons + "\n")
+        listed = json.dumps(reasons, indent=1, sort_keys=True, ensure_ascii=False)
+        write_text(out_dir / f"{name}.left_out.json", listed + "\n")
         lines = "".join(json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in cuts)
         write_bytes(cuts_path, gzip.compress(lines.encode("utf-8"), compresslevel=6, mtime=0))
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    hours = sum(cut.duration for cut in cuts) / 3600
-    return FeaturesSummary(cuts_path, len(data.utterances) - len(left_out), len(cuts), hours, left_out)
+    seconds = sum(cut.duration for cut in cuts)
+    large = _large_shares(data.utterances, left_out, seconds / len(speeds))
+    taken = len(data.utterances) - len(left_out)
+    return FeaturesSummary(cuts_path, taken, len(cuts), seconds / 3600, reasons, large, short)
 
 
 def _checked_speeds(speed_perturb: Sequence[float]) -> List[float]:
@@ -141,8 +152,19 @@ def _checked_speeds(speed_perturb: Sequence[float]) -> List[float]:
     return speeds
 
 
+def _check_ids(utterances: List[Utterance], speeds: List[float]) -> None:
+    seen: Dict[str, Utterance] = {}
+    for utterance in utterances:
+        for speed in speeds:
+            cut_id = utterance.id if speed == 1.0 else f"{utterance.id}_sp{speed}"
+            other = seen.setdefault(cut_id, utterance)
+            if other is not utterance:
+                problem = f'"{cut_id}" would name two cuts: of "{other.id}" and of "{utterance.id}", at other speeds'
+                raise UserError(utterance.where, problem, "ids without _sp and a speed at the end", "rename one")
+
+
 def _check_left_out(data_dir: Path, total: int, left_out: Dict[str, str], max_bad_fraction: float) -> None:
-    bad = {key: reason for key, reason in left_out.items() if reason != SILENT}
+    bad = {key: reason for key, reason in left_out.items() if not reason.startswith(SILENT)}
     first = next((f"{key} {reason}" for key, reason in (bad or left_out).items()), "")
     if len(left_out) == total:
         raise UserError(data_dir, f"no utterance can be used ({total} left out; {first})", "usable audio")
@@ -152,33 +174,58 @@ def _check_left_out(data_dir: Path, total: int, left_out: Dict[str, str], max_ba
         raise UserError(data_dir, problem, f"at most {100 * max_bad_fraction:g} %", advice)
 
 
+def _large_shares(utterances: Sequence[Utterance], left_out: Dict[str, BadAudio], seconds: float) -> List[str]:
+    """Reasons that take much of the hours, those that differ in numbers as one; ``seconds``: of what is not left out.
+
+    Where nobody knows how long an utterance is, it counts as one of the usual length.
+    """
+    usual = seconds / max(len(utterances) - len(left_out), 1)
+    alike: Dict[str, List[Tuple[str, float]]] = {}
+    for item in utterances:
+        if item.id in left_out:
+            lasts = left_out[item.id].seconds if item.end is None else item.end - item.start
+            kind = re.sub(r"[0-9][0-9.e+-]*", "", str(left_out[item.id]))
+            alike.setdefault(kind, []).append((item.id, lasts or usual))
+    shares = [(sum(lasts for _, lasts in items), items[0][0], len(items)) for items in alike.values()]
+    total = seconds + sum(share for share, _, _ in shares)
+    return [
+        f"{100 * share / total:.0f} % of the hours: {count} utterances, {first} {left_out[first]}"
+        for share, first, count in shares
+        if share > LARGE_SHARE * total
+    ]
+
+
 _Part = Tuple[int, List[Tuple[RecordingEntry, List[Utterance]]], Path, Path, List[float]]
 
 
-def _features_of_part(part: _Part) -> Tuple[List[MonoCut], Dict[str, str], int]:
-    """Features of some recordings, in one file of their own: cuts, what was left out, utterances seen."""
+def _features_of_part(part: _Part) -> Tuple[List[MonoCut], Dict[str, BadAudio], List[str], int]:
+    """Features of some recordings, in one file of their own: cuts, what was left out, recordings that are a little
+    short, utterances seen."""
     if multiprocessing.parent_process() is not None:  # one of several
         torch.set_num_threads(1)
     index, work, made, final, speeds = part
     extractor = Fbank()
     cuts: List[MonoCut] = []
-    left_out: Dict[str, str] = {}
+    left_out: Dict[str, BadAudio] = {}
+    short: List[str] = []
     seen = 0
     with LilcomChunkyWriter(str(made / f"feats-{index:05d}.lca")) as writer, torch.no_grad():
         stored_in = os.path.abspath(final / Path(writer.storage_path).name)
         for recording, utterances in work:
             seen += len(utterances)
             try:
-                samples, rate = load_recording(recording)
+                audio = read_recording(recording)
             except BadAudio as error:
-                left_out.update({utterance.id: str(error) for utterance in utterances})
+                left_out.update({utterance.id: error for utterance in utterances})
                 continue
-            manifest = _recording_manifest(recording, len(samples), rate)
+            rate = audio.rate
+            short += [recording.id] if audio.missing else []
+            manifest = _recording_manifest(recording, len(audio.samples), rate)
             for utterance in utterances:
                 try:
-                    span = _span(utterance, samples, rate)
+                    span = _span(utterance, audio)
                 except BadAudio as error:
-                    left_out[utterance.id] = str(error)
+                    left_out[utterance.id] = error
                     continue
                 for speed in speeds:
                     cut, signal_16k = _cut(utterance, manifest, span, rate, speed)
@@ -186,7 +233,9 @@ def _features_of_part(part: _Part) -> Tuple[List[MonoCut], Dict[str, str], int]:
                     key = writer.write(cut.id, matrix)
                     cut.features = _features_manifest(cut, matrix, extractor, stored_in, key)
                     cuts.append(cut)
-    return cuts, left_out, seen
+    for cut in cuts:
+        cut.custom = {FEATURES_DIGEST: stored_digest(made / Path(stored_in).name, cut.features.storage_key)}
+    return cuts, left_out, short, seen
 
 
 def _recording_manifest(recording: RecordingEntry, num_samples: int, rate: int) -> Recording:
@@ -195,8 +244,9 @@ def _recording_manifest(recording: RecordingEntry, num_samples: int, rate: int) 
     return manifest if rate == SAMPLING_RATE else manifest.resample(SAMPLING_RATE)
 
 
-def _span(utterance: Utterance, samples: np.ndarray, rate: int) -> np.ndarray:
+def _span(utterance: Utterance, audio: Audio) -> np.ndarray:
     """The (n,) samples of an utterance, in its recording's rate; BadAudio where there are none to use."""
+    samples, rate = audio.samples, audio.rate
     duration = len(samples) / rate
     end = duration if utterance.end is None else utterance.end
     if utterance.start >= duration or end > duration + SEGMENT_OVERSHOOT:
@@ -206,7 +256,7 @@ def _span(utterance: Utterance, samples: np.ndarray, rate: int) -> np.ndarray:
     if len(span) < 2 * SHORTEST * rate:  # room for a speed of 2
         raise BadAudio(f"is only {len(span) / rate:g} s long")
     if is_silent(span):
-        raise BadAudio(SILENT)
+        raise BadAudio(SILENT + audio.elsewhere, len(span) / rate)
     return span
 
 

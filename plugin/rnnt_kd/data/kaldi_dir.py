@@ -2,7 +2,7 @@
 
 A directory holds, one entry a line, ``<id> <value>``, sorted by id in byte order (``LC_ALL=C sort``):
 
-    wav.scp   recording id, path of an audio file (or a shell pipe ending in "|")
+    wav.scp   recording id, path of an audio file (or FILE.ark:OFFSET, or a shell pipe ending in "|")
     text      utterance id, transcript (any Unicode, see ``text.normalization``; may be empty)
     utt2spk   utterance id, speaker id
     spk2utt   speaker id, its utterance ids (may be missing: it says what utt2spk says)
@@ -18,9 +18,11 @@ the line.  It opens no audio: ``data.audio`` and ``data.check_audio`` do.
 
 import math
 import os
+import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Container, Dict, List, Mapping, Optional, Tuple
+from typing import Container, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from rnnt_kd.atomic import new_dir
 from rnnt_kd.errors import UserError
@@ -39,6 +41,11 @@ class RecordingEntry:
     source: str
     is_pipe: bool
     where: str  # "data/train/wav.scp:3", for messages
+
+    @property
+    def file(self) -> Tuple[Path, int]:
+        """The file of what is no pipe, and at which of its bytes the recording begins."""
+        return file_and_offset(self.source)
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,9 @@ def read_data_dir(path: Path, allow_pipes: bool = False, normalization: str = "n
     advice = "take the utterance id where speakers are unknown"
     _all_in(utt2spk, wheres, 'utterance "{}" has no speaker', "a line in utt2spk", advice)
     _all_in(spans, _wheres(utt2spk), 'utterance "{}" has no audio', known, drop)
+    speakers: Dict[str, str] = {}
     for key, (value, where) in utt2spk.items():
+        _check_form(value, where, speakers)
         if len(value.split()) != 1:
             raise UserError(where, f'found "{key} {value}"', "two fields: utterance and speaker")
     if has_segments:
@@ -129,6 +138,18 @@ def read_data_dir(path: Path, allow_pipes: bool = False, normalization: str = "n
         for key, (recording_id, start, end) in spans.items()
     ]
     return KaldiDataDir(path, recordings, utterances, has_segments)
+
+
+def find_recordings(path: Path, ids: Sequence[str], allow_pipes: bool = False) -> List[Optional[RecordingEntry]]:
+    """The recordings of some ids; None for one that is not in ``wav.scp``, is gone, or is a pipe that may not run."""
+    table = read_table(path / "wav.scp") if (path / "wav.scp").is_file() else {}
+    found: List[Optional[RecordingEntry]] = []
+    for key in ids:
+        try:
+            found.append(_recording(path, key, *table[key], allow_pipes))
+        except (KeyError, UserError):
+            found.append(None)
+    return found
 
 
 def write_data_dir(
@@ -173,6 +194,7 @@ def write_data_dir(
 def read_table(path: Path, value_may_be_empty: bool = False) -> Table:
     """``{id: (value, "file:line")}`` in the order of the file; outer white space of a value goes."""
     table: Table = {}
+    forms: Dict[str, str] = {}
     previous = ""
     lines = read_text(path).split("\n")
     if lines and not lines[-1].strip():
@@ -189,6 +211,7 @@ def read_table(path: Path, value_may_be_empty: bool = False) -> Table:
         if key in table:
             first = table[key][1].rpartition(":")[2]
             raise UserError(where, f'duplicate id "{key}" (first at line {first})', "every id once", "remove one line")
+        _check_form(key, where, forms)
         if key < previous:
             advice = f"run: LC_ALL=C sort -o {path} {path}"
             raise UserError(where, f'is not sorted: "{key}" after "{previous}"', "byte order", advice)
@@ -199,6 +222,14 @@ def read_table(path: Path, value_may_be_empty: bool = False) -> Table:
     return table
 
 
+def file_and_offset(source: str) -> Tuple[Path, int]:
+    """``FILE.ark:OFFSET``, which Kaldi's wav-copy writes, in its parts; any other path, and 0."""
+    archive = re.fullmatch(r"(.+):([0-9]{1,18})", source, flags=re.DOTALL)
+    if archive and not os.path.exists(source):
+        return Path(archive[1]), int(archive[2])
+    return Path(source), 0
+
+
 def _recording(directory: Path, key: str, value: str, where: str, allow_pipes: bool) -> RecordingEntry:
     if value.endswith("|"):
         if not allow_pipes:
@@ -206,10 +237,15 @@ def _recording(directory: Path, key: str, value: str, where: str, allow_pipes: b
             raise UserError(where, "is a shell pipe", "the path of an audio file", advice)
         return RecordingEntry(key, value[:-1].strip(), True, where)
     for candidate in (Path(value), directory / value):
-        if candidate.is_file():
-            if not os.access(candidate, os.R_OK):
+        file = file_and_offset(str(candidate))[0]
+        if file.is_file():
+            if not os.access(file, os.R_OK):
                 raise UserError(where, f"audio {value} cannot be read: permission denied", "a readable file")
             return RecordingEntry(key, str(candidate.absolute()), False, where)
+    if re.match(r"pipe:|[A-Za-z][A-Za-z0-9+.-]*://", value):
+        raise UserError(where, f"audio {value} is no path", "a file on this machine, or a shell pipe that ends in |")
+    if os.path.exists(value) and not os.path.isdir(value):
+        raise UserError(where, f"audio {value} is a device or pipe", "a plain file", "copy it, or end the line in |")
     places = "an existing file" if os.path.isabs(value) else f"a file relative to {Path.cwd()} or to {directory}"
     raise UserError(where, f"audio {value} does not exist", places, "fix the path or remove the utterance")
 
@@ -247,6 +283,15 @@ def _check_spk2utt(path: Path, utt2spk: Mapping[str, str]) -> None:
             raise UserError(where, found_there, "the same utterances", advice)
     missing = dict.fromkeys(expected, str(path / "spk2utt"))
     _all_in(found, missing, 'speaker "{}" of utt2spk is missing', "every speaker of utt2spk", advice)
+
+
+def _check_form(key: str, where: str, seen: Dict[str, str]) -> None:
+    """UserError: among those ``seen`` is the same id in another Unicode form."""
+    if not key.isascii():
+        other = seen.setdefault(unicodedata.normalize("NFC", key), key)
+        if other != key:
+            problem = f'"{key}" is there in two Unicode forms, {other!a} and {key!a}'
+            raise UserError(where, problem, "one form of every id", "write all files in NFC, or rename one")
 
 
 def _wheres(table: Table) -> Dict[str, str]:

@@ -13,7 +13,7 @@ import torch
 from lhotse import Fbank
 from lhotse.augmentation.torchaudio import get_or_create_resampler
 
-from rnnt_kd.data.audio import BadAudio, load_recording
+from rnnt_kd.data.audio import SILENT, Audio, BadAudio, is_silent, read_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.features import _cut, _recording_manifest, _span
 from rnnt_kd.data.kaldi_dir import RecordingEntry, read_data_dir
@@ -53,14 +53,14 @@ def read_speech(data_dir: Path, allow_pipes: bool = False) -> Iterator[Speech]:
     Raises: UserError: a defect of the data directory (see ``kaldi_dir``).
     """
     data = read_data_dir(data_dir, allow_pipes)
-    read_id, samples, rate = "", np.zeros(0, dtype=np.float32), 0
+    read_id, audio = "", Audio(np.zeros(0, dtype=np.float32), SAMPLING_RATE)
     for utterance in data.utterances:
         try:
             if read_id != utterance.recording_id:
-                samples, rate = load_recording(data.recordings[utterance.recording_id])
+                audio = read_recording(data.recordings[utterance.recording_id])
                 read_id = utterance.recording_id
-            manifest = _recording_manifest(data.recordings[utterance.recording_id], len(samples), rate)
-            _, signal_16k = _cut(utterance, manifest, _span(utterance, samples, rate), rate, 1.0)
+            manifest = _recording_manifest(data.recordings[utterance.recording_id], len(audio.samples), audio.rate)
+            _, signal_16k = _cut(utterance, manifest, _span(utterance, audio), audio.rate, 1.0)
         except BadAudio as error:
             yield Speech(utterance.id, utterance.text, utterance.speaker, None, str(error))
         else:
@@ -70,10 +70,13 @@ def read_speech(data_dir: Path, allow_pipes: bool = False) -> Iterator[Speech]:
 def load_samples(path: Path) -> np.ndarray:
     """(n,) float32 samples at 16 kHz of an audio file of any rate; of several channels the first.
 
-    Raises: UserError: it is missing, unreadable, truncated, empty, or holds NaN or infinity.
+    Raises: UserError: stage 1 would not take it, for whatever reason but silence in all of its channels.
     """
     try:
-        return resample(*load_recording(RecordingEntry(str(path), str(path), False, str(path))))
+        audio = read_recording(RecordingEntry(str(path), str(path), False, str(path)))
+        if audio.elsewhere and is_silent(audio.samples):
+            raise BadAudio(SILENT + audio.elsewhere)
+        return resample(audio.samples, audio.rate)
     except BadAudio as error:
         raise UserError(path, str(error), "an audio file that libsndfile reads") from None
 

@@ -11,7 +11,7 @@ from rnnt_kd.config_io import read_system_config
 from rnnt_kd.data.dataset import cuts_digest
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.plan import Job, Plan
-from rnnt_kd.record import in_words, read_record
+from rnnt_kd.record import Record, file_digest, in_words, read_record, record_path
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import weights_file
 from rnnt_kd.teachers.cache import TeacherCache
@@ -59,23 +59,18 @@ class Progress:
     def why_not_decoded(self, job: Job, test_set: str) -> str:
         """ "" where the decoding is that of these weights, this BPE model, this test set and the preset's search."""
         folder = self.plan.decode_dir(job, test_set)
-        record = read_record(folder / f".decode-{test_set}.record.json")
-        if "outputs" not in record:
+        path = record_path(folder, f"decode-{test_set}")
+        if not path.exists():
             return f"decoding of {test_set} is not finished" if folder.exists() else f"not decoded: {test_set}"
-        settings, digests = record.get("settings", {}), set(record.get("inputs", {}).values())
-        decoding = self.plan.recipe.decoding
-        wanted = {"search": decoding.search, "beam": decoding.beam, "test_set": test_set}
+        before, decoding = read_record(path).get("settings", {}), self.plan.recipe.decoding
+        settings = {"search": decoding.search, "beam": decoding.beam, "test_set": test_set}
         if self.plan.recipe.text.normalization != FORMS[0]:
-            wanted["normalization"] = self.plan.recipe.text.normalization
-        for key in {**wanted, **settings}:
-            if key not in HOW_FAST and settings.get(key) != wanted.get(key):
-                return f"{test_set} was decoded with {key} {settings.get(key)}"
-        model, cuts = weights_file(self.plan.system_dir(job)), self.places.cuts(test_set)
-        for what, path in (("weights", model), ("BPE model", self.places.bpe_dir / "bpe.model"), ("cuts", cuts)):
-            if self._bytes(path) not in digests:
-                return f"{test_set} was decoded with other {what}"
-        whole = all((folder / name).exists() for name in (f"recogs-{test_set}.txt", "decode.json"))
-        return "" if whole else f"decoding of {test_set} is not finished"
+            settings["normalization"] = self.plan.recipe.text.normalization
+        settings.update({key: before[key] for key in HOW_FAST if key in before})
+        system, places = self.plan.system_dir(job), self.places
+        inputs = store.decoding_inputs(system, places.bpe_dir, places.cuts(test_set), self._bytes)
+        why = Record(folder, f"decode-{test_set}", settings, inputs).why_not()
+        return f"decoding of {test_set} is not finished: {why}" if why else ""
 
     def why_not_finished(self, job: Job) -> str:
         """ "" where trained and decoded on all test sets."""
@@ -125,7 +120,7 @@ class Progress:
 
     def _times(self, job: Job) -> tuple:
         folder, teacher, cache = self.plan.system_dir(job), self.plan.teacher_dir(job), self.plan.cache(job)
-        paths = [folder / name for name in (system_dir.RECORD, store.SYSTEM)]
+        paths = [folder / name for name in (system_dir.RECORD, store.SYSTEM, store.CONFIG)] + [weights_file(folder)]
         paths += [self.places.train_cuts, self.places.dev_cuts, self.places.bpe_dir / "bpe.model"]
         paths += [teacher / "model.safetensors"] if teacher else []
         paths += sorted(cache.folder.glob("*.safetensors")) if cache else []
@@ -153,12 +148,14 @@ class Progress:
         return self._digest("content", path, store.content_digest)
 
     def _bytes(self, path: Path) -> str:
-        return self._digest("bytes", path, store.file_digest)
+        return self._digest("bytes", path, file_digest)
 
     def _digest(self, kind: str, path: Path, function) -> str:
         try:
             key = (kind, path, path.stat().st_mtime_ns)
         except FileNotFoundError:
+            if path.name.endswith(store.LEFT_OUT):
+                return "absent"
             raise UserError(path, "no such file", "what the stages before made", "run them first") from None
         if key not in self._digests:
             self._digests[key] = function(path)

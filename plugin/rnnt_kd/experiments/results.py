@@ -12,12 +12,13 @@ import numpy as np
 from rnnt_kd.experiments.plan import Job, Plan
 from rnnt_kd.experiments.progress import Progress
 from rnnt_kd.scoring.bootstrap import errors_by_utterance
+from rnnt_kd.scoring.characters import as_characters
 from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs, words_alone
-from rnnt_kd.scoring.results import read_json
+from rnnt_kd.scoring.results import read_json, read_scores
 from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write
 
 # Of results.json.
-KEYS = tuple("system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value".split())
+KEYS = tuple("system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value cer".split())
 OF_SYSTEM = ("params", "nonzero_params", "sparsity", "train_seconds")  # what the table reads of system.json
 
 
@@ -28,7 +29,7 @@ class Result:
     Attributes:
       system:   ``system.json`` of its folder.
       scores:   ``wer-<test set>.json``.
-      errors:   (U,) errors of each utterance, by utterance id.
+      errors:   "wer", and "cer" where characters are counted -> (U,) errors of each utterance, by utterance id.
       decoding: ``decode.json``.
       delay:    ``delay-<test set>.json``; empty where it was not measured.
     """
@@ -37,9 +38,13 @@ class Result:
     test_set: str
     system: Mapping[str, Any]
     scores: Mapping[str, Any]
-    errors: np.ndarray
+    errors: Mapping[str, np.ndarray]
     decoding: Mapping[str, Any] = field(default_factory=dict)
     delay: Mapping[str, Any] = field(default_factory=dict)
+
+    def figures(self, rate: str) -> Mapping[str, Any]:
+        """The scores of words ("wer") or of characters ("cer"; empty where these are not counted)."""
+        return self.scores if rate == "wer" else self.scores["characters"] or {}
 
 
 Results = Dict[Tuple[Job, str], Result]
@@ -62,10 +67,11 @@ def collect(plan: Plan, progress: Progress, jobs: Sequence[Job]) -> Tuple[Result
         for job in jobs:
             folder = plan.decode_dir(job, test_set)
             why = progress.why_not_trained(job) or progress.why_not_decoded(job, test_set)
-            scores = {} if why else read_json(folder / f"wer-{test_set}.json", default={})
-            if not scores:
+            scored = folder / f"wer-{test_set}.json"
+            if why or not scored.exists():
                 reasons[job, test_set] = why or f"{test_set} is not scored"
                 continue
+            scores = read_scores(scored)
             path = folder / f"recogs-{test_set}.txt"
             recognitions = read_recogs(path)
             first = first or (recognitions, path)
@@ -74,7 +80,9 @@ def collect(plan: Plan, progress: Progress, jobs: Sequence[Job]) -> Tuple[Result
             decoding = read_json(folder / "decode.json", numbers=("rtf",))
             delay = read_json(folder / f"delay-{test_set}.json", default={})
             counted = recognitions if plan.recipe.text.score_events else words_alone(recognitions)
-            errors = errors_by_utterance(counted)
+            errors = {"wer": errors_by_utterance(counted)}
+            if scores["characters"]:
+                errors["cer"] = errors_by_utterance(as_characters(counted))
             results[job, test_set] = Result(job, test_set, system, scores, errors, decoding, delay)
     return results, reasons
 
@@ -83,7 +91,8 @@ def as_list(plan: Plan, results: Results) -> List[Dict[str, Any]]:
     """``results.json``: one object a system, seed and test set, with exactly ``KEYS``.
 
     ``p_value``: of the system against its baseline, seed by seed (paired bootstrap over utterances); None for a
-    system that others are compared with, and where the baseline has no such seed.
+    system that others are compared with, where the baseline has no such seed, and of too few utterances.  ``cer``:
+    None where only words are counted.
     """
     rows = []
     baselines = {system.baseline for system in plan.systems.values()}
@@ -100,6 +109,7 @@ def as_list(plan: Plan, results: Results) -> List[Dict[str, Any]]:
             "test_set": test_set,
             **{key: result.scores[key] for key in ("wer", "words", "ins", "del", "sub")},
             "p_value": result.scores["p_value"] if compared else None,
+            "cer": result.figures("cer").get("cer"),
         }
         assert tuple(values) == KEYS
         rows.append(values)

@@ -1,12 +1,15 @@
 """The table of an experiment: a row for each system and test set, all finished seeds together.
 
-    wer, wer_sd, wer_min, wer_max   per cent, over the finished seeds
+    wer, wer_sd, wer_min, wer_max   per cent, over the finished seeds; None where no word is spoken
     ins, del, sub                   sums over these; ins_mean, del_mean, sub_mean: of one seed
     relative_change                 of the mean against the baseline's, per cent; negative is better
     p_value                         paired bootstrap over utterances, all compared seeds together
     p_value_seeds                   the same, and the seeds are drawn as well: training noise counts
                                     (scoring.bootstrap); None where one seed is compared: it says nothing of others
     ci95                            of the %WER, bootstrap over utterances, where one seed is finished
+    too_few                         what there is too little of for p-values and interval (scoring.bootstrap), or None
+    characters                      the same figures of characters where these are counted (scoring.characters): cer,
+                                    cer_sd ... baseline_cer, relative_change, p_value, p_value_seeds; else None
     rtf                             of decoding, encoder and search, mean over seeds
     delay_ms, delay_ci95_ms, delay_words   of a streaming system's first seed, against its teacher's words
 
@@ -23,6 +26,9 @@ from rnnt_kd.scoring.bootstrap import paired_p_value, spread
 from rnnt_kd.tables import shown
 
 DELAY = {"delay_ms": "mean_ms", "delay_ci95_ms": "ci95_ms", "delay_words": "words"}  # of delay-<test set>.json
+CHARACTERS = ("%CER", "CER change", "CER p (these trainings)", "CER p (seeds too)")  # columns
+LENGTHS = {"wer": "words", "cer": "characters"}
+TOO_FEW = "too few"  # in the place of an interval or a p-value
 SIZES = {"params": "params", "nonzero_params": "nonzero_params", "sparsity_measured": "sparsity"}  # of system.json
 
 
@@ -38,7 +44,11 @@ def rows(plan: Plan, results: Results, reasons: Reasons, *, replications: int = 
             row["seeds"] = list(finished)
             row.update(_figures(list(finished.values())))
             baseline = _finished(plan, results, plan.systems[name].baseline, test_set)
-            row.update(_compared(finished, baseline, replications, seed))
+            row["compared_seeds"] = sorted(finished.keys() & baseline.keys())
+            given = finished, baseline, row["compared_seeds"], {"replications": replications, "seed": seed}
+            row.update(_rates("wer", *given))
+            has_characters = any(result.figures("cer") for result in finished.values())
+            row["characters"] = _rates("cer", *given) if has_characters else None
             table.append(row)
     return table
 
@@ -47,7 +57,10 @@ def markdown(table: Sequence[Dict[str, Any]], title: str, commands: Sequence[str
     """For people, GitHub flavour.  ``title``: a sentence on what it is a table of."""
     head = ["system", "test set", "search", "seeds", "parameters", "non-zero", "sparsity", "%WER", "ins", "del", "sub"]
     head += ["compared with", "change", "p (these trainings)", "p (seeds too)", "train s", "RTF"]
+    with_characters = any(row["characters"] for row in table)
     with_delay = any(row["delay_ms"] is not None for row in table)
+    few = {row["test_set"]: row["too_few"] for row in table if row["too_few"]}
+    head += [*CHARACTERS] * with_characters + ["delay ms [95 %]"] * with_delay
     words = {row["test_set"]: row["words"] for row in table if row["words"] is not None}
     sets = ", ".join(f"{name} ({number} words)" for name, number in words.items()) or "nothing scored yet"
     lines = [
@@ -56,9 +69,11 @@ def markdown(table: Sequence[Dict[str, Any]], title: str, commands: Sequence[str
         "the system compared with, relative, over the seeds that both have. p (these trainings): two-sided paired "
         "bootstrap, utterances drawn; it says nothing of other trainings of the same systems. p (seeds too): the seeds "
         "are drawn as well. Sparsity: of the sparsified matrices, measured. RTF: encoder and search."
-        + (" Delay: how much later than from the teacher words come that are right in both." if with_delay else ""),
+        + (" %CER: the same of characters." if with_characters else "")
+        + (" Delay: how much later than from the teacher words come that are right in both." if with_delay else "")
+        + (f" {TOO_FEW.capitalize()} to tell: {', '.join(f'{n} ({few[n]})' for n in few)}." if few else ""),
         "",
-        tables.markdown(head + ["delay ms [95 %]"] * with_delay, [_cells(row, with_delay) for row in table], left=4),
+        tables.markdown(head, [_cells(row, with_characters, with_delay) for row in table], left=4),
     ]
     missing: Dict[Tuple[str, str], List[str]] = {}  # system, reason -> seeds
     for row in table:
@@ -98,42 +113,59 @@ def _finished(plan: Plan, results: Results, name: Optional[str], test_set: str) 
 
 
 def _figures(results: Sequence[Result]) -> Dict[str, Any]:
-    counts = ("ins", "del", "sub")
-    keys = (*SIZES, "wer", "wer_sd", "wer_min", "wer_max", "words", *counts, *(f"{key}_mean" for key in counts))
     if not results:
-        return dict.fromkeys((*keys, "train_seconds", "ci95", "rtf", *DELAY))
-    rates = spread([result.scores["wer"] for result in results])
-    sums = {key: sum(result.scores[key] for result in results) for key in counts}
+        return dict.fromkeys((*SIZES, "train_seconds", "rtf", "too_few", *DELAY))
     sizes = {key: _mean([result.system[name] for result in results]) for key, name in SIZES.items()}
     return {
         **{key: value if key == "sparsity_measured" else round(value) for key, value in sizes.items()},
-        "wer": rates["mean"],
-        **{f"wer_{key}": rates[key] for key in ("sd", "min", "max")},
-        "words": results[0].scores["words"],
-        **sums,
-        **{f"{key}_mean": value / len(results) for key, value in sums.items()},
         "train_seconds": _mean([result.system["train_seconds"] for result in results]),
-        "ci95": results[0].scores["ci95"] if len(results) == 1 else None,
         "rtf": _mean([result.decoding["rtf"] for result in results]),
+        "too_few": results[0].scores["too_few"],
         **{key: results[0].delay.get(name) for key, name in DELAY.items()},
     }
 
 
-def _compared(system: Dict[int, Result], baseline: Dict[int, Result], replications: int, seed: int) -> Dict[str, Any]:
-    common = sorted(system.keys() & baseline.keys())
-    values: Dict[str, Any] = {"compared_seeds": common}
+def _rates(
+    rate: str, system: Dict[int, Result], baseline: Dict[int, Result], common: Sequence[int], bootstrap: Dict[str, int]
+) -> Dict[str, Any]:
+    """``rate``: "wer" or "cer"; over the finished seeds, and against the baseline over the ``common`` ones."""
+    counts = ("ins", "del", "sub")
+    keys = (
+        rate,
+        f"{rate}_sd",
+        f"{rate}_min",
+        f"{rate}_max",
+        LENGTHS[rate],
+        *counts,
+        *(f"{key}_mean" for key in counts),
+    )
+    keys += ("ci95", f"baseline_{rate}", "relative_change", "p_value", "p_value_seeds")
+    values: Dict[str, Any] = dict.fromkeys(keys)
+    scores = [result.figures(rate) for result in system.values()]
+    if not scores:
+        return values
+    sums = {key: sum(item[key] for item in scores) for key in counts}
+    values.update({f"{key}_mean": value / len(scores) for key, value in sums.items()}, **sums)
+    values[LENGTHS[rate]] = scores[0][LENGTHS[rate]]
+    if scores[0][rate] is None:
+        return values
+    seeds = spread([item[rate] for item in scores])
+    values.update({rate: seeds["mean"], **{f"{rate}_{key}": seeds[key] for key in ("sd", "min", "max")}})
+    values["ci95"] = scores[0]["ci95"] if len(scores) == 1 else None
     if not common:
-        return {**values, "baseline_wer": None, "relative_change": None, "p_value": None, "p_value_seeds": None}
-    errors, others = ({key: results[key].errors for key in common} for results in (system, baseline))
-    rate, other = (_mean([results[key].scores["wer"] for key in common]) for results in (system, baseline))
-    values.update(baseline_wer=other, relative_change=100.0 * (rate - other) / other if other else None)
+        return values
+    own, other = (_mean([results[key].figures(rate)[rate] for key in common]) for results in (system, baseline))
+    values.update({f"baseline_{rate}": other, "relative_change": 100.0 * (own - other) / other if other else None})
+    if system[common[0]].scores["too_few"]:
+        return values
+    errors, others = ({key: results[key].errors[rate] for key in common} for results in (system, baseline))
     for name, over in (("p_value", "utterances"), ("p_value_seeds", "both")):
-        p = paired_p_value(errors, others, over=over, replications=replications, seed=seed)
-        values[name] = round(p, 6) if over == "utterances" or len(common) > 1 else None
+        p = paired_p_value(errors, others, over=over, **bootstrap)
+        values[name] = round(p, 6) if p is not None and (over == "utterances" or len(common) > 1) else None
     return values
 
 
-def _cells(row: Dict[str, Any], with_delay: bool) -> List[str]:
+def _cells(row: Dict[str, Any], with_characters: bool, with_delay: bool) -> List[str]:
     done, wanted = row["seeds"], row["seeds_wanted"]
     seeds = " ".join(map(str, done)) or "-"
     against = row["baseline"] or "-"
@@ -147,29 +179,40 @@ def _cells(row: Dict[str, Any], with_delay: bool) -> List[str]:
         shown(row["params"], ",d"),
         shown(row["nonzero_params"], ",d"),
         shown(row["sparsity_measured"], ".1%"),
-        _rate(row),
+        _rate(row, row, "wer"),
         *(shown(row[f"{key}_mean"], "g" if len(done) == 1 else ".1f") for key in ("ins", "del", "sub")),
         against,
-        shown(row["relative_change"], "+.1f", " %"),
-        shown(row["p_value"], ".4f"),
-        shown(row["p_value_seeds"], ".4f"),
+        *_comparison(row, row),
         shown(row["train_seconds"], ".0f"),
         shown(row["rtf"], ".4f"),
     ]
+    if with_characters:
+        figures = row["characters"]
+        cells += [_rate(row, figures, "cer"), *_comparison(row, figures)] if figures else ["-"] * len(CHARACTERS)
     if with_delay:
-        delay = (
-            "-" if row["delay_ms"] is None else "{:.0f} [{:.0f}, {:.0f}]".format(row["delay_ms"], *row["delay_ci95_ms"])
-        )
-        cells.append(delay)
+        low_high = row["delay_ci95_ms"]
+        interval = "[{:.0f}, {:.0f}]".format(*low_high) if low_high else f"[{TOO_FEW}]"
+        cells.append("-" if row["delay_ms"] is None else f"{row['delay_ms']:.0f} {interval}")
     return cells
 
 
-def _rate(row: Dict[str, Any]) -> str:
-    if row["wer"] is None:
+def _comparison(row: Dict[str, Any], figures: Dict[str, Any]) -> List[str]:
+    """Change and both p-values, of words or characters."""
+    cells = [shown(figures["relative_change"], "+.1f", " %")]
+    for key, is_wanted in (("p_value", row["compared_seeds"]), ("p_value_seeds", len(row["compared_seeds"]) > 1)):
+        cells.append(TOO_FEW if is_wanted and row["too_few"] else shown(figures[key], ".4f"))
+    return cells
+
+
+def _rate(row: Dict[str, Any], figures: Dict[str, Any], rate: str) -> str:
+    if not row["seeds"]:
         return "not finished"
-    if row["wer_sd"] is not None:
-        return f"{row['wer']:.2f} +- {row['wer_sd']:.2f} [{row['wer_min']:.2f}, {row['wer_max']:.2f}]"
-    return f"{row['wer']:.2f}" + (" [{:.2f}, {:.2f}]".format(*row["ci95"]) if row["ci95"] else "")
+    if figures[rate] is None:
+        return "-"
+    text = f"{figures[rate]:.2f}"
+    if figures[f"{rate}_sd"] is not None:
+        return f"{text} +- {figures[f'{rate}_sd']:.2f} [{figures[f'{rate}_min']:.2f}, {figures[f'{rate}_max']:.2f}]"
+    return f"{text} [" + ("{:.2f}, {:.2f}]".format(*figures["ci95"]) if figures["ci95"] else f"{TOO_FEW}]")
 
 
 def _mean(values: Sequence[float]) -> float:

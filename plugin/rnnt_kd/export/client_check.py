@@ -1,7 +1,8 @@
 """A check of an export: what sherpa-onnx recognises with it, against our own decoder on the system in torch.
 
 Greedy and modified beam search, single utterances and batches, every utterance that is given.  Our side
-starts from the audio too (Lhotse's filter banks without stage 1's rounding).
+starts from the audio too (Lhotse's filter banks without stage 1's rounding).  Tokens, times and letters decide;
+blanks are compared as ``client_text`` says that the client writes them, and words are counted in the tokens.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from rnnt_kd.data.audio_format import FRAME_SECONDS, SAMPLING_RATE
 from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.errors import UserError
-from rnnt_kd.export import client
+from rnnt_kd.export import client, client_text
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.scoring.bootstrap import one_seed_p_value
 from rnnt_kd.scoring.recognitions import Recognition
@@ -36,16 +37,22 @@ class Difference:
     utterance: str
     search: str
     batch_size: int
-    what: str  # "text", "tokens" or "times"
+    what: str  # "text", "tokens", "times", or "blanks": the same tokens, times and letters
     sherpa_onnx: str
     rnnt_kd: str
+
+    @property
+    def decides(self) -> bool:
+        """Is it more than a client that sets blanks otherwise than ``client_text``?"""
+        return self.what != "blanks"
 
 
 def check_client(folder: Path, model: Transducer, tokenizer: Tokenizer, speech: Sequence[Speech]) -> Dict[str, Any]:
     """Recognise ``speech`` (all with samples) four times on either side.
 
     Returns JSON values: ``utterances``, ``audio_seconds``, ``runs`` (search, batch_size, differences, and where
-    there are reference words wer_sherpa_onnx, wer_rnnt_kd and the p-value of the pair), ``differences`` (a list).
+    there are reference words wer_sherpa_onnx, wer_rnnt_kd and the p-value of the pair), ``differences`` (a list)
+    and ``differences_in_blanks``.
     Raises: UserError: the client died, or answers with another number of results.
     """
     features = [filter_banks(item.heard) for item in speech]
@@ -64,8 +71,8 @@ def check_client(folder: Path, model: Transducer, tokenizer: Tokenizer, speech: 
                 for difference in compare(item.id, search, batch_size, own, other)
             ]
             differences += found
-            runs.append({"search": search, "batch_size": batch_size, "differences": len(found)})
-            runs[-1].update(word_errors(speech, [own.text for own in ours], [other.text for other in theirs]))
+            runs.append({"search": search, "batch_size": batch_size, "differences": deciding(found)})
+            runs[-1].update(word_errors(speech, *([item.tokens for item in side] for side in (ours, theirs))))
     return measured(speech, runs, differences)
 
 
@@ -76,14 +83,23 @@ def measured(speech: Sequence[Speech], runs: List[Dict[str, Any]], differences: 
         "audio_seconds": round(sum(item.seconds for item in speech), 3),
         "beam": BEAM,
         "runs": runs,
-        "differences": [asdict(difference) for difference in differences],
+        "differences": [asdict(item) for item in differences if item.decides],
+        "differences_in_blanks": [asdict(item) for item in differences if not item.decides],
     }
 
 
-def as_result(tokens: Sequence[int], frames: Sequence[int], tokenizer: Tokenizer, start: float = 0.0):
+def deciding(differences: Sequence[Difference]) -> int:
+    """How many decide."""
+    return sum(difference.decides for difference in differences)
+
+
+def as_result(
+    tokens: Sequence[int], frames: Sequence[int], tokenizer: Tokenizer, start: float = 0.0, streaming: bool = False
+):
     """Our tokens and their encoder frames, as sherpa-onnx would give them."""
-    pieces, times = tokenizer.pieces(), [frame * ENCODER_FRAME_SECONDS for frame in frames]
-    return client.ClientResult(tokenizer.decode(tokens), [pieces[token] for token in tokens], times, start)
+    symbols, times = tokenizer.pieces(), [frame * ENCODER_FRAME_SECONDS for frame in frames]
+    pieces = [symbols[token] for token in tokens]
+    return client.ClientResult(client_text.text_of(pieces, streaming), client_text.tokens_of(pieces), times, start)
 
 
 def check_features(speech: Sequence[Speech], folder: Path) -> float:
@@ -119,30 +135,39 @@ def _recognise(
 
 def compare(utterance: str, search: str, batch_size: int, ours, theirs) -> List[Difference]:
     """The first thing that differs; a list of it, or an empty one."""
-    own, other = ([token.replace("\u2581", " ") for token in result.tokens] for result in (ours, theirs))
     times = [f"{t:.2f}" for t in ours.timestamps], [f"{t:.2f}" for t in theirs.timestamps]
     for what, one, two in (
-        ("text", " ".join(ours.text.split()), " ".join(theirs.text.split())),
-        ("tokens", "|".join(own), "|".join(other)),
+        ("text", ours.text, theirs.text),
+        ("tokens", "|".join(ours.tokens), "|".join(theirs.tokens)),
         ("times", " ".join(times[0]), " ".join(times[1])),
+        ("blanks", ours.text, theirs.text),
     ):
-        if one != two:
+        if one != two and (what != "text" or "".join(one.split()) != "".join(two.split())):
             return [Difference(utterance, search, batch_size, what, sherpa_onnx=two, rnnt_kd=one)]
     return []
 
 
-def word_errors(speech: Sequence[Speech], ours: Sequence[str], theirs: Sequence[str]) -> Dict[str, Any]:
-    """Both word error rates, the counts of sherpa-onnx's, and the p-value; nothing where no words are known."""
+def word_errors(
+    speech: Sequence[Speech], ours: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]]
+) -> Dict[str, Any]:
+    """Of tokens: both word error rates, the counts of sherpa-onnx's, and the p-value (None: too few); nothing without
+    reference words.
+
+    Words are counted in the tokens: in its text the client closes words up.
+    """
     own, other = (
-        [Recognition(i.id, tuple(i.text.split()), tuple(t.split())) for i, t in zip(speech, texts, strict=True)]
-        for texts in (ours, theirs)
+        [
+            Recognition(item.id, tuple(item.text.split()), tuple(client_text.words_of(tokens)))
+            for item, tokens in zip(speech, side, strict=True)
+        ]
+        for side in (ours, theirs)
     )
     if not any(item.ref for item in own):
         return {}
-    counts = count_all(other)
+    counts, p_value = count_all(other), one_seed_p_value(other, own)
     return {
-        "wer_sherpa_onnx": round(counts.wer, 4),
+        "wer_sherpa_onnx": round(counts.wer or 0.0, 4),
         "errors": {"words": counts.words, "ins": counts.ins, "del": counts.dels, "sub": counts.subs},
-        "wer_rnnt_kd": round(count_all(own).wer, 4),
-        "p_value": round(one_seed_p_value(other, own), 6),
+        "wer_rnnt_kd": round(count_all(own).wer or 0.0, 4),
+        "p_value": p_value and round(p_value, 6),
     }

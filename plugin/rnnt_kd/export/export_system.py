@@ -3,7 +3,8 @@
 Which files, and how they are tried, is the target's: ``targets/<name>.py``, today sherpa-onnx alone.
 
 The files are written and verified in a hidden folder beside ``out_dir`` and renamed when all is right.  An
-export that does not hold what is promised stays beside it as ``<out_dir>.failed``, with ``check.json``.
+export that does not hold what is promised stays beside it as ``<out_dir>.failed``, with ``check.json``, until one
+that does takes its place.
 """
 
 import json
@@ -18,6 +19,7 @@ from rnnt_kd.config import SystemConfig
 from rnnt_kd.data.speech import Speech, read_speech
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import formats, model_json
+from rnnt_kd.export.client_text import tokens_txt
 from rnnt_kd.export.readme import readme
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.models.transducer import Transducer
@@ -25,7 +27,7 @@ from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 
 Say = Callable[[str], None]
-CHECK = "check.json"
+CHECK, FAILED = "check.json", ".failed"
 TARGETS = "rnnt_kd.export.targets"
 
 
@@ -77,20 +79,34 @@ def export_system(
         names = writer.write_files(model, formats.name_of(weights, sparse), streaming, making)
         values["parameters"] = model_json.describe_parameters(model, names)
         shutil.copyfile(bpe_dir / "bpe.model", making / "bpe.model")
-        lines = [f"{piece} {index}\n" for index, piece in enumerate(tokenizer.pieces())]
-        atomic.write_text(making / "tokens.txt", "".join(lines))
+        atomic.write_text(making / "tokens.txt", tokens_txt(tokenizer.pieces()))
+        atomic.write_text(making / "bpe.vocab", tokenizer.scored_pieces())
         atomic.write_text(making / "README.md", readme(values))
         model_json.write_manifest(making, {**values, "check": {}})
-        check, fault = writer.verify(
-            making, model, tokenizer, speech, weights == formats.BASE, streaming, check_data_dir, say
-        )
-        atomic.write_text(making / CHECK, json.dumps(check, indent=1, ensure_ascii=False) + "\n")
+        failed = out_dir.with_name(out_dir.name + FAILED)
+        try:
+            check, fault = writer.verify(
+                making, model, tokenizer, speech, weights == formats.BASE, streaming, check_data_dir, say
+            )
+        except UserError as error:
+            _keep(making, failed, {"fault": error.problem})
+            raise
         if fault:
-            failed = out_dir.with_name(out_dir.name + ".failed")
-            atomic.replace_dir(making, failed)
+            _keep(making, failed, {"fault": fault, **check})
             raise UserError(out_dir, fault, "none", f"the export is kept in {failed}; {CHECK} there lists them")
+        _write_check(making, check)
         model_json.write_manifest(making, {**values, "check": _summary(check)})
+    shutil.rmtree(failed, ignore_errors=True)
     return model_json.read_manifest(out_dir)
+
+
+def _write_check(folder: Path, check: Dict[str, Any]) -> None:
+    atomic.write_text(folder / CHECK, json.dumps(check, indent=1, ensure_ascii=False) + "\n")
+
+
+def _keep(made: Path, failed: Path, check: Dict[str, Any]) -> None:
+    _write_check(made, check)
+    atomic.replace_dir(made, failed)
 
 
 def _set_mode(model: Transducer, config: SystemConfig, streaming: bool, system_dir: Path) -> None:
@@ -118,4 +134,5 @@ def _summary(check: Dict[str, Any]) -> Dict[str, Any]:
     """The part of ``check.json`` that ``model.json`` keeps: numbers of differences, not the list."""
     texts = sum(item["what"] == "text" for item in check["differences"])
     numbers = {"differences": len(check["differences"]), "differences_in_text": texts}
+    numbers["differences_in_blanks"] = len(check["differences_in_blanks"])
     return {**check, **numbers, "left_out": len(check["left_out"])}

@@ -12,6 +12,7 @@ import onnx
 
 from rnnt_kd.data.audio_format import FEATURE_DIM
 from rnnt_kd.errors import UserError
+from rnnt_kd.export.client_text import tokens_txt
 from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, metadata_of
 from rnnt_kd.text.tokenizer import Tokenizer
 
@@ -55,8 +56,8 @@ def check_vocabulary(folder: Path, manifest: Dict[str, Any]) -> int:
             raise UserError(path, f"{key} is {manifest.get(key)}", f"{value}: {why}")
     tokenizer = Tokenizer.load(folder / "bpe.model")
     pieces = tokenizer.pieces()
-    lines = (folder / "tokens.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    expected = [f"{piece} {index}" for index, piece in enumerate(pieces)]
+    lines = (folder / "tokens.txt").read_text(encoding="utf-8", errors="replace").split("\n")
+    expected = tokens_txt(pieces).split("\n")
     if lines != expected:
         pairs = enumerate(zip_longest(lines, expected), 1)
         wrong = next(number for number, (one, other) in pairs if one != other)

@@ -20,10 +20,22 @@ from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.graphs import TRAINING_ONLY
-from rnnt_kd.export.model_json import NAME, ONNX_FILES, json_digest, tensor_digest
+from rnnt_kd.export.model_json import NAME, ONNX_FILES, tensor_digest
 from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, load_onnx, metadata_of
 from rnnt_kd.export.verify import session, verify_static
-from rnnt_kd.systems.store import CONFIG, DECODING_ONLY, FINAL, build_model, load_weights, write_system, write_tensors
+from rnnt_kd.files import parse_json
+from rnnt_kd.record import Record, json_digest
+from rnnt_kd.systems.store import (
+    CONFIG,
+    DECODING_ONLY,
+    FINAL,
+    SYSTEM,
+    TRAINING,
+    build_model,
+    load_weights,
+    write_system,
+    write_tensors,
+)
 
 
 def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
@@ -53,7 +65,8 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
         load_weights(model, tensors, folder, AGAIN)
         write_system_config(making / CONFIG, config)
         write_tensors(making / FINAL, tensors)
-        write_system(making, _record(manifest, folder, sorted(heads)))
+        write_system(making, _facts(manifest, folder, sorted(heads)))
+        Record(making, TRAINING, {"imported": manifest["sha256"]}, {}, [CONFIG, FINAL, SYSTEM]).finish()
     return manifest
 
 
@@ -70,7 +83,7 @@ def read_parameters(folder: Path, names: Mapping[str, Iterable[str]]) -> Dict[st
         dense = {tensor.name: tensor for tensor in model.graph.initializer}
         values = {name: numpy_helper.to_array(dense[name]) for name in wanted if name in dense}
         values.update(_computed(model, [name for name in wanted if name not in dense], folder / file))
-        transposed = set(json.loads(metadata_of(model)[TRANSPOSED]))
+        transposed = set(parse_json(metadata_of(model)[TRANSPOSED]))
         found.update({name: value.T if name in transposed else value for name, value in values.items()})
     return found
 
@@ -133,7 +146,7 @@ def _weights(folder: Path, manifest: Dict[str, Any]) -> Dict[str, Tensor]:
     return tensors
 
 
-def _record(manifest: Dict[str, Any], folder: Path, heads: List[str]) -> Dict[str, Any]:
+def _facts(manifest: Dict[str, Any], folder: Path, heads: List[str]) -> Dict[str, Any]:
     kept = ("system", "role", "params", "nonzero_params", "sparsity", "sparsity_total")
     return {
         **{key: manifest[key] for key in kept},

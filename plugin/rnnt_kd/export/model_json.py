@@ -29,14 +29,15 @@ from rnnt_kd.data.audio_format import FEATURE_DIM, SAMPLING_RATE
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.models.transducer import Transducer
+from rnnt_kd.record import file_digest, json_digest
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.sparsity.report import measured_sparsity, select_parameters, sparsity_report
-from rnnt_kd.systems.store import check_bpe, file_digest
+from rnnt_kd.systems.store import check_bpe
 
 FORMAT, FORMAT_VERSION = "rnnt_kd export", 1
 NAME = "model.json"
 ONNX_FILES = ("encoder.onnx", "decoder.onnx", "joiner.onnx")
-FILES = (*ONNX_FILES, "tokens.txt", "bpe.model", "README.md")  # beside model.json
+FILES = (*ONNX_FILES, "tokens.txt", "bpe.model", "bpe.vocab", "README.md")  # beside model.json
 FEATURES = {  # what sherpa-onnx computes by itself for this kind of model
     "type": "log-mel filter bank",
     "num_bins": FEATURE_DIM,
@@ -105,12 +106,6 @@ def tensor_digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def json_digest(values: Any) -> str:
-    """SHA-256 that does not depend on spaces or the order of keys."""
-    text = json.dumps(values, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
 def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
     """Write ``model.json``: ``values``, the checksums of the files beside it, and its own."""
     paths = {name: Path(folder) / name for name in FILES}
@@ -141,14 +136,13 @@ def read_manifest(folder: Path, check_files: bool = True) -> Dict[str, Any]:
     own = {key: value for key, value in manifest.items() if key != "sha256"}
     if manifest.get("sha256") != json_digest(own):
         raise UserError(path, "was changed since it was written", "the checksum it holds", _AGAIN)
-    for name in FILES if check_files else ():
-        try:
-            digest = file_digest(folder / name)
-        except FileNotFoundError:
-            raise UserError(folder / name, "missing", "a whole export", _AGAIN) from None
-        if digest != manifest["files"][name]["sha256"]:
-            expected = f"SHA-256 {manifest['files'][name]['sha256'][:12]}... of {NAME}"
-            raise UserError(folder / name, f"was changed (SHA-256 {digest[:12]}...)", expected, _AGAIN)
+    for name in filter(manifest["files"].__contains__, FILES if check_files else ()):  # all, but of an older export
+        digest, written = file_digest(folder / name), manifest["files"][name]["sha256"]
+        if digest == "absent":
+            raise UserError(folder / name, "missing", "a whole export", _AGAIN)
+        if digest != written:
+            problem = f"was changed (SHA-256 {digest[:12]}...)"
+            raise UserError(folder / name, problem, f"SHA-256 {written[:12]}... of {NAME}", _AGAIN)
     return manifest
 
 

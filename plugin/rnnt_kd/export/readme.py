@@ -12,6 +12,7 @@ _SETTINGS = """\
     decoding_method="modified_beam_search",  # or "greedy_search"
     max_active_paths=4,
     num_threads=1,
+    # hotwords_file="hotwords.txt", hotwords_score=1.5, modeling_unit="bpe", bpe_vocab="bpe.vocab",
 )
 samples, sampling_rate = soundfile.read("speech.wav", dtype="float32")
 stream = recognizer.create_stream()
@@ -69,6 +70,7 @@ def readme(values: Mapping[str, Any]) -> str:
     """Text for what ``model.json`` says of an export."""
     zeros = f", {100 * values['sparsity_total']:.1f} % of them zero" if values["sparsity_total"] > 0.001 else ""
     kind = "A streaming" if values["streaming"] else "An offline"
+    text_more = ", and it omits a punctuation mark at the beginning" if values["streaming"] else ""
     storage = "stored as " + values["weights"] + (", zeros left out" if values["sparse"] else "")
     scores = "".join(
         f"| {row['test_set']} | {row['search']}, beam {row['beam']} | {row['wer']:.2f} | {row['words']} "
@@ -93,6 +95,22 @@ def readme(values: Mapping[str, Any]) -> str:
 
 {_STREAMING if values["streaming"] else _OFFLINE}
 From rnnt_kd, which checks the files first: `python -m rnnt_kd.bin.transcribe . speech.wav`.
+
+## Text
+
+sherpa-onnx closes words up where it makes text of tokens: it writes no blank between two Chinese, Japanese or Korean
+characters, and none before punctuation, an apostrophe included ("ROCK 'N ROLL" becomes "ROCK'N ROLL"){text_more}.
+Who needs the words as the model says them joins the result's `tokens`: each begins with a blank where a word begins.
+
+## Hot words
+
+`hotwords.txt` holds a phrase a line in the spelling of the transcripts, with ` :2.5` behind it for a score of its own;
+phrases with characters that `tokens.txt` does not have are ignored.  Only modified_beam_search looks at it: by the
+line above that is a comment, or by
+
+```sh
+--hotwords-file=hotwords.txt --hotwords-score=1.5 --modeling-unit=bpe --bpe-vocab=bpe.vocab
+```
 
 ## How good it is
 

@@ -37,7 +37,8 @@ def measure_system(
       name:     what the rows call the system.
       speech:   the test set (all with samples).
       features: of ``speech``, where they are at hand.
-    ``p_value``: against float32 of the same system (two-sided, paired bootstrap).
+    ``p_value``: against float32 of the same system (two-sided, paired bootstrap; None for too few utterances).
+    Without a reference word ``wer`` is None.
     Raises: UserError: no finished system, or another BPE model.
     """
     model, config = load_system(system_dir)
@@ -137,8 +138,13 @@ def _scores(found: Sequence[Recognition], base: Sequence[Recognition]) -> SizeRo
     figures = {"errors": counts.errors, "words": counts.words}
     figures.update({"ins": counts.ins, "del": counts.dels, "sub": counts.subs})
     changed = sum(one.hyp != other.hyp for one, other in zip(found, base, strict=True))
-    p_value = round(one_seed_p_value(found, base), 6)
-    return {"wer": round(counts.wer, 4), **figures, "changed": changed, "p_value": p_value}
+    p_value = one_seed_p_value(found, base)
+    return {
+        "wer": counts.wer and round(counts.wer, 4),
+        **figures,
+        "changed": changed,
+        "p_value": p_value and round(p_value, 6),
+    }
 
 
 def sparsify(model: nn.Module, sparsity: float, structure: str) -> None:

@@ -13,7 +13,7 @@ from rnnt_kd.data.audio_format import FRAME_SAMPLES, FRAME_SECONDS, SAMPLING_RAT
 from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.decoding.streaming import StreamingRecognizer
 from rnnt_kd.export import client
-from rnnt_kd.export.client_check import BEAM, Difference, as_result, compare, measured, word_errors
+from rnnt_kd.export.client_check import BEAM, Difference, as_result, compare, deciding, measured, word_errors
 from rnnt_kd.export.streaming_graphs import encoder_of
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -48,10 +48,11 @@ def check_streaming_client(
                 for difference in _compare(item.id, search, own, other)
             ]
             differences += found
-            runs.append({"search": search, "segments": segments, "streams": len(items), "differences": len(found)})
+            runs.append({"search": search, "segments": segments, "streams": len(items)})
+            runs[-1]["differences"] = deciding(found)
             runs[-1]["number_of_segments"] = sum(len(own) for own in ours)
-            texts = ([" ".join(segment.text for segment in one) for one in side] for side in (ours, theirs))
-            runs[-1].update(word_errors(items, *texts))
+            tokens = ([_tokens(one) for one in side] for side in (ours, theirs))
+            runs[-1].update(word_errors(items, *tokens))
     return measured(speech, runs, differences)
 
 
@@ -100,7 +101,7 @@ def frames_ready(samples: int) -> int:
 
 def _result(stream: StreamingRecognizer, tokenizer: Tokenizer) -> client.ClientResult:
     found = stream.result()
-    return as_result(found.tokens, found.timestamps, tokenizer, stream.start_frame * FRAME_SECONDS)
+    return as_result(found.tokens, found.timestamps, tokenizer, stream.start_frame * FRAME_SECONDS, streaming=True)
 
 
 def _compare(
@@ -113,6 +114,11 @@ def _compare(
     if not found and starts[0] != starts[1]:
         found.append(Difference(utterance, search, 1, "segments", sherpa_onnx=starts[1], rnnt_kd=starts[0]))
     return found
+
+
+def _tokens(segments: Sequence[client.ClientResult]) -> List[str]:
+    """Of all segments; each begins with a new word."""
+    return [token for segment in segments for token in (" ", *segment.tokens)]
 
 
 def _whole(segments: Sequence[client.ClientResult]) -> client.ClientResult:

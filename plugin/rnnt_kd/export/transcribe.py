@@ -17,6 +17,7 @@ from rnnt_kd.data.pieces import LONGEST_SECONDS, cut_at_quiet
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.client import SHORTEST, ClientResult, Listener, search_settings
 from rnnt_kd.export.client_process import ClientProcess
+from rnnt_kd.export.client_text import without_blanks
 
 SHORTEST_PIECE, LONGEST_PIECE = 1.0, 300.0  # seconds
 CHUNK_MS = 100
@@ -62,7 +63,7 @@ class Transcriber:
             texts.append(found["text"])
             tokens += found["tokens"]
             times += [round(start / SAMPLING_RATE + seconds, 4) for seconds in found["timestamps"]]
-        return ClientResult(" ".join(filter(None, texts)), tokens, times)
+        return ClientResult(without_blanks(" ".join(filter(None, texts))), tokens, times)
 
     def __enter__(self) -> "Transcriber":
         return self

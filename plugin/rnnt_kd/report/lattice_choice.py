@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Mapping, Sequence, Tuple
 
+from rnnt_kd.scoring.characters import as_characters, has_no_blanks
 from rnnt_kd.scoring.recognitions import Recognition
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.scoring.word_errors import align, count
@@ -14,7 +15,8 @@ from rnnt_kd.scoring.word_errors import align, count
 
 @dataclass(frozen=True)
 class Chosen:
-    """One utterance: the words of the teacher, of the twin and of the distilled student, and their errors."""
+    """One utterance: the words of the teacher, of the twin and of the distilled student, and their errors, which are of
+    characters where text has no blanks between words."""
 
     utterance: str
     kind: str  # "gained", "lost" or "changed", see report/lattice_data.py
@@ -48,18 +50,22 @@ def choose(
       seconds:      utterance id -> duration; utterances that are not in it, or last longer than ``max_seconds``,
                     are not chosen.
     """
+    units = {key: list(items) for key, items in recognitions.items()}
+    if has_no_blanks(item.ref for item in units["teacher"]):
+        units = {key: as_characters(items) for key, items in units.items()}
     candidates: Dict[str, List[Tuple[tuple, Chosen]]] = {"gained": [], "lost": [], "changed": []}
-    for items in zip(*(recognitions[key] for key in ("teacher", "twin", "student"))):
+    names = ("teacher", "twin", "student")
+    items_of, counted_of = (zip(*(given[key] for key in names)) for given in (recognitions, units))
+    for items, counted in zip(items_of, counted_of):
         teacher, twin, student = items
         assert teacher.utterance_id == twin.utterance_id == student.utterance_id
         length = seconds.get(teacher.utterance_id, float("inf"))
         if twin.hyp == student.hyp or length > max_seconds:
             continue
-        errors = [count(align(item.ref, item.hyp)).errors for item in items]
+        errors = [count(align(item.ref, item.hyp)).errors for item in counted]
         difference = errors[1] - errors[2]
         kind = "gained" if difference > 0 else "lost" if difference < 0 else "changed"
         rank = (-abs(difference), errors[0], length, teacher.utterance_id)
-        names = ("teacher", "twin", "student")
         hyps = dict(zip(names, (item.hyp for item in items)))
         chosen = Chosen(teacher.utterance_id, kind, teacher.ref, hyps, dict(zip(names, errors)))
         candidates[kind].append((rank, chosen))

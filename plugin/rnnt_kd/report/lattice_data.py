@@ -29,6 +29,7 @@ teacher's occupancy; 0 for the teacher).
 import io
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
@@ -38,10 +39,13 @@ import numpy as np
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import named_in, parse_json
 
 FORMAT = 1
+LARGEST_ARRAYS = 1 << 28  # bytes, of one utterance
 MODELS = ("teacher", "twin", "student")
 AUDIO_TYPES = {".mp3": "audio/mpeg", ".flac": "audio/flac"}
+_DAMAGED = (ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error)
 _NODES = ("log_blank", "log_label", "occupancy")
 
 
@@ -145,11 +149,15 @@ def read_lattice(path: Path) -> UtteranceLattice:
     """``path``: the .json.  UserError: one of the three files is missing, damaged, or they do not belong together."""
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         if content.pop("format") != FORMAT:
             raise ValueError("another format")
-        name = Path(content.pop("audio")).name
-        with np.load(path.with_suffix(".npz"), allow_pickle=False) as file:
+        name = content.pop("audio")
+        arrays_path = named_in(path, path.with_suffix(".npz").name, next_step="make the lattices again")
+        with zipfile.ZipFile(arrays_path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > LARGEST_ARRAYS:
+                raise ValueError(f"more than {LARGEST_ARRAYS} bytes of arrays")
+        with np.load(arrays_path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         models = {key: _model(key, content["models"][key], arrays) for key in MODELS}
         content.update(tokens=tuple(content["tokens"]), ref=tuple(content["ref"]), models=models)
@@ -158,12 +166,14 @@ def read_lattice(path: Path) -> UtteranceLattice:
             starts=arrays["starts"],
             loudness=arrays["loudness"],
             audio_type=AUDIO_TYPES[Path(name).suffix] if name else "",
-            audio=path.with_name(name).read_bytes() if name else b"",
+            audio=named_in(path, name, next_step="make the lattices again").read_bytes() if name else b"",
         )
         _check(item)
+    except UserError:
+        raise
     except FileNotFoundError as error:
         raise UserError(error.filename, "missing", f"what belongs to {path}", "make the lattices again") from None
-    except (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         problem = f"damaged or not of this program ({type(error).__name__}: {error})"
         raise UserError(path, problem, "a lattice of rnnt_kd.bin.dump_lattices", "make it again") from None
     return item
@@ -198,6 +208,6 @@ def _check(item: UtteranceLattice) -> None:
 def _order(path: Path) -> int:
     """The key by which pictures are sorted; what cannot be read comes first, and ``read_lattice`` says why."""
     try:
-        return int(json.loads(path.read_text(encoding="utf-8"))["order"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(parse_json(path.read_text(encoding="utf-8"))["order"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return 0

@@ -4,7 +4,7 @@ The only module of the report that needs torch; the page does not import it.
 """
 
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from rnnt_kd.report.lattice_choice import Chosen, choose
 from rnnt_kd.report.lattice_data import MODELS, ModelOnLattice, UtteranceLattice
 from rnnt_kd.report.utterance_lattice import ModelView, utterance_lattice
 from rnnt_kd.scoring.recognitions import check_same_references, read_recogs
-from rnnt_kd.systems.store import FINAL, check_bpe, file_digest, load_system
+from rnnt_kd.systems.store import check_bpe, load_system, weights_digest
 from rnnt_kd.text.tokenizer import Tokenizer
 
 
@@ -35,6 +35,7 @@ def make_lattices(
     search: str,
     max_utterances: int = 6,
     max_seconds: float = 12.0,
+    data_dir: Optional[Path] = None,
     allow_pipes: bool = False,
     device: str = "cpu",
     backend_name: str = "auto",
@@ -46,6 +47,7 @@ def make_lattices(
       folders, names, recogs:  of "teacher", "twin" and "student": trained systems, what to call them, and what they
                     recognised.
       cuts:         the test set's, of stage 1.
+      data_dir:     where its audio is; None: the pictures have no sound.
       say:          takes a line for the user.
     Raises:
       UserError: the files are not of the same test set, teacher, BPE model or frame rate.
@@ -69,8 +71,9 @@ def make_lattices(
     subsampling = models["teacher"].encoder.subsampling_factor
     order = [places[item.utterance] for item in chosen]
     batches = read_batches(cuts, [[place] for place in order])
+    sounds = cut_samples(cuts, order, data_dir, allow_pipes) if data_dir else [None] * len(order)
     made: List[UtteranceLattice] = []
-    for item, batch, samples in zip(chosen, batches, cut_samples(cuts, order, allow_pipes)):
+    for item, batch, samples in zip(chosen, batches, sounds):
         ids = tokenizer.encode(batch.texts[0])
         try:
             starts, views = utterance_lattice(
@@ -121,8 +124,7 @@ def load_trio(
         check_bpe(config, tokenizer, folders[key], bpe_dir)
     if configs["student"].kd is None:
         raise UserError(folders["student"], "trained without distillation", "a distilled system")
-    weights = folders["teacher"] / FINAL  # where it is packed, nothing can be said
-    if weights.exists() and configs["student"].teacher_checksum != file_digest(weights):
+    if configs["student"].teacher_checksum != weights_digest(folders["teacher"]):
         raise UserError(folders["student"], f"distilled from another teacher than {folders['teacher']}", "its own one")
     return models, configs
 

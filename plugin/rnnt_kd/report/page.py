@@ -16,8 +16,9 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.report.lattice_data import UtteranceLattice, list_lattices, read_lattice
 from rnnt_kd.report.plots import bars, curves, lattice, scatter
 from rnnt_kd.report.plots.style import Plot
-from rnnt_kd.report.read import FinishedExperiment
+from rnnt_kd.report.read import CHARACTERS, FinishedExperiment
 from rnnt_kd.report.utterances import Piece, columns, compare
+from rnnt_kd.scoring.characters import has_no_blanks
 
 HERE = Path(__file__).parent
 
@@ -43,6 +44,8 @@ def make_page(experiment: FinishedExperiment) -> str:
         rows=rows,
         pairs=[row for row in rows if row[0].twin and row[2]["baseline_wer"] is not None],
         several=experiment.has_several_seeds(),
+        few=list(dict.fromkeys(f"{name} ({row['too_few']})" for _, name, row in rows if row["too_few"])),
+        no_characters=dict.fromkeys(CHARACTERS),
         plots={
             section: [plot for draw in drawings for plot in draw(experiment)] for section, drawings in PLOTS.items()
         },
@@ -71,7 +74,10 @@ def _lattices(folder: Path, problems: List[str]) -> List[Dict[str, Any]]:
 
 
 def _lattice(item: UtteranceLattice) -> Dict[str, Any]:
-    head, lines = columns(item.ref, {key: model.hyp for key, model in item.models.items()})
+    said = {"": item.ref, **{key: model.hyp for key, model in item.models.items()}}
+    if has_no_blanks([item.ref]):
+        said = {key: tuple("".join(words)) for key, words in said.items()}
+    head, lines = columns(said.pop(""), said)
     data = base64.b64encode(item.audio).decode("ascii")
     models: Sequence[Tuple[str, int, List[Piece]]] = [
         (model.name, model.errors, lines[key]) for key, model in item.models.items()

@@ -11,16 +11,16 @@ Only experiment.json has to be there.  What is missing, half written or damaged 
 or ``problems`` say so; a page is made of the rest.
 """
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import numpy as np
 import safetensors
 
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
 from rnnt_kd.systems import experiment_folder
 from rnnt_kd.systems.experiment_folder import ExperimentFolder, ListedSystem
 
@@ -28,11 +28,56 @@ Row = Dict[str, Any]
 
 TERMS = ("loss", "pruned_loss", "simple_loss", "ctc_loss", "kd_loss")  # of metrics.jsonl
 PACKED_BITS = ":bits"  # of systems/packed.py
-FIGURES = (  # of summary.json; all that the page shows
-    *("wer", "wer_sd", "ci95", "ins", "del", "sub", "ins_mean", "del_mean", "sub_mean", "words"),
-    *("params", "nonzero_params", "sparsity_measured", "train_seconds", "rtf", "delay_ms", "delay_ci95_ms"),
-    *("baseline_wer", "relative_change", "p_value", "p_value_seeds"),
-)
+_UNITS = ("ins", "del", "sub", "ins_mean", "del_mean", "sub_mean", "relative_change", "p_value", "p_value_seeds")
+_WORDS = ("wer", "wer_sd", "words", "baseline_wer", *_UNITS)
+CHARACTERS = ("cer", "cer_sd", "ci95", "characters", "baseline_cer", *_UNITS)  # of its rows' ``characters``
+_MEASURED = ("params", "nonzero_params", "sparsity_measured", "train_seconds", "rtf", "delay_ms")
+FIGURES = (*_WORDS, "ci95", "too_few", "characters", *_MEASURED, "delay_ci95_ms")  # of summary.json
+
+# What the page reads of a file's objects, name -> type; a value of another type is damage.
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _interval(value: object) -> bool:
+    return value is None or (isinstance(value, list) and len(value) == 2 and all(map(_number, value)))
+
+
+def _seeds(value: object) -> bool:
+    return isinstance(value, list) and all(map(_number, value))
+
+
+def _reasons(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_text, value.values()))
+
+
+def _number_or_none(value: object) -> bool:
+    return value is None or _number(value)
+
+
+def _of_characters(value: object) -> bool:
+    return value is None or (isinstance(value, dict) and _fits(value, _CHARACTER_TYPES))
+
+
+def _fits(value: Dict[str, Any], types: Mapping[str, Callable[[object], bool]]) -> bool:
+    return all(is_right(value.get(key)) for key, is_right in types.items())
+
+
+_CHARACTER_TYPES = {**dict.fromkeys(CHARACTERS, _number_or_none), "ci95": _interval}
+_SUMMARY = {
+    **{"system": _text, "test_set": _text, "seeds": _seeds, "unfinished": _reasons, "characters": _of_characters},
+    **dict.fromkeys((*_WORDS, *_MEASURED), _number_or_none),
+    **dict.fromkeys(("ci95", "delay_ci95_ms"), _interval),
+    "too_few": lambda value: value is None or _text(value),
+}
+_RESULTS = {"system": _text, "seed": _number, "test_set": _text, "wer": _number_or_none, "cer": _number_or_none}
+_SIZES = {"system": _text, "format": _text, "bytes": _number, "wer": _number_or_none}
 
 
 @dataclass(frozen=True)
@@ -99,6 +144,10 @@ class FinishedExperiment:
         names = self.about.test_sets
         return [name for name in names if any(system.rows[name]["wer"] is not None for system in self.systems)]
 
+    def counts_characters(self, test_set: str) -> bool:
+        """Whether %CER stands beside %WER."""
+        return any(system.rows[test_set]["characters"] for system in self.systems)
+
     def has_several_seeds(self) -> bool:
         return any(len(system.listed.seeds) > 1 for system in self.systems)
 
@@ -107,16 +156,17 @@ def read_finished(folder: Path) -> FinishedExperiment:
     """Raises UserError: there is no usable experiment.json."""
     about = experiment_folder.read(folder)
     folder = Path(folder)
-    problems: List[str] = []
-    summary = _objects(folder / "summary.json", ("system", "test_set", "wer", "seeds", "unfinished"), problems)
+    failed = _failed_exports(folder)
+    problems = [f"an export of {path.parent.stem}: the last one failed its check, see {path}" for path in failed]
+    summary = _objects(folder / "summary.json", _SUMMARY, problems)
     rows = {(row["system"], row["test_set"]): row for row in summary}
     shards = _shards(about)
     return FinishedExperiment(
         folder,
         about,
         tuple(_system(about, listed, rows, problems) for listed in about.systems),
-        tuple(_objects(folder / "results.json", ("system", "seed", "test_set", "wer"), problems)),
-        tuple(_objects(folder / "sizes.json", ("system", "format", "bytes"), problems)),
+        tuple(_objects(folder / "results.json", _RESULTS, problems)),
+        tuple(_objects(folder / "sizes.json", _SIZES, problems)),
         sum(path.stat().st_size for path in shards),
         len(shards),
         tuple(problems),
@@ -127,11 +177,16 @@ def inputs(folder: Path) -> Tuple[List[Path], List[Path]]:
     """Files that the page depends on: small ones, and those that are large or many."""
     about, folder = experiment_folder.read(folder), Path(folder)
     small = [folder / f"{name}.json" for name in ("experiment", "summary", "results", "sizes")]
+    small += _failed_exports(folder)
     large = sorted(folder.glob("lattices/*/*/[!.]*")) + _shards(about)
     for listed in about.systems:
         small += sorted(listed.first.glob("decode_*/*.json")) + sorted(listed.first.glob("decode_*/recogs-*.txt"))
         large += [listed.first / "metrics.jsonl", _weights(listed.first)]
     return [path for path in small if path.is_file()], [path for path in large if path.is_file()]
+
+
+def _failed_exports(folder: Path) -> List[Path]:
+    return sorted(folder.glob("export/*.failed/check.json"))
 
 
 def read_metrics(path: Path) -> List[Dict[str, Any]]:
@@ -143,7 +198,7 @@ def read_metrics(path: Path) -> List[Dict[str, Any]]:
     found = []
     for line in lines:
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except ValueError:
             continue
         if isinstance(value, dict) and isinstance(value.get("step"), int):
@@ -156,7 +211,7 @@ def count_nonzero(path: Path) -> Dict[str, Tuple[int, int]]:
     counts = {}
     try:
         with safetensors.safe_open(str(path), framework="numpy") as file:
-            shapes = json.loads((file.metadata() or {}).get("shapes", "{}"))
+            shapes = parse_json((file.metadata() or {}).get("shapes", "{}"))
             for name in file.keys():
                 if name.endswith(PACKED_BITS):
                     plain = name[: -len(PACKED_BITS)]
@@ -210,15 +265,15 @@ def _shards(about: ExperimentFolder) -> List[Path]:
     return sorted(path for folder in folders for path in folder.glob("kd_cache*/*.safetensors"))
 
 
-def _objects(path: Path, keys: Sequence[str], problems: List[str]) -> List[Row]:
-    """A list of JSON objects that have ``keys``; [] where there is none."""
+def _objects(path: Path, types: Mapping[str, Callable[[object], bool]], problems: List[str]) -> List[Row]:
+    """A list of JSON objects whose values are of these ``types``; [] where there is none."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return []
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         values = None
-    if not isinstance(values, list) or not all(isinstance(value, dict) and set(keys) <= set(value) for value in values):
+    if not isinstance(values, list) or not all(isinstance(value, dict) and _fits(value, types) for value in values):
         problems.append(f"{path}: not what rnnt_kd writes; run the stage that makes it")
         return []
     return values

@@ -1,6 +1,7 @@
 """The table of utterances: how a distilled system and its twin differ on each, and the words with their errors.
 
-Words are marked, and not by colour alone: ``M>N`` said M, recognised N; ``-M`` left out; ``+N`` put in.
+Words, or characters where no blanks part the words, are marked, and not by colour alone: ``M>N`` said M, recognised N;
+``-M`` left out; ``+N`` put in.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 from rnnt_kd.errors import UserError
 from rnnt_kd.report.lattice_choice import decodings
 from rnnt_kd.report.read import FinishedExperiment, FinishedSystem
+from rnnt_kd.scoring.characters import as_characters, has_no_blanks
 from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.scoring.word_errors import GAP, Alignment, align, count
@@ -76,13 +78,13 @@ def compare(experiment: FinishedExperiment, problems: List[str]) -> List[Compari
     return found
 
 
-def pieces(alignment: Alignment) -> Tuple[Piece, ...]:
-    """The words of one utterance, correct ones in a row joined."""
+def pieces(alignment: Alignment, between: str = " ") -> Tuple[Piece, ...]:
+    """The words of one utterance, or its characters, with nothing ``between``; correct ones in a row joined."""
     made: List[Piece] = []
     for ref, hyp in alignment:
         kind = "ins" if ref == GAP else "del" if hyp == GAP else "ok" if ref == hyp else "sub"
         if kind == "ok" and made and made[-1].kind == "ok":
-            made[-1] = Piece("ok", f"{made[-1].ref} {ref}", f"{made[-1].hyp} {hyp}")
+            made[-1] = Piece("ok", f"{made[-1].ref}{between}{ref}", f"{made[-1].hyp}{between}{hyp}")
         else:
             made.append(Piece(kind, ref, hyp))
     return tuple(made)
@@ -125,13 +127,17 @@ def _comparison(
     own, other = read_recogs(ours), read_recogs(theirs)
     check_same_references(own, other, ours, theirs)
     speakers = read_json(ours.parent / f"speakers-{test_set}.json", default={})
-    rows = [_utterance(one, two, str(speakers.get(one.utterance_id, ""))) for one, two in zip(own, other)]
+    between = " "
+    if has_no_blanks(item.ref for item in own):
+        between, own, other = "", as_characters(own), as_characters(other)
+    rows = [_utterance(one, two, str(speakers.get(one.utterance_id, "")), between) for one, two in zip(own, other)]
     kept = sorted(rows, key=lambda row: (-abs(row.difference), -row.errors - row.twin_errors, row.utterance))[:most]
     kept.sort(key=lambda row: (-row.difference, -row.twin_errors, row.utterance))
     return Comparison(system.name, twin.name, test_set, tuple(kept), len(rows) - len(kept))
 
 
-def _utterance(own: Recognition, other: Recognition, speaker: str) -> ComparedUtterance:
+def _utterance(own: Recognition, other: Recognition, speaker: str, between: str) -> ComparedUtterance:
     ours, theirs = align(own.ref, own.hyp), align(other.ref, other.hyp)
     errors = count(theirs).errors, count(ours).errors
-    return ComparedUtterance(own.utterance_id, speaker, *errors, " ".join(own.ref), pieces(theirs), pieces(ours))
+    found = pieces(theirs, between), pieces(ours, between)
+    return ComparedUtterance(own.utterance_id, speaker, *errors, between.join(own.ref), *found)

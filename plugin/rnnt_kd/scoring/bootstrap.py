@@ -8,11 +8,15 @@ b is the number of draws in which the system is not better than the baseline, w 
 p = min(1, 2 (min(b, w) + 1) / (replications + 1)): small for a clear gain *and* for a clear loss, 1 for systems
 that err alike, never 0.
 
+Drawing a few utterances, or those of one speaker, again and again does not show what others would bring: an interval
+of width 0 from one utterance, a p-value of 0.0002 from two.  So ``too_few`` names the test sets that have neither, and
+of fewer than ``LEAST_UTTERANCES`` every function here returns None.
+
 U = utterances, K = seeds.
 """
 
 import math
-from typing import Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Collection, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import kaldialign
 import numpy as np
@@ -20,7 +24,19 @@ import numpy as np
 from rnnt_kd.scoring.recognitions import Recognition
 from rnnt_kd.scoring.word_errors import align, count
 
+LEAST_UTTERANCES = 20
 _AT_ONCE = 1 << 20  # drawn utterances in memory
+
+
+def too_few(utterances: int, speakers: Collection[str] = ()) -> str:
+    """What there is too little of for an interval or a p-value; "" for enough.
+
+    Args:
+      speakers: different ones of the test set; none where they are not known.
+    """
+    if utterances < LEAST_UTTERANCES:
+        return f"{utterances} utterance{'s' if utterances != 1 else ''}"
+    return "one speaker" if len(speakers) == 1 else ""
 
 
 def confidence_interval(
@@ -28,8 +44,10 @@ def confidence_interval(
 ) -> Optional[Tuple[float, float]]:
     """95 % interval of the word error rate, per cent: mean of the drawn rates +- 1.96 standard deviations, not below 0.
 
-    None where so few words are spoken that some draws have none.
+    None for too few utterances, and where so few words are spoken that some draws have none.
     """
+    if too_few(len(recognitions)) or not any(item.ref for item in recognitions):
+        return None
     refs, hyps = _words(recognitions)
     result = kaldialign.bootstrap_wer_ci(refs, hyps, replications=replications, seed=seed)
     low, high = 100 * result["ci95min"], 100 * result["ci95max"]
@@ -38,12 +56,16 @@ def confidence_interval(
 
 def one_seed_p_value(
     recognitions: Sequence[Recognition], baseline: Sequence[Recognition], replications: int = 10000, seed: int = 0
-) -> float:
+) -> Optional[float]:
     """p-value of one trained system against another (the draws are kaldialign's).
+
+    None for too few utterances, and where no word is spoken.
 
     Args:
       recognitions, baseline: the same utterances, in the same order, with the same references.
     """
+    if too_few(len(recognitions)) or not any(item.ref for item in recognitions):
+        return None
     refs, hyps = _words(recognitions)
     baseline_refs, baseline_hyps = _words(baseline)
     assert refs == baseline_refs
@@ -64,8 +86,10 @@ def paired_p_value(
     over: str = "utterances",
     replications: int = 10000,
     seed: int = 0,
-) -> float:
+) -> Optional[float]:
     """p-value of a system against another over several seeds, whose errors on the drawn utterances are added.
+
+    None for too few utterances.
 
     ``over="utterances"``   are *these* trained systems better on other speech of this kind?
     ``over="both"``         the seeds are drawn as well, with replacement, the same of both systems: are systems
@@ -80,6 +104,8 @@ def paired_p_value(
     assert errors and errors.keys() == baseline.keys(), (list(errors), list(baseline))
     difference = np.stack([errors[key] - baseline[key] for key in sorted(errors)])  # (K, U)
     K, U = difference.shape
+    if too_few(U):
+        return None
     generator = np.random.default_rng(seed)
     not_better = not_worse = 0
     for utterances in _draws(generator, U, replications):
@@ -94,11 +120,13 @@ def paired_p_value(
     return _two_sided(not_better, not_worse, replications)
 
 
-def mean_interval(groups: Sequence[Sequence[float]], replications: int = 10000, seed: int = 0) -> List[float]:
-    """[2.5 % point, 97.5 % point] of the mean of all values, drawn by groups (utterances); some group has a value.
+def mean_interval(groups: Sequence[Sequence[float]], replications: int = 10000, seed: int = 0) -> Optional[List[float]]:
+    """[2.5 % point, 97.5 % point] of the mean of all values, drawn by groups (utterances).
 
-    A draw without any value does not count.
+    A draw without any value does not count.  None where too few groups have a value.
     """
+    if too_few(sum(map(bool, groups))):
+        return None
     sums, counts = np.array([sum(group) for group in groups]), np.array([len(group) for group in groups])
     means = []
     for chosen in _draws(np.random.default_rng(seed), len(groups), replications):

@@ -6,11 +6,11 @@ five" was spoken, nobody knows which it is; choosing one would invent a delay.)
 """
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set
+from typing import Any, Collection, Dict, List, Mapping, Optional, Sequence, Set
 
 import numpy as np
 
-from rnnt_kd.scoring.bootstrap import mean_interval
+from rnnt_kd.scoring.bootstrap import mean_interval, too_few
 from rnnt_kd.scoring.emissions import Emissions
 from rnnt_kd.scoring.recognitions import Recognition
 
@@ -69,22 +69,27 @@ def places(ref: Sequence[str], hyp: Sequence[str]) -> List[Set[Optional[int]]]:
     return found
 
 
-def delay_figures(delays: WordDelays, replications: int = 10000, seed: int = 0) -> Dict[str, Any]:
+def delay_figures(
+    delays: WordDelays, replications: int = 10000, seed: int = 0, *, speakers: Collection[str] = ()
+) -> Dict[str, Any]:
     """JSON values: ``words`` that count, ``reference_words``, ``unclear``; and of the words, in milliseconds,
     ``mean_ms``, ``median_ms``, ``p90_ms`` (90 % are at most so much later) and ``ci95_ms``, the 95 %
-    interval of the mean by bootstrap over utterances.  None where no word counts.
+    interval of the mean by bootstrap over utterances.  None where no word counts, and an interval from too few
+    utterances or one of the ``speakers`` alone: ``too_few`` says which.
     """
     values = 1000.0 * np.array([delay for utterance in delays.by_utterance.values() for delay in utterance])
-    figures = {"words": len(values), "reference_words": delays.reference_words, "unclear": delays.unclear}
+    few = too_few(sum(map(bool, delays.by_utterance.values())), speakers)
+    figures: Dict[str, Any] = {"words": len(values), "reference_words": delays.reference_words}
+    figures.update(unclear=delays.unclear, too_few=few or None)
     if not len(values):
         return {**figures, **dict.fromkeys(("mean_ms", "median_ms", "p90_ms", "ci95_ms"))}
-    interval = mean_interval(list(delays.by_utterance.values()), replications, seed)
+    interval = None if few else mean_interval(list(delays.by_utterance.values()), replications, seed)
     return {
         **figures,
         "mean_ms": round(float(values.mean()), 1),
         "median_ms": round(float(np.median(values)), 1),
         "p90_ms": round(float(np.percentile(values, 90)), 1),
-        "ci95_ms": [round(1000.0 * bound, 1) for bound in interval],
+        "ci95_ms": interval and [round(1000.0 * bound, 1) for bound in interval],
     }
 
 

@@ -14,6 +14,7 @@ from typing import Dict, Iterable, Tuple
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
 from rnnt_kd.text_files import read_text
 
 _AGAIN = "decode again"
@@ -50,8 +51,8 @@ def read_emissions(path: Path) -> Dict[str, Emissions]:
         if not line.strip():
             continue
         try:
-            utterance_id, item = _parse(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError):
+            utterance_id, item = _parse(parse_json(line))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
             shown = f'found "{line[:60]}"'
             raise UserError(f"{path}:{number}", shown, "an utterance's tokens, words and times", _AGAIN) from None
         if utterance_id in found:

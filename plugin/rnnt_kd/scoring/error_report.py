@@ -2,19 +2,27 @@
 
 from collections import Counter
 from itertools import groupby
-from typing import Dict, Iterable, List, Mapping
+from typing import Dict, List, Mapping, Sequence
 
+from rnnt_kd.scoring.characters import as_characters, counts_characters
 from rnnt_kd.scoring.recognitions import Recognition
 from rnnt_kd.scoring.word_errors import GAP, Alignment, ErrorCounts, align, count
+from rnnt_kd.tables import shown
 
 _SHOWN_GAP = "*"
 _SECTIONS = ("PER-UTT DETAILS:", "SUBSTITUTIONS:", "DELETIONS:", "INSERTIONS:", "PER-WORD STATS:")
 
 
-def format_errors(recognitions: Iterable[Recognition]) -> str:
-    """The whole text of ``errs-<test set>.txt``.
+def format_errors(recognitions: Sequence[Recognition]) -> str:
+    """The whole text of ``errs-<test set>.txt``: errors of words, and of characters where these are counted too."""
+    text = _format(recognitions, "%WER", "words")
+    if counts_characters(recognitions):
+        text += "\n" + _format(as_characters(recognitions), "%CER", "characters")
+    return text
 
-    Totals; every utterance with its errors as ``(ref words->hyp words)``, ``*`` for none, errors in a row
+
+def _format(recognitions: Sequence[Recognition], rate: str, units: str) -> str:
+    """Totals; every utterance with its errors as ``(ref words->hyp words)``, ``*`` for none, errors in a row
     in one bracket; substitutions, deletions, insertions and words, the most frequent first.
     """
     alignments = {item.utterance_id: align(item.ref, item.hyp) for item in recognitions}
@@ -22,9 +30,9 @@ def format_errors(recognitions: Iterable[Recognition]) -> str:
     pairs = Counter(pair for alignment in alignments.values() for pair in alignment)
     errors = {pair: number for pair, number in pairs.items() if pair[0] != pair[1]}
     lines = [
-        f"%WER = {total.wer:.2f}",
+        f"{rate} = {shown(total.wer, '.2f')}",
         f"Errors: {total.ins} insertions, {total.dels} deletions, {total.subs} substitutions, "
-        f"over {total.words} reference words ({total.correct} correct)",
+        f"over {total.words} reference {units} ({total.correct} correct)",
         f"Search below for sections starting with {', '.join(_SECTIONS)}",
         "",
         "PER-UTT DETAILS: corr or (ref->hyp)  ",

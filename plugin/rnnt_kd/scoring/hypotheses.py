@@ -4,7 +4,8 @@
     YES PLEASE (<speaker>-<utterance id>)    NIST's trn (sclite, ESPnet); or the utterance id alone in brackets
     <utterance id>:\\thyp=['YES', 'PLEASE']   icefall's recogs, with its ref= lines
 
-The form is recognised from the lines, their order does not matter, an id alone is an empty hypothesis.
+The form is recognised from the lines, their order does not matter, an id alone is an empty hypothesis.  What trn.py
+writes as %XX is read as what it was.
 """
 
 import re
@@ -13,6 +14,7 @@ from typing import Dict, List, Mapping, Tuple
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.recognitions import Recognition, read_lines, read_recogs
+from rnnt_kd.scoring.trn import unescaped
 
 
 def read_hypotheses(
@@ -32,7 +34,8 @@ def read_hypotheses(
     trn = [re.fullmatch(r"(.*)\((\S+)\)", line) for _, line in lines]
     if all(trn) and not any(line.split()[0] in references for _, line in lines):
         ids = {**{f"{speakers[key]}-{key}": key for key in speakers}, **{key: key for key in references}}
-        pairs = [(ids.get(match[2], match[2]), match[1].split()) for match in trn if match]
+        named = [(unescaped(match[2]), [unescaped(word) for word in match[1].split()]) for match in trn if match]
+        pairs = [(ids.get(name, name), words) for name, words in named]
     else:
         pairs = [(fields[0], fields[1:]) for fields in (line.split() for _, line in lines)]
     hyps: Dict[str, Tuple[str, ...]] = {}

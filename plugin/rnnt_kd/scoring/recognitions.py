@@ -7,6 +7,7 @@ Two lines an utterance, as icefall writes them, the words as a Python list:
 """
 
 import ast
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Container, Dict, Iterable, List, Mapping, Sequence, Tuple
@@ -124,6 +125,11 @@ def check_same_references(
     check_references(recognitions, path, {item.utterance_id: item.ref for item in baseline}, baseline_path)
 
 
+def _is_word(value: object) -> bool:
+    """Text that stands between two blanks, and can be written."""
+    return isinstance(value, str) and value.split() == [value] and not re.search("[\ud800-\udfff]", value)
+
+
 def _parse(line: str, where: str) -> Tuple[str, str, Tuple[str, ...]]:
     """One line -> id, "ref" or "hyp", words."""
     utterance_id, separator, rest = line.partition(":\t")
@@ -131,9 +137,8 @@ def _parse(line: str, where: str) -> Tuple[str, str, Tuple[str, ...]]:
     if separator and equals and utterance_id and side in ("ref", "hyp"):
         try:
             value = ast.literal_eval(words)
-            "".join(value).encode("utf-8")
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             value = None
-        if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        if isinstance(value, list) and all(map(_is_word, value)):
             return utterance_id, side, tuple(value)
     raise UserError(where, f'found "{line[:60]}"', "<id>:<TAB>ref=[...] or hyp=[...]", _AGAIN)

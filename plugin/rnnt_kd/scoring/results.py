@@ -1,14 +1,18 @@
 """All figures of one scoring: ``wer-<test set>.json``, and the same as text."""
 
-import json
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.scoring.bootstrap import confidence_interval, one_seed_p_value
+from rnnt_kd.files import parse_json
+from rnnt_kd.scoring.bootstrap import confidence_interval, one_seed_p_value, too_few
+from rnnt_kd.scoring.characters import as_characters, counts_characters
 from rnnt_kd.scoring.recognitions import Recognition
 from rnnt_kd.scoring.word_errors import ErrorCounts, count_all, count_by_speaker
 from rnnt_kd.tables import markdown, shown
+
+_COUNTS = ("errors", "ins", "del", "sub")
+_MAKE = "delete it and run the stage that makes it"
 
 
 def score(
@@ -22,22 +26,40 @@ def score(
     """Score a test set.
 
     Args:
-      recognitions:       with at least one reference word among them.
       utt2spk:            utterance id -> speaker id; empty: no table of speakers.
       baseline:           the same utterances in the same order, recognised by the system to compare with.
       replications, seed: of the bootstrap.
     Returns:
-      JSON values: ``wer`` (per cent), ``errors``, ``words``, ``ins``, ``del``, ``sub``, ``utterances``,
-      ``ci95`` ([low, high] per cent, or None), ``p_value`` and ``baseline_wer`` (None without a baseline),
-      ``replications``, ``seed``, ``speakers`` (a list with the counts of each).
+      JSON values: ``wer`` (per cent, None without a reference word), ``errors``, ``words``, ``ins``, ``del``, ``sub``,
+      ``utterances``, ``ci95`` ([low, high] per cent, or None), ``p_value`` and ``baseline_wer`` (None without a
+      baseline), ``too_few`` (what there is too little of for an interval and a p-value, or None), ``characters`` (the
+      same with ``cer`` and ``characters`` where characters are counted, or None), ``replications``, ``seed``,
+      ``speakers`` (a list with the counts of each).
     """
-    interval = confidence_interval(recognitions, replications, seed)
     by_speaker = count_by_speaker(recognitions, utt2spk) if utt2spk else {}
+    few = too_few(len(recognitions), by_speaker)
+
+    def measured(items: Sequence[Recognition], others: Optional[Sequence[Recognition]]) -> Dict[str, Any]:
+        interval = None if few else confidence_interval(items, replications, seed)
+        p_value = one_seed_p_value(items, others, replications, seed) if others and interval else None
+        return {
+            **_figures(count_all(items)),
+            "ci95": interval and [round(value, 4) for value in interval],
+            "p_value": p_value and round(p_value, 6),
+            "baseline_wer": others and _rounded(count_all(others).wer),
+        }
+
+    words, characters = measured(recognitions, baseline), None
+    if counts_characters(recognitions):
+        values = measured(as_characters(recognitions), baseline and as_characters(baseline))
+        names = {"wer": "cer", "words": "characters", "baseline_wer": "baseline_cer"}
+        characters = {names.get(key, key): value for key, value in values.items()}
+    if not few and words["ci95"] is None:
+        few = f"{words['words'] or 'no'} word{'s' if words['words'] != 1 else ''}"
     return {
-        **_figures(count_all(recognitions)),
-        "ci95": interval and [round(value, 4) for value in interval],
-        "p_value": baseline and round(one_seed_p_value(recognitions, baseline, replications, seed), 6),
-        "baseline_wer": baseline and round(count_all(baseline).wer, 4),
+        **words,
+        "too_few": few or None,
+        "characters": characters,
         "replications": replications,
         "seed": seed,
         "speakers": [{"speaker": speaker, **_figures(counts)} for speaker, counts in by_speaker.items()],
@@ -45,12 +67,16 @@ def score(
 
 
 def describe(result: Mapping[str, Any]) -> str:
-    """The text of ``wer-<test set>.txt``: Kaldi's line, interval, comparison, speakers."""
-    low_high = "{:.2f} .. {:.2f}".format(*result["ci95"]) if result["ci95"] else "too few words to tell"
-    lines = [kaldi_line(result), f"95 % interval (bootstrap over utterances): {low_high}"]
-    if result["p_value"] is not None:
-        baseline = f"baseline %WER {result['baseline_wer']:.2f} ({result['baseline']})"
-        lines.append(f"{baseline}: p = {result['p_value']:.4f} (two-sided, paired bootstrap)")
+    """The text of ``wer-<test set>.txt``: Kaldi's lines, intervals, comparisons, speakers."""
+    lines = []
+    for figures in filter(None, (result, result["characters"])):
+        few = f"too few to tell ({result['too_few']})"
+        interval = "{:.2f} .. {:.2f}".format(*figures["ci95"]) if figures["ci95"] else few
+        lines += [kaldi_line(figures), f"95 % interval (bootstrap over utterances): {interval}"]
+        if result["baseline"]:
+            name, rate = ("%WER", "wer") if figures is result else ("%CER", "cer")
+            p = f"p = {figures['p_value']:.4f} (two-sided, paired bootstrap)" if figures["p_value"] else few
+            lines.append(f"baseline {name} {shown(figures[f'baseline_{rate}'], '.2f')} ({result['baseline']}): {p}")
     left_out = result["not_decoded"]
     if left_out:
         lines.append(f"not in these figures: {len(left_out)} utterances left out: {', '.join(left_out)}")
@@ -60,11 +86,12 @@ def describe(result: Mapping[str, Any]) -> str:
 
 
 def kaldi_line(figures: Mapping[str, Any]) -> str:
-    """``%WER 9.10 [ 4786 / 52576, 708 ins, 464 del, 3614 sub ]``"""
+    """``%WER 9.10 [ 4786 / 52576, 708 ins, 464 del, 3614 sub ]``, ``%CER ...``; "-" where there is no rate."""
+    name, length = ("%CER", "characters") if "cer" in figures else ("%WER", "words")
     counts = (
-        f"{figures['errors']} / {figures['words']}, {figures['ins']} ins, {figures['del']} del, {figures['sub']} sub"
+        f"{figures['errors']} / {figures[length]}, {figures['ins']} ins, {figures['del']} del, {figures['sub']} sub"
     )
-    return f"%WER {figures['wer']:.2f} [ {counts} ]"
+    return f"{name} {shown(figures[name[1:].lower()], '.2f')} [ {counts} ]"
 
 
 def read_json(path: Path, default: Optional[Dict[str, Any]] = None, numbers: Sequence[str] = ()) -> Dict[str, Any]:
@@ -74,25 +101,50 @@ def read_json(path: Path, default: Optional[Dict[str, Any]] = None, numbers: Seq
       UserError: no file and no default, not a JSON object, or without one of the ``numbers``.
     """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = parse_json(Path(path).read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         if default is None:
             raise UserError(path, "no such file", "a file of rnnt_kd", "run the stage that makes it") from None
         return default
-    except ValueError:
+    except (OSError, ValueError):
         value = None
     if not isinstance(value, dict):
-        raise UserError(path, "not a JSON object", "a file of rnnt_kd", "delete it and run the stage that makes it")
-    for key in numbers:
-        if not isinstance(value.get(key), (int, float)):
-            next_step = "delete it and run the stage that makes it"
-            raise UserError(path, f"{key} is {value.get(key)!r}", "a number, as rnnt_kd writes it", next_step)
+        raise UserError(path, "not a JSON object", "a file of rnnt_kd", _MAKE)
+    _check(path, value, numbers)
     return value
+
+
+def read_scores(path: Path) -> Dict[str, Any]:
+    """``wer-<test set>.json``, as ``score`` returns it.  UserError: it is damaged."""
+    result = {"characters": None, "too_few": None, **read_json(path)}
+    for figures, rate, length in ((result, "wer", "words"), (result["characters"], "cer", "characters")):
+        if figures is not None:
+            values = figures if isinstance(figures, dict) else {}
+            low_high = values.get("ci95") or (None, None)
+            if not isinstance(low_high, (list, tuple)) or len(low_high) != 2:
+                low_high = (low_high, "")
+            optional = {key: values.get(key, "") for key in (rate, "p_value", f"baseline_{rate}")}
+            optional.update(zip(("ci95", "the end of ci95"), low_high))
+            _check(path, values, (*_COUNTS, length))
+            _check(path, optional, [key for key, value in optional.items() if value is not None])
+    return result
+
+
+def _check(path: Path, values: Mapping[str, Any], numbers: Sequence[str]) -> None:
+    """Raises UserError: one of them is no number."""
+    for key in numbers:
+        value = values.get(key)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise UserError(path, f"{key} is {value!r}", "a number, as rnnt_kd writes it", _MAKE)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
 
 
 def _figures(counts: ErrorCounts) -> Dict[str, Any]:
     return {
-        "wer": round(counts.wer, 4) if counts.words else None,  # JSON has no infinity
+        "wer": _rounded(counts.wer),
         "errors": counts.errors,
         "words": counts.words,
         "ins": counts.ins,
@@ -100,6 +152,10 @@ def _figures(counts: ErrorCounts) -> Dict[str, Any]:
         "sub": counts.subs,
         "utterances": counts.utterances,
     }
+
+
+def _rounded(rate: Optional[float]) -> Optional[float]:
+    return None if rate is None else round(rate, 4)
 
 
 def _speakers(table: Sequence[Mapping[str, Any]]) -> str:

@@ -6,7 +6,7 @@ for another.  Word error rate = 100 (ins + del + sub) / words of the references.
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Mapping, Sequence, Tuple
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import kaldialign
 
@@ -38,9 +38,9 @@ class ErrorCounts:
         return self.words - self.dels - self.subs
 
     @property
-    def wer(self) -> float:
-        """Per cent; infinite for errors without a reference word."""
-        return 100.0 * self.errors / self.words if self.words else (float("inf") if self.errors else 0.0)
+    def wer(self) -> Optional[float]:
+        """Per cent; None without a reference word (noise: its insertions are counted, a rate they have not)."""
+        return 100.0 * self.errors / self.words if self.words else None
 
     def __add__(self, other: "ErrorCounts") -> "ErrorCounts":
         return ErrorCounts(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))

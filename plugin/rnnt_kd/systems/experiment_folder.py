@@ -8,7 +8,7 @@
                   "seeds": [1, 2], "folders": {"1": "sparse90_kd/seed1", "2": "sparse90_kd/seed2"}}]}
 
 A path is relative to the experiment's folder where it lies below that folder's parent, else absolute; in the objects
-here all are absolute.
+here all are absolute.  All but ``data_dir`` must lie there, or in a --data-root (``rnnt_kd.files``).
 """
 
 import os
@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import named_in
 
 FILE = "experiment.json"
 
@@ -108,8 +109,14 @@ class ExperimentFolder:
 _JSON = TypeAdapter(ExperimentFolder)
 
 
+def data_dir(folder: Path, test_set: EvaluationSet) -> Path:
+    """The data directory of a test set.  Raises UserError: not there, or neither in EXP_DIR nor in a --data-root."""
+    folder = Path(os.path.abspath(folder))
+    return named_in(folder / FILE, test_set.data_dir, within=folder.parent)
+
+
 def read(folder: Path) -> ExperimentFolder:
-    """Raises UserError: no experiment's folder, or a damaged ``experiment.json``."""
+    """Raises UserError: no experiment's folder, a damaged ``experiment.json``, or one that names files elsewhere."""
     folder = Path(os.path.abspath(folder))
     path = folder / FILE
     try:
@@ -125,6 +132,12 @@ def read(folder: Path) -> ExperimentFolder:
     for system in found.systems:
         if not system.seeds or set(system.seeds) - set(system.folders):
             raise UserError(path, f"'{system.name}' has no folder for each of its seeds", "one or more seeds")
+    for name in [*found.test_sets, *(system.name for system in found.systems)]:
+        if Path(name).name != name or name in ("", "..") or "\0" in name:
+            raise UserError(path, f"'{name}' is no name", "one without folders", "run the experiment again")
+    named = [found.bpe_dir, found.train_cuts, *(one.cuts for one in found.test_sets.values())]
+    for place in [*named, *(place for system in found.systems for place in system.folders.values())]:
+        named_in(path, place, within=folder.parent, exists=False)
     return found
 
 

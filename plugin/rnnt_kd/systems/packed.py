@@ -20,10 +20,12 @@ from torch import Tensor
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
 from rnnt_kd.sparsity.packed_weights import pack_all, unpack
 
 PACKED = "model.packed.safetensors"
 VERSION = "1"
+_AGAIN = "pack the weights again, or move the folder away and train again"
 BITS, VALUES = ":bits", ":values"
 
 
@@ -44,24 +46,33 @@ def write_packed(path: Path, content: bytes) -> None:
 
 
 def read_packed(path: Path) -> Dict[str, Tensor]:
-    """The tensors that were packed, whole again.  Raises UserError: missing, damaged, of another version."""
+    """The tensors that were packed, whole again.
+
+    Raises:
+      UserError: missing, damaged, of another version, or it does not unpack to what was packed.
+    """
+    return safetensors.torch.load(unpacked_bytes(path))
+
+
+def packed_digest(path: Path) -> str:
+    """SHA-256 of the ``model.safetensors`` that was packed, as the file says.  Raises UserError: as ``read_packed``."""
+    return str(_read(path)[0].get("sha256"))
+
+
+def unpacked_bytes(path: Path) -> bytes:
+    """The very ``model.safetensors`` that was packed.  Raises UserError: as ``read_packed``."""
     metadata, stored = _read(path)
     try:
-        shapes = json.loads(metadata["shapes"])
+        shapes = parse_json(metadata["shapes"])
         packed = {
             name: unpack(stored.pop(name + BITS), stored.pop(name + VALUES), tuple(shape))
             for name, shape in shapes.items()
         }
-        return {**stored, **packed}
+        content = safetensors.torch.save({**stored, **packed})
     except (KeyError, ValueError, TypeError, AttributeError):
         raise _damaged(path) from None
-
-
-def unpacked_bytes(path: Path) -> bytes:
-    """The very ``model.safetensors`` that was packed.  Raises UserError: as ``read_packed``, or other bytes."""
-    content = safetensors.torch.save(read_packed(path))
-    if hashlib.sha256(content).hexdigest() != _read(path)[0].get("sha256"):
-        raise UserError(path, "does not unpack to what was packed", "its own SHA-256", "pack the weights again")
+    if hashlib.sha256(content).hexdigest() != metadata.get("sha256"):
+        raise UserError(path, "does not unpack to what was packed", "its own SHA-256", _AGAIN)
     return content
 
 
@@ -74,7 +85,7 @@ def _read(path: Path) -> Any:
     try:
         tensors = safetensors.torch.load(content)
         (length,) = struct.unpack_from("<Q", content)
-        metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+        metadata = parse_json(content[8 : 8 + length]).get("__metadata__", {})
     except (safetensors.SafetensorError, ValueError, KeyError, struct.error):
         raise _damaged(path) from None
     if metadata.get("packed_weights") != VERSION:
@@ -84,4 +95,4 @@ def _read(path: Path) -> Any:
 
 
 def _damaged(path: Path) -> UserError:
-    return UserError(path, "damaged or not packed weights", "a file of pack_weights", "pack the weights again")
+    return UserError(path, "damaged or not packed weights", "a file of pack_weights", _AGAIN)

@@ -3,14 +3,16 @@
 config.yaml         every setting, resolved (config.SystemConfig)
 model.safetensors   weights, or model.packed.safetensors (systems.packed)
 system.json         size and sparsity; the mark of a finished training, written last
-.training.record.json   what it was made of, and the digests of what came out (rnnt_kd.record)
+.training.record.json   what it was made of, and the digests of the three, which whoever reads them compares
+                        (rnnt_kd.record); a folder from elsewhere has none
 """
 
 import gzip
 import hashlib
 import json
+import zlib
 from pathlib import Path
-from typing import Any, Dict, Tuple
+from typing import Any, Callable, Dict, Tuple
 
 import safetensors
 import safetensors.torch
@@ -20,11 +22,15 @@ from rnnt_kd import atomic
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
 from rnnt_kd.models import build_transducer
 from rnnt_kd.models.transducer import Transducer
-from rnnt_kd.systems.packed import PACKED, read_packed
+from rnnt_kd.record import file_digest, verify
+from rnnt_kd.systems.packed import PACKED, packed_digest, read_packed
 
 CONFIG, FINAL, SYSTEM = "config.yaml", "model.safetensors", "system.json"
+LEFT_OUT = ".left_out.json"  # beside cuts
+TRAINING = "training"  # the record of a system
 DECODING_ONLY = "decoding_only"  # key of system.json: imported from an export, which lacks the heads of training
 
 Tensors = Dict[str, Tensor]
@@ -37,15 +43,28 @@ def load_system(system_dir: Path, device: str = "cpu") -> Tuple[Transducer, Syst
       UserError: the folder holds no finished system, or its files do not belong together.
     """
     config = read_system(system_dir)
-    path, next_step = weights_file(system_dir), f"move {system_dir} away and train it again"
-    tensors = read_packed(path) if path.name == PACKED else read_tensors(path, next_step)
+    tensors = read_weights(system_dir)
+    _check_sizes(config, tensors, Path(system_dir) / CONFIG)
     model = build_model(config)
-    load_weights(model, tensors, path, next_step)
+    load_weights(model, tensors, weights_file(system_dir), _again(system_dir))
     return model.to(device).eval(), config
 
 
+def read_weights(system_dir: Path) -> Tensors:
+    """The weights of a finished system.  Raises UserError: missing, damaged, or not those that its record holds."""
+    path = weights_file(system_dir)
+    is_packed = path.name == PACKED
+    tensors = read_packed(path) if is_packed else read_tensors(path, _again(system_dir))
+    verify(path, TRAINING, _again(system_dir), FINAL, weights_digest(system_dir))
+    return tensors
+
+
 def read_system(system_dir: Path) -> SystemConfig:
-    """The configuration of a finished system.  Raises UserError if there is none in the folder."""
+    """The configuration of a finished system.
+
+    Raises:
+      UserError: there is none in the folder, or its files are not those that were written.
+    """
     system_dir = Path(system_dir)
     if not (system_dir / CONFIG).exists():
         raise UserError(system_dir, "no trained system here", f"{CONFIG} and {FINAL}", "train it first")
@@ -53,6 +72,8 @@ def read_system(system_dir: Path) -> SystemConfig:
         raise UserError(
             system_dir / FINAL, "missing: this system is not trained to the end", "", "run its training again"
         )
+    for name in (CONFIG, SYSTEM):
+        verify(system_dir / name, TRAINING, _again(system_dir))
     return read_system_config(system_dir / CONFIG)
 
 
@@ -72,9 +93,36 @@ def weights_file(system_dir: Path) -> Path:
     return packed if packed.exists() and not final.exists() else final
 
 
+def weights_digest(system_dir: Path) -> str:
+    """SHA-256 of ``model.safetensors``, packed or not.  Raises UserError: damaged packed weights."""
+    path = weights_file(system_dir)
+    return packed_digest(path) if path.name == PACKED else file_digest(path)
+
+
+def decoding_inputs(
+    system_dir: Path, bpe_dir: Path, cuts: Path, digest: Callable[[Path], str] = file_digest
+) -> Dict[str, str]:
+    """What the decoding of a test set is made of, for its record; the weights may have been packed since."""
+    left_out = cuts.with_name(cuts.name.replace(".jsonl.gz", "") + LEFT_OUT)
+    weights = weights_file(system_dir)
+    paths = {"configuration": system_dir / CONFIG, "BPE model": bpe_dir / "bpe.model", "cuts": cuts}
+    paths["what stage 1 left out"] = left_out
+    digests = {name: digest(path) for name, path in paths.items()}
+    return {**digests, "weights": packed_digest(weights) if weights.name == PACKED else digest(weights)}
+
+
 def build_model(config: SystemConfig) -> Transducer:
     """The transducer that ``config`` describes, freshly initialised."""
     return build_transducer(**vars(config.model), vocab_size=config.vocab_size, blank_id=config.blank_id)
+
+
+def _check_sizes(config: SystemConfig, tensors: Tensors, where: Path) -> None:
+    """Raises UserError where the configuration asks for a size that no weight has, before such a model is built."""
+    most = max(1000, *(size for tensor in tensors.values() for size in tensor.shape))
+    options = {} if config.model.encoder == "external" else config.model.encoder_options
+    for key, value in {**vars(config.model), **options, "vocab_size": config.vocab_size}.items():
+        if isinstance(value, int) and value > most:
+            raise UserError(where, f"{key}: {value}", f"at most {most}, the largest size of its weights", "restore it")
 
 
 def load_weights(model: nn.Module, tensors: Tensors, where: object, next_step: str) -> None:
@@ -124,17 +172,12 @@ def refuse_decoding_only(teacher_dir: Path) -> None:
         next_step = f"python -m rnnt_kd.bin.pack_weights {teacher_dir} --unpack"
         raise UserError(teacher_dir, "its weights are packed", "model.safetensors of a teacher", next_step)
     try:
-        imported = json.loads((Path(teacher_dir) / SYSTEM).read_text(encoding="utf-8")).get(DECODING_ONLY)
+        imported = parse_json((Path(teacher_dir) / SYSTEM).read_text(encoding="utf-8")).get(DECODING_ONLY)
     except (OSError, ValueError, AttributeError):
         return
     if imported:
         problem = "was imported from an export, which lacks the heads that only training uses"
         raise UserError(teacher_dir, problem, "a trained system as teacher", "give the folder of its training")
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file as it is."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def content_digest(path: Path) -> str:
@@ -147,9 +190,13 @@ def content_digest(path: Path) -> str:
                 digest.update(block)
     except FileNotFoundError:
         raise UserError(path, "no such cuts", "the cuts of stage 1", "run stage 1 first") from None
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(path, f"cannot be read ({error})", "the cuts of stage 1", "run stage 1 again") from None
     return digest.hexdigest()
+
+
+def _again(system_dir: Path) -> str:
+    return f"move {system_dir} away and train it again"
 
 
 def serialize(tensors: Tensors) -> bytes:

@@ -137,6 +137,8 @@ class TeacherCache:
             starts[b, frames:] = starts[b, frames - 1]
             for name, array in nodes.items():
                 array[b, :frames] = mapped[name][begin : begin + frames, :s_range]
+        if starts.min() < 0:
+            raise _damaged(self.folder, ValueError("negative symbol positions"))
         if starts.max() + s_range > max_symbols + 1:
             b = int(starts.max(axis=1).argmax())
             problem = (
@@ -189,7 +191,10 @@ class _Index:
         ids: List[bytes] = []
         places = []
         for number, shard in enumerate(shards):
-            ids += [name.encode() for name in shard.ids()]
+            try:
+                ids += [name.encode() for name in shard.ids()]
+            except Damaged as error:
+                raise _damaged(shard.path, error) from None
             frames = np.array(shard.map()["num_frames"], dtype=np.int64)
             places.append((np.full(len(frames), number, dtype=np.int32), np.cumsum(frames) - frames, frames))
         array = np.array(ids, dtype=bytes)

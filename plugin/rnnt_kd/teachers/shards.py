@@ -18,6 +18,7 @@ and the SHA-256 of these and of the tensors' bytes.  Equal contents give equal b
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -30,11 +31,13 @@ from torch import Tensor
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
 
 FORMAT = 1
 _ENTRY = "teacher_cache"
 _DTYPES = {"F16": np.float16, "I16": np.int16, "I32": np.int32, "U8": np.uint8}
 _LARGEST_HEADER = 1 << 20  # bytes
+MOST_SHARDS = 100_000  # their names have five digits
 
 
 @dataclass(frozen=True)
@@ -150,17 +153,19 @@ class Shard:
             header = stream.read(length)
         self._data_offset = 8 + length
         try:
-            tensors = json.loads(header)
-            values = json.loads(tensors.pop("__metadata__")[_ENTRY])
+            tensors = parse_json(header)
+            values = parse_json(tensors.pop("__metadata__")[_ENTRY])
             if values.get("format") != FORMAT:
                 raise Damaged(f"its format is {values.get('format')}, and this program writes {FORMAT}")
             self._values = dict(values)
             self.sha256 = str(values.pop("sha256"))
             self.index, self.count = int(values.pop("shard")), int(values.pop("shards"))
+            if not 0 <= self.index < self.count <= MOST_SHARDS:
+                raise ValueError(f"shard {self.index} of {self.count}")
             self.facts = Facts(**{field.name: values[field.name] for field in fields(Facts)})
             self._tensors = {name: self._checked(name, spec) for name, spec in tensors.items()}
             self._check_shapes()
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
             raise Damaged(f"its header is wrong ({type(error).__name__}: {error})") from None
         end = max(end for _, _, _, end in self._tensors.values())
         if size != self._data_offset + end:
@@ -180,8 +185,13 @@ class Shard:
         }
 
     def ids(self) -> List[str]:
-        """Ids of the utterances, in their order."""
-        return self.map()["ids"].tobytes().decode().split("\n")[:-1]
+        """Ids of the utterances, in their order.  Raises Damaged: they do not fit the numbers of frames."""
+        arrays = self.map()
+        names = arrays["ids"].tobytes().decode(errors="replace").split("\n")[:-1]
+        frames = arrays["num_frames"].astype(np.int64)
+        if len(names) != len(frames) or (frames < 0).any() or frames.sum() != self.num_frames:
+            raise Damaged(f"{len(names)} ids for {len(frames)} utterances of {frames.sum()} frames")
+        return names
 
     def verify(self) -> None:
         """Read everything once.  Raises Damaged: the bytes are not those that were written."""
@@ -196,7 +206,9 @@ class Shard:
     @staticmethod
     def _checked(name: str, spec: Dict[str, Any]) -> Tuple[type, Tuple[int, ...], int, int]:
         dtype, shape, (begin, end) = _DTYPES[spec["dtype"]], tuple(spec["shape"]), spec["data_offsets"]
-        if end - begin != int(np.prod(shape)) * np.dtype(dtype).itemsize or begin < 0:
+        if any(type(number) is not int or number < 0 for number in (*shape, begin, end)):
+            raise ValueError(f"tensor {name}")
+        if end - begin != math.prod(shape) * np.dtype(dtype).itemsize:
             raise ValueError(f"tensor {name}")
         return dtype, shape, begin, end
 

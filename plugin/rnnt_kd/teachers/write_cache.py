@@ -20,7 +20,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.progress_bar import ProgressBar
 from rnnt_kd.systems import store
-from rnnt_kd.systems.store import file_digest, refuse_decoding_only
+from rnnt_kd.systems.store import refuse_decoding_only, weights_digest
 from rnnt_kd.teachers.posteriors import CacheSettings, TeacherPosteriors
 from rnnt_kd.teachers.shards import Damaged, Entry, Facts, Shard, shard_indices, shard_path, write_shard
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -129,7 +129,7 @@ class _TeacherOnCuts:
         backend, place = get_backend(backend_name, torch.device(device)), torch.device(device)
         self.posteriors = TeacherPosteriors(model, config.training, settings, backend, encode, place, Path(teacher_dir))
         self.facts = Facts(
-            teacher=file_digest(Path(teacher_dir) / store.FINAL),
+            teacher=weights_digest(teacher_dir),
             bpe=tokenizer.checksum,
             cuts=cuts_digest(cuts),
             blank_id=tokenizer.blank_id,

@@ -10,9 +10,9 @@ from typing import List, Sequence, Tuple
 import sentencepiece
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.record import read_record
+from rnnt_kd.record import verify
 
-RECORD = ".BPE.record.json"  # of stage 2
+RECORD = "BPE"  # of the stage that writes bpe.model
 SPACE = "\u2581"  # a piece that begins with it begins a word
 
 
@@ -35,15 +35,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: Path) -> "Tokenizer":
-        """``path``: the folder with ``bpe.model``, or the model.
-
-        Raises: UserError: missing, foreign, damaged, or another one than the record of stage 2 beside it tells of.
-        """
+        """``path``: the folder with ``bpe.model``, or the model.  UserError: missing, foreign, or damaged."""
         path = Path(path)
         model = path / "bpe.model" if path.is_dir() else path
         if not model.is_file():
             raise UserError(model, "no such file", "the bpe.model of stage 2", "check the path, or run stage 2")
         content = model.read_bytes()
+        checksum = hashlib.sha256(content).hexdigest()
+        verify(model, RECORD, "run stage 2 again", digest=checksum)
         processor = sentencepiece.SentencePieceProcessor()
         try:
             readable = bool(content) and processor.load_from_serialized_proto(content) is not False
@@ -57,10 +56,6 @@ class Tokenizer:
         if pieces != ["<blk>", "<unk>"]:
             problem = f"its first pieces are {' '.join(pieces)}"
             raise UserError(model, problem, "<blk> <unk>", "train the model with stage 2")
-        checksum = hashlib.sha256(content).hexdigest()
-        written = read_record(model.parent / RECORD).get("outputs", {}).get(model.name, checksum)
-        if written != checksum:
-            raise UserError(model, "is not what stage 2 wrote", f"checksum {written[:12]}", "run stage 2 again")
         return cls(processor, checksum)
 
     def encode(self, text: str) -> List[int]:
@@ -83,3 +78,8 @@ class Tokenizer:
     def pieces(self) -> List[str]:
         """The symbol of each id, U+2581 for a space: what ``tokens.txt`` lists."""
         return [self._processor.id_to_piece(index) for index in range(self.vocab_size)]
+
+    def scored_pieces(self) -> str:
+        """sentencepiece's ``.vocab``: a line of piece, tab and score for each id."""
+        scores = map(self._processor.get_score, range(self.vocab_size))
+        return "".join(f"{piece}\t{score:.9g}\n" for piece, score in zip(self.pieces(), scores, strict=True))

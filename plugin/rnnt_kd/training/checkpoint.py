@@ -7,8 +7,8 @@ renamed):
     checkpoints/step-00000420-epoch-0003/    at the end of epoch 3
         model.safetensors  optimizer.safetensors  sparsifier.safetensors  state.json
 
-``state.json`` holds the scalars and the SHA-256 of the other files.  Weights are
-safetensors, never pickled code.
+``state.json`` holds the scalars, of which run it is, and the SHA-256 of the other files and of itself.
+Weights are safetensors, never pickled code.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import safetensors
 import safetensors.torch
@@ -27,7 +27,9 @@ from torch import Tensor
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
-from rnnt_kd.systems.store import Tensors, read_bytes, read_tensors, serialize
+from rnnt_kd.files import parse_json
+from rnnt_kd.record import json_digest
+from rnnt_kd.systems.store import Tensors, read_bytes, serialize
 
 MODEL, OPTIMIZER, SPARSIFIER = "model.safetensors", "optimizer.safetensors", "sparsifier.safetensors"
 STATE = "state.json"
@@ -51,49 +53,61 @@ def checkpoint_name(step: int, finished_epoch: Optional[int] = None) -> str:
 
 
 def save_checkpoint(
-    folder: Path, model: Tensors, optimizer: Tensors, sparsifier: Tensors, state: Dict[str, Any]
+    folder: Path, model: Tensors, optimizer: Tensors, sparsifier: Tensors, state: Dict[str, Any], run: str = ""
 ) -> None:
-    """Write one checkpoint; after a crash at any moment ``folder`` is whole or absent."""
+    """Write one checkpoint of a ``run``; after a crash at any moment ``folder`` is whole or absent."""
     making = folder.with_name(f".making-{folder.name}")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir(parents=True)
-    digests = {}
+    state, digests = json.loads(json.dumps({**state, "run": run})), {}
     for name, tensors in ((MODEL, model), (OPTIMIZER, optimizer), (SPARSIFIER, sparsifier)):
         content = serialize(tensors)
         digests[name] = hashlib.sha256(content).hexdigest()
         atomic.write_bytes(making / name, content)
+    digests[STATE] = json_digest([state, digests])
     atomic.write_text(making / STATE, json.dumps({**state, "sha256": digests}, indent=1))
     atomic.replace_dir(making, folder)
     _sync_folder(folder.parent)
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
+def load_checkpoint(folder: Path, run: str = "") -> Checkpoint:
     """Read and verify one checkpoint.
 
     Raises:
-      UserError: naming the file that is missing, damaged or not ours, and the next step.
+      UserError: naming the file that is missing, damaged, not ours or of another ``run``, and the next step.
     """
-    state_path = folder / STATE
+    state, digests = _read_state(folder, run)
+    if not (folder / OPTIMIZER).exists():
+        problem = "missing (removed from older checkpoints)"
+        raise UserError(folder / OPTIMIZER, problem, "a whole checkpoint", _way_out(folder))
+    model, optimizer, sparsifier = (_read_tensors(folder, name, digests) for name in (MODEL, OPTIMIZER, SPARSIFIER))
+    return Checkpoint(folder, model, optimizer, sparsifier, state)
+
+
+def _read_state(folder: Path, run: str) -> Tuple[Dict[str, Any], Dict[str, str]]:
+    """The scalars, and the digests of the other files."""
+    path = folder / STATE
     try:
-        state = json.loads(state_path.read_text(encoding="utf-8"))
-        digests = state.pop("sha256")
-        expected = {name: digests[name] for name in (MODEL, OPTIMIZER, SPARSIFIER)}
+        state = parse_json(path.read_text(encoding="utf-8"))
+        digests = dict(state.pop("sha256"))
+        own = digests.pop(STATE, None)  # none in those of earlier versions
+        if own not in (None, json_digest([state, digests])) or set(digests) != {MODEL, OPTIMIZER, SPARSIFIER}:
+            raise ValueError
     except FileNotFoundError:
-        raise UserError(state_path, "missing", "a whole checkpoint", _way_out(folder)) from None
+        raise UserError(path, "missing", "a whole checkpoint", _way_out(folder)) from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(
-            state_path, "damaged or not of this program", "a checkpoint's state", _way_out(folder)
-        ) from None
-    tensors = {}
-    for name, digest in expected.items():
-        path = folder / name
-        if name == OPTIMIZER and not path.exists():
-            raise UserError(path, "missing (removed from older checkpoints)", "a whole checkpoint", _way_out(folder))
-        content = read_bytes(path, _way_out(folder))
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise UserError(path, "damaged: it is not what was written", f"SHA-256 {digest[:12]}...", _way_out(folder))
-        tensors[name] = safetensors.torch.load(content)
-    return Checkpoint(folder, tensors[MODEL], tensors[OPTIMIZER], tensors[SPARSIFIER], state)
+        raise UserError(path, "damaged or not of this program", "a checkpoint's state", _way_out(folder)) from None
+    if state.pop("run", run) != run:
+        raise UserError(folder, "a checkpoint of another run", "those of this training", _way_out(folder))
+    return state, digests
+
+
+def _read_tensors(folder: Path, name: str, digests: Mapping[str, str]) -> Tensors:
+    content = read_bytes(folder / name, _way_out(folder))
+    if hashlib.sha256(content).hexdigest() != digests[name]:
+        expected = f"SHA-256 {digests[name][:12]}..."
+        raise UserError(folder / name, "damaged: it is not what was written", expected, _way_out(folder))
+    return safetensors.torch.load(content)
 
 
 def list_checkpoints(directory: Path) -> List[Path]:
@@ -120,20 +134,24 @@ def remove_leftovers(directory: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def average(paths: Sequence[Path]) -> Tensors:
-    """The mean of several ``model.safetensors``, summed in float64; zeros in all stay exact zeros."""
-    assert paths
+def average(folders: Sequence[Path], run: str = "") -> Tensors:
+    """The mean of several checkpoints' weights, summed in float64; zeros in all stay exact zeros.
+
+    Raises:
+      UserError: as ``load_checkpoint``.
+    """
+    assert folders
     total: Dict[str, Tensor] = {}
     dtypes: Dict[str, torch.dtype] = {}
-    for path in paths:
-        for name, tensor in read_tensors(path, "start the training again in another folder").items():
+    for folder in folders:
+        for name, tensor in _read_tensors(folder, MODEL, _read_state(folder, run)[1]).items():
             dtypes[name] = tensor.dtype
             total[name] = total[name] + tensor.double() if name in total else tensor.double()
-    return {name: (tensor / len(paths)).to(dtypes[name]) for name, tensor in total.items()}
+    return {name: (tensor / len(folders)).to(dtypes[name]) for name, tensor in total.items()}
 
 
 def _way_out(folder: Path) -> str:
-    return f"delete {folder} to go on from the checkpoint before it (or from the start, if there is none)"
+    return f"delete {folder} to go on without it, from the checkpoint before it (or from the start, if there is none)"
 
 
 def _sync_folder(path: Path) -> None:

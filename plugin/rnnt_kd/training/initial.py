@@ -17,7 +17,7 @@ from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.sparsity import schedules
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.systems import store
-from rnnt_kd.systems.store import file_digest, refuse_decoding_only
+from rnnt_kd.systems.store import refuse_decoding_only, weights_digest
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import learning_rates, optimizers
@@ -82,7 +82,7 @@ def resolve(
                 )
     if cache is None or starts_there:  # else nobody reads its weights
         store.load_system(teacher_dir)  # a damaged one is an error before anything is written
-    return dataclasses.replace(config, teacher_checksum=file_digest(teacher_dir / store.FINAL))
+    return dataclasses.replace(config, teacher_checksum=weights_digest(teacher_dir))
 
 
 def teacher_cache(
@@ -112,7 +112,7 @@ def teacher_cache(
     }
     if teacher_dir is not None:
         store.read_system(teacher_dir)
-        expected = {"teacher": file_digest(teacher_dir / store.FINAL), **expected}
+        expected = {"teacher": weights_digest(teacher_dir), **expected}
     return TeacherCache.open(kd_cache, expected, verify=False)
 
 
@@ -151,9 +151,9 @@ def models(
         return model, None
     path = teacher_dir / store.FINAL
     if config.role == "sparse_student":
-        store.load_weights(model, store.read_tensors(path), path, "train the teacher again")
+        store.load_weights(model, store.read_weights(teacher_dir), path, "train the teacher again")
     elif config.role == "streaming_student":
-        weights = store.read_tensors(path)
+        weights = store.read_weights(teacher_dir)
         _start_streaming(model, weights, store.read_system(teacher_dir).model.encoder != config.model.encoder)
     if not is_online:
         return model, None

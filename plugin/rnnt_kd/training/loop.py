@@ -73,9 +73,9 @@ def train_system(
             initial.check_cache(cache, config, data)  # before anything is written
         if system_files.open_system_dir(record, config, say):
             fabric = Fabric(accelerator=device, devices=1, precision=config.training.precision)
-            training = Training(config, system_dir, data, fabric, backend, teacher_dir, say, cache)
+            training = Training(config, system_dir, data, fabric, backend, teacher_dir, say, cache, record.identity())
             averaged = training.run()
-            record.finish()  # before checkpoints go: killed here, the run ends once more, with the same weights
+            record.finish([store.CONFIG])  # before checkpoints go: killed here, the run ends again, the same
             checkpoint.tidy(training.checkpoints, 0, averaged)
 
 
@@ -91,10 +91,11 @@ class Training:
         backend,
         teacher_dir: Optional[Path],
         say: Say,
-        cache: Optional[TeacherCache] = None,
+        cache: Optional[TeacherCache],
+        identity: str,
     ):
         self.config, self.training, self.dir, self.data, self.cache = config, config.training, system_dir, data, cache
-        self.teacher_dir, self.fabric, self.say = teacher_dir, fabric, say
+        self.teacher_dir, self.fabric, self.say, self.identity = teacher_dir, fabric, say, identity
         torch.set_flush_denormal(True)  # AdamW's moments and the lattice are full of them
         torch.manual_seed(draw_seed(config.seed, "initial weights", 0))
         self.model, teacher = initial.models(config, teacher_dir, fabric.device)
@@ -286,6 +287,7 @@ class Training:
             optimizer_tensors(self.optimizer, self.model),
             self.sparsifier.state_dict() if self.sparsifier is not None else {},
             {**state.to_dict(), "precision": self.fabric.strategy.precision.state_dict()},
+            self.identity,
         )
         checkpoint.tidy(self.checkpoints, KEEP_LAST, [result.checkpoint for result in self._best()])
 
@@ -295,7 +297,7 @@ class Training:
         found = checkpoint.list_checkpoints(self.checkpoints)
         if not found:
             return
-        saved = checkpoint.load_checkpoint(found[-1])
+        saved = checkpoint.load_checkpoint(found[-1], self.identity)
         precision = saved.state.pop("precision", {})
         self.state = TrainState.from_dict(saved.state, found[-1] / checkpoint.STATE)
         next_step = f"delete {found[-1]}"
@@ -323,7 +325,8 @@ class Training:
         trials = []
         best = self._best()
         for count in range(1, len(best) + 1):
-            weights = checkpoint.average([self._weights(result) for result in best[:count]])
+            folders = [self.checkpoints / result.checkpoint for result in best[:count]]
+            weights = checkpoint.average(folders, self.identity)
             store.load_weights(self.model, weights, self._weights(best[0]), "")
             if self.sparsifier is not None:
                 self.sparsifier.finalize()

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict
 
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 Say = Callable[[str], None]  # takes a line for the user
 
@@ -25,11 +25,16 @@ class Metrics:
         path.touch()
         os.truncate(path, min(size, path.stat().st_size))
         self.file = open(path, "ab")
-        # torch.utils.tensorboard of torch 1.13 needs more packages than it asks for; the format is two messages
-        self.board = EventFileWriter(str(system_dir / "tensorboard"))
-        if step:
-            start = SessionLog(status=SessionLog.START)  # TensorBoard forgets what it has from this step on
-            self.board.add_event(Event(wall_time=time.time(), step=step + 1, session_log=start))
+        # torch.utils.tensorboard of torch 1.13 needs more packages than it asks for, and writes in a thread, where a
+        # full disk is a traceback; the format is three messages
+        board = (
+            system_dir / "tensorboard" / f"events.out.tfevents.{int(time.time())}.{os.uname().nodename}.{os.getpid()}"
+        )
+        board.parent.mkdir(exist_ok=True)
+        self.board = RecordWriter(open(board, "wb"))
+        self._add(file_version="brain.Event:2")
+        if step:  # TensorBoard forgets what it has from this step on
+            self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, kind: str, step: int, epoch: int, values: Dict[str, Any]) -> None:
         """``epoch`` counts from 1.  Numbers go to TensorBoard as ``<kind>/<name>``."""
@@ -41,7 +46,11 @@ class Metrics:
             for name, value in values.items()
             if isinstance(value, (int, float))
         ]
-        self.board.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
+        self._add(step=step, summary=Summary(value=scalars))
+
+    def _add(self, **values: Any) -> None:
+        self.board.write(Event(wall_time=time.time(), **values).SerializeToString())
+        self.board.flush()
 
     @property
     def size(self) -> int:

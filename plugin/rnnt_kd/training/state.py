@@ -6,6 +6,7 @@ so no generator state is saved: a run that was killed draws what an uninterrupte
 
 import dataclasses
 import hashlib
+import re
 from dataclasses import dataclass, field
 from typing import Any, Dict, List
 
@@ -51,6 +52,8 @@ class TrainState:
             if values.pop("format") != FORMAT:
                 raise ValueError
             values["results"] = [EpochResult(**result) for result in values["results"]]
+            if not all(re.fullmatch(r"step-[0-9]+(-epoch-[0-9]+)?", result.checkpoint) for result in values["results"]):
+                raise ValueError("not a folder's name")
             return TrainState(**values)
         except (KeyError, TypeError, ValueError):
             problem, next_step = "not a training state of this version", "delete this checkpoint's folder"

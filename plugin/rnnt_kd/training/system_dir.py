@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 from rnnt_kd.config import KdConfig, SparsityConfig, SystemConfig
 from rnnt_kd.config_io import as_plain_dict, write_system_config
 from rnnt_kd.errors import UserError
-from rnnt_kd.record import Record, in_words, read_record
-from rnnt_kd.systems.store import CONFIG, FINAL, SYSTEM, weights_file
+from rnnt_kd.record import Record, in_words, read_record, record_path
+from rnnt_kd.systems.store import CONFIG, FINAL, SYSTEM, TRAINING, weights_digest, weights_file
 from rnnt_kd.training.progress import Say
 
-RECORD = ".training.record.json"
+RECORD = record_path(Path(), TRAINING).name
 
 
 @contextmanager
@@ -48,8 +48,11 @@ def locked(system_dir: Path) -> Iterator[None]:
 class SystemRecord(Record):
     """Weights may be packed."""
 
-    def exists(self, name: str) -> bool:
-        return weights_file(self.folder).exists() if name == FINAL else super().exists(name)
+    def place(self, name: str) -> Path:
+        return weights_file(self.folder) if name == FINAL else super().place(name)
+
+    def digest(self, name: str) -> str:
+        return weights_digest(self.folder) if name == FINAL else super().digest(name)
 
 
 def system_record(system_dir: Path, config: SystemConfig, inputs: Mapping[str, str], backend: str = "") -> SystemRecord:
@@ -57,7 +60,7 @@ def system_record(system_dir: Path, config: SystemConfig, inputs: Mapping[str, s
     usual = SystemConfig(kd=KdConfig(), sparsity=SparsityConfig())  # what a record from before an option says of it
     settings, defaults = ({**as_plain_dict(values), "name": ""} for values in (config, usual))
     notes = {"lattice backend": backend}
-    return SystemRecord(system_dir, "training", settings, inputs, [FINAL, SYSTEM], defaults=defaults, notes=notes)
+    return SystemRecord(system_dir, TRAINING, settings, inputs, [FINAL, SYSTEM], defaults=defaults, notes=notes)
 
 
 def open_system_dir(record: Record, config: SystemConfig, say: Say) -> bool:
@@ -69,9 +72,15 @@ def open_system_dir(record: Record, config: SystemConfig, say: Say) -> bool:
     """
     system_dir = record.folder
     inside = {path.name for path in system_dir.iterdir()} if system_dir.exists() else set()
-    was_finished = "outputs" in read_record(record.path)  # then its checkpoints are gone, and nothing can go on
+    before = read_record(record.path)
+    was_finished = "outputs" in before  # then its checkpoints are gone, and nothing can go on
+    if was_finished and (system_dir / CONFIG).exists() and not record.is_whole(CONFIG, before) and not record.changes():
+        write_system_config(system_dir / CONFIG, config)
+        say(f"{config.name}: {CONFIG} was not what was written, and is written again")
     changed = record.why_not() if was_finished else in_words(record.changes())
-    if not read_record(record.path) and inside - {"checkpoints", CONFIG}:  # else killed before it wrote more
+    if not before and inside - {"checkpoints", CONFIG}:  # else killed before it wrote more
+        if record.path.name in inside:
+            raise UserError(record.path, "damaged", "what the run here was made of", f"move {system_dir} away")
         if "inputs.json" in inside:
             problem = "holds a system of an earlier version; nothing in it was changed"
             raise UserError(

@@ -113,11 +113,11 @@ def test_stopped_from_outside_it_ends_with_its_workers(tmp_path, stop):
         [sys.executable, file, tmp_path / "out"], env=environment(), stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        deadline = time.time() + 60
+        deadline = time.time() + 600
         while not list(tmp_path.glob("out/.wav.partial/train/*/*.wav")) and time.time() < deadline:
             time.sleep(0.05)
         os.killpg(process.pid, stop) if stop == signal.SIGINT else process.kill()
-        assert process.wait(timeout=30) != 0
+        assert process.wait(timeout=600) != 0
         while group_is_alive(process.pid) and time.time() < deadline:
             time.sleep(0.05)
         assert not group_is_alive(process.pid)

@@ -84,7 +84,7 @@ def _read_list(corpus_dir: Path, part: str) -> Dict[str, Tuple[str, str, str]]:
         fields = line.strip().split("/")
         if not line.strip():
             continue
-        if len(fields) != 3:
+        if len(fields) != 3 or not {*fields}.isdisjoint({"", ".", ".."}):
             raise UserError(f"{fileids}:{number}", f'found "{line.strip()}"', "folder/speaker/file")
         speaker, name = fields[1], fields[2]
         if name not in texts:

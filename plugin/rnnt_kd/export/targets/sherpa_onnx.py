@@ -66,4 +66,6 @@ def verify(
         )
     if len(shown) < len(differences):
         say(f"{len(differences) - len(shown)} more differ in times alone; {CHECK} lists them")
+    if check["differences_in_blanks"]:
+        say(f"{len(check['differences_in_blanks'])} texts have other blanks than {CHECK} expects of sherpa-onnx")
     return check, f"sherpa-onnx and rnnt_kd differ {len(differences)} times" if differences and exact else ""

@@ -2,11 +2,14 @@
 
 What the factory's module must offer is in docs/encoders.md; what it does not say, a batch of noise tells, and what it
 says is compared with that.  Reading a system of this kind imports the module that its ``config.yaml`` names, which
-runs that module's code.  No other value of a configuration is imported by its name.
+runs that module's code; so it must be one that the user placed on PYTHONPATH, not any function of the Python that is
+installed (``subprocess:run`` is one).  No other value of a configuration is imported by its name.
 """
 
-import importlib
+import importlib.util
 import re
+import site
+import sysconfig
 from typing import Any, List, Optional, Tuple
 
 import torch
@@ -69,12 +72,18 @@ class External(nn.Module):
         if not _FACTORY.fullmatch(str(factory)):
             raise UserError("encoder_options.factory", repr(factory), '"package.module:function"')
         module_name, _, name = factory.partition(":")
+        installed = "is of Python, of an installed package or of rnnt_kd"
+        if _is_installed(module_name):
+            raise self._error(installed, "a function of your own, in a folder on PYTHONPATH")
         try:
             function = getattr(importlib.import_module(module_name), name, None)
         except (Exception, SystemExit) as error:
             raise self._error(f"does not import ({_short(error)})", "a module on PYTHONPATH") from error
         if not callable(function):
             raise self._error(f"{module_name} has no function {name}", "a callable")
+        is_module = isinstance(function, type) and issubclass(function, nn.Module)
+        if not is_module and _is_installed(str(getattr(function, "__module__", None) or "builtins")):
+            raise self._error(installed, f"a function that stands in {module_name} itself")
         try:
             made = function(**options)
         except UserError:
@@ -108,6 +117,23 @@ class External(nn.Module):
 
     def _error(self, problem: str, expected: str) -> UserError:
         return UserError(self._where, problem, expected)
+
+
+def _is_installed(module: str) -> bool:
+    """Does it come with Python, an installed package or this program, which nobody chose to make an encoder?"""
+    package = module.partition(".")[0]
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # made by a program, not found
+        return False
+    if spec is None:
+        return False
+    paths = sysconfig.get_paths()
+    folders = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    folders += [*site.getsitepackages(), site.getusersitepackages()]
+    found = [*(spec.submodule_search_locations or []), str(spec.origin)]
+    ours = package in ("rnnt_kd", "benchmark") or spec.origin in ("built-in", "frozen")
+    return ours or any(place.startswith(f"{folder}/") for place in found for folder in folders)
 
 
 def _counted_by(lens: List[int]) -> Tuple[Optional[int], int]:

@@ -17,30 +17,39 @@ BEHIND = {"boxstyle": "square,pad=0.1", "facecolor": COLOURS["--card"], "linewid
 
 
 def rates(experiment: FinishedExperiment) -> Iterator[Plot]:
-    """%WER of each system, with its interval or its seeds."""
-    several = experiment.has_several_seeds()
+    """%WER of each system, with its interval or its seeds; and %CER where characters are counted."""
     for test_set in experiment.scored_sets():
-        title = f"{'Mean %WER over seeds' if several else '%WER'}, {test_set}"
-        figure, ax = bar_axes([system.name for system in experiment.systems], right=42)
-        longest, words = 0.0, []
-        for place, system in enumerate(experiment.systems):
-            value, interval = system.rows[test_set]["wer"], system.rows[test_set]["ci95"]
-            if value is None:
-                ax.text(0, place, " not finished", fontsize=10, va="center", style="italic", color=COLOURS["--muted"])
-                words.append(f"{system.name} not finished")
-                continue
-            key = (system.name, test_set)
-            seeds = [row["wer"] for row in experiment.seeds if several and (row["system"], row["test_set"]) == key]
-            ax.barh(place, value, height=0.62, color=KINDS[system.kind].colour, alpha=0.8, linewidth=0)
-            if interval:
-                ax.plot(interval, [place, place], color=COLOURS["--fg"], linewidth=1.2, marker="|", markersize=6)
-            ax.plot(seeds, [place] * len(seeds), "o", color=COLOURS["--fg"], markersize=3, alpha=0.7)
-            longest = max(longest, value, *(interval or ()), *seeds)
-            figure_beside(ax, place, f"{value:.2f}")
-            words.append(f"{system.name} {value:.2f}")
-        ax.set_xlim(0, 1.02 * longest or 1)
-        label(ax, "%WER")
-        yield finished(figure, title, ", ".join(words), "Dots: single seeds." if several else "Lines: 95 % intervals.")
+        yield _rates(experiment, test_set, "wer")
+        if experiment.counts_characters(test_set):
+            yield _rates(experiment, test_set, "cer")
+
+
+def _rates(experiment: FinishedExperiment, test_set: str, rate: str) -> Plot:
+    several, name = experiment.has_several_seeds(), f"%{rate.upper()}"
+    title = f"{f'Mean {name} over seeds' if several else name}, {test_set}"
+    figure, ax = bar_axes([system.name for system in experiment.systems], right=42)
+    longest, words = 0.0, []
+    for place, system in enumerate(experiment.systems):
+        row = system.rows[test_set]
+        figures = row if rate == "wer" else row["characters"] or {}
+        value, interval = figures.get(rate), figures.get("ci95")
+        if value is None:
+            ax.text(0, place, " not finished", fontsize=10, va="center", style="italic", color=COLOURS["--muted"])
+            words.append(f"{system.name} not finished")
+            continue
+        key = (system.name, test_set)
+        singles = [row for row in experiment.seeds if several and (row["system"], row["test_set"]) == key]
+        seeds = [row[rate] for row in singles if row.get(rate) is not None]
+        ax.barh(place, value, height=0.62, color=KINDS[system.kind].colour, alpha=0.8, linewidth=0)
+        if interval:
+            ax.plot(interval, [place, place], color=COLOURS["--fg"], linewidth=1.2, marker="|", markersize=6)
+        ax.plot(seeds, [place] * len(seeds), "o", color=COLOURS["--fg"], markersize=3, alpha=0.7)
+        longest = max(longest, value, *(interval or ()), *seeds)
+        figure_beside(ax, place, f"{value:.2f}")
+        words.append(f"{system.name} {value:.2f}")
+    ax.set_xlim(0, 1.02 * longest or 1)
+    label(ax, name)
+    return finished(figure, title, ", ".join(words), "Dots: single seeds." if several else "Lines: 95 % intervals.")
 
 
 def errors(experiment: FinishedExperiment) -> Iterator[Plot]:

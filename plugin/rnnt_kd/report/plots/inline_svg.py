@@ -8,6 +8,8 @@ svg = inline_svg(figure.figure, salt="a name that is unique in the page", label=
 import html
 import io
 import re
+import unicodedata
+import warnings
 from dataclasses import dataclass
 from typing import Tuple
 
@@ -62,7 +64,9 @@ def inline_svg(figure: Figure, salt: str, label: str) -> str:
     for written in figure.findobj(Text):
         written.set_parse_math(False)  # a dollar is a dollar
     stream = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}), warnings.catch_warnings():
+        # the text is set by the browser, in its fonts: what matplotlib's own lacks is not missed
+        warnings.filterwarnings("ignore", r"Glyph \d+|Matplotlib currently does not support", UserWarning)
         FigureCanvasSVG(figure).print_svg(stream, metadata={"Date": None})
     text = stream.getvalue()
     text = text[text.index("<svg") :]
@@ -80,6 +84,16 @@ def inline_svg(figure: Figure, salt: str, label: str) -> str:
     start = re.sub(r'(width|height)="([\d.]+)pt"', r'\1="\2"', start)
     start = start.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" style="{_STYLE}" ')
     return f"{start}>{rest.strip()}"
+
+
+def text_width(text: str, letter: float) -> float:
+    """About how wide a browser sets it, in px; ``letter``: of a Latin letter, in the mean.
+
+    East Asian letters are square, most others as wide as Latin ones, and marks stand above or below a letter.
+    """
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    marks = sum(unicodedata.category(character) in ("Mn", "Me", "Cf") for character in text)
+    return letter * (len(text) - marks - wide) + 1.8 * letter * wide
 
 
 def _without_bare_groups(text: str) -> str:

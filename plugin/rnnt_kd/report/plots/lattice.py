@@ -19,7 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from rnnt_kd.report.lattice_data import ModelOnLattice, UtteranceLattice
-from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, inline_svg, pixel_figure
+from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, inline_svg, pixel_figure, text_width
+from rnnt_kd.scoring.characters import has_no_blanks
 
 CELL_WIDTH, CELL_HEIGHT = 9, 13  # px: a frame, a symbol
 LEFT, RIGHT, LEAST_WIDTH = 84, 14, 372
@@ -48,11 +49,12 @@ def draw_lattice(item: UtteranceLattice) -> str:
     ]
     tops = np.cumsum([2, *heights])
     titles = {key: _title(key, model) for key, model in item.models.items()}
-    width = max(LEFT + T * CELL_WIDTH + RIGHT, LEAST_WIDTH, *(8 + WIDEST * len(title) for title in titles.values()))
+    left, longest = _left(item), max(text_width(title, WIDEST) for title in titles.values())
+    width = max(left + T * CELL_WIDTH + RIGHT, LEAST_WIDTH, 8 + longest)
     figure = pixel_figure(width, tops[-1])
 
     def axes(top: float, height: float, y_end: float) -> Axes:
-        made = figure.add_axes((LEFT, top, T * CELL_WIDTH, height))
+        made = figure.add_axes((left, top, T * CELL_WIDTH, height))
         made.set_xlim(0, T)
         made.set_ylim(0, y_end)
         return made
@@ -126,9 +128,14 @@ class _Legend:
         self._axes.text(x, row * ROW + 11.5, text, color=COLOURS["--fg"], fontsize=11)
 
 
+def _left(item: UtteranceLattice) -> float:
+    """Room for the pieces."""
+    return max([LEFT, *(12 + text_width(piece, 6.5) for piece in item.tokens)])
+
+
 def _title(key: str, model: ModelOnLattice) -> str:
     name = model.name if key == "teacher" else f"{model.name} ({'no distillation' if key == 'twin' else 'distilled'})"
-    errors = "1 word wrong" if model.errors == 1 else f"{model.errors} words wrong"
+    errors = f"{model.errors} error{'s' if model.errors != 1 else ''}"
     return f"{name}: {errors}; -log p(text) {model.loss:.1f} nats"
 
 
@@ -200,7 +207,7 @@ def _frame(ax: Axes, item: UtteranceLattice, title: str) -> None:
     ends = np.tile([0, T, np.nan], S)  # one path of many lines
     ax.plot(ends, lines, color=COLOURS["--grid"], linewidth=0.5, zorder=0)
     _style(ax)
-    _write(ax, 4 - LEFT, 4, title, fontsize=11, fontweight="bold")
+    _write(ax, 4 - _left(item), 4, title, fontsize=11, fontweight="bold")
 
 
 def _path(ax: Axes, model: ModelOnLattice, item: UtteranceLattice, **style) -> None:
@@ -225,7 +232,7 @@ def _sound(ax: Axes, item: UtteranceLattice, words: List[Tuple[str, int, int]]) 
     _seconds(ax, item)
     ax.set_yticks([])
     _style(ax)
-    _write(ax, 4 - LEFT, -SOUND + 8, "sound", color=COLOURS["--muted"])
+    _write(ax, 4 - _left(item), -SOUND + 8, "sound", color=COLOURS["--muted"])
     for word, frame, row in words:
         _write(ax, frame * CELL_WIDTH, 3 + 12 * row, word)
         ax.axvline(frame + 0.5, color=COLOURS["--muted"], linewidth=0.6)
@@ -238,7 +245,8 @@ def _words(item: UtteranceLattice) -> Tuple[List[Tuple[str, int, int]], int]:
     frames = path[rises, 0]
     placed: List[Tuple[str, int, int]] = []
     ends: List[float] = []
-    firsts = [index for index, piece in enumerate(item.tokens) if index == 0 or piece.startswith(SPACE)]
+    each = has_no_blanks([item.ref])  # every piece for itself
+    firsts = [index for index, piece in enumerate(item.tokens) if each or index == 0 or piece.startswith(SPACE)]
     for first, last in zip(firsts, [*firsts[1:], len(item.tokens)]):
         word = "".join(item.tokens[first:last]).replace(SPACE, "")
         if not word:
@@ -246,7 +254,7 @@ def _words(item: UtteranceLattice) -> Tuple[List[Tuple[str, int, int]], int]:
         first += item.tokens[first] == SPACE  # the space alone
         x = float(frames[first]) * CELL_WIDTH
         row = next((row for row, end in enumerate(ends) if end <= x), len(ends))
-        ends[row : row + 1] = [x + 7.5 * len(word) + 6]
+        ends[row : row + 1] = [x + text_width(word, 7.5) + 6]
         placed.append((word, int(frames[first]), row))
     return placed, max(1, len(ends))
 
@@ -265,7 +273,7 @@ def _curve(ax: Axes, item: UtteranceLattice) -> None:
     _style(ax)
     ax.set_xlabel("seconds", color=COLOURS["--muted"], loc="left")
     title = "KL x teacher's occupancy, sum of a frame (nats)"
-    _write(ax, 4 - LEFT, 10 + 2 * ROW, title, fontsize=11, fontweight="bold")
+    _write(ax, 4 - _left(item), 10 + 2 * ROW, title, fontsize=11, fontweight="bold")
 
 
 def _seconds(ax: Axes, item: UtteranceLattice) -> None:

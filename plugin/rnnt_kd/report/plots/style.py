@@ -9,7 +9,7 @@ from typing import Dict, Literal, NamedTuple, Sequence, Tuple
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, inline_svg, pixel_figure
+from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, inline_svg, pixel_figure, text_width
 
 WIDTH = 372
 ROW = 19  # px of a bar
@@ -107,4 +107,4 @@ def legend_of(ax: Axes, handles, **place) -> None:
 
 def left_of(names) -> float:
     """Room for the longest name."""
-    return min(190.0, 12 + 5.9 * max((len(name) for name in names), default=1))
+    return min(190.0, 12 + max((text_width(name, 5.9) for name in names), default=5.9))

@@ -1,0 +1,73 @@
+"""What a file says is data: the one door for paths that stand in files, and bounds for what files claim.
+
+A path that came out of a file opens nothing but a plain file (or a folder of such) that lies, links followed, in the
+folder of the file that names it, or below a folder that the user named with ``--data-root``.  No pipe, no URL, no
+device.  Paths that the user writes (options, ``wav.scp``) do not come here.
+"""
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any, Callable, Iterable, List, Optional, Union
+
+from rnnt_kd.errors import UserError
+
+DATA_ROOTS = "RNNT_KD_DATA_ROOT"  # of the environment, for the commands that a command starts: a JSON list
+_ELSEWHERE = "to use it, name a folder that holds it with --data-root"
+_PIPE, _URL = re.compile(r"pipe:|\s*\||.*\|\s*\Z", re.DOTALL), re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def allow(folders: Iterable[Path]) -> None:
+    """From now on files may name what lies below ``folders``, in this process and in those that it starts."""
+    named = dict.fromkeys([*_roots(), *(os.path.realpath(folder) for folder in folders)])
+    os.environ[DATA_ROOTS] = json.dumps(list(named))
+
+
+def named_in(
+    file: Path, name: object, *, within: Optional[Path] = None, exists: bool = True, next_step: str = _ELSEWHERE
+) -> Path:
+    """The plain file or folder that ``name`` means where it stands in ``file``, all links followed.
+
+    Args:
+      file:   that names it; a relative ``name`` is relative to its folder.
+      within: the folder that it must lie in, where that is not the file's.
+      exists: False where it may be missing.
+    Raises:
+      UserError: a pipe, URL or device; outside of the folder and of every ``--data-root``; not there.
+    """
+    file = Path(file)
+    if not isinstance(name, (str, Path)) or not str(name) or "\0" in str(name):
+        raise UserError(file, f"names {str(name)!r:.80}", "the path of a file")
+    for pattern, kind in ((_PIPE, "a shell pipe"), (_URL, "a URL")):
+        if pattern.match(str(name)):
+            raise UserError(file, f"names '{str(name):.200}', {kind}", "the path of a plain file; it was not opened")
+    folders = [within] if within else [file.parent, Path(os.path.realpath(file)).parent]
+    path, roots = Path(os.path.realpath(file.parent / name)), [*map(os.path.realpath, folders), *_roots()]
+    if not any(Path(root) in (path, *path.parents) for root in roots):
+        raise UserError(file, f"names {name}, which is not below {folders[0]}", "a file there", next_step)
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # not there, a circle of links, a name too long
+        if not exists:
+            return path
+        raise UserError(path, "no such file", f"what {file} names", next_step) from None
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(file, f"names {name}, a device or pipe", "a plain file; it was not opened")
+    return path
+
+
+def parse_json(text: Union[str, bytes], parse_constant: Optional[Callable[[str], Any]] = None) -> Any:
+    """The values of JSON text.  ValueError: it is none, or nested deeper than any file of ours.
+
+    ``parse_constant``: what to make of NaN, Infinity and -Infinity, if not numbers.
+    """
+    try:
+        return json.loads(text, parse_constant=parse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+def _roots() -> List[str]:
+    return list(map(str, json.loads(os.environ.get(DATA_ROOTS) or "[]")))
