@@ -126,13 +126,15 @@ def test_hypotheses_of_any_recogniser_get_the_figures_of_a_decoding(score_sh, de
     assert 0 < found["p_value"] < 1
 
 
-@pytest.mark.parametrize("content, options, rate, note", [
-    ("s1-a ONE TWO\ns1-b FOUR\ns2-c SECHS\ns2-d JA\n", [], "100.00", "note: test: upper and lower case are not as"),
-    ("s1-a one\u3000<unk> two\ns1-b four\ns2-c fu\u0308nf sechs\ns2-d ja [noise]\n", [], "42.86", ""),
-    ("s1-a one two <unk>\ns1-b four\ns2-c fu\u0308nf sechs\ns2-d ja [noise]\n", ["--ignore-events"], "14.29",
+@pytest.mark.parametrize("said, options, rate, note", [
+    (("ONE TWO", "FOUR", "SECHS", "JA"), [], "100.00", "note: test: upper and lower case are not as"),
+    (("one\u3000<unk> two", "four", "fu\u0308nf sechs", "ja [noise]"), [], "42.86", ""),
+    (("one two <unk>", "four", "fu\u0308nf sechs", "ja [noise]"), ["--ignore-events"], "14.29",
      "note: test: words in brackets, such as <unk> and [noise], do not count (--ignore-events)"),
 ])  # fmt: skip
-def test_what_the_text_has_to_do_with_the_rate_is_said(decoded, tmp_path, capsys, content, options, rate, note):
+def test_what_the_text_has_to_do_with_the_rate_is_said(decoded, tmp_path, capsys, said, options, rate, note):
+    hyps = spoken(dict(zip(("s1-a", "s1-b", "s2-c", "s2-d"), said, strict=True)))
+    content = "".join(f"{key} {words}\n" for key, words in hyps.items())
     (tmp_path / "hyps").write_text(content, encoding="utf-8")
     status, printed = run(capsys, "--data-dir", decoded[0], "--decode-dir", tmp_path / "hyps", *options)
     assert status == 0 and printed.startswith(f"%WER {rate} ")

@@ -64,6 +64,11 @@ def test_a_bad_file_is_one_line_that_names_the_place(tmp_path, content, message)
         read_recogs(path)
 
 
+def test_marks_line_ends_and_composed_letters_do_not_count(tmp_path):
+    (tmp_path / "recogs-t.txt").write_bytes("\ufeffa:\tref=['e\u0301']\r\na:\thyp=['\u00e9']\r\n".encode())
+    assert read_recogs(tmp_path / "recogs-t.txt") == [Recognition("a", ("\u00e9",), ("\u00e9",))]
+
+
 def test_baseline_must_match():
     ours = [Recognition("a", ("x",), ("x",)), Recognition("b", ("y",), ())]
     paths = Path("ours"), Path("theirs")

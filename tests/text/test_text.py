@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.record import Record
+from rnnt_kd.record import Record, record_path
 from rnnt_kd.text.coverage import case_differs, coverage
 from rnnt_kd.text.events import MOST_EVENTS, count_events, most_frequent, without_events
 from rnnt_kd.text.normalization import normalized
@@ -277,9 +277,9 @@ def test_another_case_is_seen_from_the_words(ref, hyp, differs):
 
 def test_a_model_that_is_not_what_stage_2_wrote_is_one_line(tmp_path):
     folder = train_bpe(ENGLISH, 45, tmp_path / "bpe")
-    record = Record(folder, "BPE", {}, [], ["bpe.model"])
+    record = Record(folder, RECORD, {}, [], ["bpe.model"])
     record.finish()
-    assert record.path == folder / RECORD
+    assert record.path == record_path(folder, RECORD)
     content = (folder / "bpe.model").read_bytes()
     rng = random.Random(0)
     for _ in range(300):

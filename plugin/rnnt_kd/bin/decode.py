@@ -12,7 +12,7 @@ Writes to OUT_DIR
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Mapping, Optional
 
 import torch
 
@@ -115,14 +115,13 @@ def main(argv: Optional[List[str]] = None) -> None:
         _set_chunk(model.encoder, args.chunk_frames, args.system_dir)
     scorers = make_scorers(settings, tokenizer, args.normalization)
     infos = load_cuts_info(args.cuts)
-    written = coverage({info.id: info.text for info in infos}, tokenizer.encode, tokenizer.unk_id)
-    if written.unwritable:
-        print(written.sentence(args.test_set), flush=True)
+    written = _written(args.test_set, {info.id: info.text for info in infos}, tokenizer)
     loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds)
     search = get_search(args.search)
     search_options = {"beam": args.beam, "blank_id": config.blank_id, "scorers": scorers}
     if args.graph_text is not None:
         text = read_transcripts([args.graph_text], args.normalization)
+        _written(str(args.graph_text), {f"its text {n}": line for n, line in enumerate(text, 1)}, tokenizer)
         search_options["graph"] = words_of(text, tokenizer, source=args.graph_text)
     batches = counted(loader, f"{config.name} on {args.test_set}", "batch")
     decoded = decode(model, batches, search, tokenizer, nbest=args.nbest or 1, **search_options)
@@ -137,7 +136,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         "decode_seconds": round(decoded.seconds, 3),
         "rtf": round(decoded.real_time_factor, 5),
         "left_out": {**read_json(left_out_path, default={}), **loader.left_out},
-        **({"unwritable": written.sentence(args.test_set)} if written.unwritable else {}),
+        **({"unwritable": written} if written else {}),
         "command": command_line("rnnt_kd.bin.decode", argv),
     }
     stage.start()
@@ -169,6 +168,15 @@ def _set_chunk(encoder: Encoder, chunk_frames: int, system_dir: Path) -> None:
         problem = f"given for {system_dir}, which sees the whole utterance"
         raise UserError("--chunk-frames", problem, "a streaming system", "omit it")
     encoder.eval_chunk_frames = chunk_frames
+
+
+def _written(name: str, texts: Mapping[str, str], tokenizer: Tokenizer) -> str:
+    """What is printed of texts that the BPE model cannot write; "" where it can."""
+    found = coverage(texts, tokenizer.encode, tokenizer.unk_id)
+    if not found.unwritable:
+        return ""
+    print(found.sentence(name), flush=True)
+    return found.sentence(name)
 
 
 def _write(out_dir: Path, test_set: str, decoded: Decoded, record: Dict[str, Any]) -> List[str]:

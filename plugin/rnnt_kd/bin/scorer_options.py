@@ -63,6 +63,9 @@ def make_scorers(settings: Dict[str, Any], tokenizer, normalization: str = "nfc"
     if "lm" in settings:
         lm = read_arpa(settings["lm"], normalization)
         found.append(lm_scorer(lm, tokenizer.pieces(), settings["lm_scale"], settings["lm"]))
+        spelled = getattr(found[0], "spelled", len(lm.words))  # a model of pieces fits or is refused
+        if spelled < len(lm.words):
+            print(f"{settings['lm']}: the BPE model can spell {spelled} of its {len(lm.words)} words", flush=True)
     if "hotwords" in settings:
         phrases = read_hotwords(settings["hotwords"], tokenizer, settings["hotwords_score"], normalization)
         found.append(HotWords(phrases, tokenizer.vocab_size))
