@@ -14,6 +14,9 @@
 #   --ignore-events                     words in brackets, such as <unk> and [noise], do not count
 #   --cmd CMD, LANG_OR_GRAPH_DIR        as Kaldi's scripts give them; not needed here
 #
+# %CER stands beside %WER for Chinese, Japanese, Korean, Thai, Lao, Khmer and Burmese.  Fewer than 20 utterances, or one
+# speaker alone, have no interval and no p-value; a test set without words has insertions and no rate.
+#
 # Writes to DECODE_DIR, or to HYP_FILE.score: errs-<test set>.txt, wer-<test set>.txt, wer-<test set>.json, and in
 # Kaldi's form wer_0_0.0 and scoring_kaldi/{best_wer,wer_details/{per_utt,per_spk,ops}}.
 # A shell of its own: what others export for theirs (functions, options, a locale, CDPATH) is not for this one.

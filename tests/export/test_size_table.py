@@ -138,7 +138,8 @@ def test_words_are_counted_and_exact_formats_recognise_the_same(table, workplace
     for form in ("float32", "sparse", "sparse_initializer", "safetensors", "packed safetensors"):
         row = rows["thin", form]
         assert (row["ins"], row["del"], row["sub"]) == (counts.ins, counts.dels, counts.subs), form
-        assert row["words"] == counts.words and row["p_value"] == 1 and row["changed"] == 0
+        assert row["words"] == counts.words and row["changed"] == 0
+        assert row["p_value"] == (1 if len(speech) >= 20 else None)
     for form in ("int8", "float16"):
         for key in ("wer", "ins", "del", "sub", "p_value", "changed"):
             assert rows["thin", form][key] == rows["thin", f"sparse {form}"][key]

@@ -248,7 +248,8 @@ def test_characters_stand_beside_words_where_they_are_counted(tmp_path, page):
     without, of_pairs = f"{twin['cer']:.2f}", row_of(text, "pairs", "pruned_taught")
     assert of_pairs[heads_of(text, "pairs").index("without, %CER") :][:2] == [without, expected[0]]
     assert of_pairs[-1] == "0.0456" and "%CER, test" in text
-    assert 'title="substitution"' not in text and re.search(r'<del class="del" title="deletion">−.</del>', text)
+    left_out = re.findall(r'<del class="del" title="deletion">−(.*?)</del>', text)
+    assert left_out and {len(word) for word in left_out} == {1}
 
 
 def test_too_few_utterances_are_named_where_the_figures_would_stand(tmp_path, page):
@@ -290,10 +291,8 @@ def test_values_of_another_type_are_damage(folder, file):
     assert f"{file}: not what rnnt_kd writes" in page_of(folder)
 
 
-@pytest.mark.parametrize(
-    "words", [["शून्य", "एक", "पाँच"], ["零一", "二三四"], ["กขค", "งจ"], ["영일", "이삼사"], ["ﻻ", "שלום", "🎉"]]
-)
-def test_no_script_makes_warnings_and_its_letters_are_text(tmp_path, words, recwarn):
+def test_no_script_makes_warnings_and_its_letters_are_text(tmp_path, recwarn):
+    words = ["शून्य", "पाँच", "零一", "กขค", "영일", "ﻻ", "שלום", "🎉"]
     folder = make_experiment(tmp_path / "default", words=words)
     tokens = tuple("\u2581" + word for word in words)
     item = utterance_lattice(1, tokens=tokens, ref=tuple(words), utterance="spk0-utt00")

@@ -109,11 +109,11 @@ def test_search_finds_ids_speakers_and_words(browser):
         )
 
     everything, said = found("")
-    assert len(everything) == 12 and said == "12 utterances"
+    assert len(everything) == 24 and said == "24 utterances"
     for text in ("utt07", "SPK1", "march", "spk2 zero"):
         rows, said = found(text)
         expected = [row for row in everything if all(word in row.lower() for word in text.lower().split())]
-        assert rows == expected and 0 < len(rows) < 12 and said.startswith(str(len(rows)))
+        assert rows == expected and 0 < len(rows) < 24 and said.startswith(str(len(rows)))
     assert found("nowhere to be found")[0] == []
 
 
@@ -188,6 +188,9 @@ def test_a_wide_screen_shows_texts_and_lattice_side_by_side(show, experiment):
         svg = item.querySelector('svg').getBoundingClientRect(); return [texts.right <= svg.left, texts.bottom <= svg.top];"""
     assert show(experiment / "report" / "index.html", 1400).execute_script(places) == [True, False]
     assert show(experiment / "report" / "index.html", 390).execute_script(places) == [False, True]
+    width = "return document.querySelector('details.lattice[open] svg').getBoundingClientRect().width"
+    phone, wide = (show(experiment / "report" / "index.html", pixels).execute_script(width) for pixels in (390, 1900))
+    assert wide == pytest.approx(1.5 * phone, abs=1)  # it grows into the room that is there
 
 
 def test_on_paper_the_tools_are_gone(show, experiment):

@@ -27,7 +27,7 @@ def test_scores_come_back(path):
     ({"wer": "5"}, "wer is '5'"),
     ({"p_value": []}, "p_value is []"),
     ({"ins": True}, "ins is True"),
-    ({"ci95": 7}, "ci95 is 7"),
+    ({"ci95": 7}, "ci95 is '7'"),
     ({"ci95": [1, "2"]}, "the end of ci95 is '2'"),
     ({"characters": "x"}, "errors is None"),
     ({"characters": {"cer": 1.0}}, "errors is None"),

@@ -78,6 +78,7 @@ def _lattice(item: UtteranceLattice) -> Dict[str, Any]:
     if has_no_blanks([item.ref]):
         said = {key: tuple("".join(words)) for key, words in said.items()}
     head, lines = columns(said.pop(""), said)
+    svg = lattice.draw_lattice(item)
     data = base64.b64encode(item.audio).decode("ascii")
     models: Sequence[Tuple[str, int, List[Piece]]] = [
         (model.name, model.errors, lines[key]) for key, model in item.models.items()
@@ -93,5 +94,6 @@ def _lattice(item: UtteranceLattice) -> Dict[str, Any]:
         "head": head,
         "lines": models,
         "audio": f"data:{item.audio_type};base64,{data}" if data else "",
-        "svg": lattice.draw_lattice(item),
+        "svg": svg,
+        "width": re.search(r' width="([\d.]+)"', svg)[1],  # type: ignore[index]
     }

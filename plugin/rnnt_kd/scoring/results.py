@@ -122,7 +122,7 @@ def read_scores(path: Path) -> Dict[str, Any]:
             values = figures if isinstance(figures, dict) else {}
             low_high = values.get("ci95") or (None, None)
             if not isinstance(low_high, (list, tuple)) or len(low_high) != 2:
-                low_high = (low_high, "")
+                low_high = (str(low_high), "")
             optional = {key: values.get(key, "") for key in (rate, "p_value", f"baseline_{rate}")}
             optional.update(zip(("ci95", "the end of ci95"), low_high))
             _check(path, values, (*_COUNTS, length))
