@@ -344,6 +344,12 @@ def test_a_header_that_contradicts_itself_is_named(read, place, new):
         read(changed(wav(), place, new))
 
 
+def test_an_aiff_whose_samples_are_fewer_than_its_first_chunk_says_is_named(read):
+    content = encoded("AIFF", "PCM_16")
+    with pytest.raises(BadAudio, match="truncated"):
+        read(changed(content, content.index(b"SSND") + 4, struct.pack(">I", 8008)))
+
+
 def test_headers_are_claims_and_no_memory_is_asked_for_them(read, tmp_path):
     """1024 channels, 2^36 - 1 samples, and a WAV of zeros that looks like 2^24 chunks."""
     many = encoded("WAV", "PCM_16", np.zeros((16, 1024), dtype=np.float32))

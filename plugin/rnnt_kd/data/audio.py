@@ -204,20 +204,18 @@ def _missing_seconds(sound: _Sound, count: int) -> float:
 
 def _claimed(sound: _Sound, count: int, log: str) -> float:
     """How many samples the header says there are; ``count`` where it leaves that open."""
-    if sound.format == "OGG" or sound.frames >= OPEN_LENGTH:  # the last Ogg page may say what it likes
+    guessed = sound.format == "MP3" and not _has_mp3_header(sound)
+    if guessed or sound.format == "OGG" or sound.frames >= OPEN_LENGTH:  # the last Ogg page may say what it likes
         return count
     claims = [float(sound.frames)]
-    if sound.format == "MP3" and not _has_mp3_header(sound):
-        return count
-    if sound.format == "NIST":
-        claims += map(float, re.findall(rb"^sample_count -i (\d{1,15})\s*$", sound.head, flags=re.MULTILINE))
-    elif sound.format in ("RF64", "AVR", "MPC2K"):
+    sizes = re.findall(SIZES, log, flags=re.MULTILINE) or [("0", "")]
+    said, there = sizes[0 if sound.format == "W64" else -1]  # the innermost: that of the samples
+    if there and not _is_open(int(said)):
+        claims.append(max(count, 1) * int(said) / max(int(there), 1))
+    elif not there and sound.format in ("RF64", "AVR", "MPC2K", "AIFF"):
         claims += map(float, re.findall(r"Frames +: (\d{1,15})\b", log))
-    sizes = re.findall(SIZES, log, flags=re.MULTILINE)
-    if sizes:
-        said, there = sizes[0 if sound.format == "W64" else -1]  # the innermost: that of the samples
-        if there and not _is_open(int(said)):
-            claims.append(max(count, 1) * int(said) / max(int(there), 1))
+    elif sound.format == "NIST":
+        claims += map(float, re.findall(rb"^sample_count -i (\d{1,15})\s*$", sound.head, flags=re.MULTILINE))
     return max(claims)
 
 
