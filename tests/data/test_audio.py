@@ -182,8 +182,23 @@ class TestOgg:
             with pytest.raises(BadAudio, match="truncated|damaged"):
                 read(damaged)
 
+    def test_recorded_from_its_middle_on_is_read(self, read, subtype):
+        content = encoded("OGG", subtype, tone(5.0))
+        headers = [place for place in ogg_pages(content) if content[place[0] + 6 : place[0] + 14] == bytes(8)]
+        assert len(read(content[: headers[-1][1]] + content[ogg_pages(content)[len(headers) + 1][0] :])) > RATE
+
+    def test_with_long_tags_is_damaged_as_well(self, tmp_path, read, subtype):
+        """They fill libsndfile's log."""
+        with soundfile.SoundFile(tmp_path / "tags", "w", RATE, 1, subtype, format="OGG") as made:
+            made.title = made.artist = "words " * 300
+            made.write(tone(5.0))
+        content = (tmp_path / "tags").read_bytes()
+        assert len(read(content)) == 5 * RATE
+        with pytest.raises(BadAudio, match="truncated|damaged"):
+            read(changed(content, len(content) - 5000, bytes([content[-5000] ^ 4])))
+
     def test_of_two_streams_is_not_taken_for_the_first(self, read, subtype):
-        with pytest.raises(BadAudio, match="holds more|unreadable"):
+        with pytest.raises(BadAudio, match="holds more than one"):
             read(encoded("OGG", subtype) * 2)
 
 
@@ -327,6 +342,12 @@ def test_rates_of_this_world_are_resampled(tmp_path, rate):
 def test_a_header_that_contradicts_itself_is_named(read, place, new):
     with pytest.raises(BadAudio, match="contradicts itself|sampling rate"):
         read(changed(wav(), place, new))
+
+
+def test_an_aiff_whose_samples_are_fewer_than_its_first_chunk_says_is_named(read):
+    content = encoded("AIFF", "PCM_16")
+    with pytest.raises(BadAudio, match="truncated"):
+        read(changed(content, content.index(b"SSND") + 4, struct.pack(">I", 8008)))
 
 
 def test_headers_are_claims_and_no_memory_is_asked_for_them(read, tmp_path):

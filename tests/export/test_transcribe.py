@@ -141,7 +141,7 @@ def test_a_bad_file_is_told_and_the_others_are_transcribed(exported, workplace, 
         transcribe.main([str(part) for part in (exported, good[0], stump, empty, none, good[1])])
     found, errors = lines(capsys)
     assert ended.value.code == 1 and [name for name, _ in found] == [str(path) for path in good]
-    reasons = {stump: "truncated: 3000 bytes", empty: "has no samples", none: "does not exist"}
+    reasons = {stump: "truncated: 0.09 s", empty: "has no samples", none: "does not exist"}
     for line, (path, reason) in zip(errors, reasons.items(), strict=True):
         assert line.startswith(f"error: {path}: ") and reason in line
 
