@@ -334,7 +334,6 @@ class Audio(Target):
                 raise
         return values
 
-
     def is_wrong(self, how, result):
         return how == "cut" and any(result[name][0] < seconds - 0.06 for name, (seconds, _) in self.good.items())
 
