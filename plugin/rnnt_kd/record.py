@@ -7,6 +7,7 @@ output, and its own.  It is written last: work that was killed has no outputs in
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Union
 
@@ -187,16 +188,16 @@ def in_words(changes: Sequence[str]) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal; "absent" where there is none, "folder" for a folder."""
+    """SHA-256 of a file's bytes, hexadecimal; "absent", "folder" or "device" where there is no such file."""
     digest = hashlib.sha256()
     try:
+        if not stat.S_ISREG(mode := os.stat(path).st_mode):
+            return "folder" if stat.S_ISDIR(mode) else "device"
         with open(path, "rb") as stream:
             for block in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(block)
     except FileNotFoundError:
         return "absent"
-    except IsADirectoryError:
-        return "folder"
     return digest.hexdigest()
 
 

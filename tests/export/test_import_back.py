@@ -17,7 +17,7 @@ from rnnt_kd.export.model_json import ONNX_FILES, read_manifest
 from rnnt_kd.export.sparse_file import LAYOUTS, make_sparse
 from rnnt_kd.systems.store import load_system, refuse_decoding_only
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.initial import resolve
+from rnnt_kd.training.setup import resolve
 
 EMBEDDING = "predictor.embedding.weight"
 

@@ -42,6 +42,13 @@ def last_line(capsys, argv):
     return text
 
 
+def test_the_same_weights_are_packed_into_the_same_bytes(system, tmp_path):
+    content = (system / "model.safetensors").read_bytes()
+    for number in range(8):  # safetensors draws the order of its metadata each time
+        write_packed(tmp_path / str(number), content)
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(8)}) == 1
+
+
 def test_a_packed_system_is_smaller_and_loads_bit_for_bit(system, capsys):
     original = (system / "model.safetensors").read_bytes()
     before, _ = load_system(system)

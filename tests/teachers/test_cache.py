@@ -13,9 +13,9 @@ import torch
 from rnnt_kd.errors import UserError
 from rnnt_kd.teachers import shards as teacher_shards
 from rnnt_kd.teachers.cache import TeacherCache
-from rnnt_kd.teachers.shards import Entry, Facts, shard_path, write_shard
+from rnnt_kd.teachers.shards import CacheFacts, Entry, shard_path, write_shard
 
-FACTS = Facts(
+FACTS = CacheFacts(
     teacher="a" * 64, bpe="b" * 64, cuts="c" * 64, blank_id=0, subsampling=4, prune_range=5, rnnt_type="regular",
     temperature=1.0, lm_only_scale=0.25, am_only_scale=0.0, min_seconds=0.1, max_seconds=35.0, shard_utterances=4,
 )  # fmt: skip

@@ -29,7 +29,7 @@ from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.teachers.shards import shard_path
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
-from rnnt_kd.training.batches import Data
+from rnnt_kd.training.batches import TrainingData
 from rnnt_kd.training.objective import CachedTeacher, Objective
 
 ONE_EPOCH = ["small_student.training.epochs=1", "sparse_student.training.epochs=1"]
@@ -62,7 +62,7 @@ def student_config(tone_corpus, name="small_kd", overrides=ONE_EPOCH, **kd):
 def batch_of(tone_corpus, places, cuts=None):
     """Features, lengths, labels, label lengths of some cuts, and their ids."""
     (batch,) = read_batches(cuts or tone_corpus.train_cuts, [places])
-    data = Data(None, Tokenizer.load(tone_corpus.bpe_dir), None, None)
+    data = TrainingData(None, Tokenizer.load(tone_corpus.bpe_dir), None, None)
     labels, label_lens = data.labels(batch.texts, 0)
     return (batch.features, batch.feature_lens, labels, label_lens), batch.utterance_ids
 

@@ -13,14 +13,14 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training import initial
+from rnnt_kd.training import setup
 
 ONE_EPOCH = ["streaming_student.training.epochs=1"]
 
 
 def resolved(tone_corpus, teacher_dir, **options):
     config = tone_corpus.config("streaming_student", "stream", **options)
-    return initial.resolve(config, Tokenizer.load(tone_corpus.bpe_dir), teacher_dir)
+    return setup.resolve(config, Tokenizer.load(tone_corpus.bpe_dir), teacher_dir)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def stream(tone_corpus, teacher_dir, tmp_path_factory):
 
 def test_it_starts_from_the_teachers_weights(tone_corpus, teacher_dir):
     config = resolved(tone_corpus, teacher_dir)
-    model, online = initial.models(config, teacher_dir, torch.device("cpu"))
+    model, online = setup.models(config, teacher_dir, torch.device("cpu"))
     assert online is None and type(model.encoder).__name__ == "StreamingConformer"
     theirs, ours = load_file(teacher_dir / "model.safetensors"), model.state_dict()
     assert ours.keys() == theirs.keys()
@@ -48,14 +48,14 @@ def test_another_shape_starts_from_scratch(tone_corpus, teacher_dir):
     wider = ["streaming_student.model.encoder_options.feedforward_dim=48"]
     config = resolved(tone_corpus, teacher_dir, overrides=wider)
     torch.manual_seed(5)
-    model, _ = initial.models(config, teacher_dir, torch.device("cpu"))
+    model, _ = setup.models(config, teacher_dir, torch.device("cpu"))
     torch.manual_seed(5)
     fresh = store.build_model(config)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), fresh.parameters(), strict=True))
 
 
 def test_a_streaming_teachers_kernels_stay_where_they_are(tone_corpus, stream):
-    model, _ = initial.models(resolved(tone_corpus, stream), stream, torch.device("cpu"))
+    model, _ = setup.models(resolved(tone_corpus, stream), stream, torch.device("cpu"))
     theirs = load_file(stream / "model.safetensors")
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
 
@@ -92,7 +92,7 @@ def test_a_missing_teacher_an_offline_encoder_and_a_wrong_sparsity_are_refused(t
 
 def test_training_draws_several_chunks_and_evaluation_the_one(tone_corpus, teacher_dir):
     config = resolved(tone_corpus, teacher_dir)
-    model, _ = initial.models(dataclasses.replace(config), teacher_dir, torch.device("cpu"))
+    model, _ = setup.models(dataclasses.replace(config), teacher_dir, torch.device("cpu"))
     drawn = {model.encoder.train()._context() for _ in range(200)}
     assert (0, 0) in drawn and len(drawn) > 20
     chunks, lefts = zip(*(drawn - {(0, 0)}), strict=True)

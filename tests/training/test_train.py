@@ -17,7 +17,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity import schedules
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
-from rnnt_kd.training import initial, learning_rates
+from rnnt_kd.training import learning_rates, setup
 from rnnt_kd.training.loop import Training
 
 ONE_EPOCH = ["teacher.training.epochs=1", "sparse_student.training.epochs=1", "small_student.training.epochs=1"]
@@ -94,8 +94,8 @@ def test_the_averaged_weights_of_a_structured_student_have_whole_blocks(
 
 def test_sparse_student_starts_from_the_teacher(tone_corpus, teacher_dir):
     config = tone_corpus.config("sparse_student", "s", sparsity=0.5)
-    config = initial.resolve(config, Tokenizer.load(tone_corpus.bpe_dir), teacher_dir)
-    started = initial.models(config, teacher_dir, torch.device("cpu"))[0].state_dict()
+    config = setup.resolve(config, Tokenizer.load(tone_corpus.bpe_dir), teacher_dir)
+    started = setup.models(config, teacher_dir, torch.device("cpu"))[0].state_dict()
     teacher = load_file(teacher_dir / "model.safetensors")
     assert all(torch.equal(started[name], teacher[name]) for name in teacher)
 

@@ -17,7 +17,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.definition import TEACHER, Experiment, System, read_experiment
 from rnnt_kd.systems.compose import compose
 from rnnt_kd.text.normalization import FORMS
-from rnnt_kd.training import initial
+from rnnt_kd.training import setup
 
 Job = Tuple[str, int]  # system, seed
 OLD_LAYOUT = ("teacher", "students", "experiments", "kd_cache")  # of EXP_DIR before version 0.2
@@ -225,7 +225,7 @@ class Plan:
                 teacher = self.systems[system.teacher].values
                 values = {**values, "model": merged(teacher.get("model", {}), values.get("model", {}))}
             config = compose(self.recipe, name=system.name, role=system.role, seed=system.seeds[0], values=values)
-            initial.check_names(config)
+            setup.check_names(config)
             return config
         except UserError as error:
             where = ": ".join(filter(None, (f"{self.experiment.path}: system {system.name}", str(error.where))))

@@ -17,7 +17,7 @@ from rnnt_kd.systems.store import weights_file
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.normalization import FORMS
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training import initial, system_dir
+from rnnt_kd.training import setup, system_dir
 
 HOW_FAST = ("device", "num_threads", "batch_seconds")  # settings of a decoding that do not change what it is
 
@@ -108,7 +108,7 @@ class Progress:
         """Is the finished system the one that the plan has there?"""
         try:
             cache = self._cache(job)
-            config = initial.resolve(self.plan.config(job), self.tokenizer(), teacher, cache)
+            config = setup.resolve(self.plan.config(job), self.tokenizer(), teacher, cache)
             inputs = {name: self._content(path) for name, path in self._cuts().items()}
             if cache is not None:
                 inputs["teacher cache"] = cache.digest

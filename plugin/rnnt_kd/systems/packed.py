@@ -39,10 +39,19 @@ def write_packed(path: Path, content: bytes) -> None:
     shapes = {name: list(tensors[name].shape) for name in packed}
     metadata = {
         "packed_weights": VERSION,
-        "shapes": json.dumps(shapes, separators=(",", ":")),
+        "shapes": json.dumps(shapes, separators=(",", ":"), sort_keys=True),
         "sha256": hashlib.sha256(content).hexdigest(),
     }
-    atomic.write_bytes(path, safetensors.torch.save(stored, metadata))
+    atomic.write_bytes(path, _in_order(safetensors.torch.save(stored, metadata)))
+
+
+def _in_order(content: bytes) -> bytes:
+    """The same file with the keys of its metadata sorted: safetensors writes them in any order."""
+    size = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    return content[:8] + text.ljust(size) + content[8 + size :]
 
 
 def read_packed(path: Path) -> Dict[str, Tensor]:

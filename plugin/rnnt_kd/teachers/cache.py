@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.teachers.shards import Damaged, Facts, Shard, shard_indices, shard_path
+from rnnt_kd.teachers.shards import CacheFacts, Damaged, Shard, shard_indices, shard_path
 
 AGAIN = "run stage 4 (python -m rnnt_kd.bin.cache_teacher) again"
 
@@ -49,7 +49,7 @@ class TeacherCache:
 
     def __init__(self, folder: Path, shards: Sequence[Shard]):
         self.folder, self._shards = folder, list(shards)
-        self.facts: Facts = shards[0].facts
+        self.facts: CacheFacts = shards[0].facts
         self.digest = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
         self._maps: Dict[int, Dict[str, np.ndarray]] = {}
         self._index: Optional[_Index] = None
@@ -60,7 +60,7 @@ class TeacherCache:
 
         Args:
           folder:   made by stage 4.
-          expected: fields of ``Facts`` and the values they must have.
+          expected: fields of ``CacheFacts`` and the values they must have.
           verify:   compare the checksum of every shard, which reads all of it once.  Without, call
                     ``verify`` before the first ``lookup``.
         Raises:

@@ -30,7 +30,7 @@ from rnnt_kd.text.labels import padded_labels
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Settings of a cache that its students must share; the same in ``teachers.shards.Facts``."""
+    """Settings of a cache that its students must share; the same in ``teachers.shards.CacheFacts``."""
 
     prune_range: int
     rnnt_type: str

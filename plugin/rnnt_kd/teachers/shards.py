@@ -12,7 +12,7 @@ frames together:
     ids         (n,) uint8, the utterance ids in UTF-8 with a line feed after each
 
 So a frame costs 4 * s_range + 2 bytes, an utterance its id and 5 bytes more.  The metadata has one
-entry, "teacher_cache": a JSON object with the ``Facts``, the number of the shard and of all shards,
+entry, "teacher_cache": a JSON object with the ``CacheFacts``, the number of the shard and of all shards,
 and the SHA-256 of these and of the tensors' bytes.  Equal contents give equal bytes.
 """
 
@@ -41,7 +41,7 @@ MOST_SHARDS = 100_000  # their names have five digits
 
 
 @dataclass(frozen=True)
-class Facts:
+class CacheFacts:
     """How a cache was made: all that its contents depend on.
 
     A student must agree on all but the scales, the limits in seconds and the size of the shards.
@@ -102,7 +102,7 @@ def shard_indices(folder: Path) -> List[int]:
     return sorted(int(stem) for stem in stems if stem.isdigit() and len(stem) == 5)
 
 
-def write_shard(folder: Path, facts: Facts, index: int, count: int, entries: Sequence[Entry]) -> None:
+def write_shard(folder: Path, facts: CacheFacts, index: int, count: int, entries: Sequence[Entry]) -> None:
     """Write shard ``index`` of ``count`` atomically.
 
     Raises:
@@ -137,7 +137,7 @@ def write_shard(folder: Path, facts: Facts, index: int, count: int, entries: Seq
 class Shard:
     """A shard opened for reading: the header now, tensors as they are asked for (``map``).
 
-    Attributes: path, facts (Facts), index, count, sha256 (hexadecimal).
+    Attributes: path, facts (CacheFacts), index, count, sha256 (hexadecimal).
     Raises:
       Damaged: the file is not a shard of this format, or is shorter or longer than its header says.
       FileNotFoundError.
@@ -162,7 +162,7 @@ class Shard:
             self.index, self.count = int(values.pop("shard")), int(values.pop("shards"))
             if not 0 <= self.index < self.count <= MOST_SHARDS:
                 raise ValueError(f"shard {self.index} of {self.count}")
-            self.facts = Facts(**{field.name: values[field.name] for field in fields(Facts)})
+            self.facts = CacheFacts(**{field.name: values[field.name] for field in fields(CacheFacts)})
             self._tensors = {name: self._checked(name, spec) for name, spec in tensors.items()}
             self._check_shapes()
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:

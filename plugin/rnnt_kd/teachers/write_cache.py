@@ -22,7 +22,7 @@ from rnnt_kd.progress_bar import ProgressBar
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import refuse_decoding_only, weights_digest
 from rnnt_kd.teachers.posteriors import CacheSettings, TeacherPosteriors
-from rnnt_kd.teachers.shards import Damaged, Entry, Facts, Shard, shard_indices, shard_path, write_shard
+from rnnt_kd.teachers.shards import CacheFacts, Damaged, Entry, Shard, shard_indices, shard_path, write_shard
 from rnnt_kd.text.tokenizer import Tokenizer
 
 
@@ -128,7 +128,7 @@ class _TeacherOnCuts:
             raise UserError(cuts, f"nothing is left ({self.selection.summary('cuts')})", "usable utterances")
         backend, place = get_backend(backend_name, torch.device(device)), torch.device(device)
         self.posteriors = TeacherPosteriors(model, config.training, settings, backend, encode, place, Path(teacher_dir))
-        self.facts = Facts(
+        self.facts = CacheFacts(
             teacher=weights_digest(teacher_dir),
             bpe=tokenizer.checksum,
             cuts=cuts_digest(cuts),

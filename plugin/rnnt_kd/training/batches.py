@@ -14,7 +14,7 @@ from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
 
 
-class Data:
+class TrainingData:
     """Batches with labels.  Tokenises each text once."""
 
     def __init__(self, config: SystemConfig, tokenizer: Tokenizer, train_cuts: Path, dev_cuts: Path):

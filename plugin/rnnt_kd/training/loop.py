@@ -27,9 +27,9 @@ from rnnt_kd.systems.compose import check_device
 from rnnt_kd.systems.describe import describe
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training import checkpoint, initial, learning_rates
+from rnnt_kd.training import checkpoint, learning_rates, setup
 from rnnt_kd.training import system_dir as system_files
-from rnnt_kd.training.batches import Data
+from rnnt_kd.training.batches import TrainingData
 from rnnt_kd.training.objective import TERMS, CachedTeacher, Objective, combine, loss_scales
 from rnnt_kd.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from rnnt_kd.training.progress import Metrics, Say
@@ -63,14 +63,14 @@ def train_system(
     """
     check_device(config, device)
     backend = get_backend(backend_name, torch.device(device))
-    cache = initial.teacher_cache(config, tokenizer, kd_cache, teacher_dir, train_cuts)
-    config = initial.resolve(config, tokenizer, teacher_dir, cache)
-    inputs = initial.input_digests(train_cuts, dev_cuts, cache)
+    cache = setup.teacher_cache(config, tokenizer, kd_cache, teacher_dir, train_cuts)
+    config = setup.resolve(config, tokenizer, teacher_dir, cache)
+    inputs = setup.input_digests(train_cuts, dev_cuts, cache)
     record = system_files.system_record(system_dir, config, inputs, backend.__name__.rpartition(".")[2])
-    data = Data(config, tokenizer, train_cuts, dev_cuts)
+    data = TrainingData(config, tokenizer, train_cuts, dev_cuts)
     with system_files.locked(system_dir):
         if cache is not None and record.why_not():
-            initial.check_cache(cache, config, data)  # before anything is written
+            setup.check_cache(cache, config, data)  # before anything is written
         if system_files.open_system_dir(record, config, say):
             fabric = Fabric(accelerator=device, devices=1, precision=config.training.precision)
             training = Training(config, system_dir, data, fabric, backend, teacher_dir, say, cache, record.identity())
@@ -86,7 +86,7 @@ class Training:
         self,
         config: SystemConfig,
         system_dir: Path,
-        data: Data,
+        data: TrainingData,
         fabric: Fabric,
         backend,
         teacher_dir: Optional[Path],
@@ -98,7 +98,7 @@ class Training:
         self.teacher_dir, self.fabric, self.say, self.identity = teacher_dir, fabric, say, identity
         torch.set_flush_denormal(True)  # AdamW's moments and the lattice are full of them
         torch.manual_seed(draw_seed(config.seed, "initial weights", 0))
-        self.model, teacher = initial.models(config, teacher_dir, fabric.device)
+        self.model, teacher = setup.models(config, teacher_dir, fabric.device)
         self.model.to(fabric.device)
         data.select(self.model.encoder.output_lengths, self.model.ctc_output is not None)
         write_left_out(system_dir / "left_out.json", data.selections)
@@ -106,7 +106,7 @@ class Training:
             say(f"{config.name}: {chosen.summary(name)}")
         steps_per_epoch = data.batches_per_epoch()
         self.total_steps = steps_per_epoch * self.training.epochs
-        self.sparsifier = initial.sparsifier(config, self.model, steps_per_epoch)
+        self.sparsifier = setup.sparsifier(config, self.model, steps_per_epoch)
         self.objective = Objective(self.model, self.training, backend, config.kd, teacher)
         self.optimizer = make_optimizer(self.model, self.training)
         self.wrapped, self.wrapped_optimizer = fabric.setup(self.objective, self.optimizer)

@@ -91,7 +91,7 @@ class _SplitLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx, am, lm, weight, bias, labels, am_rows, lm_rows, blank):
         with torch.cuda.device_of(am):
-            work = _Work(am, lm, weight, bias, labels, am_rows, lm_rows, blank)
+            work = _FusedJoiner(am, lm, weight, bias, labels, am_rows, lm_rows, blank)
             results = work.split()
         ctx.save_for_backward(am, lm, weight, bias, labels, am_rows, lm_rows, results[2])
         ctx.blank = blank
@@ -102,7 +102,7 @@ class _SplitLogits(torch.autograd.Function):
     def backward(ctx, blank_grad, label_grad, rest_grad):
         am, lm, weight, bias, labels, am_rows, lm_rows, log_rest = ctx.saved_tensors
         with torch.cuda.device_of(am):
-            work = _Work(am, lm, weight, bias, labels, am_rows, lm_rows, ctx.blank)
+            work = _FusedJoiner(am, lm, weight, bias, labels, am_rows, lm_rows, ctx.blank)
             blank_grad = blank_grad + label_grad.masked_fill(labels != ctx.blank, 0.0)
             grads, scale = _in_range([blank_grad, label_grad, rest_grad], work.dtype)
             found = work.gradients(log_rest, grads, ctx.needs_input_grad[:4])
@@ -115,7 +115,7 @@ class _SplitLogits(torch.autograd.Function):
             )
 
 
-class _Work:
+class _FusedJoiner:
     """The inputs as the kernels want them, and one method for each direction."""
 
     def __init__(self, am, lm, weight, bias, labels, am_rows, lm_rows, blank):

@@ -21,7 +21,7 @@ from rnnt_kd.systems.store import refuse_decoding_only, weights_digest
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import learning_rates, optimizers
-from rnnt_kd.training.batches import Data
+from rnnt_kd.training.batches import TrainingData
 
 STARTS_FROM_TEACHER = ("sparse_student", "streaming_student")  # roles
 
@@ -122,7 +122,7 @@ def input_digests(train_cuts: Path, dev_cuts: Path, cache: Optional[TeacherCache
     return digests if cache is None else {**digests, "teacher cache": cache.digest}
 
 
-def check_cache(cache: TeacherCache, config: SystemConfig, data: Data) -> None:
+def check_cache(cache: TeacherCache, config: SystemConfig, data: TrainingData) -> None:
     """Read the whole cache once, and look for every utterance that ``config`` would train on.
 
     Raises:
