@@ -137,6 +137,7 @@ def test_a_test_set_without_words_and_one_of_characters_have_a_table(trial, word
     for number, path in enumerate(sorted(trial.exp.rglob("recogs-dev.txt"))):
         hyp = ["零三二"] * (number % 2) if words else ["ja"] * number
         write_recogs(path, [Recognition(item.utterance_id, tuple(words), tuple(hyp)) for item in read_recogs(path)])
+        record_again(path, "decode-dev")
     data = trial.corpus.folder / "dev" / "text"
     content = data.read_text()
     try:
