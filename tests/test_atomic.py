@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -14,6 +16,23 @@ def test_write_replaces_and_leaves_no_temporary(tmp_path):
     atomic.write_text(path, "zwei ü\n")
     assert path.read_text(encoding="utf-8") == "zwei ü\n"
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_what_a_killed_process_left_goes_when_the_same_is_written_again(tmp_path):
+    code = "import os, sys; from pathlib import Path; from rnnt_kd import atomic\n"
+    code += "os.fsync = lambda _: os.kill(os.getpid(), 9)\n"
+    code += "folder = Path(sys.argv[1])\nif sys.argv[2] == 'file': atomic.write_text(folder / 'file', 'half')\n"
+    code += "with atomic.new_dir(folder / 'made[1]') as made: (made / 'half').touch(); os.kill(os.getpid(), 9)\n"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    for kind in ("file", "folder"):
+        assert subprocess.run([sys.executable, "-c", code, tmp_path, kind], env=environment).returncode == -9
+    assert len(list(tmp_path.iterdir())) == 2
+    (tmp_path / f"{atomic.temporary_prefix(tmp_path / 'file')}x.tmp").touch()  # of a process that lives
+    atomic.write_text(tmp_path / "file", "whole")
+    with atomic.new_dir(tmp_path / "made[1]") as made:
+        (made / "whole").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.suffix != ".tmp") == ["file", "made[1]", "whole"]
+    assert len(list(tmp_path.glob(".*.tmp"))) == 1
 
 
 def test_failed_write_keeps_the_old_file_and_names_it(tmp_path, monkeypatch):

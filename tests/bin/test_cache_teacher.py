@@ -97,16 +97,6 @@ def test_interrupted_at_any_write_it_goes_on(made, whole, tmp_path):
     assert done == NUM_SHARDS - 1 and contents(folder) == contents(whole)
 
 
-def test_what_a_killed_write_left_is_swept_up(made, whole, copy):
-    victim = copy / "shard-00003.safetensors"
-    victim.unlink()
-    (copy / f".{victim.name}.abc.tmp").write_bytes(b"half")
-    (copy / ".shard-00002.safetensors.abc.tmp").write_bytes(b"another job is writing this")
-    command.main(arguments(made, copy))
-    assert contents(copy) == contents(whole)
-    assert [path.name for path in copy.glob(".*.tmp")] == [".shard-00002.safetensors.abc.tmp"]
-
-
 @pytest.mark.parametrize("jobs", [[{"job": 1, "nj": 2}, {"job": 2, "nj": 2}], [{}, {}]], ids=["two jobs", "one twice"])
 def test_jobs_at_once_make_the_bytes_of_one(made, whole, tmp_path, root, jobs):
     folder = tmp_path / "shared"

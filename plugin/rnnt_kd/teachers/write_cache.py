@@ -80,8 +80,6 @@ def cache_teacher(
                 entries.update(entries_of_batch)
                 progress.update(len(entries_of_batch))
             ordered = [entries[work.infos[place].id] for place in work.places(index)]
-            for leftover in cache_dir.glob(f".{shard_path(cache_dir, index).name}.*.tmp"):  # of a killed process
-                leftover.unlink(missing_ok=True)
             write_shard(cache_dir, work.facts, index, work.num_shards, ordered)
     paths = [shard_path(cache_dir, index) for index in own]
     frames, size = sum(Shard(path).num_frames for path in paths), sum(path.stat().st_size for path in paths)
