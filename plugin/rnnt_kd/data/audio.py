@@ -145,7 +145,7 @@ def _opened(recording: RecordingEntry) -> Iterator[_Sound]:
             stream: BinaryIO = tempfile.TemporaryFile()
             stream.write(_run_pipe(recording.source))
             stream.flush()
-        elif not path.is_file():
+        elif not os.path.isfile(path):
             raise BadAudio("does not exist")
         else:
             stream = open(path, "rb")

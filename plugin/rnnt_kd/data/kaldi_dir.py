@@ -238,7 +238,7 @@ def _recording(directory: Path, key: str, value: str, where: str, allow_pipes: b
         return RecordingEntry(key, value[:-1].strip(), True, where)
     for candidate in (Path(value), directory / value):
         file = file_and_offset(str(candidate))[0]
-        if file.is_file():
+        if os.path.isfile(file):
             if not os.access(file, os.R_OK):
                 raise UserError(where, f"audio {value} cannot be read: permission denied", "a readable file")
             return RecordingEntry(key, str(candidate.absolute()), False, where)
