@@ -32,7 +32,10 @@ def show(chromium):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         chromium.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         chromium.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+        chromium.get("about:blank")  # the page is read anew, also where it is the last one with a #fragment
         chromium.get(page.as_uri())
+        wait = pytest.importorskip("selenium.webdriver.support.ui").WebDriverWait(chromium, 300)
+        wait.until(lambda driver: driver.execute_script("return document.readyState") == "complete")
         return chromium
 
     return opened

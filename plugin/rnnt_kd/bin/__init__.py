@@ -33,7 +33,7 @@ def end_in_one_line(kind, error, trace) -> None:
 def own_packages_first() -> None:
     """The folder where the user is hides no package, nor does their PYTHONPATH one of ``.venv/``."""
     source = Path(__file__).resolve().parents[2]
-    asked = os.environ.get("PYTHONPATH", "").split(os.pathsep)[0]
+    asked = "" if sys.flags.ignore_environment else os.environ.get("PYTHONPATH", "").split(os.pathsep)[0]
     if asked and os.path.isdir(os.path.join(asked, "rnnt_kd")) and not os.path.samefile(asked, source):
         print(f"error: {source}/rnnt_kd: hides that of {asked}; call it from another folder", file=sys.stderr)
         sys.exit(1)
