@@ -63,6 +63,16 @@ def test_what_is_no_text_is_one_line(tmp_path, read, content, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("read", READERS, ids=["whole", "by lines"])
+def test_a_name_that_no_file_can_have_is_one_short_line(tmp_path, read):
+    (tmp_path / "circle").symlink_to("circle")
+    (tmp_path / "file").touch()
+    for name in ("x" * 9999, "circle", "file/below"):
+        with pytest.raises(UserError, match="no such file .*; expected UTF-8 text") as error:
+            read(tmp_path / name)
+        assert len(str(error.value)) < 400
+
+
 @pytest.mark.parametrize("packer", [gzip, bz2, lzma])
 def test_an_archive_that_is_cut_or_not_expected_is_one_line(tmp_path, packer):
     packed = packer.compress(b"a line\n" * 1000)

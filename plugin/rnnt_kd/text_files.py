@@ -4,6 +4,7 @@ UTF-8; a byte order mark at the start is skipped; a line ends with LF or CR LF, 
 """
 
 import bz2
+import errno
 import gzip
 import lzma
 import zlib
@@ -60,6 +61,10 @@ def _opened(path: Path, expected: str, next_step: str, read: Callable[[Path], by
         raise UserError(path, "is a folder", expected, next_step) from None
     except PermissionError:
         raise UserError(path, "cannot be read: permission denied", "a readable file") from None
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise UserError(f"{path!s:.200}", f"no such file ({error.strerror})", expected, next_step) from None
 
 
 def _first_bytes(path: Path) -> bytes:

@@ -172,7 +172,7 @@ def test_unusable_utterances_are_left_out_and_named(tone_corpus, tmp_path):
     texts = dict(line.split(maxsplit=1) for line in (tone_corpus.folder / "train" / "text").read_text().splitlines())
     assert named[reason] == sorted(name for name, text in texts.items() if "e" in text)
     count = len(named[reason])
-    assert any(f"left out: {count} ({100 * count / 24:.1f} %) {reason}, such as \"e\" of" in line for line in said), said
+    assert any(f'left out: {count} ({100 * count / 24:.1f} %) {reason}, such as "e" of' in line for line in said), said
 
 
 def poison(monkeypatch, is_bad):
