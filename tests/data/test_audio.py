@@ -428,3 +428,13 @@ def test_random_damage_never_ends_the_reader(tmp_path, name):
             check_header(entry(path))
         except BadAudio:
             pass
+
+
+@pytest.mark.parametrize("samples_left", [1, 2, 3])
+@pytest.mark.parametrize("form", ["WAV", "RF64", "W64", "AIFF", "CAF"])
+def test_a_file_that_is_cut_right_behind_its_header_is_named(tmp_path, form, samples_left):
+    content = encoded(form, "PCM_16")
+    path = tmp_path / "audio"
+    path.write_bytes(content[: len(content) - 2 * RATE + 2 * samples_left])  # the samples stand at the end
+    with pytest.raises(BadAudio, match="truncated"):
+        load_recording(entry(path))

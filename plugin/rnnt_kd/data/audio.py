@@ -211,7 +211,9 @@ def _claimed(sound: _Sound, count: int, log: str) -> float:
     sizes = re.findall(SIZES, log, flags=re.MULTILINE) or [("0", "")]
     said, there = sizes[0 if sound.format == "W64" else -1]  # the innermost: that of the samples
     if there and not _is_open(int(said)):
-        claims.append(max(count, 1) * int(said) / max(int(there), 1))
+        align = re.search(r"^ *Block Align +: ([1-9]\d*)$", log, flags=re.MULTILINE)
+        each = max(max(count, 1) / max(int(there), 1), 1 / int(align[1]) if align else 0.0)  # samples a byte, at least
+        claims.append(count + each * (int(said) - int(there)))
     elif not there and sound.format in ("RF64", "AVR", "MPC2K", "AIFF"):
         claims += map(float, re.findall(r"Frames +: (\d{1,15})\b", log))
     elif sound.format == "NIST":
