@@ -71,6 +71,8 @@ def test_it_is_read_from_an_archive_of_windows(tmp_path, content):
     ("-99.0", "-9_9.x", 'found "-9_9'),
     ("\t<s>\t-0", "\t<s>\t-1e30", "; expected log10 of a probability, 1 words, perhaps log10 of a back-off weight"),
     ("\tONE\t", "\tON\0E\t", ': found "'),
+    ("\tONE\t", "\tONE\r", ': found "'),
+    ("\tONE\t", "\tON\vE\t", ': found "'),
     ("\tONE\t", "\tONE MORE WORD\t", ': found "'),
 ])  # fmt: skip
 def test_what_does_not_fit_is_named(tmp_path, content, old, new, message):

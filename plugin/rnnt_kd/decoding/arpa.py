@@ -64,7 +64,7 @@ def _check(line: str, where: str, order: int, vocabulary: Set[str], found: Set[s
         fits = len(words) == order and float(number) <= _HIGHEST and abs(float(weight)) <= _LARGEST
     except ValueError:
         fits = False
-    if not fits or "\0" in line:
+    if not fits or re.search(r"[\x00-\x08\x0a-\x1f]", line):  # kaldilm would split the line there
         expected = f"log10 of a probability, {order} words, perhaps log10 of a back-off weight"
         raise UserError(where, f'found "{line[:60]}"', expected, _CHECK)
     if ngram in found:
