@@ -33,8 +33,19 @@ systems:
   teacher: {role: teacher}
   sparse_kd: {role: sparse_student, teacher: teacher, sparsity: 0.6, kd: {}}
 """
-# Clock times, and what is derived from them (the digest of a state.json that holds one, too).
-TIMES = ("seconds", "rtf", "real_time", "notes", "per_second", "throughput", "created", "host", "state.json")
+# Clock times, and what is derived from them: the digest of a state.json that holds one, the size of metrics.jsonl.
+TIMES = (
+    "seconds",
+    "rtf",
+    "real_time",
+    "notes",
+    "per_second",
+    "throughput",
+    "created",
+    "host",
+    "state.json",
+    "metrics_bytes",
+)
 UNCOMPARED = (".lock", ".log", "README.md", "sizes.md")  # tables with times in them
 TIMEOUT = 600  # of one command; nothing takes a tenth of that
 
