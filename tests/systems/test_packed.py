@@ -49,6 +49,13 @@ def test_the_same_weights_are_packed_into_the_same_bytes(system, tmp_path):
     assert len({(tmp_path / str(number)).read_bytes() for number in range(8)}) == 1
 
 
+def test_packed_weights_without_metadata_are_one_line(tmp_path):
+    header = b'{"__metadata__":null,"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
+    (tmp_path / PACKED).write_bytes(len(header).to_bytes(8, "little") + header + b"x")
+    with pytest.raises(UserError, match=f"{PACKED}: packed_weights version None; expected '1'"):
+        read_packed(tmp_path / PACKED)
+
+
 def test_a_packed_system_is_smaller_and_loads_bit_for_bit(system, capsys):
     original = (system / "model.safetensors").read_bytes()
     before, _ = load_system(system)

@@ -94,7 +94,7 @@ def _read(path: Path) -> Any:
     try:
         tensors = safetensors.torch.load(content)
         (length,) = struct.unpack_from("<Q", content)
-        metadata = parse_json(content[8 : 8 + length]).get("__metadata__", {})
+        metadata = parse_json(content[8 : 8 + length]).get("__metadata__") or {}
     except (safetensors.SafetensorError, ValueError, KeyError, struct.error):
         raise _damaged(path) from None
     if metadata.get("packed_weights") != VERSION:
