@@ -155,3 +155,10 @@ def test_json_that_is_none_or_too_deep_is_a_value_error(text):
     with pytest.raises(ValueError):
         parse_json(text)
     assert parse_json('{"a": [1.5, null]}') == {"a": [1.5, None]}
+
+
+def test_a_name_that_no_file_can_have_is_refused_also_where_a_file_may_be_missing(tmp_path):
+    with pytest.raises(UserError, match="no such file; expected what .*x names") as error:
+        named_in(tmp_path / "x", "9" * 400, exists=False)
+    assert len(str(error.value)) < 700
+    assert named_in(tmp_path / "x", "y", exists=False) == tmp_path / "y"

@@ -5,6 +5,7 @@ folder of the file that names it, or below a folder that the user named with ``-
 device.  Paths that the user writes (options, ``wav.scp``) do not come here.
 """
 
+import errno
 import json
 import os
 import re
@@ -49,10 +50,10 @@ def named_in(
         raise UserError(file, f"names {name}, which is not below {folders[0]}", "a file there", next_step)
     try:
         mode = path.stat().st_mode
-    except OSError:  # not there, a circle of links, a name too long
-        if not exists:
+    except OSError as error:  # not there, a circle of links, a name too long
+        if not exists and error.errno in (errno.ENOENT, errno.ENOTDIR):
             return path
-        raise UserError(path, "no such file", f"what {file} names", next_step) from None
+        raise UserError(f"{path!s:.300}", "no such file", f"what {file} names", next_step) from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise UserError(file, f"names {name}, a device or pipe", "a plain file; it was not opened")
     return path
