@@ -124,7 +124,8 @@ class TrainedTarget(Target):
     def list_files(self):
         return sorted(path for pattern in self.patterns for path in self.folder.glob(pattern))
 
-    def weights(self):
+    def read(self):
+        """As a decoding reads them: weights, configuration and BPE model."""
         model, config = load_system(self.teacher)
         check_bpe(config, Tokenizer.load(self.folder / "bpe"), self.teacher, self.folder / "bpe")
         return digest(model.state_dict()), repr(config)
@@ -133,9 +134,6 @@ class TrainedTarget(Target):
 @target
 class Weights(TrainedTarget):
     patterns = ("teacher/model.safetensors",)
-
-    def read(self):
-        return self.weights()
 
 
 @target
@@ -148,25 +146,16 @@ class Packed_Weights(TrainedTarget):
         write_packed(final.with_name(PACKED), final.read_bytes())
         final.unlink()
 
-    def read(self):
-        return self.weights()
-
 
 @target
 class Config(TrainedTarget):
     patterns = ("teacher/config.yaml",)
-
-    def read(self):
-        return self.weights()
 
 
 @target
 class System_Json(TrainedTarget):
     patterns = ("teacher/system.json", "teacher/.training.record.json")
     covered = False  # size and sparsity, for the tables
-
-    def read(self):
-        return self.weights()
 
 
 @target
