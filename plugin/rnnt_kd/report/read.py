@@ -14,10 +14,11 @@ or ``problems`` say so; a page is made of the rest.
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Tuple
+from typing import Annotated, Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import safetensors
+from pydantic import ConfigDict, Field, TypeAdapter, create_model
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
@@ -34,50 +35,29 @@ CHARACTERS = ("cer", "cer_sd", "ci95", "characters", "baseline_cer", *_UNITS)  #
 _MEASURED = ("params", "nonzero_params", "sparsity_measured", "train_seconds", "rtf", "delay_ms")
 FIGURES = (*_WORDS, "ci95", "too_few", "characters", *_MEASURED, "delay_ci95_ms")  # of summary.json
 
-# What the page reads of a file's objects, name -> type; a value of another type is damage.
+_Number = Annotated[float, Field(gt=-1e15, lt=1e15)]
+_NumberOrNone = (Optional[_Number], None)  # a pydantic field: type, default
+_IntervalOrNone = (Optional[Annotated[List[_Number], Field(min_length=2, max_length=2)]], None)
+_Text = (str, ...)
 
 
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
+def _object_with(**fields: Any) -> Any:
+    """What the page reads of an object; a value of another type is damage."""
+    return create_model("Row", __config__=ConfigDict(strict=True), **fields)
 
 
-def _text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _interval(value: object) -> bool:
-    return value is None or (isinstance(value, list) and len(value) == 2 and all(map(_number, value)))
-
-
-def _seeds(value: object) -> bool:
-    return isinstance(value, list) and all(map(_number, value))
-
-
-def _reasons(value: object) -> bool:
-    return isinstance(value, dict) and all(map(_text, value.values()))
-
-
-def _number_or_none(value: object) -> bool:
-    return value is None or _number(value)
-
-
-def _of_characters(value: object) -> bool:
-    return value is None or (isinstance(value, dict) and _fits(value, _CHARACTER_TYPES))
-
-
-def _fits(value: Dict[str, Any], types: Mapping[str, Callable[[object], bool]]) -> bool:
-    return all(is_right(value.get(key)) for key, is_right in types.items())
-
-
-_CHARACTER_TYPES = {**dict.fromkeys(CHARACTERS, _number_or_none), "ci95": _interval}
-_SUMMARY = {
-    **{"system": _text, "test_set": _text, "seeds": _seeds, "unfinished": _reasons, "characters": _of_characters},
-    **dict.fromkeys((*_WORDS, *_MEASURED), _number_or_none),
-    **dict.fromkeys(("ci95", "delay_ci95_ms"), _interval),
-    "too_few": lambda value: value is None or _text(value),
-}
-_RESULTS = {"system": _text, "seed": _number, "test_set": _text, "wer": _number_or_none, "cer": _number_or_none}
-_SIZES = {"system": _text, "format": _text, "bytes": _number, "wer": _number_or_none}
+_CHARACTERS = _object_with(**{**dict.fromkeys(CHARACTERS, _NumberOrNone), "ci95": _IntervalOrNone})
+_SUMMARY = _object_with(
+    **dict.fromkeys((*_WORDS, *_MEASURED), _NumberOrNone),
+    **dict.fromkeys(("ci95", "delay_ci95_ms"), _IntervalOrNone),
+    **dict.fromkeys(("system", "test_set"), _Text),
+    seeds=(List[_Number], ...),
+    unfinished=(Dict[str, str], ...),
+    characters=(Optional[_CHARACTERS], None),
+    too_few=(Optional[str], None),
+)
+_RESULTS = _object_with(system=_Text, seed=(_Number, ...), test_set=_Text, wer=_NumberOrNone, cer=_NumberOrNone)
+_SIZES = _object_with(system=_Text, format=_Text, bytes=(_Number, ...), wer=_NumberOrNone)
 
 
 @dataclass(frozen=True)
@@ -265,15 +245,14 @@ def _shards(about: ExperimentFolder) -> List[Path]:
     return sorted(path for folder in folders for path in folder.glob("kd_cache*/*.safetensors"))
 
 
-def _objects(path: Path, types: Mapping[str, Callable[[object], bool]], problems: List[str]) -> List[Row]:
-    """A list of JSON objects whose values are of these ``types``; [] where there is none."""
+def _objects(path: Path, schema: Any, problems: List[str]) -> List[Row]:
+    """A list of JSON objects of ``schema``, a pydantic model; [] where there is no such file."""
     try:
         values = parse_json(path.read_text(encoding="utf-8"))
+        TypeAdapter(List[schema]).validate_python(values)
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, RecursionError):
-        values = None
-    if not isinstance(values, list) or not all(isinstance(value, dict) and _fits(value, types) for value in values):
+    except (OSError, ValueError):  # pydantic's errors, too
         problems.append(f"{path}: not what rnnt_kd writes; run the stage that makes it")
         return []
     return values
