@@ -47,6 +47,24 @@ def test_a_changed_model_json_is_named(folder):
     assert "no such folder" in line(folder / "nowhere")
 
 
+@pytest.mark.parametrize("change, message", [
+    (lambda values: values.update(vocab_size="64"), "model.json: vocab_size: Input should be a valid integer"),
+    (lambda values: values.pop("training_config"), "model.json: training_config: Field required"),
+    (lambda values: values.update(training_config=[]), "model.json: training_config: "),
+    (lambda values: values["files"].update({"../x": {"sha256": ""}}), "model.json: files.../x.[key]: Input should be"),
+    (lambda values: values["files"].update({"tokens.txt": None}), "model.json: files.tokens.txt: "),
+    (lambda values: values["files"].pop("joiner.onnx"), "model.json: has no checksum of joiner.onnx; expected those of all"),
+    (lambda values: next(iter(values["parameters"].values())).update(file="/etc/passwd"), ".file: Input should be "),
+    (lambda values: next(iter(values["parameters"].values())).update(shape=3), ".shape: Input should be a valid list"),
+])  # fmt: skip
+def test_a_value_of_another_type_is_named_also_where_the_digest_is_right(folder, change, message):
+    path = folder / "model.json"
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps({**values, "sha256": json_digest({k: v for k, v in values.items() if k != "sha256"})}))
+    assert message in line(folder)
+
+
 def test_every_bit_of_an_export_counts(folder):
     random = np.random.default_rng(0)
     for name in (*FILES, "model.json"):

@@ -150,7 +150,7 @@ def _facts(manifest: Dict[str, Any], folder: Path, heads: List[str]) -> Dict[str
     kept = ("system", "role", "params", "nonzero_params", "sparsity", "sparsity_total")
     return {
         **{key: manifest[key] for key in kept},
-        "kd": manifest["training_config"]["kd"] is not None,
+        "kd": manifest["training_config"].get("kd") is not None,
         "bpe_checksum": manifest["bpe_sha256"],
         "train_seconds": None,
         "imported_from": str(folder),

@@ -17,10 +17,12 @@ Everything is written once, at the end of an export.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Literal, Mapping, Sequence
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from rnnt_kd import atomic
 from rnnt_kd.config import SystemConfig
@@ -52,6 +54,43 @@ FEATURES = {  # what sherpa-onnx computes by itself for this kind of model
     "high_freq": -400,
     "samples": "in [-1, 1]",
 }
+_strict = with_config(ConfigDict(strict=True))
+
+
+@_strict
+class _File(TypedDict):
+    sha256: str
+
+
+@_strict
+class _Parameter(TypedDict):
+    file: Literal[ONNX_FILES]  # type: ignore[valid-type]
+    shape: List[int]
+    sha256: str
+
+
+@_strict
+class _Manifest(TypedDict):
+    """What its readers take from model.json."""
+
+    system: str
+    role: str
+    vocab_size: int
+    blank_id: int
+    joiner_dim: int
+    params: int
+    nonzero_params: int
+    sparsity: float
+    sparsity_total: float
+    training_config: Dict[str, Any]
+    training_config_sha256: str
+    bpe_sha256: str
+    streaming: bool
+    weights: str
+    parameters: Dict[str, _Parameter]
+    files: Dict[Literal[FILES], _File]  # type: ignore[valid-type]
+
+
 _WER_KEYS = ("test_set", "search", "beam", "wer", "errors", "words", "ins", "del", "sub", "utterances", "ci95")
 _AGAIN = "export the system again"
 
@@ -136,7 +175,16 @@ def read_manifest(folder: Path, check_files: bool = True) -> Dict[str, Any]:
     own = {key: value for key, value in manifest.items() if key != "sha256"}
     if manifest.get("sha256") != json_digest(own):
         raise UserError(path, "was changed since it was written", "the checksum it holds", _AGAIN)
-    for name in filter(manifest["files"].__contains__, FILES if check_files else ()):  # all, but of an older export
+    try:
+        TypeAdapter(_Manifest).validate_python(manifest)
+        missing = {*FILES} - {*manifest["files"], "bpe.vocab"}  # which older exports have not
+    except ValidationError as failed:
+        error = failed.errors(include_url=False)[0]
+        place = ".".join(map(str, error["loc"]))
+        raise UserError(path, f"{place}: {error['msg']}", "what an export has there", _AGAIN) from None
+    if missing:
+        raise UserError(path, f"has no checksum of {min(missing)}", "those of all files", _AGAIN)
+    for name in manifest["files"] if check_files else ():
         digest, written = file_digest(folder / name), manifest["files"][name]["sha256"]
         if digest == "absent":
             raise UserError(folder / name, "missing", "a whole export", _AGAIN)
