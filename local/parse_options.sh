@@ -50,7 +50,7 @@ current() { local name; name=$(variable "$1"); echo "${!name-}"; }
 assign() { # assign --NAME VALUE
   local name; name=$(variable "$1")
   case $(declare -p "$name") in
-    "declare -a"*) local -n list=$name; list+=("$2") ;;
+    "declare -a"*) eval "$name+=(\"\$2\")" ;;
     *)
       [[ ! ${!name} =~ ^(true|false)$ || $2 =~ ^(true|false)$ ]] || die "$1: '$2'; expected one of: true, false"
       printf -v "$name" '%s' "$2" ;;
