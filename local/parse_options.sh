@@ -23,6 +23,7 @@ parse_options() { # parse_options "$@"
       *) words+=("${!i}") ;;
     esac
   done
+  [[ " ${words[*]-} " != *" --test-dirs"[\ =]* ]] || test_dirs=()
   read_options ${words[@]+"${words[@]}"}
 }
 
