@@ -28,7 +28,7 @@ from rnnt_kd.systems.compose import check_device
 from rnnt_kd.systems.describe import describe
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training import checkpoint, learning_rates, setup
+from rnnt_kd.training import checkpoint, learning_rates, moving_average, setup
 from rnnt_kd.training import system_dir as system_files
 from rnnt_kd.training.batches import TrainingData
 from rnnt_kd.training.objective import TERMS, CachedTeacher, Objective, loss_scales, weighted_sum
@@ -135,6 +135,11 @@ class Training:
         self.steps_per_epoch = data.batches_per_epoch()
         self.total_steps = self.steps_per_epoch * self.training.epochs
         self.sparsifier = setup.sparsifier(config, self.model, self.steps_per_epoch)
+        self.moving_average = (
+            moving_average.MovingAverage(self.model, self.training.ema_decay)
+            if self.training.averaging == "ema"
+            else None
+        )
         self.objective = Objective(self.model, self.training, backend, config.kd, teacher)
         self.optimizer = make_optimizer(self.model, self.training)
         self.wrapped, self.wrapped_optimizer = fabric.setup(Weighted(self.objective, ranks), self.optimizer)
@@ -195,8 +200,11 @@ class Training:
         else:
             self._skip(batch, terms)
         self.optimizer.zero_grad(set_to_none=True)
+        masks_move = self.sparsifier is not None and not self.sparsifier.frozen
         if self.sparsifier is not None:
             self.sparsifier.step(state.position(state.step))
+        if self.moving_average is not None:
+            self.moving_average.restart() if masks_move else self.moving_average.update()
 
     def _inputs(self, batch: Batch, step: Optional[int]) -> Tuple[Any, ...]:
         """Arguments of the objective, on the device; augmented where ``step`` is given."""
@@ -325,7 +333,8 @@ class Training:
         state.window, state.metrics_bytes = self.window.tolist(), self.metrics.size
         now = time.monotonic()
         state.train_seconds, self.clock = state.train_seconds + now - self.clock, now
-        optimizer = optimizer_tensors(self.optimizer, self.model)
+        averaged = self.moving_average.tensors() if self.moving_average is not None else {}
+        optimizer = {**optimizer_tensors(self.optimizer, self.model), **averaged}
         scalars = {**state.to_dict(), "precision": self.fabric.strategy.precision.state_dict()}
 
         def write() -> None:
@@ -358,7 +367,10 @@ class Training:
                 masks["settings"] = self.sparsifier.state_dict()["settings"]
         next_step = f"delete {path}"
         store.load_weights(self.model, model, path / checkpoint.MODEL, next_step)
-        load_optimizer_tensors(self.optimizer, self.model, optimizer, path / checkpoint.OPTIMIZER, next_step)
+        averaged, of_optimizer = moving_average.split(optimizer)
+        load_optimizer_tensors(self.optimizer, self.model, of_optimizer, path / checkpoint.OPTIMIZER, next_step)
+        if self.moving_average is not None:
+            self.moving_average.load(averaged)
         if self.sparsifier is not None:
             self.sparsifier.load_state_dict(masks)
         self.fabric.strategy.precision.load_state_dict(precision)
@@ -378,7 +390,13 @@ class Training:
         return self.checkpoints / result.checkpoint / checkpoint.MODEL
 
     def _average(self) -> Tuple[List[EpochResult], Dict[str, float]]:
-        """Put the mean of the best epochs into the model: of as many, up to ``average_best``, as do best together."""
+        """Put the averaged weights into the model: the moving average, or the mean of the best epochs, of as many, up
+        to ``average_best``, as do best together.  Returns the epochs that they come from, and their dev loss."""
+        if self.moving_average is not None:
+            self.moving_average.copy_to_model()
+            if self.sparsifier is not None:
+                self.sparsifier.finalize()
+            return self.state.results[-1:], self._validate()
         trials = []
         best = self.ranks.first(self._best)
         for count in range(1, len(best) + 1):
@@ -406,8 +424,9 @@ class Training:
         store.write_tensors(self.dir / store.FINAL, self.model.state_dict())
         self.state.train_seconds += time.monotonic() - self.clock
         epochs = ", ".join(str(epoch) for epoch in sorted(result.epoch for result in best))
+        what = "epochs" if self.moving_average is None else "the weights of all steps to epoch"
         self.tell(
-            f"{self.config.name}: averaged epochs {epochs}, dev loss {means['pruned_loss']:.4f},"
+            f"{self.config.name}: averaged {what} {epochs}, dev loss {means['pruned_loss']:.4f},"
             f" {self.dir / store.FINAL}"
         )
         values = describe(self.config, self.model, self.sparsifier, self.teacher_dir, self.tell)
