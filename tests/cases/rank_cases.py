@@ -116,7 +116,7 @@ def hangs(corpus, folder):
 def start_ranks(words, size, killed=None, **given):
     """Processes of ``python`` with these words, each as a rank; ``killed``: (rank, module:function, after) as in ``kill``."""
     processes = []
-    for rank, job in enumerate(children._ranks([*words], size, 1)):
+    for rank, job in enumerate(children.as_ranks([*words], size, 1)):
         how = words
         if killed is not None and killed[0] == rank:
             how = ["-c", KILLED_IN, killed[1], str(killed[2]), *words[1:]]
