@@ -84,6 +84,7 @@ class TrainingConfig:
     epochs: Count = 30
     batch_seconds: Positive = 60.0  # audio a batch, padding included
     num_buckets: Count = 10
+    num_workers: Steps = 0  # processes that make batches ready; results do not depend on it
     min_seconds: Scale = 0.1  # shorter or longer utterances are left out, counted and named
     max_seconds: Positive = 35.0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # Lightning Fabric's names
