@@ -165,7 +165,7 @@ def test_online_and_cached_agree_to_float16_rounding(
 
     from_cache, cached_gradients = terms_and_gradients("teacher", cached=cached)
     with monkeypatch.context() as patch:
-        patch.setattr("rnnt_kd.training.objective.get_rnnt_prune_ranges", lambda *arguments: cached.ranges())
+        patch.setattr("rnnt_kd.teachers.prune.get_rnnt_prune_ranges", lambda *arguments: cached.ranges())
         online, online_gradients = terms_and_gradients("student", clean_features=clean)
     assert from_cache["kd"] > 0.1
     for name in ("simple", "pruned", "ctc", "frames"):
