@@ -72,6 +72,12 @@ def add_device(target: argparse.ArgumentParser) -> None:
     target.add_argument("--num-threads", type=int, default=1, help="CPU threads of one process")
 
 
+def add_ranks(target: argparse.ArgumentParser) -> None:
+    """``--nproc`` and ``--num-nodes``; check them with ``check_positive``."""
+    target.add_argument("--nproc", type=int, default=1, help="processes that train a system together, one for each GPU")
+    target.add_argument("--num-nodes", type=int, default=1, help="machines with so many processes each, under Slurm")
+
+
 def add_normalization(target: argparse.ArgumentParser) -> None:
     """``--normalization``."""
     text = "of all texts: Unicode's NFC, or as they are (text.normalization of the preset)"

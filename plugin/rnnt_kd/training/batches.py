@@ -7,7 +7,7 @@ this one.  A batch is a function of its cuts and its step, so neither their numb
 import functools
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, TypeVar, Union
 
 import torch
 from torch import Tensor
@@ -45,8 +45,8 @@ class _Planned(NamedTuple):
 class _Preparation(Dataset):
     """``_Planned`` -> ``Prepared``; an error that the user can correct is handed over, not raised."""
 
-    def __init__(self, config: SystemConfig, tokenizer: Tokenizer, cache: Optional[TeacherCache]):
-        self.config, self.tokenizer, self.cache = config, tokenizer, cache
+    def __init__(self, config: SystemConfig, tokenizer: Tokenizer, cache: Optional[TeacherCache], rank: int):
+        self.config, self.tokenizer, self.cache, self.rank = config, tokenizer, cache, rank
 
     def __getitem__(self, planned: _Planned) -> Union[Prepared, Exception]:
         try:
@@ -62,7 +62,7 @@ class _Preparation(Dataset):
             features=batch.features, feature_lens=batch.feature_lens, labels=labels, label_lens=label_lens
         )
         if step is not None and config.training.specaugment is not None:
-            generator = torch.Generator().manual_seed(draw_seed(config.seed, "specaugment", step))
+            generator = torch.Generator().manual_seed(draw_seed(config.seed, "specaugment", step, self.rank))
             options = vars(config.training.specaugment)
             inputs["features"] = spec_augment(batch.features, batch.feature_lens, generator, **options)
             if config.kd is not None and self.cache is None:  # a teacher that runs online
@@ -82,12 +82,16 @@ class _Queue:
         return iter(self.planned)
 
 
+Item = TypeVar("Item")
+
+
 class TrainingData:
     """Training and development cuts of one system, and the processes that make batches of them.
 
     Args:
       cache:      what its teacher left, or None.
       pin_memory: for a CUDA device.
+      rank, size: of several processes that train together, each with its own batches.
     """
 
     def __init__(
@@ -98,8 +102,11 @@ class TrainingData:
         dev_cuts: Path,
         cache: Optional[TeacherCache] = None,
         pin_memory: bool = False,
+        rank: int = 0,
+        size: int = 1,
     ):
         self.config, self.tokenizer, self.cache, self.pin_memory = config, tokenizer, cache, pin_memory
+        self.rank, self.size = rank, size
         self.paths = {"train": train_cuts, "dev": dev_cuts}
         self.selections: Dict[str, selection.Selection] = {}
         self._queue = _Queue()
@@ -140,7 +147,15 @@ class TrainingData:
     def _plan(self, name: str, **order) -> CutDataLoader:
         training, reasons = self.config.training, self.selections[name].reasons
         order.update(batch_seconds=training.batch_seconds, num_buckets=training.num_buckets, seed=self.config.seed)
-        return make_dataloader(self.paths[name], keep=lambda cut: reasons.get(cut.id), **order)
+        loader = make_dataloader(self.paths[name], keep=lambda cut: reasons.get(cut.id), **order)
+        if self.size > 1 and name == "train":
+            if self.selections[name].kept < self.size:
+                problem = f"{self.selections[name].kept} utterances for {self.size} processes"
+                raise UserError(self.paths[name], problem, "one for each at the least", "train with fewer processes")
+            loader.plan = [batches[self.rank] for batches in steps(loader.plan, self.size)]
+        elif self.size > 1:  # validation: nobody waits for another one before the end
+            loader.plan = loader.plan[self.rank :: self.size]
+        return loader
 
     def _ready(self, name: str, plan: Iterable[Tuple[Optional[int], List[Any]]]) -> Iterator[Prepared]:
         path, frames_of = self.paths[name], self._encoder_frames
@@ -171,7 +186,7 @@ class TrainingData:
             options = dict(multiprocessing_context=context, worker_init_fn=follow_parent, persistent_workers=True)
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than there are cores
         return DataLoader(
-            _Preparation(self.config, self.tokenizer, self.cache),
+            _Preparation(self.config, self.tokenizer, self.cache, self.rank),
             batch_size=None,
             sampler=self._queue,
             num_workers=workers,
@@ -179,3 +194,21 @@ class TrainingData:
             generator=torch.Generator(),
             **options,
         )
+
+
+def steps(plan: List[List[Item]], size: int) -> List[List[List[Item]]]:
+    """The batches of an epoch, one for each of ``size`` processes in each step; every utterance comes once.
+
+    Where too few are left for the last step, the longest are halved; where too few utterances are left, they join the
+    batches of the step before.  There are at least ``size`` utterances.
+    """
+    taken = [plan[begin : begin + size] for begin in range(0, len(plan), size)]
+    last = taken[-1]
+    while len(last) < size and max(map(len, last)) > 1:
+        at = max(range(len(last)), key=lambda index: len(last[index]))
+        last[at : at + 1] = [last[at][0::2], last[at][1::2]]
+    if len(last) < size:
+        taken.pop()
+        left = [last[at] if at < len(last) else [] for at in range(size)]
+        taken[-1] = [batch + more for batch, more in zip(taken[-1], left)]
+    return taken
