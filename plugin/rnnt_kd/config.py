@@ -107,7 +107,9 @@ class TrainingConfig:
     delay_penalty: Scale = 0.0  # k2's, of the simple and the pruned loss: larger makes symbols come earlier
     specaugment: Optional[SpecAugmentConfig] = field(default_factory=SpecAugmentConfig)
     validate_every_epochs: Count = 1
-    average_best: Count = 5  # checkpoints, by validation loss
+    averaging: Literal["best", "ema"] = "best"  # of checkpoints, or a moving average of the weights of every step
+    average_best: Count = 5  # best: of how many checkpoints at most, by validation loss
+    ema_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.999  # ema: of the average in each step
     checkpoint_every_steps: Count = 200
     log_every_steps: Count = 20
     max_nonfinite_batches: Count = 5  # in a row

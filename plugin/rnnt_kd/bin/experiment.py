@@ -56,7 +56,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_experiment(parser)
     parser.add_argument("--train-dir", type=Path, help="Kaldi data directory, for the steps features and bpe")
     parser.add_argument("--dev-dir", type=Path, required=True, help="Kaldi data directory")
-    parser.add_argument("--test-dirs", required=True, help='Kaldi data directories of the test sets, "DIR DIR"')
+    parser.add_argument("--test-dirs", nargs="+", required=True, help="Kaldi data directories of the test sets")
     parser.add_argument("--corpus", help="name of the corpus, for the table; the folder's name where it is not given")
     parser.add_argument("--nj", type=int, default=1, help="jobs side by side")
     parser.add_argument("--steps", default=" ".join(STEPS), help='some of the steps above, or "" to check the options')
@@ -76,7 +76,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     steps = [choices.check(step, list(STEPS), "--steps") for step in args.steps.split()]
     run = Run(_parts(args), args, options.command_line("rnnt_kd.bin.experiment", argv))
     choices.check(run.first.search, available_searches(), f"{args.config}: decoding.search")
-    files.allow([folds.union_dir(args.exp_dir) / "cuts"] * bool(run.folds))
+    files.allow([folds.union_dir(args.exp_dir, run.folds) / "cuts"] * bool(run.folds))
     for part in run.parts:  # what the user named here, links and all, the files of the experiment may name, too
         places = part.plan.places
         named = [places.exp_dir / "cuts", places.bpe_dir, *places.test_sets.values()]
@@ -133,10 +133,10 @@ class Run:
 
     def _features_of_folds(self) -> List[str]:
         """Once for all folds, which select from them."""
-        args, union, recipe = self.args, folds.union_dir(self.args.exp_dir), self.first.recipe
+        args, union, recipe = self.args, folds.union_dir(self.args.exp_dir, self.folds), self.first.recipe
         union.mkdir(parents=True, exist_ok=True)
         with FileLock(str(union / ".lock")):  # another fold may be made beside this one
-            sources = [args.train_dir, args.dev_dir, *map(Path, args.test_dirs.split())]
+            sources = [args.train_dir, args.dev_dir, *map(Path, args.test_dirs)]
             folds.make_data(args.exp_dir, self.folds, sources, self._say, args.allow_pipes, recipe.text.normalization)
             places = replace(self.first.places, exp_dir=union, train_dir=union / "data", dev_dir=union / "data")
             of_union = Plan(args.experiment, replace(places, test_sets={}), self.first.dir)
@@ -376,7 +376,7 @@ def _of_fold(places: Places, fold: int, number: int) -> Places:
 
 
 def _places(args) -> Places:
-    test_sets = {_set_name(Path(folder)): Path(folder) for folder in args.test_dirs.split()}
+    test_sets = {_set_name(Path(folder)): Path(folder) for folder in args.test_dirs}
     _check_names(args, test_sets)
     return Places(
         preset=args.config,
@@ -399,9 +399,7 @@ def _set_name(folder: Path) -> str:
 
 def _check_names(args, test_sets: Dict[str, Path]) -> None:
     """A folder's name stands for the set in file names."""
-    folders = [Path(folder) for folder in dict.fromkeys(args.test_dirs.split())]
-    if not folders:
-        raise UserError("--test-dirs", "empty", "at least one directory")
+    folders = [Path(folder) for folder in dict.fromkeys(args.test_dirs)]
     for path in (args.dev_dir, *folders):
         if _set_name(path)[:1] in ("", ".", "-"):
             problem = f"'{path}' gives a set no name, or one that begins with a dot or a hyphen"
@@ -429,7 +427,7 @@ def _printed(args, fold: int, job: Job) -> str:
     words += ["--fold", str(fold)] if fold else []
     for name in ("experiment", "config", "exp_dir", "dev_dir"):
         words += [f"--{name.replace('_', '-')}", str(getattr(args, name).resolve())]
-    words += ["--test-dirs", " ".join(str(Path(folder).resolve()) for folder in args.test_dirs.split())]
+    words += ["--test-dirs", *(str(Path(folder).resolve()) for folder in args.test_dirs)]
     for name in ("device", "num_threads", "lattice_backend"):
         words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     return shlex.join(words + [word for override in args.overrides for word in ("--set", override)])

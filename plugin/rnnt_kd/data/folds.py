@@ -1,8 +1,8 @@
 """Cross-validation by speaker: the data directories and cuts of every fold, selected from one union of all parts.
 
-    EXP_DIR/union/{data,cuts}               all parts of the corpus together, and their features, computed once
+    EXP_DIR/folds<N>/{data,cuts}                 the union of all parts of the corpus, and its features, computed once
     EXP_DIR/fold<K>of<N>/data/{train,dev,test}   Kaldi data directories; K = 1 .. N
-    EXP_DIR/fold<K>of<N>/cuts/*.jsonl.gz    their cuts; the features stay in the union
+    EXP_DIR/fold<K>of<N>/cuts/*.jsonl.gz         their cuts; the features stay in the union
 
 Fold k is tested, fold k + 1 (the first after the last) validates, the others train.  A training set has every copy of
 its utterances (speeds), the other sets the plain ones.  Which speaker is in which fold depends on the speakers' ids
@@ -28,8 +28,8 @@ SETS = ("train", "dev", "test")
 _TABLES = ("wav.scp", "text", "utt2spk", "segments")
 
 
-def union_dir(exp_dir: Path) -> Path:
-    return Path(exp_dir) / "union"
+def union_dir(exp_dir: Path, folds: int) -> Path:
+    return Path(exp_dir) / f"folds{folds}"
 
 
 def fold_dir(exp_dir: Path, fold: int, folds: int) -> Path:
@@ -85,9 +85,11 @@ def make_data(
     sources = list({os.path.realpath(source): Path(source) for source in sources}.values())
     tables = [source / name for source in sources for name in _TABLES]
     folders = [fold_dir(exp_dir, fold, folds) / "data" for fold in range(1, folds + 1)]
-    outputs = [os.path.relpath(folder / name / "text", union_dir(exp_dir)) for folder in folders for name in SETS]
+    outputs = [
+        os.path.relpath(folder / name / "text", union_dir(exp_dir, folds)) for folder in folders for name in SETS
+    ]
     settings = {"folds": folds, "normalization": normalization}
-    record = Record(union_dir(exp_dir), f"data_of_{folds}_folds", settings, tables, ["data/text", *outputs])
+    record = Record(union_dir(exp_dir, folds), "data", settings, tables, ["data/text", *outputs])
     if not record.why_not():
         return
     record.start()
@@ -115,7 +117,7 @@ def make_data(
             segments=spans if has_segments else None,
         )
 
-    write(union_dir(exp_dir) / "data", set(words))
+    write(union_dir(exp_dir, folds) / "data", set(words))
     for fold, folder in enumerate(folders, 1):
         for name, speakers in sets_of(parts, fold).items():
             write(folder / name, speakers)
@@ -135,7 +137,7 @@ def select_cuts(exp_dir: Path, fold: int, folds: int, sets: Mapping[str, Tuple[s
     folder = fold_dir(exp_dir, fold, folds) / "cuts"
     folder.mkdir(parents=True, exist_ok=True)
     for name, (source, data_dir) in sets.items():
-        united = union_dir(exp_dir) / "cuts" / f"{source}.jsonl.gz"
+        united = union_dir(exp_dir, folds) / "cuts" / f"{source}.jsonl.gz"
         left_out = united.with_name(f"{source}.left_out.json")
         inputs = [united, left_out, data_dir / "utt2spk"]
         outputs = [f"{name}.jsonl.gz", f"{name}.left_out.json"]

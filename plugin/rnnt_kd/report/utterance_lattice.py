@@ -21,8 +21,7 @@ from rnnt_kd.losses.kd_variants import collapsed
 from rnnt_kd.losses.kd_weightings import occupancy, one_best
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 from rnnt_kd.losses.node_scores import node_scores
-from rnnt_kd.losses.terms import kd_losses, rnnt_losses
-from rnnt_kd.losses.transducer_loss import as_constants
+from rnnt_kd.losses.terms import as_constants, kd_losses, rnnt_losses
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.teachers.posteriors import joiner_parts, teacher_nodes
 from rnnt_kd.text.labels import padded_labels

@@ -27,7 +27,7 @@ from rnnt_kd.systems.compose import check_device
 from rnnt_kd.systems.describe import describe
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training import checkpoint, learning_rates, setup
+from rnnt_kd.training import checkpoint, learning_rates, moving_average, setup
 from rnnt_kd.training import system_dir as system_files
 from rnnt_kd.training.batches import TrainingData
 from rnnt_kd.training.objective import TERMS, CachedTeacher, Objective, combine, loss_scales
@@ -107,6 +107,11 @@ class Training:
         steps_per_epoch = data.batches_per_epoch()
         self.total_steps = steps_per_epoch * self.training.epochs
         self.sparsifier = setup.sparsifier(config, self.model, steps_per_epoch)
+        self.moving_average = (
+            moving_average.MovingAverage(self.model, self.training.ema_decay)
+            if self.training.averaging == "ema"
+            else None
+        )
         self.objective = Objective(self.model, self.training, backend, config.kd, teacher)
         self.optimizer = make_optimizer(self.model, self.training)
         self.wrapped, self.wrapped_optimizer = fabric.setup(self.objective, self.optimizer)
@@ -160,8 +165,11 @@ class Training:
         else:
             self._skip(batch, terms)
         self.optimizer.zero_grad(set_to_none=True)
+        masks_move = self.sparsifier is not None and not self.sparsifier.frozen
         if self.sparsifier is not None:
             self.sparsifier.step(state.step)
+        if self.moving_average is not None:
+            self.moving_average.restart() if masks_move else self.moving_average.update()
 
     def _inputs(self, batch: Batch, step: Optional[int]) -> Tuple[Any, ...]:
         """Arguments of the objective, on the device; augmented where ``step`` is given."""
@@ -281,10 +289,11 @@ class Training:
         state.window, state.metrics_bytes = self.window.tolist(), self.metrics.size
         now = time.monotonic()
         state.train_seconds, self.clock = state.train_seconds + now - self.clock, now
+        averaged = self.moving_average.tensors() if self.moving_average is not None else {}
         checkpoint.save_checkpoint(
             self.checkpoints / name,
             self.model.state_dict(),
-            optimizer_tensors(self.optimizer, self.model),
+            {**optimizer_tensors(self.optimizer, self.model), **averaged},
             self.sparsifier.state_dict() if self.sparsifier is not None else {},
             {**state.to_dict(), "precision": self.fabric.strategy.precision.state_dict()},
             self.identity,
@@ -302,7 +311,10 @@ class Training:
         self.state = TrainState.from_dict(saved.state, found[-1] / checkpoint.STATE)
         next_step = f"delete {found[-1]}"
         store.load_weights(self.model, saved.model, found[-1] / checkpoint.MODEL, next_step)
-        load_optimizer_tensors(self.optimizer, self.model, saved.optimizer, found[-1] / checkpoint.OPTIMIZER, next_step)
+        averaged, of_optimizer = moving_average.split(saved.optimizer)
+        load_optimizer_tensors(self.optimizer, self.model, of_optimizer, found[-1] / checkpoint.OPTIMIZER, next_step)
+        if self.moving_average is not None:
+            self.moving_average.load(averaged)
         if self.sparsifier is not None:
             self.sparsifier.load_state_dict(saved.sparsifier)
         self.fabric.strategy.precision.load_state_dict(precision)
@@ -321,7 +333,13 @@ class Training:
         return self.checkpoints / result.checkpoint / checkpoint.MODEL
 
     def _average(self) -> Tuple[List[EpochResult], Dict[str, float]]:
-        """Put the mean of the best epochs into the model: of as many, up to ``average_best``, as do best together."""
+        """Put the averaged weights into the model: the moving average, or the mean of the best epochs, of as many, up
+        to ``average_best``, as do best together.  Returns the epochs that they come from, and their dev loss."""
+        if self.moving_average is not None:
+            self.moving_average.copy_to_model()
+            if self.sparsifier is not None:
+                self.sparsifier.finalize()
+            return self.state.results[-1:], self._validate()
         trials = []
         best = self._best()
         for count in range(1, len(best) + 1):
@@ -344,8 +362,9 @@ class Training:
         store.write_tensors(self.dir / store.FINAL, self.model.state_dict())
         self.state.train_seconds += time.monotonic() - self.clock
         epochs = ", ".join(str(epoch) for epoch in sorted(result.epoch for result in best))
+        what = "epochs" if self.moving_average is None else "the weights of all steps to epoch"
         progress_bar.say(
-            f"{self.config.name}: averaged epochs {epochs}, dev loss {means['pruned_loss']:.4f},"
+            f"{self.config.name}: averaged {what} {epochs}, dev loss {means['pruned_loss']:.4f},"
             f" {self.dir / store.FINAL}"
         )
         values = describe(self.config, self.model, self.sparsifier, self.teacher_dir, progress_bar.say)
