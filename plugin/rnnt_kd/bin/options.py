@@ -104,6 +104,15 @@ def check_job(args: argparse.Namespace) -> None:
         raise UserError("--job", str(args.job), f"1 to {args.nj}, the number of jobs (--nj)")
 
 
+def without_job(argv: Optional[Sequence[str]]) -> Sequence[str]:
+    """``argv`` as ``main`` got it, of the command that does all of the work."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for option in ("--job", "--nj"):
+        if option in words:
+            del words[words.index(option) : words.index(option) + 2]
+    return words
+
+
 def add_bootstrap(target: argparse.ArgumentParser) -> None:
     """``--replications`` and ``--seed``; check them with ``check_bootstrap``."""
     target.add_argument("--replications", type=int, default=10000, help="bootstrap draws")

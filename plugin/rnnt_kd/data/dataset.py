@@ -120,7 +120,10 @@ def make_dataloader(
 
 
 class CutDataLoader:
-    """Made by ``make_dataloader``.  ``len`` counts all batches of the epoch; iterating yields those not skipped."""
+    """Made by ``make_dataloader``.  ``len`` counts all batches of the epoch; iterating yields those not skipped.
+
+    Attributes: plan: the cuts of each batch of the epoch; ``collate`` reads them.
+    """
 
     def __init__(self, plan: List[List[MonoCut]], left_out: Dict[str, str], cuts_path: Path, skip_batches: int):
         self.plan, self._cuts_path = plan, cuts_path

@@ -4,6 +4,8 @@ EXP_DIR/cuts  EXP_DIR/bpe                        stages 1 and 2; all experiments
 EXP_DIR/<experiment>/<system>/seed<N>/           a system as bin.train makes it, decodings in it
 EXP_DIR/<experiment>/<teacher>/seed<N>/kd_cache  its cache; kd_cache_temperature2 ... for students that want another
 EXP_DIR/<experiment>/export/<system>/            its first seed, for a device
+
+With folds (data.folds) each is such an EXP_DIR, EXP_DIR/fold<K>of<N>; tables and exports lie in EXP_DIR/<experiment>.
 """
 
 import dataclasses
@@ -75,14 +77,16 @@ class Cache:
 
 class Plan:
     """Raises UserError where a system cannot be: a value out of range, a missing teacher, a cache where the variant
-    compares whole logits, systems of an older layout in the folder.  Weights and data are not looked at."""
+    compares whole logits, systems of an older layout in the folder.  Weights and data are not looked at.
 
-    def __init__(self, file: Path, places: Places):
+    ``folder``: of tables and exports, where it is not EXP_DIR/<experiment>."""
+
+    def __init__(self, file: Path, places: Places, folder: Optional[Path] = None):
         sections = [section.name for section in dataclasses.fields(RecipeConfig)]
         self.experiment: Experiment = read_experiment(file, places.overrides, sections)
         self.places = places
         self.recipe = load_recipe(places.preset, self.experiment.preset)
-        self.dir = places.exp_dir / self.experiment.name
+        self.dir = folder or places.exp_dir / self.experiment.name
         self.systems = self.experiment.systems
         _refuse_old_layout(places.exp_dir)
         self._configs = {name: self._composed(system) for name, system in self.systems.items()}

@@ -18,20 +18,17 @@ from torch import Tensor, nn
 
 from rnnt_kd import choices, progress_bar
 from rnnt_kd.config import SystemConfig
-from rnnt_kd.data.dataset import Batch
 from rnnt_kd.data.selection import write_left_out
-from rnnt_kd.data.specaugment import spec_augment
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.systems import store
 from rnnt_kd.systems.compose import check_device
 from rnnt_kd.systems.describe import describe
-from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import checkpoint, learning_rates, moving_average, setup
 from rnnt_kd.training import system_dir as system_files
-from rnnt_kd.training.batches import TrainingData
-from rnnt_kd.training.objective import TERMS, CachedTeacher, Objective, loss_scales, weighted_sum
+from rnnt_kd.training.batches import Prepared, TrainingData
+from rnnt_kd.training.objective import TERMS, Objective, loss_scales, weighted_sum
 from rnnt_kd.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from rnnt_kd.training.progress import Metrics, Say, Silent
 from rnnt_kd.training.ranks import Ranks
@@ -73,7 +70,9 @@ def train_system(
         config = ranks.first(lambda: setup.resolve(config, tokenizer, teacher_dir, cache))
         inputs = setup.input_digests(train_cuts, dev_cuts, cache)
         record = system_files.system_record(system_dir, config, inputs, backend.__name__.rpartition(".")[2])
-        data = TrainingData(config, tokenizer, train_cuts, dev_cuts, ranks.rank, ranks.size)
+        data = TrainingData(
+            config, tokenizer, train_cuts, dev_cuts, cache, device == "cuda", rank=ranks.rank, size=ranks.size
+        )
 
         def is_to_do() -> bool:
             held.enter_context(system_files.locked(system_dir))
@@ -82,7 +81,7 @@ def train_system(
             return system_files.open_system_dir(record, config, say)
 
         if ranks.first(is_to_do):
-            training = Training(config, system_dir, data, ranks, backend, teacher_dir, say, cache, record.identity())
+            training = Training(config, system_dir, data, ranks, backend, teacher_dir, say, record.identity())
             averaged = training.run()
             ranks.first(lambda: record.finish([store.CONFIG]))  # before checkpoints go: killed here, it ends again
             ranks.first(lambda: checkpoint.tidy(training.checkpoints, 0, averaged))
@@ -117,10 +116,9 @@ class Training:
         backend,
         teacher_dir: Optional[Path],
         say: Say,
-        cache: Optional[TeacherCache],
         identity: str,
     ):
-        self.config, self.training, self.dir, self.data, self.cache = config, config.training, system_dir, data, cache
+        self.config, self.training, self.dir, self.data = config, config.training, system_dir, data
         self.teacher_dir, self.ranks, self.fabric, self.identity = teacher_dir, ranks, ranks.fabric, identity
         self.say, self.tell = (say, progress_bar.say) if ranks.is_first else (_nothing, _nothing)
         fabric = ranks.fabric
@@ -161,7 +159,7 @@ class Training:
         with contextlib.closing(self.metrics), progress:
             while state.epoch < training.epochs:
                 progress.what = f"epoch {state.epoch + 1}/{training.epochs}"
-                for batch in self.data.train_batches(state.epoch, skip=state.batch_in_epoch):
+                for batch in self.data.train_batches(state.epoch, state.batch_in_epoch, state.step):
                     self._train_step(batch)
                     loss = self._log() if state.step % training.log_every_steps == 0 else None
                     progress.update(note="" if loss is None else f"loss {loss:.4f}")
@@ -170,7 +168,7 @@ class Training:
                 self._end_epoch()
             return self._finish()
 
-    def _train_step(self, batch: Batch) -> None:
+    def _train_step(self, batch: Prepared) -> None:
         """One batch: forward, backward, clipped update, sparsification."""
         state, training = self.state, self.training
         step = state.step
@@ -178,7 +176,7 @@ class Training:
             group["lr"] = self._learning_rate(step)
         torch.manual_seed(draw_seed(self.config.seed, "dropout", step, self.ranks.rank))
         scales = loss_scales(state.position(step), training, self.config.kd)
-        weighted, terms = self.wrapped(scales, *self._inputs(batch, step), cached=self._cached(batch))
+        weighted, terms = self.wrapped(scales, **self.fabric.to_device(batch.inputs))
         loss, divisor, whole_loss = self.ranks.shared_loss(weighted, terms["frames"])
         self.fabric.backward(loss)
         if self.sparsifier is not None:
@@ -202,30 +200,6 @@ class Training:
         if self.moving_average is not None:
             self.moving_average.restart() if masks_move else self.moving_average.update()
 
-    def _inputs(self, batch: Batch, step: Optional[int]) -> Tuple[Any, ...]:
-        """Arguments of the objective, on the device; augmented where ``step`` is given."""
-        labels, label_lens = self.data.labels(batch.texts, self.config.blank_id)
-        features, clean = batch.features, None
-        if step is not None and self.training.specaugment is not None:
-            generator = torch.Generator().manual_seed(draw_seed(self.config.seed, "specaugment", step, self.ranks.rank))
-            features = spec_augment(features, batch.feature_lens, generator, **vars(self.training.specaugment))
-            is_online = self.config.kd is not None and self.cache is None
-            clean = batch.features if is_online else None
-        tensors = (features, batch.feature_lens, labels, label_lens, clean)
-        return tuple(None if tensor is None else tensor.to(self.fabric.device, non_blocking=True) for tensor in tensors)
-
-    def _cached(self, batch: Batch) -> Optional[CachedTeacher]:
-        """What the teacher left for the batch, on the device; None without a cache."""
-        if self.cache is None:
-            return None
-        labels, _ = self.data.labels(batch.texts, self.config.blank_id)
-        frames = self.model.encoder.output_lengths(batch.feature_lens)
-        found = self.cache.lookup(batch.utterance_ids, frames, int(frames.max()), labels.size(1))
-        device, tempered = self.fabric.device, found.tempered
-        starts, packed = (x.to(device, non_blocking=True) for x in (found.starts, found.packed))
-        tempered = None if tempered is None else tempered.to(device, non_blocking=True)
-        return CachedTeacher(starts, packed, tempered)
-
     def _learning_rate(self, step: int) -> float:
         training = self.training
         schedule = choices.function(learning_rates, training.schedule, "training.schedule")
@@ -242,7 +216,7 @@ class Training:
             return math.isfinite(loss.item())
         return bool(torch.isfinite(loss.detach() + norm))
 
-    def _skip(self, batch: Batch, terms: Dict[str, Tensor]) -> None:
+    def _skip(self, batch: Prepared, terms: Dict[str, Tensor]) -> None:
         """A batch whose loss or gradient is not finite changes nothing but the counters."""
         state, limit = self.state, self.training.max_nonfinite_batches
         state.nonfinite_in_a_row += 1
@@ -310,7 +284,7 @@ class Training:
         sums = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=self.fabric.device)
         for batch in self.data.dev_batches():
             with self.fabric.autocast():  # DDP would wait here for the others, who may have no batch left
-                terms = self.objective(*self._inputs(batch, None), with_kd=False)
+                terms = self.objective(**self.fabric.to_device(batch.inputs), with_kd=False)
             sums += torch.stack([terms[name] for name in TERMS] + [terms["frames"]]).double()
         self.wrapped.train()
         *values, frames = self.ranks.total(sums).tolist()
