@@ -200,15 +200,14 @@ class Plan:
         words: List[Any] = ["--decode-dir", self.decode_dir(job, test_set), "--test-set", test_set]
         words += ["--data-dir", self.places.test_sets[test_set]]
         words += ["--baseline-decode-dir", self.decode_dir(baseline, test_set)] if baseline else []
-        words += [] if self.recipe.text.score_events else ["--ignore-events"]
-        return [str(word) for word in words]
+        return [str(word) for word in words] + self._events()
 
     def export_command(self, job: Job) -> List[str]:
         check_dir = next(iter(self.places.test_sets.values()))
         command = _module(
             "export", self.system_dir(job), "--bpe-dir", self.places.bpe_dir, "--out", self.export_dir(job)
         )
-        command += ["--check-data-dir", str(check_dir), *self.places.pipes]
+        command += ["--check-data-dir", str(check_dir), *self.places.pipes, *self._events()]
         return command + (["--streaming"] if self.is_streaming(job) else [])
 
     def job_options(self, job: Job) -> List[str]:
@@ -218,6 +217,9 @@ class Plan:
         words += ["--exp-dir", places.exp_dir, "--dev-set", places.dev_set]
         words += [word for override in places.overrides for word in ("--set", override)]
         return [str(word) for word in words]
+
+    def _events(self) -> List[str]:
+        return [] if self.recipe.text.score_events else ["--ignore-events"]
 
     def _normalization(self) -> List[str]:
         form = self.recipe.text.normalization

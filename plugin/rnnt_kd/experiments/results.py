@@ -13,7 +13,7 @@ from rnnt_kd.experiments.plan import Job, Plan
 from rnnt_kd.experiments.progress import Progress
 from rnnt_kd.scoring.bootstrap import errors_by_utterance
 from rnnt_kd.scoring.characters import as_characters
-from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs, words_alone
+from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs, words_counted
 from rnnt_kd.scoring.results import read_json, read_scores
 from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write
 
@@ -80,7 +80,7 @@ def collect(plan: Plan, progress: Progress, jobs: Sequence[Job]) -> Tuple[Result
             system = read_json(plan.system_dir(job) / "system.json", numbers=OF_SYSTEM)
             decoding = read_json(folder / "decode.json", numbers=("rtf",))
             delay = read_json(folder / f"delay-{test_set}.json", default={})
-            counted = recognitions if plan.recipe.text.score_events else words_alone(recognitions)
+            counted = words_counted(recognitions, plan.recipe.text.score_events)
             errors = {"wer": errors_by_utterance(counted)}
             if scores["characters"]:
                 errors["cer"] = errors_by_utterance(as_characters(counted))
@@ -156,6 +156,7 @@ def write_experiment(plan: Plan, corpus: str) -> None:
         train_cuts=places.train_cuts.absolute(),
         test_sets=sets,
         systems=tuple(systems),
+        score_events=plan.recipe.text.score_events,
     )
     plan.dir.mkdir(parents=True, exist_ok=True)
     write(plan.dir, folder)
