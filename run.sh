@@ -14,7 +14,7 @@ root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 corpus= corpus_dir= train_dir= dev_dir= data_dir= exp_dir= conf_corpus=
 test_dirs=() stage=0 stop_stage=9 preset= experiment=default fold= set=() seed= data_root=()
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) nj=$((cores < 4 ? cores : 4))
-device=auto lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
+device=auto nproc= ngpu= num_nodes=1 lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
 experiments() { local name; for name in $(corpora); do echo "  $name: $(names_in "$root/egs/$name/conf/experiments" .yaml)"; done; }
 corpora() { echo $(for name in "$root"/egs/*/corpus.sh; do basename "${name%/*}"; done); }
 usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its students, from data directories to one page
@@ -35,6 +35,9 @@ usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its st
   --seed             of made speech, and of every system that names no seeds [as in the experiment]
   --nj               processes side by side [$nj]
   --device           auto, cpu or cuda [$device]
+  --ngpu             GPUs of this machine that train a system together, the same as --device cuda --nproc [1]
+  --nproc            processes that train a system together [1]
+  --num-nodes        machines with so many each, in an allocation of Slurm [$num_nodes]
   --lattice-backend  auto, k2, torch or triton [$lattice_backend]
   --env              Python environment: auto, k2, torch2 or none [$env]
   --allow-pipes      run the shell pipes of wav.scp [$allow_pipes]
@@ -58,7 +61,12 @@ one_of --stop-stage "$stop_stage" "0 1 2 3 4 5 6 7 8 9"
 [ "$stage" -le "$stop_stage" ] || die "--stage $stage comes after --stop-stage $stop_stage; expected --stage <= --stop-stage"
 [[ ${fold:-1} =~ ^[1-9][0-9]*$ ]] || die "--fold: '$fold'; expected a whole number, at least 1"
 [[ ${seed:-0} =~ ^[0-9]+$ ]] || die "--seed: '$seed'; expected a whole number"
-[[ $nj =~ ^[1-9][0-9]*$ ]] || die "--nj: '$nj'; expected a whole number, at least 1"
+[ -z "$nproc$ngpu" ] || [ -z "$nproc" ] || [ -z "$ngpu" ] || die "--nproc and --ngpu exclude each other"
+[ -z "$ngpu" ] || { [ "$device" != cpu ] || die "--ngpu and --device cpu exclude each other"; nproc=$ngpu device=cuda; }
+nproc=${nproc:-1}
+for name in nj nproc num_nodes; do
+  [[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "--${name//_/-}: '${!name}'; expected a whole number, at least 1"
+done
 test_list=() own_dirs=("$train_dir" "$dev_dir")
 for value in ${test_dirs[@]+"${test_dirs[@]}"}; do # a folder, blanks and all, or several
   if [ -d "$value" ]; then words=("$value"); else read -rd '' -a words <<<"$value" || true; fi # also over several lines
@@ -109,7 +117,7 @@ pipes= failed=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 experiment() { # experiment WORD ...: rnnt_kd.bin.experiment with these words at the end
   run python -m rnnt_kd.bin.experiment --experiment "$conf/experiments/$experiment.yaml" --config "$conf/$preset.yaml" --exp-dir "$exp_dir" \
     --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
-    --device "$device" --lattice-backend "$lattice_backend" ${fold:+--fold "$fold"} ${seed:+--set "seeds=[$seed]"} ${set[@]+"${set[@]/#/--set=}"} "$@"
+    --device "$device" --nproc "$nproc" --num-nodes "$num_nodes" --lattice-backend "$lattice_backend" ${fold:+--fold "$fold"} ${seed:+--set "seeds=[$seed]"} ${set[@]+"${set[@]/#/--set=}"} "$@"
 }
 stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no other system from its figures
   { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; } || return 0

@@ -26,7 +26,7 @@ import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, List, Optional, Tuple
 
 from filelock import FileLock
 
@@ -69,10 +69,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_data_root(parser)
     options.add_lattice_backend(parser)
     options.add_device(parser)
+    options.add_ranks(parser)
     options.add_bootstrap(parser)
     args = parser.parse_args(argv)
     options.check_bootstrap(args)
-    options.check_positive(args, "nj", "num_threads")
+    options.check_positive(args, "nj", "num_threads", "nproc", "num_nodes")
     steps = [choices.check(step, list(STEPS), "--steps") for step in args.steps.split()]
     run = Run(_parts(args), args, options.command_line("rnnt_kd.bin.experiment", argv))
     choices.check(run.first.search, available_searches(), f"{args.config}: decoding.search")
@@ -299,7 +300,7 @@ class Run:
                     self._say(f"{part.name(job)}: finished already, skipped ({part.plan.system_dir(job)})")
         if commands:
             self._record_endpoint()
-        return self._run(commands)
+        return self._run(commands, at_once=max(1, self.args.nj // (self.args.nproc * self.args.num_nodes)))
 
     def _record_endpoint(self) -> None:
         asked = self.first.experiment.endpoint or {}
@@ -414,9 +415,10 @@ def _places(args) -> Places:
         train_dir=args.train_dir,
         dev_dir=args.dev_dir,
         overrides=tuple(args.overrides),
-        device=("--device", args.device, "--num-threads", str(args.num_threads)),
+        device=_words(args, "device", "num_threads"),
         lattice=("--lattice-backend", args.lattice_backend),
         pipes=("--allow-pipes",) if args.allow_pipes else (),
+        ranks=() if args.nproc * args.num_nodes == 1 else _words(args, "nproc", "num_nodes"),
     )
 
 
@@ -440,6 +442,11 @@ def _check_names(args, test_sets: Dict[str, Path]) -> None:
             raise UserError("--test-dirs", problem, "different last parts", "rename one or link to it")
 
 
+def _words(args, *names: str) -> Tuple[str, ...]:
+    """These options as they are given on."""
+    return tuple(word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(args, name))))
+
+
 def _json(values: list) -> str:
     return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
@@ -456,8 +463,7 @@ def _printed(args, fold: int, job: Job) -> str:
     for name in ("experiment", "config", "exp_dir", "dev_dir"):
         words += [f"--{name.replace('_', '-')}", str(getattr(args, name).resolve())]
     words += ["--test-dirs", *(str(Path(folder).resolve()) for folder in args.test_dirs)]
-    for name in ("device", "num_threads", "lattice_backend"):
-        words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    words += _words(args, "device", "num_threads", "lattice_backend", "nproc", "num_nodes")
     return shlex.join(words + [word for override in args.overrides for word in ("--set", override)])
 
 

@@ -72,6 +72,12 @@ def add_device(target: argparse.ArgumentParser) -> None:
     target.add_argument("--num-threads", type=int, default=1, help="CPU threads of one process")
 
 
+def add_ranks(target: argparse.ArgumentParser) -> None:
+    """``--nproc`` and ``--num-nodes``; check them with ``check_positive``."""
+    target.add_argument("--nproc", type=int, default=1, help="processes that train a system together, one for each GPU")
+    target.add_argument("--num-nodes", type=int, default=1, help="machines with so many processes each, under Slurm")
+
+
 def add_normalization(target: argparse.ArgumentParser) -> None:
     """``--normalization``."""
     text = "of all texts: Unicode's NFC, or as they are (text.normalization of the preset)"
@@ -96,6 +102,15 @@ def check_job(args: argparse.Namespace) -> None:
     check_positive(args, "nj")
     if args.job is not None and not 1 <= args.job <= args.nj:
         raise UserError("--job", str(args.job), f"1 to {args.nj}, the number of jobs (--nj)")
+
+
+def without_job(argv: Optional[Sequence[str]]) -> Sequence[str]:
+    """``argv`` as ``main`` got it, of the command that does all of the work."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for option in ("--job", "--nj"):
+        if option in words:
+            del words[words.index(option) : words.index(option) + 2]
+    return words
 
 
 def add_bootstrap(target: argparse.ArgumentParser) -> None:

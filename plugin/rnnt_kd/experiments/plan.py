@@ -35,7 +35,7 @@ class Places:
       preset:    file that the experiment is relative to.
       train_dir, dev_dir, test_dirs: Kaldi data directories; a folder's name is the name of the set.
       overrides: ``--set`` of the command line.
-      device, lattice, pipes: options that say how to compute and do not change what a system is.
+      device, lattice, pipes, ranks: options that say how to compute and do not change what a system is.
     """
 
     preset: Path
@@ -48,6 +48,7 @@ class Places:
     device: Tuple[str, ...] = ()
     lattice: Tuple[str, ...] = ()
     pipes: Tuple[str, ...] = ()
+    ranks: Tuple[str, ...] = ()
 
     @property
     def bpe_dir(self) -> Path:
@@ -181,7 +182,7 @@ class Plan:
         return command + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(text, flag)]
 
     def train_command(self, job: Job) -> List[str]:
-        return _module("train", *self.job_options(job), *self.places.device, *self.places.lattice)
+        return _module("train", *self.job_options(job), *self.places.device, *self.places.lattice, *self.places.ranks)
 
     def cache_commands(self, cache: Cache, nj: int = 1) -> List[List[str]]:
         places = self.places
