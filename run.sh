@@ -11,8 +11,8 @@ set -euo pipefail
 root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 . "$root/local/parse_options.sh"
 
-corpus= corpus_dir= train_dir= dev_dir= test_dirs= data_dir= exp_dir= conf_corpus=
-test_list=() stage=0 stop_stage=9 preset= experiment=default set=() seed= data_root=()
+corpus= corpus_dir= train_dir= dev_dir= data_dir= exp_dir= conf_corpus=
+test_dirs=() stage=0 stop_stage=9 preset= experiment=default set=() seed= data_root=()
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) nj=$((cores < 4 ? cores : 4))
 device=auto lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
 experiments() { local name; for name in $(corpora); do echo "  $name: $(names_in "$root/egs/$name/conf/experiments" .yaml)"; done; }
@@ -23,7 +23,7 @@ usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its st
   --corpus-dir       where the corpus is; without it, LibriSpeech is downloaded to DATA_DIR/download
   --train-dir        your own Kaldi data directories instead of a corpus:
   --dev-dir            all three options together
-  --test-dirs          one or more, in quotes
+  --test-dirs          one, or several in quotes; may be repeated
   --data-dir         stage 0 writes Kaldi data directories here [data/CORPUS]
   --exp-dir          everything else is written here [exp/CORPUS]
   --stage            first stage [$stage]: 0 data directories  1 cuts and features  2 BPE  3 teachers  4 teachers' caches
@@ -57,14 +57,20 @@ one_of --stop-stage "$stop_stage" "0 1 2 3 4 5 6 7 8 9"
 [ "$stage" -le "$stop_stage" ] || die "--stage $stage comes after --stop-stage $stop_stage; expected --stage <= --stop-stage"
 [[ ${seed:-0} =~ ^[0-9]+$ ]] || die "--seed: '$seed'; expected a whole number"
 [[ $nj =~ ^[1-9][0-9]*$ ]] || die "--nj: '$nj'; expected a whole number, at least 1"
-if [ -n "$train_dir$dev_dir$test_dirs" ]; then
-  [ -n "$train_dir" ] && [ -n "$dev_dir" ] && [ -n "${test_dirs//[[:space:]]/}" ] || die "--train-dir, --dev-dir and --test-dirs go together; give all three"
+test_list=() own_dirs=("$train_dir" "$dev_dir")
+for value in ${test_dirs[@]+"${test_dirs[@]}"}; do # a folder, blanks and all, or several
+  if [ -d "$value" ]; then words=("$value"); else read -rd '' -a words <<<"$value" || true; fi # also over several lines
+  test_list+=(${words[@]+"${words[@]}"})
+done
+if [ -n "$train_dir$dev_dir${test_dirs[*]-}" ]; then
+  [ -n "$train_dir" ] && [ -n "$dev_dir" ] && [ -n "${test_list[*]-}" ] || die "--train-dir, --dev-dir and --test-dirs go together; give all three"
   [ "${corpus:-custom}" = custom ] || die "--corpus $corpus and --train-dir exclude each other"
   corpus=custom
 fi
 corpus=${corpus:-synth}
 one_of --corpus "$corpus" "$(corpora)"
-own_dirs=("$train_dir" "$dev_dir" "$test_dirs") asked_preset=$preset
+asked_preset=$preset
+unset test_dirs
 gpu() { [ "$device" = cuda ] || { [ "$device" = auto ] && has_gpu; }; }
 . "$root/egs/$corpus/corpus.sh" # its parts may depend on the preset, its presets on the device: read twice
 [ -n "$asked_preset" ] || { if gpu; then preset=$default_preset_gpu; else preset=$default_preset_cpu; fi; . "$root/egs/$corpus/corpus.sh"; }
@@ -75,9 +81,7 @@ exp_dir=${exp_dir:-$root/exp/$corpus} data_dir=${data_dir:-$root/data/$corpus}
 if [ "$corpus" = custom ]; then
   [ -n "${own_dirs[0]}" ] || die "--corpus custom needs your Kaldi data directories: --train-dir, --dev-dir and --test-dirs"
   train_dir=${own_dirs[0]} dev_dir=${own_dirs[1]}
-  read -rd '' -a test_list <<<"${own_dirs[2]}" || true # also over several lines
 else
-  [[ $data_dir != *[[:space:]]* ]] || die "--data-dir: '$data_dir'; expected a path without blanks; choose another"
   [ "$needs_corpus_dir" = false ] || [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir DIR: where the corpus is (see egs/$corpus/README.md)"
   train_dir=$data_dir/$train_dir dev_dir=$data_dir/$dev_dir
   for name in $test_dirs; do test_list+=("$data_dir/$name"); done
@@ -102,7 +106,7 @@ run() { # run COMMAND ...: print it under --dry-run, else run it
 pipes= failed=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 experiment() { # experiment WORD ...: rnnt_kd.bin.experiment with these words at the end
   run python -m rnnt_kd.bin.experiment --experiment "$conf/experiments/$experiment.yaml" --config "$conf/$preset.yaml" --exp-dir "$exp_dir" \
-    --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[*]}" --corpus "$corpus" --nj "$nj" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
+    --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
     --device "$device" --lattice-backend "$lattice_backend" ${seed:+--set "seeds=[$seed]"} ${set[@]+"${set[@]/#/--set=}"} "$@"
 }
 stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no other system from its figures

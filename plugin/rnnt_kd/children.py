@@ -161,7 +161,7 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], num_
     _check_memory(min(num_processes, len(items)))
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a fork of a process whose OpenMP threads have run can hang
-    pool = ProcessPoolExecutor(min(num_processes, len(items)), mp_context=context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(min(num_processes, len(items)), mp_context=context, initializer=follow_parent)
     try:
         yield from pool.map(function, items)
     except BrokenProcessPool:
@@ -172,6 +172,13 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], num_
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def start_method(module: str) -> multiprocessing.context.BaseContext:
+    """Processes that a server starts which has imported ``module`` and holds no lock, thread or device of this one."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    return context
 
 
 def _check_memory(processes: int) -> None:
@@ -196,7 +203,7 @@ def _free_memory() -> Optional[int]:
     return min(free, default=None)
 
 
-def _follow_parent() -> None:
+def follow_parent(*_: object) -> None:
     """Leave Ctrl-C, which reaches the whole group, to the parent; end where the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

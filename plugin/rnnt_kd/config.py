@@ -84,6 +84,7 @@ class TrainingConfig:
     epochs: Count = 30
     batch_seconds: Positive = 60.0  # audio a batch, padding included
     num_buckets: Count = 10
+    num_workers: Steps = 0  # processes that make batches ready; results do not depend on it
     min_seconds: Scale = 0.1  # shorter or longer utterances are left out, counted and named
     max_seconds: Positive = 35.0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # Lightning Fabric's names
@@ -107,7 +108,9 @@ class TrainingConfig:
     delay_penalty: Scale = 0.0  # k2's, of the simple and the pruned loss: larger makes symbols come earlier
     specaugment: Optional[SpecAugmentConfig] = field(default_factory=SpecAugmentConfig)
     validate_every_epochs: Count = 1
-    average_best: Count = 5  # checkpoints, by validation loss
+    averaging: Literal["best", "ema"] = "best"  # of checkpoints, or a moving average of the weights of every step
+    average_best: Count = 5  # best: of how many checkpoints at most, by validation loss
+    ema_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.999  # ema: of the average in each step
     checkpoint_every_steps: Count = 200
     log_every_steps: Count = 20
     max_nonfinite_batches: Count = 5  # in a row

@@ -27,9 +27,9 @@ from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.systems import store
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.teachers.shards import shard_path
+from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
-from rnnt_kd.training.batches import TrainingData
 from rnnt_kd.training.objective import CachedTeacher, Objective
 
 ONE_EPOCH = ["small_student.training.epochs=1", "sparse_student.training.epochs=1"]
@@ -62,8 +62,7 @@ def student_config(tone_corpus, name="small_kd", overrides=ONE_EPOCH, **kd):
 def batch_of(tone_corpus, places, cuts=None):
     """Features, lengths, labels, label lengths of some cuts, and their ids."""
     (batch,) = read_batches(cuts or tone_corpus.train_cuts, [places])
-    data = TrainingData(None, Tokenizer.load(tone_corpus.bpe_dir), None, None)
-    labels, label_lens = data.labels(batch.texts, 0)
+    labels, label_lens = padded_labels([*map(Tokenizer.load(tone_corpus.bpe_dir).encode, batch.texts)], 0)
     return (batch.features, batch.feature_lens, labels, label_lens), batch.utterance_ids
 
 

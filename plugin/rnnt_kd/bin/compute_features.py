@@ -1,11 +1,15 @@
-"""Stage 1: a Kaldi data directory -> cuts with 80-bin log-mel features."""
+"""Stage 1: a Kaldi data directory -> cuts with 80-bin log-mel features.
+
+With --job K, K from 1 to --nj, one of several jobs, here or on other machines, in any order; the last one to end writes
+the cuts.  The files do not depend on how many there are; who has nothing to do ends at once.
+"""
 
 import argparse
 from pathlib import Path
 from typing import List, Mapping, Optional
 
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_normalization, parser
+from rnnt_kd.bin.options import add_job, add_normalization, check_job, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.features import MAX_BAD_FRACTION, archive_digest, compute_features
 from rnnt_kd.data.kaldi_dir import read_data_dir
@@ -21,8 +25,8 @@ class FeaturesStage(Stage):
         return archive_digest(cuts, path) if path.suffix == ".lca" else super().digest(name)
 
 
-@command
-def main(argv: Optional[List[str]] = None) -> None:
+def arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """The options."""
     options = parser(__doc__)
     options.add_argument("--data-dir", type=Path, required=True, help="Kaldi data directory")
     options.add_argument("--out-dir", type=Path, required=True, help="the cuts go to OUT_DIR/NAME.jsonl.gz")
@@ -30,15 +34,20 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument(
         "--speed-perturb", type=float, nargs="+", default=[1.0], metavar="SPEED", help="one copy for each speed"
     )
-    options.add_argument("--nj", type=int, default=1, help="processes")
+    add_job(options, "processes; with --job, of how many jobs this is one")
     options.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
     add_max_bad_fraction(options)
     add_normalization(options)
     args = options.parse_args(argv)
+    check_job(args)
+    return args
 
+
+def make_stage(args: argparse.Namespace) -> FeaturesStage:
+    """UserError: a defect of the data directory."""
     recordings = read_data_dir(args.data_dir, args.allow_pipes).recordings.values()
     settings = {name: getattr(args, name) for name in ("speed_perturb", "max_bad_fraction", "normalization")}
-    stage = FeaturesStage(
+    return FeaturesStage(
         args.out_dir,
         f"features_{args.name}",
         {"data_dir": str(args.data_dir), **settings},
@@ -47,9 +56,14 @@ def main(argv: Optional[List[str]] = None) -> None:
         sources={entry.id: entry.file[0] for entry in recordings if not entry.is_pipe},
         defaults={"normalization": FORMS[0]},
     )
+
+
+@command
+def main(argv: Optional[List[str]] = None) -> None:
+    args = arguments(argv)
+    stage = make_stage(args)
     if stage.is_finished():
         return
-    stage.start()
     summary = compute_features(
         args.data_dir,
         args.out_dir,
@@ -59,8 +73,12 @@ def main(argv: Optional[List[str]] = None) -> None:
         args.allow_pipes,
         args.max_bad_fraction,
         args.normalization,
+        job=args.job,
+        record=stage,
     )
-    stage.finish(summary.archives)
+    if summary is None:
+        print(f"features of {args.name}: job {args.job} of {args.nj} has done its part")
+        return
     counts = f"{summary.num_cuts} cuts of {summary.num_utterances} utterances"
     print(f"{summary.cuts_path}: {counts}, {summary.hours:.2f} hours")
     if summary.left_out:

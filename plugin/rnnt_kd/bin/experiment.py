@@ -50,7 +50,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_experiment(parser)
     parser.add_argument("--train-dir", type=Path, help="Kaldi data directory, for the steps features and bpe")
     parser.add_argument("--dev-dir", type=Path, required=True, help="Kaldi data directory")
-    parser.add_argument("--test-dirs", required=True, help='Kaldi data directories of the test sets, "DIR DIR"')
+    parser.add_argument("--test-dirs", nargs="+", required=True, help="Kaldi data directories of the test sets")
     parser.add_argument("--corpus", help="name of the corpus, for the table; the folder's name where it is not given")
     parser.add_argument("--nj", type=int, default=1, help="jobs side by side")
     parser.add_argument("--steps", default=" ".join(STEPS), help='some of the steps above, or "" to check the options')
@@ -273,7 +273,7 @@ STEPS: Dict[str, Callable[[Run], List[str]]] = {
 
 
 def _places(args) -> Places:
-    test_sets = {_set_name(Path(folder)): Path(folder) for folder in args.test_dirs.split()}
+    test_sets = {_set_name(Path(folder)): Path(folder) for folder in args.test_dirs}
     _check_names(args, test_sets)
     return Places(
         preset=args.config,
@@ -296,9 +296,7 @@ def _set_name(folder: Path) -> str:
 
 def _check_names(args, test_sets: Dict[str, Path]) -> None:
     """A folder's name stands for the set in file names."""
-    folders = [Path(folder) for folder in dict.fromkeys(args.test_dirs.split())]
-    if not folders:
-        raise UserError("--test-dirs", "empty", "at least one directory")
+    folders = [Path(folder) for folder in dict.fromkeys(args.test_dirs)]
     for path in (args.dev_dir, *folders):
         if _set_name(path)[:1] in ("", ".", "-"):
             problem = f"'{path}' gives a set no name, or one that begins with a dot or a hyphen"
@@ -325,7 +323,7 @@ def _printed(args, job: Job) -> str:
     words += [sys.executable, "-m", "rnnt_kd.bin.experiment", "--job", _name(job)]
     for name in ("experiment", "config", "exp_dir", "dev_dir"):
         words += [f"--{name.replace('_', '-')}", str(getattr(args, name).resolve())]
-    words += ["--test-dirs", " ".join(str(Path(folder).resolve()) for folder in args.test_dirs.split())]
+    words += ["--test-dirs", *(str(Path(folder).resolve()) for folder in args.test_dirs)]
     for name in ("device", "num_threads", "lattice_backend"):
         words += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     return shlex.join(words + [word for override in args.overrides for word in ("--set", override)])

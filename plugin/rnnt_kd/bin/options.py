@@ -85,6 +85,19 @@ def check_positive(args: argparse.Namespace, *names: str) -> None:
             raise UserError(f"--{name.replace('_', '-')}", str(getattr(args, name)), "1 or more")
 
 
+def add_job(target: argparse.ArgumentParser, nj: str) -> None:
+    """``--job`` and ``--nj``; check them with ``check_job``."""
+    target.add_argument("--job", type=int, metavar="K", help="make part K of the work, from 1 to --nj")
+    target.add_argument("--nj", type=int, default=1, help=nj)
+
+
+def check_job(args: argparse.Namespace) -> None:
+    """UserError: no jobs, or another job than there are."""
+    check_positive(args, "nj")
+    if args.job is not None and not 1 <= args.job <= args.nj:
+        raise UserError("--job", str(args.job), f"1 to {args.nj}, the number of jobs (--nj)")
+
+
 def add_bootstrap(target: argparse.ArgumentParser) -> None:
     """``--replications`` and ``--seed``; check them with ``check_bootstrap``."""
     target.add_argument("--replications", type=int, default=10000, help="bootstrap draws")

@@ -9,7 +9,7 @@ import contextlib
 import math
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from lightning_fabric import Fabric
@@ -17,20 +17,17 @@ from torch import Tensor
 
 from rnnt_kd import choices, progress_bar
 from rnnt_kd.config import SystemConfig
-from rnnt_kd.data.dataset import Batch
 from rnnt_kd.data.selection import write_left_out
-from rnnt_kd.data.specaugment import spec_augment
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.systems import store
 from rnnt_kd.systems.compose import check_device
 from rnnt_kd.systems.describe import describe
-from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training import checkpoint, learning_rates, setup
+from rnnt_kd.training import checkpoint, learning_rates, moving_average, setup
 from rnnt_kd.training import system_dir as system_files
-from rnnt_kd.training.batches import TrainingData
-from rnnt_kd.training.objective import TERMS, CachedTeacher, Objective, combine, loss_scales
+from rnnt_kd.training.batches import Prepared, TrainingData
+from rnnt_kd.training.objective import TERMS, Objective, combine, loss_scales
 from rnnt_kd.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from rnnt_kd.training.progress import Metrics, Say
 from rnnt_kd.training.state import EpochResult, TrainState, draw_seed
@@ -67,13 +64,13 @@ def train_system(
     config = setup.resolve(config, tokenizer, teacher_dir, cache)
     inputs = setup.input_digests(train_cuts, dev_cuts, cache)
     record = system_files.system_record(system_dir, config, inputs, backend.__name__.rpartition(".")[2])
-    data = TrainingData(config, tokenizer, train_cuts, dev_cuts)
+    data = TrainingData(config, tokenizer, train_cuts, dev_cuts, cache, pin_memory=device == "cuda")
     with system_files.locked(system_dir):
         if cache is not None and record.why_not():
             setup.check_cache(cache, config, data)  # before anything is written
         if system_files.open_system_dir(record, config, say):
             fabric = Fabric(accelerator=device, devices=1, precision=config.training.precision)
-            training = Training(config, system_dir, data, fabric, backend, teacher_dir, say, cache, record.identity())
+            training = Training(config, system_dir, data, fabric, backend, teacher_dir, say, record.identity())
             averaged = training.run()
             record.finish([store.CONFIG])  # before checkpoints go: killed here, the run ends again, the same
             checkpoint.tidy(training.checkpoints, 0, averaged)
@@ -91,10 +88,9 @@ class Training:
         backend,
         teacher_dir: Optional[Path],
         say: Say,
-        cache: Optional[TeacherCache],
         identity: str,
     ):
-        self.config, self.training, self.dir, self.data, self.cache = config, config.training, system_dir, data, cache
+        self.config, self.training, self.dir, self.data = config, config.training, system_dir, data
         self.teacher_dir, self.fabric, self.say, self.identity = teacher_dir, fabric, say, identity
         torch.set_flush_denormal(True)  # AdamW's moments and the lattice are full of them
         torch.manual_seed(draw_seed(config.seed, "initial weights", 0))
@@ -107,6 +103,11 @@ class Training:
         steps_per_epoch = data.batches_per_epoch()
         self.total_steps = steps_per_epoch * self.training.epochs
         self.sparsifier = setup.sparsifier(config, self.model, steps_per_epoch)
+        self.moving_average = (
+            moving_average.MovingAverage(self.model, self.training.ema_decay)
+            if self.training.averaging == "ema"
+            else None
+        )
         self.objective = Objective(self.model, self.training, backend, config.kd, teacher)
         self.optimizer = make_optimizer(self.model, self.training)
         self.wrapped, self.wrapped_optimizer = fabric.setup(self.objective, self.optimizer)
@@ -125,7 +126,7 @@ class Training:
         with contextlib.closing(self.metrics), progress:
             while state.epoch < training.epochs:
                 progress.what = f"epoch {state.epoch + 1}/{training.epochs}"
-                for batch in self.data.train_batches(state.epoch, skip=state.batch_in_epoch):
+                for batch in self.data.train_batches(state.epoch, state.batch_in_epoch, state.step):
                     self._train_step(batch)
                     loss = self._log() if state.step % training.log_every_steps == 0 else None
                     progress.update(note="" if loss is None else f"loss {loss:.4f}")
@@ -134,7 +135,7 @@ class Training:
                 self._end_epoch()
             return self._finish()
 
-    def _train_step(self, batch: Batch) -> None:
+    def _train_step(self, batch: Prepared) -> None:
         """One batch: forward, backward, clipped update, sparsification."""
         state, training = self.state, self.training
         step = state.step
@@ -142,7 +143,7 @@ class Training:
             group["lr"] = self._learning_rate(step)
         torch.manual_seed(draw_seed(self.config.seed, "dropout", step))
         scales = loss_scales(step, training, self.config.kd)
-        terms = self.wrapped(*self._inputs(batch, step), cached=self._cached(batch))
+        terms = self.wrapped(**self.fabric.to_device(batch.inputs))
         loss = combine(terms, scales)
         self.fabric.backward(loss)
         if self.sparsifier is not None:
@@ -160,32 +161,11 @@ class Training:
         else:
             self._skip(batch, terms)
         self.optimizer.zero_grad(set_to_none=True)
+        masks_move = self.sparsifier is not None and not self.sparsifier.frozen
         if self.sparsifier is not None:
             self.sparsifier.step(state.step)
-
-    def _inputs(self, batch: Batch, step: Optional[int]) -> Tuple[Any, ...]:
-        """Arguments of the objective, on the device; augmented where ``step`` is given."""
-        labels, label_lens = self.data.labels(batch.texts, self.config.blank_id)
-        features, clean = batch.features, None
-        if step is not None and self.training.specaugment is not None:
-            generator = torch.Generator().manual_seed(draw_seed(self.config.seed, "specaugment", step))
-            features = spec_augment(features, batch.feature_lens, generator, **vars(self.training.specaugment))
-            is_online = self.config.kd is not None and self.cache is None
-            clean = batch.features if is_online else None
-        tensors = (features, batch.feature_lens, labels, label_lens, clean)
-        return tuple(None if tensor is None else tensor.to(self.fabric.device, non_blocking=True) for tensor in tensors)
-
-    def _cached(self, batch: Batch) -> Optional[CachedTeacher]:
-        """What the teacher left for the batch, on the device; None without a cache."""
-        if self.cache is None:
-            return None
-        labels, _ = self.data.labels(batch.texts, self.config.blank_id)
-        frames = self.model.encoder.output_lengths(batch.feature_lens)
-        found = self.cache.lookup(batch.utterance_ids, frames, int(frames.max()), labels.size(1))
-        device, tempered = self.fabric.device, found.tempered
-        starts, packed = (x.to(device, non_blocking=True) for x in (found.starts, found.packed))
-        tempered = None if tempered is None else tempered.to(device, non_blocking=True)
-        return CachedTeacher(starts, packed, tempered)
+        if self.moving_average is not None:
+            self.moving_average.restart() if masks_move else self.moving_average.update()
 
     def _learning_rate(self, step: int) -> float:
         training = self.training
@@ -203,7 +183,7 @@ class Training:
             return math.isfinite(loss.item())
         return bool(torch.isfinite(loss.detach() + norm))
 
-    def _skip(self, batch: Batch, terms: Dict[str, Tensor]) -> None:
+    def _skip(self, batch: Prepared, terms: Dict[str, Tensor]) -> None:
         """A batch whose loss or gradient is not finite changes nothing but the counters."""
         state, limit = self.state, self.training.max_nonfinite_batches
         state.nonfinite_in_a_row += 1
@@ -267,7 +247,7 @@ class Training:
         self.wrapped.eval()
         sums = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=self.fabric.device)
         for batch in self.data.dev_batches():
-            terms = self.wrapped(*self._inputs(batch, None), with_kd=False)
+            terms = self.wrapped(**self.fabric.to_device(batch.inputs), with_kd=False)
             sums += torch.stack([terms[name] for name in TERMS] + [terms["frames"]]).double()
         self.wrapped.train()
         *values, frames = sums.tolist()
@@ -281,10 +261,11 @@ class Training:
         state.window, state.metrics_bytes = self.window.tolist(), self.metrics.size
         now = time.monotonic()
         state.train_seconds, self.clock = state.train_seconds + now - self.clock, now
+        averaged = self.moving_average.tensors() if self.moving_average is not None else {}
         checkpoint.save_checkpoint(
             self.checkpoints / name,
             self.model.state_dict(),
-            optimizer_tensors(self.optimizer, self.model),
+            {**optimizer_tensors(self.optimizer, self.model), **averaged},
             self.sparsifier.state_dict() if self.sparsifier is not None else {},
             {**state.to_dict(), "precision": self.fabric.strategy.precision.state_dict()},
             self.identity,
@@ -302,7 +283,10 @@ class Training:
         self.state = TrainState.from_dict(saved.state, found[-1] / checkpoint.STATE)
         next_step = f"delete {found[-1]}"
         store.load_weights(self.model, saved.model, found[-1] / checkpoint.MODEL, next_step)
-        load_optimizer_tensors(self.optimizer, self.model, saved.optimizer, found[-1] / checkpoint.OPTIMIZER, next_step)
+        averaged, of_optimizer = moving_average.split(saved.optimizer)
+        load_optimizer_tensors(self.optimizer, self.model, of_optimizer, found[-1] / checkpoint.OPTIMIZER, next_step)
+        if self.moving_average is not None:
+            self.moving_average.load(averaged)
         if self.sparsifier is not None:
             self.sparsifier.load_state_dict(saved.sparsifier)
         self.fabric.strategy.precision.load_state_dict(precision)
@@ -321,7 +305,13 @@ class Training:
         return self.checkpoints / result.checkpoint / checkpoint.MODEL
 
     def _average(self) -> Tuple[List[EpochResult], Dict[str, float]]:
-        """Put the mean of the best epochs into the model: of as many, up to ``average_best``, as do best together."""
+        """Put the averaged weights into the model: the moving average, or the mean of the best epochs, of as many, up
+        to ``average_best``, as do best together.  Returns the epochs that they come from, and their dev loss."""
+        if self.moving_average is not None:
+            self.moving_average.copy_to_model()
+            if self.sparsifier is not None:
+                self.sparsifier.finalize()
+            return self.state.results[-1:], self._validate()
         trials = []
         best = self._best()
         for count in range(1, len(best) + 1):
@@ -344,8 +334,9 @@ class Training:
         store.write_tensors(self.dir / store.FINAL, self.model.state_dict())
         self.state.train_seconds += time.monotonic() - self.clock
         epochs = ", ".join(str(epoch) for epoch in sorted(result.epoch for result in best))
+        what = "epochs" if self.moving_average is None else "the weights of all steps to epoch"
         progress_bar.say(
-            f"{self.config.name}: averaged epochs {epochs}, dev loss {means['pruned_loss']:.4f},"
+            f"{self.config.name}: averaged {what} {epochs}, dev loss {means['pruned_loss']:.4f},"
             f" {self.dir / store.FINAL}"
         )
         values = describe(self.config, self.model, self.sparsifier, self.teacher_dir, progress_bar.say)
