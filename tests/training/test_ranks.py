@@ -179,7 +179,7 @@ def test_a_rank_that_hangs_is_one_line(tone_corpus, tmp_path, root):
     try:
         assert outputs([first])[0][0] == 0
         said = (tmp_path / "said").read_text()
-        assert said.startswith("process 0 of 2: no answer from the others in 5 s: one of them hangs; ")
+        assert said.startswith("process 0 of 2: no answer from the others in 5 s: one of them hangs (")
     finally:
         second.kill()
         second.communicate()
