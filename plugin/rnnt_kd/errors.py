@@ -24,3 +24,7 @@ class UserError(ValueError):
         if next_step:
             parts.append(next_step)
         super().__init__(" ".join("; ".join(parts).split()))
+
+    def __reduce__(self):
+        """It comes whole out of a worker process."""
+        return type(self), (self.where, self.problem, self.expected, self.next_step)

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import List, Mapping, Optional
 
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_normalization, parser
+from rnnt_kd.bin.options import add_normalization, add_surroundings, parser, surroundings_of
 from rnnt_kd.bin.stage import Stage
+from rnnt_kd.data.far import surroundings
 from rnnt_kd.data.features import MAX_BAD_FRACTION, archive_digest, compute_features
 from rnnt_kd.data.kaldi_dir import read_data_dir
+from rnnt_kd.errors import UserError
 from rnnt_kd.text.normalization import FORMS
 
 
@@ -32,12 +34,25 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     options.add_argument("--nj", type=int, default=1, help="processes")
     options.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
+    options.add_argument("--far-copies", type=int, default=0, help="of each cut, heard across a room and in noise")
+    options.add_argument(
+        "--keep-apart", type=Path, nargs="*", default=[], metavar="DIR", help="who is tested: not in --noise-dir"
+    )
+    add_surroundings(options)
     add_max_bad_fraction(options)
     add_normalization(options)
     args = options.parse_args(argv)
+    if args.far_copies < 0:
+        raise UserError("--far-copies", str(args.far_copies), "0 or more")
 
-    recordings = read_data_dir(args.data_dir, args.allow_pipes).recordings.values()
+    data = read_data_dir(args.data_dir, args.allow_pipes)
     settings = {name: getattr(args, name) for name in ("speed_perturb", "max_bad_fraction", "normalization")}
+    place = None
+    if args.far_copies:
+        asked = surroundings_of(args)
+        place = surroundings(talkers=data, apart=args.keep_apart, allow_pipes=args.allow_pipes, **asked)
+        settings["far"] = {"copies": args.far_copies, **{key: str(value) for key, value in asked.items()}}
+    recordings = [*data.recordings.values(), *(() if place is None else [*place.rooms, *place.noises])]
     stage = FeaturesStage(
         args.out_dir,
         f"features_{args.name}",
@@ -59,6 +74,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         args.allow_pipes,
         args.max_bad_fraction,
         args.normalization,
+        place,
+        args.far_copies,
     )
     stage.finish(summary.archives)
     counts = f"{summary.num_cuts} cuts of {summary.num_utterances} utterances"

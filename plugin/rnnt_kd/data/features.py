@@ -1,7 +1,8 @@
 """Stage 1: a Kaldi data directory -> Lhotse cuts with filter banks on the disk.
 
 ``<out_dir>/<name>.jsonl.gz``       one cut an utterance and speed; id = utterance id (+ ``_sp0.9``); it holds the
-                                    SHA-256 of its features, which are held against it whenever they are read
+                                    SHA-256 of its features, which are held against it whenever they are read;
+                                    ``data.far`` adds copies of each (+ ``_far1``), as long as it
 ``<out_dir>/<name>_feats/*.lca``    80 log-mel filter banks, every 10 ms (lilcom: rounded to 1/32)
 ``<out_dir>/<name>.left_out.json``  {utterance id: reason} of what was left out
 
@@ -20,9 +21,9 @@ import multiprocessing
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -44,6 +45,9 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.progress_bar import ProgressBar
 from rnnt_kd.record import json_digest
 
+if TYPE_CHECKING:
+    from rnnt_kd.data.far import Surroundings
+
 SEGMENT_OVERSHOOT = 0.5  # seconds that a segment may end after its recording (clipped), as in Kaldi
 SHORTEST = 0.025  # seconds: one window
 MAX_BAD_FRACTION = 0.05  # of utterances, that may have bad audio
@@ -56,7 +60,7 @@ class FeaturesSummary:
 
     cuts_path: Path
     num_utterances: int
-    num_cuts: int  # utterances times speeds
+    num_cuts: int  # utterances times speeds, and far copies
     hours: float  # of all cuts
     left_out: Dict[str, str]  # utterance id -> reason
     large: List[str]  # for each reason that takes much of the hours, how much, in words
@@ -73,6 +77,8 @@ def compute_features(
     allow_pipes: bool = False,
     max_bad_fraction: float = MAX_BAD_FRACTION,
     normalization: str = "nfc",
+    surroundings: Optional["Surroundings"] = None,
+    far_copies: int = 0,
 ) -> FeaturesSummary:
     """Compute the features of one data directory.
 
@@ -84,8 +90,9 @@ def compute_features(
       allow_pipes:      run the shell pipes of ``wav.scp``.
       max_bad_fraction: of the utterances, that may be left out for bad audio (silence not counted).
       normalization:    of the transcripts; see ``text.normalization``.
+      surroundings:     where the far copies of each cut are heard; one or more ``far_copies`` need them.
     Raises:
-      UserError: a defect of the data directory, a wrong speed, too much bad audio, nothing left,
+      UserError: a defect of the data directory, a wrong speed, too much bad audio, nothing left, bad noise,
         another process that is writing the same result.
     """
     out_dir = Path(out_dir)
@@ -94,16 +101,33 @@ def compute_features(
     out_dir.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(str(out_dir / f".{name}.lock"), timeout=0):
-            return _compute(data, out_dir, name, speeds, num_jobs, max_bad_fraction)
+            copies = _Copies(speeds, surroundings, far_copies)
+            return _compute(data, out_dir, name, copies, num_jobs, max_bad_fraction)
     except Timeout:
         advice = "wait for it, or choose another folder"
         raise UserError(out_dir, f"another process is writing {name}", "one at a time", advice) from None
 
 
+@dataclass(frozen=True)
+class _Copies:
+    """What becomes of an utterance: a cut for each speed, and ``far`` copies of each."""
+
+    speeds: List[float]
+    surroundings: Optional["Surroundings"]
+    far: int
+
+    def ids(self, utterance_id: str) -> List[str]:
+        at_speeds = [utterance_id if speed == 1.0 else f"{utterance_id}_sp{speed}" for speed in self.speeds]
+        return [cut_id + ending for cut_id in at_speeds for ending in ("", *self.endings())]
+
+    def endings(self) -> List[str]:
+        return [f"_far{number}" for number in range(1, self.far + 1)]
+
+
 def _compute(
-    data: KaldiDataDir, out_dir: Path, name: str, speeds: List[float], num_jobs: int, max_bad_fraction: float
+    data: KaldiDataDir, out_dir: Path, name: str, copies: _Copies, num_jobs: int, max_bad_fraction: float
 ) -> FeaturesSummary:
-    _check_ids(data.utterances, speeds)
+    _check_ids(data.utterances, copies)
     by_recording: Dict[str, List[Utterance]] = {}
     for utterance in data.utterances:
         by_recording.setdefault(utterance.recording_id, []).append(utterance)
@@ -120,7 +144,7 @@ def _compute(
         cuts: List[MonoCut] = []
         left_out: Dict[str, BadAudio] = {}
         short: List[str] = []
-        jobs = [(index, part, made, feats_dir, speeds) for index, part in enumerate(parts)]
+        jobs = [(index, part, made, feats_dir, copies) for index, part in enumerate(parts)]
         with ProgressBar(f"features of {name}", len(data.utterances), "utt") as progress:
             for part_cuts, part_left_out, part_short, seen in in_processes(_features_of_part, jobs, num_jobs):
                 cuts.extend(part_cuts)
@@ -139,13 +163,18 @@ def _compute(
     finally:
         shutil.rmtree(made, ignore_errors=True)
     seconds = sum(cut.duration for cut in cuts)
-    large = _large_shares(data.utterances, left_out, seconds / len(speeds))
+    large = _large_shares(data.utterances, left_out, seconds / (len(copies.speeds) * (1 + copies.far)))
     taken = len(data.utterances) - len(left_out)
     archives: Dict[str, List[str]] = {f"{feats_dir.name}/feats-{index:05d}.lca": [] for index in range(len(parts))}
     for cut in cuts:
         archives[f"{feats_dir.name}/{Path(cut.features.storage_path).name}"].append(cut.custom[FEATURES_DIGEST])
     digests = {name: json_digest(of_cuts) for name, of_cuts in archives.items()}
     return FeaturesSummary(cuts_path, taken, len(cuts), seconds / 3600, reasons, large, short, digests)
+
+
+def original_id(cut_id: str) -> str:
+    """Of the cut that a far copy is a copy of; of any other, its own."""
+    return re.sub(r"_far[0-9]+$", "", cut_id)
 
 
 def archive_digest(cuts_path: Path, archive: Path) -> str:
@@ -168,15 +197,14 @@ def _checked_speeds(speed_perturb: Sequence[float]) -> List[float]:
     return speeds
 
 
-def _check_ids(utterances: List[Utterance], speeds: List[float]) -> None:
+def _check_ids(utterances: List[Utterance], copies: _Copies) -> None:
     seen: Dict[str, Utterance] = {}
     for utterance in utterances:
-        for speed in speeds:
-            cut_id = utterance.id if speed == 1.0 else f"{utterance.id}_sp{speed}"
+        for cut_id in copies.ids(utterance.id):
             other = seen.setdefault(cut_id, utterance)
             if other is not utterance:
-                problem = f'"{cut_id}" would name two cuts: of "{other.id}" and of "{utterance.id}", at other speeds'
-                raise UserError(utterance.where, problem, "ids without _sp and a speed at the end", "rename one")
+                problem = f'"{cut_id}" would name two cuts: of "{other.id}" and of "{utterance.id}", as copies'
+                raise UserError(utterance.where, problem, "ids without _sp0.9 or _far1 at the end", "rename one")
 
 
 def _check_left_out(data_dir: Path, total: int, left_out: Dict[str, str], max_bad_fraction: float) -> None:
@@ -211,7 +239,7 @@ def _large_shares(utterances: Sequence[Utterance], left_out: Dict[str, BadAudio]
     ]
 
 
-_Part = Tuple[int, List[Tuple[RecordingEntry, List[Utterance]]], Path, Path, List[float]]
+_Part = Tuple[int, List[Tuple[RecordingEntry, List[Utterance]]], Path, Path, _Copies]
 
 
 def _features_of_part(part: _Part) -> Tuple[List[MonoCut], Dict[str, BadAudio], List[str], int]:
@@ -219,7 +247,7 @@ def _features_of_part(part: _Part) -> Tuple[List[MonoCut], Dict[str, BadAudio], 
     short, utterances seen."""
     if multiprocessing.parent_process() is not None:  # one of several
         torch.set_num_threads(1)
-    index, work, made, final, speeds = part
+    index, work, made, final, copies = part
     extractor = Fbank()
     cuts: List[MonoCut] = []
     left_out: Dict[str, BadAudio] = {}
@@ -243,8 +271,7 @@ def _features_of_part(part: _Part) -> Tuple[List[MonoCut], Dict[str, BadAudio], 
                 except BadAudio as error:
                     left_out[utterance.id] = error
                     continue
-                for speed in speeds:
-                    cut, signal_16k = _cut(utterance, manifest, span, rate, speed)
+                for cut, signal_16k in _heard(utterance, manifest, span, rate, copies):
                     matrix = extractor.extract(signal_16k, SAMPLING_RATE)
                     key = writer.write(cut.id, matrix)
                     cut.features = _features_manifest(cut, matrix, extractor, stored_in, key)
@@ -275,6 +302,20 @@ def _span(utterance: Utterance, audio: Audio) -> np.ndarray:
     if is_silent(span):
         raise BadAudio(SILENT + audio.elsewhere, len(span) / rate)
     return span
+
+
+def _heard(
+    utterance: Utterance, recording: Recording, span: np.ndarray, rate: int, copies: _Copies
+) -> Iterator[Tuple[MonoCut, np.ndarray]]:
+    """Every copy of an utterance, as ``_cut``."""
+    for speed in copies.speeds:
+        cut, signal_16k = _cut(utterance, recording, span, rate, speed)
+        yield cut, signal_16k
+        for ending in copies.endings():
+            supervisions = [replace(one, id=one.id + ending) for one in cut.supervisions]
+            far_cut = replace(cut, id=cut.id + ending, supervisions=supervisions, features=None, custom=None)
+            assert copies.surroundings is not None
+            yield far_cut, copies.surroundings.heard(signal_16k[0], far_cut.id, utterance.speaker)[None]
 
 
 def _cut(

@@ -2,16 +2,20 @@
 
 import functools
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Tuple
 
+import torch
 from torch import Tensor
 
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data import selection
-from rnnt_kd.data.dataset import Batch, CutInfo, load_cuts_info, make_dataloader
+from rnnt_kd.data.dataset import Batch, CutInfo, load_cuts_info, make_dataloader, read_batches
+from rnnt_kd.data.features import original_id
 from rnnt_kd.errors import UserError
 from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
+
+AGAIN = "run stage 1 again"
 
 
 class TrainingData:
@@ -21,6 +25,7 @@ class TrainingData:
         self.config, self.tokenizer = config, tokenizer
         self.paths = {"train": train_cuts, "dev": dev_cuts}
         self.selections: Dict[str, selection.Selection] = {}
+        self._places: Optional[Dict[str, int]] = None  # of cuts, in their file
         self.encode = functools.lru_cache(maxsize=None)(tokenizer.encode)  # text -> labels
 
     def select(self, encoder_frames: Callable[[Tensor], Tensor], with_ctc: bool) -> None:
@@ -49,6 +54,21 @@ class TrainingData:
 
     def dev_batches(self) -> Iterator[Batch]:
         return iter(self._loader("dev", shuffle=False, epoch=0, skip_batches=0))
+
+    def originals(self, batch: Batch) -> Tensor:
+        """(B, T, 80): the features of what the far copies of a training batch are copies of; of others, their own."""
+        if self._places is None:
+            self._places = {info.id: place for place, info in enumerate(load_cuts_info(self.paths["train"]))}
+        ids = [original_id(name) for name in batch.utterance_ids]
+        missing = next((name for name in ids if name not in self._places), None)
+        if missing is not None:
+            raise UserError(
+                self.paths["train"], f"has no {missing}, and a far copy of it", "the clean cuts, too", AGAIN
+            )
+        (clean,) = read_batches(self.paths["train"], [[self._places[name] for name in ids]])
+        if not torch.equal(clean.feature_lens, batch.feature_lens):
+            raise UserError(self.paths["train"], f"far copies of {ids[0]} ... are not as long as it", "", AGAIN)
+        return clean.features
 
     def batches_per_epoch(self) -> int:
         return len(self._loader("train", shuffle=True, epoch=0, skip_batches=0))

@@ -174,12 +174,14 @@ class Training:
     def _inputs(self, batch: Batch, step: Optional[int]) -> Tuple[Any, ...]:
         """Arguments of the objective, on the device; augmented where ``step`` is given."""
         labels, label_lens = self.data.labels(batch.texts, self.config.blank_id)
-        features, clean = batch.features, None
+        features, clean, kd = batch.features, None, self.config.kd
+        is_online = step is not None and kd is not None and self.cache is None
         if step is not None and self.training.specaugment is not None:
             generator = torch.Generator().manual_seed(draw_seed(self.config.seed, "specaugment", step))
             features = spec_augment(features, batch.feature_lens, generator, **vars(self.training.specaugment))
-            is_online = self.config.kd is not None and self.cache is None
             clean = batch.features if is_online else None
+        if is_online and kd is not None and kd.hears == "original":
+            clean = self.data.originals(batch)
         tensors = (features, batch.feature_lens, labels, label_lens, clean)
         return tuple(None if tensor is None else tensor.to(self.fabric.device, non_blocking=True) for tensor in tensors)
 
@@ -189,7 +191,9 @@ class Training:
             return None
         labels, _ = self.data.labels(batch.texts, self.config.blank_id)
         frames = self.model.encoder.output_lengths(batch.feature_lens)
-        found = self.cache.lookup(batch.utterance_ids, frames, int(frames.max()), labels.size(1))
+        found = self.cache.lookup(
+            setup.heard_by_teacher(self.config, batch.utterance_ids), frames, int(frames.max()), labels.size(1)
+        )
         device, tempered = self.fabric.device, found.tempered
         starts, packed = (x.to(device, non_blocking=True) for x in (found.starts, found.packed))
         tempered = None if tempered is None else tempered.to(device, non_blocking=True)

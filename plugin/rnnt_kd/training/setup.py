@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from rnnt_kd import choices
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict
 from rnnt_kd.data.dataset import cuts_digest
+from rnnt_kd.data.features import original_id
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.models.transducer import Transducer
@@ -137,7 +138,13 @@ def check_cache(cache: TeacherCache, config: SystemConfig, data: TrainingData) -
     data.select(model.encoder.output_lengths, model.ctc_output is not None)
     utterances = data.kept("train")
     frames = model.encoder.output_lengths(torch.tensor([utterance.num_frames for utterance in utterances]))
-    cache.check_utterances([utterance.id for utterance in utterances], frames.tolist())
+    cache.check_utterances(heard_by_teacher(config, [utterance.id for utterance in utterances]), frames.tolist())
+
+
+def heard_by_teacher(config: SystemConfig, cut_ids: Sequence[str]) -> List[str]:
+    """Of which cuts a student of ``config`` learns the teacher's posteriors (``kd.hears``)."""
+    is_original = config.kd is not None and config.kd.hears == "original"
+    return [original_id(cut_id) if is_original else cut_id for cut_id in cut_ids]
 
 
 def models(
