@@ -99,6 +99,7 @@ class TrainingConfig:
     epochs: Count = 30
     batch_seconds: Positive = 60.0  # audio a batch, padding included
     num_buckets: Count = 10
+    num_workers: Steps = 0  # processes that make batches ready; results do not depend on it
     min_seconds: Scale = 0.1  # shorter or longer utterances are left out, counted and named
     max_seconds: Positive = 35.0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # Lightning Fabric's names
@@ -147,6 +148,7 @@ class KdConfig:
     temperature: Positive = 1.0
     ramp_steps: Steps = 0  # kd scale grows linearly from 0 over these steps
     shift: Steps = 0  # encoder frames (40 ms) that the teacher's lattice is moved later, for streaming students
+    align: Literal["strict", "crop-pad"] = "strict"  # encoder frames of teacher and student: teachers/views.py
     class_scales: Optional[Annotated[List[Scale], Field(min_length=3, max_length=3)]] = None  # of blank, label, rest
 
     @model_validator(mode="after")

@@ -26,5 +26,5 @@ class UserError(ValueError):
         super().__init__(" ".join("; ".join(parts).split()))
 
     def __reduce__(self):
-        """It comes whole out of a worker process."""
+        """Raised in one process, shown by another."""
         return type(self), (self.where, self.problem, self.expected, self.next_step)

@@ -146,7 +146,7 @@ def test_a_cache_lies_with_its_teacher_and_caches_differ_where_their_contents_do
 def test_cache_commands_make_the_lattice_that_the_student_needs(plan, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "rnnt_kd.teachers.write_cache.cache_teacher", lambda *args, **options: calls.append((args, options))
+        "rnnt_kd.teachers.cache_teacher.cache_teacher", lambda *args, **options: calls.append((args, options))
     )
     monkeypatch.setattr("rnnt_kd.text.tokenizer.Tokenizer.load", lambda folder: folder)
     for name, temperature, prune_range in (("uniform", 1, 5), ("hot", 2, 5), ("wide", 2, 7), ("small_large", 1, 5)):

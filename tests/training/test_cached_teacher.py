@@ -30,9 +30,9 @@ from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.systems import store
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.teachers.shards import shard_path
+from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
-from rnnt_kd.training.batches import TrainingData
 from rnnt_kd.training.loop import Training
 from rnnt_kd.training.objective import CachedTeacher, Objective
 
@@ -66,8 +66,7 @@ def student_config(tone_corpus, name="small_kd", overrides=ONE_EPOCH, **kd):
 def batch_of(tone_corpus, places, cuts=None):
     """Features, lengths, labels, label lengths of some cuts, and their ids."""
     (batch,) = read_batches(cuts or tone_corpus.train_cuts, [places])
-    data = TrainingData(None, Tokenizer.load(tone_corpus.bpe_dir), None, None)
-    labels, label_lens = data.labels(batch.texts, 0)
+    labels, label_lens = padded_labels([*map(Tokenizer.load(tone_corpus.bpe_dir).encode, batch.texts)], 0)
     return (batch.features, batch.feature_lens, labels, label_lens), batch.utterance_ids
 
 
@@ -170,7 +169,7 @@ def test_online_and_cached_agree_to_float16_rounding(
 
     from_cache, cached_gradients = terms_and_gradients("teacher", cached=cached)
     with monkeypatch.context() as patch:
-        patch.setattr("rnnt_kd.training.objective.get_rnnt_prune_ranges", lambda *arguments: cached.ranges())
+        patch.setattr("rnnt_kd.teachers.prune.get_rnnt_prune_ranges", lambda *arguments: cached.ranges())
         online, online_gradients = terms_and_gradients("student", clean_features=clean)
     assert from_cache["kd"] > 0.1
     for name in ("simple", "pruned", "ctc", "frames"):
@@ -255,28 +254,17 @@ def test_the_teacher_of_a_far_copy_hears_what_the_option_says_online(
     infos = load_cuts_info(far_cuts)
     (whole,) = read_batches(far_cuts, [range(len(infos))])
     features = {name: whole.features[row, : whole.feature_lens[row]] for row, name in enumerate(whole.utterance_ids)}
-    heard, real = [], Objective.forward
-
-    def forward(objective, *inputs, with_kd=True, **options):
-        if with_kd:
-            heard.append(inputs)
-        return real(objective, *inputs, with_kd=with_kd, **options)
-
-    batches, inputs_of = [], Training._inputs
-    monkeypatch.setattr(Objective, "forward", forward)
-    monkeypatch.setattr(
-        Training,
-        "_inputs",
-        lambda self, batch, step: (step is None or batches.append(batch), inputs_of(self, batch, step))[1],
-    )
+    batches, real = [], Training._train_step
+    monkeypatch.setattr(Training, "_train_step", lambda self, batch: (batches.append(batch), real(self, batch)))
     config = student_config(tone_corpus, hears=hears, ranges="student")
     tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir, train_cuts=far_cuts)
-    assert len(heard) == len(batches) > 0
-    for batch, (masked, lens, _, _, clean) in zip(batches, heard):
+    assert batches
+    for batch in batches:
+        masked, clean = batch.inputs["features"], batch.inputs["clean_features"]
         assert not torch.equal(masked, clean)
-        for row, name in enumerate(batch.utterance_ids):
+        for row, (name, frames) in enumerate(zip(batch.utterance_ids, batch.inputs["feature_lens"])):
             expected = features[name.replace("_far1", "") if hears == "original" else name]
-            assert torch.equal(clean[row, : lens[row]], expected)
+            assert torch.equal(clean[row, :frames], expected)
 
 
 def test_a_far_copy_without_its_original_is_named(tone_corpus, teacher_dir, far_cuts, tmp_path):

@@ -35,7 +35,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     stage = Stage(
         out_dir,
         f"far_{name}",
-        {"max_bad_fraction": args.max_bad_fraction, **{key: str(value) for key, value in asked.items()}},
+        {"max_bad_fraction": args.max_bad_fraction, **options.recorded(asked)},
         [
             folder / file
             for folder in (args.data_dir, args.train_dir)

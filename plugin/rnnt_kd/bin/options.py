@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 from rnnt_kd import choices, files
 from rnnt_kd.errors import UserError
@@ -72,6 +72,12 @@ def add_device(target: argparse.ArgumentParser) -> None:
     target.add_argument("--num-threads", type=int, default=1, help="CPU threads of one process")
 
 
+def add_ranks(target: argparse.ArgumentParser) -> None:
+    """``--nproc`` and ``--num-nodes``; check them with ``check_positive``."""
+    target.add_argument("--nproc", type=int, default=1, help="processes that train a system together, one for each GPU")
+    target.add_argument("--num-nodes", type=int, default=1, help="machines with so many processes each, under Slurm")
+
+
 def add_normalization(target: argparse.ArgumentParser) -> None:
     """``--normalization``."""
     text = "of all texts: Unicode's NFC, or as they are (text.normalization of the preset)"
@@ -93,11 +99,38 @@ def surroundings_of(args: argparse.Namespace) -> Dict[str, Any]:
     return {"seed": args.far_seed, "snr_db": tuple(args.snr_db), "noise_dir": args.noise_dir, "rir_dir": args.rir_dir}
 
 
+def recorded(surroundings: Mapping[str, Any]) -> Dict[str, str]:
+    """For a record."""
+    return {key: str(value) for key, value in surroundings.items()}
+
+
 def check_positive(args: argparse.Namespace, *names: str) -> None:
     """UserError: a number below 1."""
     for name in names:
         if getattr(args, name) < 1:
             raise UserError(f"--{name.replace('_', '-')}", str(getattr(args, name)), "1 or more")
+
+
+def add_job(target: argparse.ArgumentParser, nj: str) -> None:
+    """``--job`` and ``--nj``; check them with ``check_job``."""
+    target.add_argument("--job", type=int, metavar="K", help="make part K of the work, from 1 to --nj")
+    target.add_argument("--nj", type=int, default=1, help=nj)
+
+
+def check_job(args: argparse.Namespace) -> None:
+    """UserError: no jobs, or another job than there are."""
+    check_positive(args, "nj")
+    if args.job is not None and not 1 <= args.job <= args.nj:
+        raise UserError("--job", str(args.job), f"1 to {args.nj}, the number of jobs (--nj)")
+
+
+def without_job(argv: Optional[Sequence[str]]) -> Sequence[str]:
+    """``argv`` as ``main`` got it, of the command that does all of the work."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    for option in ("--job", "--nj"):
+        if option in words:
+            del words[words.index(option) : words.index(option) + 2]
+    return words
 
 
 def add_bootstrap(target: argparse.ArgumentParser) -> None:

@@ -5,6 +5,8 @@ EXP_DIR/data/<test set>_far                      far sets of stage 1, where the 
 EXP_DIR/<experiment>/<system>/seed<N>/           a system as bin.train makes it, decodings in it
 EXP_DIR/<experiment>/<teacher>/seed<N>/kd_cache  its cache; kd_cache_temperature2 ... for students that want another
 EXP_DIR/<experiment>/export/<system>/            its first seed, for a device
+
+With folds (data.folds) each is such an EXP_DIR, EXP_DIR/fold<K>of<N>; tables and exports lie in EXP_DIR/<experiment>.
 """
 
 import dataclasses
@@ -34,7 +36,7 @@ class Places:
       preset:    file that the experiment is relative to.
       train_dir, dev_dir, test_dirs: Kaldi data directories; a folder's name is the name of the set.
       overrides: ``--set`` of the command line.
-      device, lattice, pipes: options that say how to compute and do not change what a system is.
+      device, lattice, pipes, ranks: options that say how to compute and do not change what a system is.
     """
 
     preset: Path
@@ -47,6 +49,7 @@ class Places:
     device: Tuple[str, ...] = ()
     lattice: Tuple[str, ...] = ()
     pipes: Tuple[str, ...] = ()
+    ranks: Tuple[str, ...] = ()
 
     @property
     def bpe_dir(self) -> Path:
@@ -75,15 +78,17 @@ class Cache:
 
 class Plan:
     """Raises UserError where a system cannot be: a value out of range, a missing teacher, a cache where the variant
-    compares whole logits, systems of an older layout in the folder.  Weights and data are not looked at."""
+    compares whole logits, systems of an older layout in the folder.  Weights and data are not looked at.
 
-    def __init__(self, file: Path, places: Places):
+    ``folder``: of tables and exports, where it is not EXP_DIR/<experiment>."""
+
+    def __init__(self, file: Path, places: Places, folder: Optional[Path] = None):
         sections = [section.name for section in dataclasses.fields(RecipeConfig)]
         self.experiment: Experiment = read_experiment(file, places.overrides, sections)
         self.recipe = load_recipe(places.preset, self.experiment.preset)
         self._clean = {places.dev_set: places.dev_dir, **places.test_sets}
         self.places = places = _with_far_sets(places) if self.recipe.features.far_sets else places
-        self.dir = places.exp_dir / self.experiment.name
+        self.dir = folder or places.exp_dir / self.experiment.name
         self.systems = self.experiment.systems
         _refuse_old_layout(places.exp_dir)
         self._configs = {name: self._composed(system) for name, system in self.systems.items()}
@@ -177,8 +182,9 @@ class Plan:
         return [*command, "--name", name, *self._normalization(), *self.places.pipes]
 
     def _far_copies(self) -> List[str]:
-        copies, tested = self.recipe.features.far_copies, map(str, self._clean.values())
-        return ["--far-copies", str(copies), "--keep-apart", *tested, *self._surroundings()] if copies else []
+        copies, folds = self.recipe.features.far_copies, self.experiment.folds
+        words = ["--far-copies", str(copies), "--keep-apart", *map(str, self._clean.values())]
+        return [*words, *(["--folds", str(folds)] if folds else []), *self._surroundings()] if copies else []
 
     def _surroundings(self) -> List[str]:
         features = self.recipe.features
@@ -195,7 +201,7 @@ class Plan:
         return command + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(text, flag)]
 
     def train_command(self, job: Job) -> List[str]:
-        return _module("train", *self.job_options(job), *self.places.device, *self.places.lattice)
+        return _module("train", *self.job_options(job), *self.places.device, *self.places.lattice, *self.places.ranks)
 
     def cache_commands(self, cache: Cache, nj: int = 1) -> List[List[str]]:
         places = self.places

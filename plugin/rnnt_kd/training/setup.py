@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,6 @@ from rnnt_kd import choices
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict
 from rnnt_kd.data.dataset import cuts_digest
-from rnnt_kd.data.features import original_id
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.models.transducer import Transducer
@@ -22,7 +21,7 @@ from rnnt_kd.systems.store import refuse_decoding_only, weights_digest
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import learning_rates, optimizers
-from rnnt_kd.training.batches import TrainingData
+from rnnt_kd.training.batches import TrainingData, heard_by_teacher
 
 STARTS_FROM_TEACHER = ("sparse_student", "streaming_student")  # roles
 
@@ -139,12 +138,6 @@ def check_cache(cache: TeacherCache, config: SystemConfig, data: TrainingData) -
     utterances = data.kept("train")
     frames = model.encoder.output_lengths(torch.tensor([utterance.num_frames for utterance in utterances]))
     cache.check_utterances(heard_by_teacher(config, [utterance.id for utterance in utterances]), frames.tolist())
-
-
-def heard_by_teacher(config: SystemConfig, cut_ids: Sequence[str]) -> List[str]:
-    """Of which cuts a student of ``config`` learns the teacher's posteriors (``kd.hears``)."""
-    is_original = config.kd is not None and config.kd.hears == "original"
-    return [original_id(cut_id) if is_original else cut_id for cut_id in cut_ids]
 
 
 def models(
