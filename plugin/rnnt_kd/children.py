@@ -96,7 +96,7 @@ def run_ranks(step: Sequence[str], processes: int, nodes: int = 1) -> int:
     Returns: the exit status of the first that failed (below 0: a signal's number), 0 where none did.
     Raises KeyboardInterrupt after ending what runs.  UserError: no srun, or the memory is too small for so many.
     """
-    running = [_Running(job, with_name=False) for job in _ranks(list(step), processes, nodes)]
+    running = [_Running(job, with_name=False) for job in as_ranks(list(step), processes, nodes)]
     status, end_at = 0, float("inf")
     try:
         while running and time.monotonic() < end_at:
@@ -113,7 +113,7 @@ def run_ranks(step: Sequence[str], processes: int, nodes: int = 1) -> int:
     return status
 
 
-def _ranks(step: List[str], processes: int, nodes: int) -> List[Commands]:
+def as_ranks(step: List[str], processes: int, nodes: int) -> List[Commands]:
     if nodes > 1:
         if shutil.which("srun") is None:
             expected = "Slurm: sbatch or salloc with that many nodes"

@@ -13,7 +13,7 @@ import torch
 from command_cases import KILLED_IN
 
 from rnnt_kd import children
-from rnnt_kd.data.dataset import read_batches
+from rnnt_kd.data.cuts import load_cuts
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -44,20 +44,21 @@ def gradient(corpus, folder, ranks, name, dtype, spoil=False):
     config, tokenizer, teacher = corpus.config(**given), Tokenizer.load(corpus.bpe_dir), folder / "teacher"
     cache = setup.teacher_cache(config, tokenizer, folder / "cache", teacher, corpus.train_cuts)
     config = setup.resolve(config, tokenizer, teacher, cache)
-    data = TrainingData(config, tokenizer, corpus.train_cuts, corpus.dev_cuts, ranks.rank, ranks.size)
+    cuts = corpus.train_cuts, corpus.dev_cuts
+    data = TrainingData(config, tokenizer, *cuts, cache, rank=ranks.rank, size=ranks.size)
     out = folder / f"{name} {ranks.size}"
     out.mkdir(exist_ok=True)
     backend = get_backend("torch", torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
         made = setup.models
         patch.setattr(setup, "models", lambda *given: [model and model.to(dtype) for model in made(*given)])
-        training = Training(config, out, data, ranks, backend, teacher, lambda line: None, cache, "")
+        training = Training(config, out, data, ranks, backend, teacher, lambda line: None, "")
     training.metrics, training.state.step = Silent(), 100  # after the warm-up
-    mine = UTTERANCES[ranks.rank :: ranks.size]
-    batch = next(read_batches(corpus.train_cuts, [mine]))
-    batch.features = batch.features.to(dtype)
+    mine = [load_cuts(corpus.train_cuts)[place] for place in UTTERANCES[ranks.rank :: ranks.size]]
+    batch = next(data._ready("train", [(100, mine)]))
+    batch.inputs["features"] = batch.inputs["features"].to(dtype)
     if spoil and ranks.rank == ranks.size - 1:
-        batch.features[0, 0, 0] = float("inf")
+        batch.inputs["features"][0, 0, 0] = float("inf")
     found = {}
 
     def keep():
@@ -116,7 +117,7 @@ def hangs(corpus, folder):
 def start_ranks(words, size, killed=None, **given):
     """Processes of ``python`` with these words, each as a rank; ``killed``: (rank, module:function, after) as in ``kill``."""
     processes = []
-    for rank, job in enumerate(children._ranks([*words], size, 1)):
+    for rank, job in enumerate(children.as_ranks([*words], size, 1)):
         how = words
         if killed is not None and killed[0] == rank:
             how = ["-c", KILLED_IN, killed[1], str(killed[2]), *words[1:]]

@@ -84,7 +84,7 @@ def test_fewer_utterances_than_processes_is_an_error(tone_corpus, monkeypatch, t
         monkeypatch.setenv(name, str(value))
     config = tone_corpus.config()
     data = rank_cases.TrainingData(
-        config, rank_cases.Tokenizer.load(tone_corpus.bpe_dir), tone_corpus.train_cuts, tone_corpus.dev_cuts, 0, 25
+        config, rank_cases.Tokenizer.load(tone_corpus.bpe_dir), tone_corpus.train_cuts, tone_corpus.dev_cuts, size=25
     )
     data.select(lambda frames: frames // 4, True)
     with pytest.raises(UserError, match="24 utterances for 25 processes"):
@@ -106,7 +106,7 @@ def whole(tone_corpus, teacher_dir, tmp_path_factory, root):
 
 
 def free_port():
-    return int(rank_cases.children._ranks([], 1, 1)[0].environment["MASTER_PORT"])
+    return int(rank_cases.children.as_ranks([], 1, 1)[0].environment["MASTER_PORT"])
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ from rnnt_kd.data import folds
 from rnnt_kd.data.kaldi_dir import read_table
 from rnnt_kd.decoding.lookup import available_searches
 from rnnt_kd.errors import UserError
-from rnnt_kd.experiments import endpoint, results, table
+from rnnt_kd.experiments import endpoint, fold_table, results, table
 from rnnt_kd.experiments.definition import TEACHER, System
 from rnnt_kd.experiments.plan import Cache, Job, Places, Plan
 from rnnt_kd.experiments.progress import Progress
@@ -190,6 +190,9 @@ class Run:
             sets = [(job, name) for job in jobs for name in part.plan.places.test_sets]
             missing = [(job, name) for job, name in sets if part.progress.why_not_decoded(job, name)]
             commands.update({f"{part.name(job)} {name}": part.plan.decode_command(job, name) for job, name in missing})
+            for job in jobs if part.plan.experiment.tune_token_bonus else ():
+                if part.progress.why_not_tuned(job):
+                    commands[f"{part.name(job)} token bonus"] = part.plan.tune_command(job)
         return self._run(commands)
 
     def score(self) -> List[str]:
@@ -199,12 +202,14 @@ class Run:
                 for test_set in part.plan.places.test_sets:
                     if _is_decoded(part, job, test_set):
                         self._score(part, job, test_set)
+                    if self._is_tuned(part, job):
+                        self._score_own_bonus(part, job, test_set)
         self._table()
         return []
 
     def _score(self, part: Part, job: Job, test_set: str) -> None:
         plan = part.plan
-        bootstrap = ["--replications", str(self.args.replications), "--seed", str(self.args.seed)]
+        bootstrap = self._bootstrap()
         baseline = plan.baseline_of(job)
         baseline = baseline if baseline and _is_decoded(part, baseline, test_set) else None
         with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -217,6 +222,20 @@ class Run:
         for line in printed.getvalue().splitlines():
             if line.startswith(("%WER", "%CER", score.NOTE)):
                 self._say(f"{line} {plan.decode_dir(job, test_set)}")
+
+    def _is_tuned(self, part: Part, job: Job) -> bool:
+        is_asked_for = part.plan.experiment.tune_token_bonus
+        return is_asked_for and not (part.progress.why_not_trained(job) or part.progress.why_not_tuned(job))
+
+    def _score_own_bonus(self, part: Part, job: Job, test_set: str) -> None:
+        baseline = part.plan.baseline_of(job)
+        baseline = baseline if baseline and self._is_tuned(part, baseline) else None
+        words = part.plan.score_arguments(job, test_set, baseline, own_bonus=True)
+        with contextlib.redirect_stdout(io.StringIO()):
+            inspect.unwrap(score.main)([*words, *self._bootstrap()])
+
+    def _bootstrap(self) -> List[str]:
+        return ["--replications", str(self.args.replications), "--seed", str(self.args.seed)]
 
     def export(self) -> List[str]:
         results.write_experiment(self.first, self._corpus())
@@ -256,6 +275,8 @@ class Run:
             self._must({part.name(job): plan.train_command(job)})
         for test_set in plan.places.test_sets:
             self._must({f"{part.name(job)} {test_set}": plan.decode_command(job, test_set)})
+        if plan.experiment.tune_token_bonus:
+            self._must({f"{part.name(job)} token bonus": plan.tune_command(job)})
 
     def _say_what_can_be_written(self, part: Part, name: str, folder: Optional[Path]) -> None:
         """One line, before hours of training: text in another case than that of the training set is 100 % wrong."""
@@ -314,21 +335,28 @@ class Run:
         bootstrap = {"replications": self.args.replications, "seed": self.args.seed}
         jobs = [job for name in plan.systems for job in plan.jobs_of(name)]
         collected = {part.fold: results.collect(part.plan, part.progress, jobs) for part in self.all_parts}
+        commands = [word for found, _ in collected.values() for word in results.commands(found)] + [self.typed]
         if self.folds:
-            listed = [
-                {**row, "fold": part.fold, "declared": False, "token_bonus": 0.0}
-                for part in self.all_parts
-                for row in results.as_list(part.plan, collected[part.fold][0])
-            ]
-            atomic.write_text(plan.dir / "results.json", _json(listed))
-            return
-        found, reasons = collected[0]
-        rows = table.rows(plan, found, reasons, **bootstrap)
+            folds_found = {}
+            for part in self.all_parts:
+                is_tuned = plan.experiment.tune_token_bonus
+                own = results.collect(part.plan, part.progress, jobs, own_bonus=True)[0] if is_tuned else {}
+                folds_found[part.fold] = fold_table.Fold(part.plan, *collected[part.fold], own)
+            declared, why_not = endpoint.read_endpoint(plan), endpoint.why_not_declared(plan)
+            listed = fold_table.listed(folds_found, declared, not why_not)
+            rows = fold_table.rows(folds_found, declared, not why_not, **bootstrap)
+            text = fold_table.markdown(rows, title, self.folds, declared, why_not)
+            full = fold_table.markdown(rows, title, self.folds, declared, why_not, [self.typed])
+            atomic.write_text(plan.dir / "pooled.json", _json(fold_table.pooled(rows, corpus)))
+        else:
+            found, reasons = collected[0]
+            listed, rows = results.as_list(plan, found), table.rows(plan, found, reasons, **bootstrap)
+            text, full = table.markdown(rows, title), table.markdown(rows, title, commands)
         results.write_experiment(plan, corpus)
-        atomic.write_text(plan.dir / "results.json", _json(results.as_list(plan, found)))
+        atomic.write_text(plan.dir / "results.json", _json(listed))
         atomic.write_text(plan.dir / "summary.json", _json(rows))
-        atomic.write_text(plan.dir / "summary.md", table.markdown(rows, title, results.commands(found) + [self.typed]))
-        print(table.markdown(rows, title), end="")
+        atomic.write_text(plan.dir / "summary.md", full)
+        print(text, end="")
 
     def _corpus(self) -> str:
         return self.args.corpus or self.args.exp_dir.resolve().name

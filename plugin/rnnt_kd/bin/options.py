@@ -139,6 +139,11 @@ def add_bootstrap(target: argparse.ArgumentParser) -> None:
     target.add_argument("--seed", type=int, default=0, help="of the bootstrap")
 
 
+def add_ignore_events(target: argparse.ArgumentParser) -> None:
+    help = "words in brackets, such as <unk> and [noise], do not count"
+    target.add_argument("--ignore-events", action="store_true", help=help)
+
+
 def check_bootstrap(args: argparse.Namespace) -> None:
     """UserError: no draws, a negative seed, or one of them beyond 32 bits."""
     if not 1 <= args.replications < 2**31 or not 0 <= args.seed < 2**31:

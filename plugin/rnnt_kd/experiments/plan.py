@@ -117,6 +117,10 @@ class Plan:
     def decode_dir(self, job: Job, test_set: str) -> Path:
         return self.system_dir(job) / f"decode_{test_set}_{self.search}"
 
+    def own_bonus_dir(self, job: Job, test_set: str) -> Path:
+        """Its decoding with the token bonus that is best on its development set."""
+        return self.system_dir(job) / "token_bonus" / test_set
+
     def export_dir(self, job: Job) -> Path:
         return self.dir / "export" / job[0]
 
@@ -218,20 +222,28 @@ class Plan:
         command += ["--out-dir", str(self.decode_dir(job, test_set)), *self._normalization()]
         return [*command, *places.device]
 
-    def score_arguments(self, job: Job, test_set: str, baseline: Optional[Job]) -> List[str]:
+    def tune_command(self, job: Job) -> List[str]:
+        decoding, places = self.recipe.decoding, self.places
+        command = _module("tune_token_bonus", "--system-dir", self.system_dir(job), "--bpe-dir", places.bpe_dir)
+        command += ["--dev-cuts", str(places.dev_cuts), "--test-cuts", *map(str, map(places.cuts, places.test_sets))]
+        command += ["--out-dir", str(self.system_dir(job) / "token_bonus"), "--beam", str(decoding.beam)]
+        command += ["--batch-seconds", str(decoding.batch_seconds), *self._normalization(), *places.device]
+        return command + self._events()
+
+    def score_arguments(self, job: Job, test_set: str, baseline: Optional[Job], own_bonus: bool = False) -> List[str]:
         """Of bin.score."""
-        words: List[Any] = ["--decode-dir", self.decode_dir(job, test_set), "--test-set", test_set]
+        folder = self.own_bonus_dir if own_bonus else self.decode_dir
+        words: List[Any] = ["--decode-dir", folder(job, test_set), "--test-set", test_set]
         words += ["--data-dir", self.places.test_sets[test_set]]
-        words += ["--baseline-decode-dir", self.decode_dir(baseline, test_set)] if baseline else []
-        words += [] if self.recipe.text.score_events else ["--ignore-events"]
-        return [str(word) for word in words]
+        words += ["--baseline-decode-dir", folder(baseline, test_set)] if baseline else []
+        return [str(word) for word in words] + self._events()
 
     def export_command(self, job: Job) -> List[str]:
         check_dir = next(iter(self.places.test_sets.values()))
         command = _module(
             "export", self.system_dir(job), "--bpe-dir", self.places.bpe_dir, "--out", self.export_dir(job)
         )
-        command += ["--check-data-dir", str(check_dir), *self.places.pipes]
+        command += ["--check-data-dir", str(check_dir), *self.places.pipes, *self._events()]
         return command + (["--streaming"] if self.is_streaming(job) else [])
 
     def job_options(self, job: Job) -> List[str]:
@@ -241,6 +253,9 @@ class Plan:
         words += ["--exp-dir", places.exp_dir, "--dev-set", places.dev_set]
         words += [word for override in places.overrides for word in ("--set", override)]
         return [str(word) for word in words]
+
+    def _events(self) -> List[str]:
+        return [] if self.recipe.text.score_events else ["--ignore-events"]
 
     def _normalization(self) -> List[str]:
         form = self.recipe.text.normalization

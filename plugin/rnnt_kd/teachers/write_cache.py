@@ -158,7 +158,14 @@ def _entries(teacher: Teacher, batch: Batch, facts: CacheFacts, backend: Union[s
         am_only_scale=facts.am_only_scale,
         backend=get_backend(backend, features.device),
     )
-    nodes = kept_nodes(labels, found.ranges(facts.prune_range), teacher.blank_id, found.boundary, facts.rnnt_type)
+    ranges = found.ranges(facts.prune_range)
+    try:
+        nodes = kept_nodes(labels, ranges, teacher.blank_id, found.boundary, facts.rnnt_type)
+    except UserError as error:
+        what, *number = error.where.split()  # "utterance 3 of the batch"
+        if what == "utterance":
+            raise UserError(ids[int(number[0])], error.problem, error.expected, error.next_step) from None
+        raise
     packed = _packed(found.joiner, nodes, 1.0, ids, where)
     tempered = _packed(found.joiner, nodes, facts.temperature, ids, where) if facts.temperature != 1.0 else None
     starts = nodes.ranges[:, :, 0].cpu()

@@ -142,7 +142,7 @@ class Training:
         self.optimizer = make_optimizer(self.model, self.training)
         self.wrapped, self.wrapped_optimizer = fabric.setup(Weighted(self.objective, ranks), self.optimizer)
         self.checkpoints = system_dir / "checkpoints"
-        self.state = TrainState()
+        self.state = TrainState(processes=ranks.size)
         self.window = torch.zeros(len(TERMS) + 4, dtype=torch.float64, device=fabric.device)
 
     def run(self) -> List[str]:
@@ -177,11 +177,7 @@ class Training:
         torch.manual_seed(draw_seed(self.config.seed, "dropout", step, self.ranks.rank))
         scales = loss_scales(state.position(step), training, self.config.kd)
         weighted, terms = self.wrapped(scales, **self.fabric.to_device(batch.inputs))
-        loss, frames, whole_loss = weighted / terms["frames"], terms["frames"], None
-        if self.ranks.size > 1:  # DDP means over processes what is to be divided by the frames of all
-            both = self.ranks.total(torch.stack([weighted, terms["frames"]]).double())
-            frames, whole_loss = (both[1] / self.ranks.size).to(weighted), both[0] / both[1]
-            loss = weighted / frames
+        loss, divisor, whole_loss = self.ranks.shared_loss(weighted, terms["frames"])
         self.fabric.backward(loss)
         if self.sparsifier is not None:
             self.sparsifier.mask_gradients()
@@ -191,10 +187,10 @@ class Training:
         assert norm is not None
         state.step += 1
         state.batch_in_epoch += 1
-        if self._is_finite(loss if whole_loss is None else whole_loss, norm):  # of all processes: they agree
+        if self._is_finite(whole_loss, norm):  # all processes say the same
             self.wrapped_optimizer.step()
             state.nonfinite_in_a_row = 0
-            self._add_to_window(terms, loss * frames, norm)
+            self._add_to_window(terms, loss * divisor, norm)
         else:
             self._skip(batch, terms)
         self.optimizer.zero_grad(set_to_none=True)

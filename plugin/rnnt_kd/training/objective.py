@@ -3,7 +3,7 @@
     L = simple_scale * L_simple + pruned_scale * L_pruned + ctc_scale * L_ctc + kd_scale * L_kd
 
 1. ``ranges`` say which nodes of the lattice are kept: the student's, from the gradient of its
-   smoothed loss, or the teacher's, from the cache of stage 4.
+   smoothed loss, or the teacher's, from the cache of stage 4 (the student's where the cache has none).
 2. The student's joiner on these nodes gives the pruned transducer loss.
 3. The teacher's posteriors on the *same* nodes, of clean features, give the distillation term:
    from its joiner, run here without gradient, or from the cache.  With ``kd.shift`` the teacher's
@@ -23,11 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnnt_kd.config import KdConfig, TrainingConfig
-from rnnt_kd.losses import Distillation, transducer_terms
+from rnnt_kd.losses import Distillation, TeacherView, transducer_terms
 from rnnt_kd.losses.precision import no_autocast
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.teachers.interface import OurTransducer, Teacher, as_teacher
-from rnnt_kd.teachers.prune import prune
+from rnnt_kd.teachers.prune import Pruned, prune
 from rnnt_kd.teachers.views import CachedTeacher, OnlineTeacher
 
 TERMS = ("simple", "pruned", "ctc", "kd")
@@ -77,9 +77,9 @@ class Objective(nn.Module):
         assert (teacher is not None) == (kd is not None and kd.ranges == "student"), "online, and only then"
         self.model, self.training_config, self.kd, self.backend = model, training, kd, backend
         self.student = OurTransducer(model)
+        self.distillation = self.online = None
         if kd is not None:
             self.distillation = Distillation(kd.variant, kd.weighting, kd.temperature, kd.class_scales, kd.shift)
-        self.online = None
         if teacher is not None and kd is not None:  # as no submodule: neither trained, saved nor put in train mode
             self.online = OnlineTeacher(as_teacher(teacher), kd.shift, kd.align)
 
@@ -106,19 +106,12 @@ class Objective(nn.Module):
         Returns:
           {"simple", "pruned", "ctc", "kd", "frames"}: 0-dim float32 tensors.
         """
-        config, model = self.training_config, self.model
+        config, model, blank = self.training_config, self.model, self.model.blank_id
         student = prune(
-            self.student,
-            features,
-            feature_lens,
-            labels,
-            label_lens,
-            rnnt_type=config.rnnt_type,
-            lm_only_scale=config.lm_only_scale,
-            am_only_scale=config.am_only_scale,
-            delay_penalty=config.delay_penalty,
-            backend=self.backend,
-        )
+            self.student, features, feature_lens, labels, label_lens, rnnt_type=config.rnnt_type,
+            lm_only_scale=config.lm_only_scale, am_only_scale=config.am_only_scale,
+            delay_penalty=config.delay_penalty, backend=self.backend,
+        )  # fmt: skip
         frames, T = student.num_frames, student.encoder_out.size(1)
         teacher = None
         if with_kd and self.online is not None:
@@ -127,22 +120,14 @@ class Objective(nn.Module):
         elif with_kd and self.kd is not None:
             assert cached is not None, "a batch without its cached teacher"
             teacher = cached.view(frames, T, shift=self.kd.shift, align=self.kd.align, rnnt_type=config.rnnt_type)
+        ranges = _ranges(student, teacher, config.prune_range)
         pruned, kd = transducer_terms(
-            student.joiner,
-            labels,
-            student.ranges(config.prune_range) if teacher is None or teacher.ranges is None else teacher.ranges,
-            model.blank_id,
-            student.boundary,
-            config.rnnt_type,
-            config.delay_penalty,
-            reduction="sum",
-            teacher=teacher,
-            kd=self.distillation if teacher is not None else None,
-            backend=self.backend,
-        )
+            student.joiner, labels, ranges, blank, student.boundary, config.rnnt_type, config.delay_penalty, "sum",
+            teacher=teacher, kd=self.distillation, backend=self.backend,
+        )  # fmt: skip
         ctc = torch.zeros((), device=features.device)
         if model.ctc_output is not None and config.ctc_loss_scale > 0:
-            ctc = _ctc_loss(model.ctc_output(student.encoder_out), labels, frames, label_lens, model.blank_id)
+            ctc = _ctc_loss(model.ctc_output(student.encoder_out), labels, frames, label_lens, blank)
         return {
             "simple": student.simple_loss,
             "pruned": pruned,
@@ -160,6 +145,16 @@ def weighted_sum(terms: Dict[str, Tensor], scales: Dict[str, float]) -> Tensor:
 def combine(terms: Dict[str, Tensor], scales: Dict[str, float]) -> Tensor:
     """The loss per encoder frame."""
     return weighted_sum(terms, scales) / terms["frames"]
+
+
+def _ranges(student: Pruned, teacher: Optional[TeacherView], prune_range: int) -> Tensor:
+    """The teacher's where it has any; in utterances of which it knows nothing, the student's."""
+    if teacher is None or teacher.ranges is None:
+        return student.ranges(prune_range)
+    if teacher.is_known is None:
+        return teacher.ranges
+    is_taught = teacher.is_known.flatten(1).any(dim=1).reshape(-1, 1, 1)
+    return torch.where(is_taught, teacher.ranges, student.ranges(prune_range))
 
 
 def _ctc_loss(logits: Tensor, labels: Tensor, frame_lens: Tensor, label_lens: Tensor, blank: int) -> Tensor:

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, List, Mapping, Optional, TypeVar
+from typing import Any, Callable, Iterator, List, Mapping, Optional, Tuple, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -54,11 +54,11 @@ def find_world() -> World:
         have["TORCHELASTIC_RUN_ID"] = f"slurm {have.get('SLURM_JOB_ID', '')}"
     if "TORCHELASTIC_RUN_ID" not in have:
         return World()
-    world = World(int(have["RANK"]), int(have["WORLD_SIZE"]), int(have["LOCAL_WORLD_SIZE"]))
-    if world.size % world.local_size or not have["LOCAL_WORLD_SIZE"].isdigit():
-        problem = f"{world.size} processes, of which {world.local_size} on this machine"
+    here = have["LOCAL_WORLD_SIZE"]
+    if not here.isdigit() or int(have["WORLD_SIZE"]) % int(here):
+        problem = f"{have['WORLD_SIZE']} processes, of which {here} on each machine"
         raise UserError("the processes of this training", problem, "equally many on each machine")
-    return world
+    return World(int(have["RANK"]), int(have["WORLD_SIZE"]), int(here))
 
 
 class Ranks:
@@ -170,6 +170,19 @@ class Ranks:
         tensor = tensor.detach().clone()
         distributed.all_reduce(tensor)
         return tensor
+
+    def shared_loss(self, weighted: Tensor, frames: Tensor) -> Tuple[Tensor, Tensor, Tensor]:
+        """(loss, divisor, whole loss) of this process's sum of terms and its frames, all 0-dim.
+
+        ``loss`` is ``weighted / divisor``; the mean over the processes, which DDP takes of its gradient, is the loss of
+        all frames: the whole loss, the same in each.
+        """
+        if self.size == 1:
+            loss = weighted / frames
+            return loss, frames, loss
+        both = self.total(torch.stack([weighted, frames]).double())
+        divisor = (both[1] / self.size).to(weighted)
+        return weighted / divisor, divisor, both[0] / both[1]
 
     def average_buffers(self, module: nn.Module) -> None:
         """Buffers that each process changes by itself (running means of a BatchNorm) become their mean."""
