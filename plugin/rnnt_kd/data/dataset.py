@@ -120,22 +120,25 @@ def make_dataloader(
 
 
 class CutDataLoader:
-    """Made by ``make_dataloader``.  ``len`` counts all batches of the epoch; iterating yields those not skipped."""
+    """Made by ``make_dataloader``.  ``len`` counts all batches of the epoch; iterating yields those not skipped.
+
+    Attributes: plan: the cuts of each batch of the epoch; ``collate`` reads them.
+    """
 
     def __init__(self, plan: List[List[MonoCut]], left_out: Dict[str, str], cuts_path: Path, skip_batches: int):
-        self._plan, self._cuts_path = plan, cuts_path
+        self.plan, self._cuts_path = plan, cuts_path
         self.left_out, self.skip_batches = left_out, skip_batches
 
     def __len__(self) -> int:
-        return len(self._plan)
+        return len(self.plan)
 
     @property
     def utterance_ids(self) -> List[List[str]]:
         """Ids of each batch of the epoch, without reading features."""
-        return [[cut.id for cut in cuts] for cuts in self._plan]
+        return [[cut.id for cut in cuts] for cuts in self.plan]
 
     def __iter__(self) -> Iterator[Batch]:
-        return (collate(cuts, self._cuts_path) for cuts in self._plan[self.skip_batches :])
+        return (collate(cuts, self._cuts_path) for cuts in self.plan[self.skip_batches :])
 
 
 def collate(cuts: Sequence[MonoCut], cuts_path: Path) -> Batch:

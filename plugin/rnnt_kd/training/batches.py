@@ -1,35 +1,153 @@
-"""Batches for the training loop, without the utterances that cannot be trained on."""
+"""Batches for the training loop, without the utterances that cannot be trained on.
+
+Reading, SpecAugment, labels and the look-up in the teacher's cache happen in ``training.num_workers`` processes, or in
+this one.  A batch is a function of its cuts and its step, so neither their number nor a resumed run changes a bit.
+"""
 
 import functools
+import warnings
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
+import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from rnnt_kd.children import follow_parent, start_method
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data import selection
-from rnnt_kd.data.dataset import Batch, CutInfo, load_cuts_info, make_dataloader
+from rnnt_kd.data.cuts import load_cuts
+from rnnt_kd.data.dataset import Batch, CutDataLoader, CutInfo, collate, load_cuts_info, make_dataloader
+from rnnt_kd.data.features import original_id
+from rnnt_kd.data.specaugment import spec_augment
 from rnnt_kd.errors import UserError
+from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training.objective import CachedTeacher
+from rnnt_kd.training.state import draw_seed
+
+
+class Prepared(NamedTuple):
+    """A batch as a step takes it, on the CPU.  ``inputs``: arguments of ``Objective.forward``."""
+
+    utterance_ids: List[str]
+    inputs: Dict[str, Any]
+
+
+class _Planned(NamedTuple):
+    """A batch to come.  ``step``: None for validation; ``frames`` (B,): the student's encoder frames."""
+
+    cuts: List[Any]
+    cuts_path: Path
+    frames: Tensor
+    step: Optional[int]
+
+
+class _Preparation(Dataset):
+    """``_Planned`` -> ``Prepared``; an error that the user can correct is handed over, not raised."""
+
+    def __init__(self, config: SystemConfig, tokenizer: Tokenizer, cache: Optional[TeacherCache], rank: int):
+        self.config, self.tokenizer, self.cache, self.rank = config, tokenizer, cache, rank
+
+    def __getitem__(self, planned: _Planned) -> Union[Prepared, Exception]:
+        try:
+            return self._prepared(planned)
+        except (UserError, OSError, MemoryError) as error:
+            return error
+
+    def _prepared(self, planned: _Planned) -> Prepared:
+        config, step, frames = self.config, planned.step, planned.frames
+        batch = collate(planned.cuts, planned.cuts_path)
+        labels, label_lens = padded_labels([self.tokenizer.encode(text) for text in batch.texts], config.blank_id)
+        inputs: Dict[str, Any] = dict(
+            features=batch.features, feature_lens=batch.feature_lens, labels=labels, label_lens=label_lens
+        )
+        if step is not None and config.training.specaugment is not None:
+            generator = torch.Generator().manual_seed(draw_seed(config.seed, "specaugment", step, self.rank))
+            options = vars(config.training.specaugment)
+            inputs["features"] = spec_augment(batch.features, batch.feature_lens, generator, **options)
+            if config.kd is not None and self.cache is None:  # a teacher that runs online
+                inputs["clean_features"] = batch.features
+        if step is not None and self.cache is None and config.kd is not None and config.kd.hears == "original":
+            inputs["clean_features"] = self._originals(planned, batch)
+        if step is not None and self.cache is not None:
+            ids = heard_by_teacher(config, batch.utterance_ids)
+            found = self.cache.lookup(ids, frames, int(frames.max()), labels.size(1))
+            inputs["cached"] = CachedTeacher(*found)
+        return Prepared(batch.utterance_ids, inputs)
+
+    def _originals(self, planned: _Planned, batch: Batch) -> Tensor:
+        """(B, T, 80): the features of what the far copies of a batch are copies of; of others, their own."""
+        path, next_step = planned.cuts_path, "run stage 1 again"
+        by_id = _cuts_by_id(path)
+        ids = [original_id(name) for name in batch.utterance_ids]
+        missing = next((name for name in ids if name not in by_id), None)
+        if missing is not None:
+            raise UserError(path, f"has no {missing}, and a far copy of it", "the clean cuts, too", next_step)
+        clean = collate([by_id[name] for name in ids], path)
+        if not torch.equal(clean.feature_lens, batch.feature_lens):
+            raise UserError(path, f"far copies of {ids[0]} ... are not as long as it", "", next_step)
+        return clean.features
+
+
+@functools.lru_cache(maxsize=1)
+def _cuts_by_id(cuts_path: Path) -> Dict[str, Any]:
+    return {cut.id: cut for cut in load_cuts(cuts_path)}
+
+
+class _Queue:
+    """The loader's sampler: what it is to make ready next."""
+
+    planned: Iterable[_Planned] = ()
+
+    def __iter__(self) -> Iterator[_Planned]:
+        return iter(self.planned)
+
+
+Item = TypeVar("Item")
+
+
+def heard_by_teacher(config: SystemConfig, cut_ids: Sequence[str]) -> List[str]:
+    """Of which cuts a student of ``config`` learns the teacher's posteriors (``kd.hears``)."""
+    is_original = config.kd is not None and config.kd.hears == "original"
+    return [original_id(cut_id) if is_original else cut_id for cut_id in cut_ids]
 
 
 class TrainingData:
-    """Batches with labels.  Tokenises each text once."""
+    """Training and development cuts of one system, and the processes that make batches of them.
 
-    def __init__(self, config: SystemConfig, tokenizer: Tokenizer, train_cuts: Path, dev_cuts: Path):
-        self.config, self.tokenizer = config, tokenizer
+    Args:
+      cache:      what its teacher left, or None.
+      pin_memory: for a CUDA device.
+      rank, size: of several processes that train together, each with its own batches.
+    """
+
+    def __init__(
+        self,
+        config: SystemConfig,
+        tokenizer: Tokenizer,
+        train_cuts: Path,
+        dev_cuts: Path,
+        cache: Optional[TeacherCache] = None,
+        pin_memory: bool = False,
+        rank: int = 0,
+        size: int = 1,
+    ):
+        self.config, self.tokenizer, self.cache, self.pin_memory = config, tokenizer, cache, pin_memory
+        self.rank, self.size = rank, size
         self.paths = {"train": train_cuts, "dev": dev_cuts}
         self.selections: Dict[str, selection.Selection] = {}
-        self.encode = functools.lru_cache(maxsize=None)(tokenizer.encode)  # text -> labels
+        self._queue = _Queue()
 
     def select(self, encoder_frames: Callable[[Tensor], Tensor], with_ctc: bool) -> None:
         """Leave out what cannot be trained on.  Raises UserError if nothing is left."""
-        training = self.config.training
+        training, self._encoder_frames = self.config.training, encoder_frames
+        encode = functools.lru_cache(maxsize=None)(self.tokenizer.encode)  # each text once
         for name, path in self.paths.items():
             self.selections[name] = selection.select(
                 load_cuts_info(path),
-                encode=self.encode,
+                encode=encode,
                 unk_id=self.tokenizer.unk_id,
                 encoder_frames=encoder_frames,
                 min_seconds=training.min_seconds,
@@ -44,20 +162,82 @@ class TrainingData:
         reasons = self.selections[name].reasons
         return [info for info in load_cuts_info(self.paths[name]) if info.id not in reasons]
 
-    def train_batches(self, epoch: int, skip: int) -> Iterator[Batch]:
-        return iter(self._loader("train", shuffle=True, epoch=epoch, skip_batches=skip))
+    def train_batches(self, epoch: int, skip: int, step: int) -> Iterator[Prepared]:
+        """What is left of an epoch after ``skip`` batches; ``step`` is that of the first."""
+        plan = self._plan("train", shuffle=True, epoch=epoch).plan[skip:]
+        return self._ready("train", zip(range(step, step + len(plan)), plan))
 
-    def dev_batches(self) -> Iterator[Batch]:
-        return iter(self._loader("dev", shuffle=False, epoch=0, skip_batches=0))
+    def dev_batches(self) -> Iterator[Prepared]:
+        return self._ready("dev", ((None, cuts) for cuts in self._plan("dev", shuffle=False).plan))
 
     def batches_per_epoch(self) -> int:
-        return len(self._loader("train", shuffle=True, epoch=0, skip_batches=0))
+        return len(self._plan("train", shuffle=True, epoch=0))
 
-    def labels(self, texts: List[str], padding: int) -> Tuple[Tensor, Tensor]:
-        """(B, S) int64 padded with ``padding``, S >= 1, and (B,) int64 lengths."""
-        return padded_labels([self.encode(text) for text in texts], padding)
-
-    def _loader(self, name: str, **order):
+    def _plan(self, name: str, **order) -> CutDataLoader:
         training, reasons = self.config.training, self.selections[name].reasons
         order.update(batch_seconds=training.batch_seconds, num_buckets=training.num_buckets, seed=self.config.seed)
-        return make_dataloader(self.paths[name], keep=lambda cut: reasons.get(cut.id), **order)
+        loader = make_dataloader(self.paths[name], keep=lambda cut: reasons.get(cut.id), **order)
+        if self.size > 1 and name == "train":
+            if self.selections[name].kept < self.size:
+                problem = f"{self.selections[name].kept} utterances for {self.size} processes"
+                raise UserError(self.paths[name], problem, "one for each at the least", "train with fewer processes")
+            loader.plan = [batches[self.rank] for batches in steps(loader.plan, self.size)]
+        elif self.size > 1:  # validation: nobody waits for another one before the end
+            loader.plan = loader.plan[self.rank :: self.size]
+        return loader
+
+    def _ready(self, name: str, plan: Iterable[Tuple[Optional[int], List[Any]]]) -> Iterator[Prepared]:
+        path, frames_of = self.paths[name], self._encoder_frames
+        self._queue.planned = (
+            _Planned(cuts, path, frames_of(torch.tensor([cut.num_frames for cut in cuts])), step) for step, cuts in plan
+        )
+        try:
+            for prepared in self._loader:
+                if isinstance(prepared, Exception):
+                    raise prepared
+                yield prepared
+        except (RuntimeError, ConnectionError, EOFError) as error:  # of torch
+            if not self.config.training.num_workers or "Caught " in str(error):  # a bug, with its traceback
+                raise
+            next_step = "run the same command again: it goes on from its last checkpoint"
+            raise UserError("a worker process of the data loader", "was killed (memory?)", "", next_step) from None
+
+    @functools.cached_property
+    def _loader(self) -> DataLoader:
+        """One for all epochs: its workers stay.
+
+        They are children of a server that holds neither this process's locks nor its threads or CUDA.
+        """
+        workers = self.config.training.num_workers
+        options: Dict[str, Any] = {}
+        if workers:
+            context = start_method(__name__)
+            options = dict(multiprocessing_context=context, worker_init_fn=follow_parent, persistent_workers=True)
+        warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than there are cores
+        return DataLoader(
+            _Preparation(self.config, self.tokenizer, self.cache, self.rank),
+            batch_size=None,
+            sampler=self._queue,
+            num_workers=workers,
+            pin_memory=self.pin_memory,
+            generator=torch.Generator(),
+            **options,
+        )
+
+
+def steps(plan: List[List[Item]], size: int) -> List[List[List[Item]]]:
+    """The batches of an epoch, one for each of ``size`` processes in each step; every utterance comes once.
+
+    Where too few are left for the last step, the longest are halved; where too few utterances are left, they join the
+    batches of the step before.  There are at least ``size`` utterances.
+    """
+    taken = [plan[begin : begin + size] for begin in range(0, len(plan), size)]
+    last = taken[-1]
+    while len(last) < size and max(map(len, last)) > 1:
+        at = max(range(len(last)), key=lambda index: len(last[index]))
+        last[at : at + 1] = [last[at][0::2], last[at][1::2]]
+    if len(last) < size:
+        taken.pop()
+        left = [last[at] if at < len(last) else [] for at in range(size)]
+        taken[-1] = [batch + more for batch, more in zip(taken[-1], left)]
+    return taken
