@@ -116,7 +116,8 @@ def killed(tone_corpus, teacher_dir, tmp_path_factory, root):
     words = ["-m", "rnnt_kd.bin.train", *tone_corpus.arguments(folder, STUDENT, teacher_dir)]
     for rank, where, after in ((1, "rnnt_kd.training.loop:Training._train_step", 5),
                                (0, "rnnt_kd.atomic:os.replace", 9)):  # fmt: skip
-        processes = rank_cases.start_ranks(words, 2, (rank, where, after), PYTHONPATH=str(root / "plugin"))
+        path = str(root / "plugin")  # the second time they are started as by srun
+        processes = rank_cases.start_ranks(words, 2, (rank, where, after), slurm=rank == 0, PYTHONPATH=path)
         ended = outputs(processes)
         assert ended[rank][0] == -9, ended
         status, said = ended[1 - rank]
