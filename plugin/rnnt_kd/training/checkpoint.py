@@ -134,9 +134,8 @@ def load_newest(directory: Path, run: str, processes: int, say: Callable[[str], 
         later.append(found.pop())
     if later:
         where = f"{found[-1].name}, the last end of an epoch" if found else "the start"
-        say(
-            f"{later[0]}: in the middle of an epoch, by {before} process(es), and now there are {processes}; from {where}"
-        )
+        who = f"by {before} process(es), and now there are {processes}"
+        say(f"{later[0]}: in the middle of an epoch, {who}; from {where}")
     saved = [load_checkpoint(found[-1], run)] if found else []
     for path in later:
         _delete(path)
