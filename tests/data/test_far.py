@@ -1,5 +1,6 @@
 """Far copies: as long as the clean ones, as loud beside the noise as asked, the same in every process; bad folders."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -104,6 +105,14 @@ def test_the_result_depends_on_seed_and_id_alone(train, tmp_path):
     np.testing.assert_array_equal(first, again)
     for other in (place(train).heard(samples, "b", "s"), place(train, seed=2).heard(samples, "a", "s")):
         assert np.abs(first - other).max() > 0.01
+
+
+def test_a_copy_has_the_same_bytes_in_every_environment():
+    samples = ((np.arange(8000) * 7919 % 2001 - 1000) / 4096).astype(np.float32)
+    heard = np.concatenate([place().heard(samples, key, "s") for key in "abcdefgh"])
+    written = np.rint(heard * np.float32(32767)).astype("<i2").tobytes()
+    expected = "1c40ba8f239c603a21b2362ebba048710567f837edc8454fce6984bdf97402b5"
+    assert hashlib.sha256(written).hexdigest() == expected
 
 
 @pytest.mark.parametrize("snr", [2.0, 15.0])
