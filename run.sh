@@ -14,7 +14,7 @@ root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 corpus= corpus_dir= train_dir= dev_dir= data_dir= exp_dir= conf_corpus=
 test_dirs=() stage=0 stop_stage=9 preset= experiment=default fold= set=() seed= data_root=()
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) nj=$((cores < 4 ? cores : 4))
-device=auto nproc= ngpu= num_nodes=1 lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
+noise_dir= rir_dir= device=auto nproc= ngpu= num_nodes=1 lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
 experiments() { local name; for name in $(corpora); do echo "  $name: $(names_in "$root/egs/$name/conf/experiments" .yaml)"; done; }
 corpora() { echo $(for name in "$root"/egs/*/corpus.sh; do basename "${name%/*}"; done); }
 usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its students, from data directories to one page
@@ -32,6 +32,8 @@ usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its st
   --experiment       a file egs/CORPUS/conf/experiments/EXPERIMENT.yaml: systems and seeds [$experiment]
   --fold             of an experiment with folds (cross-validation): make this one only, 1, 2 ...
   --set              SYSTEM.KEY=VALUE, may be repeated: a value of these files, for example sparse90_kd.kd.scale=2
+  --noise-dir        noise of far speech (--preset far): MUSAN, a Kaldi data directory or any tree of audio [pink, babble]
+  --rir-dir          its room responses, the same: of RIRS_NOISES, simulated_rirs [drawn]
   --seed             of made speech, and of every system that names no seeds [as in the experiment]
   --nj               processes side by side [$nj]
   --device           auto, cpu or cuda [$device]
@@ -117,7 +119,7 @@ pipes= failed=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 experiment() { # experiment WORD ...: rnnt_kd.bin.experiment with these words at the end
   run python -m rnnt_kd.bin.experiment --experiment "$conf/experiments/$experiment.yaml" --config "$conf/$preset.yaml" --exp-dir "$exp_dir" \
     --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
-    --device "$device" --nproc "$nproc" --num-nodes "$num_nodes" --lattice-backend "$lattice_backend" ${fold:+--fold "$fold"} ${seed:+--set "seeds=[$seed]"} ${set[@]+"${set[@]/#/--set=}"} "$@"
+    --device "$device" --nproc "$nproc" --num-nodes "$num_nodes" --lattice-backend "$lattice_backend" ${fold:+--fold "$fold"} ${seed:+--set "seeds=[$seed]"} ${noise_dir:+--set "features.noise_dir=$noise_dir"} ${rir_dir:+--set "features.rir_dir=$rir_dir"} ${set[@]+"${set[@]/#/--set=}"} "$@"
 }
 stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no other system from its figures
   { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; } || return 0

@@ -147,6 +147,8 @@ class Run:
                 folds.select_cuts(
                     args.exp_dir, part.fold, self.folds, {name: ("train", data / name) for name in folds.SETS}
                 )
+                far = {f"{part.name()} cuts {name}": words for name, words in part.plan.far_commands().items()}
+                failed += self._run(far, at_once=1)
         return failed
 
     def bpe(self) -> List[str]:

@@ -14,7 +14,7 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Callable, Dict, List, Mapping, Sequence, Set, Tuple
+from typing import Callable, Dict, Iterable, List, Mapping, Sequence, Set, Tuple
 
 from rnnt_kd import atomic
 from rnnt_kd.data.cuts import load_cuts
@@ -35,6 +35,14 @@ def union_dir(exp_dir: Path, folds: int) -> Path:
 def fold_dir(exp_dir: Path, fold: int, folds: int) -> Path:
     """An EXP_DIR of its own: cuts, BPE model, and the systems of all experiments with so many folds."""
     return Path(exp_dir) / f"fold{fold}of{folds}"
+
+
+def count_words(utterances: Iterable[Utterance]) -> Dict[str, int]:
+    """Of each speaker."""
+    words: Counter = Counter()
+    for utterance in utterances:
+        words[utterance.speaker] += len(utterance.text.split())
+    return words
 
 
 def divide(words: Mapping[str, int], folds: int) -> List[List[str]]:
@@ -95,9 +103,7 @@ def make_data(
     record.start()
     data = [read_data_dir(source, allow_pipes, normalization) for source in sources]
     utterances = _united(data)
-    words: Counter = Counter()
-    for utterance in utterances:
-        words[utterance.speaker] += len(utterance.text.split())
+    words = count_words(utterances)
     if len(words) == len(utterances) > 1:
         problem = "has a speaker of its own for each utterance: who speaks is not known"
         raise UserError(data[0].path / "utt2spk", problem, "speakers, which folds keep apart", "name the speakers")

@@ -1,6 +1,7 @@
 """What an experiment's systems are on disk, and the commands that make them.
 
 EXP_DIR/cuts  EXP_DIR/bpe                        stages 1 and 2; all experiments share them
+EXP_DIR/data/<test set>_far                      far sets of stage 1, where the preset wants them
 EXP_DIR/<experiment>/<system>/seed<N>/           a system as bin.train makes it, decodings in it
 EXP_DIR/<experiment>/<teacher>/seed<N>/kd_cache  its cache; kd_cache_temperature2 ... for students that want another
 EXP_DIR/<experiment>/export/<system>/            its first seed, for a device
@@ -84,8 +85,9 @@ class Plan:
     def __init__(self, file: Path, places: Places, folder: Optional[Path] = None):
         sections = [section.name for section in dataclasses.fields(RecipeConfig)]
         self.experiment: Experiment = read_experiment(file, places.overrides, sections)
-        self.places = places
         self.recipe = load_recipe(places.preset, self.experiment.preset)
+        self._clean = {places.dev_set: places.dev_dir, **places.test_sets}
+        self.places = places = _with_far_sets(places) if self.recipe.features.far_sets else places
         self.dir = folder or places.exp_dir / self.experiment.name
         self.systems = self.experiment.systems
         _refuse_old_layout(places.exp_dir)
@@ -164,14 +166,35 @@ class Plan:
     def features_commands(self) -> Dict[str, List[str]]:
         places = self.places
         assert places.train_dir is not None and places.dev_dir is not None
-        perturb = ["--speed-perturb", *map(str, self.recipe.features.speed_perturb)]
-        more = [*self._normalization(), *places.pipes]
-        folders = {"train": places.train_dir, places.dev_set: places.dev_dir, **places.test_sets}
-        commands = {}
-        for name, folder in folders.items():
-            command = _module("compute_features", "--data-dir", folder, "--out-dir", places.exp_dir / "cuts")
-            commands[name] = [*command, "--name", name, *(perturb if name == "train" else []), *more]
+        train = self._features_command("train", places.train_dir)
+        train += ["--speed-perturb", *map(str, self.recipe.features.speed_perturb), *self._far_copies()]
+        clean = {name: self._features_command(name, folder) for name, folder in self._clean.items()}
+        return {"train": train, **clean, **self.far_commands()}
+
+    def far_commands(self) -> Dict[str, List[str]]:
+        """Far sets from the clean ones: data directories, and their cuts."""
+        places, commands = self.places, {}
+        for name, folder in self._clean.items() if self.recipe.features.far_sets else ():
+            far = _far_dir(places, name)
+            audio = _module("far_data", "--data-dir", folder, "--train-dir", places.train_dir, "--out-dir", far)
+            commands[f"{far.name}, audio"] = [*audio, *self._surroundings(), *places.pipes]
+            commands[far.name] = self._features_command(far.name, far)
         return commands
+
+    def _features_command(self, name: str, folder: Optional[Path]) -> List[str]:
+        command = _module("compute_features", "--data-dir", folder, "--out-dir", self.places.exp_dir / "cuts")
+        return [*command, "--name", name, *self._normalization(), *self.places.pipes]
+
+    def _far_copies(self) -> List[str]:
+        copies, folds = self.recipe.features.far_copies, self.experiment.folds
+        words = ["--far-copies", str(copies), "--keep-apart", *map(str, self._clean.values())]
+        return [*words, *(["--folds", str(folds)] if folds else []), *self._surroundings()] if copies else []
+
+    def _surroundings(self) -> List[str]:
+        features = self.recipe.features
+        folders = {"--noise-dir": features.noise_dir, "--rir-dir": features.rir_dir}
+        named = [word for option, folder in folders.items() if folder is not None for word in (option, folder)]
+        return ["--snr-db", *map(str, features.snr_db), *named]
 
     def bpe_command(self) -> List[str]:
         text, places = self.recipe.text, self.places
@@ -250,6 +273,19 @@ class Plan:
         except UserError as error:
             where = ": ".join(filter(None, (f"{self.experiment.path}: system {system.name}", str(error.where))))
             raise UserError(where, error.problem, error.expected, error.next_step) from None
+
+
+def _far_dir(places: Places, name: str) -> Path:
+    return places.exp_dir / "data" / f"{name}_far"
+
+
+def _with_far_sets(places: Places) -> Places:
+    """UserError: a set has the name of another's far one."""
+    far = {folder.name: folder for folder in (_far_dir(places, name) for name in places.test_sets)}
+    same = sorted({*far} & {places.dev_set, *places.test_sets})
+    if same:
+        raise UserError("features.far_sets", f"makes {same[0]}, and there is one", "another name", "rename the folder")
+    return dataclasses.replace(places, test_sets={**places.test_sets, **far})
 
 
 def _refuse_old_layout(exp_dir: Path) -> None:

@@ -7,7 +7,7 @@ this one.  A batch is a function of its cuts and its step, so neither their numb
 import functools
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, TypeVar, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
 import torch
 from torch import Tensor
@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, Dataset
 from rnnt_kd.children import follow_parent, start_method
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data import selection
-from rnnt_kd.data.dataset import CutDataLoader, CutInfo, collate, load_cuts_info, make_dataloader
+from rnnt_kd.data.cuts import load_cuts
+from rnnt_kd.data.dataset import Batch, CutDataLoader, CutInfo, collate, load_cuts_info, make_dataloader
+from rnnt_kd.data.features import original_id
 from rnnt_kd.data.specaugment import spec_augment
 from rnnt_kd.errors import UserError
 from rnnt_kd.teachers.cache import TeacherCache
@@ -67,10 +69,31 @@ class _Preparation(Dataset):
             inputs["features"] = spec_augment(batch.features, batch.feature_lens, generator, **options)
             if config.kd is not None and self.cache is None:  # a teacher that runs online
                 inputs["clean_features"] = batch.features
+        if step is not None and self.cache is None and config.kd is not None and config.kd.hears == "original":
+            inputs["clean_features"] = self._originals(planned, batch)
         if step is not None and self.cache is not None:
-            found = self.cache.lookup(batch.utterance_ids, frames, int(frames.max()), labels.size(1))
+            ids = heard_by_teacher(config, batch.utterance_ids)
+            found = self.cache.lookup(ids, frames, int(frames.max()), labels.size(1))
             inputs["cached"] = CachedTeacher(*found)
         return Prepared(batch.utterance_ids, inputs)
+
+    def _originals(self, planned: _Planned, batch: Batch) -> Tensor:
+        """(B, T, 80): the features of what the far copies of a batch are copies of; of others, their own."""
+        path, next_step = planned.cuts_path, "run stage 1 again"
+        by_id = _cuts_by_id(path)
+        ids = [original_id(name) for name in batch.utterance_ids]
+        missing = next((name for name in ids if name not in by_id), None)
+        if missing is not None:
+            raise UserError(path, f"has no {missing}, and a far copy of it", "the clean cuts, too", next_step)
+        clean = collate([by_id[name] for name in ids], path)
+        if not torch.equal(clean.feature_lens, batch.feature_lens):
+            raise UserError(path, f"far copies of {ids[0]} ... are not as long as it", "", next_step)
+        return clean.features
+
+
+@functools.lru_cache(maxsize=1)
+def _cuts_by_id(cuts_path: Path) -> Dict[str, Any]:
+    return {cut.id: cut for cut in load_cuts(cuts_path)}
 
 
 class _Queue:
@@ -83,6 +106,12 @@ class _Queue:
 
 
 Item = TypeVar("Item")
+
+
+def heard_by_teacher(config: SystemConfig, cut_ids: Sequence[str]) -> List[str]:
+    """Of which cuts a student of ``config`` learns the teacher's posteriors (``kd.hears``)."""
+    is_original = config.kd is not None and config.kd.hears == "original"
+    return [original_id(cut_id) if is_original else cut_id for cut_id in cut_ids]
 
 
 class TrainingData:
