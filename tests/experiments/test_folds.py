@@ -289,6 +289,7 @@ def test_the_bonus_with_the_fewest_errors_is_taken_of_equal_ones_the_smallest():
     (("test_set: test", "test_set: test_far"), "endpoint: test_set: there is no 'test_far'"),
     (("search: modified_beam_search", "search: greedy_search"), "endpoint: search: there is no 'greedy_search'"),
     (("search: modified_beam_search", "search: modified_beam_search, p: 1"), "endpoint: there is no 'p'"),
+    (("folds: 3\n", ""), "endpoint: given without folds"), (("folds: 3", "folds: 0"), "endpoint: given without folds"),
     (("folds: 3", "folds: 2"), "folds: 2; expected a whole number, at least 3"),
     (("folds: 3", "folds: five"), "folds: five; expected a whole number"),
     (("tune_token_bonus: true", "tune_token_bonus: 3"), "tune_token_bonus: 3; expected true or false"),
