@@ -305,6 +305,8 @@ class Run:
         return self._run(commands, at_once=max(1, self.args.nj // (self.args.nproc * self.args.num_nodes)))
 
     def _record_endpoint(self) -> None:
+        if not self.folds:
+            return
         asked = self.first.experiment.endpoint or {}
         jobs = [(part, job) for part in self.all_parts for job in part.plan.jobs()]
         two = [pair for pair in jobs if pair[1][0] in (asked.get("system"), asked.get("baseline"))]
