@@ -17,7 +17,7 @@ from rnnt_kd.bin import decode, options
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.scoring.bootstrap import errors_by_utterance
-from rnnt_kd.scoring.recognitions import read_recogs, words_alone
+from rnnt_kd.scoring.recognitions import read_recogs, words_counted
 from rnnt_kd.scoring.token_bonus import FILE, GRID, RECORD, best, settings
 from rnnt_kd.systems.store import decoding_inputs
 
@@ -61,7 +61,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     errors: Dict[float, int] = {}
     for bonus in args.grid:
         items = read_recogs(decoded(args.dev_cuts, "dev", args.out_dir / f"dev_{bonus:g}", bonus))
-        errors[bonus] = int(errors_by_utterance(words_alone(items) if args.ignore_events else items).sum())
+        errors[bonus] = int(errors_by_utterance(words_counted(items, not args.ignore_events)).sum())
     chosen = best(errors)
     for name, path in sets.items():
         decoded(path, name, args.out_dir / name, chosen)

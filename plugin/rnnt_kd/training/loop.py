@@ -154,7 +154,8 @@ class Training:
         progress: Union[progress_bar.ProgressBar, Silent] = Silent()
         if self.ranks.is_first:
             self.metrics = Metrics(self.dir, size=state.metrics_bytes, step=state.step)
-            progress = progress_bar.ProgressBar(self.config.name, self.total_steps, "steps", state.step)
+            total = self.total_steps + state.first_step
+            progress = progress_bar.ProgressBar(self.config.name, total, "steps", state.step)
         self.clock = time.monotonic()
         with contextlib.closing(self.metrics), progress:
             while state.epoch < training.epochs:

@@ -25,6 +25,7 @@ from rnnt_kd.systems.store import Tensors
 Result = TypeVar("Result")
 
 GO_ON = "see the lines of the others; the same command goes on from the last checkpoint"
+_TALK = re.compile(r"\bgloo\b|nccl|TCPStore|\bstore\b|socket|\bconnection\b|reset by peer|broken pipe", re.IGNORECASE)
 _LATE = re.compile(r"time[d]?[ -]?out|took too long", re.IGNORECASE)
 _PORTS = 15000, 10000  # the first, and how many: one for each job of Slurm
 
@@ -103,13 +104,13 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            text = " ".join(str(error).split())
-            if self.size == 1 or not re.search(r"gloo|nccl|socket|store|connect|reset by peer", text, re.IGNORECASE):
+            text = re.sub(r"^\[[^]]*\] ", "", " ".join(str(error).split()))  # without the place in gloo's source
+            if self.size == 1 or not _TALK.search(str(error)):
                 raise
             problem = "lost touch with the others: one of them ended"
             if _LATE.search(text):
                 problem = f"no answer from the others in {self.timeout:g} s: one of them hangs"
-            raise UserError(self.name, problem, "", GO_ON) from None
+            raise UserError(self.name, f"{problem} ({text[:160]})", "", GO_ON) from None
 
     @property
     def name(self) -> str:
