@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from rnnt_kd.children import follow_parent, start_method
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data import selection
+from rnnt_kd.data.babble import mix_babble
 from rnnt_kd.data.cuts import load_cuts
 from rnnt_kd.data.dataset import Batch, CutDataLoader, CutInfo, collate, load_cuts_info, make_dataloader
 from rnnt_kd.data.features import original_id
@@ -63,14 +64,17 @@ class _Preparation(Dataset):
         inputs: Dict[str, Any] = dict(
             features=batch.features, feature_lens=batch.feature_lens, labels=labels, label_lens=label_lens
         )
-        if step is not None and config.training.specaugment is not None:
-            generator = torch.Generator().manual_seed(draw_seed(config.seed, "specaugment", step, self.rank))
-            options = vars(config.training.specaugment)
-            inputs["features"] = spec_augment(batch.features, batch.feature_lens, generator, **options)
-            if config.kd is not None and self.cache is None:  # a teacher that runs online
+        augmentations = (("babble", mix_babble), ("specaugment", spec_augment))
+        for name, augment in augmentations:
+            options = getattr(config.training, name)
+            if options is not None and step is not None:
+                generator = torch.Generator().manual_seed(draw_seed(config.seed, name, step, self.rank))
+                inputs["features"] = augment(inputs["features"], batch.feature_lens, generator, **vars(options))
+        if step is not None and self.cache is None and config.kd is not None:  # a teacher that runs online
+            if config.kd.hears == "original":
+                inputs["clean_features"] = self._originals(planned, batch)
+            elif inputs["features"] is not batch.features:
                 inputs["clean_features"] = batch.features
-        if step is not None and self.cache is None and config.kd is not None and config.kd.hears == "original":
-            inputs["clean_features"] = self._originals(planned, batch)
         if step is not None and self.cache is not None:
             ids = heard_by_teacher(config, batch.utterance_ids)
             found = self.cache.lookup(ids, frames, int(frames.max()), labels.size(1))
