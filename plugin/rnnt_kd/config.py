@@ -133,6 +133,9 @@ class KdConfig:
     ramp_steps: Steps = 0  # kd scale grows linearly from 0 over these steps
     shift: Steps = 0  # encoder frames (40 ms) that the teacher's lattice is moved later, for streaming students
     class_scales: Optional[Annotated[List[Scale], Field(min_length=3, max_length=3)]] = None  # of blank, label, rest
+    missing: Literal["error", "skip"] = (
+        "error"  # utterances that the cache does not have; skip: trained without this term
+    )
 
     @model_validator(mode="after")
     def _can_be(self):

@@ -68,7 +68,7 @@ def batch_of(tone_corpus, places, cuts=None):
 
 def cached_batch(folder, inputs, ids, subsampled):
     cache = TeacherCache.open(folder)
-    return CachedTeacher(*cache.lookup(ids, subsampled, int(subsampled.max()), inputs[2].size(1)))
+    return CachedTeacher(*cache.lookup(ids, subsampled.tolist(), inputs[2].size(1)))
 
 
 def encoder_frames(lens):

@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 from rnnt_kd.children import follow_parent, start_method
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data import selection
-from rnnt_kd.data.dataset import CutDataLoader, CutInfo, collate, load_cuts_info, make_dataloader
+from rnnt_kd.data.cuts import load_cuts
+from rnnt_kd.data.dataset import CutDataLoader, collate, load_cuts_info, make_dataloader
 from rnnt_kd.data.specaugment import spec_augment
 from rnnt_kd.errors import UserError
-from rnnt_kd.teachers.cache import TeacherCache
+from rnnt_kd.teachers.cache import collate_teacher
+from rnnt_kd.teachers.carried import Teacher
 from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training.objective import CachedTeacher
@@ -34,19 +36,20 @@ class Prepared(NamedTuple):
 
 
 class _Planned(NamedTuple):
-    """A batch to come.  ``step``: None for validation; ``frames`` (B,): the student's encoder frames."""
+    """A batch to come.  ``step``: None for validation; ``teacher``: where its cached posteriors are."""
 
     cuts: List[Any]
     cuts_path: Path
-    frames: Tensor
     step: Optional[int]
+    teacher: Optional[List[Any]]
+    num_frames: List[int]  # of the student's encoder
 
 
 class _Preparation(Dataset):
     """``_Planned`` -> ``Prepared``; an error that the user can correct is handed over, not raised."""
 
-    def __init__(self, config: SystemConfig, tokenizer: Tokenizer, cache: Optional[TeacherCache]):
-        self.config, self.tokenizer, self.cache = config, tokenizer, cache
+    def __init__(self, config: SystemConfig, tokenizer: Tokenizer):
+        self.config, self.tokenizer = config, tokenizer
 
     def __getitem__(self, planned: _Planned) -> Union[Prepared, Exception]:
         try:
@@ -55,7 +58,7 @@ class _Preparation(Dataset):
             return error
 
     def _prepared(self, planned: _Planned) -> Prepared:
-        config, step, frames = self.config, planned.step, planned.frames
+        config, kd, step = self.config, self.config.kd, planned.step
         batch = collate(planned.cuts, planned.cuts_path)
         labels, label_lens = padded_labels([self.tokenizer.encode(text) for text in batch.texts], config.blank_id)
         inputs: Dict[str, Any] = dict(
@@ -65,10 +68,11 @@ class _Preparation(Dataset):
             generator = torch.Generator().manual_seed(draw_seed(config.seed, "specaugment", step))
             options = vars(config.training.specaugment)
             inputs["features"] = spec_augment(batch.features, batch.feature_lens, generator, **options)
-            if config.kd is not None and self.cache is None:  # a teacher that runs online
+            if kd is not None and kd.ranges == "student":  # its teacher runs online
                 inputs["clean_features"] = batch.features
-        if step is not None and self.cache is not None:
-            found = self.cache.lookup(batch.utterance_ids, frames, int(frames.max()), labels.size(1))
+        if planned.teacher is not None and kd is not None:
+            made = (labels.size(1), config.training.prune_range, kd.temperature != 1.0)
+            found = collate_teacher(planned.teacher, planned.num_frames, *made, batch.utterance_ids)
             inputs["cached"] = CachedTeacher(*found)
         return Prepared(batch.utterance_ids, inputs)
 
@@ -86,7 +90,7 @@ class TrainingData:
     """Training and development cuts of one system, and the processes that make batches of them.
 
     Args:
-      cache:      what its teacher left, or None.
+      cache:      what its teacher left, in a cache or with the cuts, or None.
       pin_memory: for a CUDA device.
     """
 
@@ -96,7 +100,7 @@ class TrainingData:
         tokenizer: Tokenizer,
         train_cuts: Path,
         dev_cuts: Path,
-        cache: Optional[TeacherCache] = None,
+        cache: Optional[Teacher] = None,
         pin_memory: bool = False,
     ):
         self.config, self.tokenizer, self.cache, self.pin_memory = config, tokenizer, cache, pin_memory
@@ -121,10 +125,10 @@ class TrainingData:
             if self.selections[name].kept == 0:
                 raise UserError(path, f"nothing is left ({self.selections[name].summary(name)})", "usable utterances")
 
-    def kept(self, name: str) -> List[CutInfo]:
-        """The utterances of "train" or "dev" that ``select`` left in."""
+    def kept(self, name: str) -> List[Any]:
+        """The cuts of "train" or "dev" that ``select`` left in."""
         reasons = self.selections[name].reasons
-        return [info for info in load_cuts_info(self.paths[name]) if info.id not in reasons]
+        return [cut for cut in load_cuts(self.paths[name]) if cut.id not in reasons]
 
     def train_batches(self, epoch: int, skip: int, step: int) -> Iterator[Prepared]:
         """What is left of an epoch after ``skip`` batches; ``step`` is that of the first."""
@@ -143,10 +147,7 @@ class TrainingData:
         return make_dataloader(self.paths[name], keep=lambda cut: reasons.get(cut.id), **order)
 
     def _ready(self, name: str, plan: Iterable[Tuple[Optional[int], List[Any]]]) -> Iterator[Prepared]:
-        path, frames_of = self.paths[name], self._encoder_frames
-        self._queue.planned = (
-            _Planned(cuts, path, frames_of(torch.tensor([cut.num_frames for cut in cuts])), step) for step, cuts in plan
-        )
+        self._queue.planned = (self._planned(self.paths[name], step, cuts) for step, cuts in plan)
         try:
             for prepared in self._loader:
                 if isinstance(prepared, Exception):
@@ -157,6 +158,12 @@ class TrainingData:
                 raise
             next_step = "run the same command again: it goes on from its last checkpoint"
             raise UserError("a worker process of the data loader", "was killed (memory?)", "", next_step) from None
+
+    def _planned(self, path: Path, step: Optional[int], cuts: List[Any]) -> _Planned:
+        if step is None or self.cache is None:
+            return _Planned(cuts, path, step, None, [])
+        frames = self._encoder_frames(torch.tensor([cut.num_frames for cut in cuts]))
+        return _Planned(cuts, path, step, self.cache.arrays(cuts), frames.tolist())
 
     @functools.cached_property
     def _loader(self) -> DataLoader:
@@ -171,7 +178,7 @@ class TrainingData:
             options = dict(multiprocessing_context=context, worker_init_fn=follow_parent, persistent_workers=True)
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than there are cores
         return DataLoader(
-            _Preparation(self.config, self.tokenizer, self.cache),
+            _Preparation(self.config, self.tokenizer),
             batch_size=None,
             sampler=self._queue,
             num_workers=workers,

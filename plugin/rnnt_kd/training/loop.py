@@ -67,7 +67,7 @@ def train_system(
     data = TrainingData(config, tokenizer, train_cuts, dev_cuts, cache, pin_memory=device == "cuda")
     with system_files.locked(system_dir):
         if cache is not None and record.why_not():
-            setup.check_cache(cache, config, data)  # before anything is written
+            setup.check_cache(cache, config, data, say)  # before anything is written
         if system_files.open_system_dir(record, config, say):
             fabric = Fabric(accelerator=device, devices=1, precision=config.training.precision)
             training = Training(config, system_dir, data, fabric, backend, teacher_dir, say, record.identity())

@@ -62,7 +62,8 @@ class CachedTeacher(NamedTuple):
     starts:    (B, T) int64, first kept symbol position of each frame; padding: any.
     packed:    (B, T, s_range, 2) float16, posteriors on the kept nodes, see ``losses/packed_posteriors.py``.
     tempered:  the same at the temperature of the distillation; None where that is 1.
-    is_known:  (B, T, s_range) bool, False where ``packed`` says nothing of a node; None: it says all.
+    is_known:  (B, T, s_range) bool, False where ``packed`` says nothing of a node; None: it says all.  An utterance of
+               which nothing is known has the student's ranges.
     """
 
     starts: Tensor
@@ -81,7 +82,8 @@ class CachedTeacher(NamedTuple):
         moved = shift_nodes(self.starts, (self.packed, self.tempered), num_frames, shift)
         packed, tempered = moved.values
         assert packed is not None
-        return CachedTeacher(moved.starts, packed, tempered, moved.is_known)
+        is_known = moved.is_known if self.is_known is None else moved.is_known & self.is_known
+        return CachedTeacher(moved.starts, packed, tempered, is_known)
 
 
 class Objective(nn.Module):
@@ -147,6 +149,7 @@ class Objective(nn.Module):
         joiner = joiner_parts(model, encoder_out, predictor_out)
         kd_options: Dict[str, Any] = {}
         teacher: Union[None, JoinerParts, NodeScores] = None
+        has_teacher = None if cached is None or cached.is_known is None else cached.is_known.flatten(1).any(dim=1)
         if cached is not None and self.kd is not None:
             cached = cached.later(encoder_lens, self.kd.shift)
         if with_kd and self.kd is not None:
@@ -169,10 +172,11 @@ class Objective(nn.Module):
                 return_grad=True,
                 backend=backend,
             )
-            if cached is not None:
-                ranges = cached.ranges()
-            else:
+            if cached is None or has_teacher is not None:
                 ranges = get_rnnt_prune_ranges(px_grad, py_grad, boundary, config.prune_range)
+            if cached is not None:
+                kept = cached.ranges()
+                ranges = kept if has_teacher is None else torch.where(has_teacher[:, None, None], kept, ranges)
             pruned, kd = pruned_transducer_terms(
                 joiner.am,
                 joiner.lm,
