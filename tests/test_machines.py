@@ -209,6 +209,17 @@ def test_what_others_export_for_their_python_hides_nothing_of_ours(checkout):
     assert not [line for line in lines if line.startswith(("PYTHONHOME=", "PYTHONWARNINGS="))]
 
 
+def test_a_user_without_a_home_and_without_an_entry_that_names_one(root):
+    if os.getuid():
+        pytest.skip("only root can become another user")
+    show = '. /dev/stdin; echo "$HOME"'  # the folder of the checkout may be closed to others
+    done = subprocess.run(
+        ["bash", "-c", show], user=54321, group=54321, input=(root / "local" / "path.sh").read_text(), cwd="/",
+        env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == "/\n", done.stderr
+
+
 @pytest.mark.parametrize("visible, preset", [(None, "gpu"), ("1", "gpu"), ("", "cpu"), ("-1", "cpu")])
 def test_a_gpu_that_others_hide_is_not_counted_on(root, tmp_path, visible, preset):
     (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho 'GPU 0: one (UUID: GPU-0)'\n")

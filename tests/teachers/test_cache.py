@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import tracemalloc
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from rnnt_kd import files
 from rnnt_kd.errors import UserError
 from rnnt_kd.teachers import shards as teacher_shards
 from rnnt_kd.teachers.cache import TeacherCache, check_utterances
-from rnnt_kd.teachers.shards import CacheFacts, Entry, Shard, shard_indices, shard_path, write_shard
+from rnnt_kd.teachers.shards import CacheFacts, Entry, shard_path, write_shard
 
 FACTS = CacheFacts(
     teacher="a" * 64, bpe="b" * 64, cuts="c" * 64, blank_id=0, subsampling=4, prune_range=5, rnnt_type="regular",
@@ -213,10 +212,10 @@ def test_a_cache_made_with_something_else_names_both(folder, key, value, parts):
 def test_missing_utterances_are_counted_and_one_is_named(folder, entries):
     cache = TeacherCache.open(folder)
     ids = [entries[0].id, "spk77-utt", entries[1].id, "spk0", "z" * 300]
-    cuts, frames = [SimpleNamespace(id=name) for name in ids], [7, 1, 3, 1, 1]
-    said = message(check_utterances, cache, cuts, frames, "error")
+    frames = [7, 1, 3, 1, 1]
+    said = message(check_utterances, folder, ids, cache.frames([], ids), frames, "error")
     assert "3 of 5 utterances are missing, the first: spk77-utt" in said
-    assert check_utterances(cache, cuts, frames, "skip") == 3
+    assert check_utterances(folder, ids, cache.frames([], ids), frames, "skip") == 3
     found = cache.lookup(ids, frames, 20)
     assert found.is_known.shape == found.packed.shape[:3] and not found.packed[[1, 3, 4]].any()
     assert (
@@ -229,7 +228,8 @@ def test_missing_utterances_are_counted_and_one_is_named(folder, entries):
 def test_another_number_of_frames_names_both(folder, entries):
     cache = TeacherCache.open(folder)
     assert f"the teacher's posteriors of {entries[2].id}: (12, 11)" in message(cache.lookup, [entries[2].id], [24], 40)
-    said = message(check_utterances, cache, entries[2:3], [24], "skip")
+    name = entries[2].id
+    said = message(check_utterances, folder, [name], cache.frames([], [name]), [24], "skip")
     assert f"12 encoder frames for {entries[2].id}, and the student makes 24" in said and "subsampling" in said
 
 
@@ -356,19 +356,17 @@ def test_no_file_stays_open(tmp_path):
 
 
 def test_a_file_that_comes_late_is_waited_for_but_not_for_ever(folder, entries, monkeypatch):
-    path, pauses = shard_path(folder, 1), []
+    path, pauses, cache = shard_path(folder, 1), [], TeacherCache.open(folder)
     late = path.rename(folder / "elsewhere")
-    cache_dir_listed = shard_indices(folder)
 
     def sleep(seconds):
         pauses.append(seconds)
-        if len(pauses) == 10:
+        if sum(pauses) >= 5.0 and late.exists():
             late.rename(path)
 
     monkeypatch.setattr(files.time, "sleep", sleep)
-    assert cache_dir_listed == [0, 2] and Shard(path).num_frames == 9 + 5 + 2 + 8 and sum(pauses) == 5.0
-    cache = TeacherCache.open(folder)
+    expect(lookup(cache, entries), entries, 5)
+    assert 5.0 <= sum(pauses) < 6.0
     path.unlink()
     pauses.clear()
-    pauses += [0.0] * 20
-    assert "damaged: it is gone" in message(lookup, cache, entries) and 5 < sum(pauses) < 60
+    assert f"{path}: damaged: it is gone" in message(lookup, cache, entries) and 5.0 < sum(pauses) < 60

@@ -1,7 +1,7 @@
 """The teacher on disk: its pruned lattice and its posteriors there, for every training utterance.
 
     cache = TeacherCache.open("exp/an4/kd_cache", expected={"bpe": tokenizer.checksum, "prune_range": 5})
-    starts, packed, tempered, is_known = cache.lookup(batch.utterance_ids, encoder_lens.tolist(), S)
+    cached = cache.lookup(batch.utterance_ids, encoder_lens.tolist(), S)
 
 Made by ``rnnt_kd.bin.cache_teacher`` (stage 4), one file a shard (``shards.py``).  The posteriors are those of clean
 features, by utterance id: what a student hears instead (SpecAugment) does not matter, and a speed-perturbed copy
@@ -18,28 +18,16 @@ B = batch, T = encoder frames, S = symbols.
 
 import hashlib
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rnnt_kd.data.stored_frames import AGAIN, StoredFrames, damaged
 from rnnt_kd.errors import UserError
+from rnnt_kd.files import patiently
 from rnnt_kd.teachers.shards import CacheFacts, Damaged, Shard, shard_indices, shard_path
-
-
-class Cached(NamedTuple):
-    """One batch.
-
-    starts (B, T) int64; packed and, unless None, tempered (B, T, s_range, 2) float16; is_known (B, T, s_range) bool,
-    False in utterances without a teacher, None where there are none.
-    """
-
-    starts: Tensor
-    packed: Tensor
-    tempered: Optional[Tensor]
-    is_known: Optional[Tensor] = None
+from rnnt_kd.teachers.views import CachedTeacher
 
 
 class TeacherCache:
@@ -126,15 +114,16 @@ class TeacherCache:
             for row in self._rows(utterance_ids)
         ]
 
-    def arrays(self, cuts: Sequence[Any]) -> List[Optional[StoredFrames]]:
-        return self.places([cut.id for cut in cuts])
+    def arrays(self, cuts: Sequence[Any], cut_ids: Sequence[str]) -> List[Optional[StoredFrames]]:
+        """``places`` of ``cut_ids``: what the teacher heard is to be learned of ``cuts``."""
+        return self.places(cut_ids)
 
-    def frames(self, cuts: Sequence[Any]) -> np.ndarray:
-        """(B,) encoder frames of each cut, or any object with an ``id``; -1 where it is not there."""
-        rows = self._rows([cut.id for cut in cuts])
+    def frames(self, cuts: Sequence[Any], cut_ids: Sequence[str]) -> np.ndarray:
+        """(B,) encoder frames; -1 where it is not there."""
+        rows = self._rows(cut_ids)
         return np.where(rows < 0, -1, self._frames[rows] if len(self) else -1)
 
-    def lookup(self, utterance_ids: Sequence[str], num_frames: Sequence[int], max_symbols: int) -> Cached:
+    def lookup(self, utterance_ids: Sequence[str], num_frames: Sequence[int], max_symbols: int) -> CachedTeacher:
         """``collate_teacher`` of one batch."""
         facts, places = self.facts, self.places(utterance_ids)
         made = facts.prune_range, facts.temperature != 1.0
@@ -156,7 +145,7 @@ def collate_teacher(
     prune_range: int,
     is_tempered: bool,
     utterance_ids: Sequence[str],
-) -> Cached:
+) -> CachedTeacher:
     """Posteriors of the teacher for one batch.
 
     Args:
@@ -166,7 +155,7 @@ def collate_teacher(
       prune_range, is_tempered: how they were made.
       utterance_ids: B, for messages.
     Returns:
-      ``Cached``, s_range = min(prune_range, S + 1).  Padded frames have the last valid frame's start and zeros.
+      ``CachedTeacher``, s_range = min(prune_range, S + 1).  Padded frames have the last valid frame's start and zeros.
     Raises:
       UserError: a damaged or lost file; another number of frames; a kept position above S.
     """
@@ -195,7 +184,7 @@ def collate_teacher(
     known = torch.tensor([array is not None for array in arrays])
     is_known = None if known.all() else known[:, None, None].expand(len(arrays), T, s_range).contiguous()
     packed = torch.from_numpy(nodes)
-    return Cached(torch.from_numpy(starts), packed[0], packed[1] if is_tempered else None, is_known)
+    return CachedTeacher(torch.from_numpy(starts), packed[0], packed[1] if is_tempered else None, is_known)
 
 
 def check_facts(facts: CacheFacts, where: object, expected: Dict[str, Any]) -> None:
@@ -205,12 +194,13 @@ def check_facts(facts: CacheFacts, where: object, expected: Dict[str, Any]) -> N
         raise UserError(where, problem, f"{what} {wanted}, as this training has", AGAIN)
 
 
-def check_utterances(teacher: Any, cuts: Sequence[Any], num_frames: Sequence[int], missing: str) -> int:
-    """Number of ``cuts`` without a teacher in ``teacher``, a cache or what the cuts carry.
+def check_utterances(
+    where: object, utterance_ids: Sequence[str], frames: np.ndarray, num_frames: Sequence[int], missing: str
+) -> int:
+    """Number of utterances without a teacher, -1 in ``frames`` (B,).
 
     Raises UserError: there is one and ``missing`` is "error"; or another number of encoder frames than ``num_frames``.
     """
-    where, utterance_ids, frames = teacher.folder, [cut.id for cut in cuts], teacher.frames(cuts)
     is_missing = frames < 0
     if is_missing.any() and missing == "error":
         first = utterance_ids[int(is_missing.argmax())]
@@ -227,7 +217,7 @@ def check_utterances(teacher: Any, cuts: Sequence[Any], num_frames: Sequence[int
 
 def _opened(path: Path, verify: bool = False) -> Shard:
     try:
-        shard = Shard(path)
+        shard = patiently(lambda: Shard(path))
         if verify:
             shard.verify()
         return shard

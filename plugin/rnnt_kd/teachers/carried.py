@@ -52,15 +52,15 @@ class CarriedTeacher:
                 check_facts(facts, f"{cuts_path}: cut '{cut.id:.100}'", vars(first))
         return None if first is None else cls(cuts_path, first)
 
-    def arrays(self, cuts: Sequence[Any]) -> List[Union[None, StoredFrames, np.ndarray]]:
+    def arrays(self, cuts: Sequence[Any], cut_ids: Sequence[str]) -> List[Union[None, StoredFrames, np.ndarray]]:
         return [carried(cut, self.folder) for cut in cuts]
 
-    def frames(self, cuts: Sequence[Any]) -> np.ndarray:
-        arrays = self.arrays(cuts)
+    def frames(self, cuts: Sequence[Any], cut_ids: Sequence[str]) -> np.ndarray:
+        arrays = self.arrays(cuts, cut_ids)
         return np.array([-1 if x is None else x.frames if isinstance(x, StoredFrames) else len(x) for x in arrays])
 
 
-Teacher = Union[TeacherCache, CarriedTeacher]
+StoredTeacher = Union[TeacherCache, CarriedTeacher]
 
 
 def attach(cuts: Iterable[Any], cache: TeacherCache, missing: str = "error") -> Iterator[Any]:

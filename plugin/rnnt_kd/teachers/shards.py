@@ -29,7 +29,7 @@ from torch import Tensor
 from rnnt_kd import atomic
 from rnnt_kd.data.stored_frames import StoredFrames, digest
 from rnnt_kd.errors import UserError
-from rnnt_kd.files import parse_json, patiently
+from rnnt_kd.files import parse_json
 
 FORMAT = 2
 _ENTRY, _FRAMES = "teacher_cache", "kd"
@@ -125,7 +125,7 @@ class Shard:
     def __init__(self, path: Path):
         self.path = Path(path)
         try:
-            with patiently(lambda: open(path, "rb")) as stream:
+            with open(path, "rb") as stream:
                 begin = 8 + int.from_bytes(stream.read(8), "little")
                 size = os.fstat(stream.fileno()).st_size
             with safetensors.safe_open(str(path), framework="np") as file:

@@ -7,7 +7,7 @@ this one.  A batch is a function of its cuts and its step, so neither their numb
 import functools
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
 import torch
 from torch import Tensor
@@ -17,14 +17,14 @@ from rnnt_kd.children import follow_parent, start_method
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data import selection
 from rnnt_kd.data.cuts import load_cuts
-from rnnt_kd.data.dataset import CutDataLoader, collate, load_cuts_info, make_dataloader
+from rnnt_kd.data.dataset import Batch, CutDataLoader, collate, load_cuts_info, make_dataloader
+from rnnt_kd.data.features import original_id
 from rnnt_kd.data.specaugment import spec_augment
 from rnnt_kd.errors import UserError
 from rnnt_kd.teachers.cache import collate_teacher
-from rnnt_kd.teachers.carried import Teacher
+from rnnt_kd.teachers.carried import StoredTeacher
 from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.objective import CachedTeacher
 from rnnt_kd.training.state import draw_seed
 
 
@@ -48,8 +48,8 @@ class _Planned(NamedTuple):
 class _Preparation(Dataset):
     """``_Planned`` -> ``Prepared``; an error that the user can correct is handed over, not raised."""
 
-    def __init__(self, config: SystemConfig, tokenizer: Tokenizer):
-        self.config, self.tokenizer = config, tokenizer
+    def __init__(self, config: SystemConfig, tokenizer: Tokenizer, rank: int):
+        self.config, self.tokenizer, self.rank = config, tokenizer, rank
 
     def __getitem__(self, planned: _Planned) -> Union[Prepared, Exception]:
         try:
@@ -65,16 +65,35 @@ class _Preparation(Dataset):
             features=batch.features, feature_lens=batch.feature_lens, labels=labels, label_lens=label_lens
         )
         if step is not None and config.training.specaugment is not None:
-            generator = torch.Generator().manual_seed(draw_seed(config.seed, "specaugment", step))
+            generator = torch.Generator().manual_seed(draw_seed(config.seed, "specaugment", step, self.rank))
             options = vars(config.training.specaugment)
             inputs["features"] = spec_augment(batch.features, batch.feature_lens, generator, **options)
             if kd is not None and kd.ranges == "student":  # its teacher runs online
                 inputs["clean_features"] = batch.features
+        if step is not None and kd is not None and kd.ranges == "student" and kd.hears == "original":
+            inputs["clean_features"] = self._originals(planned, batch)
         if planned.teacher is not None and kd is not None:
             made = (labels.size(1), config.training.prune_range, kd.temperature != 1.0)
-            found = collate_teacher(planned.teacher, planned.num_frames, *made, batch.utterance_ids)
-            inputs["cached"] = CachedTeacher(*found)
+            inputs["cached"] = collate_teacher(planned.teacher, planned.num_frames, *made, batch.utterance_ids)
         return Prepared(batch.utterance_ids, inputs)
+
+    def _originals(self, planned: _Planned, batch: Batch) -> Tensor:
+        """(B, T, 80): the features of what the far copies of a batch are copies of; of others, their own."""
+        path, next_step = planned.cuts_path, "run stage 1 again"
+        by_id = _cuts_by_id(path)
+        ids = [original_id(name) for name in batch.utterance_ids]
+        missing = next((name for name in ids if name not in by_id), None)
+        if missing is not None:
+            raise UserError(path, f"has no {missing}, and a far copy of it", "the clean cuts, too", next_step)
+        clean = collate([by_id[name] for name in ids], path)
+        if not torch.equal(clean.feature_lens, batch.feature_lens):
+            raise UserError(path, f"far copies of {ids[0]} ... are not as long as it", "", next_step)
+        return clean.features
+
+
+@functools.lru_cache(maxsize=1)
+def _cuts_by_id(cuts_path: Path) -> Dict[str, Any]:
+    return {cut.id: cut for cut in load_cuts(cuts_path)}
 
 
 class _Queue:
@@ -86,12 +105,22 @@ class _Queue:
         return iter(self.planned)
 
 
+Item = TypeVar("Item")
+
+
+def heard_by_teacher(config: SystemConfig, cut_ids: Sequence[str]) -> List[str]:
+    """Of which cuts a student of ``config`` learns the teacher's posteriors (``kd.hears``)."""
+    is_original = config.kd is not None and config.kd.hears == "original"
+    return [original_id(cut_id) if is_original else cut_id for cut_id in cut_ids]
+
+
 class TrainingData:
     """Training and development cuts of one system, and the processes that make batches of them.
 
     Args:
       cache:      what its teacher left, in a cache or with the cuts, or None.
       pin_memory: for a CUDA device.
+      rank, size: of several processes that train together, each with its own batches.
     """
 
     def __init__(
@@ -100,10 +129,13 @@ class TrainingData:
         tokenizer: Tokenizer,
         train_cuts: Path,
         dev_cuts: Path,
-        cache: Optional[Teacher] = None,
+        cache: Optional[StoredTeacher] = None,
         pin_memory: bool = False,
+        rank: int = 0,
+        size: int = 1,
     ):
         self.config, self.tokenizer, self.cache, self.pin_memory = config, tokenizer, cache, pin_memory
+        self.rank, self.size = rank, size
         self.paths = {"train": train_cuts, "dev": dev_cuts}
         self.selections: Dict[str, selection.Selection] = {}
         self._queue = _Queue()
@@ -144,7 +176,15 @@ class TrainingData:
     def _plan(self, name: str, **order) -> CutDataLoader:
         training, reasons = self.config.training, self.selections[name].reasons
         order.update(batch_seconds=training.batch_seconds, num_buckets=training.num_buckets, seed=self.config.seed)
-        return make_dataloader(self.paths[name], keep=lambda cut: reasons.get(cut.id), **order)
+        loader = make_dataloader(self.paths[name], keep=lambda cut: reasons.get(cut.id), **order)
+        if self.size > 1 and name == "train":
+            if self.selections[name].kept < self.size:
+                problem = f"{self.selections[name].kept} utterances for {self.size} processes"
+                raise UserError(self.paths[name], problem, "one for each at the least", "train with fewer processes")
+            loader.plan = [batches[self.rank] for batches in steps(loader.plan, self.size)]
+        elif self.size > 1:  # validation: nobody waits for another one before the end
+            loader.plan = loader.plan[self.rank :: self.size]
+        return loader
 
     def _ready(self, name: str, plan: Iterable[Tuple[Optional[int], List[Any]]]) -> Iterator[Prepared]:
         self._queue.planned = (self._planned(self.paths[name], step, cuts) for step, cuts in plan)
@@ -163,7 +203,8 @@ class TrainingData:
         if step is None or self.cache is None:
             return _Planned(cuts, path, step, None, [])
         frames = self._encoder_frames(torch.tensor([cut.num_frames for cut in cuts]))
-        return _Planned(cuts, path, step, self.cache.arrays(cuts), frames.tolist())
+        heard = heard_by_teacher(self.config, [cut.id for cut in cuts])
+        return _Planned(cuts, path, step, self.cache.arrays(cuts, heard), frames.tolist())
 
     @functools.cached_property
     def _loader(self) -> DataLoader:
@@ -178,7 +219,7 @@ class TrainingData:
             options = dict(multiprocessing_context=context, worker_init_fn=follow_parent, persistent_workers=True)
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than there are cores
         return DataLoader(
-            _Preparation(self.config, self.tokenizer),
+            _Preparation(self.config, self.tokenizer, self.rank),
             batch_size=None,
             sampler=self._queue,
             num_workers=workers,
@@ -186,3 +227,21 @@ class TrainingData:
             generator=torch.Generator(),
             **options,
         )
+
+
+def steps(plan: List[List[Item]], size: int) -> List[List[List[Item]]]:
+    """The batches of an epoch, one for each of ``size`` processes in each step; every utterance comes once.
+
+    Where too few are left for the last step, the longest are halved; where too few utterances are left, they join the
+    batches of the step before.  There are at least ``size`` utterances.
+    """
+    taken = [plan[begin : begin + size] for begin in range(0, len(plan), size)]
+    last = taken[-1]
+    while len(last) < size and max(map(len, last)) > 1:
+        at = max(range(len(last)), key=lambda index: len(last[index]))
+        last[at : at + 1] = [last[at][0::2], last[at][1::2]]
+    if len(last) < size:
+        taken.pop()
+        left = [last[at] if at < len(last) else [] for at in range(size)]
+        taken[-1] = [batch + more for batch, more in zip(taken[-1], left)]
+    return taken

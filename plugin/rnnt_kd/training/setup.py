@@ -12,6 +12,7 @@ from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict
 from rnnt_kd.data.cuts import load_cuts
 from rnnt_kd.data.dataset import cuts_digest
+from rnnt_kd.data.stored_frames import AGAIN
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.models.transducer import Transducer
@@ -20,10 +21,10 @@ from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import refuse_decoding_only, weights_digest
 from rnnt_kd.teachers.cache import TeacherCache, check_utterances
-from rnnt_kd.teachers.carried import CarriedTeacher, Teacher
+from rnnt_kd.teachers.carried import CarriedTeacher, StoredTeacher
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import learning_rates, optimizers
-from rnnt_kd.training.batches import TrainingData
+from rnnt_kd.training.batches import TrainingData, heard_by_teacher
 from rnnt_kd.training.progress import Say
 
 STARTS_FROM_TEACHER = ("sparse_student", "streaming_student")  # roles
@@ -40,7 +41,7 @@ def check_names(config: SystemConfig) -> None:
 
 
 def resolve(
-    config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Path], cache: Optional[Teacher] = None
+    config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Path], cache: Optional[StoredTeacher] = None
 ) -> SystemConfig:
     """Fill in what the tokenizer and the teacher decide, after checking that they fit.
 
@@ -90,7 +91,7 @@ def resolve(
 
 def teacher_cache(
     config: SystemConfig, tokenizer: Tokenizer, kd_cache: Optional[Path], teacher_dir: Optional[Path], train_cuts: Path
-) -> Optional[Teacher]:
+) -> Optional[StoredTeacher]:
     """What ``config`` distils from, a cache or what the cuts carry; None where it distils from none.
 
     Raises:
@@ -121,16 +122,18 @@ def teacher_cache(
             "the folder of stage 4",
             "or kd.ranges=student, with a teacher that runs online",
         )
+    if config.kd.hears == "original":
+        raise UserError(train_cuts, "carry a teacher of each cut", "a cache, for kd.hears original", AGAIN)
     return carried
 
 
-def input_digests(train_cuts: Path, dev_cuts: Path, cache: Optional[Teacher]) -> Dict[str, str]:
+def input_digests(train_cuts: Path, dev_cuts: Path, cache: Optional[StoredTeacher]) -> Dict[str, str]:
     """What a system is trained on, for its record."""
     digests = {"train cuts": store.content_digest(train_cuts), "dev cuts": store.content_digest(dev_cuts)}
     return digests if cache is None else {**digests, "teacher cache": cache.digest}
 
 
-def check_cache(cache: Teacher, config: SystemConfig, data: TrainingData, say: Say) -> None:
+def check_cache(cache: StoredTeacher, config: SystemConfig, data: TrainingData, say: Say) -> None:
     """Look for every utterance that ``config`` would train on; say how many are missing, where some may be.
 
     Raises:
@@ -145,7 +148,8 @@ def check_cache(cache: Teacher, config: SystemConfig, data: TrainingData, say: S
     assert config.kd is not None
     cuts = data.kept("train")
     frames = model.encoder.output_lengths(torch.tensor([cut.num_frames for cut in cuts])).tolist()
-    missing = check_utterances(cache, cuts, frames, config.kd.missing)
+    heard = heard_by_teacher(config, [cut.id for cut in cuts])
+    missing = check_utterances(cache.folder, heard, cache.frames(cuts, heard), frames, config.kd.missing)
     if missing:
         share = f"{missing} of {len(cuts)} utterances ({100 * missing / len(cuts):.1f} %)"
         say(f"{config.name}: {share} have no teacher in {cache.folder} and are trained without distillation")
