@@ -169,6 +169,9 @@ class KdConfig:
     shift: Steps = 0  # encoder frames (40 ms) that the teacher's lattice is moved later, for streaming students
     align: Literal["strict", "crop-pad"] = "strict"  # encoder frames of teacher and student: teachers/views.py
     class_scales: Optional[Annotated[List[Scale], Field(min_length=3, max_length=3)]] = None  # of blank, label, rest
+    missing: Literal["error", "skip"] = (
+        "error"  # utterances that the cache does not have; skip: trained without this term
+    )
 
     @model_validator(mode="after")
     def _can_be(self):
