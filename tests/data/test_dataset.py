@@ -92,18 +92,18 @@ def test_skipped_batches_are_not_read_and_the_rest_is_the_same(cuts_path, tmp_pa
         list(load(moved, epoch=1))
 
 
-def test_what_is_not_kept_is_left_out_and_named(cuts_path):
-    loader = load(cuts_path, keep=lambda info: None if info.text and info.duration < 1.0 else f"{info.id} is out")
-    kept = {uid for batch in loader.utterance_ids for uid in batch}
-    assert kept == {f"u{index:02d}" for index in range(20) if index % 3}
-    assert loader.left_out == {f"u{i:02d}": f"u{i:02d} is out" for i in range(30) if f"u{i:02d}" not in kept}
+def test_only_the_cuts_at_places_are_taken(cuts_path):
+    places = np.array([place for place in range(20) if place % 3])
+    loader = load(cuts_path, places=places)
+    assert {uid for batch in loader.utterance_ids for uid in batch} == {f"u{place:02d}" for place in places}
+    assert [loader[index].utterance_ids for index in range(len(loader))] == loader.utterance_ids
 
 
 def test_nothing_left_is_an_error(cuts_path):
     with pytest.raises(UserError, match="batch_seconds: found 0"):
         load(cuts_path, batch_seconds=0)
-    with pytest.raises(UserError, match=r"no utterance is left of 30 \(the first: u00 is short\)"):
-        load(cuts_path, keep=lambda info: "is short")
+    with pytest.raises(UserError, match="no utterance is left of 30"):
+        load(cuts_path, places=np.array([], dtype=int))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -5,7 +5,6 @@ made of, and is computed by itself: so its bytes do not depend on which job make
 there before, or on how often the work was interrupted.
 """
 
-import functools
 from dataclasses import asdict
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List
@@ -14,8 +13,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from rnnt_kd.data.audio_format import FRAMES_PER_SECOND
-from rnnt_kd.data.dataset import CutInfo, cuts_digest, load_cuts_info, read_batches
+from rnnt_kd.data.dataset import read_batches
 from rnnt_kd.data.selection import select
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.progress_bar import ProgressBar
@@ -79,7 +79,7 @@ def cache_teacher(
             for entries_of_batch in work.batches(index):
                 entries.update(entries_of_batch)
                 progress.update(len(entries_of_batch))
-            ordered = [entries[work.infos[place].id] for place in work.places(index)]
+            ordered = [entries[name] for name in work.source.ids(work.places(index))]
             write_shard(cache_dir, work.facts, index, work.num_shards, ordered)
     paths = [shard_path(cache_dir, index) for index in own]
     frames, size = sum(Shard(path).num_frames for path in paths), sum(path.stat().st_size for path in paths)
@@ -110,13 +110,13 @@ class _TeacherOnCuts:
         ):
             if theirs != ours:
                 raise UserError(teacher_dir, f"trained with {what} {theirs}", f"{ours}, that of --bpe-dir")
-        self.infos: List[CutInfo] = load_cuts_info(cuts)
-        self.num_shards = -(-len(self.infos) // shard_utterances)
-        encode = functools.lru_cache(maxsize=None)(tokenizer.encode)
+        self.source = open_source(cuts)
+        self.num_shards = -(-len(self.source) // shard_utterances)
         self.selection = select(
-            self.infos,
-            encode=encode,
+            self.source,
+            encode=tokenizer.encode,
             unk_id=tokenizer.unk_id,
+            checksum=tokenizer.checksum,
             encoder_frames=model.encoder.output_lengths,
             min_seconds=settings.min_seconds,
             max_seconds=settings.max_seconds,
@@ -125,11 +125,13 @@ class _TeacherOnCuts:
         if self.selection.kept == 0:
             raise UserError(cuts, f"nothing is left ({self.selection.summary('cuts')})", "usable utterances")
         backend, place = get_backend(backend_name, torch.device(device)), torch.device(device)
-        self.posteriors = TeacherPosteriors(model, config.training, settings, backend, encode, place, Path(teacher_dir))
+        self.posteriors = TeacherPosteriors(
+            model, config.training, settings, backend, tokenizer.encode, place, Path(teacher_dir)
+        )
         self.facts = CacheFacts(
             teacher=weights_digest(teacher_dir),
             bpe=tokenizer.checksum,
-            cuts=cuts_digest(cuts),
+            cuts=self.source.digest,
             blank_id=tokenizer.blank_id,
             subsampling=model.encoder.subsampling_factor,
             lm_only_scale=config.training.lm_only_scale,
@@ -157,16 +159,17 @@ class _TeacherOnCuts:
     def places(self, index: int) -> List[int]:
         """Places in the cuts file of the utterances of a shard."""
         size = self.facts.shard_utterances
-        inside = range(index * size, min((index + 1) * size, len(self.infos)))
-        return [place for place in inside if self.infos[place].id not in self.selection.reasons]
+        kept = self.selection.why[index * size : (index + 1) * size] == 0
+        return (index * size + kept.nonzero()[0]).tolist()
 
     def batches(self, index: int) -> Iterator[Dict[str, Entry]]:
         """The entries of a shard, in batches of like length, longest first."""
-        places = sorted(self.places(index), key=lambda place: (-self.infos[place].num_frames, place))
+        num_frames = self.source.num_frames
+        places = sorted(self.places(index), key=lambda place: (-num_frames[place], place))
         plan: List[List[int]] = []
         most = self.batch_seconds * FRAMES_PER_SECOND
         for place in places:
-            longest = self.infos[plan[-1][0]].num_frames if plan else 0
+            longest = num_frames[plan[-1][0]] if plan else 0
             if plan and longest * (len(plan[-1]) + 1) <= most:
                 plan[-1].append(place)
             else:

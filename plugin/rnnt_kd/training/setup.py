@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from rnnt_kd import choices
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict
-from rnnt_kd.data.dataset import cuts_digest
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.models.transducer import Transducer
@@ -108,7 +108,7 @@ def teacher_cache(
         "prune_range": config.training.prune_range,
         "rnnt_type": config.training.rnnt_type,
         "temperature": config.kd.temperature,
-        "cuts": cuts_digest(train_cuts),
+        "cuts": open_source(train_cuts).digest,
     }
     if teacher_dir is not None:
         store.read_system(teacher_dir)
@@ -118,7 +118,7 @@ def teacher_cache(
 
 def input_digests(train_cuts: Path, dev_cuts: Path, cache: Optional[TeacherCache]) -> Dict[str, str]:
     """What a system is trained on, for its record."""
-    digests = {"train cuts": store.content_digest(train_cuts), "dev cuts": store.content_digest(dev_cuts)}
+    digests = {"train cuts": open_source(train_cuts).content, "dev cuts": open_source(dev_cuts).content}
     return digests if cache is None else {**digests, "teacher cache": cache.digest}
 
 
@@ -135,9 +135,9 @@ def check_cache(cache: TeacherCache, config: SystemConfig, data: TrainingData) -
         problem = f"made with {theirs} feature frames an encoder frame, and {config.name} has {ours}"
         raise UserError(cache.folder, problem, "the same subsampling in both")
     data.select(model.encoder.output_lengths, model.ctc_output is not None)
-    utterances = data.kept("train")
-    frames = model.encoder.output_lengths(torch.tensor([utterance.num_frames for utterance in utterances]))
-    cache.check_utterances([utterance.id for utterance in utterances], frames.tolist())
+    source, places = data.selections["train"].source, data.selections["train"].places
+    frames = model.encoder.output_lengths(torch.from_numpy(source.num_frames[places].astype("int64")))
+    cache.check_utterances(source.ids(places.tolist()), frames.tolist())
 
 
 def models(
