@@ -11,10 +11,10 @@ set -euo pipefail
 root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 . "$root/local/parse_options.sh"
 
-corpus= corpus_dir= train_dir= dev_dir= test_dirs= data_dir= exp_dir= conf_corpus=
-test_list=() stage=0 stop_stage=9 preset= experiment=default set=() seed= data_root=()
+corpus= corpus_dir= train_dir= dev_dir= data_dir= exp_dir= conf_corpus=
+test_dirs=() stage=0 stop_stage=9 preset= experiment=default fold= set=() seed= data_root=()
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) nj=$((cores < 4 ? cores : 4))
-device=auto lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
+noise_dir= rir_dir= device=auto nproc= ngpu= num_nodes=1 lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
 experiments() { local name; for name in $(corpora); do echo "  $name: $(names_in "$root/egs/$name/conf/experiments" .yaml)"; done; }
 corpora() { echo $(for name in "$root"/egs/*/corpus.sh; do basename "${name%/*}"; done); }
 usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its students, from data directories to one page
@@ -23,17 +23,23 @@ usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its st
   --corpus-dir       where the corpus is; without it, LibriSpeech is downloaded to DATA_DIR/download
   --train-dir        your own Kaldi data directories instead of a corpus:
   --dev-dir            all three options together
-  --test-dirs          one or more, in quotes
+  --test-dirs          one, or several in quotes; may be repeated
   --data-dir         stage 0 writes Kaldi data directories here [data/CORPUS]
   --exp-dir          everything else is written here [exp/CORPUS]
   --stage            first stage [$stage]: 0 data directories  1 cuts and features  2 BPE  3 teachers  4 teachers' caches
   --stop-stage       last stage [$stop_stage]: 5 students  6 decode  7 score  8 export  9 report
   --preset           a file egs/CORPUS/conf/PRESET.yaml: models, training, decoding [the corpus's, by device]
   --experiment       a file egs/CORPUS/conf/experiments/EXPERIMENT.yaml: systems and seeds [$experiment]
+  --fold             of an experiment with folds (cross-validation): make this one only, 1, 2 ...
   --set              SYSTEM.KEY=VALUE, may be repeated: a value of these files, for example sparse90_kd.kd.scale=2
+  --noise-dir        noise of far speech (--preset far): MUSAN, a Kaldi data directory or any tree of audio [pink, babble]
+  --rir-dir          its room responses, the same: of RIRS_NOISES, simulated_rirs [drawn]
   --seed             of made speech, and of every system that names no seeds [as in the experiment]
   --nj               processes side by side [$nj]
   --device           auto, cpu or cuda [$device]
+  --ngpu             GPUs of this machine that train a system together, the same as --device cuda --nproc [1]
+  --nproc            processes that train a system together [1]
+  --num-nodes        machines with so many each, in an allocation of Slurm [$num_nodes]
   --lattice-backend  auto, k2, torch or triton [$lattice_backend]
   --env              Python environment: auto, k2, torch2 or none [$env]
   --allow-pipes      run the shell pipes of wav.scp [$allow_pipes]
@@ -55,16 +61,28 @@ one_of --device "$device" "auto cpu cuda"
 one_of --stage "$stage" "0 1 2 3 4 5 6 7 8 9"
 one_of --stop-stage "$stop_stage" "0 1 2 3 4 5 6 7 8 9"
 [ "$stage" -le "$stop_stage" ] || die "--stage $stage comes after --stop-stage $stop_stage; expected --stage <= --stop-stage"
+[[ ${fold:-1} =~ ^[1-9][0-9]*$ ]] || die "--fold: '$fold'; expected a whole number, at least 1"
 [[ ${seed:-0} =~ ^[0-9]+$ ]] || die "--seed: '$seed'; expected a whole number"
-[[ $nj =~ ^[1-9][0-9]*$ ]] || die "--nj: '$nj'; expected a whole number, at least 1"
-if [ -n "$train_dir$dev_dir$test_dirs" ]; then
-  [ -n "$train_dir" ] && [ -n "$dev_dir" ] && [ -n "${test_dirs//[[:space:]]/}" ] || die "--train-dir, --dev-dir and --test-dirs go together; give all three"
+[ -z "$nproc$ngpu" ] || [ -z "$nproc" ] || [ -z "$ngpu" ] || die "--nproc and --ngpu exclude each other"
+[ -z "$ngpu" ] || { [ "$device" != cpu ] || die "--ngpu and --device cpu exclude each other"; nproc=$ngpu device=cuda; }
+nproc=${nproc:-1}
+for name in nj nproc num_nodes; do
+  [[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "--${name//_/-}: '${!name}'; expected a whole number, at least 1"
+done
+test_list=() own_dirs=("$train_dir" "$dev_dir")
+for value in ${test_dirs[@]+"${test_dirs[@]}"}; do # a folder, blanks and all, or several
+  if [ -d "$value" ]; then words=("$value"); else read -rd '' -a words <<<"$value" || true; fi # also over several lines
+  test_list+=(${words[@]+"${words[@]}"})
+done
+if [ -n "$train_dir$dev_dir${test_dirs[*]-}" ]; then
+  [ -n "$train_dir" ] && [ -n "$dev_dir" ] && [ -n "${test_list[*]-}" ] || die "--train-dir, --dev-dir and --test-dirs go together; give all three"
   [ "${corpus:-custom}" = custom ] || die "--corpus $corpus and --train-dir exclude each other"
   corpus=custom
 fi
 corpus=${corpus:-synth}
 one_of --corpus "$corpus" "$(corpora)"
-own_dirs=("$train_dir" "$dev_dir" "$test_dirs") asked_preset=$preset
+asked_preset=$preset
+unset test_dirs
 gpu() { [ "$device" = cuda ] || { [ "$device" = auto ] && has_gpu; }; }
 . "$root/egs/$corpus/corpus.sh" # its parts may depend on the preset, its presets on the device: read twice
 [ -n "$asked_preset" ] || { if gpu; then preset=$default_preset_gpu; else preset=$default_preset_cpu; fi; . "$root/egs/$corpus/corpus.sh"; }
@@ -75,9 +93,7 @@ exp_dir=${exp_dir:-$root/exp/$corpus} data_dir=${data_dir:-$root/data/$corpus}
 if [ "$corpus" = custom ]; then
   [ -n "${own_dirs[0]}" ] || die "--corpus custom needs your Kaldi data directories: --train-dir, --dev-dir and --test-dirs"
   train_dir=${own_dirs[0]} dev_dir=${own_dirs[1]}
-  read -rd '' -a test_list <<<"${own_dirs[2]}" || true # also over several lines
 else
-  [[ $data_dir != *[[:space:]]* ]] || die "--data-dir: '$data_dir'; expected a path without blanks; choose another"
   [ "$needs_corpus_dir" = false ] || [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir DIR: where the corpus is (see egs/$corpus/README.md)"
   train_dir=$data_dir/$train_dir dev_dir=$data_dir/$dev_dir
   for name in $test_dirs; do test_list+=("$data_dir/$name"); done
@@ -92,7 +108,7 @@ if [ "$dry_run" = false ]; then
   [ "$print_jobs" = false ] || exec 1>&3 3>&-
   mkdir -p "$exp_dir" 2>/dev/null || die "$exp_dir: cannot be made; expected a folder that can be written; choose another --exp-dir"
   if [ "$print_jobs" = false ] && command -v flock >/dev/null 2>&1; then # the lock goes when the run's last process ends
-    exec 9>>"$exp_dir/.lock" || die "$exp_dir: cannot be written; choose another --exp-dir"
+    exec 9>>"$exp_dir/.lock${fold:+.fold$fold}" || die "$exp_dir: cannot be written; choose another --exp-dir"
     flock -n 9 || [ $? != 1 ] || die "$exp_dir: another run is at work there; wait for it to end, or choose another --exp-dir"
   fi
 fi
@@ -102,8 +118,8 @@ run() { # run COMMAND ...: print it under --dry-run, else run it
 pipes= failed=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 experiment() { # experiment WORD ...: rnnt_kd.bin.experiment with these words at the end
   run python -m rnnt_kd.bin.experiment --experiment "$conf/experiments/$experiment.yaml" --config "$conf/$preset.yaml" --exp-dir "$exp_dir" \
-    --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[*]}" --corpus "$corpus" --nj "$nj" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
-    --device "$device" --lattice-backend "$lattice_backend" ${seed:+--set "seeds=[$seed]"} ${set[@]+"${set[@]/#/--set=}"} "$@"
+    --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
+    --device "$device" --nproc "$nproc" --num-nodes "$num_nodes" --lattice-backend "$lattice_backend" ${fold:+--fold "$fold"} ${seed:+--set "seeds=[$seed]"} ${noise_dir:+--set "features.noise_dir=$noise_dir"} ${rir_dir:+--set "features.rir_dir=$rir_dir"} ${set[@]+"${set[@]/#/--set=}"} "$@"
 }
 stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no other system from its figures
   { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; } || return 0

@@ -23,6 +23,7 @@ parse_options() { # parse_options "$@"
       *) words+=("${!i}") ;;
     esac
   done
+  [[ " ${words[*]-} " != *" --test-dirs"[\ =]* ]] || test_dirs=()
   read_options ${words[@]+"${words[@]}"}
 }
 
@@ -50,7 +51,7 @@ current() { local name; name=$(variable "$1"); echo "${!name-}"; }
 assign() { # assign --NAME VALUE
   local name; name=$(variable "$1")
   case $(declare -p "$name") in
-    "declare -a"*) local -n list=$name; list+=("$2") ;;
+    "declare -a"*) eval "$name+=(\"\$2\")" ;;
     *)
       [[ ! ${!name} =~ ^(true|false)$ || $2 =~ ^(true|false)$ ]] || die "$1: '$2'; expected one of: true, false"
       printf -v "$name" '%s' "$2" ;;

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "files": "",
     "text_files": "",
     "record": "atomic",
+    "parts": "atomic",
     "lattice": "",
     "losses": "lattice",
     "models": "",
@@ -35,17 +36,18 @@ MAY_IMPORT = {
     "config": "losses sparsity",
     "config_io": "atomic config text_files",
     "text": "atomic record text_files",
-    "data": "atomic children progress_bar record text text_files",
+    "data": "atomic children parts progress_bar record text text_files",
     "scoring": "atomic tables text text_files",
     "systems": "atomic config config_io models record sparsity",
-    "teachers": "atomic config data lattice losses models progress_bar systems text",
-    "training": "atomic config config_io data lattice losses models progress_bar record sparsity systems teachers text",
+    "teachers": "atomic data lattice losses models progress_bar systems text",
+    "training": "atomic children config config_io data lattice losses models progress_bar record sparsity systems "
+    "teachers text",
     "decoding": "children data models scoring text text_files",
     "inference": "models",
     "export": "atomic children config config_io data decoding models record scoring sparsity systems tables text",
     "experiments": "config config_io data record scoring systems tables teachers text training",
     "report": "atomic config data lattice losses models scoring systems teachers text",
-    "bin": "atomic children config data decoding experiments export models progress_bar "
+    "bin": "atomic children config data decoding experiments export models parts progress_bar "
     "record report scoring systems teachers text training",
     "__init__": "losses",
 }

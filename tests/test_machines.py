@@ -64,6 +64,34 @@ def test_any_shell_may_start_it(root, as_here, tmp_path):
     assert dry_run(root, start=["sh", "rnnt"], cwd=tmp_path) == as_here
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "dash"])
+def test_the_shell_of_a_user_takes_path_sh_from_anywhere_or_says_why_not(root, tmp_path, shell):
+    if not shutil.which(shell):
+        pytest.skip(f"no {shell} here")
+    show = '. "$1/local/path.sh" && echo "$PYTHONPATH"'
+    environment = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [shell, "-c", show, shell, root], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    if shell == "dash":
+        assert done.stdout == "" and done.stderr.startswith("error: local/path.sh: ") and done.stderr.count("\n") == 1
+    else:
+        assert (done.stdout, done.stderr) == (f"{root}/plugin:{root}\n", "")
+
+
+NEWER_THAN_BASH_3_2 = re.compile(
+    r"(local|declare|typeset) -\w*[nAgu]|mapfile|readarray|coproc|globstar|wait -n|&>>|\|&|;;?&|\[\[? -[vR] "
+    r"|\$\{\w+(\^|,|@[A-Za-z])|\[-\d|EPOCH|BASHPID|\{\w+\}[<>]|read -\w*[iN]|printf '?%\(|\\u[0-9a-f]{4}"
+)
+
+
+def test_the_shells_of_macos_are_enough(root):
+    """Its bash is 3.2, of 2006."""
+    for path in [root / "run.sh", *root.glob("local/*.sh"), *root.glob("egs/*/*.sh"), root / "tests" / "run.sh"]:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            assert not NEWER_THAN_BASH_3_2.search(line), f"{path}:{number}: {line}"
+
+
 def test_cron_gives_nothing_and_it_runs(root, as_here):
     assert dry_run(root, {"PATH": "/usr/bin:/bin"}) == as_here
     for script in ("local/score.sh", "local/setup_env.sh", "tests/run.sh"):
@@ -179,6 +207,17 @@ def test_what_others_export_for_their_python_hides_nothing_of_ours(checkout):
     assert f"PYTHONPATH={checkout}/plugin:{checkout}:/theirs" in lines
     assert {"OMP_NUM_THREADS=1", "PYTHONUTF8=1"} <= set(lines)
     assert not [line for line in lines if line.startswith(("PYTHONHOME=", "PYTHONWARNINGS="))]
+
+
+def test_a_user_without_a_home_and_without_an_entry_that_names_one(root):
+    if os.getuid():
+        pytest.skip("only root can become another user")
+    show = '. /dev/stdin; echo "$HOME"'  # the folder of the checkout may be closed to others
+    done = subprocess.run(
+        ["bash", "-c", show], user=54321, group=54321, input=(root / "local" / "path.sh").read_text(), cwd="/",
+        env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout == "/\n", done.stderr
 
 
 @pytest.mark.parametrize("visible, preset", [(None, "gpu"), ("1", "gpu"), ("", "cpu"), ("-1", "cpu")])

@@ -88,10 +88,11 @@ def test_own_directories_of_every_kind(root, tmp_path, speech, monkeypatch):
     monkeypatch.chdir(tmp_path)
     mixed_dir(tmp_path / "d" / "train", tmp_path / "d" / "audio_train", speech[:28], tmp_path)
     mixed_dir(tmp_path / "d" / "dev", tmp_path / "d" / "audio_dev", speech[28:35], tmp_path)
-    mixed_dir(tmp_path / "d" / "mixed", tmp_path / "d" / "audio_mixed", speech[35:42], tmp_path)
+    mixed_dir(tmp_path / "d d" / "mixed", tmp_path / "d" / "audio_mixed", speech[35:42], tmp_path)
     segmented = segmented_dir(tmp_path / "d" / "segmented", speech[42:])
     result = run(
-        root, "--train-dir", "d/train", "--dev-dir", "d/dev", "--test-dirs", "d/mixed d/segmented", "--exp-dir", "exp",
+        root, "--train-dir", "d/train", "--dev-dir", "d/dev", "--test-dirs", "d d/mixed",
+        "--test-dirs", "d/segmented", "--exp-dir", "exp",
     )  # fmt: skip
     rows = json.loads((tmp_path / "exp" / "default" / "summary.json").read_text())
     assert [row["system"] for row in rows] == [

@@ -1,5 +1,6 @@
 """run.sh as users type it: options, errors, and what --dry-run prints.  Nothing is installed or run."""
 
+import itertools
 import os
 import re
 import shlex
@@ -28,6 +29,10 @@ def value(words, option):
     return words[words.index(option) + 1]
 
 
+def values(words, option):
+    return list(itertools.takewhile(lambda word: not word.startswith("--"), words[words.index(option) + 1 :]))
+
+
 @pytest.mark.parametrize("arguments, words", [
     (["--fancy", "1"], ["--fancy", "--corpus", "--stop-stage", "--dry-run"]),
     (["--fancy=1"], ["unknown option '--fancy=1'", "--corpus"]),
@@ -45,7 +50,10 @@ def value(words, option):
     (["--experiment", "papre"], ["--experiment: 'papre'", "default, smoke"]),
     (["--seed", "1.5"], ["--seed: '1.5'"]),
     (["--nj", "0"], ["--nj: '0'"]),
-    (["--data-dir", "d x"], ["--data-dir: 'd x'", "without blanks"]),
+    (["--nproc", "0"], ["--nproc: '0'"]),
+    (["--num-nodes", "two"], ["--num-nodes: 'two'"]),
+    (["--ngpu", "2", "--nproc", "2"], ["--nproc and --ngpu exclude each other"]),
+    (["--ngpu", "2", "--device", "cpu"], ["--ngpu and --device cpu exclude each other"]),
     (["--nj"], ["--nj needs a value"]),
     (["--allow-pipes", "maybe"], ["--allow-pipes: 'maybe'", "true, false"]),
     (["--config", "nowhere.conf"], ["--config: 'nowhere.conf'"]),
@@ -153,7 +161,7 @@ def test_stages_keep_their_numbers(root, tmp_path):
         assert value(words, "--test-dirs") == f"{root}/data/synth/test"
 
 
-def test_own_directories_and_experiments_reach_the_commands(root):
+def test_own_directories_and_experiments_reach_the_commands(root, tmp_path):
     lines = commands(root, *OWN, "--experiment", "default", "--preset", "gpu")
     assert [words[-1] for words in lines if "rnnt_kd.bin.validate_data_dir" in words] == [
         "d/train",
@@ -161,12 +169,23 @@ def test_own_directories_and_experiments_reach_the_commands(root):
         "d/a",
         "d/b",
     ]
-    assert value(lines[-1], "--test-dirs") == "d/a d/b" and value(lines[-1], "--dev-dir") == "d/dev"
+    assert values(lines[-1], "--test-dirs") == ["d/a", "d/b"] and value(lines[-1], "--dev-dir") == "d/dev"
     assert (
         value(lines[-1], "--config").endswith("egs/custom/conf/gpu.yaml") and value(lines[-1], "--corpus") == "custom"
     )
+    (tmp_path / "it's a b").mkdir()
+    (tmp_path / "conf").write_text("test-dirs = d/never\n")
+    more = ["--test-dirs", tmp_path / "it's a b", f"--config={tmp_path / 'conf'}"]
+    assert values(commands(root, *OWN, *more)[-1], "--test-dirs") == ["d/a", "d/b", str(tmp_path / "it's a b")]
+    assert values(commands(root, "--data-dir", "d x")[-1], "--test-dirs") == ["d x/test"]
     (words,) = commands(root, "--experiment", "smoke", "--print-jobs")
     assert words[-1] == "--print-jobs" and value(words, "--experiment").endswith("/smoke.yaml")
+
+
+def test_processes_of_a_training_reach_the_commands(root):
+    words = commands(root, "--ngpu", "8", "--num-nodes", "2", "--preset", "cpu")[-1]
+    assert [value(words, f"--{name}") for name in ("device", "nproc", "num-nodes")] == ["cuda", "8", "2"]
+    assert value(commands(root, "--nproc", "2")[-1], "--nproc") == "2"
 
 
 def test_mini_librispeech_is_five_hours_of_librispeech(root):

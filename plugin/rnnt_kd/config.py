@@ -39,6 +39,21 @@ class FeaturesConfig:
     """Stage 1.  80-bin log-mel filter banks, 25 ms windows every 10 ms, 16 kHz."""
 
     speed_perturb: List[Positive] = field(default_factory=lambda: [1.0])  # training cuts only
+    far_copies: Steps = 0  # of each training cut, across a room and in noise: data/far.py
+    far_sets: Flag = False  # beside each test set and dev, a far one: test_far
+    snr_db: Annotated[List[Number], Field(min_length=2, max_length=2)] = field(default_factory=lambda: [2.0, 15.0])
+    noise_dir: Optional[str] = None  # Kaldi data directory or tree of audio; null: pink noise, and babble
+    rir_dir: Optional[str] = None  # the same, of room responses; null: they are drawn
+
+    @model_validator(mode="after")
+    def _used(self):
+        given = next((name for name in ("noise_dir", "rir_dir") if getattr(self, name) is not None), None)
+        if given and not (self.far_copies or self.far_sets):
+            problem = "given, and nothing is heard there"
+            raise UserError(f"features.{given}", problem, "far_copies: 1, far_sets: true", "--preset far has both")
+        if self.snr_db[0] > self.snr_db[1]:
+            raise UserError("features.snr_db", f"{self.snr_db[0]} > {self.snr_db[1]}", "the lowest, then the highest")
+        return self
 
 
 @dataclass
@@ -84,6 +99,7 @@ class TrainingConfig:
     epochs: Count = 30
     batch_seconds: Positive = 60.0  # audio a batch, padding included
     num_buckets: Count = 10
+    num_workers: Steps = 0  # processes that make batches ready; results do not depend on it
     min_seconds: Scale = 0.1  # shorter or longer utterances are left out, counted and named
     max_seconds: Positive = 35.0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # Lightning Fabric's names
@@ -107,7 +123,9 @@ class TrainingConfig:
     delay_penalty: Scale = 0.0  # k2's, of the simple and the pruned loss: larger makes symbols come earlier
     specaugment: Optional[SpecAugmentConfig] = field(default_factory=SpecAugmentConfig)
     validate_every_epochs: Count = 1
-    average_best: Count = 5  # checkpoints, by validation loss
+    averaging: Literal["best", "ema"] = "best"  # of checkpoints, or a moving average of the weights of every step
+    average_best: Count = 5  # best: of how many checkpoints at most, by validation loss
+    ema_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.999  # ema: of the average in each step
     checkpoint_every_steps: Count = 200
     log_every_steps: Count = 20
     max_nonfinite_batches: Count = 5  # in a row
@@ -125,10 +143,12 @@ class KdConfig:
     variant: str = "collapsed"  # a function of losses/kd_variants.py
     weighting: str = "occupancy"  # a function of losses/kd_weightings.py
     scale: Scale = 1.0
+    hears: Literal["student", "original"] = "student"  # of a far copy, the teacher: the same audio, or the clean cut
     ranges: Literal["teacher", "student"] = "teacher"  # whose lattice nodes; student: the teacher runs online
     temperature: Positive = 1.0
     ramp_steps: Steps = 0  # kd scale grows linearly from 0 over these steps
     shift: Steps = 0  # encoder frames (40 ms) that the teacher's lattice is moved later, for streaming students
+    align: Literal["strict", "crop-pad"] = "strict"  # encoder frames of teacher and student: teachers/views.py
     class_scales: Optional[Annotated[List[Scale], Field(min_length=3, max_length=3)]] = None  # of blank, label, rest
 
     @model_validator(mode="after")

@@ -5,10 +5,10 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.torch
-from command_cases import LONG, kill, refused, start, words, writes_interrupted
+from command_cases import LONG, fails_on_a_full_disk, kill, refused, start, words, writes_interrupted
 from system_cases import noise_corpus, random_system
 
-from rnnt_kd import atomic, progress_bar
+from rnnt_kd import progress_bar
 from rnnt_kd.bin import cache_teacher as command
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -209,13 +209,14 @@ def test_a_teacher_of_nans_is_named_with_the_utterance(made, tmp_path, capsys):
     assert "its posteriors of s-0" in said and not contents(tmp_path / "out")
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_half_shard(made, tmp_path, capsys, monkeypatch):
-    def write_bytes(path, content):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(atomic, "write_bytes", write_bytes)
-    said = refused(capsys, command.main, *arguments(made, tmp_path / "out"), lines=None)
-    assert said.startswith(f"error: {tmp_path / 'out'}: the disk is full")
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(made, whole, tmp_path, root):
+    """First not even the record can be written, then no shard of many words."""
+    sizes = sorted(map(len, contents(whole).values()))
+    for file_bytes, left in ((100, 0), (sizes[4], 5)):
+        fails_on_a_full_disk(root, "cache_teacher", arguments(made, tmp_path / "out"), file_bytes=file_bytes)
+        assert len(contents(tmp_path / "out")) <= left and not list((tmp_path / "out").rglob("*.tmp"))
+    command.main(arguments(made, tmp_path / "out"))
+    assert contents(tmp_path / "out") == contents(whole)
 
 
 def test_plain_progress_lines_tell_the_time_left(made, tmp_path, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -55,13 +56,68 @@ def test_the_whole_path_runs_and_then_skips(data_dir, tmp_path, capsys):
     assert "15 cuts of 5 utterances" in out and out.count("runs again, because") == 2
 
 
+@pytest.fixture
+def long_dir(tmp_path):
+    """45 recordings: work for three jobs; every seventh is left out."""
+    audio = {f"u{index:02d}": tmp_path / f"{index}.wav" for index in range(45)}
+    for index, path in enumerate(audio.values()):
+        samples = 0.1 * np.random.default_rng(index).normal(size=3000 + 100 * index)
+        soundfile.write(path, samples * (index % 7 > 0), 16000)
+    return write_data_dir(
+        tmp_path / "long", wav_scp=audio, text=dict.fromkeys(audio, "YES"), utt2spk=dict.fromkeys(audio, "s")
+    )
+
+
+def contents(folder):
+    """Of the files that people see."""
+    seen = [path for path in folder.rglob("*") if path.is_file() and not path.relative_to(folder).parts[0][0] == "."]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in seen}
+
+
+def test_jobs_in_any_order_leave_the_files_of_one_process(long_dir, tmp_path, capsys):
+    def run(*more):
+        compute_features.main([*options, *map(str, more)])
+        return capsys.readouterr().out
+
+    options = ["--data-dir", str(long_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "x"]
+    options += ["--speed-perturb", "0.9", "1.0"]
+    told = run().splitlines()[0]
+    expected = contents(tmp_path / "cuts")
+    assert len(expected) == 5
+    for nj, order in ((2, (2, 1)), (3, (1, 3, 2)), (5, (5, 4, 3, 2, 1))):  # of five, two have nothing to do
+        shutil.rmtree(tmp_path / "cuts")
+        for job in order[:-1]:
+            assert run("--job", job, "--nj", nj) == f"features of x: job {job} of {nj} has done its part\n"
+            assert contents(tmp_path / "cuts") == {}
+        assert run("--job", order[-1], "--nj", nj).splitlines()[0] == told
+        assert contents(tmp_path / "cuts") == expected
+        assert not list((tmp_path / "cuts").glob(".x.parts*"))
+        assert "finished already" in run("--job", 1, "--nj", nj) and "finished already" in run()
+
+
+@pytest.mark.parametrize("more, is_taken_over", [([], True), (["--max-bad-fraction", "0.5"], False)])
+def test_what_a_killed_run_made_is_taken_over_unless_the_settings_are_others(long_dir, tmp_path, more, is_taken_over):
+    options = ["--data-dir", str(long_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "x"]
+    compute_features.main([*options, "--job", "1", "--nj", "3"])
+    (done,) = (path.stat() for path in (tmp_path / "cuts").glob(".x.parts-*/feats/feats-00000.lca"))
+    compute_features.main([*options, *more])
+    now = (tmp_path / "cuts" / "x_feats" / "feats-00000.lca").stat()
+    assert (now.st_ino == done.st_ino) == is_taken_over and not list((tmp_path / "cuts").glob(".x.parts*"))
+
+
+@pytest.mark.parametrize("job, nj, words", [(0, 2, "1 to 2"), (3, 2, "1 to 2"), (1, 0, "--nj: 0")])
+def test_a_job_that_there_is_not(data_dir, tmp_path, capsys, job, nj, words):
+    options = ["--data-dir", data_dir, "--out-dir", tmp_path / "cuts", "--name", "x", "--job", job, "--nj", nj]
+    assert words in refused(capsys, compute_features.main, *map(str, options))
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_made(data_dir, tmp_path, root):
     out = tmp_path / "out"
     features = "compute_features", ["--data-dir", data_dir, "--out-dir", out, "--name", "train"]
     bpe = "train_bpe", ["--text", data_dir / "text", "--vocab-size", "20", "--out-dir", out]
     for command, file_bytes in ((features, 3000), (bpe, 100)):
         fails_on_a_full_disk(root, *command, file_bytes=file_bytes)
-        assert not [path for path in out.rglob("*") if not path.name.endswith(".lock") and path.stat().st_size]
+        assert not [path for path in out.rglob("*") if path.is_file() and path.stat().st_size]
     process = start(root, *features)
     assert "4 cuts of 4 utterances" in process.communicate(timeout=LONG)[0]
 
@@ -238,7 +294,7 @@ def test_a_full_disk_and_an_interrupt_leave_nothing_half_written(data_dir, tmp_p
     error = capsys.readouterr().err
     assert ("the disk is full" if trouble == "full" else "interrupted; run the same command again") in error
     assert "Traceback" not in error
-    assert [path.name for path in (tmp_path / "cuts").iterdir() if path.suffix != ".lock"] == []
+    assert [path.name for path in (tmp_path / "cuts").rglob("*") if path.is_file() and path.suffix != ".lock"] == []
     monkeypatch.undo()
     compute_features.main(arguments)
     assert (tmp_path / "cuts" / "x.jsonl.gz").is_file()

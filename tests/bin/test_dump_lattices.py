@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
-from command_cases import refused, writes_interrupted
+from command_cases import fails_on_a_full_disk, refused, writes_interrupted
 from experiment_cases import write_experiment
 from system_cases import noise_corpus, random_system
 
@@ -161,6 +161,16 @@ def test_killed_in_the_middle_it_goes_on(exp):
     assert end.value.code == 130 and len(list_lattices(exp)) == 1
     run(exp)
     assert len(list_lattices(exp)) == 3
+
+
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(exp, root):
+    """First not even the record can be written, then no picture."""
+    arguments = ["--experiment-dir", str(exp), *BACKEND, "--figures"]
+    for file_bytes in (100, 3000):
+        fails_on_a_full_disk(root, "dump_lattices", arguments, file_bytes=file_bytes)
+        assert list_lattices(exp) == [] and not list(exp.rglob("*.tmp"))
+    run(exp, "--figures")
+    assert len([read_lattice(path) for path in list_lattices(exp)]) == 3
 
 
 def test_no_word_changed_is_no_error(exp, capsys):

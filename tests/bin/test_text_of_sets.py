@@ -59,7 +59,7 @@ def test_what_cannot_be_written_is_said_of_each_set_before_training(places, capf
     folder = places.exp_dir.parent
     words = ["--experiment", folder / "trial.yaml", "--config", places.preset, "--exp-dir", places.exp_dir]
     words += ["--train-dir", folder / "train", "--dev-dir", folder / "dev", "--steps", "bpe"]
-    words += ["--test-dirs", f"{folder}/clean {folder}/other", "--set", "text.vocab_size=4"]
+    words += ["--test-dirs", folder / "clean", folder / "other", "--set", "text.vocab_size=4"]
     experiment.main([*map(str, words), "--set", "text.shrink_to_fit=true"])
     printed = capfd.readouterr()
     assert "9 pieces, more than text.vocab_size 4" in printed.out and "<unk> (1 times)" in printed.out

@@ -65,7 +65,8 @@ def test_a_manifest_of_lhotse_is_read_as_lhotse_reads_it(audio, tmp_path, writer
     cuts.to_file(tmp_path / "cuts_x.jsonl.gz")
     same(open_source(tmp_path / "cuts_x.jsonl.gz"), cuts)
     moved = shutil.copytree(tmp_path, tmp_path / "other" / "place")
-    shutil.rmtree(tmp_path / "feats_x")
+    for made in tmp_path.glob("feats_x*"):
+        shutil.rmtree(made) if made.is_dir() else made.unlink()
     (batch,) = make_dataloader(moved / "cuts_x.jsonl.gz", batch_seconds=1000)
     assert len(batch.texts) == len(cuts)
 
@@ -84,11 +85,13 @@ def test_a_shar_folder_is_read_as_lhotse_reads_it(audio, tmp_path, fields):
     cuts = audio[1]
     if "features" in fields:
         cuts = cuts.compute_and_store_features(Fbank(), str(tmp_path / "x"), storage_type=LilcomChunkyWriter)
+    (tmp_path / "shar").mkdir()
     with SharWriter(str(tmp_path / "shar"), fields=fields, shard_size=5) as writer:
         for cut in cuts:
             writer.write(cut)
     source = open_source(tmp_path / "shar")
     same(source, CutSet.from_shar(in_dir=tmp_path / "shar"))
+    assert [source.find(cut.id) for cut in cuts] == list(range(len(cuts))) and source.find("no") is None
     loader = make_dataloader(tmp_path / "shar", batch_seconds=5, shuffle=True, seed=3)
     assert sorted(name for batch in loader for name in batch.utterance_ids) == sorted(cut.id for cut in cuts)
     again = pickle.loads(pickle.dumps(source))
@@ -99,6 +102,7 @@ def test_a_shar_folder_is_read_as_lhotse_reads_it(audio, tmp_path, fields):
 def shar(audio, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shar")
     cuts = audio[1].compute_and_store_features(Fbank(), str(folder / "x"), storage_type=LilcomChunkyWriter)
+    (folder / "shar").mkdir()
     with SharWriter(str(folder / "shar"), fields={"features": "lilcom"}, shard_size=5) as writer:
         for cut in cuts:
             writer.write(cut)
@@ -109,8 +113,8 @@ def shar(audio, tmp_path_factory):
     (lambda folder: (folder / "features.000001.tar").unlink(), "3 files of cuts and 2 of features"),
     (lambda folder: [path.unlink() for path in folder.glob("cuts*")], "no cuts"),
     (lambda folder: cut_off(folder / "features.000001.tar", 9000), "features.000001.tar: "),
-    (lambda folder: shutil.copy(folder / "features.000000.tar", folder / "features.000001.tar"), "has .* where"),
-    (lambda folder: shutil.copy(folder / "cuts.000002.jsonl.gz", folder / "cuts.000000.jsonl.gz"), "has .* where"),
+    (lambda folder: shutil.copy(folder / "features.000000.tar", folder / "features.000001.tar"), "(has|ends) .*where"),
+    (lambda folder: shutil.copy(folder / "cuts.000002.jsonl.gz", folder / "cuts.000000.jsonl.gz"), "(has|ends) .*where"),
     (lambda folder: rewritten(folder / "cuts.000001.jsonl.gz", lambda lines: lines[:-1]), "behind the last cut"),
     (lambda folder: rewritten(folder / "cuts.000001.jsonl.gz", lambda lines: [*lines, lines[0]]), "ends where"),
     (lambda folder: (folder / "features.000001.tar").rename(folder / "features.000001.tar.gz"), "is packed"),
@@ -144,7 +148,7 @@ def rewritten(path, change):
 
 
 @pytest.mark.parametrize("change, reason", [
-    (lambda cut: {**cut, "supervisions": cut["supervisions"] * 2}, "has 2 supervisions; expected one, .*trim_to_superv"),
+    (lambda cut: {**cut, "supervisions": cut["supervisions"] * 2}, "has 2 supervisions; expected one; .*trim_to_superv"),
     (lambda cut: {**cut, "supervisions": []}, "supervisions: .*at least 1"),
     (lambda cut: {**cut, "type": "MixedCut", "tracks": []}, 'type: "MixedCut"; expected .MonoCut'),
     (lambda cut: {**cut, "features": {**cut["features"], "num_features": 40}}, "features.num_features: 40; expected 80"),
@@ -281,5 +285,5 @@ def test_two_cuts_of_one_name_are_named_with_file_and_line(shar, tmp_path):
     folder = shutil.copytree(shar, tmp_path / "shar")
     for kind in ("cuts.{}.jsonl.gz", "features.{}.tar"):
         shutil.copy(folder / kind.format("000000"), folder / kind.format("000002"))
-    with pytest.raises(UserError, match=r"cuts.000002.jsonl.gz:[1-5]: cut 'one-.*' stands there twice"):
+    with pytest.raises(UserError, match=r"cuts.000002.jsonl.gz:[1-5]: cut '.*' stands there twice"):
         open_source(folder)

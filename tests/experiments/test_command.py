@@ -396,13 +396,12 @@ def test_a_job_makes_what_it_needs(trial):
 @pytest.mark.parametrize("arguments, words", [
     (["--nj", "0"], "--nj: 0"),
     (["--steps", "train slep"], "--steps: there is no 'slep'; expected one of: features"),
-    (["--test-dirs", " "], "--test-dirs: empty"),
     (["--dev-dir", "/"], "'/' gives a set no name"),
     (["--test-dirs", "x/-test"], "'x/-test' gives a set no name, or one that begins with a dot or a hyphen"),
     (["--replications", "0"], "--replications, --seed: 0, 0"),
     (["--steps", "score", "--seed", str(2**31)], "--replications, --seed: 500, 2147483648"),
     (["--set", "decoding.search=gredy_search"], "decoding.search: there is no 'gredy_search'"),
-    (["--test-dirs", "x/test y/test"], "two directories have the name 'test'"),
+    (["--test-dirs", "x/test", "y/test"], "two directories have the name 'test'"),
     (["--test-dirs", "x/dev"], "two directories have the name 'dev'"),
     (["--test-dirs", "x/train"], "two directories have the name 'train'"),
 ])  # fmt: skip

@@ -20,7 +20,8 @@ def test_signature_is_k2s_and_keywords():
     ours = list(inspect.signature(rnnt_loss_pruned).parameters.values())
     for a, b in zip(theirs, ours):
         assert (a.name, a.default, a.kind) == (b.name, b.default, b.kind)
-    assert all(p.kind is p.KEYWORD_ONLY for p in ours[len(theirs) :])
+    more = [p for p in ours[len(theirs) :] if p.name != "use_hat_loss"]  # of k2 from 1.24.4 on, after its reduction
+    assert all(p.kind is p.KEYWORD_ONLY for p in more)
 
 
 @given(lattice_cases(min_S=1, max_T=12, max_S=7, max_C=8, T_not_below_S=True), st.sampled_from([1.0, 1e4]))

@@ -34,6 +34,21 @@ def test_kill_9_changes_no_bit(tone_corpus, teacher_dir, tmp_path, root):
     assert before == after
 
 
+@pytest.mark.parametrize("saves", [1, 4])
+def test_the_moving_average_goes_on(tone_corpus, teacher_dir, tmp_path, saves):
+    """Stopped while the masks move, and after it."""
+    overrides = ["sparse_student.training.averaging=ema", "sparse_student.training.ema_decay=0.9"]
+    config = tone_corpus.config("sparse_student", sparsity=0.5, overrides=overrides)
+    tone_corpus.train(config, tmp_path / "whole", teacher_dir=teacher_dir)
+    with interrupted_after(saves):
+        tone_corpus.train(config, tmp_path / "stopped", teacher_dir=teacher_dir)
+    said = tone_corpus.train(config, tmp_path / "stopped", teacher_dir=teacher_dir)
+    assert any("resumes from step-" in line for line in said)
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "stopped")
+    files = [tmp_path / name / "model.safetensors" for name in ("whole", "stopped")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
 def test_a_full_disk_is_one_line_and_changes_no_bit(tone_corpus, tmp_path, root):
     """First not even the configuration can be written, then no checkpoint."""
     command = tone_corpus.arguments(tmp_path, "{role: teacher}")

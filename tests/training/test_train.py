@@ -73,6 +73,61 @@ def test_sparse_student_keeps_exact_zeros_through_the_average(tone_corpus, teach
     assert not any("resumes" in line for line in said)
 
 
+def steps_seen(patch):
+    """The weights after every step of the trainings that follow, and whether the masks were frozen before it."""
+    seen, real = [], Training._train_step
+
+    def step(training, batch):
+        frozen = training.sparsifier is None or training.sparsifier.frozen
+        real(training, batch)
+        seen.append((frozen, {name: value.double() for name, value in training.model.state_dict().items()}))
+
+    patch.setattr(Training, "_train_step", step)
+    return seen
+
+
+@pytest.mark.parametrize("role", ["teacher", "sparse_student"])
+def test_the_moving_average_is_that_of_the_steps_since_the_masks_rest(
+    tone_corpus, teacher_dir, tmp_path, monkeypatch, role
+):
+    seen = steps_seen(monkeypatch)
+    overrides = [f"{role}.training.averaging=ema", f"{role}.training.ema_decay=0.7"]
+    sparsity = 0.75 if role == "sparse_student" else 0.0
+    tone_corpus.train(
+        tone_corpus.config(role, "x", sparsity=sparsity, overrides=overrides), tmp_path / "x", teacher_dir=teacher_dir
+    )
+    frozen = [weights for was_frozen, weights in seen if was_frozen]
+    start = seen[len(seen) - len(frozen) - 1][1] if sparsity else None
+    assert len(frozen) > 3 and (start is not None or len(frozen) == len(seen))
+    final = load_file(tmp_path / "x" / "model.safetensors")
+    for name, value in final.items():
+        if (
+            start is None
+        ):  # the first weights were not seen: with d = 0.1 at first, a third of a percent is left of them
+            expected, first = frozen[0][name], 1
+        else:
+            expected, first = start[name], 0
+        for count, weights in enumerate(frozen[first:], first):
+            decay = min(0.7, (1 + count) / (10 + count))
+            expected = decay * expected + (1 - decay) * weights[name]
+        torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-4 if start is None else 1e-6)
+    if sparsity:
+        assert system_json(tmp_path / "x")["sparsity"] == pytest.approx(0.75, abs=0.01)
+        masks = [weights["encoder.layers.0.feedforward1.linear_in.weight"] == 0 for weights in frozen]
+        assert torch.equal(final["encoder.layers.0.feedforward1.linear_in.weight"] == 0, masks[-1])
+    last = metrics(tmp_path / "x", "dev")[-1]["pruned_loss"]
+    assert system_json(tmp_path / "x")["average_dev_loss"] != last
+
+
+def test_a_moving_average_of_no_memory_is_the_last_step(tone_corpus, tmp_path, monkeypatch):
+    seen = steps_seen(monkeypatch)
+    overrides = ["teacher.training.averaging=ema", "teacher.training.ema_decay=0.0"]
+    tone_corpus.train(tone_corpus.config(overrides=overrides), tmp_path / "x")
+    last = seen[-1][1]
+    final = load_file(tmp_path / "x" / "model.safetensors")
+    assert all(torch.equal(value.double(), last[name]) for name, value in final.items())
+
+
 @pytest.mark.parametrize("structure, sparsity, block", [("4x1", 0.75, (4, 1)), ("2:4", 0.5, (1, 4))])
 def test_the_averaged_weights_of_a_structured_student_have_whole_blocks(
     tone_corpus, teacher_dir, tmp_path, structure, sparsity, block

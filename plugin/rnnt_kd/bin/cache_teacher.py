@@ -44,7 +44,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     import torch
 
-    from rnnt_kd.teachers.write_cache import CacheSettings, cache_teacher
+    from rnnt_kd.teachers.cache_teacher import CacheSettings, cache_teacher
     from rnnt_kd.text.tokenizer import Tokenizer
 
     torch.set_num_threads(arguments.num_threads)

@@ -1,14 +1,29 @@
-"""Stage 1: a Kaldi data directory -> cuts with 80-bin log-mel features."""
+"""Stage 1: a Kaldi data directory -> cuts with 80-bin log-mel features.
+
+With --job K, K from 1 to --nj, one of several jobs, here or on other machines, in any order; the last one to end writes
+the cuts.  The files do not depend on how many there are; who has nothing to do ends at once.
+"""
 
 import argparse
 from pathlib import Path
-from typing import List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_normalization, parser
+from rnnt_kd.bin.options import (
+    add_job,
+    add_normalization,
+    add_surroundings,
+    check_job,
+    parser,
+    recorded,
+    surroundings_of,
+)
 from rnnt_kd.bin.stage import Stage
+from rnnt_kd.data import folds
+from rnnt_kd.data.far import Surroundings, surroundings
 from rnnt_kd.data.features import MAX_BAD_FRACTION, archive_digest, compute_features
 from rnnt_kd.data.kaldi_dir import read_data_dir
+from rnnt_kd.errors import UserError
 from rnnt_kd.text.normalization import FORMS
 
 
@@ -21,8 +36,8 @@ class FeaturesStage(Stage):
         return archive_digest(cuts, path) if path.suffix == ".lca" else super().digest(name)
 
 
-@command
-def main(argv: Optional[List[str]] = None) -> None:
+def arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """The options."""
     options = parser(__doc__)
     options.add_argument("--data-dir", type=Path, required=True, help="Kaldi data directory")
     options.add_argument("--out-dir", type=Path, required=True, help="the cuts go to OUT_DIR/NAME.jsonl.gz")
@@ -30,14 +45,36 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument(
         "--speed-perturb", type=float, nargs="+", default=[1.0], metavar="SPEED", help="one copy for each speed"
     )
-    options.add_argument("--nj", type=int, default=1, help="processes")
+    add_job(options, "processes; with --job, of how many jobs this is one")
     options.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
+    options.add_argument("--far-copies", type=int, default=0, help="of each cut, heard across a room and in noise")
+    options.add_argument(
+        "--keep-apart", type=Path, nargs="*", default=[], metavar="DIR", help="who is tested: not in --noise-dir"
+    )
+    options.add_argument("--folds", type=int, default=0, help="only speakers of one's own fold babble in far copies")
+    add_surroundings(options)
     add_max_bad_fraction(options)
     add_normalization(options)
     args = options.parse_args(argv)
+    check_job(args)
+    for name in ("far_copies", "folds"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')}", str(getattr(args, name)), "0 or more")
+    return args
 
-    recordings = read_data_dir(args.data_dir, args.allow_pipes).recordings.values()
-    settings = {name: getattr(args, name) for name in ("speed_perturb", "max_bad_fraction", "normalization")}
+
+def make_stage(args: argparse.Namespace) -> Tuple[FeaturesStage, Optional[Surroundings]]:
+    """UserError: a defect of the data directory, or of the folders of rooms and noise."""
+    data, place = read_data_dir(args.data_dir, args.allow_pipes), None
+    settings: Dict[str, Any] = {
+        name: getattr(args, name) for name in ("speed_perturb", "max_bad_fraction", "normalization")
+    }
+    if args.far_copies:
+        asked = surroundings_of(args)
+        settings["far"] = {"copies": args.far_copies, "folds": args.folds, **recorded(asked)}
+        groups = folds.divide(folds.count_words(data.utterances), args.folds) if args.folds else []
+        place = surroundings(talkers=data, groups=groups, apart=args.keep_apart, allow_pipes=args.allow_pipes, **asked)
+    recordings = [*data.recordings.values(), *(() if place is None else [*place.rooms, *place.noises])]
     stage = FeaturesStage(
         args.out_dir,
         f"features_{args.name}",
@@ -47,9 +84,15 @@ def main(argv: Optional[List[str]] = None) -> None:
         sources={entry.id: entry.file[0] for entry in recordings if not entry.is_pipe},
         defaults={"normalization": FORMS[0]},
     )
+    return stage, place
+
+
+@command
+def main(argv: Optional[List[str]] = None) -> None:
+    args = arguments(argv)
+    stage, place = make_stage(args)
     if stage.is_finished():
         return
-    stage.start()
     summary = compute_features(
         args.data_dir,
         args.out_dir,
@@ -59,8 +102,14 @@ def main(argv: Optional[List[str]] = None) -> None:
         args.allow_pipes,
         args.max_bad_fraction,
         args.normalization,
+        surroundings=place,
+        far_copies=args.far_copies,
+        job=args.job,
+        record=stage,
     )
-    stage.finish(summary.archives)
+    if summary is None:
+        print(f"features of {args.name}: job {args.job} of {args.nj} has done its part")
+        return
     counts = f"{summary.num_cuts} cuts of {summary.num_utterances} utterances"
     print(f"{summary.cuts_path}: {counts}, {summary.hours:.2f} hours")
     if summary.left_out:

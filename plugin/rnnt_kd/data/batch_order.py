@@ -61,9 +61,9 @@ def plan_batches(
     """The batches of one epoch that are ``rank``'s; over all ranks every cut comes once.
 
     Each rank has equally many batches: where their number is no multiple of ``world_size``, those of the most cuts are
-    halved until it is; where all have one cut, some come twice.  In a step the ranks have batches of like length.
+    halved until it is; where all have one cut, some get a second.  In a step the ranks have batches of like length.
 
-    Args: ``durations`` (N,) seconds, N >= 1; ``batch_seconds`` > 0; the others as of ``dataset.make_dataloader``.
+    Args: ``durations`` (N,) seconds, N >= ``world_size``; the others as of ``dataset.make_dataloader``.
     Returns: batches, each at most ``batch_seconds`` long with padding, or a single longer cut.  (Lhotse's sampler lets
       the last cut of a batch be longer than those before it, which takes the batch above.)
     """
@@ -71,7 +71,7 @@ def plan_batches(
     planned = _by_sampler if len(durations) <= SAMPLER_BUFFER else _by_sorting
     order, bounds = planned(durations, batch_seconds, num_buckets, shuffle, mixed)
     if world_size > 1:
-        bounds = _even(bounds, world_size)
+        order, bounds = _even(order, bounds, world_size)
         bounds = bounds[np.argsort(durations[order[bounds[:, 0]]], kind="stable")]
     if shuffle:  # Lhotse's order of buckets is the same in every epoch
         steps = list(range(-(-len(bounds) // world_size)))
@@ -155,18 +155,21 @@ def _cut_into_batches(durations: Sequence[float], begin: int, batch_seconds: flo
         yield end
 
 
-def _even(bounds: np.ndarray, multiple: int) -> np.ndarray:
-    """The same cuts in a number of batches that is a multiple: the largest are halved."""
+def _even(order: np.ndarray, bounds: np.ndarray, multiple: int) -> Tuple[np.ndarray, np.ndarray]:
+    """The same cuts in a number of batches that is a multiple."""
     while missing := -len(bounds) % multiple:
         sizes = bounds[:, 1] - bounds[:, 0]
         largest = [at for at in np.argsort(-sizes, kind="stable")[:missing] if sizes[at] > 1]
         if not largest:  # one cut each
-            return np.concatenate((bounds, np.resize(bounds, (missing, 2))))
+            spare, cuts = len(bounds) % multiple, order[bounds[:, 0]]
+            pairs = np.stack((cuts[:spare], cuts[-spare:]), axis=1)
+            ends = np.cumsum([2] * spare + [1] * (len(cuts) - 2 * spare))
+            return np.concatenate((pairs.ravel(), cuts[spare:-spare])), np.stack(([0, *ends[:-1]], ends), axis=1)
         middle = bounds[largest].sum(axis=1) // 2
         tails = np.stack((middle, bounds[largest, 1]), axis=1)
         bounds = np.concatenate((bounds, tails))
         bounds[largest, 1] = middle
-    return bounds
+    return order, bounds
 
 
 class _Length:

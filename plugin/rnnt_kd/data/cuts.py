@@ -3,7 +3,7 @@
 Every value is checked before Lhotse sees it, alone and against its neighbours; nothing that a cuts file names is opened
 but plain files of features and audio, by the door of ``rnnt_kd.files``.
 
-``NAME.jsonl.gz`` with a folder ``NAME_feats`` beside it is of stage 1 and held to what stage 1 writes.  Any other
+``NAME.jsonl.gz`` with its record or a folder ``NAME_feats`` beside it is held to what stage 1 writes.  Any other
 manifest is Lhotse's (of icefall, say): what is not needed is not looked at.  The features of such cuts may lie in
 longer ones (``cut.start``); cuts without features have them computed from their audio whenever they are read.
 """
@@ -35,7 +35,7 @@ from typing_extensions import NotRequired, TypedDict
 from rnnt_kd.data.audio_format import FEATURE_DIM, FRAME_SAMPLES, FRAME_SECONDS, SAMPLING_RATE
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import named_in, parse_json
-from rnnt_kd.record import verify
+from rnnt_kd.record import record_path, verify
 
 FEATURES_DIGEST = "features_sha256"  # custom field of a cut: of the bytes that its features are stored as
 LONGEST_LINE = 1 << 20  # bytes of one cut
@@ -181,8 +181,10 @@ class Manifest:
 
     def __init__(self, path: Path):
         self.path, self.digest = Path(path), hashlib.sha256()
-        of_stage_1 = (self.path.parent / f"{_stem(self.path)}_feats").is_dir()
-        self._check = _checked if of_stage_1 else _checked_lhotse
+        name = _stem(self.path)
+        of_stage_1 = (self.path.parent / f"{name}_feats").is_dir()
+        of_stage_1 = of_stage_1 or record_path(self.path.parent, f"features_{name}").exists()
+        self._check = _checked if of_stage_1 else check_lhotse
 
     def where(self, place: int) -> str:
         """File and line of a cut."""
@@ -192,7 +194,7 @@ class Manifest:
         verify(self.path, f"features_{_stem(self.path)}", f"move {self.path} away and run stage 1 again")
         for place, line in enumerate(read_lines(self.path)):
             self.digest.update(line)
-            yield self._check(_parsed(line, self.where(place)), self.where(place))
+            yield self._check(parse_line(line, self.where(place)), self.where(place))
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
@@ -210,13 +212,8 @@ def read_lines(path: Path) -> Iterator[bytes]:
         raise UserError(path, problem, "a cuts file (.jsonl.gz) of stage 1 or of Lhotse", AGAIN) from None
 
 
-def check_shar_line(line: bytes, where: str, **fields: Any) -> Dict[str, Any]:
-    """A cut from its line, with what its archive says of ``fields``; UserError where it cannot be used."""
-    values = _parsed(line, where)
-    return _checked_lhotse({**values, **fields} if isinstance(values, dict) else values, where, in_shar=True)
-
-
-def _parsed(line: bytes, where: str) -> Any:
+def parse_line(line: bytes, where: str) -> Any:
+    """Its values; UserError where they are not JSON."""
     try:
         return parse_json(line)
     except ValueError as error:
@@ -322,14 +319,15 @@ def _computed_features(cut: MonoCut, cuts_path: Path) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=10_000)
 def _features_file(cuts_path: str, storage_type: str, storage_path: str, storage_key: str) -> Path:
-    """The file; the folder of that name beside the cuts comes first."""
+    """The file; one of its folder and name beside the cuts comes first, then one of its name."""
     name = storage_path
     if storage_type in FOLDERS:
         name = os.path.join(storage_path, storage_key)
     if storage_type == SHAR:
         return named_in(Path(cuts_path) / "cuts", name)
-    beside = Path(*Path(name).parts[-3 if storage_type in FOLDERS else -2 :])
-    there = beside if os.path.exists(Path(cuts_path).parent / beside) else name
+    depths = (3, 2) if storage_type in FOLDERS else (2, 1)
+    beside = (Path(*Path(name).parts[-depth:]) for depth in depths)
+    there = next((path for path in beside if os.path.exists(Path(cuts_path).parent / path)), name)
     return named_in(Path(cuts_path), there, next_step=f"{AGAIN}, or name their folder with --data-root")
 
 
@@ -362,7 +360,7 @@ def _checked(values: Any, where: str) -> Dict[str, Any]:
     return cut
 
 
-def _checked_lhotse(values: Any, where: str, in_shar: bool = False) -> Dict[str, Any]:
+def check_lhotse(values: Any, where: str, in_shar: bool = False) -> Dict[str, Any]:
     """The cut of another manifest, with what is needed of it; UserError where that is wrong or missing."""
     once = "make it with Lhotse so that it can be used (docs/data.md), or run stage 1"
     count = len(values["supervisions"]) if isinstance(values, dict) and "supervisions" in values else 1

@@ -78,7 +78,7 @@ def make_dataloader(
       places:        (M,) rising, of the cuts to take; None: all.
       skip_batches:  start after so many batches; what was skipped is not read.
       rank, world_size: of the processes that share the epoch; each has equally many batches.
-    Raises: UserError: as ``open_source``; no cut left.
+    Raises: UserError: as ``open_source``; no cut left, or fewer than processes.
     """
     if not batch_seconds > 0:
         raise UserError("batch_seconds", f"found {batch_seconds}", "seconds of audio, more than 0")
@@ -86,6 +86,9 @@ def make_dataloader(
     durations = source.durations if places is None else source.durations[places]
     if not len(durations):
         raise UserError(cuts_path, f"no utterance is left of {len(source)}", "usable utterances")
+    if len(durations) < world_size:
+        problem = f"{len(durations)} utterances for {world_size} processes"
+        raise UserError(cuts_path, problem, "one for each at the least", "use fewer processes")
     plan = plan_batches(durations, batch_seconds, num_buckets, shuffle, seed, epoch, rank, world_size)
     if places is not None:
         plan = BatchPlan(places[plan.order], plan.bounds)

@@ -1,7 +1,8 @@
 """Stage 1: a Kaldi data directory -> Lhotse cuts with filter banks on the disk.
 
 ``<out_dir>/<name>.jsonl.gz``       one cut an utterance and speed; id = utterance id (+ ``_sp0.9``); it holds the
-                                    SHA-256 of its features, which are held against it whenever they are read
+                                    SHA-256 of its features, which are held against it whenever they are read;
+                                    ``data.far`` adds copies of each (+ ``_far1``), as long as it
 ``<out_dir>/<name>_feats/*.lca``    80 log-mel filter banks, every 10 ms (lilcom: rounded to 1/32)
 ``<out_dir>/<name>.left_out.json``  {utterance id: reason} of what was left out
 
@@ -10,7 +11,7 @@ rates are resampled, of several channels the first is taken.  Bad audio (truncat
 a segment outside its recording) is counted, named and left out; more than ``max_bad_fraction`` of it
 is an error, so that a broken corpus does not pass for a small one.
 
-The result does not depend on ``num_jobs``.  The cuts are written last and atomically: where they are,
+The result does not depend on the number of jobs.  The cuts are written last and atomically: where they are,
 everything is.
 """
 
@@ -19,14 +20,13 @@ import json
 import multiprocessing
 import os
 import re
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from lhotse import Fbank, LilcomChunkyWriter, MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 from lhotse.augmentation import Speed
@@ -34,7 +34,7 @@ from lhotse.augmentation.torchaudio import get_or_create_resampler
 from lhotse.features.base import Features
 from lhotse.utils import compute_num_samples
 
-from rnnt_kd.atomic import replace_dir, write_bytes, write_text
+from rnnt_kd.atomic import replace_dir, temporary_prefix, write_bytes, write_text
 from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio import SILENT, Audio, BadAudio, is_silent, read_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
@@ -42,8 +42,12 @@ from rnnt_kd.data.cuts import FEATURES_DIGEST, stored_digest
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
 from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
+from rnnt_kd.parts import Parts
 from rnnt_kd.progress_bar import ProgressBar
-from rnnt_kd.record import json_digest
+from rnnt_kd.record import Record, json_digest
+
+if TYPE_CHECKING:
+    from rnnt_kd.data.far import Surroundings
 
 SEGMENT_OVERSHOOT = 0.5  # seconds that a segment may end after its recording (clipped), as in Kaldi
 SHORTEST = 0.025  # seconds: one window
@@ -57,7 +61,7 @@ class FeaturesSummary:
 
     cuts_path: Path
     num_utterances: int
-    num_cuts: int  # utterances times speeds
+    num_cuts: int  # utterances times speeds, and far copies
     hours: float  # of all cuts
     left_out: Dict[str, str]  # utterance id -> reason
     large: List[str]  # for each reason that takes much of the hours, how much, in words
@@ -74,79 +78,151 @@ def compute_features(
     allow_pipes: bool = False,
     max_bad_fraction: float = MAX_BAD_FRACTION,
     normalization: str = "nfc",
-) -> FeaturesSummary:
+    *,
+    surroundings: Optional["Surroundings"] = None,
+    far_copies: int = 0,
+    job: Optional[int] = None,
+    record: Optional[Record] = None,
+) -> Optional[FeaturesSummary]:
     """Compute the features of one data directory.
 
     Args:
       data_dir:         a Kaldi data directory; see ``kaldi_dir``.
       out_dir, name:    the cuts go to ``<out_dir>/<name>.jsonl.gz``.
       speed_perturb:    speeds; each gives one cut an utterance.
-      num_jobs:         processes.
+      num_jobs:         processes; with ``job``, of how many jobs this is one.
       allow_pipes:      run the shell pipes of ``wav.scp``.
       max_bad_fraction: of the utterances, that may be left out for bad audio (silence not counted).
       normalization:    of the transcripts; see ``text.normalization``.
+      surroundings:     where the far copies of each cut are heard; one or more ``far_copies`` need them.
+      job:              make its part of the work (1 ... num_jobs) in this process; who ends last writes the cuts.
+      record:           of this work: what a killed run made is taken over, and it is finished with the cuts.
+    Returns:
+      None of a job that is not the last.
     Raises:
-      UserError: a defect of the data directory, a wrong speed, too much bad audio, nothing left,
+      UserError: a defect of the data directory, a wrong speed, too much bad audio, nothing left, bad noise,
         another process that is writing the same result.
     """
     out_dir = Path(out_dir)
-    speeds = _checked_speeds(speed_perturb)
+    copies = _Copies(_checked_speeds(speed_perturb), surroundings, far_copies)
     data = read_data_dir(data_dir, allow_pipes, normalization)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    _check_ids(data.utterances, copies)
+    work = _work(data)
+    key = json_digest([record.identity(), record.sources]) if record is not None else "new"
+    parts = Parts(out_dir, name, key, len(work), beside="feats/feats-{:05d}.lca")
+    if job is not None:
+        _make(parts, work, out_dir, name, copies, job, num_jobs)
+        with parts.lock():
+            return None if parts.missing() else _together(parts, data, out_dir, name, copies, max_bad_fraction, record)
     try:
-        with FileLock(str(out_dir / f".{name}.lock"), timeout=0):
-            return _compute(data, out_dir, name, speeds, num_jobs, max_bad_fraction)
+        with parts.lock(timeout=0):
+            try:
+                _make(parts, work, out_dir, name, copies, None, num_jobs)
+                return _together(parts, data, out_dir, name, copies, max_bad_fraction, record)
+            finally:
+                if record is None:  # who comes next cannot know what they are made of
+                    parts.remove()
     except Timeout:
         advice = "wait for it, or choose another folder"
         raise UserError(out_dir, f"another process is writing {name}", "one at a time", advice) from None
 
 
-def _compute(
-    data: KaldiDataDir, out_dir: Path, name: str, speeds: List[float], num_jobs: int, max_bad_fraction: float
-) -> FeaturesSummary:
-    _check_ids(data.utterances, speeds)
+_Work = List[Tuple[RecordingEntry, List[Utterance]]]  # a part of it
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """What becomes of an utterance: a cut for each speed, and ``far`` copies of each."""
+
+    speeds: List[float]
+    surroundings: Optional["Surroundings"]
+    far: int
+
+    def ids(self, utterance_id: str) -> List[str]:
+        at_speeds = [utterance_id if speed == 1.0 else f"{utterance_id}_sp{speed}" for speed in self.speeds]
+        return [cut_id + ending for cut_id in at_speeds for ending in ("", *self.endings())]
+
+    def endings(self) -> List[str]:
+        return [f"_far{number}" for number in range(1, self.far + 1)]
+
+
+def num_parts(num_recordings: int) -> int:
+    """That the work is divided into: more jobs have nothing to do."""
+    return -(-num_recordings // _part_size(num_recordings))
+
+
+def _part_size(num_recordings: int) -> int:
+    return min(max(num_recordings // 64, 20), 1000)
+
+
+def _work(data: KaldiDataDir) -> List[_Work]:
     by_recording: Dict[str, List[Utterance]] = {}
     for utterance in data.utterances:
         by_recording.setdefault(utterance.recording_id, []).append(utterance)
     work = [(data.recordings[key], utterances) for key, utterances in by_recording.items()]
-    # The parts depend on the number of recordings only, so the files do not depend on num_jobs.
-    size = min(max(len(work) // 64, 20), 1000)
-    parts = [work[start : start + size] for start in range(0, len(work), size)]
+    size = _part_size(len(work))
+    return [work[start : start + size] for start in range(0, len(work), size)]
 
+
+def _make(
+    parts: Parts, work: List[_Work], out_dir: Path, name: str, copies: _Copies, job: Optional[int], num_jobs: int
+) -> None:
+    """The parts that are missing, or those of one job."""
+    todo = parts.missing(job, num_jobs)
+    items = [(index, work[index], parts, out_dir / f"{name}_feats", copies) for index in todo]
+    total = sum(len(utterances) for index in todo for _, utterances in work[index])
+    whose = f"features of {name}" if job is None or num_jobs == 1 else f"features of {name}, job {job} of {num_jobs}"
+    with ProgressBar(whose, total, "utt") as progress:
+        for seen in in_processes(_features_of_part, items, num_jobs if job is None else 1):
+            progress.update(seen)
+
+
+def _together(
+    parts: Parts,
+    data: KaldiDataDir,
+    out_dir: Path,
+    name: str,
+    copies: _Copies,
+    max_bad_fraction: float,
+    record: Optional[Record],
+) -> FeaturesSummary:
     cuts_path, feats_dir = out_dir / f"{name}.jsonl.gz", out_dir / f"{name}_feats"
-    made = out_dir / f".{name}_feats.tmp"
-    shutil.rmtree(made, ignore_errors=True)  # of a run that was killed
-    made.mkdir()
     try:
-        cuts: List[MonoCut] = []
+        lines: List[str] = []
         left_out: Dict[str, BadAudio] = {}
         short: List[str] = []
-        jobs = [(index, part, made, feats_dir, speeds) for index, part in enumerate(parts)]
-        with ProgressBar(f"features of {name}", len(data.utterances), "utt") as progress:
-            for part_cuts, part_left_out, part_short, seen in in_processes(_features_of_part, jobs, num_jobs):
-                cuts.extend(part_cuts)
-                left_out.update(part_left_out)
-                short += part_short
-                progress.update(seen)
+        durations: List[float] = []
+        archives: Dict[str, str] = {}  # nothing is hashed twice
+        for index, part in enumerate(parts.read()):
+            lines += part["cuts"]
+            left_out.update({key: BadAudio(*reason) for key, reason in part["left_out"].items()})
+            short += part["short"]
+            durations += part["seconds"]
+            archives[f"{feats_dir.name}/{parts.beside(index).name}"] = json_digest(part["digests"])
         reasons = {key: str(error) for key, error in left_out.items()}
         _check_left_out(data.path, len(data.utterances), reasons, max_bad_fraction)
+        compressed = gzip.compress("".join(lines).encode("utf-8"), compresslevel=6, mtime=0)
+        if record is not None:
+            record.start()
         # From here on only renames: the old result goes, the new one comes, the cuts last.
         cuts_path.unlink(missing_ok=True)
-        replace_dir(made, feats_dir)
+        replace_dir(parts.dir / "feats", feats_dir)
         listed = json.dumps(reasons, indent=1, sort_keys=True, ensure_ascii=False)
         write_text(out_dir / f"{name}.left_out.json", listed + "\n")
-        lines = "".join(json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in cuts)
-        write_bytes(cuts_path, gzip.compress(lines.encode("utf-8"), compresslevel=6, mtime=0))
+        write_bytes(cuts_path, compressed)
+        if record is not None:
+            record.finish(archives)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
-    seconds = sum(cut.duration for cut in cuts)
-    large = _large_shares(data.utterances, left_out, seconds / len(speeds))
+        parts.remove()
+    seconds = sum(durations)
+    large = _large_shares(data.utterances, left_out, seconds / (len(copies.speeds) * (1 + copies.far)))
     taken = len(data.utterances) - len(left_out)
-    archives: Dict[str, List[str]] = {f"{feats_dir.name}/feats-{index:05d}.lca": [] for index in range(len(parts))}
-    for cut in cuts:
-        archives[f"{feats_dir.name}/{Path(cut.features.storage_path).name}"].append(cut.custom[FEATURES_DIGEST])
-    digests = {name: json_digest(of_cuts) for name, of_cuts in archives.items()}
-    return FeaturesSummary(cuts_path, taken, len(cuts), seconds / 3600, reasons, large, short, digests)
+    return FeaturesSummary(cuts_path, taken, len(lines), seconds / 3600, reasons, large, short, archives)
+
+
+def original_id(cut_id: str) -> str:
+    """Of the cut that a far copy is a copy of; of any other, its own."""
+    return re.sub(r"_far[0-9]+$", "", cut_id)
 
 
 def archive_digest(cuts_path: Path, archive: Path) -> str:
@@ -169,15 +245,14 @@ def _checked_speeds(speed_perturb: Sequence[float]) -> List[float]:
     return speeds
 
 
-def _check_ids(utterances: List[Utterance], speeds: List[float]) -> None:
+def _check_ids(utterances: List[Utterance], copies: _Copies) -> None:
     seen: Dict[str, Utterance] = {}
     for utterance in utterances:
-        for speed in speeds:
-            cut_id = utterance.id if speed == 1.0 else f"{utterance.id}_sp{speed}"
+        for cut_id in copies.ids(utterance.id):
             other = seen.setdefault(cut_id, utterance)
             if other is not utterance:
-                problem = f'"{cut_id}" would name two cuts: of "{other.id}" and of "{utterance.id}", at other speeds'
-                raise UserError(utterance.where, problem, "ids without _sp and a speed at the end", "rename one")
+                problem = f'"{cut_id}" would name two cuts: of "{other.id}" and of "{utterance.id}", as copies'
+                raise UserError(utterance.where, problem, "ids without _sp0.9 or _far1 at the end", "rename one")
 
 
 def _check_left_out(data_dir: Path, total: int, left_out: Dict[str, str], max_bad_fraction: float) -> None:
@@ -212,48 +287,59 @@ def _large_shares(utterances: Sequence[Utterance], left_out: Dict[str, BadAudio]
     ]
 
 
-_Part = Tuple[int, List[Tuple[RecordingEntry, List[Utterance]]], Path, Path, List[float]]
-
-
-def _features_of_part(part: _Part) -> Tuple[List[MonoCut], Dict[str, BadAudio], List[str], int]:
-    """Features of some recordings, in one file of their own: cuts, what was left out, recordings that are a little
-    short, utterances seen."""
+def _features_of_part(item: Tuple[int, _Work, Parts, Path, _Copies]) -> int:
+    """Features of some recordings, in one file of their own; returns how many utterances were seen."""
     if multiprocessing.parent_process() is not None:  # one of several
         torch.set_num_threads(1)
-    index, work, made, final, speeds = part
+    index, work, parts, final, copies = item
     extractor = Fbank()
     cuts: List[MonoCut] = []
     left_out: Dict[str, BadAudio] = {}
     short: List[str] = []
     seen = 0
-    with LilcomChunkyWriter(str(made / f"feats-{index:05d}.lca")) as writer, torch.no_grad():
-        stored_in = os.path.abspath(final / Path(writer.storage_path).name)
-        for recording, utterances in work:
-            seen += len(utterances)
-            try:
-                audio = read_recording(recording)
-            except BadAudio as error:
-                left_out.update({utterance.id: error for utterance in utterances})
-                continue
-            rate = audio.rate
-            short += [recording.id] if audio.missing else []
-            manifest = _recording_manifest(recording, len(audio.samples), rate)
-            for utterance in utterances:
+    made = parts.beside(index)
+    made.parent.mkdir(parents=True, exist_ok=True)
+    stored_in = os.path.abspath(final / made.name)
+    temporary = parts.dir / f"{temporary_prefix(parts.dir / made.name)}lca"
+    try:
+        with LilcomChunkyWriter(str(temporary)) as writer, torch.no_grad():
+            for recording, utterances in work:
+                seen += len(utterances)
                 try:
-                    span = _span(utterance, audio)
+                    audio = read_recording(recording)
                 except BadAudio as error:
-                    left_out[utterance.id] = error
+                    left_out.update({utterance.id: error for utterance in utterances})
                     continue
-                for speed in speeds:
-                    cut, signal_16k = _cut(utterance, manifest, span, rate, speed)
-                    matrix = extractor.extract(signal_16k, SAMPLING_RATE)
-                    key = writer.write(cut.id, matrix)
-                    cut.features = _features_manifest(cut, matrix, extractor, stored_in, key)
-                    cuts.append(cut)
-    with open(made / Path(stored_in).name, "rb") as file:
-        for cut in cuts:
-            cut.custom = {FEATURES_DIGEST: stored_digest(file, cut.features.storage_key)}
-    return cuts, left_out, short, seen
+                rate = audio.rate
+                short += [recording.id] if audio.missing else []
+                manifest = _recording_manifest(recording, len(audio.samples), rate)
+                for utterance in utterances:
+                    try:
+                        span = _span(utterance, audio)
+                    except BadAudio as error:
+                        left_out[utterance.id] = error
+                        continue
+                    for cut, signal_16k in _heard(utterance, manifest, span, rate, copies):
+                        matrix = extractor.extract(signal_16k, SAMPLING_RATE)
+                        key = writer.write(cut.id, matrix)
+                        cut.features = _features_manifest(cut, matrix, extractor, stored_in, key)
+                        cuts.append(cut)
+        with open(temporary, "rb") as file:
+            for cut in cuts:
+                cut.custom = {FEATURES_DIGEST: stored_digest(file, cut.features.storage_key)}
+            os.fsync(file.fileno())
+        os.replace(temporary, made)
+    finally:
+        temporary.unlink(missing_ok=True)
+    values: Dict[str, Any] = {
+        "cuts": [json.dumps(cut.to_dict(), ensure_ascii=False) + "\n" for cut in cuts],
+        "digests": [cut.custom[FEATURES_DIGEST] for cut in cuts],
+        "seconds": [cut.duration for cut in cuts],
+        "left_out": {key: [str(error), error.seconds] for key, error in left_out.items()},
+        "short": short,
+    }
+    parts.write(index, values)
+    return seen
 
 
 def _recording_manifest(recording: RecordingEntry, num_samples: int, rate: int) -> Recording:
@@ -276,6 +362,20 @@ def _span(utterance: Utterance, audio: Audio) -> np.ndarray:
     if is_silent(span):
         raise BadAudio(SILENT + audio.elsewhere, len(span) / rate)
     return span
+
+
+def _heard(
+    utterance: Utterance, recording: Recording, span: np.ndarray, rate: int, copies: _Copies
+) -> Iterator[Tuple[MonoCut, np.ndarray]]:
+    """Every copy of an utterance, as ``_cut``."""
+    for speed in copies.speeds:
+        cut, signal_16k = _cut(utterance, recording, span, rate, speed)
+        yield cut, signal_16k
+        for ending in copies.endings():
+            supervisions = [replace(one, id=one.id + ending) for one in cut.supervisions]
+            far_cut = replace(cut, id=cut.id + ending, supervisions=supervisions, features=None, custom=None)
+            assert copies.surroundings is not None
+            yield far_cut, copies.surroundings.heard(signal_16k[0], far_cut.id, utterance.speaker)[None]
 
 
 def _cut(

@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from rnnt_kd.data.cuts import SHAR, check_shar_line, read_lines
+from rnnt_kd.data.cuts import SHAR, check_lhotse, parse_line, read_lines
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import named_in, parse_json
 
@@ -55,11 +55,14 @@ class Manifest:
             for number, line in enumerate(read_lines(manifest), 1):
                 self.digest.update(line)
                 data, fields = next(members, (None, {}))
-                cut = check_shar_line(line, f"{manifest}:{number}", **fields)
-                if data != cut["id"]:
-                    problem = f"{'ends' if data is None else f'has {data:.100}'} where {manifest} has {cut['id']:.100}"
+                where = f"{manifest}:{number}"
+                values = parse_line(line, where)
+                if isinstance(values, dict) and values.get("id") != data:
+                    problem = (
+                        f"{'ends' if data is None else f'has {data:.100}'} where {where} has {values.get('id')!s:.100}"
+                    )
                     raise UserError(archive, problem, "the members in the order of the cuts", AGAIN)
-                yield cut
+                yield check_lhotse({**values, **fields} if isinstance(values, dict) else values, where, in_shar=True)
             if (more := next(members, None)) is not None:
                 raise UserError(archive, f"has {more[0]:.100} behind the last cut of {manifest}", "nothing more", AGAIN)
             self._counts.append(self._counts[-1] + number)

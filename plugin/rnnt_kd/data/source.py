@@ -35,7 +35,8 @@ from rnnt_kd.record import json_digest
 KEPT_BYTES = 4 << 20  # of manifests as they are on the disk
 BLOCK = 16  # cuts that are compressed together
 VERSION = 1  # of the index, and of what is checked before a cut gets into it
-TYPES = {"durations": "<f8", "num_frames": "<i4", "id_ends": "<i8", "ids": "u1", "block_ends": "<i8", "blocks": "u1"}
+TYPES = {"durations": "<f8", "num_frames": "<i4", "id_ends": "<i8", "ids": "u1", "hashes": "<u8"}
+TYPES.update(block_ends="<i8", blocks="u1")
 CHECKED = [name for name in TYPES if name != "blocks"]  # by SHA-256 when it is opened; zlib checks each block
 
 
@@ -86,6 +87,20 @@ class Source(Sequence[MonoCut]):
         """Ids of some cuts."""
         text, ends = memoryview(self._columns["ids"].data), memoryview(self._columns["id_ends"].data)
         return [str(text[ends[at - 1] if at else 0 : ends[at]], "utf-8") for at in places]
+
+    def find(self, name: str) -> Optional[int]:
+        """The place of the cut with this id; None where there is none."""
+        hashes, wanted = self._columns["hashes"], np.uint64(_hash(name))
+        begin = int(np.searchsorted(hashes, wanted, sorter=self._by_hash))
+        while begin < len(self) and hashes[place := int(self._by_hash[begin])] == wanted:
+            if self.ids([place]) == [name]:
+                return place
+            begin += 1
+        return None
+
+    @functools.cached_property
+    def _by_hash(self) -> np.ndarray:
+        return np.argsort(self._columns["hashes"], kind="stable")
 
     def info(self, place: int) -> CutInfo:
         return _info(self._line(place))
@@ -234,7 +249,7 @@ def _read(path: Path, blocks: BinaryIO) -> Tuple[Dict[str, Any], Dict[str, np.nd
         num_frames.append(info.num_frames)
         ids.frombytes(info.id.encode())
         id_ends.append(len(ids))
-        hashes.append(int.from_bytes(hashlib.blake2b(info.id.encode(), digest_size=8).digest(), "little"))
+        hashes.append(_hash(info.id))
         waiting.append(json.dumps(cut, ensure_ascii=False, separators=(",", ":")).encode())
         if len(waiting) == BLOCK:
             blocks.write(zlib.compress(b"\n".join(waiting), 1))
@@ -245,9 +260,10 @@ def _read(path: Path, blocks: BinaryIO) -> Tuple[Dict[str, Any], Dict[str, np.nd
         block_ends.append(blocks.tell())
     if not len(durations):
         raise UserError(path, "has no cuts", "a cuts file with at least one cut", cuts.AGAIN)
-    named = {"durations": durations, "num_frames": num_frames, "id_ends": id_ends, "ids": ids, "block_ends": block_ends}
+    named = {"durations": durations, "num_frames": num_frames, "id_ends": id_ends, "ids": ids, "hashes": hashes}
+    named["block_ends"] = block_ends
     columns = {name: np.frombuffer(column, TYPES[name]) for name, column in named.items()}
-    _refuse_twins(manifest, np.frombuffer(hashes, "u8"), columns["ids"], columns["id_ends"])
+    _refuse_twins(manifest, columns["hashes"], columns["ids"], columns["id_ends"])
     return {"digest": digest.hexdigest(), "content": manifest.digest.hexdigest(), "bytes": blocks.tell()}, columns
 
 
@@ -258,6 +274,10 @@ def _refuse_twins(manifest: Any, hashes: np.ndarray, ids: np.ndarray, ends: np.n
         if names[0] == names[1]:
             problem = f"cut '{names[0]:.100}' stands there twice"
             raise UserError(manifest.where(int(other)), problem, "every id once", cuts.AGAIN)
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 def _info(cut: Dict[str, Any]) -> CutInfo:

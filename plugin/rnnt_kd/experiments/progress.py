@@ -12,6 +12,7 @@ from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.plan import Job, Plan
 from rnnt_kd.record import Record, file_digest, in_words, read_record, record_path
+from rnnt_kd.scoring import token_bonus
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import weights_file
 from rnnt_kd.teachers.cache import TeacherCache
@@ -72,11 +73,27 @@ class Progress:
         why = Record(folder, f"decode-{test_set}", settings, inputs).why_not()
         return f"decoding of {test_set} is not finished: {why}" if why else ""
 
+    def why_not_tuned(self, job: Job) -> str:
+        """ "" where it is decoded with a token bonus of its own: of these weights, BPE model, sets and preset."""
+        folder, recipe = self.plan.system_dir(job) / "token_bonus", self.plan.recipe
+        if not record_path(folder, token_bonus.RECORD).exists():
+            return "its token bonus is not chosen"
+        inputs = {}
+        for name in (self.places.dev_set, *self.places.test_sets):
+            cuts, system = self.places.cuts(name), self.plan.system_dir(job)
+            digests = store.decoding_inputs(system, self.places.bpe_dir, cuts, self._bytes)
+            inputs.update({f"{'dev' if name == self.places.dev_set else name}: {key}": digests[key] for key in digests})
+        text = recipe.text
+        asked = (token_bonus.GRID, recipe.decoding.beam, not text.score_events, text.normalization)
+        why = Record(folder, token_bonus.RECORD, token_bonus.settings(*asked), inputs).why_not()
+        return f"its token bonus is not chosen: {why}" if why else ""
+
     def why_not_finished(self, job: Job) -> str:
         """ "" where trained and decoded on all test sets."""
-        return self.why_not_trained(job) or next(
+        reason = self.why_not_trained(job) or next(
             (reason for name in self.places.test_sets if (reason := self.why_not_decoded(job, name))), ""
         )
+        return reason or (self.why_not_tuned(job) if self.plan.experiment.tune_token_bonus else "")
 
     def refuse_foreign(self, job: Job) -> None:
         """Raises UserError where the folder holds a finished system of another corpus, BPE model or teacher."""

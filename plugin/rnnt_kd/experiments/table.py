@@ -37,12 +37,12 @@ def rows(plan: Plan, results: Results, reasons: Reasons, *, replications: int = 
     table = []
     for name in plan.systems:
         for test_set in plan.places.test_sets:
-            row = _described(plan, name, test_set)
+            row = described(plan, name, test_set)
             finished = _finished(plan, results, name, test_set)
             unfinished = {key: reasons[key, test_set] for key in plan.jobs_of(name) if (key, test_set) in reasons}
             row["unfinished"] = {str(job[1]): reason for job, reason in unfinished.items()}
             row["seeds"] = list(finished)
-            row.update(_figures(list(finished.values())))
+            row.update(figures(list(finished.values())))
             baseline = _finished(plan, results, plan.systems[name].baseline, test_set)
             row["compared_seeds"] = sorted(finished.keys() & baseline.keys())
             given = finished, baseline, row["compared_seeds"], {"replications": replications, "seed": seed}
@@ -88,7 +88,8 @@ def markdown(table: Sequence[Dict[str, Any]], title: str, commands: Sequence[str
     return "\n".join(lines) + "\n"
 
 
-def _described(plan: Plan, name: str, test_set: str) -> Dict[str, Any]:
+def described(plan: Plan, name: str, test_set: str) -> Dict[str, Any]:
+    """What a row says of a system beside its figures."""
     system = plan.systems[name]
     config = plan.config((name, system.seeds[0]))
     kd = {key: getattr(config.kd, key, None) for key in ("variant", "weighting", "scale", "ranges", "temperature")}
@@ -112,7 +113,8 @@ def _finished(plan: Plan, results: Results, name: Optional[str], test_set: str) 
     return {job[1]: results[job, test_set] for job in jobs if (job, test_set) in results}
 
 
-def _figures(results: Sequence[Result]) -> Dict[str, Any]:
+def figures(results: Sequence[Result]) -> Dict[str, Any]:
+    """Size, times and delay, over some trainings of a system."""
     if not results:
         return dict.fromkeys((*SIZES, "train_seconds", "rtf", "too_few", *DELAY))
     sizes = {key: _mean([result.system[name] for result in results]) for key, name in SIZES.items()}

@@ -19,7 +19,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.export import client, client_text
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.scoring.bootstrap import one_seed_p_value
-from rnnt_kd.scoring.recognitions import Recognition
+from rnnt_kd.scoring.recognitions import Recognition, words_counted
 from rnnt_kd.scoring.word_errors import count_all
 from rnnt_kd.text.tokenizer import Tokenizer
 
@@ -47,8 +47,10 @@ class Difference:
         return self.what != "blanks"
 
 
-def check_client(folder: Path, model: Transducer, tokenizer: Tokenizer, speech: Sequence[Speech]) -> Dict[str, Any]:
-    """Recognise ``speech`` (all with samples) four times on either side.
+def check_client(
+    folder: Path, model: Transducer, tokenizer: Tokenizer, speech: Sequence[Speech], score_events: bool = True
+) -> Dict[str, Any]:
+    """Recognise ``speech`` (all with samples) four times on either side.  ``score_events``: <unk>, [noise] count.
 
     Returns JSON values: ``utterances``, ``audio_seconds``, ``runs`` (search, batch_size, differences, and where
     there are reference words wer_sherpa_onnx, wer_rnnt_kd and the p-value of the pair), ``differences`` (a list)
@@ -72,7 +74,8 @@ def check_client(folder: Path, model: Transducer, tokenizer: Tokenizer, speech: 
             ]
             differences += found
             runs.append({"search": search, "batch_size": batch_size, "differences": deciding(found)})
-            runs[-1].update(word_errors(speech, *([item.tokens for item in side] for side in (ours, theirs))))
+            tokens = ([item.tokens for item in side] for side in (ours, theirs))
+            runs[-1].update(word_errors(speech, *tokens, score_events=score_events))
     return measured(speech, runs, differences)
 
 
@@ -148,7 +151,11 @@ def compare(utterance: str, search: str, batch_size: int, ours, theirs) -> List[
 
 
 def word_errors(
-    speech: Sequence[Speech], ours: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]]
+    speech: Sequence[Speech],
+    ours: Sequence[Sequence[str]],
+    theirs: Sequence[Sequence[str]],
+    *,
+    score_events: bool,
 ) -> Dict[str, Any]:
     """Of tokens: both word error rates, the counts of sherpa-onnx's, and the p-value (None: too few); nothing without
     reference words.
@@ -156,10 +163,13 @@ def word_errors(
     Words are counted in the tokens: in its text the client closes words up.
     """
     own, other = (
-        [
-            Recognition(item.id, tuple(item.text.split()), tuple(client_text.words_of(tokens)))
-            for item, tokens in zip(speech, side, strict=True)
-        ]
+        words_counted(
+            [
+                Recognition(item.id, tuple(item.text.split()), tuple(client_text.words_of(tokens)))
+                for item, tokens in zip(speech, side, strict=True)
+            ],
+            score_events,
+        )
         for side in (ours, theirs)
     )
     if not any(item.ref for item in own):

@@ -43,6 +43,7 @@ def export_system(
     float16: bool = False,
     check_data_dir: Optional[Path] = None,
     allow_pipes: bool = False,
+    score_events: bool = True,
     decode_dirs: Optional[Sequence[Path]] = None,
     say: Say,
 ) -> Dict[str, Any]:
@@ -54,6 +55,7 @@ def export_system(
       check_data_dir: a Kaldi data directory whose utterances sherpa-onnx must recognise as we do; without it
                       the client runs on a few seconds of noise.
       allow_pipes:    run the shell pipes of its ``wav.scp``.
+      score_events:   words such as <unk> and [noise] count in the error rates of both sides.
       decode_dirs:    whose ``wer-*.json`` to copy; None: those under ``system_dir``.
     Raises:
       UserError: an unknown target, the system cannot be exported, or the export is not what it should be.
@@ -86,7 +88,7 @@ def export_system(
         failed = out_dir.with_name(out_dir.name + FAILED)
         try:
             check, fault = writer.verify(
-                making, model, tokenizer, speech, weights == formats.BASE, streaming, check_data_dir, say
+                making, model, tokenizer, speech, weights == formats.BASE, streaming, check_data_dir, score_events, say
             )
         except UserError as error:
             _keep(making, failed, {"fault": error.problem})

@@ -10,32 +10,50 @@ from typing import Sequence, Tuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import logsigmoid
 
 LOG_ZERO = -1e30  # a log-probability of nothing that survives 0 * log(0), also in float32
 
 
-def node_log_probs(logits: Tensor, labels: Tensor, termination_symbol: int) -> Tuple[Tensor, Tensor, Tensor]:
+def node_log_probs(
+    logits: Tensor, labels: Tensor, termination_symbol: int, use_hat_loss: bool = False
+) -> Tuple[Tensor, Tensor, Tensor]:
     """log p(blank), log p(label) and log p(rest), each (...,).
 
     Args:
       logits:  (..., C) float32 or float64, un-normalised; single ones may be -inf.
       labels:  (...,) int64; where it is ``termination_symbol``, log p(label) is about ``LOG_ZERO``,
                and the rest is everything but blank.
+      use_hat_loss:  see ``normalised``.
 
     The rest is a log-sum-exp over its own symbols, and the normaliser the log-sum-exp of the
     three.  1 - p(blank) - p(label) would have no correct digit where the two come close to 1.
     """
     blank, label, log_rest = _Split.apply(logits, labels, termination_symbol)
-    return normalised(blank, label, log_rest, labels, termination_symbol)
+    return normalised(blank, label, log_rest, labels, termination_symbol, use_hat_loss)
 
 
 def normalised(
-    blank: Tensor, label: Tensor, log_rest: Tensor, labels: Tensor, termination_symbol: int
+    blank: Tensor, label: Tensor, log_rest: Tensor, labels: Tensor, termination_symbol: int, use_hat_loss: bool = False
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of the three classes from their logits, each of the shape of ``labels``."""
+    """Log-probabilities of the three classes from their logits, each of the shape of ``labels``.
+
+    By a softmax over all classes, or with ``use_hat_loss`` as in HAT (Variani et al. 2020, arXiv 2003.07705):
+    p(blank) = sigmoid(its logit), and 1 - p(blank) is shared out by a softmax over the other classes.
+    """
     label = label.masked_fill(labels == termination_symbol, LOG_ZERO)  # count blank once
+    if use_hat_loss:
+        share = logsigmoid(-blank) - torch.logaddexp(label, log_rest)
+        return logsigmoid(blank), label + share, log_rest + share
     log_total = torch.stack((blank, label, log_rest)).logsumexp(dim=0)
     return blank - log_total, label - log_total, log_rest - log_total
+
+
+def hat_as_softmax(logits: Tensor, blank: int) -> Tensor:
+    """(..., C) logits whose softmax is what HAT makes of ``logits``: blank stands against all others together."""
+    is_blank = torch.arange(logits.shape[-1], device=logits.device) == blank
+    others = logits.masked_fill(is_blank, LOG_ZERO).logsumexp(dim=-1, keepdim=True)
+    return torch.where(is_blank, logits + others, logits)
 
 
 def log_rest_(logits: Tensor, labels: Tensor, blank: int) -> Tensor:

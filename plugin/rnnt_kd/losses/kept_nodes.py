@@ -24,6 +24,7 @@ class KeptNodes:
                 the nodes at s = S_b: ``termination_symbol`` stands there.
     node_mask:  (B, T, s_range) bool, True where t < T_b and s <= S_b.
     num_arcs:   (B,) int64, S_b + T_b.
+    use_hat_loss:  how logits on a node become posteriors, see ``lattice.node_log_probs.normalised``.
     """
 
     symbols: Tensor
@@ -34,10 +35,16 @@ class KeptNodes:
     num_arcs: Tensor
     termination_symbol: int
     rnnt_type: str
+    use_hat_loss: bool = False
 
 
 def kept_nodes(
-    symbols: Tensor, ranges: Tensor, termination_symbol: int, boundary: Optional[Tensor], rnnt_type: str
+    symbols: Tensor,
+    ranges: Tensor,
+    termination_symbol: int,
+    boundary: Optional[Tensor],
+    rnnt_type: str,
+    use_hat_loss: bool = False,
 ) -> KeptNodes:
     """Describe the lattice that ``ranges`` keep.
 
@@ -78,6 +85,7 @@ def kept_nodes(
         num_arcs=boundary[:, 2] + boundary[:, 3],
         termination_symbol=termination_symbol,
         rnnt_type=rnnt_type,
+        use_hat_loss=use_hat_loss,
     )
 
 

@@ -1,24 +1,31 @@
-"""From posteriors on the kept nodes to the two terms of the loss.
-
-What the loss with logits (``pruned_rnnt.py``) and the one without (``transducer_loss.py``) share:
-everything after the node scores.
+"""The two terms of the loss, from whatever says how likely blank, label and rest are on a node.
 
     rnnt = -log-probability of all paths over the kept nodes
     kd   = sum over kept nodes of weight[t, s] * D(teacher || student at [t, s])
 
-B = batch, T = frames, S = symbols, s_range = kept symbol positions a frame.
+One algorithm for whole logits (``Logits``), for a joiner whose logits are never built (``JoinerParts``) and for
+posteriors computed before (``Posteriors``): each answers ``scores(nodes, temperature)`` and ``logits(nodes)``.
+
+B = batch, T = frames after subsampling, S = symbols, C = classes with blank, s_range = kept symbol positions a frame.
+The work is in float32 (float64 for float64 inputs), whatever autocast says.
 """
 
+import math
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Callable, NamedTuple, Optional, Tuple
+from typing import Callable, NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.losses.choices import get_weighting
-from rnnt_kd.losses.kept_nodes import KeptNodes
-from rnnt_kd.losses.node_scores import NodeScores
+from rnnt_kd.lattice import get_backend
+from rnnt_kd.lattice.node_log_probs import LOG_ZERO
+from rnnt_kd.losses.choices import get_variant, get_weighting, needs_logits
+from rnnt_kd.losses.distillation import Distillation
+from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
+from rnnt_kd.losses.node_scores import JoinerParts, Logits, NodeScores, Posteriors
+from rnnt_kd.losses.precision import at_least_float32, no_autocast
 
 
 class TransducerTerms(NamedTuple):
@@ -26,6 +33,87 @@ class TransducerTerms(NamedTuple):
 
     rnnt: Tensor
     kd: Tensor
+
+
+@dataclass(frozen=True)
+class TeacherView:
+    """What a teacher says of a batch.
+
+    on_nodes:  its joiner or its logits, or its posteriors on the student's nodes; gets no gradient.
+    is_known:  bool, (B, T, s_range) or (B, T, 1), False where it knows nothing of a node.  There is no comparison
+               there, and for the teacher's paths p(blank) = p(label) = 1/2.  None: it knows all.
+    ranges:    (B, T, s_range) int64, the nodes that it keeps and the student must; None: the student's own.
+    """
+
+    on_nodes: Union[JoinerParts, Logits, Posteriors]
+    is_known: Optional[Tensor] = None
+    ranges: Optional[Tensor] = None
+
+
+def transducer_terms(
+    student: Union[JoinerParts, Logits],
+    symbols: Tensor,
+    ranges: Tensor,
+    termination_symbol: int,
+    boundary: Optional[Tensor] = None,
+    rnnt_type: str = "regular",
+    delay_penalty: float = 0.0,
+    reduction: str = "mean",
+    use_hat_loss: bool = False,
+    *,
+    teacher: Optional[TeacherView] = None,
+    kd: Optional[Distillation] = None,
+    backend: Union[str, ModuleType] = "auto",
+    impl: str = "auto",
+) -> TransducerTerms:
+    """RNN-T loss and distillation term over the kept nodes; arguments and errors as in ``pruned_transducer_loss``."""
+    if reduction not in ("none", "mean", "sum"):
+        raise UserError("reduction", repr(reduction), "none, mean or sum")
+    if rnnt_type not in ("regular", "modified", "constrained"):
+        raise UserError("rnnt_type", repr(rnnt_type), "regular, modified or constrained")
+    kd = kd or Distillation()
+    module = get_backend(backend, ranges.device)
+    nodes = kept_nodes(symbols, ranges, termination_symbol, boundary, rnnt_type, use_hat_loss)
+    with no_autocast(ranges):
+        if teacher is None:
+            rnnt = reduce(rnnt_losses(student.scores(nodes, impl=impl), nodes, module, delay_penalty), reduction)
+            return TransducerTerms(rnnt, torch.zeros_like(rnnt))
+        compare, theirs, is_known = get_variant(kd.variant), teacher.on_nodes, teacher.is_known
+        if isinstance(theirs, JoinerParts) and isinstance(student, JoinerParts):
+            _check_vocabulary(theirs, student)
+        if needs_logits(compare):  # of both, and memory that grows with C
+            if isinstance(theirs, Posteriors):
+                raise UserError(
+                    "kd variant",
+                    f"{kd.variant!r} compares whole logits, and this teacher has posteriors of blank, label and rest",
+                    "a variant that needs no more, such as collapsed",
+                    "choose one, or let the teacher run online (--kd-ranges student)",
+                )
+            student = Logits(student.logits(nodes))
+            with torch.no_grad():
+                theirs = Logits(theirs.logits(nodes).to(student.values.dtype))
+        scores = student.scores(nodes, impl=impl)
+        rnnt = reduce(rnnt_losses(scores, nodes, module, delay_penalty), reduction)
+
+        @torch.no_grad()
+        def of_teacher(temperature: float) -> NodeScores:
+            return as_constants(theirs.scores(nodes, temperature, impl), nodes, is_known)
+
+        teacher_scores = of_teacher(1.0)
+
+        def divergence() -> Tensor:
+            if needs_logits(compare):
+                assert isinstance(student, Logits) and isinstance(theirs, Logits)
+                both = (x.comparable(nodes, kd.temperature) for x in (student, theirs))
+                return compare(*both, nodes.labels, nodes.termination_symbol, kd.class_scales)
+            if kd.temperature == 1.0:
+                ours, tempered = scores, teacher_scores
+            else:
+                ours, tempered = student.scores(nodes, kd.temperature, impl), of_teacher(kd.temperature)
+            return compare(ours, NodeScores(*(x.to(ours[0].dtype) for x in tempered)), kd.class_scales)
+
+        kd_term = kd_losses(divergence, scores, teacher_scores, nodes, module, kd.weighting, is_known)
+        return TransducerTerms(rnnt, reduce(kd_term, reduction))
 
 
 def rnnt_losses(scores: NodeScores, nodes: KeptNodes, backend: ModuleType, delay_penalty: float) -> Tensor:
@@ -41,7 +129,7 @@ def kd_losses(
     teacher_scores: NodeScores,
     nodes: KeptNodes,
     backend: ModuleType,
-    kd_weighting: str,
+    weighting: str,
     is_known: Optional[Tensor] = None,
 ) -> Tensor:
     """(B,): the distillation term of each utterance.
@@ -49,10 +137,10 @@ def kd_losses(
     Args:
       divergence:             gives (B, T, s_range), the variant's value on each node.
       scores, teacher_scores: at temperature 1, for the weights.
-      is_known:               (B, T, s_range) bool, where the teacher counts; None: everywhere.  Elsewhere the
-                              weight is 0, and that of the other nodes stays what it is.
+      is_known:               as in ``TeacherView``.  Elsewhere the weight is 0, and that of the other nodes stays
+                              what it is.
     """
-    weigh = get_weighting(kd_weighting)
+    weigh = get_weighting(weighting)
     with torch.no_grad():
         weights = weigh(nodes, NodeScores(*(score.detach() for score in scores)), teacher_scores, backend)
         weights = normalise(weights, nodes)
@@ -77,18 +165,37 @@ def reduce(losses: Tensor, reduction: str) -> Tensor:
     return losses if reduction == "none" else losses.mean() if reduction == "mean" else losses.sum()
 
 
-def check_options(
-    reduction: str,
-    rnnt_type: str,
-    kd_temperature: float = 1.0,
-    kd_class_scales: Optional[Tuple[float, float, float]] = None,
-) -> None:
-    """Raises UserError for a value out of range."""
-    if reduction not in ("none", "mean", "sum"):
-        raise UserError("reduction", repr(reduction), "none, mean or sum")
-    if rnnt_type not in ("regular", "modified", "constrained"):
-        raise UserError("rnnt_type", repr(rnnt_type), "regular, modified or constrained")
-    if not kd_temperature > 0.0:
-        raise UserError("kd temperature", str(kd_temperature), "a number above 0")
-    if kd_class_scales is not None and (len(kd_class_scales) != 3 or not all(x >= 0.0 for x in kd_class_scales)):
-        raise UserError("kd class scales", str(kd_class_scales), "three numbers >= 0, for blank, label and rest")
+def as_constants(scores: NodeScores, nodes: KeptNodes, is_known: Optional[Tensor]) -> NodeScores:
+    """Without gradient, in float32 at least, and as ``NodeScores`` promises at the edges.
+
+    That is 0 on padded nodes, which a cache leaves undefined; and where no symbol arc leaves a node,
+    what was given to a label belongs to the rest.  Where nothing is known, blank and label have even odds.
+    """
+    for name, values in zip(NodeScores._fields, scores):
+        if values.shape != nodes.ranges.shape or values.device != nodes.ranges.device:
+            raise UserError(
+                "teacher scores",
+                f"{name} {tuple(values.shape)} on {values.device}",
+                f"(B, T, s_range) = {tuple(nodes.ranges.shape)} on {nodes.ranges.device}",
+                "teacher and student must share frame rate and ranges",
+            )
+        if not values.is_floating_point():
+            raise UserError("teacher scores", f"{name} of {values.dtype}", "log-probabilities in floating point")
+    log_blank, log_label, log_rest = (at_least_float32(x.detach()) for x in scores)
+    if is_known is not None:
+        log_blank, log_label = (x.masked_fill(~is_known, math.log(0.5)) for x in (log_blank, log_label))
+        log_rest = log_rest.masked_fill(~is_known, LOG_ZERO)
+    is_last = nodes.labels == nodes.termination_symbol
+    log_rest = torch.where(is_last, torch.logaddexp(log_rest, log_label), log_rest)
+    log_label = log_label.masked_fill(is_last, LOG_ZERO)
+    return NodeScores(*(x.masked_fill(~nodes.node_mask, 0.0) for x in (log_blank, log_label, log_rest)))
+
+
+def _check_vocabulary(teacher: JoinerParts, student: JoinerParts) -> None:
+    if teacher.weight.shape[:1] != student.weight.shape[:1]:
+        raise UserError(
+            "teacher",
+            f"{teacher.weight.shape[0]} classes",
+            f"the student's {student.weight.shape[0]}",
+            "teacher and student must share the BPE model",
+        )

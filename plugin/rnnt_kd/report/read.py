@@ -136,7 +136,7 @@ def read_finished(folder: Path) -> FinishedExperiment:
     """Raises UserError: there is no usable experiment.json."""
     about = experiment_folder.read(folder)
     folder = Path(folder)
-    failed = _failed_exports(folder)
+    failed = experiment_folder.failed_exports(folder)
     problems = [f"an export of {path.parent.stem}: the last one failed its check, see {path}" for path in failed]
     summary = _objects(folder / "summary.json", _SUMMARY, problems)
     rows = {(row["system"], row["test_set"]): row for row in summary}
@@ -157,16 +157,12 @@ def inputs(folder: Path) -> Tuple[List[Path], List[Path]]:
     """Files that the page depends on: small ones, and those that are large or many."""
     about, folder = experiment_folder.read(folder), Path(folder)
     small = [folder / f"{name}.json" for name in ("experiment", "summary", "results", "sizes")]
-    small += _failed_exports(folder)
+    small += experiment_folder.failed_exports(folder)
     large = sorted(folder.glob("lattices/*/*/[!.]*")) + _shards(about)
     for listed in about.systems:
         small += sorted(listed.first.glob("decode_*/*.json")) + sorted(listed.first.glob("decode_*/recogs-*.txt"))
         large += [listed.first / "metrics.jsonl", _weights(listed.first)]
     return [path for path in small if path.is_file()], [path for path in large if path.is_file()]
-
-
-def _failed_exports(folder: Path) -> List[Path]:
-    return sorted(folder.glob("export/*.failed/check.json"))
 
 
 def read_metrics(path: Path) -> List[Dict[str, Any]]:

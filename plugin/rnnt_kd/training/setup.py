@@ -21,7 +21,7 @@ from rnnt_kd.systems.store import refuse_decoding_only, weights_digest
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import learning_rates, optimizers
-from rnnt_kd.training.batches import TrainingData
+from rnnt_kd.training.batches import TrainingData, heard_by_teacher
 
 STARTS_FROM_TEACHER = ("sparse_student", "streaming_student")  # roles
 
@@ -137,7 +137,7 @@ def check_cache(cache: TeacherCache, config: SystemConfig, data: TrainingData) -
     data.select(model.encoder.output_lengths, model.ctc_output is not None)
     source, places = data.selections["train"].source, data.selections["train"].places
     frames = model.encoder.output_lengths(torch.from_numpy(source.num_frames[places].astype("int64")))
-    cache.check_utterances(source.ids(places.tolist()), frames.tolist())
+    cache.check_utterances(heard_by_teacher(config, source.ids(places.tolist())), frames.tolist())
 
 
 def models(

@@ -20,6 +20,7 @@ s_range = kept symbol positions a frame.
 
 import importlib
 import logging
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Callable, List, NamedTuple, Optional
 
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from rnnt_kd import choices
 from rnnt_kd.errors import UserError
-from rnnt_kd.lattice.node_log_probs import normalised
+from rnnt_kd.lattice.node_log_probs import hat_as_softmax, node_log_probs, normalised
 from rnnt_kd.losses.kept_nodes import KeptNodes, check_classes
 from rnnt_kd.losses.precision import no_autocast
 
@@ -63,6 +64,56 @@ class JoinerParts(NamedTuple):
     weight: Tensor
     bias: Optional[Tensor] = None
     activation: Callable[[Tensor], Tensor] = torch.tanh
+
+    def scores(self, nodes: KeptNodes, temperature: float = 1.0, impl: str = "auto") -> NodeScores:
+        """See ``node_scores``."""
+        return node_scores(self, nodes, temperature=temperature, impl=impl)
+
+    def logits(self, nodes: KeptNodes) -> Tensor:
+        """See ``joiner_logits``."""
+        return joiner_logits(self, nodes)
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Whole logits on the kept nodes, (B, T, s_range, C) in float32 or float64; padded nodes may hold anything."""
+
+    values: Tensor
+
+    def scores(self, nodes: KeptNodes, temperature: float = 1.0, impl: str = "auto") -> NodeScores:
+        """What ``node_scores`` computes, but for padded nodes, which hold anything."""
+        check_classes(nodes, self.values.shape[-1])
+        values = self.values if temperature == 1.0 else self.values / temperature
+        return NodeScores(*node_log_probs(values, nodes.labels, nodes.termination_symbol, nodes.use_hat_loss))
+
+    def logits(self, nodes: KeptNodes) -> Tensor:
+        return self.values
+
+    def comparable(self, nodes: KeptNodes, temperature: float) -> Tensor:
+        """(B, T, s_range, C), logits whose softmax is the distribution over all classes at ``temperature``."""
+        values = self.values if temperature == 1.0 else self.values / temperature
+        return hat_as_softmax(values, nodes.termination_symbol) if nodes.use_hat_loss else values
+
+
+@dataclass(frozen=True)
+class Posteriors:
+    """Scores computed before: at temperature 1 and, where it is another, at that of the distillation."""
+
+    at_one: NodeScores
+    tempered: Optional[NodeScores] = None
+
+    def scores(self, nodes: KeptNodes, temperature: float = 1.0, impl: str = "auto") -> NodeScores:
+        """As they were given.  Raises UserError where those at ``temperature`` were not."""
+        if temperature == 1.0:
+            return self.at_one
+        if self.tempered is None:
+            raise UserError(
+                "kd temperature",
+                f"{temperature}, and a teacher given by its posteriors at temperature 1",
+                "its posteriors at that temperature, too",
+                "make the cache with this temperature, or give tempered_teacher",
+            )
+        return self.tempered
 
 
 def node_scores(joiner: JoinerParts, nodes: KeptNodes, *, temperature: float = 1.0, impl: str = "auto") -> NodeScores:
@@ -103,7 +154,7 @@ def node_scores(joiner: JoinerParts, nodes: KeptNodes, *, temperature: float = 1
         blank, label, rest = module.split_logits(
             am.reshape(-1, J), lm.reshape(-1, J), weight, bias, *rows, joiner.activation
         )
-        three = normalised(blank, label, rest, labels, nodes.termination_symbol)
+        three = normalised(blank, label, rest, labels, nodes.termination_symbol, nodes.use_hat_loss)
 
         def on_nodes(values: Tensor) -> Tensor:
             return values.new_zeros(B * T * s_range).index_put((flat,), values).reshape(B, T, s_range)
