@@ -1,5 +1,6 @@
 """Commands side by side: failures stay alone, and nothing outlives who started it."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from rnnt_kd import children
-from rnnt_kd.children import Commands, Worker, WorkerDied, in_processes, run_side_by_side
+from rnnt_kd.children import Commands, Worker, WorkerDied, in_processes, run_ranks, run_side_by_side
 from rnnt_kd.errors import UserError
 
 WAIT = 300.0  # seconds, at most, on the busiest machine
@@ -124,6 +125,50 @@ main([])
     _, errors = process.communicate(timeout=WAIT)
     wait_for(lambda: not is_alive(child))
     assert "Traceback" not in errors and process.returncode == (-9 if how == signal.SIGKILL else 130)
+
+
+RANK = "import json, os, sys, time\nrank = int(os.environ['RANK'])\n"
+
+
+def test_ranks_find_their_places_as_torchrun_would_say_them(tmp_path):
+    keys = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    code = f"{RANK}values = [os.environ[key] for key in {keys}]\njson.dump(values, open(sys.argv[1] + str(rank), 'w'))"
+    assert run_ranks(["-c", code, str(tmp_path / "rank")], 3) == 0
+    places = [json.loads((tmp_path / f"rank{rank}").read_text()) for rank in range(3)]
+    assert [place[:5] for place in places] == [[str(rank), str(rank), "3", "3", "127.0.0.1"] for rank in range(3)]
+    assert len({place[5] for place in places}) == 1 and "MASTER_PORT" not in os.environ
+
+
+@pytest.mark.parametrize("ending, status, said", [
+    ("sys.exit(3)", 3, ""), ("os.kill(os.getpid(), 9)", -9, "process 1 of 2: killed by SIGKILL (memory?)\n"),
+])  # fmt: skip
+def test_a_rank_that_fails_ends_the_others_soon(monkeypatch, capfd, tmp_path, ending, status, said):
+    monkeypatch.setattr(children, "_GRACE_SECONDS", 0.3)
+    ready = f"open({str(tmp_path / 'id')!r} + str(rank), 'w').write(str(os.getpid()))\n"
+    wait = f"while not os.path.exists({str(tmp_path / 'id0')!r}): time.sleep(0.05)\n"
+    code = f"{RANK}{ready}{wait}if rank: {ending}\nimport signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep({WAIT})"
+    assert run_ranks(["-c", code], 2) == status
+    assert not is_alive(int((tmp_path / "id0").read_text()))
+    assert capfd.readouterr().err == said
+
+
+def test_ranks_on_several_machines_are_left_to_srun(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="--num-nodes: 2, and there is no srun here; expected Slurm"):
+        run_ranks(["-m", "x"], 4, nodes=2)
+    (tmp_path / "srun").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/words; exit 5\n')
+    (tmp_path / "srun").chmod(0o755)
+    assert run_ranks(["-m", "x"], 4, nodes=2) == 5
+    words = (tmp_path / "words").read_text().split()
+    assert words == [
+        "--nodes=2",
+        "--ntasks=8",
+        "--ntasks-per-node=4",
+        "--kill-on-bad-exit=1",
+        sys.executable,
+        "-m",
+        "x",
+    ]
 
 
 @pytest.fixture

@@ -42,6 +42,12 @@ class ProgressBar:
                 of, eta = f" of {self._total}", f", eta {tqdm.format_interval(left).removeprefix('0')}"
             say(f"{self.what}: {self._done}{of} {self._unit}{eta}{self._note and ', '}{self._note}")
 
+    def counted(self, items: Iterable[Item]) -> Iterator[Item]:
+        """``items``, each counted when the next one is asked for."""
+        for item in items:
+            yield item
+            self.update()
+
     def __enter__(self) -> "ProgressBar":
         return self
 
@@ -58,9 +64,7 @@ def say(line: str) -> None:
 def counted(items: Iterable[Item], what: str, unit: str) -> Iterator[Item]:
     """``items``, each counted when the next one is asked for."""
     with ProgressBar(what, len(items) if isinstance(items, Sized) else None, unit) as bar:
-        for item in items:
-            yield item
-            bar.update()
+        yield from bar.counted(items)
 
 
 @contextlib.contextmanager

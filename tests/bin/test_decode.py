@@ -114,6 +114,38 @@ def test_nbest_lists_and_ctm_belong_to_the_recognised_words(made, tmp_path, caps
     assert "nbest was 3" in capsys.readouterr().out and not (tmp_path / "nbest-test.jsonl").exists()
 
 
+def test_jobs_in_any_order_leave_the_files_of_one_process(made, tmp_path, capsys):
+    """All but the times in decode.json; a job that has nothing to do ends well."""
+
+    def files(folder):
+        found = {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."}
+        values = json.loads(found.pop("decode.json"))
+        assert "--nbest 2" in values["command"] and "--job" not in values["command"]
+        return found, {key: values[key] for key in values if key not in ("decode_seconds", "rtf", "command")}
+
+    more = {"nbest": 2, "batch_seconds": 1.5}  # four batches
+    decode.main(options(made, tmp_path / "one", **more))
+    expected = files(tmp_path / "one")
+    assert len(expected[0]) == 7
+    for nj, order in ((2, (2, 1)), (3, (1, 3, 2)), (9, (9, 4, 3, 2, 1, 5))):
+        out = tmp_path / str(nj)
+        for job in order[:5]:
+            assert not (out / "decode.json").exists()
+            decode.main(options(made, out, **more, job=job, nj=nj))
+        assert files(out) == expected and not list(out.glob(".decode-test.parts*"))
+        capsys.readouterr()
+        decode.main(options(made, out, **more, job=order[-1], nj=nj))
+        assert "finished already" in capsys.readouterr().out
+
+
+def test_what_a_killed_decoding_had_done_is_taken_over(made, tmp_path, monkeypatch):
+    decode.main(options(made, tmp_path, batch_seconds=1.5, job=1, nj=2))
+    real, calls = decode.decode, []
+    monkeypatch.setattr(decode, "decode", lambda *a, **more: calls.append(a) or real(*a, **more))
+    decode.main(options(made, tmp_path, batch_seconds=1.5))
+    assert len(calls) == 2 and len(read_recogs(tmp_path / "recogs-test.txt")) == len(TEXTS)
+
+
 def test_a_command_in_a_cuts_file_is_not_run(made, tmp_path, capsys):
     """What decodes a colleague's cuts runs nothing of theirs, with or without leave for the pipes of wav.scp."""
     shutil.copytree(made / "exp/cuts", tmp_path / "cuts")
@@ -271,6 +303,7 @@ def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):
         ),
         ({"num_threads": 0}, "--num-threads: 0"),
         ({"test_set": "a/b"}, "--test-set: 'a/b'"),
+        ({"job": 3, "nj": 2}, "--job: 3; expected 1 to 2"),
         ({"system_dir": tmp_path / "none"}, "no trained system here"),
         ({"bpe_dir": tmp_path / "none"}, "bpe.model"),
         ({"bpe_dir": other_bpe}, "another BPE model"),

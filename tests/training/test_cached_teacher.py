@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import gzip
 import json
 import math
 import shutil
@@ -16,7 +17,9 @@ from training_cases import metrics, system_json, whole_lattice
 from rnnt_kd.bin import train as command
 from rnnt_kd.config_io import load_recipe
 from rnnt_kd.data.dataset import load_cuts_info, read_batches
+from rnnt_kd.data.far import surroundings
 from rnnt_kd.data.features import compute_features
+from rnnt_kd.data.kaldi_dir import read_data_dir
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.lattice.prune_ranges import get_rnnt_prune_ranges
@@ -30,6 +33,7 @@ from rnnt_kd.teachers.shards import shard_path
 from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
+from rnnt_kd.training.loop import Training
 from rnnt_kd.training.objective import CachedTeacher, Objective
 
 ONE_EPOCH = ["small_student.training.epochs=1", "sparse_student.training.epochs=1"]
@@ -68,7 +72,7 @@ def batch_of(tone_corpus, places, cuts=None):
 
 def cached_batch(folder, inputs, ids, subsampled):
     cache = TeacherCache.open(folder)
-    return CachedTeacher(*cache.lookup(ids, subsampled, int(subsampled.max()), inputs[2].size(1)))
+    return cache.lookup(ids, subsampled.tolist(), inputs[2].size(1))
 
 
 def encoder_frames(lens):
@@ -217,6 +221,79 @@ def test_speed_perturbed_copies_have_their_own_entries(tone_corpus, teacher_dir,
     assert "train-000" in ids and "train-000_sp0.9" in ids
     tone_corpus.train(student_config(tone_corpus), tmp_path / "x", kd_cache=folder, train_cuts=cuts)
     assert (tmp_path / "x" / "system.json").exists()
+
+
+@pytest.fixture(scope="module")
+def far_cuts(tone_corpus, tmp_path_factory):
+    """The training cuts, each with a copy heard from afar."""
+    train = tone_corpus.folder / "train"
+    place = surroundings(seed=1, snr_db=(2.0, 15.0), talkers=read_data_dir(train))
+    made = compute_features(train, tmp_path_factory.mktemp("far"), "train", surroundings=place, far_copies=1)
+    return made.cuts_path
+
+
+@pytest.mark.parametrize("hears", ["student", "original"])
+def test_the_teacher_of_a_far_copy_hears_what_the_option_says_from_its_cache(
+    tone_corpus, teacher_dir, far_cuts, tmp_path, hears, monkeypatch
+):
+    folder = tone_corpus.cache(teacher_dir, tmp_path / "kd_cache", cuts=far_cuts)
+    asked, real = [], TeacherCache.places
+    monkeypatch.setattr(TeacherCache, "places", lambda self, ids: (asked.append(ids), real(self, ids))[1])
+    config = student_config(tone_corpus, hears=hears)
+    tone_corpus.train(config, tmp_path / "x", kd_cache=folder, train_cuts=far_cuts)
+    names = sorted(name for ids in asked for name in ids)
+    originals = [f"train-{number:03d}" for number in range(24)]
+    endings = ["", "_far1"] if hears == "student" else ["", ""]
+    assert names == sorted(name + ending for name in originals for ending in endings)
+
+
+@pytest.mark.parametrize("hears", ["student", "original"])
+def test_the_teacher_of_a_far_copy_hears_what_the_option_says_online(
+    tone_corpus, teacher_dir, far_cuts, tmp_path, hears, monkeypatch
+):
+    infos = load_cuts_info(far_cuts)
+    (whole,) = read_batches(far_cuts, [range(len(infos))])
+    features = {name: whole.features[row, : whole.feature_lens[row]] for row, name in enumerate(whole.utterance_ids)}
+    batches, real = [], Training._train_step
+    monkeypatch.setattr(Training, "_train_step", lambda self, batch: (batches.append(batch), real(self, batch)))
+    config = student_config(tone_corpus, hears=hears, ranges="student")
+    tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir, train_cuts=far_cuts)
+    assert batches
+    for batch in batches:
+        masked, clean = batch.inputs["features"], batch.inputs["clean_features"]
+        assert not torch.equal(masked, clean)
+        for row, (name, frames) in enumerate(zip(batch.utterance_ids, batch.inputs["feature_lens"])):
+            expected = features[name.replace("_far1", "") if hears == "original" else name]
+            assert torch.equal(clean[row, :frames], expected)
+
+
+@pytest.mark.parametrize("specaugment", ["null", "{}"])
+def test_babble_is_heard_by_the_student_alone(tone_corpus, teacher_dir, tmp_path, specaugment, monkeypatch):
+    batches, real = [], Training._train_step
+    monkeypatch.setattr(Training, "_train_step", lambda self, batch: (batches.append(batch), real(self, batch)))
+    training = "small_student.training"
+    overrides = [*ONE_EPOCH, f"{training}.babble={{share: 1.0}}", f"{training}.specaugment={specaugment}"]
+    config = student_config(tone_corpus, overrides=overrides, ranges="student")
+    tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
+    infos = load_cuts_info(tone_corpus.train_cuts)
+    (whole,) = read_batches(tone_corpus.train_cuts, [range(len(infos))])
+    rows = {name: row for row, name in enumerate(whole.utterance_ids)}
+    assert batches
+    for batch in batches:
+        for row, (name, frames) in enumerate(zip(batch.utterance_ids, batch.inputs["feature_lens"])):
+            clean = whole.features[rows[name], :frames]
+            assert torch.equal(batch.inputs["clean_features"][row, :frames], clean)
+            assert not torch.equal(batch.inputs["features"][row, :frames], clean)
+
+
+def test_a_far_copy_without_its_original_is_named(tone_corpus, teacher_dir, far_cuts, tmp_path):
+    lines = gzip.open(far_cuts, "rt").read().splitlines()
+    alone = tmp_path / "train.jsonl.gz"
+    alone.write_bytes(gzip.compress("\n".join(line for line in lines if '"train-003"' not in line[:30]).encode()))
+    shutil.copytree(far_cuts.parent / "train_feats", tmp_path / "train_feats")
+    config = student_config(tone_corpus, hears="original", ranges="student")
+    with pytest.raises(UserError, match="has no train-003, and a far copy of it"):
+        tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir, train_cuts=alone)
 
 
 def test_a_changed_cache_trains_anew_and_an_equal_one_does_not(tone_corpus, teacher_dir, kd_cache, taught, tmp_path):

@@ -8,8 +8,12 @@ Writes to OUT_DIR
   ref-<test set>.trn, hyp-<test set>.trn  the words of all utterances, for sclite
   nbest-<test set>.jsonl    with --nbest: the best hypotheses with scores, times and confidences
   decode.json               what was done, how fast (real-time factor of encoder and search)
+
+With --job K, K from 1 to --nj, one of several jobs, here or on other machines, in any order; the last one to end writes
+these files, which do not depend on how many there are but for the times in decode.json.
 """
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
@@ -21,12 +25,15 @@ from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import (
     add_data_root,
     add_device,
+    add_job,
     add_normalization,
+    check_job,
     check_positive,
     chosen_device,
     command_line,
     join,
     parser,
+    without_job,
 )
 from rnnt_kd.bin.scorer_options import add_scorers, check_scorers, make_scorers, scorer_settings
 from rnnt_kd.bin.stage import Stage
@@ -36,7 +43,8 @@ from rnnt_kd.decoding.graphs import words_of
 from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.interfaces import Encoder, StreamingEncoder
-from rnnt_kd.progress_bar import counted
+from rnnt_kd.parts import Parts
+from rnnt_kd.progress_bar import ProgressBar
 from rnnt_kd.record import file_digest
 from rnnt_kd.scoring.alternatives import write_nbest
 from rnnt_kd.scoring.ctm import write_ctm
@@ -52,6 +60,7 @@ from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.transcripts import read_transcripts
 
 OUTPUTS = (("recogs", "txt"), ("tokens", "jsonl"), ("speakers", "json"))  # <name>-<test set>.<kind>
+MOST_PARTS = 128  # that jobs share
 SCORES = (("errs", "txt"), ("wer", "txt"), ("wer", "json"), ("delay", "json"))  # made from them by other commands
 
 
@@ -80,6 +89,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         help="encoder frames (40 ms) a chunk, of a streaming system; 0: it sees the whole utterance "
         "(default: the system's encoder_options.chunk_frames)",
     )
+    add_job(options, "of how many jobs --job is one")
     add_scorers(options)
     add_normalization(options)
     add_device(options)
@@ -107,6 +117,14 @@ def main(argv: Optional[List[str]] = None) -> None:
     if stage.is_finished():
         return
 
+    infos = load_cuts_info(args.cuts)
+    loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds)
+    size = -(-len(loader) // MOST_PARTS)  # batches a part
+    parts = Parts(args.out_dir, name, stage.identity(), -(-len(loader) // size))
+    todo = parts.missing(args.job, args.nj)
+    if args.job is not None and not todo and parts.missing():
+        print(f"{args.test_set}: job {args.job} of {args.nj} has nothing to do")
+        return
     torch.set_num_threads(args.num_threads)
     tokenizer = Tokenizer.load(args.bpe_dir)
     model, config = load_system(args.system_dir, settings["device"])
@@ -114,33 +132,42 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.chunk_frames is not None:
         _set_chunk(model.encoder, args.chunk_frames, args.system_dir)
     scorers = make_scorers(settings, tokenizer, args.normalization)
-    infos = load_cuts_info(args.cuts)
     written = _written(args.test_set, {info.id: info.text for info in infos}, tokenizer)
-    loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds)
     search = get_search(args.search)
     search_options = {"beam": args.beam, "blank_id": config.blank_id, "scorers": scorers}
     if args.graph_text is not None:
         text = read_transcripts([args.graph_text], args.normalization)
         _written(str(args.graph_text), {f"its text {n}": line for n, line in enumerate(text, 1)}, tokenizer)
         search_options["graph"] = words_of(text, tokenizer, source=args.graph_text)
-    batches = counted(loader, f"{config.name} on {args.test_set}", "batch")
-    decoded = decode(model, batches, search, tokenizer, nbest=args.nbest or 1, **search_options)
-    in_cuts = {info.id for info in infos}
-    # A WER over a subset would be misleading.
-    assert in_cuts == {*decoded.words, *loader.left_out}, "the loader lost utterances"
-    record = {
-        "system": config.name,
-        **settings,
-        "utterances": len(decoded.words),
-        "audio_seconds": round(decoded.audio_seconds, 3),
-        "decode_seconds": round(decoded.seconds, 3),
-        "rtf": round(decoded.real_time_factor, 5),
-        "left_out": {**read_json(left_out_path, default={}), **loader.left_out},
-        **({"unwritable": written} if written else {}),
-        "command": command_line("rnnt_kd.bin.decode", argv),
-    }
-    stage.start()
-    stage.finish(_write(args.out_dir, args.test_set, decoded, record))
+    batches = {index: min(size, len(loader) - index * size) for index in todo}
+    with ProgressBar(f"{config.name} on {args.test_set}", sum(batches.values()), "batch") as bar:
+        for index, count in batches.items():
+            loader.skip_batches = index * size
+            these = bar.counted(itertools.islice(loader, count))
+            found = decode(model, these, search, tokenizer, nbest=args.nbest or 1, **search_options)
+            parts.write(index, found.plain())
+    with parts.lock():
+        if parts.missing():  # others are at work, or one of them was faster
+            print(f"{config.name} on {args.test_set}: this part is done")
+            return
+        decoded = Decoded.together(parts.read())
+        in_cuts = {info.id for info in infos}
+        # A WER over a subset would be misleading.
+        assert in_cuts == {*decoded.words}, "the loader lost utterances"
+        record = {
+            "system": config.name,
+            **settings,
+            "utterances": len(decoded.words),
+            "audio_seconds": round(decoded.audio_seconds, 3),
+            "decode_seconds": round(decoded.seconds, 3),
+            "rtf": round(decoded.real_time_factor, 5),
+            "left_out": read_json(left_out_path, default={}),
+            **({"unwritable": written} if written else {}),
+            "command": command_line("rnnt_kd.bin.decode", without_job(argv)),
+        }
+        stage.start()
+        stage.finish(_write(args.out_dir, args.test_set, decoded, record))
+        parts.remove()
     print(
         f"{config.name} on {args.test_set}: {record['utterances']} utterances, {decoded.audio_seconds:.1f} s of audio, "
         f"real-time factor {record['rtf']} ({settings['device']}, {args.search}) -> {args.out_dir / outputs[0]}"
@@ -152,6 +179,7 @@ def _check(args) -> None:
     if args.graph_text is not None and args.search != "fast_beam_search":
         raise UserError("--graph-text", f"given with {args.search}", "--search fast_beam_search")
     check_positive(args, "beam", "num_threads")
+    check_job(args)
     if args.nbest is not None and not 1 <= args.nbest <= args.beam:
         raise UserError("--nbest", str(args.nbest), f"1 .. {args.beam}, the hypotheses that --beam keeps")
     check_scorers(args)

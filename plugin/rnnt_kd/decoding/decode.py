@@ -2,8 +2,8 @@
 
 import math
 import time
-from dataclasses import dataclass, field, replace
-from typing import Dict, Iterable, List, Sequence, Tuple
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import torch
 
@@ -38,6 +38,24 @@ class Decoded:
     @property
     def real_time_factor(self) -> float:
         return self.seconds / self.audio_seconds if self.audio_seconds else 0.0
+
+    def plain(self) -> Dict[str, Any]:
+        """All of it in types of JSON."""
+        return asdict(self)
+
+    @classmethod
+    def together(cls, parts: Iterable[Mapping[str, Any]]) -> "Decoded":
+        """What ``plain`` gave of several, as one."""
+        decoded = cls()
+        for part in parts:
+            decoded.words.update({key: (tuple(ref), tuple(hyp)) for key, (ref, hyp) in part["words"].items()})
+            decoded.emissions.update({key: Emissions(**_tuples(item)) for key, item in part["emissions"].items()})
+            for key, found in part["alternatives"].items():
+                decoded.alternatives[key] = [Alternative(**_tuples(item)) for item in found]
+            decoded.speakers.update(part["speakers"])
+            decoded.audio_seconds += part["audio_seconds"]
+            decoded.seconds += part["seconds"]
+        return decoded
 
 
 def decode(
@@ -125,6 +143,10 @@ def _alternative(
             share * math.prod(sure[first : last + 1]) for share, (_, first, last) in zip(shares, spans, strict=True)
         ),
     )
+
+
+def _tuples(values: Mapping[str, Any]) -> Dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _seconds(frames: Sequence[int], frame_seconds: float) -> Tuple[float, ...]:
