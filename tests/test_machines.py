@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -212,11 +214,14 @@ def test_what_others_export_for_their_python_hides_nothing_of_ours(checkout):
 def test_a_user_without_a_home_and_without_an_entry_that_names_one(root):
     if os.getuid():
         pytest.skip("only root can become another user")
-    show = '. /dev/stdin; echo "$HOME"'  # the folder of the checkout may be closed to others
-    done = subprocess.run(
-        ["bash", "-c", show], user=54321, group=54321, input=(root / "local" / "path.sh").read_text(), cwd="/",
-        env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:  # the checkout may be closed to others
+        os.chmod(folder, 0o755)
+        shutil.copytree(root / "local", Path(folder) / "local")
+        show = f'. {folder}/local/path.sh; echo "$HOME"'
+        done = subprocess.run(
+            ["bash", "-c", show], user=54321, group=54321, cwd="/", env={"PATH": "/usr/bin:/bin"}, capture_output=True,
+            text=True,
+        )  # fmt: skip
     assert done.stdout == "/\n", done.stderr
 
 

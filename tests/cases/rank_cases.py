@@ -114,14 +114,22 @@ def hangs(corpus, folder):
         (folder / "said").write_text(str(error))
 
 
-def start_ranks(words, size, killed=None, **given):
-    """Processes of ``python`` with these words, each as a rank; ``killed``: (rank, module:function, after) as in ``kill``."""
-    processes = []
+def start_ranks(words, size, killed=None, slurm=False, **given):
+    """Processes of ``python`` with these words, each as a rank; ``killed``: (rank, module:function, after) as in ``kill``.
+
+    slurm: told who they are by the variables of srun.
+    """
+    processes, port = [], ""
     for rank, job in enumerate(children.as_ranks([*words], size, 1)):
         how = words
         if killed is not None and killed[0] == rank:
             how = ["-c", KILLED_IN, killed[1], str(killed[2]), *words[1:]]
-        processes.append(popen([sys.executable, *how], {**job.environment, "OMP_NUM_THREADS": "1", **given}))
+        place = dict(job.environment)
+        if slurm:
+            says = {"PROCID": rank, "LOCALID": rank, "STEP_NUM_TASKS": size, "STEP_TASKS_PER_NODE": size}
+            place = {f"SLURM_{name}": str(value) for name, value in says.items()}
+            place["MASTER_PORT"] = port = port or job.environment["MASTER_PORT"]
+        processes.append(popen([sys.executable, *how], {**place, "OMP_NUM_THREADS": "1", **given}))
     return processes
 
 

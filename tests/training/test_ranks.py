@@ -116,7 +116,8 @@ def killed(tone_corpus, teacher_dir, tmp_path_factory, root):
     words = ["-m", "rnnt_kd.bin.train", *tone_corpus.arguments(folder, STUDENT, teacher_dir)]
     for rank, where, after in ((1, "rnnt_kd.training.loop:Training._train_step", 5),
                                (0, "rnnt_kd.atomic:os.replace", 9)):  # fmt: skip
-        processes = rank_cases.start_ranks(words, 2, (rank, where, after), PYTHONPATH=str(root / "plugin"))
+        path = str(root / "plugin")  # the second time they are started as by srun
+        processes = rank_cases.start_ranks(words, 2, (rank, where, after), slurm=rank == 0, PYTHONPATH=path)
         ended = outputs(processes)
         assert ended[rank][0] == -9, ended
         status, said = ended[1 - rank]
@@ -145,8 +146,8 @@ def test_another_number_of_processes_goes_on_from_the_last_whole_epoch(tone_corp
     assert newest not in epoch_ends and epoch_ends
     config = tone_corpus.config("sparse_student", "x", sparsity=0.5, with_kd=True, ranges="student")
     said = tone_corpus.train(config, copy, teacher_dir=teacher_dir)
-    told = next(line for line in said if "go on from" in line)
-    assert f"{newest} is of 2 processes" in told and f"1 go on from {epoch_ends[-1].name}" in told
+    told = next(line for line in said if "now there are" in line)
+    assert f"{newest}: " in told and f"by 2 process(es), and now there are 1; from {epoch_ends[-1].name}" in told
     assert [line["epoch"] for line in metrics(copy, "dev")] == [1, 2, 3]
     zeros = system_json(copy)
     assert zeros["epochs"] == 3 and zeros["sparsity"] == pytest.approx(0.5, abs=0.01)
@@ -160,7 +161,9 @@ def test_in_the_first_epoch_another_number_of_processes_starts_anew(tone_corpus,
     said = []
     run = json.loads(next((tmp_path / "x" / "checkpoints").glob("step-*/state.json")).read_text())["run"]
     assert checkpoint.load_newest(tmp_path / "x" / "checkpoints", run, 2, said.append) == []
-    assert "2 go on from the start" in said[0] and not checkpoint.list_checkpoints(tmp_path / "x" / "checkpoints")
+    assert "now there are 2; from the start" in said[0] and not checkpoint.list_checkpoints(
+        tmp_path / "x" / "checkpoints"
+    )
 
 
 def test_a_full_disk_at_the_checkpoint_is_one_line_from_all(tone_corpus, tmp_path, root):

@@ -305,6 +305,8 @@ class Run:
         return self._run(commands, at_once=max(1, self.args.nj // (self.args.nproc * self.args.num_nodes)))
 
     def _record_endpoint(self) -> None:
+        if not self.folds:
+            return
         asked = self.first.experiment.endpoint or {}
         jobs = [(part, job) for part in self.all_parts for job in part.plan.jobs()]
         two = [pair for pair in jobs if pair[1][0] in (asked.get("system"), asked.get("baseline"))]
@@ -343,15 +345,17 @@ class Run:
                 own = results.collect(part.plan, part.progress, jobs, own_bonus=True)[0] if is_tuned else {}
                 folds_found[part.fold] = fold_table.Fold(part.plan, *collected[part.fold], own)
             declared, why_not = endpoint.read_endpoint(plan), endpoint.why_not_declared(plan)
-            listed = fold_table.listed(folds_found, declared, not why_not)
-            rows = fold_table.rows(folds_found, declared, not why_not, **bootstrap)
-            text = fold_table.markdown(rows, title, self.folds, declared, why_not)
-            full = fold_table.markdown(rows, title, self.folds, declared, why_not, [self.typed])
+            listed = fold_table.listed(folds_found, declared, why_not)
+            rows = fold_table.rows(folds_found, declared, why_not, **bootstrap)
+            text = fold_table.markdown(rows, title, self.folds, declared)
+            full = fold_table.markdown(rows, title, self.folds, declared, [self.typed])
             atomic.write_text(plan.dir / "pooled.json", _json(fold_table.pooled(rows, corpus)))
         else:
             found, reasons = collected[0]
             listed, rows = results.as_list(plan, found), table.rows(plan, found, reasons, **bootstrap)
-            text, full = table.markdown(rows, title), table.markdown(rows, title, commands)
+            known = table.known_spread(self.args.experiment.parent / ".." / ".." / "results.json")  # egs/<corpus>
+            text = table.markdown(rows, title, by_seed=known)
+            full = table.markdown(rows, title, commands, known)
         results.write_experiment(plan, corpus)
         atomic.write_text(plan.dir / "results.json", _json(listed))
         atomic.write_text(plan.dir / "summary.json", _json(rows))

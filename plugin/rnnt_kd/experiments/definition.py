@@ -24,7 +24,7 @@ Keys of a system:
 
 Keys of the file beside ``systems``, ``seeds`` and ``baseline``:
 
-    folds      cross-validation by speaker (data.folds): every system is trained in each of so many folds
+    folds      cross-validation by speaker (data.folds): every system is trained in each of so many folds; with it, perhaps
     endpoint   {system, baseline, sparsity, test_set, search}, and perhaps token_bonus: own: the one question that the
                experiment answers, written down before it runs (experiments.endpoint); all else is exploratory
     tune_token_bonus   true: also decode every system with the token bonus that is best on its development set
@@ -128,6 +128,9 @@ def _read(path: Path, overrides: Sequence[str], sections: Sequence[str], above: 
         raise UserError(f"{path}: tune_token_bonus", str(tuned), "true or false")
     if endpoint is not None:
         mapping(endpoint, f"{path}: endpoint")
+    for name in ("endpoint", "tune_token_bonus"):
+        if whole.get(name) and not folds:
+            raise UserError(f"{path}: {name}", "given without folds", "both, for example folds: 5", "or omit it")
     systems = _Resolver(path, whole, entries, above).all()
     return Experiment(path.stem, path, systems, tuple(preset), folds, endpoint, tuned)
 

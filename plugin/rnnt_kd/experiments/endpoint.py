@@ -53,6 +53,11 @@ def read_endpoint(plan: Plan) -> Optional[Endpoint]:
         choices.check(str(given[key]), list(plan.systems), f"{where}: {key}")
     if given["system"] == given["baseline"]:
         raise UserError(where, f"compares {given['system']} with itself", "two systems")
+    compared = plan.systems[given["system"]].baseline
+    if given["baseline"] != compared:
+        raise UserError(
+            f"{where}: baseline", given["baseline"], f"{compared}, which {given['system']} is compared with"
+        )
     choices.check(str(given["test_set"]), list(plan.places.test_sets), f"{where}: test_set")
     choices.check(str(given["search"]), [plan.search], f"{where}: search")
     config = plan.config(plan.jobs_of(given["system"])[0])

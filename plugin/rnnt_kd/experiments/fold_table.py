@@ -8,7 +8,8 @@
     p_value_seeds             the seeds are drawn as well; None where a fold has but one
     seen_with_80, seeds_drawn the smallest change that 80 % of such experiments would see; are the seeds drawn for it
                               and for change_ci95?
-    declared                  is it the endpoint, written down before the first training?
+    declared, endpoint        is it of the endpoint, written down before the first training? What the endpoint is, or
+                              why there is none
     own_token_bonus           the same figures, each training decoded with the token bonus that is best on its
                               development set; None where that is not asked for
 
@@ -50,8 +51,9 @@ class Fold:
     own: Results
 
 
-def listed(folds: Mapping[int, Fold], endpoint: Optional[Endpoint], is_declared: bool) -> List[Dict[str, Any]]:
+def listed(folds: Mapping[int, Fold], endpoint: Optional[Endpoint], undeclared: str) -> List[Dict[str, Any]]:
     """``results.json``: an object a fold, system, seed and test set; two where it has a token bonus of its own."""
+    is_declared = endpoint is not None and not undeclared
     rows = []
     for number, fold in folds.items():
         for results, is_own in ((fold.found, False), (fold.own, True)):
@@ -66,12 +68,16 @@ def listed(folds: Mapping[int, Fold], endpoint: Optional[Endpoint], is_declared:
 def rows(
     folds: Mapping[int, Fold],
     endpoint: Optional[Endpoint],
-    is_declared: bool,
+    undeclared: str,
     *,
     replications: int = 10000,
     seed: int = 0,
 ) -> List[Dict[str, Any]]:
-    """JSON values, one object a row; figures are None where nothing is finished."""
+    """JSON values, one object a row; figures are None where nothing is finished.
+
+    ``undeclared``: what speaks against the endpoint as one that was declared before; "" for nothing.
+    """
+    is_declared = endpoint is not None and not undeclared
     first = next(iter(folds.values())).plan
     made = []
     for name in first.systems:
@@ -86,6 +92,7 @@ def rows(
                 if (job, test_set) in fold.reasons
             }
             row["seeds"] = sorted({one for seeds in trainings.values() for one in seeds})
+            row["endpoint"] = _state(endpoint, undeclared)
             row["folds"] = [number for number, seeds in trainings.items() if seeds]
             row.update({**table.figures(every), "too_few": None, "characters": None, "ci95": None})
             for is_own in (False, True):
@@ -209,16 +216,9 @@ def markdown(
     title: str,
     wanted: int,
     endpoint: Optional[Endpoint],
-    undeclared: str,
     commands: Sequence[str] = (),
 ) -> str:
-    """For people, GitHub flavour.
-
-    Args:
-      title:      a sentence on what it is a table of.
-      wanted:     folds of the experiment.
-      undeclared: what speaks against the endpoint as one that was declared before.
-    """
+    """For people, GitHub flavour.  ``title``: a sentence on what it is a table of; ``wanted``: folds."""
     head = ["system", "test set", "folds", "seeds", "%WER", "sd of a training", "words", "ins", "del", "sub"]
     head += ["compared with", "change [95 %]", "p (these trainings)", "p (seeds too)", "seen with 80 %", "is"]
     body = []
@@ -233,7 +233,7 @@ def markdown(
         "both have. p: two-sided paired bootstrap over speakers; of these trainings, and with the seeds drawn as well; "
         "the interval and the change that would be seen with 80 % are with seeds drawn where there are several.",
         "",
-        _endpoint_line(table_rows, endpoint, undeclared),
+        _answer(table_rows, endpoint),
         "",
         tables.markdown(head, body, left=4),
     ]
@@ -250,19 +250,26 @@ def markdown(
     return "\n".join(lines) + "\n"
 
 
-def _endpoint_line(table_rows: Sequence[Mapping[str, Any]], endpoint: Optional[Endpoint], undeclared: str) -> str:
-    if endpoint is None:
-        return "No endpoint was declared: everything here is exploratory." + f" ({undeclared})" * bool(undeclared)
-    if undeclared:
-        return f"Everything here is exploratory, the endpoint too ({endpoint.sentence()}): {undeclared}."
-    (row,) = [row for row in table_rows if (row["system"], row["test_set"]) == (endpoint.system, endpoint.test_set)]
-    figures = (row["own_token_bonus"] or {}) if endpoint.token_bonus else row
-    text = f"Declared before the first training: {endpoint.sentence()}"
-    if figures.get("relative_change") is None:
-        return f"{text}: not finished. Everything else is exploratory."
-    p = f"p {shown(figures['p_value'], '.4f')} of these trainings, {shown(figures['p_value_seeds'], '.4f')} seeds too"
-    rates = f"{figures['baseline_wer']:.2f} to {figures['compared_wer']:.2f} %WER, {_change(figures)}"
-    return f"**{text}: {rates}, {p}.** Everything else is exploratory."
+def _state(endpoint: Optional[Endpoint], undeclared: str) -> str:
+    """What was declared, in a sentence."""
+    if endpoint is not None and not undeclared:
+        return f"Declared before the first training: {endpoint.sentence()}. Everything else is exploratory."
+    asked = f"the endpoint too ({endpoint.sentence()})" if endpoint else "there is no endpoint"
+    return f"Everything here is exploratory, {asked}{f': {undeclared}' if undeclared else ''}."
+
+
+def _answer(table_rows: Sequence[Mapping[str, Any]], endpoint: Optional[Endpoint]) -> str:
+    """The endpoint's figures, if it counts."""
+    state = table_rows[0]["endpoint"]
+    for row in table_rows:
+        for figures in filter(None, (row, row["own_token_bonus"])):
+            if endpoint and figures["declared"] and row["system"] == endpoint.system:
+                if figures["relative_change"] is None:
+                    return f"{state} It is not finished."
+                p = [shown(figures[key], ".4f") for key in ("p_value", "p_value_seeds")]
+                rates = f"{figures['baseline_wer']:.2f} to {figures['compared_wer']:.2f} %WER"
+                return f"{state} **{rates}, {_change(figures)}; p {p[0]} of these trainings, {p[1]} seeds too.**"
+    return f"{state} It is not finished." if "Declared" in state else state
 
 
 def _cells(row: Mapping[str, Any], figures: Mapping[str, Any], test_set: str, wanted: int) -> List[str]:

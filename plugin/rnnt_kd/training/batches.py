@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from rnnt_kd.children import follow_parent, start_method
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data import selection
+from rnnt_kd.data.babble import mix_babble
 from rnnt_kd.data.cuts import load_cuts
 from rnnt_kd.data.dataset import Batch, CutDataLoader, collate, load_cuts_info, make_dataloader
 from rnnt_kd.data.features import original_id
@@ -64,14 +65,17 @@ class _Preparation(Dataset):
         inputs: Dict[str, Any] = dict(
             features=batch.features, feature_lens=batch.feature_lens, labels=labels, label_lens=label_lens
         )
-        if step is not None and config.training.specaugment is not None:
-            generator = torch.Generator().manual_seed(draw_seed(config.seed, "specaugment", step, self.rank))
-            options = vars(config.training.specaugment)
-            inputs["features"] = spec_augment(batch.features, batch.feature_lens, generator, **options)
-            if kd is not None and kd.ranges == "student":  # its teacher runs online
+        augmentations = (("babble", mix_babble), ("specaugment", spec_augment))
+        for name, augment in augmentations:
+            options = getattr(config.training, name)
+            if options is not None and step is not None:
+                generator = torch.Generator().manual_seed(draw_seed(config.seed, name, step, self.rank))
+                inputs["features"] = augment(inputs["features"], batch.feature_lens, generator, **vars(options))
+        if step is not None and kd is not None and kd.ranges == "student":  # its teacher runs online
+            if kd.hears == "original":
+                inputs["clean_features"] = self._originals(planned, batch)
+            elif inputs["features"] is not batch.features:
                 inputs["clean_features"] = batch.features
-        if step is not None and kd is not None and kd.ranges == "student" and kd.hears == "original":
-            inputs["clean_features"] = self._originals(planned, batch)
         if planned.teacher is not None and kd is not None:
             made = (labels.size(1), config.training.prune_range, kd.temperature != 1.0)
             inputs["cached"] = collate_teacher(planned.teacher, planned.num_frames, *made, batch.utterance_ids)

@@ -133,8 +133,9 @@ def load_newest(directory: Path, run: str, processes: int, say: Callable[[str], 
             break
         later.append(found.pop())
     if later:
-        from_where = f"from {found[-1].name}, the last end of an epoch" if found else "from the start"
-        say(f"{later[0]} is of {before} processes and in the middle of an epoch; {processes} go on {from_where}")
+        where = f"{found[-1].name}, the last end of an epoch" if found else "the start"
+        who = f"by {before} process(es), and now there are {processes}"
+        say(f"{later[0]}: in the middle of an epoch, {who}; from {where}")
     saved = [load_checkpoint(found[-1], run)] if found else []
     for path in later:
         _delete(path)
