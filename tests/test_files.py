@@ -30,11 +30,15 @@ OPENERS = {
     "literal_eval": {"scoring/recognitions.py": "lists of words"},
     "ctypes": {"children.py": "prctl", "data/synthesis/espeak.py": "the library of a wheel"},
     "tarfile": {"data/librispeech_tree.py": "its errors; Lhotse unpacks, and checks the names"},
-    "np.load": {"report/lattice_data.py": "arrays without pickled code, by the door"},
+    "np.load": {
+        "report/lattice_data.py": "arrays without pickled code, by the door",
+        "data/stored_frames.py": "bytes of a Shar directory, without pickled code",
+    },
     "LilcomChunkyReader": {"data/cuts.py": "features, by the door"},
     "AudioSource": {"data/features.py": "written, never read"},
     "named_in": {  # the door itself
         "data/cuts.py": "features",
+        "data/stored_frames.py": "frames that a cut carries",
         "report/lattice_data.py": "arrays and sound of a picture",
         "systems/experiment_folder.py": "all folders of an experiment",
     },

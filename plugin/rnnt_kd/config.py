@@ -34,6 +34,11 @@ else:
     dataclass = pydantic_dataclass(config=ConfigDict(extra="forbid", validate_default=True))
 
 
+def _check_snr(where: str, snr_db: List[float]) -> None:
+    if snr_db[0] > snr_db[1]:
+        raise UserError(where, f"{snr_db[0]} > {snr_db[1]}", "the lowest, then the highest")
+
+
 @dataclass
 class FeaturesConfig:
     """Stage 1.  80-bin log-mel filter banks, 25 ms windows every 10 ms, 16 kHz."""
@@ -51,8 +56,7 @@ class FeaturesConfig:
         if given and not (self.far_copies or self.far_sets):
             problem = "given, and nothing is heard there"
             raise UserError(f"features.{given}", problem, "far_copies: 1, far_sets: true", "--preset far has both")
-        if self.snr_db[0] > self.snr_db[1]:
-            raise UserError("features.snr_db", f"{self.snr_db[0]} > {self.snr_db[1]}", "the lowest, then the highest")
+        _check_snr("features.snr_db", self.snr_db)
         return self
 
 
@@ -95,6 +99,20 @@ class SpecAugmentConfig:
 
 
 @dataclass
+class BabbleConfig:
+    """Other utterances of the batch behind some of it: data/babble.py."""
+
+    share: Fraction = 0.5  # of the utterances
+    snr_db: Annotated[List[Number], Field(min_length=2, max_length=2)] = field(default_factory=lambda: [10.0, 20.0])
+    talkers: Count = 3
+
+    @model_validator(mode="after")
+    def _in_order(self):
+        _check_snr("babble.snr_db", self.snr_db)
+        return self
+
+
+@dataclass
 class TrainingConfig:
     epochs: Count = 30
     batch_seconds: Positive = 60.0  # audio a batch, padding included
@@ -122,6 +140,7 @@ class TrainingConfig:
     rnnt_type: Literal["regular", "modified", "constrained"] = "regular"
     delay_penalty: Scale = 0.0  # k2's, of the simple and the pruned loss: larger makes symbols come earlier
     specaugment: Optional[SpecAugmentConfig] = field(default_factory=SpecAugmentConfig)
+    babble: Optional[BabbleConfig] = None  # before SpecAugment; a teacher hears the batch without it
     validate_every_epochs: Count = 1
     averaging: Literal["best", "ema"] = "best"  # of checkpoints, or a moving average of the weights of every step
     average_best: Count = 5  # best: of how many checkpoints at most, by validation loss
@@ -150,6 +169,9 @@ class KdConfig:
     shift: Steps = 0  # encoder frames (40 ms) that the teacher's lattice is moved later, for streaming students
     align: Literal["strict", "crop-pad"] = "strict"  # encoder frames of teacher and student: teachers/views.py
     class_scales: Optional[Annotated[List[Scale], Field(min_length=3, max_length=3)]] = None  # of blank, label, rest
+    missing: Literal["error", "skip"] = (
+        "error"  # utterances that the cache does not have; skip: trained without this term
+    )
 
     @model_validator(mode="after")
     def _can_be(self):

@@ -111,7 +111,7 @@ def test_a_copy_has_the_same_bytes_in_every_environment():
     samples = ((np.arange(8000) * 7919 % 2001 - 1000) / 4096).astype(np.float32)
     heard = np.concatenate([place().heard(samples, key, "s") for key in "abcdefgh"])
     written = np.rint(heard * np.float32(32767)).astype("<i2").tobytes()
-    expected = "1c40ba8f239c603a21b2362ebba048710567f837edc8454fce6984bdf97402b5"
+    expected = "fc75f67223e197e386f586454ad7426c4357b91407031e4a3ff9bc1234c43778"
     assert hashlib.sha256(written).hexdigest() == expected
 
 
@@ -163,6 +163,15 @@ def test_nobody_babbles_behind_himself_nor_behind_another_group(train):
     assert babblers(place(train), "a test speaker", keys) == set(names)
     two = place(train, groups=[names[:2], names[2:]])
     assert babblers(two, "train0", keys) == {"train1"} and babblers(two, "train3", keys) == {"train2"}
+
+
+def test_where_all_talkers_are_bad_noise_is_pink(train, tmp_path):
+    for path in (tmp_path / "train_audio").iterdir():
+        write(path, np.zeros(8000))
+    samples = tone(0.5).astype(np.float32)
+    for key in "abcdef":
+        heard = place(train, snr_db=(0, 0)).heard(samples, key, "s")
+        assert np.isfinite(heard).all() and np.abs(heard - place(snr_db=(90, 90)).heard(samples, key, "s")).max() > 0.05
 
 
 def test_a_far_set_is_a_data_directory_of_the_same_speakers_and_is_finished_once(train, tmp_path, capsys):

@@ -106,7 +106,7 @@ def test_the_nodes_are_those_of_the_teachers_cache(models, features, tmp_path):
     facts = cache_facts(as_teacher(teacher), prune_range=PRUNE_RANGE, digest="random", **scales)
     lens = torch.tensor([len(features)])
     write_cache(as_teacher(teacher), [(["utterance"], features.float()[None], lens, [labels])], tmp_path, facts)
-    entry = TeacherCache.open(tmp_path).lookup(["utterance"], torch.tensor([9]), 9, len(labels))
+    entry = TeacherCache.open(tmp_path).lookup(["utterance"], [9], len(labels))
     starts, views = utterance_lattice(
         {"teacher": teacher}, TRAINING, PRUNE_RANGE, "regular", backend, features.float(), labels
     )

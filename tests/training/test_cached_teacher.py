@@ -72,7 +72,7 @@ def batch_of(tone_corpus, places, cuts=None):
 
 def cached_batch(folder, inputs, ids, subsampled):
     cache = TeacherCache.open(folder)
-    return CachedTeacher(*cache.lookup(ids, subsampled, int(subsampled.max()), inputs[2].size(1)))
+    return cache.lookup(ids, subsampled.tolist(), inputs[2].size(1))
 
 
 def encoder_frames(lens):
@@ -237,8 +237,8 @@ def test_the_teacher_of_a_far_copy_hears_what_the_option_says_from_its_cache(
     tone_corpus, teacher_dir, far_cuts, tmp_path, hears, monkeypatch
 ):
     folder = tone_corpus.cache(teacher_dir, tmp_path / "kd_cache", cuts=far_cuts)
-    asked, real = [], TeacherCache.lookup
-    monkeypatch.setattr(TeacherCache, "lookup", lambda self, ids, *rest: (asked.append(ids), real(self, ids, *rest))[1])
+    asked, real = [], TeacherCache.places
+    monkeypatch.setattr(TeacherCache, "places", lambda self, ids: (asked.append(ids), real(self, ids))[1])
     config = student_config(tone_corpus, hears=hears)
     tone_corpus.train(config, tmp_path / "x", kd_cache=folder, train_cuts=far_cuts)
     names = sorted(name for ids in asked for name in ids)
@@ -265,6 +265,25 @@ def test_the_teacher_of_a_far_copy_hears_what_the_option_says_online(
         for row, (name, frames) in enumerate(zip(batch.utterance_ids, batch.inputs["feature_lens"])):
             expected = features[name.replace("_far1", "") if hears == "original" else name]
             assert torch.equal(clean[row, :frames], expected)
+
+
+@pytest.mark.parametrize("specaugment", ["null", "{}"])
+def test_babble_is_heard_by_the_student_alone(tone_corpus, teacher_dir, tmp_path, specaugment, monkeypatch):
+    batches, real = [], Training._train_step
+    monkeypatch.setattr(Training, "_train_step", lambda self, batch: (batches.append(batch), real(self, batch)))
+    training = "small_student.training"
+    overrides = [*ONE_EPOCH, f"{training}.babble={{share: 1.0}}", f"{training}.specaugment={specaugment}"]
+    config = student_config(tone_corpus, overrides=overrides, ranges="student")
+    tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
+    infos = load_cuts_info(tone_corpus.train_cuts)
+    (whole,) = read_batches(tone_corpus.train_cuts, [range(len(infos))])
+    rows = {name: row for row, name in enumerate(whole.utterance_ids)}
+    assert batches
+    for batch in batches:
+        for row, (name, frames) in enumerate(zip(batch.utterance_ids, batch.inputs["feature_lens"])):
+            clean = whole.features[rows[name], :frames]
+            assert torch.equal(batch.inputs["clean_features"][row, :frames], clean)
+            assert not torch.equal(batch.inputs["features"][row, :frames], clean)
 
 
 def test_a_far_copy_without_its_original_is_named(tone_corpus, teacher_dir, far_cuts, tmp_path):

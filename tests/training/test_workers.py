@@ -8,6 +8,7 @@ import signal
 import pytest
 from training_cases import interrupted_after, metrics
 
+from rnnt_kd import files
 from rnnt_kd.errors import UserError
 from rnnt_kd.training import checkpoint
 
@@ -72,6 +73,31 @@ def test_a_killed_worker_is_one_line_and_the_same_command_goes_on(tone_corpus, k
         train(tone_corpus, tmp_path / "x", 2, kd_cache=kd_cache)
     assert "a worker process of the data loader: was killed" in str(said.value) and "\n" not in str(said.value)
     train(tone_corpus, tmp_path / "x", 2, kd_cache=kd_cache)
+    assert result(tmp_path / "x") == result(alone)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_shard_that_vanishes_within_an_epoch_is_one_line_and_the_same_command_goes_on_when_it_is_back(
+    tone_corpus, kd_cache, alone, tmp_path, monkeypatch, workers
+):
+    monkeypatch.setattr(files, "MOST_PAUSES", 0)
+    shards = {path: path.read_bytes() for path in kd_cache.glob("*.safetensors")}
+    real = checkpoint.save_checkpoint
+
+    def save(*arguments):
+        real(*arguments)
+        for path in shards:
+            path.unlink(missing_ok=True)
+
+    try:
+        with monkeypatch.context() as patch, pytest.raises(UserError) as said:
+            patch.setattr(checkpoint, "save_checkpoint", save)
+            train(tone_corpus, tmp_path / "x", workers, kd_cache=kd_cache)
+    finally:
+        for path, content in shards.items():
+            path.write_bytes(content)
+    assert str(said.value).startswith(str(kd_cache / "shard-0000")) and "damaged: it is gone" in str(said.value)
+    train(tone_corpus, tmp_path / "x", workers, kd_cache=kd_cache)
     assert result(tmp_path / "x") == result(alone)
 
 

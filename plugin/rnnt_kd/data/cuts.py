@@ -21,6 +21,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import NotRequired, TypedDict
 
 from rnnt_kd.data.audio_format import FEATURE_DIM, FRAME_SAMPLES, FRAME_SECONDS, SAMPLING_RATE
+from rnnt_kd.data.stored_frames import STORAGE
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import named_in, parse_json
 from rnnt_kd.record import verify
@@ -78,8 +79,18 @@ class _Recording(TypedDict):
 
 
 @_strict
+class _Array(TypedDict):
+    storage_type: Literal[STORAGE]  # type: ignore[valid-type]
+    storage_path: Annotated[str, Field(min_length=1)]
+    storage_key: str
+    shape: Annotated[List[Count], Field(min_length=2, max_length=2)]
+
+
+@_strict
 class _Custom(TypedDict):
-    features_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    features_sha256: NotRequired[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
+    kd: NotRequired[_Array]
+    kd_facts: NotRequired[Dict[str, Any]]
 
 
 @_strict

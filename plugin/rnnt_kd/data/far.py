@@ -104,13 +104,11 @@ class Surroundings:
         if self.noises:
             return self._of_files(rng, count)
         group = self.talkers.get(self.group.get(speaker, ""), ())
-        if rng.random() < 0.5 or not group:
-            return acoustics.noise(count, rng.getrandbits(63), tilt=1.0)
         others = [talker for talker in group if talker.speaker != speaker] or group
-        total = np.zeros(count, np.int64)
-        for _ in range(rng.randint(*TALKERS)):
-            total += _piece(rng, _talk(rng.choice(others)), count)
-        return total
+        babble = np.zeros(count, np.int64)
+        for _ in range(rng.randint(*TALKERS) if others and rng.random() < 0.5 else 0):
+            babble += _piece(rng, _talk(rng.choice(others)), count)
+        return babble if babble.any() else acoustics.noise(count, rng.getrandbits(63), tilt=1.0)
 
     def _of_files(self, rng: random.Random, count: int) -> np.ndarray:
         for _ in range(TRIES):
@@ -146,15 +144,13 @@ def surroundings(
     noises = sounds(noise_dir, allow_pipes) if noise_dir else []
     if noise_dir:
         _refuse_tested(noise_dir, noises, apart)
-    group = {speaker: f"{number} " for number, speakers in enumerate(groups) for speaker in speakers}
-    utterances: Dict[str, List[Talker]] = {}
-    for one in talkers.utterances if talkers and not noises else ():
-        talker = Talker(one.speaker, one, talkers.recordings[one.recording_id])  # type: ignore[union-attr]
-        utterances.setdefault(group.get(one.speaker, ""), []).append(talker)
-    chosen = {
-        name: random.Random(seed).sample(of_group, min(len(of_group), MOST_TALKERS))
-        for name, of_group in utterances.items()
-    }
+    group = {speaker: str(number) for number, speakers in enumerate(groups) for speaker in speakers}
+    of_group: Dict[str, List[Talker]] = {}
+    if talkers is not None and not noises:
+        for one in talkers.utterances:
+            talker = Talker(one.speaker, one, talkers.recordings[one.recording_id])
+            of_group.setdefault(group.get(one.speaker, ""), []).append(talker)
+    chosen = {name: random.Random(seed).sample(all_, min(len(all_), MOST_TALKERS)) for name, all_ in of_group.items()}
     rooms = sounds(rir_dir, allow_pipes) if rir_dir else []
     return Surroundings(seed, snr_db, tuple(rooms), tuple(noises), chosen, group)
 
@@ -237,24 +233,20 @@ def _write_far(
 
 
 def _refuse_tested(noise_dir: Path, noises: Sequence[RecordingEntry], apart: Iterable[Path]) -> None:
-    speakers = {value for value, _ in read_table(noise_dir / "utt2spk").values()} if _has_speakers(noise_dir) else set()
-    files = {os.path.realpath(entry.file[0]): entry for entry in noises if not entry.is_pipe}
+    table = noise_dir / "utt2spk"
+    speakers = {value for value, _ in read_table(table).values()} if table.is_file() else set()
+    files = {_file(entry) for entry in noises}
     for folder in apart:
         data = read_data_dir(folder, allow_pipes=True)
-        same = sorted(speakers & set(data.speakers))
-        heard = [files[path] for one in data.recordings.values() if (path := _file(one)) in files]
-        if same or heard:
-            what = f"speaker {same[0]}" if same else heard[0].source
+        same = [f"speaker {speaker}" for speaker in data.speakers if speaker in speakers]
+        same += [entry.source for entry in data.recordings.values() if _file(entry) in files]
+        if same:
             advice = "remove it: what is tested must not be heard in training"
-            raise UserError(noise_dir, f"holds {what}, who is in {folder}, too", "noise of others", advice)
-
-
-def _has_speakers(folder: Path) -> bool:
-    return (folder / "utt2spk").is_file()
+            raise UserError(noise_dir, f"holds {same[0]}, which is in {folder}, too", "noise of others", advice)
 
 
 def _file(entry: RecordingEntry) -> str:
-    return "" if entry.is_pipe else os.path.realpath(entry.file[0])
+    return entry.source if entry.is_pipe else os.path.realpath(entry.file[0])
 
 
 @functools.lru_cache(maxsize=1)

@@ -155,7 +155,7 @@ class Progress:
             "rnnt_type": config.training.rnnt_type,
             "temperature": config.kd.temperature,  # type: ignore[union-attr]
         }
-        return TeacherCache.open(planned.folder, expected, verify=False)
+        return TeacherCache.open(planned.folder, expected)
 
     def _cuts(self) -> Dict[str, Path]:
         """Names as in a system's record."""

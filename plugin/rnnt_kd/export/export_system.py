@@ -136,5 +136,5 @@ def _summary(check: Dict[str, Any]) -> Dict[str, Any]:
     """The part of ``check.json`` that ``model.json`` keeps: numbers of differences, not the list."""
     texts = sum(item["what"] == "text" for item in check["differences"])
     numbers = {"differences": len(check["differences"]), "differences_in_text": texts}
-    numbers["differences_in_blanks"] = len(check["differences_in_blanks"])
+    numbers.update({name: len(check[name]) for name in ("ties", "differences_in_blanks")})
     return {**check, **numbers, "left_out": len(check["left_out"])}

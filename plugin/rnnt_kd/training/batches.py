@@ -16,15 +16,16 @@ from torch.utils.data import DataLoader, Dataset
 from rnnt_kd.children import follow_parent, start_method
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data import selection
+from rnnt_kd.data.babble import mix_babble
 from rnnt_kd.data.cuts import load_cuts
-from rnnt_kd.data.dataset import Batch, CutDataLoader, CutInfo, collate, load_cuts_info, make_dataloader
+from rnnt_kd.data.dataset import Batch, CutDataLoader, collate, load_cuts_info, make_dataloader
 from rnnt_kd.data.features import original_id
 from rnnt_kd.data.specaugment import spec_augment
 from rnnt_kd.errors import UserError
-from rnnt_kd.teachers.cache import TeacherCache
+from rnnt_kd.teachers.cache import collate_teacher
+from rnnt_kd.teachers.carried import StoredTeacher
 from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
-from rnnt_kd.training.objective import CachedTeacher
 from rnnt_kd.training.state import draw_seed
 
 
@@ -36,19 +37,20 @@ class Prepared(NamedTuple):
 
 
 class _Planned(NamedTuple):
-    """A batch to come.  ``step``: None for validation; ``frames`` (B,): the student's encoder frames."""
+    """A batch to come.  ``step``: None for validation; ``teacher``: where its cached posteriors are."""
 
     cuts: List[Any]
     cuts_path: Path
-    frames: Tensor
     step: Optional[int]
+    teacher: Optional[List[Any]]
+    num_frames: List[int]  # of the student's encoder
 
 
 class _Preparation(Dataset):
     """``_Planned`` -> ``Prepared``; an error that the user can correct is handed over, not raised."""
 
-    def __init__(self, config: SystemConfig, tokenizer: Tokenizer, cache: Optional[TeacherCache], rank: int):
-        self.config, self.tokenizer, self.cache, self.rank = config, tokenizer, cache, rank
+    def __init__(self, config: SystemConfig, tokenizer: Tokenizer, rank: int):
+        self.config, self.tokenizer, self.rank = config, tokenizer, rank
 
     def __getitem__(self, planned: _Planned) -> Union[Prepared, Exception]:
         try:
@@ -57,24 +59,26 @@ class _Preparation(Dataset):
             return error
 
     def _prepared(self, planned: _Planned) -> Prepared:
-        config, step, frames = self.config, planned.step, planned.frames
+        config, kd, step = self.config, self.config.kd, planned.step
         batch = collate(planned.cuts, planned.cuts_path)
         labels, label_lens = padded_labels([self.tokenizer.encode(text) for text in batch.texts], config.blank_id)
         inputs: Dict[str, Any] = dict(
             features=batch.features, feature_lens=batch.feature_lens, labels=labels, label_lens=label_lens
         )
-        if step is not None and config.training.specaugment is not None:
-            generator = torch.Generator().manual_seed(draw_seed(config.seed, "specaugment", step, self.rank))
-            options = vars(config.training.specaugment)
-            inputs["features"] = spec_augment(batch.features, batch.feature_lens, generator, **options)
-            if config.kd is not None and self.cache is None:  # a teacher that runs online
+        augmentations = (("babble", mix_babble), ("specaugment", spec_augment))
+        for name, augment in augmentations:
+            options = getattr(config.training, name)
+            if options is not None and step is not None:
+                generator = torch.Generator().manual_seed(draw_seed(config.seed, name, step, self.rank))
+                inputs["features"] = augment(inputs["features"], batch.feature_lens, generator, **vars(options))
+        if step is not None and kd is not None and kd.ranges == "student":  # its teacher runs online
+            if kd.hears == "original":
+                inputs["clean_features"] = self._originals(planned, batch)
+            elif inputs["features"] is not batch.features:
                 inputs["clean_features"] = batch.features
-        if step is not None and self.cache is None and config.kd is not None and config.kd.hears == "original":
-            inputs["clean_features"] = self._originals(planned, batch)
-        if step is not None and self.cache is not None:
-            ids = heard_by_teacher(config, batch.utterance_ids)
-            found = self.cache.lookup(ids, frames, int(frames.max()), labels.size(1))
-            inputs["cached"] = CachedTeacher(*found)
+        if planned.teacher is not None and kd is not None:
+            made = (labels.size(1), config.training.prune_range, kd.temperature != 1.0)
+            inputs["cached"] = collate_teacher(planned.teacher, planned.num_frames, *made, batch.utterance_ids)
         return Prepared(batch.utterance_ids, inputs)
 
     def _originals(self, planned: _Planned, batch: Batch) -> Tensor:
@@ -118,7 +122,7 @@ class TrainingData:
     """Training and development cuts of one system, and the processes that make batches of them.
 
     Args:
-      cache:      what its teacher left, or None.
+      cache:      what its teacher left, in a cache or with the cuts, or None.
       pin_memory: for a CUDA device.
       rank, size: of several processes that train together, each with its own batches.
     """
@@ -129,7 +133,7 @@ class TrainingData:
         tokenizer: Tokenizer,
         train_cuts: Path,
         dev_cuts: Path,
-        cache: Optional[TeacherCache] = None,
+        cache: Optional[StoredTeacher] = None,
         pin_memory: bool = False,
         rank: int = 0,
         size: int = 1,
@@ -157,10 +161,10 @@ class TrainingData:
             if self.selections[name].kept == 0:
                 raise UserError(path, f"nothing is left ({self.selections[name].summary(name)})", "usable utterances")
 
-    def kept(self, name: str) -> List[CutInfo]:
-        """The utterances of "train" or "dev" that ``select`` left in."""
+    def kept(self, name: str) -> List[Any]:
+        """The cuts of "train" or "dev" that ``select`` left in."""
         reasons = self.selections[name].reasons
-        return [info for info in load_cuts_info(self.paths[name]) if info.id not in reasons]
+        return [cut for cut in load_cuts(self.paths[name]) if cut.id not in reasons]
 
     def train_batches(self, epoch: int, skip: int, step: int) -> Iterator[Prepared]:
         """What is left of an epoch after ``skip`` batches; ``step`` is that of the first."""
@@ -187,10 +191,7 @@ class TrainingData:
         return loader
 
     def _ready(self, name: str, plan: Iterable[Tuple[Optional[int], List[Any]]]) -> Iterator[Prepared]:
-        path, frames_of = self.paths[name], self._encoder_frames
-        self._queue.planned = (
-            _Planned(cuts, path, frames_of(torch.tensor([cut.num_frames for cut in cuts])), step) for step, cuts in plan
-        )
+        self._queue.planned = (self._planned(self.paths[name], step, cuts) for step, cuts in plan)
         try:
             for prepared in self._loader:
                 if isinstance(prepared, Exception):
@@ -201,6 +202,13 @@ class TrainingData:
                 raise
             next_step = "run the same command again: it goes on from its last checkpoint"
             raise UserError("a worker process of the data loader", "was killed (memory?)", "", next_step) from None
+
+    def _planned(self, path: Path, step: Optional[int], cuts: List[Any]) -> _Planned:
+        if step is None or self.cache is None:
+            return _Planned(cuts, path, step, None, [])
+        frames = self._encoder_frames(torch.tensor([cut.num_frames for cut in cuts]))
+        heard = heard_by_teacher(self.config, [cut.id for cut in cuts])
+        return _Planned(cuts, path, step, self.cache.arrays(cuts, heard), frames.tolist())
 
     @functools.cached_property
     def _loader(self) -> DataLoader:
@@ -215,7 +223,7 @@ class TrainingData:
             options = dict(multiprocessing_context=context, worker_init_fn=follow_parent, persistent_workers=True)
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than there are cores
         return DataLoader(
-            _Preparation(self.config, self.tokenizer, self.cache, self.rank),
+            _Preparation(self.config, self.tokenizer, self.rank),
             batch_size=None,
             sampler=self._queue,
             num_workers=workers,

@@ -77,7 +77,7 @@ def train_system(
         def is_to_do() -> bool:
             held.enter_context(system_files.locked(system_dir))
             if cache is not None and record.why_not():
-                setup.check_cache(cache, config, data)  # before anything is written
+                setup.check_cache(cache, config, data, say)  # before anything is written
             return system_files.open_system_dir(record, config, say)
 
         if ranks.first(is_to_do):

@@ -68,6 +68,10 @@ def verify(
         )
     if len(shown) < len(differences):
         say(f"{len(differences) - len(shown)} more differ in times alone; {CHECK} lists them")
+    if check["ties"]:
+        say(
+            f"{len(check['ties'])} times two results were as likely, and sherpa-onnx took the other; {CHECK} lists them"
+        )
     if check["differences_in_blanks"]:
         say(f"{len(check['differences_in_blanks'])} texts have other blanks than {CHECK} expects of sherpa-onnx")
     return check, f"sherpa-onnx and rnnt_kd differ {len(differences)} times" if differences and exact else ""
