@@ -141,6 +141,9 @@ def test_utterances_that_a_cache_lacks_are_an_error_or_counted(tone_corpus, kd_c
 @pytest.mark.parametrize("shift", [0, 2])
 def test_without_a_teacher_an_utterance_has_its_own_ranges_and_no_term(tone_corpus, teacher_dir, kd_cache, shift):
     model, training = store.load_system(teacher_dir)[0], TrainingConfig(prune_range=3)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.joiner.output_linear.weight += 0.3 * torch.randn_like(model.joiner.output_linear.weight)
     objective = Objective(model, training, get_backend("torch"), KdConfig(shift=shift)).eval()
     cuts, encode = open_source(tone_corpus.train_cuts), Tokenizer.load(tone_corpus.bpe_dir).encode
 
@@ -158,4 +161,4 @@ def test_without_a_teacher_an_utterance_has_its_own_ranges_and_no_term(tone_corp
     both, first, second = terms([0, 1], [0]), terms([0], [0]), terms([1], [])
     torch.testing.assert_close(both["kd"], first["kd"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(both["pruned"], first["pruned"] + second["pruned"], rtol=1e-4, atol=1e-4)
-    assert float(first["kd"]) > 0
+    assert float(first["kd"]) > 0.1
