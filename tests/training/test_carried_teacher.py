@@ -142,10 +142,10 @@ def test_utterances_that_a_cache_lacks_are_an_error_or_counted(tone_corpus, kd_c
 def test_without_a_teacher_an_utterance_has_its_own_ranges_and_no_term(tone_corpus, teacher_dir, kd_cache, shift):
     model, training = store.load_system(teacher_dir)[0], TrainingConfig(prune_range=3)
     objective = Objective(model, training, get_backend("torch"), KdConfig(shift=shift)).eval()
-    cuts, encode = open_source(tone_corpus.train_cuts)[:2], Tokenizer.load(tone_corpus.bpe_dir).encode
+    cuts, encode = open_source(tone_corpus.train_cuts), Tokenizer.load(tone_corpus.bpe_dir).encode
 
     def terms(places, taught):
-        batch = collate([cuts[place] for place in places], tone_corpus.train_cuts)
+        batch = collate(cuts, places)
         labels, label_lens = padded_labels([encode(text) for text in batch.texts], 0)
         arrays = [expected_array(kd_cache, cuts[place].id) if place in taught else None for place in places]
         frames = model.encoder.output_lengths(batch.feature_lens).tolist()

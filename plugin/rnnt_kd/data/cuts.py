@@ -97,11 +97,15 @@ class _Array(TypedDict):
     shape: Annotated[List[Count], Field(min_length=2, max_length=2)]
 
 
-@_strict
 class _Custom(TypedDict):
     features_sha256: NotRequired[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     kd: NotRequired[_Array]
     kd_facts: NotRequired[Dict[str, Any]]
+
+
+@_strict
+class _OurCustom(_Custom):
+    """All that stage 1 and the teacher's cache add."""
 
 
 @_strict
@@ -114,7 +118,7 @@ class _Cut(TypedDict):
     features: _Features
     recording: _Recording
     type: Literal["MonoCut"]
-    custom: NotRequired[_Custom]
+    custom: NotRequired[_OurCustom]
 
 
 _CUT = TypeAdapter(_Cut)
@@ -170,6 +174,11 @@ class _LhotseRecording(TypedDict):
 
 
 @_lax
+class _LhotseCustom(_Custom):
+    """Of all that others add, what is ours."""
+
+
+@_lax
 class _LhotseCut(TypedDict):
     type: Literal["MonoCut"]
     id: Id
@@ -179,6 +188,7 @@ class _LhotseCut(TypedDict):
     supervisions: Annotated[List[_LhotseSupervision], Field(min_length=1, max_length=1)]
     features: NotRequired[Optional[_LhotseFeatures]]
     recording: NotRequired[Optional[_LhotseRecording]]
+    custom: NotRequired[Optional[_LhotseCustom]]
 
 
 _LHOTSE_CUT = TypeAdapter(_LhotseCut)
@@ -390,8 +400,6 @@ def check_lhotse(values: Any, where: str, in_shar: bool = False) -> Dict[str, An
         raise UserError(where, "has neither features nor a recording", "one of them", once)
     if features is not None:
         cut.pop("recording", None)
-        digest = (values.get("custom") or {}).get(FEATURES_DIGEST) if isinstance(values.get("custom"), dict) else None
-        cut.update({"custom": {FEATURES_DIGEST: digest}} if isinstance(digest, str) else {})
         cut["features"] = {**features, "type": "kaldi-fbank", "recording_id": recording_id, "channels": cut["channel"]}
     whole = features or {**(recording or {}), "start": 0.0}
     begin, end = whole["start"], whole["start"] + whole["duration"]

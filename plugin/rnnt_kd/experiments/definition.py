@@ -24,7 +24,7 @@ Keys of a system:
 
 Keys of the file beside ``systems``, ``seeds`` and ``baseline``:
 
-    folds      cross-validation by speaker (data.folds): every system is trained in each of so many folds; perhaps with
+    folds      cross-validation by speaker (data.folds): every system is trained in each of so many folds; with it,
     endpoint   {system, baseline, sparsity, test_set, search}, and perhaps token_bonus: own: the one question that the
                experiment answers, written down before it runs (experiments.endpoint); all else is exploratory
     tune_token_bonus   true: also decode every system with the token bonus that is best on its development set
