@@ -213,9 +213,9 @@ def test_missing_utterances_are_counted_and_one_is_named(folder, entries):
     cache = TeacherCache.open(folder)
     ids = [entries[0].id, "spk77-utt", entries[1].id, "spk0", "z" * 300]
     frames = [7, 1, 3, 1, 1]
-    said = message(check_utterances, folder, ids, cache.frames([], ids), frames, "error")
+    said = message(check_utterances, folder, ids, cache.frames(None, [], ids), frames, "error")
     assert "3 of 5 utterances are missing, the first: spk77-utt" in said
-    assert check_utterances(folder, ids, cache.frames([], ids), frames, "skip") == 3
+    assert check_utterances(folder, ids, cache.frames(None, [], ids), frames, "skip") == 3
     found = cache.lookup(ids, frames, 20)
     assert found.is_known.shape == found.packed.shape[:3] and not found.packed[[1, 3, 4]].any()
     assert (
@@ -229,7 +229,7 @@ def test_another_number_of_frames_names_both(folder, entries):
     cache = TeacherCache.open(folder)
     assert f"the teacher's posteriors of {entries[2].id}: (12, 11)" in message(cache.lookup, [entries[2].id], [24], 40)
     name = entries[2].id
-    said = message(check_utterances, folder, [name], cache.frames([], [name]), [24], "skip")
+    said = message(check_utterances, folder, [name], cache.frames(None, [], [name]), [24], "skip")
     assert f"12 encoder frames for {entries[2].id}, and the student makes 24" in said and "subsampling" in said
 
 

@@ -416,3 +416,20 @@ def test_a_run_from_before_there_was_a_shift_stays_finished(tone_corpus, kd_cach
     late = dataclasses.replace(config, kd=dataclasses.replace(config.kd, shift=2))
     said = tone_corpus.train(late, tmp_path / "x", kd_cache=kd_cache)
     assert "kd.shift was 0 and is 2; moved the run" in said[0]
+
+
+@pytest.mark.parametrize("difference", [1, -1])
+def test_a_cache_of_a_teacher_with_a_frame_more_or_fewer_is_aligned_where_asked(
+    tone_corpus, teacher_dir, tmp_path, monkeypatch, difference
+):
+    def encode(self, x, x_lens):
+        out, lens = self.model.encode(x, x_lens)
+        return torch.cat((out, out[:, -1:]), dim=1)[:, : out.size(1) + difference], lens + difference
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rnnt_kd.teachers.interface.OurTransducer.encode", encode)
+        folder = tone_corpus.cache(teacher_dir, tmp_path / "kd_cache")
+    with pytest.raises(UserError, match="encoder frames for train-.*, and the student makes"):
+        tone_corpus.train(student_config(tone_corpus), tmp_path / "strict", kd_cache=folder)
+    tone_corpus.train(student_config(tone_corpus, align="crop-pad"), tmp_path / "x", kd_cache=folder)
+    assert all(line["kd_loss"] > 0 for line in metrics(tmp_path / "x", "train"))

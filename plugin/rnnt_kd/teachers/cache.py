@@ -28,7 +28,7 @@ from rnnt_kd.data.stored_frames import AGAIN, StoredFrames, damaged
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import patiently
 from rnnt_kd.teachers.shards import CacheFacts, Damaged, Shard, shard_indices, shard_path
-from rnnt_kd.teachers.views import CachedTeacher
+from rnnt_kd.teachers.views import CachedTeacher, most_frames
 
 
 class TeacherCache:
@@ -146,30 +146,33 @@ def collate_teacher(
     prune_range: int,
     is_tempered: bool,
     utterance_ids: Sequence[str],
+    align: str = "strict",
 ) -> CachedTeacher:
     """Posteriors of the teacher for one batch.
 
     Args:
       arrays:        B, of ``TeacherCache.places`` or carried by cuts; None: no teacher.
-      num_frames:    B, the student's encoder frames; T is the largest.
+      num_frames:    B, the student's encoder frames; T is the largest, of the teacher's where they differ.
       max_symbols:   S of the batch's labels; at most ``S + 1`` positions a frame are given.
       prune_range, is_tempered: how they were made.
       utterance_ids: B, for messages.
+      align:         may their numbers of frames differ, see ``views.py``.
     Returns:
       ``CachedTeacher``, s_range = min(prune_range, S + 1).  Padded frames have the last valid frame's start and zeros.
     Raises:
       UserError: a damaged or lost file; another number of frames; a kept position above S.
     """
-    T, s_range = max(num_frames), min(prune_range, max_symbols + 1)
+    read = [array.read() if isinstance(array, StoredFrames) else array for array in arrays]
+    theirs = [own if frames is None else len(frames) for own, frames in zip(num_frames, read)]
+    T, s_range = max(*theirs, *num_frames), min(prune_range, max_symbols + 1)
     starts = np.zeros((len(arrays), T), dtype=np.int64)
     kinds = 2 if is_tempered else 1
     width = 1 + 2 * prune_range * kinds
     nodes = np.zeros((kinds, len(arrays), T, s_range, 2), dtype=np.float16)
-    for b, array in enumerate(arrays):
-        if array is None:
+    for b, frames in enumerate(read):
+        if frames is None:
             continue
-        frames = array.read() if isinstance(array, StoredFrames) else array
-        if frames.shape != (num_frames[b], width):
+        if frames.shape[1] != width or abs(len(frames) - num_frames[b]) > most_frames(align):
             where, problem = f"the teacher's posteriors of {utterance_ids[b]}", f"{frames.shape} frames and numbers"
             expected = f"{num_frames[b], width}: the same features, subsampling and prune range in both"
             raise UserError(where, problem, expected, AGAIN)
@@ -182,10 +185,11 @@ def collate_teacher(
         problem = f"symbols {lowest[b]} to {highest[b]}, and this batch has {max_symbols} in all"
         expected = "the transcripts that the teacher was cached with"
         raise UserError(f"the teacher's posteriors of {utterance_ids[b]}", problem, expected, AGAIN)
-    known = torch.tensor([array is not None for array in arrays])
+    known = torch.tensor([frames is not None for frames in read])
     is_known = None if known.all() else known[:, None, None].expand(len(arrays), T, s_range).contiguous()
     packed = torch.from_numpy(nodes)
-    return CachedTeacher(torch.from_numpy(starts), packed[0], packed[1] if is_tempered else None, is_known)
+    differing = None if theirs == list(num_frames) else torch.tensor(theirs)
+    return CachedTeacher(torch.from_numpy(starts), packed[0], packed[1] if is_tempered else None, is_known, differing)
 
 
 def check_facts(facts: CacheFacts, where: object, expected: Dict[str, Any]) -> None:
@@ -196,11 +200,17 @@ def check_facts(facts: CacheFacts, where: object, expected: Dict[str, Any]) -> N
 
 
 def check_utterances(
-    where: object, utterance_ids: Sequence[str], frames: np.ndarray, num_frames: Sequence[int], missing: str
+    where: object,
+    utterance_ids: Sequence[str],
+    frames: np.ndarray,
+    num_frames: Sequence[int],
+    missing: str,
+    align: str = "strict",
 ) -> int:
     """Number of utterances without a teacher, -1 in ``frames`` (B,).
 
-    Raises UserError: there is one and ``missing`` is "error"; or another number of encoder frames than ``num_frames``.
+    Raises UserError: there is one and ``missing`` is "error"; or a number of encoder frames further from ``num_frames``
+    than ``align`` can do with.
     """
     is_missing = frames < 0
     if is_missing.any() and missing == "error":
@@ -208,7 +218,7 @@ def check_utterances(
         problem = f"{is_missing.sum()} of {len(frames)} utterances are missing, the first: {first}"
         expected = "the teacher's posteriors for all"
         raise UserError(where, problem, expected, f"{AGAIN}, or train them without distillation (kd.missing=skip)")
-    wrong = np.flatnonzero(~is_missing & (frames != np.asarray(num_frames, dtype=np.int64)))
+    wrong = np.flatnonzero(~is_missing & (np.abs(frames - np.asarray(num_frames, dtype=np.int64)) > most_frames(align)))
     if len(wrong):
         name, cached, own = utterance_ids[wrong[0]], frames[wrong[0]], num_frames[wrong[0]]
         problem = f"{cached} encoder frames for {name}, and the student makes {own}"

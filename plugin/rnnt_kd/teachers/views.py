@@ -98,6 +98,11 @@ class CachedTeacher(NamedTuple):
         return CachedTeacher(starts, packed, tempered, is_there if is_known is None else is_there & is_known)
 
 
+def most_frames(align: str) -> int:
+    """By how many encoder frames teacher and student may differ."""
+    return MOST_FRAMES if align == "crop-pad" else 0
+
+
 def check_frames(where: str, theirs: Tensor, ours: Tensor, align: str) -> bool:
     """Are the numbers of encoder frames of an utterance, (B,) each, to be aligned?
 
@@ -107,7 +112,7 @@ def check_frames(where: str, theirs: Tensor, ours: Tensor, align: str) -> bool:
     difference = (theirs - ours).abs()
     if not bool(difference.any()):
         return False
-    if align == "strict" or int(difference.max()) > MOST_FRAMES:
+    if int(difference.max()) > most_frames(align):
         b = int(difference.argmax())
         problem = f"{int(theirs[b])} encoder frames where the student makes {int(ours[b])} (utterance {b} of the batch)"
         expected = f"equal numbers, or with kd.align crop-pad at most {MOST_FRAMES} more or fewer"

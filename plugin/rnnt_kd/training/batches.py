@@ -79,7 +79,9 @@ class _Preparation(Dataset):
                 inputs["clean_features"] = batch.features
         if planned.teacher is not None and kd is not None:
             made = (labels.size(1), config.training.prune_range, kd.temperature != 1.0)
-            inputs["cached"] = collate_teacher(planned.teacher, planned.num_frames, *made, batch.utterance_ids)
+            inputs["cached"] = collate_teacher(
+                planned.teacher, planned.num_frames, *made, batch.utterance_ids, kd.align
+            )
         return Prepared(batch.utterance_ids, inputs)
 
     def _originals(self, planned: _Planned, batch: Batch) -> Tensor:

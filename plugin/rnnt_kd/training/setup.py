@@ -148,7 +148,9 @@ def check_cache(cache: StoredTeacher, config: SystemConfig, data: TrainingData, 
     source, places = data.selections["train"].source, data.selections["train"].places.tolist()
     frames = encoder_frames(source, places, model.encoder.output_lengths)
     heard = heard_by_teacher(config, source.ids(places))
-    missing = check_utterances(cache.folder, heard, cache.frames(source, places, heard), frames, config.kd.missing)
+    missing = check_utterances(
+        cache.folder, heard, cache.frames(source, places, heard), frames, config.kd.missing, config.kd.align
+    )
     if missing:
         share = f"{missing} of {len(places)} utterances ({100 * missing / len(places):.1f} %)"
         say(f"{config.name}: {share} have no teacher in {cache.folder} and are trained without distillation")
