@@ -29,15 +29,20 @@ OPENERS = {
     },
     "literal_eval": {"scoring/recognitions.py": "lists of words"},
     "ctypes": {"children.py": "prctl", "data/synthesis/espeak.py": "the library of a wheel"},
-    "tarfile": {"data/librispeech_tree.py": "its errors; Lhotse unpacks, and checks the names"},
+    "tarfile": {
+        "data/librispeech_tree.py": "its errors; Lhotse unpacks, and checks the names",
+        "data/shar.py": "where members lie; nothing is unpacked",
+    },
     "np.load": {
         "report/lattice_data.py": "arrays without pickled code, by the door",
         "data/stored_frames.py": "bytes of a Shar directory, without pickled code",
     },
     "LilcomChunkyReader": {"data/cuts.py": "features, by the door"},
-    "AudioSource": {"data/features.py": "written, never read"},
+    "AudioSource": {"data/features.py": "written, never read", "data/cuts.py": "a plain file by the door, or bytes"},
+    "load_audio": {"data/cuts.py": "of a recording whose one source was made there"},
     "named_in": {  # the door itself
-        "data/cuts.py": "features",
+        "data/cuts.py": "features and audio",
+        "data/shar.py": "manifests and archives of the folder",
         "data/stored_frames.py": "frames that a cut carries",
         "report/lattice_data.py": "arrays and sound of a picture",
         "systems/experiment_folder.py": "all folders of an experiment",

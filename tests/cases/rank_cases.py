@@ -13,7 +13,6 @@ import torch
 from command_cases import KILLED_IN
 
 from rnnt_kd import children
-from rnnt_kd.data.cuts import load_cuts
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -54,7 +53,7 @@ def gradient(corpus, folder, ranks, name, dtype, spoil=False):
         patch.setattr(setup, "models", lambda *given: [model and model.to(dtype) for model in made(*given)])
         training = Training(config, out, data, ranks, backend, teacher, lambda line: None, "")
     training.metrics, training.state.step = Silent(), 100  # after the warm-up
-    mine = [load_cuts(corpus.train_cuts)[place] for place in UTTERANCES[ranks.rank :: ranks.size]]
+    mine = UTTERANCES[ranks.rank :: ranks.size]
     batch = next(data._ready("train", [(100, mine)]))
     batch.inputs["features"] = batch.inputs["features"].to(dtype)
     if spoil and ranks.rank == ranks.size - 1:

@@ -9,9 +9,10 @@ from tone_corpus import write_tones
 
 from rnnt_kd import files
 from rnnt_kd.data import folds
-from rnnt_kd.data.cuts import load_cuts, read_features
+from rnnt_kd.data.cuts import read_features
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import read_data_dir, read_table, write_data_dir
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 
 
@@ -103,13 +104,13 @@ def test_a_segment_and_a_whole_recording_stay_what_they_are(made):
 
 def test_training_cuts_have_every_speed_the_others_the_plain_ones_with_the_features_of_the_union(made):
     exp_dir = made[0]
-    united = {cut.id: cut for cut in load_cuts(folds.union_dir(exp_dir, 3) / "cuts" / "train.jsonl.gz")}
+    united = {cut.id: cut for cut in open_source(folds.union_dir(exp_dir, 3) / "cuts" / "train.jsonl.gz")}
     for fold in (1, 2, 3):
         cuts_dir = folds.fold_dir(exp_dir, fold, 3) / "cuts"
         for name in folds.SETS:
             data = read_data_dir(cuts_dir.parent / "data" / name)
             plain = {utterance.id for utterance in data.utterances}
-            cuts = {cut.id: cut for cut in load_cuts(cuts_dir / f"{name}.jsonl.gz")}
+            cuts = {cut.id: cut for cut in open_source(cuts_dir / f"{name}.jsonl.gz")}
             assert set(cuts) == (plain | {f"{key}_sp0.9" for key in plain} if name == "train" else plain)
             assert all(cuts[key].features == united[key].features for key in cuts)
             assert {cut.supervisions[0].speaker for cut in cuts.values()} == set(data.speakers)
@@ -120,7 +121,7 @@ def test_features_are_read_where_the_whole_folder_was_moved_to(made, tmp_path, m
     moved = tmp_path / "moved"
     shutil.copytree(made[0], moved, symlinks=True)
     path = folds.fold_dir(moved, 1, 3) / "cuts" / "test.jsonl.gz"
-    cut = load_cuts(path)[0]
+    cut = open_source(path)[0]
     with pytest.raises(UserError, match="not below"):  # it leads out of the fold's folder
         read_features(cut, path)
     files.allow([folds.union_dir(moved, 3) / "cuts"])

@@ -8,8 +8,8 @@ import soundfile
 
 from rnnt_kd.bin import experiment as command
 from rnnt_kd.data import far, folds
-from rnnt_kd.data.cuts import load_cuts
 from rnnt_kd.data.kaldi_dir import read_data_dir, write_data_dir
+from rnnt_kd.data.source import open_source
 from rnnt_kd.record import read_record
 
 PRESET = "features: {speed_perturb: [1.0, 1.1], far_copies: 1, far_sets: true}\n"
@@ -73,7 +73,7 @@ def test_no_fold_hears_in_training_whom_it_tests(corpus, monkeypatch):
         folder = folds.fold_dir(exp, fold, 3)
         sets = {name: set(read_data_dir(folder / "data" / name).speakers) for name in ("train", "dev", "test")}
         parts.update(dict.fromkeys(sets["test"], fold))
-        cuts = {name: load_cuts(folder / "cuts" / f"{name}.jsonl.gz") for name in (*sets, "test_far", "dev_far")}
+        cuts = {name: open_source(folder / "cuts" / f"{name}.jsonl.gz") for name in (*sets, "test_far", "dev_far")}
         ids = {cut.id for cut in cuts["train"]}
         assert len(ids) == 2 * 4 * len(sets["train"]) and {far_id for far_id in ids if far_id.endswith("_sp1.1_far1")}
         assert {cut.supervisions[0].speaker for cut in cuts["train"]} == sets["train"]

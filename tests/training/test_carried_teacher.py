@@ -13,8 +13,8 @@ from training_cases import metrics
 
 from rnnt_kd.bin import attach_teacher as command
 from rnnt_kd.config import KdConfig, TrainingConfig
-from rnnt_kd.data.cuts import load_cuts
 from rnnt_kd.data.dataset import collate
+from rnnt_kd.data.source import open_source
 from rnnt_kd.data.stored_frames import carried
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
@@ -83,8 +83,8 @@ def test_lhotse_reads_it_mixes_it_splits_it_and_writes_it_to_shar(kd_cache, cuts
 
 
 def test_python_attaches_it_to_any_cuts(tone_corpus, kd_cache):
-    cuts = list(attach(load_cuts(tone_corpus.train_cuts)[:5], TeacherCache.open(kd_cache)))
-    for cut, plain in zip(cuts, load_cuts(tone_corpus.train_cuts)):
+    cuts = list(attach(open_source(tone_corpus.train_cuts)[:5], TeacherCache.open(kd_cache)))
+    for cut, plain in zip(cuts, open_source(tone_corpus.train_cuts)):
         assert np.array_equal(cut.load_kd(), expected_array(kd_cache, cut.id))
         assert cut.id == plain.id and not plain.has_custom("kd")
 
@@ -142,10 +142,10 @@ def test_utterances_that_a_cache_lacks_are_an_error_or_counted(tone_corpus, kd_c
 def test_without_a_teacher_an_utterance_has_its_own_ranges_and_no_term(tone_corpus, teacher_dir, kd_cache, shift):
     model, training = store.load_system(teacher_dir)[0], TrainingConfig(prune_range=3)
     objective = Objective(model, training, get_backend("torch"), KdConfig(shift=shift)).eval()
-    cuts, encode = load_cuts(tone_corpus.train_cuts)[:2], Tokenizer.load(tone_corpus.bpe_dir).encode
+    cuts, encode = open_source(tone_corpus.train_cuts), Tokenizer.load(tone_corpus.bpe_dir).encode
 
     def terms(places, taught):
-        batch = collate([cuts[place] for place in places], tone_corpus.train_cuts)
+        batch = collate(cuts, places)
         labels, label_lens = padded_labels([encode(text) for text in batch.texts], 0)
         arrays = [expected_array(kd_cache, cuts[place].id) if place in taught else None for place in places]
         frames = model.encoder.output_lengths(batch.feature_lens).tolist()

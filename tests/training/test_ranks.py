@@ -13,7 +13,6 @@ from training_cases import interrupted_after, metrics, system_json
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.training import checkpoint, ranks
-from rnnt_kd.training.batches import steps
 from rnnt_kd.training.ranks import Ranks, World, digest, find_world
 
 CASES = Path(rank_cases.__file__)
@@ -66,17 +65,6 @@ def test_processes_agree_or_end(ran, size):
         assert f"process {rank} of {size}: weights or masks differ" in said and "in process 1;" in said
         assert mean == pytest.approx([sum(range(size)) / size] * 2)
         assert sent == {"a": [True, False], "b": 1.5, "c": []}
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 8])
-@pytest.mark.parametrize("lengths", [[5] * 16, [3, 1, 4, 1, 5], [1] * 8, [9], [4, 4, 4, 1, 1, 1, 1, 1, 1]])
-def test_every_utterance_comes_once_and_every_process_has_a_batch_in_each_step(size, lengths):
-    names = iter(range(sum(lengths)))
-    plan = [[next(names) for _ in range(length)] for length in lengths]
-    taken = steps(plan, size)
-    assert sorted(name for step in taken for batch in step for name in batch) == list(range(sum(lengths)))
-    assert all(len(step) == size and all(step) for step in taken)
-    assert len(taken) in (len(plan) // size, -(-len(plan) // size))
 
 
 def test_fewer_utterances_than_processes_is_an_error(tone_corpus, monkeypatch, tmp_path):

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Callable, Dict, Iterable, List, Mapping, Sequence, Set, Tuple
 
 from rnnt_kd import atomic
-from rnnt_kd.data.cuts import load_cuts
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir, read_table, write_data_dir
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
 from rnnt_kd.record import Record
@@ -155,7 +155,7 @@ def select_cuts(exp_dir: Path, fold: int, folds: int, sets: Mapping[str, Tuple[s
         speakers = set(speaker_of.values())
         chosen = [
             cut.supervisions[0].speaker in speakers if name == "train" else cut.id in speaker_of
-            for cut in load_cuts(united)
+            for cut in open_source(united)
         ]
         if not any(chosen):
             raise UserError(data_dir, f"every utterance of fold {fold} was left out", "usable audio", f"see {left_out}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Dict, Optional, Tuple
 
 from rnnt_kd.config_io import read_system_config
-from rnnt_kd.data.dataset import cuts_digest
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.plan import Job, Plan
 from rnnt_kd.record import Record, file_digest, in_words, read_record, record_path
@@ -28,7 +28,7 @@ class Progress:
 
     def __init__(self, plan: Plan):
         self.plan, self.places = plan, plan.places
-        self._digests: Dict[Tuple[str, Path, int], str] = {}
+        self._digests: Dict[Tuple[Path, int], str] = {}
         self._tokenizer: Optional[Tokenizer] = None
         self._compared: Dict[Job, Tuple[tuple, str]] = {}  # with the times of all files that matter
 
@@ -108,7 +108,7 @@ class Progress:
             raise UserError(folder, problem, f"{own[:12]}, that of {self.places.bpe_dir}", next_step)
         inputs = read_record(folder / system_dir.RECORD).get("inputs", {})
         for name, path in self._cuts().items():
-            if name in inputs and inputs[name] != self._content(path):
+            if name in inputs and inputs[name] != open_source(path).content:
                 raise UserError(folder, f"trained with other {name}", f"those of {path}", next_step)
         teacher = self.plan.teacher_dir(job)
         weights = teacher and teacher / "model.safetensors"
@@ -126,7 +126,7 @@ class Progress:
         try:
             cache = self._cache(job)
             config = setup.resolve(self.plan.config(job), self.tokenizer(), teacher, cache)
-            inputs = {name: self._content(path) for name, path in self._cuts().items()}
+            inputs = {name: open_source(path).content for name, path in self._cuts().items()}
             if cache is not None:
                 inputs["teacher cache"] = cache.digest
             record = system_dir.system_record(self.plan.system_dir(job), config, inputs)
@@ -150,7 +150,7 @@ class Progress:
         expected = {
             "teacher": self._bytes(self.plan.system_dir(planned.teacher) / "model.safetensors"),
             "bpe": self.tokenizer().checksum,
-            "cuts": self._digest("cuts", self.places.train_cuts, cuts_digest),
+            "cuts": open_source(self.places.train_cuts).digest,
             "prune_range": config.training.prune_range,
             "rnnt_type": config.training.rnnt_type,
             "temperature": config.kd.temperature,  # type: ignore[union-attr]
@@ -161,19 +161,13 @@ class Progress:
         """Names as in a system's record."""
         return {"train cuts": self.places.train_cuts, "dev cuts": self.places.dev_cuts}
 
-    def _content(self, path: Path) -> str:
-        return self._digest("content", path, store.content_digest)
-
     def _bytes(self, path: Path) -> str:
-        return self._digest("bytes", path, file_digest)
-
-    def _digest(self, kind: str, path: Path, function) -> str:
         try:
-            key = (kind, path, path.stat().st_mtime_ns)
+            key = (path, path.stat().st_mtime_ns)
         except FileNotFoundError:
             if path.name.endswith(store.LEFT_OUT):
                 return "absent"
             raise UserError(path, "no such file", "what the stages before made", "run them first") from None
         if key not in self._digests:
-            self._digests[key] = function(path)
+            self._digests[key] = file_digest(path)
         return self._digests[key]

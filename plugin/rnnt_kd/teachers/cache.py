@@ -23,6 +23,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 import numpy as np
 import torch
 
+from rnnt_kd.data.source import Source
 from rnnt_kd.data.stored_frames import AGAIN, StoredFrames, damaged
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import patiently
@@ -114,11 +115,11 @@ class TeacherCache:
             for row in self._rows(utterance_ids)
         ]
 
-    def arrays(self, cuts: Sequence[Any], cut_ids: Sequence[str]) -> List[Optional[StoredFrames]]:
-        """``places`` of ``cut_ids``: what the teacher heard is to be learned of ``cuts``."""
+    def arrays(self, source: Source, places: Sequence[int], cut_ids: Sequence[str]) -> List[Optional[StoredFrames]]:
+        """Of ``cut_ids``: what the teacher heard is to be learned of the cuts at ``places`` of ``source``."""
         return self.places(cut_ids)
 
-    def frames(self, cuts: Sequence[Any], cut_ids: Sequence[str]) -> np.ndarray:
+    def frames(self, source: Source, places: Sequence[int], cut_ids: Sequence[str]) -> np.ndarray:
         """(B,) encoder frames; -1 where it is not there."""
         rows = self._rows(cut_ids)
         return np.where(rows < 0, -1, self._frames[rows] if len(self) else -1)

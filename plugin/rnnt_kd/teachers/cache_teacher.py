@@ -5,7 +5,6 @@ made of, and is computed by itself: so its bytes do not depend on which job make
 there before, or on how often the work was interrupted.
 """
 
-import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Callable, Iterator, List
@@ -14,8 +13,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from rnnt_kd.data.audio_format import FRAMES_PER_SECOND
-from rnnt_kd.data.dataset import CutInfo, cuts_digest, load_cuts_info, read_batches
+from rnnt_kd.data.dataset import read_batches
 from rnnt_kd.data.selection import select
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.progress_bar import ProgressBar
@@ -92,7 +92,7 @@ def cache_teacher(
                 work.facts,
                 shard=index,
                 num_shards=work.num_shards,
-                order=[work.infos[place].id for place in work.places(index)],
+                order=work.source.ids(work.places(index)),
                 backend=backend_name,
                 where=Path(teacher_dir),
             )
@@ -126,13 +126,13 @@ class _TeacherOnCuts:
         ):
             if theirs != ours:
                 raise UserError(teacher_dir, f"trained with {what} {theirs}", f"{ours}, that of --bpe-dir")
-        self.infos: List[CutInfo] = load_cuts_info(cuts)
-        self.num_shards = -(-len(self.infos) // shard_utterances)
-        self.encode = functools.lru_cache(maxsize=None)(tokenizer.encode)
+        self.source, self.encode = open_source(cuts), tokenizer.encode
+        self.num_shards = -(-len(self.source) // shard_utterances)
         self.selection = select(
-            self.infos,
-            encode=self.encode,
+            self.source,
+            encode=tokenizer.encode,
             unk_id=tokenizer.unk_id,
+            checksum=tokenizer.checksum,
             encoder_frames=model.encoder.output_lengths,
             min_seconds=settings.min_seconds,
             max_seconds=settings.max_seconds,
@@ -144,7 +144,7 @@ class _TeacherOnCuts:
         self.facts = CacheFacts(
             teacher=weights_digest(teacher_dir),
             bpe=tokenizer.checksum,
-            cuts=cuts_digest(cuts),
+            cuts=self.source.digest,
             blank_id=tokenizer.blank_id,
             subsampling=model.encoder.subsampling_factor,
             lm_only_scale=config.training.lm_only_scale,
@@ -154,18 +154,19 @@ class _TeacherOnCuts:
         )
 
     def places(self, index: int) -> List[int]:
-        """Places in the cuts file of the utterances of a shard."""
+        """Places in the source of the utterances of a shard."""
         size = self.facts.shard_utterances
-        inside = range(index * size, min((index + 1) * size, len(self.infos)))
-        return [place for place in inside if self.infos[place].id not in self.selection.reasons]
+        kept = self.selection.why[index * size : (index + 1) * size] == 0
+        return (index * size + kept.nonzero()[0]).tolist()
 
     def batches(self, index: int, done: Callable[[int], None]) -> Iterator[Batch]:
         """Those of a shard, of like length, longest first; ``done`` hears the size of each afterwards."""
-        places = sorted(self.places(index), key=lambda place: (-self.infos[place].num_frames, place))
+        num_frames = self.source.num_frames
+        places = sorted(self.places(index), key=lambda place: (-num_frames[place], place))
         plan: List[List[int]] = []
         most = self.batch_seconds * FRAMES_PER_SECOND
         for place in places:
-            longest = self.infos[plan[-1][0]].num_frames if plan else 0
+            longest = num_frames[plan[-1][0]] if plan else 0
             if plan and longest * (len(plan[-1]) + 1) <= most:
                 plan[-1].append(place)
             else:

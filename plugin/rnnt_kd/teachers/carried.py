@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Seque
 import numpy as np
 
 from rnnt_kd import atomic
+from rnnt_kd.data.source import Source
 from rnnt_kd.data.stored_frames import AGAIN, TEACHER, TEACHER_FACTS, StoredFrames, carried
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
@@ -33,9 +34,10 @@ class CarriedTeacher:
         self.digest = hashlib.sha256(repr(facts).encode()).hexdigest()  # the arrays' own are in the cuts
 
     @classmethod
-    def of(cls, cuts: Sequence[Any], cuts_path: Path, expected: Mapping[str, Any]) -> Optional["CarriedTeacher"]:
+    def of(cls, cuts: Source, expected: Mapping[str, Any]) -> Optional["CarriedTeacher"]:
         """None where no cut carries one.  UserError: made with something else than ``expected``, or in two ways."""
         first: Optional[CacheFacts] = None
+        cuts_path = cuts.path
         for cut in cuts:
             values = (cut.custom or {}).get(TEACHER_FACTS)
             if values is None:
@@ -52,11 +54,13 @@ class CarriedTeacher:
                 check_facts(facts, f"{cuts_path}: cut '{cut.id:.100}'", vars(first))
         return None if first is None else cls(cuts_path, first)
 
-    def arrays(self, cuts: Sequence[Any], cut_ids: Sequence[str]) -> List[Union[None, StoredFrames, np.ndarray]]:
-        return [carried(cut, self.folder) for cut in cuts]
+    def arrays(
+        self, source: Source, places: Sequence[int], cut_ids: Sequence[str]
+    ) -> List[Union[None, StoredFrames, np.ndarray]]:
+        return [carried(source[place], self.folder) for place in places]
 
-    def frames(self, cuts: Sequence[Any], cut_ids: Sequence[str]) -> np.ndarray:
-        arrays = self.arrays(cuts, cut_ids)
+    def frames(self, source: Source, places: Sequence[int], cut_ids: Sequence[str]) -> np.ndarray:
+        arrays = self.arrays(source, places, cut_ids)
         return np.array([-1 if x is None else x.frames if isinstance(x, StoredFrames) else len(x) for x in arrays])
 
 

@@ -45,7 +45,7 @@ class CacheFacts:
 
     teacher: str  # SHA-256 of the teacher's weights
     bpe: str  # SHA-256 of bpe.model
-    cuts: str  # data.dataset.cuts_digest
+    cuts: str  # data.source.Source.digest
     blank_id: int
     subsampling: int  # feature frames an encoder frame
     prune_range: int  # kept symbol positions a frame, in every frame

@@ -7,7 +7,7 @@ this one.  A batch is a function of its cuts and its step, so neither their numb
 import functools
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -17,9 +17,9 @@ from rnnt_kd.children import follow_parent, start_method
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data import selection
 from rnnt_kd.data.babble import mix_babble
-from rnnt_kd.data.cuts import load_cuts
-from rnnt_kd.data.dataset import Batch, CutDataLoader, collate, load_cuts_info, make_dataloader
+from rnnt_kd.data.dataset import Batch, CutDataLoader, collate, make_dataloader
 from rnnt_kd.data.features import original_id
+from rnnt_kd.data.source import Source, open_source
 from rnnt_kd.data.specaugment import spec_augment
 from rnnt_kd.errors import UserError
 from rnnt_kd.teachers.cache import collate_teacher
@@ -37,9 +37,10 @@ class Prepared(NamedTuple):
 
 
 class _Planned(NamedTuple):
-    """A batch to come.  ``step``: None for validation; ``teacher``: where its cached posteriors are."""
+    """A batch to come: ``places`` of its cuts in their source.  ``step``: None for validation; ``teacher``: where its
+    cached posteriors are."""
 
-    cuts: List[Any]
+    places: List[int]
     cuts_path: Path
     step: Optional[int]
     teacher: Optional[List[Any]]
@@ -60,7 +61,7 @@ class _Preparation(Dataset):
 
     def _prepared(self, planned: _Planned) -> Prepared:
         config, kd, step = self.config, self.config.kd, planned.step
-        batch = collate(planned.cuts, planned.cuts_path)
+        batch = collate(open_source(planned.cuts_path), planned.places)
         labels, label_lens = padded_labels([self.tokenizer.encode(text) for text in batch.texts], config.blank_id)
         inputs: Dict[str, Any] = dict(
             features=batch.features, feature_lens=batch.feature_lens, labels=labels, label_lens=label_lens
@@ -84,20 +85,15 @@ class _Preparation(Dataset):
     def _originals(self, planned: _Planned, batch: Batch) -> Tensor:
         """(B, T, 80): the features of what the far copies of a batch are copies of; of others, their own."""
         path, next_step = planned.cuts_path, "run stage 1 again"
-        by_id = _cuts_by_id(path)
-        ids = [original_id(name) for name in batch.utterance_ids]
-        missing = next((name for name in ids if name not in by_id), None)
-        if missing is not None:
+        source, ids = open_source(path), [original_id(name) for name in batch.utterance_ids]
+        places = [source.find(name) for name in ids]
+        if None in places:
+            missing = ids[places.index(None)]
             raise UserError(path, f"has no {missing}, and a far copy of it", "the clean cuts, too", next_step)
-        clean = collate([by_id[name] for name in ids], path)
+        clean = collate(source, [place for place in places if place is not None])
         if not torch.equal(clean.feature_lens, batch.feature_lens):
             raise UserError(path, f"far copies of {ids[0]} ... are not as long as it", "", next_step)
         return clean.features
-
-
-@functools.lru_cache(maxsize=1)
-def _cuts_by_id(cuts_path: Path) -> Dict[str, Any]:
-    return {cut.id: cut for cut in load_cuts(cuts_path)}
 
 
 class _Queue:
@@ -109,7 +105,9 @@ class _Queue:
         return iter(self.planned)
 
 
-Item = TypeVar("Item")
+def encoder_frames(source: Source, places: Sequence[int], lengths: Callable[[Tensor], Tensor]) -> List[int]:
+    """Of some cuts; ``lengths`` is the encoder's ``output_lengths``."""
+    return lengths(torch.from_numpy(source.num_frames[places].astype("int64"))).tolist()
 
 
 def heard_by_teacher(config: SystemConfig, cut_ids: Sequence[str]) -> List[str]:
@@ -147,12 +145,12 @@ class TrainingData:
     def select(self, encoder_frames: Callable[[Tensor], Tensor], with_ctc: bool) -> None:
         """Leave out what cannot be trained on.  Raises UserError if nothing is left."""
         training, self._encoder_frames = self.config.training, encoder_frames
-        encode = functools.lru_cache(maxsize=None)(self.tokenizer.encode)  # each text once
         for name, path in self.paths.items():
             self.selections[name] = selection.select(
-                load_cuts_info(path),
-                encode=encode,
+                open_source(path),
+                encode=self.tokenizer.encode,
                 unk_id=self.tokenizer.unk_id,
+                checksum=self.tokenizer.checksum,
                 encoder_frames=encoder_frames,
                 min_seconds=training.min_seconds,
                 max_seconds=training.max_seconds,
@@ -161,37 +159,30 @@ class TrainingData:
             if self.selections[name].kept == 0:
                 raise UserError(path, f"nothing is left ({self.selections[name].summary(name)})", "usable utterances")
 
-    def kept(self, name: str) -> List[Any]:
-        """The cuts of "train" or "dev" that ``select`` left in."""
-        reasons = self.selections[name].reasons
-        return [cut for cut in load_cuts(self.paths[name]) if cut.id not in reasons]
-
     def train_batches(self, epoch: int, skip: int, step: int) -> Iterator[Prepared]:
         """What is left of an epoch after ``skip`` batches; ``step`` is that of the first."""
         plan = self._plan("train", shuffle=True, epoch=epoch).plan[skip:]
         return self._ready("train", zip(range(step, step + len(plan)), plan))
 
     def dev_batches(self) -> Iterator[Prepared]:
-        return self._ready("dev", ((None, cuts) for cuts in self._plan("dev", shuffle=False).plan))
+        return self._ready("dev", ((None, places) for places in self._plan("dev", shuffle=False).plan))
 
     def batches_per_epoch(self) -> int:
         return len(self._plan("train", shuffle=True, epoch=0))
 
     def _plan(self, name: str, **order) -> CutDataLoader:
-        training, reasons = self.config.training, self.selections[name].reasons
+        training = self.config.training
         order.update(batch_seconds=training.batch_seconds, num_buckets=training.num_buckets, seed=self.config.seed)
-        loader = make_dataloader(self.paths[name], keep=lambda cut: reasons.get(cut.id), **order)
-        if self.size > 1 and name == "train":
-            if self.selections[name].kept < self.size:
-                problem = f"{self.selections[name].kept} utterances for {self.size} processes"
-                raise UserError(self.paths[name], problem, "one for each at the least", "train with fewer processes")
-            loader.plan = [batches[self.rank] for batches in steps(loader.plan, self.size)]
-        elif self.size > 1:  # validation: nobody waits for another one before the end
+        if name == "train":
+            order.update(rank=self.rank, world_size=self.size)
+        loader = make_dataloader(self.paths[name], places=self.selections[name].places, **order)
+        if name != "train":  # validation: nobody waits for another one before the end
             loader.plan = loader.plan[self.rank :: self.size]
         return loader
 
-    def _ready(self, name: str, plan: Iterable[Tuple[Optional[int], List[Any]]]) -> Iterator[Prepared]:
-        self._queue.planned = (self._planned(self.paths[name], step, cuts) for step, cuts in plan)
+    def _ready(self, name: str, plan: Iterable[Tuple[Optional[int], List[int]]]) -> Iterator[Prepared]:
+        source = open_source(self.paths[name])
+        self._queue.planned = (self._planned(source, step, places) for step, places in plan)
         try:
             for prepared in self._loader:
                 if isinstance(prepared, Exception):
@@ -203,12 +194,12 @@ class TrainingData:
             next_step = "run the same command again: it goes on from its last checkpoint"
             raise UserError("a worker process of the data loader", "was killed (memory?)", "", next_step) from None
 
-    def _planned(self, path: Path, step: Optional[int], cuts: List[Any]) -> _Planned:
+    def _planned(self, source: Source, step: Optional[int], places: List[int]) -> _Planned:
         if step is None or self.cache is None:
-            return _Planned(cuts, path, step, None, [])
-        frames = self._encoder_frames(torch.tensor([cut.num_frames for cut in cuts]))
-        heard = heard_by_teacher(self.config, [cut.id for cut in cuts])
-        return _Planned(cuts, path, step, self.cache.arrays(cuts, heard), frames.tolist())
+            return _Planned(places, source.path, step, None, [])
+        frames = encoder_frames(source, places, self._encoder_frames)
+        heard = heard_by_teacher(self.config, source.ids(places))
+        return _Planned(places, source.path, step, self.cache.arrays(source, places, heard), frames)
 
     @functools.cached_property
     def _loader(self) -> DataLoader:
@@ -231,21 +222,3 @@ class TrainingData:
             generator=torch.Generator(),
             **options,
         )
-
-
-def steps(plan: List[List[Item]], size: int) -> List[List[List[Item]]]:
-    """The batches of an epoch, one for each of ``size`` processes in each step; every utterance comes once.
-
-    Where too few are left for the last step, the longest are halved; where too few utterances are left, they join the
-    batches of the step before.  There are at least ``size`` utterances.
-    """
-    taken = [plan[begin : begin + size] for begin in range(0, len(plan), size)]
-    last = taken[-1]
-    while len(last) < size and max(map(len, last)) > 1:
-        at = max(range(len(last)), key=lambda index: len(last[index]))
-        last[at : at + 1] = [last[at][0::2], last[at][1::2]]
-    if len(last) < size:
-        taken.pop()
-        left = [last[at] if at < len(last) else [] for at in range(size)]
-        taken[-1] = [batch + more for batch, more in zip(taken[-1], left)]
-    return taken

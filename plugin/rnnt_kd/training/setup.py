@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from rnnt_kd import choices
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict
-from rnnt_kd.data.cuts import load_cuts
-from rnnt_kd.data.dataset import cuts_digest
+from rnnt_kd.data.source import open_source
 from rnnt_kd.data.stored_frames import AGAIN
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.interfaces import StreamingEncoder
@@ -24,7 +23,7 @@ from rnnt_kd.teachers.cache import TeacherCache, check_utterances
 from rnnt_kd.teachers.carried import CarriedTeacher, StoredTeacher
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import learning_rates, optimizers
-from rnnt_kd.training.batches import TrainingData, heard_by_teacher
+from rnnt_kd.training.batches import TrainingData, encoder_frames, heard_by_teacher
 from rnnt_kd.training.progress import Say
 
 STARTS_FROM_TEACHER = ("sparse_student", "streaming_student")  # roles
@@ -105,7 +104,7 @@ def teacher_cache(
         "prune_range": config.training.prune_range,
         "rnnt_type": config.training.rnnt_type,
         "temperature": config.kd.temperature,
-        "cuts": cuts_digest(train_cuts),
+        "cuts": open_source(train_cuts).digest,
     }
     if config.kd.missing == "skip":
         del expected["cuts"]  # some are not in the cache, so it may be of others
@@ -114,7 +113,7 @@ def teacher_cache(
         expected = {"teacher": weights_digest(teacher_dir), **expected}
     if kd_cache is not None:
         return TeacherCache.open(kd_cache, expected, partial=config.kd.missing == "skip")
-    carried = CarriedTeacher.of(load_cuts(train_cuts), train_cuts, expected)
+    carried = CarriedTeacher.of(open_source(train_cuts), expected)
     if carried is None:
         raise UserError(
             "--kd-cache",
@@ -129,7 +128,7 @@ def teacher_cache(
 
 def input_digests(train_cuts: Path, dev_cuts: Path, cache: Optional[StoredTeacher]) -> Dict[str, str]:
     """What a system is trained on, for its record."""
-    digests = {"train cuts": store.content_digest(train_cuts), "dev cuts": store.content_digest(dev_cuts)}
+    digests = {"train cuts": open_source(train_cuts).content, "dev cuts": open_source(dev_cuts).content}
     return digests if cache is None else {**digests, "teacher cache": cache.digest}
 
 
@@ -146,12 +145,12 @@ def check_cache(cache: StoredTeacher, config: SystemConfig, data: TrainingData, 
         raise UserError(cache.folder, problem, "the same subsampling in both")
     data.select(model.encoder.output_lengths, model.ctc_output is not None)
     assert config.kd is not None
-    cuts = data.kept("train")
-    frames = model.encoder.output_lengths(torch.tensor([cut.num_frames for cut in cuts])).tolist()
-    heard = heard_by_teacher(config, [cut.id for cut in cuts])
-    missing = check_utterances(cache.folder, heard, cache.frames(cuts, heard), frames, config.kd.missing)
+    source, places = data.selections["train"].source, data.selections["train"].places.tolist()
+    frames = encoder_frames(source, places, model.encoder.output_lengths)
+    heard = heard_by_teacher(config, source.ids(places))
+    missing = check_utterances(cache.folder, heard, cache.frames(source, places, heard), frames, config.kd.missing)
     if missing:
-        share = f"{missing} of {len(cuts)} utterances ({100 * missing / len(cuts):.1f} %)"
+        share = f"{missing} of {len(places)} utterances ({100 * missing / len(places):.1f} %)"
         say(f"{config.name}: {share} have no teacher in {cache.folder} and are trained without distillation")
 
 
