@@ -1,9 +1,7 @@
-"""Child processes: commands side by side, a function in several processes, workers that answer requests.
+"""Child processes: a function in several processes, workers that answer requests.
 
-A job is a list of commands, one after the other; one that fails ends its job, not the others.  Whatever ends this
-process ends what it started: nothing goes on training unseen after a kill -9.
-
-A worker runs what may end its process (a library that aborts, or calls ``_Exit``): here that is an exception.
+Whatever ends this process ends what it started.  A worker runs what may end its process (a library that aborts, or
+calls ``_Exit``): here that is an exception.
 
     with Worker("package.module") as worker:            # the module calls serve(answer) when it is run
         result = worker.ask({"operation": "decode"}, [samples])
@@ -21,13 +19,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, TypeVar
 
 import numpy as np
 
@@ -37,7 +33,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PROCESS_BYTES = 200 << 20  # what a process takes that has loaded torch and nothing else
-_WAIT_SECONDS = 0.1
 _CONTROL_GROUPS = (
     ("/sys/fs/cgroup", "memory.max", "memory.current"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
@@ -49,98 +44,10 @@ except (OSError, AttributeError, TypeError):  # not Linux: a killed run is notic
     _prctl = None
 
 
-@dataclass
-class Commands:
-    """``steps``: what stands after ``python``."""
+def end_with_this_process() -> Callable[[], None]:
+    """``preexec_fn`` of a child that is asked to end when this process ends.  Call from the main thread."""
+    parent = os.getpid()
 
-    name: str
-    steps: List[List[str]]
-
-
-def run_side_by_side(jobs: Sequence[Commands], at_once: int) -> List[Tuple[str, int]]:
-    """Run all; output comes with ``[name]`` before each line, and as it is where one runs at a time.
-
-    Returns (name, exit status) of those that failed, in the order in which they ended.
-    Raises KeyboardInterrupt after ending what runs.  UserError: the memory is too small for so many.
-    """
-    _check_memory(min(at_once, len(jobs)))
-    waiting, failed = list(jobs), []
-    running: List[_Running] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                running.append(_Running(waiting.pop(0), with_name=at_once > 1))
-            time.sleep(_WAIT_SECONDS)
-            for job in list(running):
-                status = job.poll()
-                if status is not None:
-                    running.remove(job)
-                    failed += [(job.name, status)] if status else []
-    except BaseException:
-        for job in running:
-            job.end()
-        raise
-    return failed
-
-
-class _Running:
-    """A job at work: ``poll`` starts the next command when one has ended."""
-
-    def __init__(self, commands: Commands, with_name: bool):
-        self.name, self._steps, self._with_name = commands.name, list(commands.steps), with_name
-        self._process: Optional[subprocess.Popen] = None
-        self._reader: Optional[threading.Thread] = None
-
-    def poll(self) -> Optional[int]:
-        """None while it runs, then its exit status."""
-        if self._process is not None:
-            status = self._process.poll()
-            if status is None:
-                return None
-            if self._reader is not None:
-                self._reader.join()
-            if status < 0:  # it could not say so itself
-                sys.stderr.write(f"{self.name}: killed by {signal.Signals(-status).name} (memory?)\n")
-            if status:
-                return status
-        if not self._steps:
-            return 0
-        self._process = start(self._steps.pop(0), subprocess.PIPE if self._with_name else None)
-        if self._with_name:
-            self._reader = threading.Thread(target=self._copy, args=(self._process.stdout,), daemon=True)
-            self._reader.start()
-        return None
-
-    def end(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-
-    def _copy(self, stream) -> None:
-        for line in stream:
-            with contextlib.suppress(OSError):  # nobody reads, or the log's disk is full: the job goes on
-                sys.stderr.write(f"[{self.name}] {line.rstrip()}\n")
-                sys.stderr.flush()
-
-
-def start(step: Sequence[str], output: Optional[int] = None) -> subprocess.Popen:
-    """``python`` with these words; ended when this process ends.  Call from the main thread."""
-    error = None if output is None else subprocess.STDOUT
-    return subprocess.Popen(
-        [sys.executable, *step],
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=error,
-        text=True,
-        errors="replace",
-        preexec_fn=_end_with(os.getpid()),
-    )
-
-
-def _end_with(parent: int):
     def ask() -> None:
         if _prctl is not None:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -158,7 +65,7 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], num_
     if num_processes <= 1 or len(items) <= 1:
         yield from map(function, items)
         return
-    _check_memory(min(num_processes, len(items)))
+    check_memory(min(num_processes, len(items)))
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a fork of a process whose OpenMP threads have run can hang
     pool = ProcessPoolExecutor(min(num_processes, len(items)), mp_context=context, initializer=_follow_parent)
@@ -174,7 +81,7 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], num_
         pool.shutdown(cancel_futures=True)
 
 
-def _check_memory(processes: int) -> None:
+def check_memory(processes: int) -> None:
     """UserError: the system would kill some of so many processes before they have read anything."""
     free, needed = _free_memory(), processes * PROCESS_BYTES
     if free is not None and free < needed:

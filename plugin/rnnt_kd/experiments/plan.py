@@ -34,6 +34,7 @@ class Places:
       train_dir, dev_dir, test_dirs: Kaldi data directories; a folder's name is the name of the set.
       overrides: ``--set`` of the command line.
       device, lattice, pipes: options that say how to compute and do not change what a system is.
+      decode_device: of decoding, if another.
     """
 
     preset: Path
@@ -44,6 +45,7 @@ class Places:
     dev_dir: Optional[Path] = None
     overrides: Tuple[str, ...] = ()
     device: Tuple[str, ...] = ()
+    decode_device: Tuple[str, ...] = ()
     lattice: Tuple[str, ...] = ()
     pipes: Tuple[str, ...] = ()
 
@@ -175,12 +177,11 @@ class Plan:
     def train_command(self, job: Job) -> List[str]:
         return _module("train", *self.job_options(job), *self.places.device, *self.places.lattice)
 
-    def cache_commands(self, cache: Cache, nj: int = 1) -> List[List[str]]:
+    def cache_command(self, cache: Cache) -> List[str]:
         places = self.places
         command = _module("cache_teacher", "--teacher-dir", self.system_dir(cache.teacher), "--cuts", places.train_cuts)
         command += ["--bpe-dir", str(places.bpe_dir), "--cache-dir", str(cache.folder), *cache.options]
-        command += [*places.device, *places.lattice]
-        return [[*command, "--job", str(job), "--nj", str(nj)] for job in range(1, nj + 1)]
+        return [*command, *places.device, *places.lattice]
 
     def decode_command(self, job: Job, test_set: str) -> List[str]:
         decoding, places = self.recipe.decoding, self.places
@@ -188,7 +189,7 @@ class Plan:
         command += ["--bpe-dir", str(places.bpe_dir), "--test-set", test_set, "--search", decoding.search]
         command += ["--beam", str(decoding.beam), "--batch-seconds", str(decoding.batch_seconds)]
         command += ["--out-dir", str(self.decode_dir(job, test_set)), *self._normalization()]
-        return [*command, *places.device]
+        return [*command, *(places.decode_device or places.device)]
 
     def score_arguments(self, job: Job, test_set: str, baseline: Optional[Job]) -> List[str]:
         """Of bin.score."""
