@@ -17,6 +17,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "plugin" / "rnnt_kd"
 OPENERS = {
     "subprocess": {
         "children.py": "this Python, on modules of ours",
+        "jobs.py": "this Python, on commands of ours, and the program that the user named with --cmd",
         "data/audio.py": "wav.scp's pipes, with --allow-pipes",
     },
     "shell=True": {"data/audio.py": "wav.scp's pipes, with --allow-pipes"},
