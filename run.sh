@@ -12,10 +12,10 @@ root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 . "$root/local/parse_options.sh"
 
 corpus= corpus_dir= train_dir= dev_dir= data_dir= exp_dir= conf_corpus=
-test_dirs=() stage=0 stop_stage=9 preset= experiment=default set=() seed= data_root=()
+test_dirs=() stage=0 stop_stage=9 preset= experiment=default fold= set=() seed= data_root=()
 cmd= decode_nj=1 gpu_inference=true
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) nj=$((cores < 4 ? cores : 4))
-device=auto lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
+noise_dir= rir_dir= device=auto nproc= ngpu= num_nodes=1 lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
 experiments() { local name; for name in $(corpora); do echo "  $name: $(names_in "$root/egs/$name/conf/experiments" .yaml)"; done; }
 corpora() { echo $(for name in "$root"/egs/*/corpus.sh; do basename "${name%/*}"; done); }
 usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its students, from data directories to one page
@@ -31,7 +31,10 @@ usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its st
   --stop-stage       last stage [$stop_stage]: 5 students  6 decode  7 score  8 export  9 report
   --preset           a file egs/CORPUS/conf/PRESET.yaml: models, training, decoding [the corpus's, by device]
   --experiment       a file egs/CORPUS/conf/experiments/EXPERIMENT.yaml: systems and seeds [$experiment]
+  --fold             of an experiment with folds (cross-validation): make this one only, 1, 2 ...
   --set              SYSTEM.KEY=VALUE, may be repeated: a value of these files, for example sparse90_kd.kd.scale=2
+  --noise-dir        noise of far speech (--preset far): MUSAN, a Kaldi data directory or any tree of audio [pink, babble]
+  --rir-dir          its room responses, the same: of RIRS_NOISES, simulated_rirs [drawn]
   --seed             of made speech, and of every system that names no seeds [as in the experiment]
   --nj               processes side by side; with --cmd, jobs that share the features of a set, or a cache [$nj]
   --decode-nj        jobs that share a decoding [$decode_nj]
@@ -39,6 +42,9 @@ usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its st
                        as \"$root/local/slurm_cmd.sh --mem 8G\" [this machine]
   --gpu-inference    decode on a GPU where systems are trained on one [$gpu_inference]
   --device           auto, cpu or cuda [$device]
+  --ngpu             GPUs of this machine that train a system together, the same as --device cuda --nproc [1]
+  --nproc            processes that train a system together [1]
+  --num-nodes        machines with so many each, in an allocation of Slurm [$num_nodes]
   --lattice-backend  auto, k2, torch or triton [$lattice_backend]
   --env              Python environment: auto, k2, torch2 or none [$env]
   --allow-pipes      run the shell pipes of wav.scp [$allow_pipes]
@@ -61,8 +67,12 @@ one_of --device "$device" "auto cpu cuda"
 one_of --stage "$stage" "0 1 2 3 4 5 6 7 8 9"
 one_of --stop-stage "$stop_stage" "0 1 2 3 4 5 6 7 8 9"
 [ "$stage" -le "$stop_stage" ] || die "--stage $stage comes after --stop-stage $stop_stage; expected --stage <= --stop-stage"
+[[ ${fold:-1} =~ ^[1-9][0-9]*$ ]] || die "--fold: '$fold'; expected a whole number, at least 1"
 [[ ${seed:-0} =~ ^[0-9]+$ ]] || die "--seed: '$seed'; expected a whole number"
-for name in nj decode_nj; do
+[ -z "$nproc$ngpu" ] || [ -z "$nproc" ] || [ -z "$ngpu" ] || die "--nproc and --ngpu exclude each other"
+[ -z "$ngpu" ] || { [ "$device" != cpu ] || die "--ngpu and --device cpu exclude each other"; nproc=$ngpu device=cuda; }
+nproc=${nproc:-1}
+for name in nj decode_nj nproc num_nodes; do
   [[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "--${name//_/-}: '${!name}'; expected a whole number, at least 1"
 done
 test_list=() own_dirs=("$train_dir" "$dev_dir")
@@ -104,7 +114,7 @@ if [ "$dry_run" = false ]; then
   [ "$print_jobs" = false ] || exec 1>&3 3>&-
   mkdir -p "$exp_dir" 2>/dev/null || die "$exp_dir: cannot be made; expected a folder that can be written; choose another --exp-dir"
   if [ "$print_jobs" = false ] && command -v flock >/dev/null 2>&1; then # the lock goes when the run's last process ends
-    exec 9>>"$exp_dir/.lock" || die "$exp_dir: cannot be written; choose another --exp-dir"
+    exec 9>>"$exp_dir/.lock${fold:+.fold$fold}" || die "$exp_dir: cannot be written; choose another --exp-dir"
     flock -n 9 || [ $? != 1 ] || die "$exp_dir: another run is at work there; wait for it to end, or choose another --exp-dir"
   fi
 fi
@@ -115,7 +125,7 @@ pipes= failed=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 experiment() { # experiment WORD ...: rnnt_kd.bin.experiment with these words at the end
   run python -m rnnt_kd.bin.experiment --experiment "$conf/experiments/$experiment.yaml" --config "$conf/$preset.yaml" --exp-dir "$exp_dir" \
     --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" --decode-nj "$decode_nj" ${cmd:+--cmd "$cmd"} --gpu-inference "$gpu_inference" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
-    --device "$device" --lattice-backend "$lattice_backend" ${seed:+--set "seeds=[$seed]"} ${set[@]+"${set[@]/#/--set=}"} "$@"
+    --device "$device" --nproc "$nproc" --num-nodes "$num_nodes" --lattice-backend "$lattice_backend" ${fold:+--fold "$fold"} ${seed:+--set "seeds=[$seed]"} ${noise_dir:+--set "features.noise_dir=$noise_dir"} ${rir_dir:+--set "features.rir_dir=$rir_dir"} ${set[@]+"${set[@]/#/--set=}"} "$@"
 }
 stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no other system from its figures
   { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; } || return 0

@@ -4,8 +4,9 @@
     python -m benchmark.train_step   whole training steps: without distillation, with a teacher online, from its cache
     python -m benchmark.decode       searches on real speech: ours, plain loops, sherpa-onnx
     python -m benchmark.infer        encoders in engines, one utterance at a time, and what zeros are worth
+    python -m benchmark.data         sources of very many cuts: memory, start, order, a step's wait
 
-All four are made of the same parts:
+They are made of the same parts:
 
     turns       starts a process for each subject, and lets the processes take turns
     worker      such a process: it makes its inputs, and measures a pass whenever it is told to

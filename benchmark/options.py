@@ -1,4 +1,4 @@
-"""What the four commands share: options, lists in options, the name of the machine, and the report."""
+"""What the commands share: options, lists in options, the name of the machine, and the report."""
 
 import argparse
 import json

@@ -42,9 +42,9 @@ def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, An
     variant, device = specification["variant"], torch.device(specification["device"])
     torch.manual_seed(specification["seed"])
     training = TrainingConfig(prune_range=specification["prune_range"])
-    model = _model(specification).to(device).train()
+    model = model_of(specification).to(device).train()
     kd = None if variant == "none" else KdConfig(ranges="student" if variant == "online" else "teacher")
-    teacher = _model(specification).to(device).eval().requires_grad_(False) if variant == "online" else None
+    teacher = model_of(specification).to(device).eval().requires_grad_(False) if variant == "online" else None
     backend = get_backend("auto", device)
     objective = Objective(model, training, backend, kd, teacher)
     optimizer = make_optimizer(model, training)
@@ -52,7 +52,7 @@ def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, An
     parameters = list(model.parameters())
 
     def prepared(batch: Batch) -> Subject:
-        inputs = _inputs(batch, model, specification, variant == "cache", device)
+        inputs = inputs_of(batch, model, specification, variant == "cache", device)
 
         def step() -> None:
             combine(objective(**inputs), scales).backward()
@@ -140,7 +140,8 @@ def _title(job: Measurement) -> str:
     return f"{specification['size']}, C {specification['vocab']}, batch {len(specification['batches'][0])}"
 
 
-def _model(specification: Dict[str, Any]) -> Transducer:
+def model_of(specification: Dict[str, Any]) -> Transducer:
+    """What is trained."""
     return build_transducer(
         encoder=specification["encoder"],
         size=specification["size"],
@@ -154,7 +155,7 @@ def _model(specification: Dict[str, Any]) -> Transducer:
     )
 
 
-def _inputs(
+def inputs_of(
     batch: Batch, model: Transducer, specification: Dict[str, Any], with_cache: bool, device: torch.device
 ) -> Dict[str, Any]:
     """Arguments of the objective."""

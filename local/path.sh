@@ -14,6 +14,7 @@ if [ "$RNNT_KD_ENV" != none ]; then # complete as it is: what others export for 
   unset PYTHONHOME PYTHONINSPECT PYTHONOPTIMIZE PYTHONWARNINGS
 fi
 export PYTHONPATH="$rnnt_kd_root/plugin:$rnnt_kd_root${PYTHONPATH:+:$PYTHONPATH}"
+export HOME=${HOME:-~} # libraries ask for it, and a user of a container may have no entry that names one
 export PYTHONUNBUFFERED=1 PYTHONUTF8=1 PYTHONIOENCODING=utf-8:surrogateescape
 # One thread a process, whatever others export: jobs run side by side (--nj), and results are the same everywhere.
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1

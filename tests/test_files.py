@@ -21,7 +21,11 @@ OPENERS = {
         "data/audio.py": "wav.scp's pipes, with --allow-pipes",
     },
     "shell=True": {"data/audio.py": "wav.scp's pipes, with --allow-pipes"},
-    "multiprocessing": {"children.py": "functions of ours", "data/features.py": "is it a child?"},
+    "multiprocessing": {
+        "children.py": "functions of ours",
+        "data/features.py": "is it a child?",
+        "jobs.py": "a free port",
+    },
     "import_module": {
         "choices.py": "names of the package's own files",
         "lattice/__init__.py": "names of the package's own files",
@@ -30,12 +34,21 @@ OPENERS = {
     },
     "literal_eval": {"scoring/recognitions.py": "lists of words"},
     "ctypes": {"children.py": "prctl", "data/synthesis/espeak.py": "the library of a wheel"},
-    "tarfile": {"data/librispeech_tree.py": "its errors; Lhotse unpacks, and checks the names"},
-    "np.load": {"report/lattice_data.py": "arrays without pickled code, by the door"},
+    "tarfile": {
+        "data/librispeech_tree.py": "its errors; Lhotse unpacks, and checks the names",
+        "data/shar.py": "where members lie; nothing is unpacked",
+    },
+    "np.load": {
+        "report/lattice_data.py": "arrays without pickled code, by the door",
+        "data/stored_frames.py": "bytes of a Shar directory, without pickled code",
+    },
     "LilcomChunkyReader": {"data/cuts.py": "features, by the door"},
-    "AudioSource": {"data/features.py": "written, never read"},
+    "AudioSource": {"data/features.py": "written, never read", "data/cuts.py": "a plain file by the door, or bytes"},
+    "load_audio": {"data/cuts.py": "of a recording whose one source was made there"},
     "named_in": {  # the door itself
-        "data/cuts.py": "features",
+        "data/cuts.py": "features and audio",
+        "data/shar.py": "manifests and archives of the folder",
+        "data/stored_frames.py": "frames that a cut carries",
         "report/lattice_data.py": "arrays and sound of a picture",
         "systems/experiment_folder.py": "all folders of an experiment",
     },

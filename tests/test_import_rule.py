@@ -40,8 +40,9 @@ MAY_IMPORT = {
     "data": "atomic children parts progress_bar record text text_files",
     "scoring": "atomic tables text text_files",
     "systems": "atomic config config_io models record sparsity",
-    "teachers": "atomic config data lattice losses models progress_bar systems text",
-    "training": "atomic config config_io data lattice losses models progress_bar record sparsity systems teachers text",
+    "teachers": "atomic data lattice losses models progress_bar systems text",
+    "training": "atomic children config config_io data lattice losses models progress_bar record sparsity systems "
+    "teachers text",
     "decoding": "children data models scoring text text_files",
     "inference": "models",
     "export": "atomic children config config_io data decoding models record scoring sparsity systems tables text",

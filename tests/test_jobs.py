@@ -1,6 +1,7 @@
 """Jobs side by side, here and through a program that is called as Kaldi's run.pl is: failures stay alone, logs tell
 them, and nothing outlives who started it."""
 
+import json
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import pytest
 from rnnt_kd import jobs as module
 from rnnt_kd.bin import run_cmd
 from rnnt_kd.errors import UserError
-from rnnt_kd.jobs import JOB, Jobs, run_side_by_side
+from rnnt_kd.jobs import JOB, Jobs, run_ranks, run_side_by_side
 
 WAIT = 300.0  # seconds, at most, on the busiest machine
 
@@ -192,3 +193,47 @@ main([])
     _, errors = process.communicate(timeout=WAIT)
     wait_for(lambda: not is_alive(child))
     assert "Traceback" not in errors and process.returncode == (-9 if how == signal.SIGKILL else 130)
+
+
+RANK = "import json, os, sys, time\nrank = int(os.environ['RANK'])\n"
+
+
+def test_ranks_find_their_places_as_torchrun_would_say_them(tmp_path):
+    keys = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    code = f"{RANK}values = [os.environ[key] for key in {keys}]\njson.dump(values, open(sys.argv[1] + str(rank), 'w'))"
+    assert run_ranks(["-c", code, str(tmp_path / "rank")], 3) == 0
+    places = [json.loads((tmp_path / f"rank{rank}").read_text()) for rank in range(3)]
+    assert [place[:5] for place in places] == [[str(rank), str(rank), "3", "3", "127.0.0.1"] for rank in range(3)]
+    assert len({place[5] for place in places}) == 1 and "MASTER_PORT" not in os.environ
+
+
+@pytest.mark.parametrize("ending, status, said", [
+    ("sys.exit(3)", 3, ""), ("os.kill(os.getpid(), 9)", 137, "process 1 of 2: killed by SIGKILL (memory?) (status 137)\n"),
+])  # fmt: skip
+def test_a_rank_that_fails_ends_the_others_soon(monkeypatch, capfd, tmp_path, ending, status, said):
+    monkeypatch.setattr(module, "_GRACE_SECONDS", 0.3)
+    ready = f"open({str(tmp_path / 'id')!r} + str(rank), 'w').write(str(os.getpid()))\n"
+    wait = f"while not os.path.exists({str(tmp_path / 'id0')!r}): time.sleep(0.05)\n"
+    code = f"{RANK}{ready}{wait}if rank: {ending}\nimport signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep({WAIT})"
+    assert run_ranks(["-c", code], 2) == status
+    assert not is_alive(int((tmp_path / "id0").read_text()))
+    assert capfd.readouterr().err == said
+
+
+def test_ranks_on_several_machines_are_left_to_srun(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match="--num-nodes: 2, and there is no srun here; expected Slurm"):
+        run_ranks(["-m", "x"], 4, nodes=2)
+    (tmp_path / "srun").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/words; exit 5\n')
+    (tmp_path / "srun").chmod(0o755)
+    assert run_ranks(["-m", "x"], 4, nodes=2) == 5
+    words = (tmp_path / "words").read_text().split()
+    assert words == [
+        "--nodes=2",
+        "--ntasks=8",
+        "--ntasks-per-node=4",
+        "--kill-on-bad-exit=1",
+        sys.executable,
+        "-m",
+        "x",
+    ]

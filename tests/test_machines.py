@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -207,6 +209,20 @@ def test_what_others_export_for_their_python_hides_nothing_of_ours(checkout):
     assert f"PYTHONPATH={checkout}/plugin:{checkout}:/theirs" in lines
     assert {"OMP_NUM_THREADS=1", "PYTHONUTF8=1"} <= set(lines)
     assert not [line for line in lines if line.startswith(("PYTHONHOME=", "PYTHONWARNINGS="))]
+
+
+def test_a_user_without_a_home_and_without_an_entry_that_names_one(root):
+    if os.getuid():
+        pytest.skip("only root can become another user")
+    with tempfile.TemporaryDirectory() as folder:  # the checkout may be closed to others
+        os.chmod(folder, 0o755)
+        shutil.copytree(root / "local", Path(folder) / "local")
+        show = f'. {folder}/local/path.sh; echo "$HOME"'
+        done = subprocess.run(
+            ["bash", "-c", show], user=54321, group=54321, cwd="/", env={"PATH": "/usr/bin:/bin"}, capture_output=True,
+            text=True,
+        )  # fmt: skip
+    assert done.stdout == "/\n", done.stderr
 
 
 @pytest.mark.parametrize("visible, preset", [(None, "gpu"), ("1", "gpu"), ("", "cpu"), ("-1", "cpu")])

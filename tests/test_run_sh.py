@@ -50,6 +50,10 @@ def values(words, option):
     (["--experiment", "papre"], ["--experiment: 'papre'", "default, smoke"]),
     (["--seed", "1.5"], ["--seed: '1.5'"]),
     (["--nj", "0"], ["--nj: '0'"]),
+    (["--nproc", "0"], ["--nproc: '0'"]),
+    (["--num-nodes", "two"], ["--num-nodes: 'two'"]),
+    (["--ngpu", "2", "--nproc", "2"], ["--nproc and --ngpu exclude each other"]),
+    (["--ngpu", "2", "--device", "cpu"], ["--ngpu and --device cpu exclude each other"]),
     (["--nj"], ["--nj needs a value"]),
     (["--allow-pipes", "maybe"], ["--allow-pipes: 'maybe'", "true, false"]),
     (["--config", "nowhere.conf"], ["--config: 'nowhere.conf'"]),
@@ -176,6 +180,12 @@ def test_own_directories_and_experiments_reach_the_commands(root, tmp_path):
     assert values(commands(root, "--data-dir", "d x")[-1], "--test-dirs") == ["d x/test"]
     (words,) = commands(root, "--experiment", "smoke", "--print-jobs")
     assert words[-1] == "--print-jobs" and value(words, "--experiment").endswith("/smoke.yaml")
+
+
+def test_processes_of_a_training_reach_the_commands(root):
+    words = commands(root, "--ngpu", "8", "--num-nodes", "2", "--preset", "cpu")[-1]
+    assert [value(words, f"--{name}") for name in ("device", "nproc", "num-nodes")] == ["cuda", "8", "2"]
+    assert value(commands(root, "--nproc", "2")[-1], "--nproc") == "2"
 
 
 def test_mini_librispeech_is_five_hours_of_librispeech(root):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from benchmark.loss_inputs import BLANK, LossInputs
+from rnnt_kd.losses import pruned_transducer_loss
 from rnnt_kd.losses.kept_nodes import kept_nodes
 from rnnt_kd.losses.node_scores import JoinerParts, choose_impl, node_scores
 from rnnt_kd.losses.packed_posteriors import pack, unpack
-from rnnt_kd.losses.transducer_loss import Teacher, pruned_transducer_loss
 
 VARIANTS = ("none", "online", "cache")
 LATTICE = "pruned"
@@ -37,16 +37,14 @@ def prepare(inputs: LossInputs, variant: str, impl: str = "auto") -> Callable[[]
     packed = cached_scores(inputs, impl) if variant == "cache" else None
 
     def loss() -> Tensor:
-        teacher: Teacher = JoinerParts(*inputs.teacher) if variant == "online" else None
-        if packed is not None:
-            teacher = unpack(packed)
+        online = JoinerParts(*inputs.teacher) if variant == "online" else None
         return pruned_transducer_loss(
             *inputs.leaves,
             inputs.symbols,
             inputs.ranges,
             BLANK,
             inputs.boundary,
-            teacher=teacher,
+            teacher=online if packed is None else unpack(packed),
             kd_variant="collapsed",
             kd_weighting="occupancy",
             impl=impl,

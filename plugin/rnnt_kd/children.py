@@ -44,9 +44,11 @@ except (OSError, AttributeError, TypeError):  # not Linux: a killed run is notic
     _prctl = None
 
 
-def end_with_this_process() -> Callable[[], None]:
-    """``preexec_fn`` of a child that is asked to end when this process ends.  Call from the main thread."""
-    parent = os.getpid()
+def end_with(parent: int) -> Callable[[], None]:
+    """Asks that a child of the process ``parent`` ends with it; the child calls it, as a ``preexec_fn`` or later.
+
+    A ``preexec_fn`` holds for the thread that starts the child: start it from the main one.
+    """
 
     def ask() -> None:
         if _prctl is not None:
@@ -68,7 +70,7 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], num_
     check_memory(min(num_processes, len(items)))
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a fork of a process whose OpenMP threads have run can hang
-    pool = ProcessPoolExecutor(min(num_processes, len(items)), mp_context=context, initializer=_follow_parent)
+    pool = ProcessPoolExecutor(min(num_processes, len(items)), mp_context=context, initializer=follow_parent)
     try:
         yield from pool.map(function, items)
     except BrokenProcessPool:
@@ -79,6 +81,13 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], num_
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def start_method(module: str) -> multiprocessing.context.BaseContext:
+    """Processes that a server starts which has imported ``module`` and holds no lock, thread or device of this one."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([module])
+    return context
 
 
 def check_memory(processes: int) -> None:
@@ -103,7 +112,7 @@ def _free_memory() -> Optional[int]:
     return min(free, default=None)
 
 
-def _follow_parent() -> None:
+def follow_parent(*_: object) -> None:
     """Leave Ctrl-C, which reaches the whole group, to the parent; end where the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()

@@ -34,11 +34,30 @@ else:
     dataclass = pydantic_dataclass(config=ConfigDict(extra="forbid", validate_default=True))
 
 
+def _check_snr(where: str, snr_db: List[float]) -> None:
+    if snr_db[0] > snr_db[1]:
+        raise UserError(where, f"{snr_db[0]} > {snr_db[1]}", "the lowest, then the highest")
+
+
 @dataclass
 class FeaturesConfig:
     """Stage 1.  80-bin log-mel filter banks, 25 ms windows every 10 ms, 16 kHz."""
 
     speed_perturb: List[Positive] = field(default_factory=lambda: [1.0])  # training cuts only
+    far_copies: Steps = 0  # of each training cut, across a room and in noise: data/far.py
+    far_sets: Flag = False  # beside each test set and dev, a far one: test_far
+    snr_db: Annotated[List[Number], Field(min_length=2, max_length=2)] = field(default_factory=lambda: [2.0, 15.0])
+    noise_dir: Optional[str] = None  # Kaldi data directory or tree of audio; null: pink noise, and babble
+    rir_dir: Optional[str] = None  # the same, of room responses; null: they are drawn
+
+    @model_validator(mode="after")
+    def _used(self):
+        given = next((name for name in ("noise_dir", "rir_dir") if getattr(self, name) is not None), None)
+        if given and not (self.far_copies or self.far_sets):
+            problem = "given, and nothing is heard there"
+            raise UserError(f"features.{given}", problem, "far_copies: 1, far_sets: true", "--preset far has both")
+        _check_snr("features.snr_db", self.snr_db)
+        return self
 
 
 @dataclass
@@ -80,10 +99,25 @@ class SpecAugmentConfig:
 
 
 @dataclass
+class BabbleConfig:
+    """Other utterances of the batch behind some of it: data/babble.py."""
+
+    share: Fraction = 0.5  # of the utterances
+    snr_db: Annotated[List[Number], Field(min_length=2, max_length=2)] = field(default_factory=lambda: [10.0, 20.0])
+    talkers: Count = 3
+
+    @model_validator(mode="after")
+    def _in_order(self):
+        _check_snr("babble.snr_db", self.snr_db)
+        return self
+
+
+@dataclass
 class TrainingConfig:
     epochs: Count = 30
     batch_seconds: Positive = 60.0  # audio a batch, padding included
     num_buckets: Count = 10
+    num_workers: Steps = 0  # processes that make batches ready; results do not depend on it
     min_seconds: Scale = 0.1  # shorter or longer utterances are left out, counted and named
     max_seconds: Positive = 35.0
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"  # Lightning Fabric's names
@@ -106,6 +140,7 @@ class TrainingConfig:
     rnnt_type: Literal["regular", "modified", "constrained"] = "regular"
     delay_penalty: Scale = 0.0  # k2's, of the simple and the pruned loss: larger makes symbols come earlier
     specaugment: Optional[SpecAugmentConfig] = field(default_factory=SpecAugmentConfig)
+    babble: Optional[BabbleConfig] = None  # before SpecAugment; a teacher hears the batch without it
     validate_every_epochs: Count = 1
     averaging: Literal["best", "ema"] = "best"  # of checkpoints, or a moving average of the weights of every step
     average_best: Count = 5  # best: of how many checkpoints at most, by validation loss
@@ -127,11 +162,16 @@ class KdConfig:
     variant: str = "collapsed"  # a function of losses/kd_variants.py
     weighting: str = "occupancy"  # a function of losses/kd_weightings.py
     scale: Scale = 1.0
+    hears: Literal["student", "original"] = "student"  # of a far copy, the teacher: the same audio, or the clean cut
     ranges: Literal["teacher", "student"] = "teacher"  # whose lattice nodes; student: the teacher runs online
     temperature: Positive = 1.0
     ramp_steps: Steps = 0  # kd scale grows linearly from 0 over these steps
     shift: Steps = 0  # encoder frames (40 ms) that the teacher's lattice is moved later, for streaming students
+    align: Literal["strict", "crop-pad"] = "strict"  # encoder frames of teacher and student: teachers/views.py
     class_scales: Optional[Annotated[List[Scale], Field(min_length=3, max_length=3)]] = None  # of blank, label, rest
+    missing: Literal["error", "skip"] = (
+        "error"  # utterances that the cache does not have; skip: trained without this term
+    )
 
     @model_validator(mode="after")
     def _can_be(self):

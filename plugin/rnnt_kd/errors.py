@@ -24,3 +24,7 @@ class UserError(ValueError):
         if next_step:
             parts.append(next_step)
         super().__init__(" ".join("; ".join(parts).split()))
+
+    def __reduce__(self):
+        """Raised in one process, shown by another."""
+        return type(self), (self.where, self.problem, self.expected, self.next_step)

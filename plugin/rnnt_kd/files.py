@@ -10,12 +10,15 @@ import json
 import os
 import re
 import stat
+import time
 from pathlib import Path
-from typing import Any, Callable, Iterable, List, Optional, Union
+from typing import Any, Callable, Iterable, List, Optional, TypeVar, Union
 
 from rnnt_kd.errors import UserError
 
 DATA_ROOTS = "RNNT_KD_DATA_ROOT"  # of the environment, for the commands that a command starts: a JSON list
+PAUSE_SECONDS, MOST_PAUSES = 0.5, 20  # for a file that comes late
+Value = TypeVar("Value")
 _ELSEWHERE = "to use it, name a folder that holds it with --data-root"
 _PIPE, _URL = re.compile(r"pipe:|\s*\||.*\|\s*\Z", re.DOTALL), re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
@@ -68,6 +71,18 @@ def parse_json(text: Union[str, bytes], parse_constant: Optional[Callable[[str],
         return json.loads(text, parse_constant=parse_constant)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+
+
+def patiently(attempt: Callable[[], Value]) -> Value:
+    """``attempt()``, again while the file is not there: on a network disk one may come seconds after its name."""
+    for pause in (*[PAUSE_SECONDS] * MOST_PAUSES, None):
+        try:
+            return attempt()
+        except OSError as error:
+            if pause is None or error.errno not in (errno.ENOENT, errno.ESTALE):
+                raise
+        time.sleep(pause)
+    raise AssertionError
 
 
 def _roots() -> List[str]:

@@ -6,7 +6,7 @@ The interface is that of Kaldi's and ESPnet's run.pl, queue.pl and slurm.pl:
 
 runs a command four times and writes what each run says to its log, with the command, when it started and ended, and its
 status.  A job that fails ends no other, and is named with the end of its log.  Whatever ends this process ends what it
-started: nothing goes on training unseen after a kill -9.
+started: nothing goes on training unseen after a kill -9.  The ranks of a training live and die together.
 """
 
 import contextlib
@@ -19,12 +19,13 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from multiprocessing import connection
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence, Tuple
+from typing import Callable, List, Mapping, Optional, Sequence, Tuple
 
 from rnnt_kd import files
-from rnnt_kd.children import check_memory, end_with_this_process
+from rnnt_kd.children import check_memory, end_with
 from rnnt_kd.errors import UserError
 from rnnt_kd.progress_bar import say
 
@@ -38,6 +39,7 @@ MOST_TOLD = 3  # jobs of an array that are told with them
 
 _WAIT_SECONDS = 0.1
 _END_SECONDS = 30.0  # that a job has to end well
+_GRACE_SECONDS = 10.0  # that the ranks of a training have to say why they end
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")  # to every shell
 _ENDING = re.compile(r"# (?:Ended \(code (\d+)(?:; signal (\d+))?\)|Finished at .* with status (\d+))")
 # A program of others in a process group of its own; a signal to this shell reaches all that the program has started.
@@ -79,7 +81,10 @@ class Jobs:
 
 @dataclass
 class Process:
-    """A program to run: its log (None: it writes its own), the command as it stands there, how many jobs it is."""
+    """A program to run: its log (None: it writes its own), the command as it stands there, how many jobs it is.
+
+    ``environment``: variables that differ from those of this process.
+    """
 
     name: str
     words: List[str]
@@ -87,6 +92,7 @@ class Process:
     shown: str = ""
     jobs: int = 1
     own_group: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_side_by_side(jobs: Sequence[Jobs], at_once: int, cmd: Sequence[str] = ()) -> List[str]:
@@ -162,11 +168,64 @@ def run_processes(
                     running.remove(one)
                     ended(one.process, status)
     except BaseException:
-        for one in running:
-            one.ask_to_end()
-        for one in running:
-            one.end()
+        _end(running)
         raise
+
+
+def run_ranks(step: Sequence[str], processes: int, nodes: int = 1) -> int:
+    """``python`` with these words in so many processes on each of ``nodes`` machines, as the ranks of one training.
+
+    Each finds its place in the variables that torchrun sets; several machines are left to Slurm's srun.  When one ends
+    with an error, the others are ended after some seconds, in which they may end by themselves.
+
+    Returns: the exit status of the first that failed, 128 + n where signal n ended it; 0 where none did.
+    Raises KeyboardInterrupt after ending what runs.  UserError: no srun, or the memory is too small for so many.
+    """
+    running = [_Running(rank, "") for rank in as_ranks(step, processes, nodes)]
+    status, end_at = 0, float("inf")
+    try:
+        while running and time.monotonic() < end_at:
+            for one in list(running):
+                ended = one.poll()
+                if ended is not None:
+                    running.remove(one)
+                    status = status or ended
+                    if ended > 128:  # it could not say so itself
+                        say(f"{one.process.name}: {in_words(ended)}")
+            if status:
+                end_at = min(end_at, time.monotonic() + _GRACE_SECONDS)
+            time.sleep(_WAIT_SECONDS)
+    finally:
+        _end(running)
+    return status
+
+
+def as_ranks(step: Sequence[str], processes: int, nodes: int) -> List[Process]:
+    words = [sys.executable, *step]
+    if nodes > 1:
+        if shutil.which("srun") is None:
+            expected = "Slurm: sbatch or salloc with that many nodes"
+            next_step = "elsewhere start bin.train on each machine with torchrun, see docs/scale.md"
+            raise UserError("--num-nodes", f"{nodes}, and there is no srun here", expected, next_step)
+        size = [f"--nodes={nodes}", f"--ntasks={nodes * processes}", f"--ntasks-per-node={processes}"]
+        return [Process("srun", ["srun", *size, "--kill-on-bad-exit=1", *words])]
+    check_memory(processes)
+    with connection.Listener(("127.0.0.1", 0)) as free:
+        port = free.address[1]
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "rnnt_kd"}
+    place.update(WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes)
+    if sys.platform == "linux" and "GLOO_SOCKET_IFNAME" not in os.environ:
+        place["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the machine's name leads to
+    places = [
+        {key: str(value) for key, value in {**place, "RANK": rank, "LOCAL_RANK": rank}.items()}
+        for rank in range(processes)
+    ]
+    return [Process(f"process {at['RANK']} of {processes}", words, environment=at) for at in places]
+
+
+def follow_launcher() -> None:
+    """End with the process that started this one as a rank: torchrun does not ask for it."""
+    end_with(os.getppid())()
 
 
 class _Running:
@@ -181,17 +240,7 @@ class _Running:
             process.log.parent.mkdir(parents=True, exist_ok=True)
             self._log = open(process.log, "w", encoding="utf-8", errors="surrogateescape", buffering=1)
             self._write(f"# {process.shown}\n# Started at {_date()}\n#\n")
-        group = ["bash", "-c", _GROUP, "bash"] if process.own_group else []
-        self._child = subprocess.Popen(
-            [*group, *process.words],
-            stdin=subprocess.DEVNULL,
-            stdout=None if self._log is None else subprocess.PIPE,
-            stderr=None if self._log is None else subprocess.STDOUT,
-            text=True,
-            errors="surrogateescape",
-            start_new_session=process.own_group,
-            preexec_fn=end_with_this_process(),
-        )
+        self._child = start(process)
         self._reader = threading.Thread(target=self._copy, args=(self._child.stdout,), daemon=True)
         if self._log is not None:
             self._reader.start()
@@ -214,9 +263,10 @@ class _Running:
         if self._child.poll() is None:
             self._child.terminate()
 
-    def end(self) -> None:
+    def end(self, timeout: float) -> None:
+        """Wait for so many seconds, then kill."""
         try:
-            self._child.wait(timeout=_END_SECONDS)
+            self._child.wait(max(0.0, timeout))
         except subprocess.TimeoutExpired:
             if self.process.own_group:
                 os.killpg(self._child.pid, signal.SIGKILL)
@@ -236,6 +286,31 @@ class _Running:
         with contextlib.suppress(OSError):  # the disk is full: the job goes on, and may say so itself
             assert self._log is not None
             self._log.write(text)
+
+
+def start(process: Process) -> subprocess.Popen:
+    """Its output is a pipe where it has a log.  It ends when this process ends.  Call from the main thread."""
+    group = ["bash", "-c", _GROUP, "bash"] if process.own_group else []
+    return subprocess.Popen(
+        [*group, *process.words],
+        env={**os.environ, **process.environment},
+        stdin=subprocess.DEVNULL,
+        stdout=None if process.log is None else subprocess.PIPE,
+        stderr=None if process.log is None else subprocess.STDOUT,
+        text=True,
+        errors="surrogateescape",
+        start_new_session=process.own_group,
+        preexec_fn=end_with(os.getpid()),
+    )
+
+
+def _end(running: Sequence[_Running]) -> None:
+    """All at once, by force after 30 seconds."""
+    for one in running:
+        one.ask_to_end()
+    end_at = time.monotonic() + _END_SECONDS
+    for one in running:
+        one.end(end_at - time.monotonic())
 
 
 def check_cmd(cmd: Sequence[str]) -> None:

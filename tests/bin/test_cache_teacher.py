@@ -10,6 +10,7 @@ from system_cases import noise_corpus, random_system
 
 from rnnt_kd import progress_bar
 from rnnt_kd.bin import cache_teacher as command
+from rnnt_kd.bin import verify_cache as verify_command
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
@@ -61,8 +62,17 @@ def test_every_utterance_is_there_at_each_speed_and_with_any_text(made, whole):
     cache = TeacherCache.open(whole)
     assert len(cache) == 24 and cache.facts.prune_range == 5
     ids = ["s-00", "s-00_sp1.1", "s-03", "s-11_sp1.1"]
-    with pytest.raises(ValueError, match="frames for s-00"):
-        cache.check_utterances(ids, [1, 2, 3, 4])
+    assert all(place.frames > 0 for place in cache.places(ids)) and cache.places(["s-00_sp1.2"]) == [None]
+
+
+def test_verifying_is_a_command_that_names_the_damaged_shard(copy, capsys):
+    verify_command.main([str(copy)])
+    assert f"{copy}: whole, 24 utterances" in capsys.readouterr().out
+    path = copy / "shard-00004.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-9] ^= 4
+    path.write_bytes(content)
+    assert f"{path}: damaged: the frames of s-" in refused(capsys, verify_command.main, str(copy))
 
 
 def test_finished_already_is_one_line_and_touches_nothing(made, copy, capsys):
@@ -169,8 +179,7 @@ def test_utterances_that_cannot_be_trained_on_are_left_out_and_counted(made, tmp
     assert "longer than max_seconds" in capsys.readouterr().err
     cache = TeacherCache.open(tmp_path / "x")
     assert 0 < len(cache) < 24
-    with pytest.raises(ValueError, match="1 of 1 utterances are missing, the first: s-11"):
-        cache.check_utterances(["s-11"], [1])
+    assert cache.places(["s-11"]) == [None]
 
 
 def test_bad_input_is_one_line_and_writes_nothing(made, tmp_path, capsys):

@@ -221,9 +221,8 @@ class Cache(TrainedTarget):
         frames = {cut.id: int(subsampled(torch.tensor([cut.num_frames]))) for cut in cuts}
         values = [len(cache)]
         for cut in cuts:
-            lens = torch.tensor([frames[cut.id]])
-            starts, packed, tempered = cache.lookup([cut.id], lens, int(lens), 40)
-            values.append(digest({"starts": starts, "packed": packed}))
+            found = cache.lookup([cut.id], [frames[cut.id]], 40)
+            values.append((digest({"starts": found.starts, "packed": found.packed}), found.is_known is None))
         return values
 
 

@@ -48,6 +48,20 @@ def posteriors(logits, label, blank):
     )
 
 
+def hat(logits, blank):
+    """Log-probabilities of HAT (arXiv 2003.07705), shaped like ``logits`` (B, T, s_range, C); logits of themselves.
+
+    p(blank) = 1 / (1 + exp(-its logit)); any other symbol has its share of 1 - p(blank), by a softmax without blank.
+    """
+
+    def at(node):
+        others = log_add([node[c] for c in range(len(node)) if c != blank])
+        log_blank, log_not_blank = -(1 + (-node[blank]).exp()).log(), -(1 + node[blank].exp()).log()
+        return torch.stack([log_blank if c == blank else log_not_blank + node[c] - others for c in range(len(node))])
+
+    return torch.stack([at(node) for node in logits.reshape(-1, logits.shape[-1])]).reshape(logits.shape)
+
+
 def all_paths(num_symbols, num_frames, rnnt_type, is_kept=lambda t, s: True):
     """Every path from (t, s) = (0, 0) to (T_b, S_b), as lists of (t, s, kind)."""
 
@@ -236,24 +250,37 @@ def shifted_starts(starts, shift):
     return [max(moved[t], min(starts[t], starts[T - 1] - (T - 1 - t))) for t in range(T)]
 
 
+def aligned_starts(starts, num_frames, step):
+    """First kept positions of one utterance's ``num_frames`` student frames, from those of its teacher's frames."""
+    aligned = [starts[min(t, len(starts) - 1)] for t in range(num_frames)]
+    aligned[-1] = starts[-1]
+    for t in reversed(range(num_frames - 1)):
+        aligned[t] = max(aligned[t], aligned[t + 1] - step)
+    return aligned
+
+
 def shifted_kd_losses(
-    logits, teacher_logits, symbols, teacher_ranges, blank, frames, rnnt_type="regular", *, shift, weighting
-):
+    logits, teacher_logits, symbols, teacher_ranges, blank, frames, rnnt_type="regular", *, shift, weighting,
+    teacher_frames=None,
+):  # fmt: skip
     """(B,) distillation terms, collapsed, from a teacher known on ``teacher_ranges`` only.
 
-    logits (B, T, s_range, C) on the ranges moved ``shift`` frames later, teacher_logits on ``teacher_ranges``.
+    logits (B, T, s_range, C) on the ranges fitted to ``frames`` and moved ``shift`` frames later, teacher_logits on
+    ``teacher_ranges``, which have ``teacher_frames`` (None: as many as the student's).
     """
     losses = []
     for b in range(len(symbols)):
         S, T = len(symbols[b]), frames[b]
         s_range = len(teacher_ranges[b][0])
-        starts = shifted_starts([int(teacher_ranges[b][t][0]) for t in range(T)], shift)
+        heard = T if teacher_frames is None else teacher_frames[b]
+        starts = [int(teacher_ranges[b][t][0]) for t in range(heard)]
+        starts = shifted_starts(aligned_starts(starts, T, s_range - 1 if rnnt_type == "regular" else 1), shift)
         ranges = {b: [[starts[t] + k for k in range(s_range)] for t in range(T)]}
 
         def known(t, s):
             """The teacher's log-probabilities at the student's node, or None."""
             before = max(t - shift, 0)
-            kept = [int(x) for x in teacher_ranges[b][before]]
+            kept = [int(x) for x in teacher_ranges[b][before]] if before < heard else []
             if s not in kept:
                 return None
             return posteriors(

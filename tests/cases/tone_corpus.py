@@ -11,8 +11,7 @@ from rnnt_kd.config_io import load_recipe
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import write_data_dir
 from rnnt_kd.systems.compose import compose
-from rnnt_kd.teachers.posteriors import CacheSettings
-from rnnt_kd.teachers.write_cache import cache_teacher
+from rnnt_kd.teachers.cache_teacher import CacheSettings, cache_teacher
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
 from rnnt_kd.training.loop import train_system

@@ -84,12 +84,19 @@ def make_data(folder, recordings, segments=None):
         ("NIST", "ULAW"),
         ("VOC", "ULAW"),
     ]
-    + [("SVX", "PCM_16"), ("AVR", "PCM_16"), ("IRCAM", "PCM_16")],
+    + [("SVX", "PCM_16"), ("AVR", "PCM_16"), ("MAT4", "PCM_16")],
 )
 def test_what_libsndfile_decodes_is_read_whether_it_can_seek_or_not(read, form, subtype):
     samples = read(encoded(form, subtype))
     assert RATE <= len(samples) < RATE + 300
     assert np.corrcoef(samples[:RATE], tone())[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("form", ["IRCAM", "MAT5", "PAF", "PVF", "SDS"])
+def test_a_container_that_states_no_length_is_named(read, form):
+    """A part of it would be taken for the whole."""
+    with pytest.raises(BadAudio, match=f"is {form}, whose length cannot be checked: convert it to WAV or FLAC"):
+        read(encoded(form, "PCM_16"))
 
 
 def test_flac_that_leaves_its_length_open_is_read_to_its_end(read):

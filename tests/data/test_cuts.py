@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from system_cases import noise_corpus
 
-from rnnt_kd.data.cuts import load_cuts
 from rnnt_kd.data.dataset import make_dataloader
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import DATA_ROOTS
 
@@ -74,7 +74,7 @@ def test_a_value_of_another_type_or_out_of_range_is_one_line_that_names_it(cuts,
         if key in ("recording.sources", "id", "features.storage_path") and value in ([], "x", [[]]):
             continue  # a list that is not read; an id; a path, tested below
         with pytest.raises(UserError, match=r"test.jsonl.gz:1: .*run stage 1 again") as refused:
-            load_cuts(changed(cuts, key, value))
+            open_source(changed(cuts, key, value))
         assert "\n" not in str(refused.value) and (key == "id" or known["id"] in str(refused.value)), value
 
 
@@ -160,4 +160,4 @@ def test_a_flipped_byte_of_the_compressed_file_is_found(cuts):
     for at in range(12, len(raw), max(1, len(raw) // 60)):
         cuts.write_bytes(raw[:at] + bytes([raw[at] ^ 0xFF]) + raw[at + 1 :])
         with pytest.raises(UserError):
-            load_cuts(cuts)
+            open_source(cuts)

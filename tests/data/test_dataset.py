@@ -10,6 +10,8 @@ import soundfile
 import torch
 from lhotse import CutSet
 
+from rnnt_kd.data import batch_order
+from rnnt_kd.data.batch_order import plan_batches
 from rnnt_kd.data.dataset import PADDING_VALUE, load_cuts_info, make_dataloader
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import write_data_dir
@@ -92,18 +94,51 @@ def test_skipped_batches_are_not_read_and_the_rest_is_the_same(cuts_path, tmp_pa
         list(load(moved, epoch=1))
 
 
-def test_what_is_not_kept_is_left_out_and_named(cuts_path):
-    loader = load(cuts_path, keep=lambda info: None if info.text and info.duration < 1.0 else f"{info.id} is out")
-    kept = {uid for batch in loader.utterance_ids for uid in batch}
-    assert kept == {f"u{index:02d}" for index in range(20) if index % 3}
-    assert loader.left_out == {f"u{i:02d}": f"u{i:02d} is out" for i in range(30) if f"u{i:02d}" not in kept}
+def test_only_the_cuts_at_places_are_taken(cuts_path):
+    places = np.array([place for place in range(20) if place % 3])
+    loader = load(cuts_path, places=places)
+    assert {uid for batch in loader.utterance_ids for uid in batch} == {f"u{place:02d}" for place in places}
+    assert [loader[index].utterance_ids for index in range(len(loader))] == loader.utterance_ids
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+@pytest.mark.parametrize("count, seconds", [(40, 4.0), (9, 4.0), (8, 0.1), (11, 0.1), (30_000, 60.0)])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_every_cut_comes_once_and_every_process_has_a_batch_in_each_step(size, count, seconds, shuffle):
+    durations = np.random.default_rng(count).uniform(0.2, 2.0, count)
+    options = dict(batch_seconds=seconds, num_buckets=5, shuffle=shuffle, seed=1, epoch=2)
+    alone, plans = (
+        plan_batches(durations, **options),
+        [plan_batches(durations, **options, rank=rank, world_size=size) for rank in range(size)],
+    )
+    assert sorted(place for plan in plans for places in plan for place in places) == list(range(count))
+    assert {len(plan) for plan in plans} <= {len(alone) // size, -(-len(alone) // size)}
+    assert len({len(plan) for plan in plans}) == 1 and all(len(places) for plan in plans for places in plan)
+    assert [list(places) for places in plans[0][2:]] == [list(places) for places in plans[0]][2:]
+    if size > 1 and len(plans[0]) > 20:  # in a step, batches of like length
+        longest = np.array([[durations[places].max() for places in plan] for plan in plans])
+        assert np.ptp(longest, axis=0).mean() < 0.5 * np.ptp(longest)
+
+
+def test_many_cuts_are_planned_like_few(monkeypatch):
+    durations = np.random.default_rng(0).gamma(4, 3, 2000)
+    options = dict(batch_seconds=200.0, num_buckets=10, shuffle=True, seed=1)
+    few = plan_batches(durations, **options, epoch=1)
+    monkeypatch.setattr(batch_order, "SAMPLER_BUFFER", 100)
+    many, same, other = (plan_batches(durations, **options, epoch=epoch) for epoch in (1, 1, 2))
+    assert list(many) == list(same) != list(other)
+    assert sorted(place for places in many for place in places) == list(range(2000))
+    assert all(len(places) == 1 or durations[places].max() * len(places) <= 200.0 for places in many)
+    assert abs(len(many) - len(few)) <= 0.05 * len(few)
+    plain = batch_order.plan_batches(durations, **{**options, "shuffle": False}, epoch=5)
+    assert list(plain) == list(batch_order.plan_batches(durations, **{**options, "shuffle": False}, epoch=6))
 
 
 def test_nothing_left_is_an_error(cuts_path):
     with pytest.raises(UserError, match="batch_seconds: found 0"):
         load(cuts_path, batch_seconds=0)
-    with pytest.raises(UserError, match=r"no utterance is left of 30 \(the first: u00 is short\)"):
-        load(cuts_path, keep=lambda info: "is short")
+    with pytest.raises(UserError, match="no utterance is left of 30"):
+        load(cuts_path, places=np.array([], dtype=int))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

@@ -2,48 +2,65 @@
 
 import json
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rnnt_kd.data.dataset import CutInfo
 from rnnt_kd.data.selection import needed_frames, select, write_left_out
+from rnnt_kd.data.source import open_source
 
 
-def choose(utterances, separate_repeats=False):
-    return select(
-        utterances,
-        encode=lambda text: [1 if letter == "?" else ord(letter) for letter in text],
-        unk_id=1,
-        encoder_frames=lambda frames: torch.div(frames + 3, 4, rounding_mode="floor"),
-        min_seconds=0.1,
-        max_seconds=10.0,
-        separate_repeats=separate_repeats,
-    )
+@pytest.fixture
+def choose(tmp_path):
+    """Selects among cuts of (id, text, seconds) that nobody reads."""
+
+    def chosen(utterances, separate_repeats=False):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl"
+        path.write_text("".join(json.dumps(cut(*utterance)) + "\n" for utterance in utterances))
+        return select(
+            open_source(path),
+            encode=lambda text: [1 if letter == "?" else ord(letter) for letter in text],
+            unk_id=1,
+            checksum="letters",
+            encoder_frames=lambda frames: torch.div(frames + 3, 4, rounding_mode="floor"),
+            min_seconds=0.1,
+            max_seconds=10.0,
+            separate_repeats=separate_repeats,
+        )
+
+    return chosen
 
 
 def cut(name, text, seconds):
-    return CutInfo(name, text, "speaker", seconds, round(seconds * 100))
+    source = {"type": "file", "channels": [0], "source": "x.wav"}
+    samples = round(seconds * 16000)
+    recording = {"id": name, "sources": [source], "sampling_rate": 16000, "num_samples": samples, "duration": seconds}
+    about = {"id": name, "start": 0.0, "duration": seconds, "channel": 0, "recording": recording, "type": "MonoCut"}
+    return {
+        **about,
+        "supervisions": [{"id": name, "recording_id": name, "start": 0.0, "duration": seconds, "text": text}],
+    }
 
 
-def test_what_cannot_be_trained_on_is_left_out_by_its_reason_and_written(tmp_path):
+def test_what_cannot_be_trained_on_is_left_out_by_its_reason_and_written(tmp_path, choose):
     selection = choose([
-        cut("good", "abc", 1.0), cut("empty", "", 1.0), cut("unknown", "ab?", 1.0), cut("short", "", 0.05),
-        cut("long", "abc", 11.0), cut("dense", "abcdef", 0.2), cut("just", "abcde", 0.2),
+        ("good", "abc", 1.0), ("empty", "", 1.0), ("unknown", "ab?", 1.0), ("short", "", 0.05),
+        ("long", "abc", 11.0), ("dense", "abcdef", 0.2), ("just", "abcde", 0.2),
     ])  # fmt: skip
-    assert selection.reasons.keys() == {"unknown", "short", "long", "dense"}
-    assert (selection.total, selection.kept) == (7, 3)
+    assert [name for names in selection.left_out().values() for name in names] == ["unknown", "short", "long", "dense"]
+    assert (selection.total, selection.kept, selection.places.tolist()) == (7, 3, [0, 1, 6])
     assert selection.summary("train").startswith("train: 3 of 7 utterances; left out: 1 (14.3 %) ")
     assert 'text that the BPE model cannot write, such as "?" of "ab?" in unknown' in selection.summary("train")
-    write_left_out(tmp_path / "left_out.json", {"train": selection, "dev": choose([cut("good", "a", 1.0)])})
+    write_left_out(tmp_path / "left_out.json", {"train": selection, "dev": choose([("good", "a", 1.0)])})
     written = json.loads((tmp_path / "left_out.json").read_text())
     assert written["dev"] == {} and ["dense"] in written["train"].values() and len(written["train"]) == 4
 
 
-def test_ctc_needs_a_blank_between_repeats():
-    utterance = cut("dense", "aabb", 0.2)  # 5 encoder frames
-    assert not choose([utterance]).reasons
-    assert choose([utterance], separate_repeats=True).reasons.keys() == {"dense"}
+def test_ctc_needs_a_blank_between_repeats(choose):
+    utterance = ("dense", "aabb", 0.2)  # 5 encoder frames
+    assert not choose([utterance]).left_out()
+    assert [*choose([utterance], separate_repeats=True).left_out().values()] == [["dense"]]
     assert needed_frames([], True) == needed_frames([], False) == 0
 
 

@@ -58,7 +58,8 @@ def trained(monkeypatch):
     return run
 
 
-def test_training_commands_say_what_the_plan_says(tmp_path, root, trained):
+def test_training_commands_say_what_the_plan_says(tmp_path, root, trained, monkeypatch):
+    monkeypatch.setattr(Path, "is_dir", lambda path: "seed" in path.parent.name)  # the caches are there
     plan = made(tmp_path, root, SYSTEMS, "hot.kd.scale=3", "seeds=[4]")
     assert plan.config(("hot", 4)).kd.scale == 3.0
     for job in plan.jobs():
@@ -95,6 +96,40 @@ def test_overrides_of_the_preset_reach_the_stages_that_read_it(tmp_path, root):
     )
 
 
+def test_far_sets_stand_beside_the_clean_ones_and_copies_in_the_training_set(tmp_path, root):
+    places = Places(
+        root / "egs/an4/conf/far.yaml", tmp_path / "exp", "dev", {"test": tmp_path / "test"}, tmp_path / "train",
+        tmp_path / "dev", ("features.noise_dir=/n", "features.snr_db=[1, 2]"),
+    )  # fmt: skip
+    plan = Plan(root / "egs/an4/conf/experiments/default.yaml", places)
+    assert list(plan.places.test_sets) == ["test", "test_far"]
+    commands = plan.features_commands()
+    order = ["train", "dev", "test", "dev_far, audio", "dev_far", "test_far, audio", "test_far"]
+    assert list(commands) == order
+    text = {name: " ".join(command) for name, command in commands.items()}
+    apart = f"--far-copies 1 --keep-apart {tmp_path}/dev {tmp_path}/test --snr-db 1.0 2.0 --noise-dir /n"
+    assert text["train"].endswith(f"--speed-perturb 0.9 1.0 1.1 {apart}")
+    far = f"--train-dir {tmp_path}/train --out-dir {tmp_path}/exp/data/test_far --snr-db 1.0 2.0 --noise-dir /n"
+    assert text["test_far, audio"] == f"-m rnnt_kd.bin.far_data --data-dir {tmp_path}/test {far}"
+    assert f"--data-dir {tmp_path}/exp/data/test_far " in text["test_far"] and "--far-copies" not in text["test"]
+    assert "decode_test_far_" in str(plan.decode_dir(("small", 1), "test_far"))
+
+
+@pytest.mark.parametrize("override, words", [
+    ("features.noise_dir=x", "nothing is heard there"), ("features.snr_db=[9, 3]", "snr_db"), ("features.snr_db=[3]", "snr_db"),
+    ("features.far_copies=-1", "far_copies"),
+])  # fmt: skip
+def test_surroundings_that_cannot_be_are_refused(tmp_path, root, override, words):
+    with pytest.raises(UserError, match=words):
+        made(tmp_path, root, SYSTEMS, override)
+
+
+def test_a_set_with_the_name_of_a_far_one_is_refused(root):
+    places = Places(root / "egs/an4/conf/far.yaml", EXP, "dev", {"test": Path("test"), "test_far": Path("test_far")})
+    with pytest.raises(UserError, match="makes test_far, and there is one"):
+        Plan(root / "egs/an4/conf/experiments/default.yaml", places)
+
+
 def test_a_cache_lies_with_its_teacher_and_caches_differ_where_their_contents_do(plan):
     teacher, large = EXP / "trial" / "teacher" / "seed1", EXP / "trial" / "large" / "seed5"
     folders = {
@@ -112,7 +147,7 @@ def test_a_cache_lies_with_its_teacher_and_caches_differ_where_their_contents_do
 def test_cache_commands_make_the_lattice_that_the_student_needs(plan, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        "rnnt_kd.teachers.write_cache.cache_teacher", lambda *args, **options: calls.append((args, options))
+        "rnnt_kd.teachers.cache_teacher.cache_teacher", lambda *args, **options: calls.append((args, options))
     )
     monkeypatch.setattr("rnnt_kd.text.tokenizer.Tokenizer.load", lambda folder: folder)
     for name, temperature, prune_range in (("uniform", 1, 5), ("hot", 2, 5), ("wide", 2, 7), ("small_large", 1, 5)):

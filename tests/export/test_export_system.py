@@ -14,7 +14,7 @@ from rnnt_kd.bin import export
 from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding import greedy_search, modified_beam_search
-from rnnt_kd.export import client
+from rnnt_kd.export import client, client_check
 from rnnt_kd.export.client_check import compare, deciding, measured
 from rnnt_kd.export.export_system import CHECK, export_system
 from rnnt_kd.export.graphs import TRAINING_ONLY
@@ -178,6 +178,19 @@ def test_tokens_times_and_letters_decide_and_blanks_do_not(changed, what, decide
     assert [difference.what for difference in found] == what and deciding(found) == decides
     check = measured([], [], found)
     assert len(check["differences"]) == decides and len(check["differences_in_blanks"]) == len(found) - decides
+
+
+@pytest.mark.parametrize("frame, tie", [(1, True), (2, False)])
+def test_a_result_that_the_tolerated_features_may_give_is_a_tie(monkeypatch, frame, tie):
+    def found_on(model, tokenizer, features, search, batch_size):
+        assert features[0].abs().max() <= client_check.FEATURE_TOLERANCE
+        return [client.ClientResult("A", [" A"], [0.04 * float(features[0].mean() > 0)])]
+
+    monkeypatch.setattr(client_check, "_recognise", found_on)
+    theirs = client.ClientResult("A", [" A"], [0.04 * frame])
+    assert client_check.is_tie(None, None, torch.zeros(10, 80), "greedy_search", theirs) == tie
+    listed = client_check.Difference("u", "greedy_search", 1, "tie", "0.04", "0.00")
+    assert client_check.measured([], [], [listed])["ties"] and not listed.decides
 
 
 def test_a_killed_export_leaves_nothing_that_looks_like_one(argv, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,11 +15,14 @@ from rnnt_kd.bin import size_table as command
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.export import size_table
+from rnnt_kd.export.client_check import word_errors
 from rnnt_kd.export.model_json import ONNX_FILES
 from rnnt_kd.export.onnx_transducer import OnnxTransducer
 from rnnt_kd.export.sizes import recognise_onnx, recognise_torch, write_formats
 from rnnt_kd.files import DATA_ROOTS
 from rnnt_kd.models.encoders import conformer
+from rnnt_kd.scoring.recognitions import Recognition, words_counted
+from rnnt_kd.scoring.results import score
 from rnnt_kd.scoring.word_errors import count_all
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -154,6 +158,41 @@ def test_the_table_for_people_has_the_same_figures(table):
         assert cells[:3] == [system, form, str(row["bytes"])] and cells[4] == str(row["gzip_bytes"])
         assert cells[6] == f"{row['wer']:.2f}"
     assert "    python -m rnnt_kd.bin.size_table --experiment-dir " in text
+
+
+@pytest.mark.parametrize("text, score_events, words, characters", [
+    ("a [noise] b", True, 3, None), ("a [noise] b", False, 2, None), ("\u4f60\u597d \u4e16\u754c", True, 2, 4),
+])  # fmt: skip
+def test_what_counts_is_what_the_summary_counts(workplace, speech, features, text, score_events, words, characters):
+    """Here and in the check of the export."""
+    spoken = [replace(speech[0], text=text)]
+    folders = workplace / "systems" / "dense", workplace / "bpe"
+    rows = size_table.measure_system(
+        "x", *folders, spoken, search="greedy_search", beam=1, features=features[:1], score_events=score_events
+    )
+    expected = score(words_counted([Recognition("u", tuple(text.split()), ())], score_events), utt2spk={})
+    assert {row["words"] for row in rows} == {expected["words"]} == {words}
+    assert all((row["cer"] is None) == (characters is None) for row in rows)
+    assert (expected["characters"] or {}).get("characters") == characters
+    size_table.add_ratios(rows, 1)
+    assert ("%CER" in size_table.markdown(rows, "", "")) == (characters is not None)
+    tokens = [["\u2581" + word for word in text.split()]]
+    found = word_errors(spoken, tokens, tokens, score_events=score_events)
+    assert found["errors"] == {"words": words, "ins": 0, "del": 0, "sub": 0}
+
+
+def test_a_system_whose_export_failed_its_check_is_named(experiment, tmp_path, capsys, monkeypatch):
+    folder = shutil.copytree(experiment.parent, tmp_path / "exp") / "default"
+    monkeypatch.setattr(size_table, "measure_system", lambda name, *args, **options: [
+        {"system": name, "format": "float32", "bytes": 1, "gzip_bytes": 1}
+    ])  # fmt: skip
+    line = ["--experiment-dir", str(folder)]
+    command.main(line)
+    assert "failed" not in capsys.readouterr().out
+    (folder / "export" / "unexported.failed").mkdir()
+    (folder / "export" / "unexported.failed" / "check.json").write_text("{}")
+    command.main(line)
+    assert "export/SYSTEM.failed/check.json): unexported." in capsys.readouterr().out
 
 
 def test_a_second_run_skips_and_a_changed_system_runs_again(table, experiment, capsys, monkeypatch):

@@ -16,7 +16,7 @@ from rnnt_kd.models.encoders.conformer import SIZES
 from rnnt_kd.models.joiners.tanh import TanhJoiner
 from rnnt_kd.models.predictors.stateless import StatelessPredictor
 from rnnt_kd.sparsity.report import select_parameters
-from rnnt_kd.teachers.posteriors import joiner_parts
+from rnnt_kd.teachers.interface import OurTransducer
 
 
 def build(**changes):
@@ -132,7 +132,7 @@ def test_a_predictor_and_a_joiner_are_files_too(tmp_path, monkeypatch):
     model = build(predictor="wider", joiner="relu")
     assert type(model.predictor).__name__ == "WiderPredictor"
     encoder_out, predictor_out = torch.randn(2, 3, 96), torch.randn(2, 4, 128)
-    parts = joiner_parts(model, encoder_out, predictor_out)
+    parts = OurTransducer(model).joiner(encoder_out, predictor_out)
     inputs = parts.am[:, :, None] + parts.lm[:, None]
     logits = torch.relu(inputs) @ parts.weight.t() + parts.bias
     torch.testing.assert_close(model.joiner(parts.am[:, :, None], parts.lm[:, None]), logits)

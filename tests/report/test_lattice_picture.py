@@ -92,22 +92,24 @@ def lines(svg):
     return found
 
 
-def corners(path, end, panel_bottom):
-    """Where a path turns, in pixels: 9 a frame, 13 a symbol; the left edge is at 84."""
+def corners(path, end, panel_bottom, cell):
+    """Where a path turns, in pixels: ``cell`` a frame, 13 a symbol; the left edge is at 84."""
     nodes = [(t + 0.5, s + 0.5) for t, s in path] + [(end[0], end[1] + 0.5)]
     kept = [nodes[0]]
     for before, here, after in zip(nodes, nodes[1:], nodes[2:]):
         if (before[0] == here[0]) != (here[0] == after[0]):
             kept.append(here)
-    return [(84 + 9 * x, panel_bottom - 13 * y) for x, y in [*kept, nodes[-1]]]
+    return [(84 + cell * x, panel_bottom - 13 * y) for x, y in [*kept, nodes[-1]]]
 
 
 def test_each_panel_has_the_models_best_path(item, svg):
     drawn = lines(svg)
-    matrices = re.findall(r'transform="matrix\(9 0 0 -13 84 ([\d.]+)\)"', svg)
-    assert len(matrices) == 5
-    for bottom, key in zip(matrices, ("teacher", "twin", "student", "teacher", "teacher")):
-        expected = corners(item.models[key].path.tolist(), (20, len(TOKENS)), float(bottom))
+    matrices = re.findall(r'transform="matrix\(([\d.]+) 0 0 -13 84 ([\d.]+)\)"', svg)
+    assert len(matrices) == 5 and {float(cell) for cell, _ in matrices} == {
+        (372 - 84 - 14) / 20
+    }  # of a short utterance
+    for (cell, bottom), key in zip(matrices, ("teacher", "twin", "student", "teacher", "teacher")):
+        expected = corners(item.models[key].path.tolist(), (20, len(TOKENS)), float(bottom), float(cell))
         assert any(len(line) == len(expected) and np.allclose(line, expected, atol=0.02) for line in drawn), key
 
 

@@ -300,3 +300,26 @@ def test_no_script_makes_warnings_and_its_letters_are_text(tmp_path, recwarn):
     text = page_of(folder)
     assert not [str(warning.message) for warning in recwarn.list if "Glyph" in str(warning.message)]
     assert all(f"{word}</text>" in text for word in words)
+
+
+def test_folds_are_shown_clean_beside_far_with_the_declared_endpoint_first(tmp_path):
+    folder = make_experiment(tmp_path / "exp" / "default", seeds=(1, 2), test_sets=("test", "test_far"))
+    figures = {"baseline_wer": 20.0, "relative_change": -12.5, "change_ci95": [-19.5, -4.25], "seen_with_80": 8.75}
+
+    def in_folds(rows):
+        for row in rows:
+            declared = (row["system"], row["test_set"]) == ("pruned_taught", "test_far")
+            row.update(folds=[1, 2, 3], endpoint="Declared before: <far>.", declared=declared, ci95=None)
+            if row["system"].endswith("_taught") and row["wer"] is not None:
+                row.update(figures)
+        return sorted(rows, key=lambda row: row["system"])
+
+    change_json(folder / "summary.json", in_folds)
+    text = page_of(folder)
+    assert "Declared before: &lt;far&gt;." in text and 'id="pairs"' not in text
+    table = re.search(r'<table id="beside">.*?</table>', text, re.DOTALL)[0]
+    assert table.index('colspan="6">test<') < table.index('colspan="6">test_far<')
+    first = re.findall(r"<tr><th scope=\"row\">.*?</tr>", table, re.DOTALL)[0]
+    assert "pruned_taught" in first and first.count("-19.5 to -4.2") == 2 and first.count(" declared</strong>") == 1
+    assert first.index("</strong>") > first.index("-19.5 to")  # far, beside clean
+    assert 'data-value="8.75"' in text and "<td>1 2 3</td>" in text and "single seeds of single folds" in text

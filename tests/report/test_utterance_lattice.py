@@ -2,20 +2,20 @@
 
 import copy
 import math
-from pathlib import Path
 
 import pytest
 import reference
 import torch
 
 from rnnt_kd.config import ModelConfig, SystemConfig, TrainingConfig
-from rnnt_kd.data.dataset import Batch
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.losses.packed_posteriors import unpack
 from rnnt_kd.report.utterance_lattice import utterance_lattice
 from rnnt_kd.systems.store import build_model
-from rnnt_kd.teachers.posteriors import CacheSettings, TeacherPosteriors
+from rnnt_kd.teachers.cache import TeacherCache
+from rnnt_kd.teachers.interface import as_teacher
+from rnnt_kd.teachers.write_cache import cache_facts, write_cache
 
 VOCABULARY, PRUNE_RANGE = 6, 3
 TRAINING = TrainingConfig(lm_only_scale=0.25, am_only_scale=0.1)
@@ -100,19 +100,18 @@ def backend_or_skip(name):
         pytest.skip(str(error))
 
 
-def test_the_nodes_are_those_of_the_teachers_cache(models, features):
+def test_the_nodes_are_those_of_the_teachers_cache(models, features, tmp_path):
     teacher, labels, backend = copy.deepcopy(models["teacher"]).float(), TEXTS["some"], get_backend("torch")
-    settings = CacheSettings(PRUNE_RANGE, "regular", 1.0, 0.0, 99.0)
-    posteriors = TeacherPosteriors(
-        teacher, TRAINING, settings, backend, lambda text: labels, torch.device("cpu"), Path("teacher")
-    )
-    batch = Batch(features.float()[None], torch.tensor([len(features)]), ["x"], ["utterance"], [0.37], ["s"])
-    entry = posteriors(batch)["utterance"]
+    scales = dict(lm_only_scale=TRAINING.lm_only_scale, am_only_scale=TRAINING.am_only_scale)
+    facts = cache_facts(as_teacher(teacher), prune_range=PRUNE_RANGE, digest="random", **scales)
+    lens = torch.tensor([len(features)])
+    write_cache(as_teacher(teacher), [(["utterance"], features.float()[None], lens, [labels])], tmp_path, facts)
+    entry = TeacherCache.open(tmp_path).lookup(["utterance"], [9], len(labels))
     starts, views = utterance_lattice(
         {"teacher": teacher}, TRAINING, PRUNE_RANGE, "regular", backend, features.float(), labels
     )
-    assert torch.equal(entry.starts, starts)
-    cached, view = unpack(entry.packed), views["teacher"]
+    assert torch.equal(entry.starts[0], starts)
+    cached, view = unpack(entry.packed[0]), views["teacher"]
     valid = ~torch.isnan(view.log_blank)
     assert torch.allclose(cached.log_blank[valid], view.log_blank[valid], rtol=2e-3, atol=1e-3)  # float16
     has_label = valid & (view.log_label > -math.inf)

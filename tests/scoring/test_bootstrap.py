@@ -7,6 +7,7 @@ import pytest
 from sclite_cases import utterances
 
 from rnnt_kd.scoring.bootstrap import (
+    clustered_comparison,
     confidence_interval,
     errors_by_utterance,
     mean_interval,
@@ -149,3 +150,81 @@ def test_spread_is_that_of_a_sample():
     expected = {"mean": 7 / 3, "sd": 1.5275252, "min": 1.0, "max": 4.0}
     assert spread([1.0, 2.0, 4.0]) == pytest.approx(expected)
     assert spread([5.0]) == {"mean": 5.0, "sd": None, "min": 5.0, "max": 5.0}
+
+
+def folds_of(generator, shift, seeds=(3, 2), speakers=(6, 5)):
+    """(errors, baseline) of two folds: each (K, S), with a part that seeds share and one that speakers share."""
+    pair = []
+    for more in (shift, 0.0):
+        pair.append([
+            generator.poisson(8.0 + more, size=(k, s)) + generator.integers(0, 4, size=(k, 1)) for k, s in zip(seeds, speakers)
+        ])  # fmt: skip
+    return pair
+
+
+def clustered_loops(system, baseline, draw_seeds, replications):
+    """The definition, draw by draw, in plain lists and fractions of a mean."""
+    generator = random.Random(3)
+    places = [(fold, s) for fold, errors in enumerate(system) for s in range(errors.shape[1])]
+    changes, not_better, not_worse = [], 0, 0
+    for _ in range(replications):
+        seeds = [range(len(fold)) for fold in system]
+        if draw_seeds:
+            seeds = [[generator.randrange(len(fold)) for _ in range(len(fold) - 1)] for fold in system]
+        own = other = 0.0
+        for fold, s in [generator.choice(places) for _ in places]:
+            own += sum(int(system[fold][k][s]) for k in seeds[fold]) / len(seeds[fold])
+            other += sum(int(baseline[fold][k][s]) for k in seeds[fold]) / len(seeds[fold])
+        not_better += own >= other - 1e-9
+        not_worse += own <= other + 1e-9
+        changes.append(100 * (own - other) / other)
+    p = min(1.0, 2 * (min(not_better, not_worse) + 1) / (replications + 1))
+    return p, np.percentile(changes, [2.5, 97.5]), np.std(changes)
+
+
+@pytest.mark.parametrize("draw_seeds", [False, True])
+@pytest.mark.parametrize("shift", [0.0, -1.0, 3.0])
+def test_folds_are_what_plain_loops_say(draw_seeds, shift):
+    system, baseline = folds_of(np.random.default_rng(4), shift)
+    found = clustered_comparison(system, baseline, draw_seeds=draw_seeds)
+    p, (low, high), sd = clustered_loops(system, baseline, draw_seeds, 3000)
+    assert found.p_value == pytest.approx(p, abs=5 * max(1e-3, (p * (2 - p) / 3000) ** 0.5))
+    assert found.ci95 == pytest.approx((low, high), abs=0.3 * sd)
+    assert found.seen_with_80 == pytest.approx(2.80159 * sd, rel=0.08)
+    means = [sum(fold.sum() / len(fold) for fold in given) for given in (system, baseline)]
+    assert found.change == pytest.approx(100 * (means[0] / means[1] - 1))
+
+
+def test_two_seeds_show_the_whole_variance_of_their_mean():
+    """Known: one fold, errors that differ between seeds alone.  The variance of a mean of two is half of a sample's."""
+    baseline = [np.full((2, 10), 100)]
+    system = [np.stack([np.full(10, 90), np.full(10, 104)])]
+    found = clustered_comparison(system, baseline, draw_seeds=True, replications=20000)
+    sample_variance = ((90 - 97) ** 2 + (104 - 97) ** 2) / (2 - 1)
+    assert found.seen_with_80 == pytest.approx(2.80159 * (sample_variance / 2) ** 0.5, rel=0.02)
+    assert found.change == pytest.approx(-3.0) and found.p_value > 0.9  # one seed better, one worse
+    alone = clustered_comparison(system, baseline, draw_seeds=False)
+    assert alone.seen_with_80 == pytest.approx(0.0, abs=1e-9) and alone.p_value < 0.001
+
+
+def test_speakers_are_drawn_whole():
+    """All of the difference is one speaker's: utterances would say it is clear, speakers do not."""
+    baseline = [np.full((1, 12), 10)]
+    system = [np.array([[4] + [10] * 11])]
+    found = clustered_comparison(system, baseline, draw_seeds=False)
+    left_out = (1 - 1 / 12) ** 12  # of the draws
+    assert found.p_value == pytest.approx(2 * left_out, abs=0.03)
+
+
+def test_folds_are_compared_only_where_there_is_something_to_draw():
+    one_seed, two = [np.ones((1, 5), int)], [np.ones((2, 5), int)]
+    assert clustered_comparison(one_seed, one_seed, draw_seeds=True) is None
+    assert clustered_comparison([*two, *one_seed], [*two, *one_seed], draw_seeds=True) is None
+    assert clustered_comparison([np.ones((2, 1), int)], [np.ones((2, 1), int)], draw_seeds=True) is None
+    assert clustered_comparison(two, [np.zeros((2, 5), int)], draw_seeds=False) is None
+    same = clustered_comparison(two, two, draw_seeds=True)
+    assert (same.p_value, same.change, same.ci95) == (1.0, 0.0, (0.0, 0.0))
+    system, baseline = folds_of(np.random.default_rng(9), 1.0)
+    again = [clustered_comparison(system, baseline, draw_seeds=True) for _ in range(2)]
+    back = clustered_comparison(baseline, system, draw_seeds=True)
+    assert again[0] == again[1] and back.p_value == again[0].p_value

@@ -53,6 +53,25 @@ def test_tidy_keeps_the_last_whole_and_the_weights_of_the_best(tmp_path):
         checkpoint.load_checkpoint(tmp_path / names[1])
 
 
+def test_the_last_end_of_an_epoch_stays_whole_until_the_end(tmp_path):
+    """Another number of processes goes on from there."""
+    names = [checkpoint.checkpoint_name(*given) for given in ((4, 1), (8, 2), (10, None), (12, None))]
+    for name in names:
+        save(tmp_path, name)
+    checkpoint.tidy(tmp_path, 2, [names[0]])
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == names
+    for name in names[1:]:
+        assert checkpoint.load_checkpoint(tmp_path / name).optimizer
+    said = []
+    (saved,) = checkpoint.load_newest(tmp_path, "", 1, said.append)
+    assert (saved.path.name, said) == (names[3], [])
+    (saved,) = checkpoint.load_newest(tmp_path, "", 2, said.append)
+    assert saved.path.name == names[1] and f"by 1 process(es), and now there are 2; from {names[1]}, " in said[0]
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == names[:2]
+    checkpoint.tidy(tmp_path, 0, [names[0]])
+    assert [path.name for path in checkpoint.list_checkpoints(tmp_path)] == names[:1]
+
+
 @pytest.mark.parametrize("name", ["state.json", "model.safetensors", "optimizer.safetensors", "sparsifier.safetensors"])
 def test_every_flipped_bit_of_a_checkpoint_is_found(tmp_path, name):
     save(tmp_path, "step-00000003")

@@ -10,12 +10,15 @@ from model_cases import transducer
 from training_cases import whole_lattice
 
 from rnnt_kd.config import KdConfig, TrainingConfig
+from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed
 from rnnt_kd.losses import rnnt_kd_loss, rnnt_loss_pruned
 from rnnt_kd.losses.packed_posteriors import pack
+from rnnt_kd.teachers.interface import as_teacher
+from rnnt_kd.teachers.views import CachedTeacher
 from rnnt_kd.text.labels import padded_labels
-from rnnt_kd.training.objective import CachedTeacher, Objective, combine, loss_scales
+from rnnt_kd.training.objective import Objective, combine, loss_scales
 
 SMALL = dict(num_layers=1, dim=16, feedforward_dim=16)
 TRAINING = TrainingConfig(prune_range=9, lm_only_scale=0.25, simple_loss_scale=0.5, ctc_loss_scale=0.2)
@@ -214,19 +217,71 @@ def test_an_online_teacher_is_the_plain_loops_on_its_earlier_frames(shift):
     assert all(terms[name].item() == plain[name].item() for name in ("simple", "pruned", "ctc", "frames"))
 
 
+def packed_teacher(logits, symbols, at=1.0):
+    """(B, T, s_range, 2), of whole logits."""
+    posteriors = (logits / at).softmax(-1)
+    label = posteriors.gather(3, symbols[..., None])[..., 0].masked_fill(symbols == 0, 0.0)
+    return pack([x.clamp(min=0).log() for x in (posteriors[..., 0], label, 1 - posteriors[..., 0] - label)])
+
+
+def test_an_utterance_without_a_teacher_keeps_the_students_nodes_and_has_no_term():
+    model, teacher, batch = make_model(0), make_model(1), make_batch()
+    narrow = dataclasses.replace(TRAINING, prune_range=2)
+    logits, ranges, _ = full_lattice(teacher, *batch[:3])
+    symbols = torch.nn.functional.pad(batch[2], (0, 1))[:, None].expand(ranges.shape)
+    packed, nothing = packed_teacher(logits, symbols)[:, :, :2], torch.zeros(ranges.shape[:2], dtype=torch.int64)
+    is_known = torch.tensor([False, True, True])[:, None, None].expand(packed.shape[:3])
+    cached = CachedTeacher(nothing, packed, is_known=is_known)  # its zeros keep no path of the first utterance
+    run = objective(model, narrow, KdConfig())
+    together = run(*batch, cached=cached)
+    alone = run(*(x[:1] for x in batch), with_kd=False)
+    features, lens, labels, label_lens = (x[1:] for x in batch)
+    others = run(features, lens, labels, label_lens, cached=CachedTeacher(nothing[1:], packed[1:]))
+    for name in together:
+        assert together[name].item() == pytest.approx(alone[name].item() + others[name].item(), rel=1e-4), name
+    assert others["kd"].item() > 0.01
+
+
+class OneFrameMore:
+    """A teacher of another recipe, of whose frames the first ones are ours."""
+
+    def __init__(self, model):
+        self.model, self.blank_id = as_teacher(model), model.blank_id
+        self.predict, self.joiner, self.simple = self.model.predict, self.model.joiner, self.model.simple
+
+    def encode(self, x, x_lens):
+        out, lens = self.model.encode(x, x_lens)
+        return torch.cat((out, out[:, -1:]), dim=1), (lens + 1).int()
+
+
+def test_kd_align_reaches_the_teacher_online_and_cached():
+    model, teacher, batch = make_model(0), make_model(1), make_batch()
+    expected = objective(model, kd=KdConfig(ranges="student"), teacher=teacher)(*batch)["kd"]
+    foreign = OneFrameMore(teacher)
+    with pytest.raises(UserError, match=r"teacher: 5 encoder frames where the student makes 4 \(utterance 0"):
+        objective(model, kd=KdConfig(ranges="student"), teacher=foreign)(*batch)
+    kd = KdConfig(ranges="student", align="crop-pad")
+    assert torch.equal(objective(model, kd=kd, teacher=foreign)(*batch)["kd"], expected)
+
+    logits, ranges, frames = full_lattice(teacher, *batch[:3])
+    symbols = torch.nn.functional.pad(batch[2], (0, 1))[:, None].expand(ranges.shape)
+    packed = torch.nn.functional.pad(packed_teacher(logits, symbols), (0, 0, 0, 0, 0, 1))  # a fifth frame of anything
+    starts = torch.zeros(packed.shape[:2], dtype=torch.int64)
+    cached = CachedTeacher(starts, packed, frames=torch.tensor(frames) + 1)
+    with pytest.raises(UserError, match="teacher's cache: 5 encoder frames where the student makes 4"):
+        objective(model, kd=KdConfig())(*batch, cached=cached)
+    found = objective(model, kd=KdConfig(align="crop-pad"))(*batch, cached=cached)["kd"]
+    assert found.item() == pytest.approx(expected.item(), rel=4 * 2.0**-11)
+
+
 def test_online_and_cached_agree_where_all_nodes_are_kept():
     """Only then do both see the same nodes after a shift; up to the float16 of the cache."""
     model, teacher, batch = make_model(0), make_model(1), make_batch()
     online = KdConfig(ranges="student", temperature=2.0, shift=2)
     logits, ranges, _ = full_lattice(teacher, *batch[:3])
     symbols = torch.nn.functional.pad(batch[2], (0, 1))[:, None].expand(ranges.shape)
-
-    def packed(at):
-        posteriors = (logits / at).softmax(-1)
-        label = posteriors.gather(3, symbols[..., None])[..., 0].masked_fill(symbols == 0, 0.0)
-        return pack([x.clamp(min=0).log() for x in (posteriors[..., 0], label, 1 - posteriors[..., 0] - label)])
-
-    cached = CachedTeacher(torch.zeros(ranges.shape[:2], dtype=torch.int64), packed(1.0), packed(2.0))
+    packed = (packed_teacher(logits, symbols, at) for at in (1.0, 2.0))
+    cached = CachedTeacher(torch.zeros(ranges.shape[:2], dtype=torch.int64), *packed)
     found = objective(model, kd=dataclasses.replace(online, ranges="teacher"))(*batch, cached=cached)
     expected = objective(model, kd=online, teacher=teacher)(*batch)
     assert expected["kd"].item() > 0.01

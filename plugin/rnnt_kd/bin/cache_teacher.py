@@ -23,7 +23,7 @@ from rnnt_kd.errors import UserError
 def main(argv: Optional[List[str]] = None) -> None:
     parser = options.parser(__doc__)
     parser.add_argument("--teacher-dir", type=Path, required=True, help="a trained system")
-    parser.add_argument("--cuts", type=Path, required=True, help="training cuts of stage 1")
+    parser.add_argument("--cuts", type=Path, required=True, help="for training: of stage 1, of Lhotse, or Shar")
     parser.add_argument("--bpe-dir", type=Path, required=True, help="folder of stage 2")
     parser.add_argument("--cache-dir", type=Path, required=True, help="made where it is missing")
     usual = TrainingConfig()
@@ -44,7 +44,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     import torch
 
-    from rnnt_kd.teachers.write_cache import CacheSettings, cache_teacher
+    from rnnt_kd.teachers.cache_teacher import CacheSettings, cache_teacher
     from rnnt_kd.text.tokenizer import Tokenizer
 
     torch.set_num_threads(arguments.num_threads)

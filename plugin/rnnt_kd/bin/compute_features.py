@@ -6,13 +6,24 @@ the cuts.  The files do not depend on how many there are; who has nothing to do 
 
 import argparse
 from pathlib import Path
-from typing import List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_job, add_normalization, check_job, parser
+from rnnt_kd.bin.options import (
+    add_job,
+    add_normalization,
+    add_surroundings,
+    check_job,
+    parser,
+    recorded,
+    surroundings_of,
+)
 from rnnt_kd.bin.stage import Stage
+from rnnt_kd.data import folds
+from rnnt_kd.data.far import Surroundings, surroundings
 from rnnt_kd.data.features import MAX_BAD_FRACTION, archive_digest, compute_features
 from rnnt_kd.data.kaldi_dir import read_data_dir
+from rnnt_kd.errors import UserError
 from rnnt_kd.text.normalization import FORMS
 
 
@@ -36,18 +47,35 @@ def arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
     )
     add_job(options, "processes; with --job, of how many jobs this is one")
     options.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
+    options.add_argument("--far-copies", type=int, default=0, help="of each cut, heard across a room and in noise")
+    options.add_argument(
+        "--keep-apart", type=Path, nargs="*", default=[], metavar="DIR", help="who is tested: not in --noise-dir"
+    )
+    options.add_argument("--folds", type=int, default=0, help="only speakers of one's own fold babble in far copies")
+    add_surroundings(options)
     add_max_bad_fraction(options)
     add_normalization(options)
     args = options.parse_args(argv)
     check_job(args)
+    for name in ("far_copies", "folds"):
+        if getattr(args, name) < 0:
+            raise UserError(f"--{name.replace('_', '-')}", str(getattr(args, name)), "0 or more")
     return args
 
 
-def make_stage(args: argparse.Namespace) -> FeaturesStage:
-    """UserError: a defect of the data directory."""
-    recordings = read_data_dir(args.data_dir, args.allow_pipes).recordings.values()
-    settings = {name: getattr(args, name) for name in ("speed_perturb", "max_bad_fraction", "normalization")}
-    return FeaturesStage(
+def make_stage(args: argparse.Namespace) -> Tuple[FeaturesStage, Optional[Surroundings]]:
+    """UserError: a defect of the data directory, or of the folders of rooms and noise."""
+    data, place = read_data_dir(args.data_dir, args.allow_pipes), None
+    settings: Dict[str, Any] = {
+        name: getattr(args, name) for name in ("speed_perturb", "max_bad_fraction", "normalization")
+    }
+    if args.far_copies:
+        asked = surroundings_of(args)
+        settings["far"] = {"copies": args.far_copies, "folds": args.folds, **recorded(asked)}
+        groups = folds.divide(folds.count_words(data.utterances), args.folds) if args.folds else []
+        place = surroundings(talkers=data, groups=groups, apart=args.keep_apart, allow_pipes=args.allow_pipes, **asked)
+    recordings = [*data.recordings.values(), *(() if place is None else [*place.rooms, *place.noises])]
+    stage = FeaturesStage(
         args.out_dir,
         f"features_{args.name}",
         {"data_dir": str(args.data_dir), **settings},
@@ -56,12 +84,13 @@ def make_stage(args: argparse.Namespace) -> FeaturesStage:
         sources={entry.id: entry.file[0] for entry in recordings if not entry.is_pipe},
         defaults={"normalization": FORMS[0]},
     )
+    return stage, place
 
 
 @command
 def main(argv: Optional[List[str]] = None) -> None:
     args = arguments(argv)
-    stage = make_stage(args)
+    stage, place = make_stage(args)
     if stage.is_finished():
         return
     summary = compute_features(
@@ -73,6 +102,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         args.allow_pipes,
         args.max_bad_fraction,
         args.normalization,
+        surroundings=place,
+        far_copies=args.far_copies,
         job=args.job,
         record=stage,
     )

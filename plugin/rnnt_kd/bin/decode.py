@@ -38,6 +38,7 @@ from rnnt_kd.bin.options import (
 from rnnt_kd.bin.scorer_options import add_scorers, check_scorers, make_scorers, scorer_settings
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
+from rnnt_kd.data.source import open_source
 from rnnt_kd.decoding.decode import Decoded, decode
 from rnnt_kd.decoding.graphs import words_of
 from rnnt_kd.decoding.lookup import available_searches, get_search
@@ -68,7 +69,7 @@ SCORES = (("errs", "txt"), ("wer", "txt"), ("wer", "json"), ("delay", "json"))  
 def main(argv: Optional[List[str]] = None) -> None:
     options = parser(__doc__)
     options.add_argument("--system-dir", type=Path, required=True, help="holds config.yaml and model.safetensors")
-    options.add_argument("--cuts", type=Path, required=True, help="cuts of the test set, from stage 1")
+    options.add_argument("--cuts", type=Path, required=True, help="of the test set: of stage 1, of Lhotse, or Shar")
     options.add_argument("--bpe-dir", type=Path, required=True, help="holds bpe.model")
     options.add_argument("--out-dir", type=Path, required=True, help="made where it is missing")
     options.add_argument("--test-set", required=True, help="name of the test set, for the file names")
@@ -112,6 +113,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.graph_text is not None:
         settings["graph_text"] = str(args.graph_text)
     inputs = decoding_inputs(args.system_dir, args.bpe_dir, args.cuts)
+    if args.cuts.is_dir():  # Shar
+        inputs["cuts"] = open_source(args.cuts).content
     inputs.update({str(path): file_digest(path) for path in more})
     stage = Stage(args.out_dir, name, settings, inputs, outputs)
     if stage.is_finished():
@@ -153,7 +156,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         decoded = Decoded.together(parts.read())
         in_cuts = {info.id for info in infos}
         # A WER over a subset would be misleading.
-        assert in_cuts == {*decoded.words, *loader.left_out}, "the loader lost utterances"
+        assert in_cuts == {*decoded.words}, "the loader lost utterances"
         record = {
             "system": config.name,
             **settings,
@@ -161,7 +164,7 @@ def main(argv: Optional[List[str]] = None) -> None:
             "audio_seconds": round(decoded.audio_seconds, 3),
             "decode_seconds": round(decoded.seconds, 3),
             "rtf": round(decoded.real_time_factor, 5),
-            "left_out": {**read_json(left_out_path, default={}), **loader.left_out},
+            "left_out": read_json(left_out_path, default={}),
             **({"unwritable": written} if written else {}),
             "command": command_line("rnnt_kd.bin.decode", without_job(argv)),
         }

@@ -14,7 +14,7 @@ from typing import List, Optional
 import torch
 
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import parser
+from rnnt_kd.bin.options import add_ignore_events, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.errors import UserError
 
@@ -35,6 +35,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--sparse", action="store_true", help="zeros are left out of the files")
     options.add_argument("--check-data-dir", type=Path, help="Kaldi data directory to compare the recognised text on")
     options.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of its wav.scp")
+    add_ignore_events(options)
     options.add_argument(
         "--decode-dir",
         type=Path,
@@ -45,7 +46,8 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     bpe_dir = args.bpe_dir if args.bpe_dir is not None else _bpe_dir(args.system_dir)
     decode_dirs = args.decode_dir if args.decode_dir is not None else sorted(args.system_dir.glob("decode_*"))
-    settings = {name: getattr(args, name) for name in ("target", "streaming", "int8", "float16", "sparse")}
+    forms = {name: getattr(args, name) for name in ("target", "streaming", "int8", "float16", "sparse")}
+    settings = {**forms, **({"ignore_events": True} if args.ignore_events else {})}
     scores = [path for folder in decode_dirs for path in sorted(folder.glob("wer-*.json"))]
     weights = [args.system_dir / name for name in ("model.safetensors", "model.packed.safetensors")]
     inputs = [args.system_dir / "config.yaml", *weights, bpe_dir / "bpe.model"]
@@ -60,9 +62,10 @@ def main(argv: Optional[List[str]] = None) -> None:
         args.system_dir,
         bpe_dir,
         args.out,
-        **settings,
+        **forms,
         check_data_dir=args.check_data_dir,
         allow_pipes=args.allow_pipes,
+        score_events=not args.ignore_events,
         decode_dirs=decode_dirs,
         say=lambda line: print(line, flush=True),
     )

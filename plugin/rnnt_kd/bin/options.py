@@ -4,7 +4,7 @@ import argparse
 import shlex
 import sys
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Any, Dict, Mapping, Optional, Sequence
 
 from rnnt_kd import choices, files
 from rnnt_kd.errors import UserError
@@ -72,10 +72,36 @@ def add_device(target: argparse.ArgumentParser) -> None:
     target.add_argument("--num-threads", type=int, default=1, help="CPU threads of one process")
 
 
+def add_ranks(target: argparse.ArgumentParser) -> None:
+    """``--nproc`` and ``--num-nodes``; check them with ``check_positive``."""
+    target.add_argument("--nproc", type=int, default=1, help="processes that train a system together, one for each GPU")
+    target.add_argument("--num-nodes", type=int, default=1, help="machines with so many processes each, under Slurm")
+
+
 def add_normalization(target: argparse.ArgumentParser) -> None:
     """``--normalization``."""
     text = "of all texts: Unicode's NFC, or as they are (text.normalization of the preset)"
     target.add_argument("--normalization", choices=FORMS, default=FORMS[0], help=text)
+
+
+def add_surroundings(target: argparse.ArgumentParser) -> None:
+    """``--noise-dir --rir-dir --snr-db --far-seed``: where far speech is heard."""
+    target.add_argument("--noise-dir", type=Path, help="Kaldi data directory or tree of audio; else pink and babble")
+    target.add_argument("--rir-dir", type=Path, help="the same, of room responses; else rooms are drawn")
+    target.add_argument(
+        "--snr-db", type=float, nargs=2, default=[2.0, 15.0], metavar=("LOW", "HIGH"), help="of far speech above noise"
+    )
+    target.add_argument("--far-seed", type=int, default=1, help="of rooms, noise and levels, beside the ids")
+
+
+def surroundings_of(args: argparse.Namespace) -> Dict[str, Any]:
+    """What these options say, for ``data.far.surroundings``."""
+    return {"seed": args.far_seed, "snr_db": tuple(args.snr_db), "noise_dir": args.noise_dir, "rir_dir": args.rir_dir}
+
+
+def recorded(surroundings: Mapping[str, Any]) -> Dict[str, str]:
+    """For a record."""
+    return {key: str(value) for key, value in surroundings.items()}
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:
@@ -111,6 +137,11 @@ def add_bootstrap(target: argparse.ArgumentParser) -> None:
     """``--replications`` and ``--seed``; check them with ``check_bootstrap``."""
     target.add_argument("--replications", type=int, default=10000, help="bootstrap draws")
     target.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+
+
+def add_ignore_events(target: argparse.ArgumentParser) -> None:
+    help = "words in brackets, such as <unk> and [noise], do not count"
+    target.add_argument("--ignore-events", action="store_true", help=help)
 
 
 def check_bootstrap(args: argparse.Namespace) -> None:

@@ -25,7 +25,7 @@ from typing import Dict, List, Optional, Tuple
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_bootstrap, check_bootstrap, command_line, join, parser
+from rnnt_kd.bin.options import add_bootstrap, add_ignore_events, check_bootstrap, command_line, join, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.kaldi_dir import read_table
 from rnnt_kd.errors import UserError
@@ -33,7 +33,7 @@ from rnnt_kd.scoring import kaldi_files
 from rnnt_kd.scoring.bootstrap import LEAST_UTTERANCES
 from rnnt_kd.scoring.error_report import format_errors
 from rnnt_kd.scoring.hypotheses import read_hypotheses
-from rnnt_kd.scoring.recognitions import check_references, check_same_references, read_recogs, words_alone
+from rnnt_kd.scoring.recognitions import check_references, check_same_references, read_recogs, words_counted
 from rnnt_kd.scoring.results import describe, read_json, score
 from rnnt_kd.text.coverage import case_differs
 from rnnt_kd.text.normalization import normalized
@@ -54,9 +54,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         help="the same test set, decoded by the system to compare with; or a file of its hypotheses",
     )
     options.add_argument("--test-set", help="which recogs file (needed where there are several)")
-    options.add_argument(
-        "--ignore-events", action="store_true", help="words in brackets, such as <unk> and [noise], do not count"
-    )
+    add_ignore_events(options)
     add_bootstrap(options)
     args = options.parse_args(argv)
     check_bootstrap(args)
@@ -104,7 +102,7 @@ def _score(args, paths: List[Path], test_set: str, out_dir: Path, typed: str) ->
         notes.append(f"{test_set}: upper and lower case are not as in the references; change the case of one of them")
     if args.ignore_events:
         notes.append(f"{test_set}: words in brackets, such as <unk> and [noise], do not count (--ignore-events)")
-        recognitions, baseline = words_alone(recognitions), baseline and words_alone(baseline)
+        recognitions, baseline = words_counted(recognitions, False), baseline and words_counted(baseline, False)
     draws = {"replications": args.replications, "seed": args.seed}
     result = {
         "test_set": test_set,

@@ -59,7 +59,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     data_dir = experiment_folder.data_dir(args.experiment_dir, test_set)
     keys = ("test_set", "systems", "dense", "search", "beam", "random_sizes", "random_sparsity", "random_structure")
     outputs = [str(path.resolve()) for path in (args.json, args.md)]
+    args.score_events = about.score_events
+    args.failed = [path.parent.stem for path in experiment_folder.failed_exports(args.experiment_dir)]
     settings = {**{key: getattr(args, key) for key in keys}, "json": outputs[0], "md": outputs[1]}
+    settings.update({"failed": args.failed} if args.failed else {}, **({} if args.score_events else {"events": False}))
     inputs = [path for folder in folders.values() for path in (folder / "config.yaml", weights_file(folder))]
     inputs += [data_dir / name for name in ("wav.scp", "text", "segments")]
     inputs = sorted([*inputs, about.bpe_dir / "bpe.model"])
@@ -88,13 +91,22 @@ def _measure(args: argparse.Namespace, folders, data_dir: Path, bpe_dir: Path, t
     measured = {}
     for name in tqdm({args.dense: None, **dict.fromkeys(args.systems)}, desc="sizes", unit="system", disable=None):
         measured[name] = size_table.measure_system(
-            name, folders[name], bpe_dir, speech, search=args.search, beam=args.beam, features=features
+            name,
+            folders[name],
+            bpe_dir,
+            speech,
+            search=args.search,
+            beam=args.beam,
+            features=features,
+            score_events=args.score_events,
         )
     rows = [row for name in args.systems for row in measured[name]]
     size_table.add_ratios(rows, measured[args.dense][0]["bytes"])
     rows += random_rows
     what = f"{args.test_set}: {len(speech)} utterances, {args.search}, beam {args.beam}, onnxruntime"
     heading = f"Sizes of systems in bytes, and %WER on {what}; measured against {args.dense} in float32."
+    if args.failed:
+        heading += f" The export failed its check (export/SYSTEM.failed/check.json): {', '.join(args.failed)}."
     atomic.write_text(args.json, json.dumps(rows, indent=1) + "\n")
     atomic.write_text(args.md, size_table.markdown(rows, heading, typed))
 

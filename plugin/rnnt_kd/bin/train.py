@@ -3,14 +3,20 @@
 The same command again: a finished system is skipped, an interrupted one resumes from its last checkpoint and ends
 with the same weights.  With another configuration, the older run is moved to <its folder>.old-N first.  The teacher,
 and its cache where the system learns from one, must be there: rnnt_kd.bin.experiment makes all in their order.
+
+With --nproc, or started by torchrun or srun, several processes train the system together (data parallel): each takes
+batches of its own, so there are that many times fewer steps.
 """
 
+import os
 import sys
 from typing import List, Optional
 
 from rnnt_kd import choices
 from rnnt_kd.bin import options
 from rnnt_kd.bin.entry import command
+from rnnt_kd.errors import UserError
+from rnnt_kd.jobs import follow_launcher, run_ranks
 
 
 @command
@@ -22,16 +28,28 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--dev-set", default="dev", help="name of the development set")
     options.add_lattice_backend(parser)
     options.add_device(parser)
+    options.add_ranks(parser)
+    parser.add_argument("--timeout", type=float, default=1800.0, help="seconds that these wait for one another")
     options.add_data_root(parser)
     args = parser.parse_args(argv)
+    options.check_positive(args, "num_threads", "nproc", "num_nodes", "timeout")
+    asked, is_rank = args.nproc * args.num_nodes, "TORCHELASTIC_RUN_ID" in os.environ
+    if is_rank:
+        follow_launcher()
+    elif asked > 1 and os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1":
+        words = ["-m", "rnnt_kd.bin.train", *(sys.argv[1:] if argv is None else argv)]
+        sys.exit(1 if run_ranks(words, args.nproc, args.num_nodes) else 0)
 
     import torch
 
     from rnnt_kd.experiments.plan import Places, Plan
     from rnnt_kd.text.tokenizer import Tokenizer
     from rnnt_kd.training.loop import train_system
+    from rnnt_kd.training.ranks import find_world
 
-    options.check_positive(args, "num_threads")
+    if asked not in (1, find_world().size):
+        found = f"{find_world().size} processes were started"
+        raise UserError("--nproc, --num-nodes", found, f"{asked}, or neither option", "torchrun and srun say how many")
     torch.set_num_threads(args.num_threads)
     places = Places(args.config, args.exp_dir, args.dev_set, {}, overrides=tuple(args.overrides))
     plan = Plan(args.experiment, places)
@@ -46,9 +64,10 @@ def main(argv: Optional[List[str]] = None) -> None:
         dev_cuts=places.dev_cuts,
         tokenizer=Tokenizer.load(places.bpe_dir),
         teacher_dir=plan.teacher_dir(job),
-        kd_cache=cache.folder if cache else None,
+        kd_cache=cache.folder if cache and cache.folder.is_dir() else None,
         device=options.chosen_device(args.device),
         backend_name=args.lattice_backend,
+        timeout=args.timeout,
         say=_say,
     )
 

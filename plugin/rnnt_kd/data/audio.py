@@ -285,7 +285,7 @@ def _check_head(stream: BinaryIO, start: int) -> bytes:
 
 def _check_format(sound: _Sound) -> None:
     rate = sound.samplerate
-    if sound.format in ("MAT5", "XI", "SDS"):
+    if sound.format in ("IRCAM", "MAT5", "PAF", "PVF", "SDS", "XI"):
         raise BadAudio(f"is {sound.format}, whose length cannot be checked: convert it to WAV or FLAC")
     divisor = gcd(rate, SAMPLING_RATE)
     too_large = rate // divisor * (SAMPLING_RATE // divisor) > LARGEST_RESAMPLER

@@ -9,8 +9,8 @@ import soundfile
 
 from rnnt_kd.data.audio import BadAudio, load_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
-from rnnt_kd.data.cuts import load_cuts
 from rnnt_kd.data.kaldi_dir import find_recordings
+from rnnt_kd.data.source import open_source
 from rnnt_kd.data.speech import resample
 
 
@@ -22,7 +22,8 @@ def cut_samples(
     The audio is what ``wav.scp`` of ``data_dir`` says of the cut's recording; what the cuts file says is not opened.
     None where the recording is gone or damaged since stage 1, or is a shell pipe that may not run.
     """
-    cuts = [load_cuts(cuts_path)[place] for place in places]
+    source = open_source(cuts_path)
+    cuts = [source[place] for place in places]
     recordings = find_recordings(data_dir, [cut.features.recording_id for cut in cuts], allow_pipes)
     for cut, recording in zip(cuts, recordings):
         try:

@@ -1,9 +1,14 @@
-"""A cuts file of stage 1, read as data: what it must hold, and where its features lie.
+"""A file of cuts, read as data: what it must hold, and where its features lie.
 
 Every value is checked before Lhotse sees it, alone and against its neighbours; nothing that a cuts file names is opened
-but the plain files of features, by the door of ``rnnt_kd.files``.
+but plain files of features and audio, by the door of ``rnnt_kd.files``.
+
+``NAME.jsonl.gz`` with its record or a folder ``NAME_feats`` beside it is held to what stage 1 writes.  Any other
+manifest is Lhotse's (of icefall, say): what is not needed is not looked at.  The features of such cuts may lie in
+longer ones (``cut.start``); cuts without features have them computed from their audio whenever they are read.
 """
 
+import dataclasses
 import functools
 import gzip
 import hashlib
@@ -11,22 +16,29 @@ import json
 import os
 import zlib
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Dict, List, Literal, Set, Tuple
+from typing import Annotated, Any, BinaryIO, Dict, Iterator, List, Literal, Mapping, Optional, Tuple, Union
 
 import numpy as np
 import torch
-from lhotse import LilcomChunkyWriter, MonoCut
-from lhotse.features.io import LilcomChunkyReader
+from lhotse import Fbank, Features, LilcomChunkyWriter, MonoCut
+from lhotse.audio import AudioSource
+from lhotse.features.io import (
+    LilcomChunkyReader,
+    LilcomFilesReader,
+    MemoryLilcomReader,
+    MemoryNpyReader,
+    NumpyFilesReader,
+)
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import NotRequired, TypedDict
 
 from rnnt_kd.data.audio_format import FEATURE_DIM, FRAME_SAMPLES, FRAME_SECONDS, SAMPLING_RATE
+from rnnt_kd.data.stored_frames import STORAGE
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import named_in, parse_json
-from rnnt_kd.record import verify
+from rnnt_kd.record import record_path, verify
 
 FEATURES_DIGEST = "features_sha256"  # custom field of a cut: of the bytes that its features are stored as
-_verified: Set[int] = set()  # features that this process has compared
 LONGEST_LINE = 1 << 20  # bytes of one cut
 MOST_SECONDS = 1_000_000  # of a recording
 TOLERANCE = 0.005  # seconds, of times that are rounded in two ways
@@ -78,8 +90,22 @@ class _Recording(TypedDict):
 
 
 @_strict
+class _Array(TypedDict):
+    storage_type: Literal[STORAGE]  # type: ignore[valid-type]
+    storage_path: Annotated[str, Field(min_length=1)]
+    storage_key: str
+    shape: Annotated[List[Count], Field(min_length=2, max_length=2)]
+
+
 class _Custom(TypedDict):
-    features_sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    features_sha256: NotRequired[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
+    kd: NotRequired[_Array]
+    kd_facts: NotRequired[Dict[str, Any]]
+
+
+@_strict
+class _OurCustom(_Custom):
+    """All that stage 1 and the teacher's cache add."""
 
 
 @_strict
@@ -92,72 +118,170 @@ class _Cut(TypedDict):
     features: _Features
     recording: _Recording
     type: Literal["MonoCut"]
-    custom: NotRequired[_Custom]
+    custom: NotRequired[_OurCustom]
 
 
 _CUT = TypeAdapter(_Cut)
 
+# Of other manifests, what is used; the rest is not looked at.
+_lax = with_config(ConfigDict(extra="ignore"))
+SHAR = "shar"  # storage of what lies in an archive of a Shar folder: "offset,size,extension" or "archive,offset,size"
+READERS = {reader.name: reader for reader in (LilcomFilesReader, NumpyFilesReader)}  # a file for each matrix
+FOLDERS = tuple(READERS)
 
-def load_cuts(cuts_path: Path) -> List[MonoCut]:
-    """Every cut of a file, in its order.  UserError: missing, empty or damaged file, a cut that stage 1 does not write.
 
-    A list that is shared: do not change it.
+@_lax
+class _LhotseSupervision(TypedDict):
+    id: Id
+    text: NotRequired[Optional[str]]
+    speaker: NotRequired[Optional[str]]
+
+
+@_lax
+class _LhotseFeatures(TypedDict):
+    num_frames: Count
+    num_features: Literal[FEATURE_DIM]  # type: ignore[valid-type]
+    frame_shift: Literal[FRAME_SECONDS]  # type: ignore[valid-type]
+    sampling_rate: Literal[SAMPLING_RATE]  # type: ignore[valid-type]
+    start: Start
+    duration: Seconds
+    storage_type: Literal["lilcom_chunky", "lilcom_files", "numpy_files", "shar"]
+    storage_path: str
+    storage_key: str
+
+
+@_lax
+class _Transform(TypedDict):
+    name: Literal["Speed", "Resample", "Tempo", "Volume"]
+    kwargs: Dict[str, Union[bool, int, float, None]]
+
+
+@_lax
+class _LhotseSource(TypedDict):
+    type: Literal["file", "shar"]
+    channels: Annotated[List[int], Field(min_length=1)]
+    source: str
+
+
+@_lax
+class _LhotseRecording(TypedDict):
+    id: Id
+    sources: Annotated[List[_LhotseSource], Field(min_length=1, max_length=1)]
+    sampling_rate: Annotated[int, Field(ge=1000, le=1_000_000)]
+    num_samples: Count
+    duration: Seconds
+    transforms: NotRequired[Optional[List[_Transform]]]
+
+
+@_lax
+class _LhotseCustom(_Custom):
+    """Of all that others add, what is ours."""
+
+
+@_lax
+class _LhotseCut(TypedDict):
+    type: Literal["MonoCut"]
+    id: Id
+    start: Start
+    duration: Seconds
+    channel: Annotated[int, Field(ge=0)]
+    supervisions: Annotated[List[_LhotseSupervision], Field(min_length=1, max_length=1)]
+    features: NotRequired[Optional[_LhotseFeatures]]
+    recording: NotRequired[Optional[_LhotseRecording]]
+    custom: NotRequired[Optional[_LhotseCustom]]
+
+
+_LHOTSE_CUT = TypeAdapter(_LhotseCut)
+
+
+class Manifest:
+    """The checked cuts of a file, one after the other, as dictionaries for ``MonoCut.from_dict``.
+
+    UserError: missing or damaged file, a cut that cannot be used.  ``digest``: SHA-256 of the lines read so far.
     """
-    path = Path(cuts_path)
-    if not path.is_file():
-        raise UserError(path, "no such file", "a cuts file (.jsonl.gz) of stage 1", "check the path, or run stage 1")
-    status = path.stat()
-    return _load_cuts(str(path), status.st_mtime_ns, status.st_size)
+
+    def __init__(self, path: Path):
+        self.path, self.digest = Path(path), hashlib.sha256()
+        name = _stem(self.path)
+        of_stage_1 = (self.path.parent / f"{name}_feats").is_dir()
+        of_stage_1 = of_stage_1 or record_path(self.path.parent, f"features_{name}").exists()
+        self._check = _checked if of_stage_1 else check_lhotse
+
+    def where(self, place: int) -> str:
+        """File and line of a cut."""
+        return f"{self.path}:{place + 1}"
+
+    def __iter__(self) -> Iterator[Dict[str, Any]]:
+        verify(self.path, f"features_{_stem(self.path)}", f"move {self.path} away and run stage 1 again")
+        for place, line in enumerate(read_lines(self.path)):
+            self.digest.update(line)
+            yield self._check(parse_line(line, self.where(place)), self.where(place))
 
 
-@functools.lru_cache(maxsize=4)
-def _load_cuts(path: str, modified: int, size: int) -> List[MonoCut]:
-    """Read once, not in every epoch."""
-    verify(Path(path), f"features_{Path(path).name.partition('.jsonl')[0]}", f"move {path} away and run stage 1 again")
-    cuts: List[MonoCut] = []
-    ids: Set[str] = set()
+def read_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a JSONL file, packed or not; UserError: damaged, or longer than a cut is."""
+    number = 0
     try:
-        with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as stream:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as stream:
             for line in iter(lambda: stream.readline(LONGEST_LINE + 1), b""):
-                where = f"{path}:{len(cuts) + 1}"
+                number += 1
                 if len(line) > LONGEST_LINE:
-                    raise UserError(where, "a line of more than 1 MB", "a cut of stage 1", AGAIN)
-                cut = _checked(parse_json(line), where)
-                if cut["id"] in ids:
-                    raise UserError(where, f"cut '{cut['id']}' stands there twice", "every id once", AGAIN)
-                ids.add(cut["id"])
-                del cut["recording"]  # what is heard is what wav.scp says, see cut_audio
-                cuts.append(MonoCut.from_dict(cut))
-    except UserError:
-        raise
+                    raise UserError(f"{path}:{number}", "a line of more than 1 MB", "a cut", AGAIN)
+                yield line
     except (ValueError, EOFError, OSError, zlib.error) as error:
-        problem = f"cannot be read as cuts (line {len(cuts) + 1}: {type(error).__name__}: {error})"
-        raise UserError(path, problem, "a cuts file (.jsonl.gz) of stage 1", AGAIN) from None
-    if not cuts:
-        raise UserError(path, "has no cuts", "a cuts file with at least one cut", AGAIN)
-    return cuts
+        problem = f"cannot be read as cuts (line {number + 1}: {type(error).__name__}: {error})"
+        raise UserError(path, problem, "a cuts file (.jsonl.gz) of stage 1 or of Lhotse", AGAIN) from None
+
+
+def parse_line(line: bytes, where: str) -> Any:
+    """Its values; UserError where they are not JSON."""
+    try:
+        return parse_json(line)
+    except ValueError as error:
+        raise UserError(where, f"cannot be read as a cut ({error})", "JSON", AGAIN) from None
+
+
+def frames_of(seconds: float) -> int:
+    """Frames of 10 ms in so much audio at 16 kHz."""
+    return (round(seconds * SAMPLING_RATE) + FRAME_SAMPLES // 2) // FRAME_SAMPLES
+
+
+def storage_key(cut: Mapping[str, Any]) -> str:
+    """Where in its file the features of a cut lie, for a digest; of audio, which file."""
+    if "features" not in cut:
+        source = cut["recording"]["sources"][0]["source"]
+        return f"{Path(source).name}@{cut['start']}"
+    features = cut["features"]
+    skipped = frames_of(cut["start"] - features["start"])
+    return features["storage_key"] + (f"@{skipped}" if skipped else "")
 
 
 def read_features(cut: MonoCut, cuts_path: Path) -> torch.Tensor:
     """(T, 80) float32, finite.  A cuts file and its ``*_feats`` folder may move together: the folder beside it comes
     first.  UserError: outside of the folder of the cuts, missing, or not what the cut says."""
-    features = cut.features
-    path = _features_file(str(cuts_path), features.storage_path)
+    features, cuts_path = cut.features, Path(cuts_path)
+    if features is None:
+        return _computed_features(cut, cuts_path)
+    path = _features_file(str(cuts_path), features.storage_type, features.storage_path, features.storage_key)
     next_step = f"move {path.parent} away and run stage 1 again"
+    skipped = frames_of(cut.start - features.start)
+    num_frames = frames_of(cut.duration)
     try:
-        if sum(map(int, features.storage_key.split(","))) > path.stat().st_size:
-            raise ValueError(f"the file ends before {features.storage_key}")
-        _verify_features(cut, path)
-        matrix = LilcomChunkyReader(str(path)).read(features.storage_key)
+        matrix = _stored(features, path, (cut.custom or {}).get(FEATURES_DIGEST))
     except (ValueError, RuntimeError, EOFError, OSError, MemoryError) as error:
         problem = f"features of {cut.id} cannot be read ({error})"
         raise UserError(path, problem, "the file that stage 1 wrote", next_step) from None
-    if matrix.shape != (features.num_frames, features.num_features):
+    expected = (features.num_frames, features.num_features)
+    if matrix.shape != expected or skipped + num_frames > features.num_frames + 1:
         problem = f"features of {cut.id} have shape {matrix.shape}"
-        raise UserError(path, problem, f"{(features.num_frames, features.num_features)}, as in {cuts_path}", next_step)
+        wanted = f"{expected}, as in {cuts_path}" if matrix.shape != expected else f"{skipped + num_frames} frames"
+        raise UserError(path, problem, wanted, next_step)
     if not np.isfinite(matrix).all():
         raise UserError(path, f"features of {cut.id} hold NaN or infinity", "the file that stage 1 wrote", next_step)
-    return torch.from_numpy(matrix)
+    matrix = matrix[skipped : skipped + num_frames]
+    if len(matrix) < num_frames:  # times that are rounded in two ways; as Lhotse does
+        matrix = np.concatenate((matrix, matrix[-1:]))
+    return torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32))
 
 
 def stored_digest(file: BinaryIO, key: str) -> str:
@@ -167,38 +291,72 @@ def stored_digest(file: BinaryIO, key: str) -> str:
     return hashlib.sha256(file.read(min(sum(sizes), os.fstat(file.fileno()).st_size))).hexdigest()
 
 
-def _verify_features(cut: MonoCut, path: Path) -> None:
-    """ValueError: they are not those that the cut holds the digest of.  Compared once a process, not in every epoch."""
-    status, written = path.stat(), (cut.custom or {}).get(FEATURES_DIGEST)
-    seen = hash((path, status.st_mtime_ns, status.st_size, cut.features.storage_key, written))
-    if written is not None and seen not in _verified:
+def _stored(features: Features, path: Path, digest: Optional[str]) -> np.ndarray:
+    """(T, F) in an open file or archive; ValueError: not what was written, or not there."""
+    key = features.storage_key
+    if features.storage_type == SHAR:
+        offset, size = map(int, key.split(",")[:2])
+        if offset + size > path.stat().st_size:
+            raise ValueError(f"the file ends before {key}")
         with open(path, "rb") as file:
-            if stored_digest(file, cut.features.storage_key) != written:
+            file.seek(offset)
+            data = file.read(size)
+        return (MemoryNpyReader if key.endswith(".npy") else MemoryLilcomReader)().read(data)
+    if features.storage_type != LilcomChunkyReader.name:
+        return READERS[features.storage_type](path.parent).read(path.name)
+    if sum(map(int, key.split(","))) > path.stat().st_size:
+        raise ValueError(f"the file ends before {key}")
+    if digest is not None:
+        with open(path, "rb") as file:
+            if stored_digest(file, key) != digest:
                 raise ValueError("they are not what was written")
-        _verified.add(seen)
+    return LilcomChunkyReader(str(path)).read(key)
+
+
+def _computed_features(cut: MonoCut, cuts_path: Path) -> torch.Tensor:
+    """(T, 80) float32, of the cut's audio."""
+    (source,), repair = cut.recording.sources, "repair it or remove the cut"
+    if source.type == SHAR:
+        name, offset, size = source.source.split(",")
+        path = named_in(cuts_path / "cuts", name)
+        with open(path, "rb") as file:
+            file.seek(int(offset))
+            opened = AudioSource("memory", source.channels, file.read(min(int(size), path.stat().st_size)))
+    else:
+        path = named_in(cuts_path, source.source)
+        opened = AudioSource("file", source.channels, str(path))
+    heard = dataclasses.replace(cut, recording=dataclasses.replace(cut.recording, sources=[opened]))
+    try:
+        samples = heard.resample(SAMPLING_RATE).load_audio()
+        matrix = Fbank().extract(samples[:1], SAMPLING_RATE)
+    except Exception as error:  # of a decoder, with whatever it raises
+        reason = " ".join(str(error).split())[:200]
+        problem = f"the audio of {cut.id} cannot be read ({type(error).__name__}: {reason})"
+        raise UserError(path, problem, f"{cut.duration:g} s from {cut.start:g} s on", repair) from None
+    if not np.isfinite(matrix).all():
+        raise UserError(path, f"the audio of {cut.id} holds NaN or infinity", "samples", repair)
+    return torch.from_numpy(matrix)
 
 
 @functools.lru_cache(maxsize=10_000)
-def _features_file(cuts_path: str, storage_path: str) -> Path:
-    beside = Path(Path(storage_path).parent.name, Path(storage_path).name)
-    name = beside if os.path.exists(Path(cuts_path).parent / beside) else storage_path
-    return named_in(Path(cuts_path), name, next_step=f"{AGAIN}, or name their folder with --data-root")
+def _features_file(cuts_path: str, storage_type: str, storage_path: str, storage_key: str) -> Path:
+    """The file; one of its folder and name beside the cuts comes first, then one of its name."""
+    name = storage_path
+    if storage_type in FOLDERS:
+        name = os.path.join(storage_path, storage_key)
+    if storage_type == SHAR:
+        return named_in(Path(cuts_path) / "cuts", name)
+    depths = (3, 2) if storage_type in FOLDERS else (2, 1)
+    beside = (Path(*Path(name).parts[-depth:]) for depth in depths)
+    there = next((path for path in beside if os.path.exists(Path(cuts_path).parent / path)), name)
+    return named_in(Path(cuts_path), there, next_step=f"{AGAIN}, or name their folder with --data-root")
 
 
 def _checked(values: Any, where: str) -> Dict[str, Any]:
     """The cut, if it is one that stage 1 may have written; else UserError."""
-    named = values.get("id") if isinstance(values, dict) else None
-    where = f"{where}: cut '{named:.100}'" if isinstance(named, str) else where
-    try:
-        cut = _CUT.validate_python(values)
-    except ValidationError as failed:
-        error = failed.errors(include_url=False)[0]
-        place, found = ".".join(map(str, error["loc"])), json.dumps(error["input"], default=str)[:200]
-        found = "missing" if error["type"] == "missing" else found
-        expected = error["msg"].replace("Input should be ", "").replace("Extra inputs are not permitted", "no such key")
-        raise UserError(where, f"{place}: {found}".lstrip(": "), expected, f"as stage 1 writes it; {AGAIN}") from None
+    cut, where = _validated(_CUT, values, where, f"as stage 1 writes it; {AGAIN}")
     supervision, features, recording = cut["supervisions"][0], cut["features"], cut["recording"]
-    frames = (round(cut["duration"] * SAMPLING_RATE) + FRAME_SAMPLES // 2) // FRAME_SAMPLES
+    frames = frames_of(cut["duration"])
     for name, one, other in (
         ("supervisions.0.start", supervision["start"], 0.0),
         ("supervisions.0.duration", supervision["duration"], cut["duration"]),
@@ -219,4 +377,52 @@ def _checked(values: Any, where: str) -> Dict[str, Any]:
         if is_there != should_be:
             problem = f"{name}: {str(is_there):.100}"
             raise UserError(where, problem, f"{str(should_be):.100}, as its other values say", AGAIN)
-    return dict(cut)
+    del cut["recording"]  # what is heard is what wav.scp says, see cut_audio
+    return cut
+
+
+def check_lhotse(values: Any, where: str, in_shar: bool = False) -> Dict[str, Any]:
+    """The cut of another manifest, with what is needed of it; UserError where that is wrong or missing."""
+    once = "make it with Lhotse so that it can be used (docs/data.md), or run stage 1"
+    count = len(values["supervisions"]) if isinstance(values, dict) and "supervisions" in values else 1
+    if count > 1:
+        problem = f"cut '{str(values.get('id')):.100}' has {count} supervisions"
+        raise UserError(where, problem, "one", "make a cut of each: CutSet.trim_to_supervisions()")
+    cut, where = _validated(_LHOTSE_CUT, values, where, once)
+    features, recording = cut.pop("features", None), cut.get("recording")
+    found = (features or {}).get("storage_type") or ((recording or {}).get("sources") or [{}])[0].get("type")
+    if (found == SHAR) != in_shar:
+        raise UserError(where, f"its data is of the storage '{found}'", "a Shar folder is given by its name", once)
+    supervision = cut["supervisions"][0]
+    recording_id = recording["id"] if recording else cut["id"]
+    supervision.update(recording_id=recording_id, start=0.0, duration=cut["duration"])
+    if features is None and recording is None:
+        raise UserError(where, "has neither features nor a recording", "one of them", once)
+    if features is not None:
+        cut.pop("recording", None)
+        cut["features"] = {**features, "type": "kaldi-fbank", "recording_id": recording_id, "channels": cut["channel"]}
+    whole = features or {**(recording or {}), "start": 0.0}
+    begin, end = whole["start"], whole["start"] + whole["duration"]
+    if cut["start"] < begin - TOLERANCE or cut["start"] + cut["duration"] > end + TOLERANCE:
+        problem = f"it is from {cut['start']:g} to {cut['start'] + cut['duration']:g} s"
+        kind = "features" if features else "recording"
+        raise UserError(where, problem, f"a part of its {kind}, {begin:g} to {end:g} s", once)
+    return cut
+
+
+def _validated(form: TypeAdapter, values: Any, where: str, next_step: str) -> Tuple[Dict[str, Any], str]:
+    """The values, and ``where`` with the cut's name."""
+    named = values.get("id") if isinstance(values, dict) else None
+    where = f"{where}: cut '{named:.100}'" if isinstance(named, str) else where
+    try:
+        return dict(form.validate_python(values)), where
+    except ValidationError as failed:
+        error = failed.errors(include_url=False)[0]
+        place, found = ".".join(map(str, error["loc"])), json.dumps(error["input"], default=str)[:200]
+        found = "missing" if error["type"] == "missing" else found
+        expected = error["msg"].replace("Input should be ", "").replace("Extra inputs are not permitted", "no such key")
+        raise UserError(where, f"{place}: {found}".lstrip(": "), expected, next_step) from None
+
+
+def _stem(path: Path) -> str:
+    return path.name.partition(".jsonl")[0]

@@ -1,7 +1,8 @@
 """Stage 1: a Kaldi data directory -> Lhotse cuts with filter banks on the disk.
 
 ``<out_dir>/<name>.jsonl.gz``       one cut an utterance and speed; id = utterance id (+ ``_sp0.9``); it holds the
-                                    SHA-256 of its features, which are held against it whenever they are read
+                                    SHA-256 of its features, which are held against it whenever they are read;
+                                    ``data.far`` adds copies of each (+ ``_far1``), as long as it
 ``<out_dir>/<name>_feats/*.lca``    80 log-mel filter banks, every 10 ms (lilcom: rounded to 1/32)
 ``<out_dir>/<name>.left_out.json``  {utterance id: reason} of what was left out
 
@@ -19,9 +20,9 @@ import json
 import multiprocessing
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -37,12 +38,16 @@ from rnnt_kd.atomic import replace_dir, temporary_prefix, write_bytes, write_tex
 from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio import SILENT, Audio, BadAudio, is_silent, read_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
-from rnnt_kd.data.cuts import FEATURES_DIGEST, load_cuts, stored_digest
+from rnnt_kd.data.cuts import FEATURES_DIGEST, stored_digest
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.parts import Parts
 from rnnt_kd.progress_bar import ProgressBar
 from rnnt_kd.record import Record, json_digest
+
+if TYPE_CHECKING:
+    from rnnt_kd.data.far import Surroundings
 
 SEGMENT_OVERSHOOT = 0.5  # seconds that a segment may end after its recording (clipped), as in Kaldi
 SHORTEST = 0.025  # seconds: one window
@@ -56,7 +61,7 @@ class FeaturesSummary:
 
     cuts_path: Path
     num_utterances: int
-    num_cuts: int  # utterances times speeds
+    num_cuts: int  # utterances times speeds, and far copies
     hours: float  # of all cuts
     left_out: Dict[str, str]  # utterance id -> reason
     large: List[str]  # for each reason that takes much of the hours, how much, in words
@@ -74,6 +79,8 @@ def compute_features(
     max_bad_fraction: float = MAX_BAD_FRACTION,
     normalization: str = "nfc",
     *,
+    surroundings: Optional["Surroundings"] = None,
+    far_copies: int = 0,
     job: Optional[int] = None,
     record: Optional[Record] = None,
 ) -> Optional[FeaturesSummary]:
@@ -87,30 +94,31 @@ def compute_features(
       allow_pipes:      run the shell pipes of ``wav.scp``.
       max_bad_fraction: of the utterances, that may be left out for bad audio (silence not counted).
       normalization:    of the transcripts; see ``text.normalization``.
+      surroundings:     where the far copies of each cut are heard; one or more ``far_copies`` need them.
       job:              make its part of the work (1 ... num_jobs) in this process; who ends last writes the cuts.
       record:           of this work: what a killed run made is taken over, and it is finished with the cuts.
     Returns:
       None of a job that is not the last.
     Raises:
-      UserError: a defect of the data directory, a wrong speed, too much bad audio, nothing left,
+      UserError: a defect of the data directory, a wrong speed, too much bad audio, nothing left, bad noise,
         another process that is writing the same result.
     """
     out_dir = Path(out_dir)
-    speeds = _checked_speeds(speed_perturb)
+    copies = _Copies(_checked_speeds(speed_perturb), surroundings, far_copies)
     data = read_data_dir(data_dir, allow_pipes, normalization)
-    _check_ids(data.utterances, speeds)
+    _check_ids(data.utterances, copies)
     work = _work(data)
     key = json_digest([record.identity(), record.sources]) if record is not None else "new"
     parts = Parts(out_dir, name, key, len(work), beside="feats/feats-{:05d}.lca")
     if job is not None:
-        _make(parts, work, out_dir, name, speeds, job, num_jobs)
+        _make(parts, work, out_dir, name, copies, job, num_jobs)
         with parts.lock():
-            return None if parts.missing() else _together(parts, data, out_dir, name, speeds, max_bad_fraction, record)
+            return None if parts.missing() else _together(parts, data, out_dir, name, copies, max_bad_fraction, record)
     try:
         with parts.lock(timeout=0):
             try:
-                _make(parts, work, out_dir, name, speeds, None, num_jobs)
-                return _together(parts, data, out_dir, name, speeds, max_bad_fraction, record)
+                _make(parts, work, out_dir, name, copies, None, num_jobs)
+                return _together(parts, data, out_dir, name, copies, max_bad_fraction, record)
             finally:
                 if record is None:  # who comes next cannot know what they are made of
                     parts.remove()
@@ -120,6 +128,22 @@ def compute_features(
 
 
 _Work = List[Tuple[RecordingEntry, List[Utterance]]]  # a part of it
+
+
+@dataclass(frozen=True)
+class _Copies:
+    """What becomes of an utterance: a cut for each speed, and ``far`` copies of each."""
+
+    speeds: List[float]
+    surroundings: Optional["Surroundings"]
+    far: int
+
+    def ids(self, utterance_id: str) -> List[str]:
+        at_speeds = [utterance_id if speed == 1.0 else f"{utterance_id}_sp{speed}" for speed in self.speeds]
+        return [cut_id + ending for cut_id in at_speeds for ending in ("", *self.endings())]
+
+    def endings(self) -> List[str]:
+        return [f"_far{number}" for number in range(1, self.far + 1)]
 
 
 def num_parts(num_recordings: int) -> int:
@@ -141,11 +165,11 @@ def _work(data: KaldiDataDir) -> List[_Work]:
 
 
 def _make(
-    parts: Parts, work: List[_Work], out_dir: Path, name: str, speeds: List[float], job: Optional[int], num_jobs: int
+    parts: Parts, work: List[_Work], out_dir: Path, name: str, copies: _Copies, job: Optional[int], num_jobs: int
 ) -> None:
     """The parts that are missing, or those of one job."""
     todo = parts.missing(job, num_jobs)
-    items = [(index, work[index], parts, out_dir / f"{name}_feats", speeds) for index in todo]
+    items = [(index, work[index], parts, out_dir / f"{name}_feats", copies) for index in todo]
     total = sum(len(utterances) for index in todo for _, utterances in work[index])
     whose = f"features of {name}" if job is None or num_jobs == 1 else f"features of {name}, job {job} of {num_jobs}"
     with ProgressBar(whose, total, "utt") as progress:
@@ -158,7 +182,7 @@ def _together(
     data: KaldiDataDir,
     out_dir: Path,
     name: str,
-    speeds: List[float],
+    copies: _Copies,
     max_bad_fraction: float,
     record: Optional[Record],
 ) -> FeaturesSummary:
@@ -191,15 +215,20 @@ def _together(
     finally:
         parts.remove()
     seconds = sum(durations)
-    large = _large_shares(data.utterances, left_out, seconds / len(speeds))
+    large = _large_shares(data.utterances, left_out, seconds / (len(copies.speeds) * (1 + copies.far)))
     taken = len(data.utterances) - len(left_out)
     return FeaturesSummary(cuts_path, taken, len(lines), seconds / 3600, reasons, large, short, archives)
+
+
+def original_id(cut_id: str) -> str:
+    """Of the cut that a far copy is a copy of; of any other, its own."""
+    return re.sub(r"_far[0-9]+$", "", cut_id)
 
 
 def archive_digest(cuts_path: Path, archive: Path) -> str:
     """What ``FeaturesSummary.archives`` has for a file, from its bytes; "" where its cuts cannot be read."""
     try:
-        cuts = [cut for cut in load_cuts(cuts_path) if Path(cut.features.storage_path).name == archive.name]
+        cuts = [cut for cut in open_source(cuts_path) if Path(cut.features.storage_path).name == archive.name]
     except UserError:
         return ""
     with open(archive, "rb") as file:
@@ -216,15 +245,14 @@ def _checked_speeds(speed_perturb: Sequence[float]) -> List[float]:
     return speeds
 
 
-def _check_ids(utterances: List[Utterance], speeds: List[float]) -> None:
+def _check_ids(utterances: List[Utterance], copies: _Copies) -> None:
     seen: Dict[str, Utterance] = {}
     for utterance in utterances:
-        for speed in speeds:
-            cut_id = utterance.id if speed == 1.0 else f"{utterance.id}_sp{speed}"
+        for cut_id in copies.ids(utterance.id):
             other = seen.setdefault(cut_id, utterance)
             if other is not utterance:
-                problem = f'"{cut_id}" would name two cuts: of "{other.id}" and of "{utterance.id}", at other speeds'
-                raise UserError(utterance.where, problem, "ids without _sp and a speed at the end", "rename one")
+                problem = f'"{cut_id}" would name two cuts: of "{other.id}" and of "{utterance.id}", as copies'
+                raise UserError(utterance.where, problem, "ids without _sp0.9 or _far1 at the end", "rename one")
 
 
 def _check_left_out(data_dir: Path, total: int, left_out: Dict[str, str], max_bad_fraction: float) -> None:
@@ -259,11 +287,11 @@ def _large_shares(utterances: Sequence[Utterance], left_out: Dict[str, BadAudio]
     ]
 
 
-def _features_of_part(item: Tuple[int, _Work, Parts, Path, List[float]]) -> int:
+def _features_of_part(item: Tuple[int, _Work, Parts, Path, _Copies]) -> int:
     """Features of some recordings, in one file of their own; returns how many utterances were seen."""
     if multiprocessing.parent_process() is not None:  # one of several
         torch.set_num_threads(1)
-    index, work, parts, final, speeds = item
+    index, work, parts, final, copies = item
     extractor = Fbank()
     cuts: List[MonoCut] = []
     left_out: Dict[str, BadAudio] = {}
@@ -291,8 +319,7 @@ def _features_of_part(item: Tuple[int, _Work, Parts, Path, List[float]]) -> int:
                     except BadAudio as error:
                         left_out[utterance.id] = error
                         continue
-                    for speed in speeds:
-                        cut, signal_16k = _cut(utterance, manifest, span, rate, speed)
+                    for cut, signal_16k in _heard(utterance, manifest, span, rate, copies):
                         matrix = extractor.extract(signal_16k, SAMPLING_RATE)
                         key = writer.write(cut.id, matrix)
                         cut.features = _features_manifest(cut, matrix, extractor, stored_in, key)
@@ -335,6 +362,20 @@ def _span(utterance: Utterance, audio: Audio) -> np.ndarray:
     if is_silent(span):
         raise BadAudio(SILENT + audio.elsewhere, len(span) / rate)
     return span
+
+
+def _heard(
+    utterance: Utterance, recording: Recording, span: np.ndarray, rate: int, copies: _Copies
+) -> Iterator[Tuple[MonoCut, np.ndarray]]:
+    """Every copy of an utterance, as ``_cut``."""
+    for speed in copies.speeds:
+        cut, signal_16k = _cut(utterance, recording, span, rate, speed)
+        yield cut, signal_16k
+        for ending in copies.endings():
+            supervisions = [replace(one, id=one.id + ending) for one in cut.supervisions]
+            far_cut = replace(cut, id=cut.id + ending, supervisions=supervisions, features=None, custom=None)
+            assert copies.surroundings is not None
+            yield far_cut, copies.surroundings.heard(signal_16k[0], far_cut.id, utterance.speaker)[None]
 
 
 def _cut(

@@ -21,6 +21,13 @@ Keys of a system:
     teacher    a system of the file with one seed; default: the one called teacher
     seeds      of data order, dropout and new weights
     baseline   what it is compared with; default: the nearest of its bases without kd, else the file's
+
+Keys of the file beside ``systems``, ``seeds`` and ``baseline``:
+
+    folds      cross-validation by speaker (data.folds): every system is trained in each of so many folds; with it,
+    endpoint   {system, baseline, sparsity, test_set, search}, and perhaps token_bonus: own: the one question that the
+               experiment answers, written down before it runs (experiments.endpoint); all else is exploratory
+    tune_token_bonus   true: also decode every system with the token bonus that is best on its development set
 """
 
 import re
@@ -31,11 +38,13 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from rnnt_kd import choices
 from rnnt_kd.config import ROLES
 from rnnt_kd.config_io import mapping, merged, nested, parse_override, read_mapping
+from rnnt_kd.data.folds import LEAST as LEAST_FOLDS
 from rnnt_kd.errors import UserError
 from rnnt_kd.systems.compose import SECTIONS
 
 TEACHER = "teacher"  # the role, and the name of a student's teacher where the file does not say which
 KEYS = ("base", "of", "role", *SECTIONS, "teacher", "seeds", "baseline")
+OF_FILE = ("seeds", "baseline", "folds", "endpoint", "tune_token_bonus")  # keys beside systems
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _RESERVED = ("export", "lattices", "report")  # folders of an experiment
 _FILES = (".json", ".md")  # endings of its files
@@ -62,12 +71,18 @@ class System:
 
 @dataclass(frozen=True)
 class Experiment:
-    """``systems`` in the order of the file; ``name`` is the file's; ``preset``: overrides of the preset itself."""
+    """``systems`` in the order of the file; ``name`` is the file's; ``preset``: overrides of the preset itself.
+
+    ``folds``: 0 for none; ``endpoint``: as it stands in the file, see ``experiments.endpoint``.
+    """
 
     name: str
     path: Path
     systems: Dict[str, System]
     preset: Tuple[str, ...] = ()
+    folds: int = 0
+    endpoint: Optional[Mapping[str, Any]] = None
+    tune_token_bonus: bool = False
 
 
 def read_experiment(path: Path, overrides: Sequence[str] = (), sections: Sequence[str] = ()) -> Experiment:
@@ -86,7 +101,7 @@ def read_experiment(path: Path, overrides: Sequence[str] = (), sections: Sequenc
 def _read(path: Path, overrides: Sequence[str], sections: Sequence[str], above: Tuple[Path, ...]) -> Experiment:
     whole = read_mapping(path, "see egs/<corpus>/conf/experiments")
     for key in whole:
-        choices.check(str(key), ("seeds", "baseline", "systems"), path)
+        choices.check(str(key), (*OF_FILE, "systems"), path)
     entries = mapping(whole.get("systems") or {}, f"{path}: systems")
     if not entries:
         raise UserError(
@@ -98,15 +113,26 @@ def _read(path: Path, overrides: Sequence[str], sections: Sequence[str], above: 
         head, _, rest = key.partition(".")
         if head in entries and rest:
             entries[head] = merged(entries[head] or {}, nested(rest, value))
-        elif key in ("seeds", "baseline"):
+        elif key in OF_FILE:
             whole[key] = value
         elif head in sections:
             preset.append(text)
         else:
-            choices.check(head, [*entries, *sections, "seeds"], f"--set {key}")
+            choices.check(head, [*entries, *sections, *OF_FILE], f"--set {key}")
             raise UserError(f"--set {key}", "names a whole system", "SYSTEM.KEY=VALUE", f"keys: {', '.join(KEYS)}")
     _check_seeds(whole.setdefault("seeds", [1]), f"{path}: seeds")
-    return Experiment(path.stem, path, _Resolver(path, whole, entries, above).all(), tuple(preset))
+    folds, tuned, endpoint = whole.get("folds", 0), whole.get("tune_token_bonus", False), whole.get("endpoint")
+    if type(folds) is not int or 0 < folds < LEAST_FOLDS or folds < 0:
+        raise UserError(f"{path}: folds", str(folds), f"a whole number, at least {LEAST_FOLDS}", "for example folds: 5")
+    if type(tuned) is not bool:
+        raise UserError(f"{path}: tune_token_bonus", str(tuned), "true or false")
+    if endpoint is not None:
+        mapping(endpoint, f"{path}: endpoint")
+    for name in ("endpoint", "tune_token_bonus"):
+        if whole.get(name) and not folds:
+            raise UserError(f"{path}: {name}", "given without folds", "both, for example folds: 5", "or omit it")
+    systems = _Resolver(path, whole, entries, above).all()
+    return Experiment(path.stem, path, systems, tuple(preset), folds, endpoint, tuned)
 
 
 class _Resolver:

@@ -1,9 +1,12 @@
 """What an experiment's systems are on disk, and the commands that make them.
 
 EXP_DIR/cuts  EXP_DIR/bpe                        stages 1 and 2; all experiments share them
+EXP_DIR/data/<test set>_far                      far sets of stage 1, where the preset wants them
 EXP_DIR/<experiment>/<system>/seed<N>/           a system as bin.train makes it, decodings in it
 EXP_DIR/<experiment>/<teacher>/seed<N>/kd_cache  its cache; kd_cache_temperature2 ... for students that want another
 EXP_DIR/<experiment>/export/<system>/            its first seed, for a device
+
+With folds (data.folds) each is such an EXP_DIR, EXP_DIR/fold<K>of<N>; tables and exports lie in EXP_DIR/<experiment>.
 """
 
 import dataclasses
@@ -33,7 +36,7 @@ class Places:
       preset:    file that the experiment is relative to.
       train_dir, dev_dir, test_dirs: Kaldi data directories; a folder's name is the name of the set.
       overrides: ``--set`` of the command line.
-      device, lattice, pipes: options that say how to compute and do not change what a system is.
+      device, lattice, pipes, ranks: options that say how to compute and do not change what a system is.
       decode_device: of decoding, if another.
     """
 
@@ -48,6 +51,7 @@ class Places:
     decode_device: Tuple[str, ...] = ()
     lattice: Tuple[str, ...] = ()
     pipes: Tuple[str, ...] = ()
+    ranks: Tuple[str, ...] = ()
 
     @property
     def bpe_dir(self) -> Path:
@@ -76,14 +80,17 @@ class Cache:
 
 class Plan:
     """Raises UserError where a system cannot be: a value out of range, a missing teacher, a cache where the variant
-    compares whole logits, systems of an older layout in the folder.  Weights and data are not looked at."""
+    compares whole logits, systems of an older layout in the folder.  Weights and data are not looked at.
 
-    def __init__(self, file: Path, places: Places):
+    ``folder``: of tables and exports, where it is not EXP_DIR/<experiment>."""
+
+    def __init__(self, file: Path, places: Places, folder: Optional[Path] = None):
         sections = [section.name for section in dataclasses.fields(RecipeConfig)]
         self.experiment: Experiment = read_experiment(file, places.overrides, sections)
-        self.places = places
         self.recipe = load_recipe(places.preset, self.experiment.preset)
-        self.dir = places.exp_dir / self.experiment.name
+        self._clean = {places.dev_set: places.dev_dir, **places.test_sets}
+        self.places = places = _with_far_sets(places) if self.recipe.features.far_sets else places
+        self.dir = folder or places.exp_dir / self.experiment.name
         self.systems = self.experiment.systems
         _refuse_old_layout(places.exp_dir)
         self._configs = {name: self._composed(system) for name, system in self.systems.items()}
@@ -111,6 +118,10 @@ class Plan:
 
     def decode_dir(self, job: Job, test_set: str) -> Path:
         return self.system_dir(job) / f"decode_{test_set}_{self.search}"
+
+    def own_bonus_dir(self, job: Job, test_set: str) -> Path:
+        """Its decoding with the token bonus that is best on its development set."""
+        return self.system_dir(job) / "token_bonus" / test_set
 
     def export_dir(self, job: Job) -> Path:
         return self.dir / "export" / job[0]
@@ -157,14 +168,35 @@ class Plan:
     def features_commands(self) -> Dict[str, List[str]]:
         places = self.places
         assert places.train_dir is not None and places.dev_dir is not None
-        perturb = ["--speed-perturb", *map(str, self.recipe.features.speed_perturb)]
-        more = [*self._normalization(), *places.pipes]
-        folders = {"train": places.train_dir, places.dev_set: places.dev_dir, **places.test_sets}
-        commands = {}
-        for name, folder in folders.items():
-            command = _module("compute_features", "--data-dir", folder, "--out-dir", places.exp_dir / "cuts")
-            commands[name] = [*command, "--name", name, *(perturb if name == "train" else []), *more]
+        train = self._features_command("train", places.train_dir)
+        train += ["--speed-perturb", *map(str, self.recipe.features.speed_perturb), *self._far_copies()]
+        clean = {name: self._features_command(name, folder) for name, folder in self._clean.items()}
+        return {"train": train, **clean, **self.far_commands()}
+
+    def far_commands(self) -> Dict[str, List[str]]:
+        """Far sets from the clean ones: data directories, and their cuts."""
+        places, commands = self.places, {}
+        for name, folder in self._clean.items() if self.recipe.features.far_sets else ():
+            far = _far_dir(places, name)
+            audio = _module("far_data", "--data-dir", folder, "--train-dir", places.train_dir, "--out-dir", far)
+            commands[f"{far.name}, audio"] = [*audio, *self._surroundings(), *places.pipes]
+            commands[far.name] = self._features_command(far.name, far)
         return commands
+
+    def _features_command(self, name: str, folder: Optional[Path]) -> List[str]:
+        command = _module("compute_features", "--data-dir", folder, "--out-dir", self.places.exp_dir / "cuts")
+        return [*command, "--name", name, *self._normalization(), *self.places.pipes]
+
+    def _far_copies(self) -> List[str]:
+        copies, folds = self.recipe.features.far_copies, self.experiment.folds
+        words = ["--far-copies", str(copies), "--keep-apart", *map(str, self._clean.values())]
+        return [*words, *(["--folds", str(folds)] if folds else []), *self._surroundings()] if copies else []
+
+    def _surroundings(self) -> List[str]:
+        features = self.recipe.features
+        folders = {"--noise-dir": features.noise_dir, "--rir-dir": features.rir_dir}
+        named = [word for option, folder in folders.items() if folder is not None for word in (option, folder)]
+        return ["--snr-db", *map(str, features.snr_db), *named]
 
     def bpe_command(self) -> List[str]:
         text, places = self.recipe.text, self.places
@@ -175,7 +207,7 @@ class Plan:
         return command + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(text, flag)]
 
     def train_command(self, job: Job) -> List[str]:
-        return _module("train", *self.job_options(job), *self.places.device, *self.places.lattice)
+        return _module("train", *self.job_options(job), *self.places.device, *self.places.lattice, *self.places.ranks)
 
     def cache_command(self, cache: Cache) -> List[str]:
         places = self.places
@@ -191,20 +223,28 @@ class Plan:
         command += ["--out-dir", str(self.decode_dir(job, test_set)), *self._normalization()]
         return [*command, *(places.decode_device or places.device)]
 
-    def score_arguments(self, job: Job, test_set: str, baseline: Optional[Job]) -> List[str]:
+    def tune_command(self, job: Job) -> List[str]:
+        decoding, places = self.recipe.decoding, self.places
+        command = _module("tune_token_bonus", "--system-dir", self.system_dir(job), "--bpe-dir", places.bpe_dir)
+        command += ["--dev-cuts", str(places.dev_cuts), "--test-cuts", *map(str, map(places.cuts, places.test_sets))]
+        command += ["--out-dir", str(self.system_dir(job) / "token_bonus"), "--beam", str(decoding.beam)]
+        command += ["--batch-seconds", str(decoding.batch_seconds), *self._normalization()]
+        return [*command, *(places.decode_device or places.device), *self._events()]
+
+    def score_arguments(self, job: Job, test_set: str, baseline: Optional[Job], own_bonus: bool = False) -> List[str]:
         """Of bin.score."""
-        words: List[Any] = ["--decode-dir", self.decode_dir(job, test_set), "--test-set", test_set]
+        folder = self.own_bonus_dir if own_bonus else self.decode_dir
+        words: List[Any] = ["--decode-dir", folder(job, test_set), "--test-set", test_set]
         words += ["--data-dir", self.places.test_sets[test_set]]
-        words += ["--baseline-decode-dir", self.decode_dir(baseline, test_set)] if baseline else []
-        words += [] if self.recipe.text.score_events else ["--ignore-events"]
-        return [str(word) for word in words]
+        words += ["--baseline-decode-dir", folder(baseline, test_set)] if baseline else []
+        return [str(word) for word in words] + self._events()
 
     def export_command(self, job: Job) -> List[str]:
         check_dir = next(iter(self.places.test_sets.values()))
         command = _module(
             "export", self.system_dir(job), "--bpe-dir", self.places.bpe_dir, "--out", self.export_dir(job)
         )
-        command += ["--check-data-dir", str(check_dir), *self.places.pipes]
+        command += ["--check-data-dir", str(check_dir), *self.places.pipes, *self._events()]
         return command + (["--streaming"] if self.is_streaming(job) else [])
 
     def job_options(self, job: Job) -> List[str]:
@@ -214,6 +254,9 @@ class Plan:
         words += ["--exp-dir", places.exp_dir, "--dev-set", places.dev_set]
         words += [word for override in places.overrides for word in ("--set", override)]
         return [str(word) for word in words]
+
+    def _events(self) -> List[str]:
+        return [] if self.recipe.text.score_events else ["--ignore-events"]
 
     def _normalization(self) -> List[str]:
         form = self.recipe.text.normalization
@@ -231,6 +274,19 @@ class Plan:
         except UserError as error:
             where = ": ".join(filter(None, (f"{self.experiment.path}: system {system.name}", str(error.where))))
             raise UserError(where, error.problem, error.expected, error.next_step) from None
+
+
+def _far_dir(places: Places, name: str) -> Path:
+    return places.exp_dir / "data" / f"{name}_far"
+
+
+def _with_far_sets(places: Places) -> Places:
+    """UserError: a set has the name of another's far one."""
+    far = {folder.name: folder for folder in (_far_dir(places, name) for name in places.test_sets)}
+    same = sorted({*far} & {places.dev_set, *places.test_sets})
+    if same:
+        raise UserError("features.far_sets", f"makes {same[0]}, and there is one", "another name", "rename the folder")
+    return dataclasses.replace(places, test_sets={**places.test_sets, **far})
 
 
 def _refuse_old_layout(exp_dir: Path) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Dict, Optional, Tuple
 
 from rnnt_kd.config_io import read_system_config
-from rnnt_kd.data.dataset import cuts_digest
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.plan import Job, Plan
 from rnnt_kd.record import Record, file_digest, in_words, read_record, record_path
+from rnnt_kd.scoring import token_bonus
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import weights_file
 from rnnt_kd.teachers.cache import TeacherCache
@@ -27,7 +28,7 @@ class Progress:
 
     def __init__(self, plan: Plan):
         self.plan, self.places = plan, plan.places
-        self._digests: Dict[Tuple[str, Path, int], str] = {}
+        self._digests: Dict[Tuple[Path, int], str] = {}
         self._tokenizer: Optional[Tokenizer] = None
         self._compared: Dict[Job, Tuple[tuple, str]] = {}  # with the times of all files that matter
 
@@ -72,11 +73,27 @@ class Progress:
         why = Record(folder, f"decode-{test_set}", settings, inputs).why_not()
         return f"decoding of {test_set} is not finished: {why}" if why else ""
 
+    def why_not_tuned(self, job: Job) -> str:
+        """ "" where it is decoded with a token bonus of its own: of these weights, BPE model, sets and preset."""
+        folder, recipe = self.plan.system_dir(job) / "token_bonus", self.plan.recipe
+        if not record_path(folder, token_bonus.RECORD).exists():
+            return "its token bonus is not chosen"
+        inputs = {}
+        for name in (self.places.dev_set, *self.places.test_sets):
+            cuts, system = self.places.cuts(name), self.plan.system_dir(job)
+            digests = store.decoding_inputs(system, self.places.bpe_dir, cuts, self._bytes)
+            inputs.update({f"{'dev' if name == self.places.dev_set else name}: {key}": digests[key] for key in digests})
+        text = recipe.text
+        asked = (token_bonus.GRID, recipe.decoding.beam, not text.score_events, text.normalization)
+        why = Record(folder, token_bonus.RECORD, token_bonus.settings(*asked), inputs).why_not()
+        return f"its token bonus is not chosen: {why}" if why else ""
+
     def why_not_finished(self, job: Job) -> str:
         """ "" where trained and decoded on all test sets."""
-        return self.why_not_trained(job) or next(
+        reason = self.why_not_trained(job) or next(
             (reason for name in self.places.test_sets if (reason := self.why_not_decoded(job, name))), ""
         )
+        return reason or (self.why_not_tuned(job) if self.plan.experiment.tune_token_bonus else "")
 
     def refuse_foreign(self, job: Job) -> None:
         """Raises UserError where the folder holds a finished system of another corpus, BPE model or teacher."""
@@ -91,7 +108,7 @@ class Progress:
             raise UserError(folder, problem, f"{own[:12]}, that of {self.places.bpe_dir}", next_step)
         inputs = read_record(folder / system_dir.RECORD).get("inputs", {})
         for name, path in self._cuts().items():
-            if name in inputs and inputs[name] != self._content(path):
+            if name in inputs and inputs[name] != open_source(path).content:
                 raise UserError(folder, f"trained with other {name}", f"those of {path}", next_step)
         teacher = self.plan.teacher_dir(job)
         weights = teacher and teacher / "model.safetensors"
@@ -109,7 +126,7 @@ class Progress:
         try:
             cache = self._cache(job)
             config = setup.resolve(self.plan.config(job), self.tokenizer(), teacher, cache)
-            inputs = {name: self._content(path) for name, path in self._cuts().items()}
+            inputs = {name: open_source(path).content for name, path in self._cuts().items()}
             if cache is not None:
                 inputs["teacher cache"] = cache.digest
             record = system_dir.system_record(self.plan.system_dir(job), config, inputs)
@@ -133,30 +150,24 @@ class Progress:
         expected = {
             "teacher": self._bytes(self.plan.system_dir(planned.teacher) / "model.safetensors"),
             "bpe": self.tokenizer().checksum,
-            "cuts": self._digest("cuts", self.places.train_cuts, cuts_digest),
+            "cuts": open_source(self.places.train_cuts).digest,
             "prune_range": config.training.prune_range,
             "rnnt_type": config.training.rnnt_type,
             "temperature": config.kd.temperature,  # type: ignore[union-attr]
         }
-        return TeacherCache.open(planned.folder, expected, verify=False)
+        return TeacherCache.open(planned.folder, expected)
 
     def _cuts(self) -> Dict[str, Path]:
         """Names as in a system's record."""
         return {"train cuts": self.places.train_cuts, "dev cuts": self.places.dev_cuts}
 
-    def _content(self, path: Path) -> str:
-        return self._digest("content", path, store.content_digest)
-
     def _bytes(self, path: Path) -> str:
-        return self._digest("bytes", path, file_digest)
-
-    def _digest(self, kind: str, path: Path, function) -> str:
         try:
-            key = (kind, path, path.stat().st_mtime_ns)
+            key = (path, path.stat().st_mtime_ns)
         except FileNotFoundError:
             if path.name.endswith(store.LEFT_OUT):
                 return "absent"
             raise UserError(path, "no such file", "what the stages before made", "run them first") from None
         if key not in self._digests:
-            self._digests[key] = function(path)
+            self._digests[key] = file_digest(path)
         return self._digests[key]

@@ -13,12 +13,13 @@ from rnnt_kd.experiments.plan import Job, Plan
 from rnnt_kd.experiments.progress import Progress
 from rnnt_kd.scoring.bootstrap import errors_by_utterance
 from rnnt_kd.scoring.characters import as_characters
-from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs, words_alone
+from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs, words_counted
 from rnnt_kd.scoring.results import read_json, read_scores
 from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write
 
 # Of results.json.
 KEYS = tuple("system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value cer".split())
+OF_FOLDS = ("fold", "declared", "token_bonus")  # more of them where there are folds
 OF_SYSTEM = ("params", "nonzero_params", "sparsity", "train_seconds")  # what the table reads of system.json
 
 
@@ -32,6 +33,7 @@ class Result:
       errors:   "wer", and "cer" where characters are counted -> (U,) errors of each utterance, by utterance id.
       decoding: ``decode.json``.
       delay:    ``delay-<test set>.json``; empty where it was not measured.
+      speakers: (U,) speaker of each utterance; "" where that is not known.
     """
 
     job: Job
@@ -41,6 +43,7 @@ class Result:
     errors: Mapping[str, np.ndarray]
     decoding: Mapping[str, Any] = field(default_factory=dict)
     delay: Mapping[str, Any] = field(default_factory=dict)
+    speakers: Sequence[str] = ()
 
     def figures(self, rate: str) -> Mapping[str, Any]:
         """The scores of words ("wer") or of characters ("cer"; empty where these are not counted)."""
@@ -51,8 +54,8 @@ Results = Dict[Tuple[Job, str], Result]
 Reasons = Dict[Tuple[Job, str], str]
 
 
-def collect(plan: Plan, progress: Progress, jobs: Sequence[Job]) -> Tuple[Results, Reasons]:
-    """What is there, and for the rest why not.
+def collect(plan: Plan, progress: Progress, jobs: Sequence[Job], own_bonus: bool = False) -> Tuple[Results, Reasons]:
+    """What is there, and for the rest why not; ``own_bonus``: of the decodings with each system's own token bonus.
 
     Raises:
       UserError: something of another corpus, BPE model or teacher stands among the systems, or two systems were
@@ -65,8 +68,9 @@ def collect(plan: Plan, progress: Progress, jobs: Sequence[Job]) -> Tuple[Result
     for test_set in plan.places.test_sets:
         first: Optional[Tuple[List[Recognition], Path]] = None
         for job in jobs:
-            folder = plan.decode_dir(job, test_set)
-            why = progress.why_not_trained(job) or progress.why_not_decoded(job, test_set)
+            folder = plan.own_bonus_dir(job, test_set) if own_bonus else plan.decode_dir(job, test_set)
+            why = progress.why_not_trained(job)
+            why = why or (progress.why_not_tuned(job) if own_bonus else progress.why_not_decoded(job, test_set))
             scored = folder / f"wer-{test_set}.json"
             if why or not scored.exists():
                 reasons[job, test_set] = why or f"{test_set} is not scored"
@@ -79,11 +83,13 @@ def collect(plan: Plan, progress: Progress, jobs: Sequence[Job]) -> Tuple[Result
             system = read_json(plan.system_dir(job) / "system.json", numbers=OF_SYSTEM)
             decoding = read_json(folder / "decode.json", numbers=("rtf",))
             delay = read_json(folder / f"delay-{test_set}.json", default={})
-            counted = recognitions if plan.recipe.text.score_events else words_alone(recognitions)
+            counted = words_counted(recognitions, plan.recipe.text.score_events)
             errors = {"wer": errors_by_utterance(counted)}
             if scores["characters"]:
                 errors["cer"] = errors_by_utterance(as_characters(counted))
-            results[job, test_set] = Result(job, test_set, system, scores, errors, decoding, delay)
+            known = read_json(folder / f"speakers-{test_set}.json", default={})
+            speakers = [str(known.get(item.utterance_id, "")) for item in recognitions]
+            results[job, test_set] = Result(job, test_set, system, scores, errors, decoding, delay, speakers)
     return results, reasons
 
 
@@ -155,6 +161,7 @@ def write_experiment(plan: Plan, corpus: str) -> None:
         train_cuts=places.train_cuts.absolute(),
         test_sets=sets,
         systems=tuple(systems),
+        score_events=plan.recipe.text.score_events,
     )
     plan.dir.mkdir(parents=True, exist_ok=True)
     write(plan.dir, folder)

@@ -17,11 +17,15 @@ System and baseline are compared over the seeds that both have finished (``compa
 finished is in no figure; ``unfinished`` says which and why.
 """
 
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
 
 from rnnt_kd import tables
 from rnnt_kd.experiments.plan import Plan
 from rnnt_kd.experiments.results import Reasons, Result, Results
+from rnnt_kd.files import parse_json
 from rnnt_kd.scoring.bootstrap import paired_p_value, spread
 from rnnt_kd.tables import shown
 
@@ -37,12 +41,12 @@ def rows(plan: Plan, results: Results, reasons: Reasons, *, replications: int = 
     table = []
     for name in plan.systems:
         for test_set in plan.places.test_sets:
-            row = _described(plan, name, test_set)
+            row = described(plan, name, test_set)
             finished = _finished(plan, results, name, test_set)
             unfinished = {key: reasons[key, test_set] for key in plan.jobs_of(name) if (key, test_set) in reasons}
             row["unfinished"] = {str(job[1]): reason for job, reason in unfinished.items()}
             row["seeds"] = list(finished)
-            row.update(_figures(list(finished.values())))
+            row.update(figures(list(finished.values())))
             baseline = _finished(plan, results, plan.systems[name].baseline, test_set)
             row["compared_seeds"] = sorted(finished.keys() & baseline.keys())
             given = finished, baseline, row["compared_seeds"], {"replications": replications, "seed": seed}
@@ -53,10 +57,23 @@ def rows(plan: Plan, results: Results, reasons: Reasons, *, replications: int = 
     return table
 
 
-def markdown(table: Sequence[Dict[str, Any]], title: str, commands: Sequence[str] = ()) -> str:
-    """For people, GitHub flavour.  ``title``: a sentence on what it is a table of."""
+def markdown(
+    table: Sequence[Dict[str, Any]], title: str, commands: Sequence[str] = (), by_seed: Optional[float] = None
+) -> str:
+    """For people, GitHub flavour.
+
+    Args:
+      title:     a sentence on what it is a table of.
+      by_seed:   for a table of one seed, by what share %WER is known to differ between seeds (``known_spread``).
+    """
+    is_of_one = not any(len(row["seeds_wanted"]) > 1 for row in table)
     head = ["system", "test set", "search", "seeds", "parameters", "non-zero", "sparsity", "%WER", "ins", "del", "sub"]
-    head += ["compared with", "change", "p (these trainings)", "p (seeds too)", "train s", "RTF"]
+    two, seeds_too = "", "p (seeds too): the seeds are drawn as well."
+    if is_of_one:
+        known = "from its results.json" if by_seed is not None else "not known yet"
+        two, seeds_too = "two ", f"Other seeds: so much %WER differs between them on this corpus (sd, {known})."
+    head += ["compared with", "change", f"p (these {two}trainings)", seeds_too.partition(":")[0].lower()]
+    head += ["train s", "RTF"]
     with_characters = any(row["characters"] for row in table)
     with_delay = any(row["delay_ms"] is not None for row in table)
     few = {row["test_set"]: row["too_few"] for row in table if row["too_few"]}
@@ -66,14 +83,14 @@ def markdown(table: Sequence[Dict[str, Any]], title: str, commands: Sequence[str
     lines = [
         f"{title}; test sets: {sets}. %WER: of one seed with its 95 % interval (bootstrap over utterances), of several "
         "mean +- sample standard deviation [min, max]; ins, del, sub: mean of a seed. Change: of the mean %WER against "
-        "the system compared with, relative, over the seeds that both have. p (these trainings): two-sided paired "
-        "bootstrap, utterances drawn; it says nothing of other trainings of the same systems. p (seeds too): the seeds "
-        "are drawn as well. Sparsity: of the sparsified matrices, measured. RTF: encoder and search."
+        f"the system compared with, relative, over the seeds that both have. p (these {two}trainings): two-sided "
+        f"paired bootstrap, utterances drawn; it says nothing of other trainings of the same systems. {seeds_too} "
+        "Sparsity: of the sparsified matrices, measured. RTF: encoder and search."
         + (" %CER: the same of characters." if with_characters else "")
         + (" Delay: how much later than from the teacher words come that are right in both." if with_delay else "")
         + (f" {TOO_FEW.capitalize()} to tell: {', '.join(f'{n} ({few[n]})' for n in few)}." if few else ""),
         "",
-        tables.markdown(head, [_cells(row, with_characters, with_delay) for row in table], left=4),
+        tables.markdown(head, [_cells(row, with_characters, with_delay, is_of_one, by_seed) for row in table], left=4),
     ]
     missing: Dict[Tuple[str, str], List[str]] = {}  # system, reason -> seeds
     for row in table:
@@ -88,7 +105,25 @@ def markdown(table: Sequence[Dict[str, Any]], title: str, commands: Sequence[str
     return "\n".join(lines) + "\n"
 
 
-def _described(plan: Plan, name: str, test_set: str) -> Dict[str, Any]:
+def known_spread(path: Path) -> Optional[float]:
+    """How much the %WER of one system differs between seeds, as a share of it; of the ``results.json`` of a corpus.
+
+    Root mean square, over all systems and test sets with several seeds, of standard deviation by mean; None where there
+    are none, or no such file.
+    """
+    rates: Dict[Tuple[str, ...], List[float]] = {}
+    try:
+        for row in parse_json(path.read_text(encoding="utf-8")):
+            key = tuple(str(row.get(name)) for name in ("fold", "system", "test_set", "token_bonus"))
+            rates.setdefault(key, []).append(float(row["wer"]))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+    several = [np.array(values) for values in rates.values() if len(values) > 1 and any(values)]
+    return float(np.sqrt(np.mean([(one.std(ddof=1) / one.mean()) ** 2 for one in several]))) if several else None
+
+
+def described(plan: Plan, name: str, test_set: str) -> Dict[str, Any]:
+    """What a row says of a system beside its figures."""
     system = plan.systems[name]
     config = plan.config((name, system.seeds[0]))
     kd = {key: getattr(config.kd, key, None) for key in ("variant", "weighting", "scale", "ranges", "temperature")}
@@ -112,7 +147,8 @@ def _finished(plan: Plan, results: Results, name: Optional[str], test_set: str) 
     return {job[1]: results[job, test_set] for job in jobs if (job, test_set) in results}
 
 
-def _figures(results: Sequence[Result]) -> Dict[str, Any]:
+def figures(results: Sequence[Result]) -> Dict[str, Any]:
+    """Size, times and delay, over some trainings of a system."""
     if not results:
         return dict.fromkeys((*SIZES, "train_seconds", "rtf", "too_few", *DELAY))
     sizes = {key: _mean([result.system[name] for result in results]) for key, name in SIZES.items()}
@@ -165,7 +201,9 @@ def _rates(
     return values
 
 
-def _cells(row: Dict[str, Any], with_characters: bool, with_delay: bool) -> List[str]:
+def _cells(
+    row: Dict[str, Any], with_characters: bool, with_delay: bool, is_of_one: bool, by_seed: Optional[float]
+) -> List[str]:
     done, wanted = row["seeds"], row["seeds_wanted"]
     seeds = " ".join(map(str, done)) or "-"
     against = row["baseline"] or "-"
@@ -186,6 +224,9 @@ def _cells(row: Dict[str, Any], with_characters: bool, with_delay: bool) -> List
         shown(row["train_seconds"], ".0f"),
         shown(row["rtf"], ".4f"),
     ]
+    if is_of_one:  # in the place of the p over seeds
+        differs = row["wer"] is not None and by_seed is not None
+        cells[14] = f"+- {row['wer'] * by_seed:.2f}" if differs else "-"
     if with_characters:
         figures = row["characters"]
         cells += [_rate(row, figures, "cer"), *_comparison(row, figures)] if figures else ["-"] * len(CHARACTERS)

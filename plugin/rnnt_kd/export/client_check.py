@@ -3,9 +3,12 @@
 Greedy and modified beam search, single utterances and batches, every utterance that is given.  Our side
 starts from the audio too (Lhotse's filter banks without stage 1's rounding).  Tokens, times and letters decide;
 blanks are compared as ``client_text`` says that the client writes them, and words are counted in the tokens.
+
+The client's features may differ from ours by ``FEATURE_TOLERANCE``.  Where two paths are as likely as that, either may
+win: a difference that our own search makes, too, when its features move by so much is a tie, and decides nothing.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, List, Sequence
 
@@ -19,13 +22,14 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.export import client, client_text
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.scoring.bootstrap import one_seed_p_value
-from rnnt_kd.scoring.recognitions import Recognition
+from rnnt_kd.scoring.recognitions import Recognition, words_counted
 from rnnt_kd.scoring.word_errors import count_all
 from rnnt_kd.text.tokenizer import Tokenizer
 
 BATCH_SIZES = (1, 8)
 BEAM = 4
 FEATURE_TOLERANCE = 2e-3
+TIE_TRIALS = 50
 ENCODER_FRAME_SECONDS = 4 * FRAME_SECONDS
 _FEATURE_SAMPLES = 600 * SAMPLING_RATE
 
@@ -37,22 +41,24 @@ class Difference:
     utterance: str
     search: str
     batch_size: int
-    what: str  # "text", "tokens", "times", or "blanks": the same tokens, times and letters
+    what: str  # "text", "tokens", "times"; "tie": one of these; "blanks": the same tokens, times and letters
     sherpa_onnx: str
     rnnt_kd: str
 
     @property
     def decides(self) -> bool:
-        """Is it more than a client that sets blanks otherwise than ``client_text``?"""
-        return self.what != "blanks"
+        """Is it more than a tie, or a client that sets blanks otherwise than ``client_text``?"""
+        return self.what not in ("blanks", "tie")
 
 
-def check_client(folder: Path, model: Transducer, tokenizer: Tokenizer, speech: Sequence[Speech]) -> Dict[str, Any]:
-    """Recognise ``speech`` (all with samples) four times on either side.
+def check_client(
+    folder: Path, model: Transducer, tokenizer: Tokenizer, speech: Sequence[Speech], score_events: bool = True
+) -> Dict[str, Any]:
+    """Recognise ``speech`` (all with samples) four times on either side.  ``score_events``: <unk>, [noise] count.
 
     Returns JSON values: ``utterances``, ``audio_seconds``, ``runs`` (search, batch_size, differences, and where
     there are reference words wer_sherpa_onnx, wer_rnnt_kd and the p-value of the pair), ``differences`` (a list)
-    and ``differences_in_blanks``.
+    ``ties`` and ``differences_in_blanks``.
     Raises: UserError: the client died, or answers with another number of results.
     """
     features = [filter_banks(item.heard) for item in speech]
@@ -66,13 +72,16 @@ def check_client(folder: Path, model: Transducer, tokenizer: Tokenizer, speech: 
             if len(theirs) != len(speech):
                 raise UserError(folder, f"sherpa-onnx gave {len(theirs)} results", f"{len(speech)}")
             found = [
-                difference
-                for item, own, other in zip(speech, ours, theirs, strict=True)
+                replace(difference, what="tie")
+                if difference.decides and is_tie(model, tokenizer, heard, search, other)
+                else difference
+                for item, heard, own, other in zip(speech, features, ours, theirs, strict=True)
                 for difference in compare(item.id, search, batch_size, own, other)
             ]
             differences += found
             runs.append({"search": search, "batch_size": batch_size, "differences": deciding(found)})
-            runs[-1].update(word_errors(speech, *([item.tokens for item in side] for side in (ours, theirs))))
+            tokens = ([item.tokens for item in side] for side in (ours, theirs))
+            runs[-1].update(word_errors(speech, *tokens, score_events=score_events))
     return measured(speech, runs, differences)
 
 
@@ -84,7 +93,8 @@ def measured(speech: Sequence[Speech], runs: List[Dict[str, Any]], differences: 
         "beam": BEAM,
         "runs": runs,
         "differences": [asdict(item) for item in differences if item.decides],
-        "differences_in_blanks": [asdict(item) for item in differences if not item.decides],
+        "ties": [asdict(item) for item in differences if item.what == "tie"],
+        "differences_in_blanks": [asdict(item) for item in differences if item.what == "blanks"],
     }
 
 
@@ -133,6 +143,17 @@ def _recognise(
     return found
 
 
+def is_tie(model: Transducer, tokenizer: Tokenizer, features: torch.Tensor, search: str, theirs) -> bool:
+    """Does our search find what the client found in some (frames, 80) ``features`` within the tolerance of these?"""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(TIE_TRIALS):
+        moved = features + FEATURE_TOLERANCE * (2 * torch.rand(features.shape, generator=generator) - 1)
+        (ours,) = _recognise(model, tokenizer, [moved], search, 1)
+        if not deciding(compare("", search, 1, ours, theirs)):
+            return True
+    return False
+
+
 def compare(utterance: str, search: str, batch_size: int, ours, theirs) -> List[Difference]:
     """The first thing that differs; a list of it, or an empty one."""
     times = [f"{t:.2f}" for t in ours.timestamps], [f"{t:.2f}" for t in theirs.timestamps]
@@ -148,7 +169,11 @@ def compare(utterance: str, search: str, batch_size: int, ours, theirs) -> List[
 
 
 def word_errors(
-    speech: Sequence[Speech], ours: Sequence[Sequence[str]], theirs: Sequence[Sequence[str]]
+    speech: Sequence[Speech],
+    ours: Sequence[Sequence[str]],
+    theirs: Sequence[Sequence[str]],
+    *,
+    score_events: bool,
 ) -> Dict[str, Any]:
     """Of tokens: both word error rates, the counts of sherpa-onnx's, and the p-value (None: too few); nothing without
     reference words.
@@ -156,10 +181,13 @@ def word_errors(
     Words are counted in the tokens: in its text the client closes words up.
     """
     own, other = (
-        [
-            Recognition(item.id, tuple(item.text.split()), tuple(client_text.words_of(tokens)))
-            for item, tokens in zip(speech, side, strict=True)
-        ]
+        words_counted(
+            [
+                Recognition(item.id, tuple(item.text.split()), tuple(client_text.words_of(tokens)))
+                for item, tokens in zip(speech, side, strict=True)
+            ],
+            score_events,
+        )
         for side in (ours, theirs)
     )
     if not any(item.ref for item in own):

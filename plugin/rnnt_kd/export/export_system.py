@@ -43,6 +43,7 @@ def export_system(
     float16: bool = False,
     check_data_dir: Optional[Path] = None,
     allow_pipes: bool = False,
+    score_events: bool = True,
     decode_dirs: Optional[Sequence[Path]] = None,
     say: Say,
 ) -> Dict[str, Any]:
@@ -54,6 +55,7 @@ def export_system(
       check_data_dir: a Kaldi data directory whose utterances sherpa-onnx must recognise as we do; without it
                       the client runs on a few seconds of noise.
       allow_pipes:    run the shell pipes of its ``wav.scp``.
+      score_events:   words such as <unk> and [noise] count in the error rates of both sides.
       decode_dirs:    whose ``wer-*.json`` to copy; None: those under ``system_dir``.
     Raises:
       UserError: an unknown target, the system cannot be exported, or the export is not what it should be.
@@ -86,7 +88,7 @@ def export_system(
         failed = out_dir.with_name(out_dir.name + FAILED)
         try:
             check, fault = writer.verify(
-                making, model, tokenizer, speech, weights == formats.BASE, streaming, check_data_dir, say
+                making, model, tokenizer, speech, weights == formats.BASE, streaming, check_data_dir, score_events, say
             )
         except UserError as error:
             _keep(making, failed, {"fault": error.problem})
@@ -134,5 +136,5 @@ def _summary(check: Dict[str, Any]) -> Dict[str, Any]:
     """The part of ``check.json`` that ``model.json`` keeps: numbers of differences, not the list."""
     texts = sum(item["what"] == "text" for item in check["differences"])
     numbers = {"differences": len(check["differences"]), "differences_in_text": texts}
-    numbers["differences_in_blanks"] = len(check["differences_in_blanks"])
+    numbers.update({name: len(check[name]) for name in ("ties", "differences_in_blanks")})
     return {**check, **numbers, "left_out": len(check["left_out"])}

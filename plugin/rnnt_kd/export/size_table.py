@@ -15,7 +15,8 @@ from rnnt_kd.export.formats import BASE, ONNX_FORMATS
 from rnnt_kd.export.model_json import ONNX_FILES, check_exportable
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.scoring.bootstrap import one_seed_p_value
-from rnnt_kd.scoring.recognitions import Recognition
+from rnnt_kd.scoring.characters import as_characters, counts_characters
+from rnnt_kd.scoring.recognitions import Recognition, words_counted
 from rnnt_kd.scoring.word_errors import count_all
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.systems.packed import read_packed, unpacked_bytes, write_packed
@@ -29,16 +30,25 @@ FORMATS = (*ONNX_FORMATS, DENSE, PACKED)
 
 
 def measure_system(
-    name: str, system_dir: Path, bpe_dir: Path, speech: Sequence[Speech], *, search: str, beam: int, features=None
+    name: str,
+    system_dir: Path,
+    bpe_dir: Path,
+    speech: Sequence[Speech],
+    *,
+    search: str,
+    beam: int,
+    features=None,
+    score_events: bool = True,
 ) -> List[SizeRow]:
-    """One row a format: system, format, bytes, gzip_bytes, load_seconds, wer, errors, words, ins, del, sub, p_value.
+    """A row a format: system, format, bytes, gzip_bytes, load_seconds, wer, cer, errors, words, ins, del, sub, p_value.
 
     Args:
       name:     what the rows call the system.
       speech:   the test set (all with samples).
       features: of ``speech``, where they are at hand.
+      score_events: words such as <unk> and [noise] count.
     ``p_value``: against float32 of the same system (two-sided, paired bootstrap; None for too few utterances).
-    Without a reference word ``wer`` is None.
+    Without a reference word ``wer`` is None, and where characters are not counted, ``cer``.
     Raises: UserError: no finished system, or another BPE model.
     """
     model, config = load_system(system_dir)
@@ -67,6 +77,7 @@ def measure_system(
                 Recognition(item.id, tuple(item.text.split()), tuple(text.split()))
                 for item, text in zip(speech, texts, strict=True)
             ]
+            found = words_counted(found, score_events)
             base = base or found
             rows.append({**row, **sizes.size_of(files), **_scores(found, base)})
     return rows
@@ -109,11 +120,14 @@ def add_ratios(rows: Sequence[SizeRow], dense_bytes: int) -> None:
 
 def markdown(rows: Sequence[SizeRow], heading: str, command: str) -> str:
     """The table, GitHub flavour."""
-    head = ["system", "format", "bytes", "times smaller", "gzipped", "times smaller", "%WER", "p", "load, s"]
+    with_characters = any(row.get("cer") is not None for row in rows)
+    head = ["system", "format", "bytes", "times smaller", "gzipped", "times smaller", "%WER"]
+    head += ["%CER"] * with_characters + ["p", "load, s"]
     cells = [
         [
             *(row["system"], row["format"], row["bytes"], f"{row['ratio']:.2f}"),
             *(row["gzip_bytes"], f"{row['gzip_ratio']:.2f}", shown(row.get("wer"), ".2f")),
+            *[shown(row.get("cer"), ".2f")] * with_characters,
             shown(None if row["format"] == BASE else row.get("p_value"), ".3f"),
             shown(row.get("load_seconds"), ".2f"),
         ]
@@ -137,10 +151,12 @@ def _scores(found: Sequence[Recognition], base: Sequence[Recognition]) -> SizeRo
     counts = count_all(found)
     figures = {"errors": counts.errors, "words": counts.words}
     figures.update({"ins": counts.ins, "del": counts.dels, "sub": counts.subs})
+    characters = count_all(as_characters(found)).wer if counts_characters(found) else None
     changed = sum(one.hyp != other.hyp for one, other in zip(found, base, strict=True))
     p_value = one_seed_p_value(found, base)
     return {
         "wer": counts.wer and round(counts.wer, 4),
+        "cer": characters and round(characters, 4),
         **figures,
         "changed": changed,
         "p_value": p_value and round(p_value, 6),

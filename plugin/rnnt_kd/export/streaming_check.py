@@ -24,7 +24,7 @@ PAUSE_SECONDS = 1.6  # sherpa-onnx takes 1.2 s of blanks after speech for an end
 
 
 def check_streaming_client(
-    folder: Path, model: Transducer, tokenizer: Tokenizer, speech: Sequence[Speech]
+    folder: Path, model: Transducer, tokenizer: Tokenizer, speech: Sequence[Speech], score_events: bool = True
 ) -> Dict[str, Any]:
     """Recognise ``speech`` (all with samples) four times on either side; returns what ``check_client`` returns.
 
@@ -52,7 +52,7 @@ def check_streaming_client(
             runs[-1]["differences"] = deciding(found)
             runs[-1]["number_of_segments"] = sum(len(own) for own in ours)
             tokens = ([_tokens(one) for one in side] for side in (ours, theirs))
-            runs[-1].update(word_errors(items, *tokens))
+            runs[-1].update(word_errors(items, *tokens, score_events=score_events))
     return measured(speech, runs, differences)
 
 

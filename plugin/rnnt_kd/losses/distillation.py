@@ -1,7 +1,7 @@
 """What a distillation term is made of, in one object."""
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Optional, Sequence
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.losses.choices import get_variant, get_weighting
@@ -25,7 +25,7 @@ class Distillation:
     variant: str = "collapsed"
     weighting: str = "uniform"
     temperature: float = 1.0
-    class_scales: Optional[Tuple[float, float, float]] = None
+    class_scales: Optional[Sequence[float]] = None
     shift: int = 0
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""Moves a teacher's lattice later, for students that emit later.
+"""Moves a teacher's lattice later, for students that emit later, and fits it to their number of frames.
 
 A streaming student hears a few frames ahead at most, so it emits later than a teacher that hears
 everything.  Compared frame by frame, it would be told "blank" where it has to emit and the reverse;
@@ -53,10 +53,43 @@ def shift_nodes(starts: Tensor, values: Sequence[Optional[Tensor]], num_frames: 
     rising = starts.gather(1, last) - (last - frame).clamp(min=0)
     moved = later(starts, shift)
     bent = torch.maximum(moved, torch.minimum(starts, rising))
+    source = (frame - shift).clamp(min=0).expand_as(starts)
+    return _read_from(source, bent - moved, bent, values)
+
+
+def align_nodes(
+    starts: Tensor, values: Sequence[Optional[Tensor]], frames: Tensor, num_frames: Tensor, T: int, step: int
+) -> ShiftedNodes:
+    """Fit the kept nodes of a teacher, and what is known of them, to a student's frames: frame t to frame t.
+
+    Args:
+      starts, values:  as in ``shift_nodes``, for the teacher's frames.
+      frames:          (B,) int64, the teacher's, >= 1.
+      num_frames, T:   (B,) int64, the student's, and to how many the result is padded.
+      step:            by how much ``starts`` may rise from frame to frame.
+
+    A frame that the teacher lacks keeps the nodes of its last one, and nothing is known of them.  Where its last frames
+    are cropped, the starts of those before rise as late as they can and still reach its last one: nodes added by this
+    have no teacher score, either.
+    """
+    last = (num_frames - 1).unsqueeze(1)  # (B, 1)
+    frame = torch.arange(T, device=starts.device)
+    source = torch.minimum(frame, (frames - 1).unsqueeze(1))
+    there = starts.gather(1, source)
+    final = starts.gather(1, (frames - 1).unsqueeze(1))
+    risen = torch.maximum(there, final - step * (last - frame).clamp(min=0))
+    found = _read_from(source, risen - there, risen, values)
+    return found._replace(is_known=found.is_known & (frame < frames.unsqueeze(1)).unsqueeze(2))
+
+
+def _read_from(source: Tensor, above: Tensor, starts: Tensor, values: Sequence[Optional[Tensor]]) -> ShiftedNodes:
+    """Values of the frames ``source`` (B, T) on nodes that begin ``above`` (B, T) positions higher than theirs."""
     s_range = next(value for value in values if value is not None).shape[2]
-    place = (bent - moved).unsqueeze(2) + torch.arange(s_range, device=starts.device)  # among the moved frame's nodes
-    is_known = place < s_range
-    return ShiftedNodes(bent, is_known, tuple(None if x is None else _picked(later(x, shift), place) for x in values))
+    place = above.unsqueeze(2) + torch.arange(s_range, device=starts.device)  # among that frame's nodes
+    row = torch.arange(len(source), device=source.device).unsqueeze(1)
+    return ShiftedNodes(
+        starts, place < s_range, tuple(None if x is None else _picked(x[row, source], place) for x in values)
+    )
 
 
 def _picked(x: Tensor, place: Tensor) -> Tensor:

@@ -59,10 +59,10 @@ def transducer_terms(
     rnnt_type: str = "regular",
     delay_penalty: float = 0.0,
     reduction: str = "mean",
+    use_hat_loss: bool = False,
     *,
     teacher: Optional[TeacherView] = None,
     kd: Optional[Distillation] = None,
-    use_hat_loss: bool = False,
     backend: Union[str, ModuleType] = "auto",
     impl: str = "auto",
 ) -> TransducerTerms:

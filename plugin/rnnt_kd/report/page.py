@@ -38,11 +38,14 @@ def make_page(experiment: FinishedExperiment) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=jinja2.FileSystemLoader(HERE)
     )
     rows = [(system, test_set, row) for system in experiment.systems for test_set, row in system.rows.items()]
+    pairs = [row for row in rows if row[0].twin and row[2]["baseline_wer"] is not None]
     text = environment.get_template("page.html.j2").render(
         about=experiment.about,
         problems=problems,
         rows=rows,
-        pairs=[row for row in rows if row[0].twin and row[2]["baseline_wer"] is not None],
+        pairs=pairs,
+        with_folds=experiment.has_folds(),
+        beside=_beside(pairs),
         several=experiment.has_several_seeds(),
         few=list(dict.fromkeys(f"{name} ({row['too_few']})" for _, name, row in rows if row["too_few"])),
         no_characters=dict.fromkeys(CHARACTERS),
@@ -59,6 +62,14 @@ def make_page(experiment: FinishedExperiment) -> str:
         js=(HERE / "page.js").read_text(encoding="utf-8"),
     )
     return text.strip() + "\n"
+
+
+def _beside(pairs: Sequence[Any]) -> List[Tuple[Any, Dict[str, Any]]]:
+    """(system, test set -> row) of distilled systems, those of a declared endpoint first."""
+    found: Dict[str, Tuple[Any, Dict[str, Any]]] = {}
+    for system, test_set, row in pairs:
+        found.setdefault(system.name, (system, {}))[1][test_set] = row
+    return sorted(found.values(), key=lambda item: not any(row["declared"] for row in item[1].values()))
 
 
 def _lattices(folder: Path, problems: List[str]) -> List[Dict[str, Any]]:

@@ -1,7 +1,8 @@
 """What the page shows of an experiment, read from its folder; no torch.
 
     experiment.json    systems, their roles, baselines and folders (systems/experiment_folder.py)
-    summary.json       the table: a row a system and test set, all finished seeds together (experiments/table.py)
+    summary.json       the table: a row a system and test set, all finished seeds together (experiments/table.py), and
+                       all folds where there are some (experiments/fold_table.py); all else is of the first fold then
     results.json       single seeds
     sizes.json         bytes and %WER of every file format
     lattices/          pictures' data (report/lattice_data.py)
@@ -33,7 +34,8 @@ _UNITS = ("ins", "del", "sub", "ins_mean", "del_mean", "sub_mean", "relative_cha
 _WORDS = ("wer", "wer_sd", "words", "baseline_wer", *_UNITS)
 CHARACTERS = ("cer", "cer_sd", "ci95", "characters", "baseline_cer", *_UNITS)  # of its rows' ``characters``
 _MEASURED = ("params", "nonzero_params", "sparsity_measured", "train_seconds", "rtf", "delay_ms")
-FIGURES = (*_WORDS, "ci95", "too_few", "characters", *_MEASURED, "delay_ci95_ms")  # of summary.json
+_OF_FOLDS = ("folds", "declared", "endpoint", "change_ci95", "seen_with_80")
+FIGURES = (*_WORDS, "ci95", "too_few", "characters", *_MEASURED, "delay_ci95_ms", *_OF_FOLDS)  # of summary.json
 
 _Number = Annotated[float, Field(gt=-1e15, lt=1e15)]
 _NumberOrNone = (Optional[_Number], None)  # a pydantic field: type, default
@@ -48,8 +50,11 @@ def _object_with(**fields: Any) -> Any:
 
 _CHARACTERS = _object_with(**{**dict.fromkeys(CHARACTERS, _NumberOrNone), "ci95": _IntervalOrNone})
 _SUMMARY = _object_with(
-    **dict.fromkeys((*_WORDS, *_MEASURED), _NumberOrNone),
-    **dict.fromkeys(("ci95", "delay_ci95_ms"), _IntervalOrNone),
+    **dict.fromkeys((*_WORDS, *_MEASURED, "seen_with_80"), _NumberOrNone),
+    **dict.fromkeys(("ci95", "delay_ci95_ms", "change_ci95"), _IntervalOrNone),
+    folds=(Optional[List[int]], None),
+    declared=(Optional[bool], None),
+    endpoint=(Optional[str], None),
     **dict.fromkeys(("system", "test_set"), _Text),
     seeds=(List[_Number], ...),
     unfinished=(Dict[str, str], ...),
@@ -128,6 +133,9 @@ class FinishedExperiment:
         """Whether %CER stands beside %WER."""
         return any(system.rows[test_set]["characters"] for system in self.systems)
 
+    def has_folds(self) -> bool:
+        return any(row["folds"] is not None for system in self.systems for row in system.rows.values())
+
     def has_several_seeds(self) -> bool:
         return any(len(system.listed.seeds) > 1 for system in self.systems)
 
@@ -136,7 +144,7 @@ def read_finished(folder: Path) -> FinishedExperiment:
     """Raises UserError: there is no usable experiment.json."""
     about = experiment_folder.read(folder)
     folder = Path(folder)
-    failed = _failed_exports(folder)
+    failed = experiment_folder.failed_exports(folder)
     problems = [f"an export of {path.parent.stem}: the last one failed its check, see {path}" for path in failed]
     summary = _objects(folder / "summary.json", _SUMMARY, problems)
     rows = {(row["system"], row["test_set"]): row for row in summary}
@@ -157,16 +165,12 @@ def inputs(folder: Path) -> Tuple[List[Path], List[Path]]:
     """Files that the page depends on: small ones, and those that are large or many."""
     about, folder = experiment_folder.read(folder), Path(folder)
     small = [folder / f"{name}.json" for name in ("experiment", "summary", "results", "sizes")]
-    small += _failed_exports(folder)
+    small += experiment_folder.failed_exports(folder)
     large = sorted(folder.glob("lattices/*/*/[!.]*")) + _shards(about)
     for listed in about.systems:
         small += sorted(listed.first.glob("decode_*/*.json")) + sorted(listed.first.glob("decode_*/recogs-*.txt"))
         large += [listed.first / "metrics.jsonl", _weights(listed.first)]
     return [path for path in small if path.is_file()], [path for path in large if path.is_file()]
-
-
-def _failed_exports(folder: Path) -> List[Path]:
-    return sorted(folder.glob("export/*.failed/check.json"))
 
 
 def read_metrics(path: Path) -> List[Dict[str, Any]]:

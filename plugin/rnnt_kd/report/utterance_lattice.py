@@ -8,22 +8,22 @@ T encoder frames, S symbols, s_range kept nodes a frame.
 
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Dict, List, Mapping, Optional, Tuple
+from typing import Dict, List, Mapping, Tuple
 
 import torch
 from torch import Tensor
 
 from rnnt_kd.config import TrainingConfig
 from rnnt_kd.errors import UserError
-from rnnt_kd.losses import JoinerParts, NodeScores
+from rnnt_kd.losses import NodeScores
 from rnnt_kd.losses.kd_shift import shift_nodes
 from rnnt_kd.losses.kd_variants import collapsed
 from rnnt_kd.losses.kd_weightings import occupancy, one_best
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
-from rnnt_kd.losses.node_scores import node_scores
 from rnnt_kd.losses.terms import as_constants, kd_losses, rnnt_losses
 from rnnt_kd.models.transducer import Transducer
-from rnnt_kd.teachers.posteriors import joiner_parts, teacher_nodes
+from rnnt_kd.teachers.interface import as_teacher
+from rnnt_kd.teachers.prune import Pruned, prune
 from rnnt_kd.text.labels import padded_labels
 
 NAN = float("nan")
@@ -73,25 +73,22 @@ def utterance_lattice(
     device = next(teacher.parameters()).device
     padded, label_lens = (x.to(device) for x in padded_labels([labels], teacher.blank_id, max(prune_range - 1, 1)))
     heard, lens = features.unsqueeze(0).to(device), torch.tensor([len(features)], device=device)
-    parts: Dict[str, JoinerParts] = {}
-    nodes: Optional[KeptNodes] = None
+    found: Dict[str, Pruned] = {}
     for name, model in models.items():
-        encoder_out, encoder_lens = model.encode(heard, lens)
-        predictor_out = model.predict(padded)
-        if nodes is None:
-            nodes = teacher_nodes(
-                model, training, prune_range, rnnt_type, backend,
-                encoder_out, encoder_lens, predictor_out, padded, label_lens,
-            )  # fmt: skip
-        elif encoder_out.size(1) != nodes.ranges.size(1):
-            problem = f"makes {encoder_out.size(1)} encoder frames where {teacher_name} makes {nodes.ranges.size(1)}"
+        found[name] = prune(
+            as_teacher(model), heard, lens, padded, label_lens, rnnt_type=rnnt_type,
+            lm_only_scale=training.lm_only_scale, am_only_scale=training.am_only_scale, backend=backend,
+        )  # fmt: skip
+        theirs, ours = (found[each].encoder_out.size(1) for each in (name, teacher_name))
+        if theirs != ours:
+            problem = f"makes {theirs} encoder frames where {teacher_name} makes {ours}"
             raise UserError(name, problem, "the same subsampling in both")
-        parts[name] = joiner_parts(model, encoder_out, predictor_out)
-    assert nodes is not None
-    teacher_scores, nodes, is_known = _moved(node_scores(parts[teacher_name], nodes), nodes, shift)
+    ranges, boundary = found[teacher_name].ranges(prune_range), found[teacher_name].boundary
+    nodes = kept_nodes(padded, ranges, teacher.blank_id, boundary, rnnt_type)
+    teacher_scores, nodes, is_known = _moved(found[teacher_name].joiner.scores(nodes), nodes, shift)
     views = {}
-    for name, part in parts.items():
-        scores = teacher_scores if name == teacher_name else node_scores(part, nodes)
+    for name in models:
+        scores = teacher_scores if name == teacher_name else found[name].joiner.scores(nodes)
         views[name] = _view(scores, teacher_scores, nodes, is_known, backend)
     return nodes.ranges[0, :, 0].cpu(), views
 

@@ -78,8 +78,10 @@ def read_lines(path: Path) -> List[Tuple[str, str]]:
     return found
 
 
-def words_alone(recognitions: Iterable[Recognition]) -> List[Recognition]:
-    """References and hypotheses without what ``text.events`` takes for no word."""
+def words_counted(recognitions: List[Recognition], score_events: bool) -> List[Recognition]:
+    """References and hypotheses, without what ``text.events`` takes for no word where these do not count."""
+    if score_events:
+        return recognitions
     keep = [(item.utterance_id, without_events(item.ref), without_events(item.hyp)) for item in recognitions]
     return [Recognition(utterance_id, tuple(ref), tuple(hyp)) for utterance_id, ref, hyp in keep]
 

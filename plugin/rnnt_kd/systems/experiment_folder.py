@@ -14,7 +14,7 @@ here all are absolute.  All but ``data_dir`` must lie there, or in a --data-root
 import os
 from dataclasses import field
 from pathlib import Path
-from typing import Annotated, Any, Dict, Optional, Tuple
+from typing import Annotated, Any, Dict, List, Optional, Tuple
 
 from pydantic import AfterValidator, PlainSerializer, SerializationInfo, TypeAdapter, ValidationError, ValidationInfo
 from pydantic.dataclasses import dataclass
@@ -77,7 +77,10 @@ class ListedSystem:
 
 @dataclass(frozen=True)
 class ExperimentFolder:
-    """All of ``experiment.json``.  ``search`` and ``beam``: of the decodings; ``systems``: in the tables' order."""
+    """All of ``experiment.json``.
+
+    ``search`` and ``beam``: of the decodings; ``systems``: in the tables' order; ``score_events``: as in the preset.
+    """
 
     experiment: str
     corpus: str
@@ -88,6 +91,7 @@ class ExperimentFolder:
     train_cuts: Located
     test_sets: Dict[str, EvaluationSet] = field(default_factory=dict)
     systems: Tuple[ListedSystem, ...] = ()
+    score_events: bool = True
 
     def system(self, name: str) -> ListedSystem:
         """Raises UserError: no such system; it lists those that there are."""
@@ -113,6 +117,11 @@ def data_dir(folder: Path, test_set: EvaluationSet) -> Path:
     """The data directory of a test set.  Raises UserError: not there, or neither in EXP_DIR nor in a --data-root."""
     folder = Path(os.path.abspath(folder))
     return named_in(folder / FILE, test_set.data_dir, within=folder.parent)
+
+
+def failed_exports(folder: Path) -> List[Path]:
+    """What the last export of a system found wrong, EXPERIMENT_DIR/export/SYSTEM.failed/check.json."""
+    return sorted(Path(folder).glob("export/*.failed/check.json"))
 
 
 def read(folder: Path) -> ExperimentFolder:

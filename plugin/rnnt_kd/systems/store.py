@@ -7,10 +7,7 @@ system.json         size and sparsity; the mark of a finished training, written 
                         (rnnt_kd.record); a folder from elsewhere has none
 """
 
-import gzip
-import hashlib
 import json
-import zlib
 from pathlib import Path
 from typing import Any, Callable, Dict, Tuple
 
@@ -178,21 +175,6 @@ def refuse_decoding_only(teacher_dir: Path) -> None:
     if imported:
         problem = "was imported from an export, which lacks the heads that only training uses"
         raise UserError(teacher_dir, problem, "a trained system as teacher", "give the folder of its training")
-
-
-def content_digest(path: Path) -> str:
-    """SHA-256 of a manifest's content (unpacked: gzip keeps a time stamp)."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    digest = hashlib.sha256()
-    try:
-        with opened(path, "rb") as stream:
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                digest.update(block)
-    except FileNotFoundError:
-        raise UserError(path, "no such cuts", "the cuts of stage 1", "run stage 1 first") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(path, f"cannot be read ({error})", "the cuts of stage 1", "run stage 1 again") from None
-    return digest.hexdigest()
 
 
 def _again(system_dir: Path) -> str:

@@ -2,23 +2,20 @@
 
     <cache dir>/shard-00003.safetensors
 
-An ordinary safetensors file.  Utterances stand one after the other; U of them, F their encoder
-frames together:
+An ordinary safetensors file with one tensor: the F frames of its utterances, one after the other.
 
-    packed      (F, s_range, 2) float16, see losses/packed_posteriors.py; 0 on nodes above the last symbol
-    tempered    the same at ``temperature``; only where that is not 1
-    starts      (F,) int16, first kept symbol position of each frame
-    num_frames  (U,) int32
-    ids         (n,) uint8, the utterance ids in UTF-8 with a line feed after each
+    kd  (F, 1 + 2 * s_range) int16: the first kept symbol position of each frame, then the bits of its (s_range, 2)
+        float16 posteriors, see losses/packed_posteriors.py, 0 on nodes above the last symbol; where ``temperature`` is
+        not 1, 2 * s_range more: the same at ``temperature``
 
-So a frame costs 4 * s_range + 2 bytes, an utterance its id and 5 bytes more.  The metadata has one
-entry, "teacher_cache": a JSON object with the ``CacheFacts``, the number of the shard and of all shards,
-and the SHA-256 of these and of the tensors' bytes.  Equal contents give equal bytes.
+So a frame costs 4 * s_range + 2 bytes; an utterance its id, the number of its frames and their digest, which makes each
+readable by itself (``data/stored_frames.py``).  The metadata has one entry, "teacher_cache": a JSON object with the
+``CacheFacts``, the number of the shard and of all shards, and the utterances; before it, its SHA-256.  Equal contents
+give equal bytes.
 """
 
 import hashlib
 import json
-import math
 import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -30,13 +27,12 @@ import torch
 from torch import Tensor
 
 from rnnt_kd import atomic
+from rnnt_kd.data.stored_frames import StoredFrames, digest
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
 
-FORMAT = 1
-_ENTRY = "teacher_cache"
-_DTYPES = {"F16": np.float16, "I16": np.int16, "I32": np.int32, "U8": np.uint8}
-_LARGEST_HEADER = 1 << 20  # bytes
+FORMAT = 2
+_ENTRY, _FRAMES = "teacher_cache", "kd"
 MOST_SHARDS = 100_000  # their names have five digits
 
 
@@ -49,7 +45,7 @@ class CacheFacts:
 
     teacher: str  # SHA-256 of the teacher's weights
     bpe: str  # SHA-256 of bpe.model
-    cuts: str  # data.dataset.cuts_digest
+    cuts: str  # data.source.Source.digest
     blank_id: int
     subsampling: int  # feature frames an encoder frame
     prune_range: int  # kept symbol positions a frame, in every frame
@@ -60,6 +56,11 @@ class CacheFacts:
     min_seconds: float  # shorter and longer utterances are not in the cache
     max_seconds: float
     shard_utterances: int  # consecutive cuts a shard
+
+    @property
+    def width(self) -> int:
+        """Numbers a frame."""
+        return 1 + 2 * self.prune_range * (1 if self.temperature == 1.0 else 2)
 
     def differences(self, expected: Dict[str, Any]) -> List[Tuple[str, str, str]]:
         """(what, value here, expected value) of each field of ``expected`` that differs."""
@@ -103,132 +104,86 @@ def shard_indices(folder: Path) -> List[int]:
 
 
 def write_shard(folder: Path, facts: CacheFacts, index: int, count: int, entries: Sequence[Entry]) -> None:
-    """Write shard ``index`` of ``count`` atomically.
-
-    Raises:
-      UserError: an utterance with a symbol position that int16 cannot hold, or an id with a line feed.
-    """
-    for entry in entries:
-        largest = int(entry.starts.max()) if len(entry.starts) else 0
-        if largest > np.iinfo(np.int16).max:
-            raise UserError(f"utterance {entry.id}", f"{largest} symbols", "at most 32767", "leave it out, or cut it")
-        if "\n" in entry.id:
-            raise UserError(f"utterance {entry.id!r}", "an id with a line feed", "an id in one line")
-    s_range = facts.prune_range
-    tensors = {
-        "packed": torch.cat([torch.zeros(0, s_range, 2, dtype=torch.float16), *(entry.packed for entry in entries)]),
-        "starts": torch.cat([torch.zeros(0, dtype=torch.int16), *(entry.starts.to(torch.int16) for entry in entries)]),
-        "num_frames": torch.tensor([len(entry.starts) for entry in entries], dtype=torch.int32),
-        "ids": torch.tensor(list("".join(f"{entry.id}\n" for entry in entries).encode()), dtype=torch.uint8),
-    }
-    if facts.temperature != 1.0:
-        tempered = [entry.tempered for entry in entries if entry.tempered is not None]
-        assert len(tempered) == len(entries)
-        tensors["tempered"] = torch.cat([tensors["packed"][:0], *tempered])
-    values = {"format": FORMAT, **asdict(facts), "shard": index, "shards": count}
-    digest = _digest(values)
-    content = safetensors.torch.save(tensors)
-    digest.update(memoryview(content)[8 + int.from_bytes(content[:8], "little") :])
-    values["sha256"] = digest.hexdigest()
-    content = safetensors.torch.save(tensors, {_ENTRY: json.dumps(values)})
+    """Write shard ``index`` of ``count`` atomically.  UserError: a symbol position that int16 cannot hold."""
+    arrays = [_frames(entry, facts) for entry in entries]
+    utterances = [[entry.id, len(array), digest(array.numpy().tobytes())] for entry, array in zip(entries, arrays)]
+    values = {"format": FORMAT, **asdict(facts), "shard": index, "shards": count, "utterances": utterances}
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    frames = torch.cat([torch.zeros(0, facts.width, dtype=torch.int16), *arrays])
+    content = safetensors.torch.save({_FRAMES: frames}, {_ENTRY: f"{_sha256(text)} {text}"})
     atomic.write_bytes(shard_path(folder, index), content)
 
 
 class Shard:
-    """A shard opened for reading: the header now, tensors as they are asked for (``map``).
+    """A shard opened for reading: what it says of itself; the frames are read as they are asked for.
 
-    Attributes: path, facts (CacheFacts), index, count, sha256 (hexadecimal).
-    Raises:
-      Damaged: the file is not a shard of this format, or is shorter or longer than its header says.
-      FileNotFoundError.
+    Attributes: path, facts (CacheFacts), index, count, num_frames, sha256 (hexadecimal, of all of it), and of each
+      utterance ``places``: (id, where its frames are).
+    Raises: FileNotFoundError; Damaged: it is not what was written, as far as can be seen without its frames.
     """
 
     def __init__(self, path: Path):
         self.path = Path(path)
-        with open(self.path, "rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            length = int.from_bytes(stream.read(8), "little")
-            if not 0 < length <= min(_LARGEST_HEADER, size - 8):
-                raise Damaged("it has no header")
-            header = stream.read(length)
-        self._data_offset = 8 + length
         try:
-            tensors = parse_json(header)
-            values = parse_json(tensors.pop("__metadata__")[_ENTRY])
+            with open(path, "rb") as stream:
+                begin = 8 + int.from_bytes(stream.read(8), "little")
+                size = os.fstat(stream.fileno()).st_size
+            with safetensors.safe_open(str(path), framework="np") as file:
+                metadata, names = dict(file.metadata() or {}), list(file.keys())
+                kind = [(file.get_slice(name).get_dtype(), file.get_slice(name).get_shape()) for name in names]
+        except safetensors.SafetensorError as error:
+            raise Damaged(f"its header is wrong ({error})") from None
+        try:
+            self.sha256, _, text = metadata[_ENTRY].partition(" ")
+            if self.sha256.startswith("{"):
+                raise Damaged(f"its format is 1, and this program writes {FORMAT}")
+            values = parse_json(text)
             if values.get("format") != FORMAT:
                 raise Damaged(f"its format is {values.get('format')}, and this program writes {FORMAT}")
-            self._values = dict(values)
-            self.sha256 = str(values.pop("sha256"))
-            self.index, self.count = int(values.pop("shard")), int(values.pop("shards"))
+            if _sha256(text) != self.sha256:
+                raise Damaged("its checksum is wrong")
+            self.index, self.count = int(values["shard"]), int(values["shards"])
             if not 0 <= self.index < self.count <= MOST_SHARDS:
                 raise ValueError(f"shard {self.index} of {self.count}")
             self.facts = CacheFacts(**{field.name: values[field.name] for field in fields(CacheFacts)})
-            self._tensors = {name: self._checked(name, spec) for name, spec in tensors.items()}
-            self._check_shapes()
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
+            self.places: List[Tuple[str, StoredFrames]] = []
+            self.num_frames = 0
+            for name, frames, written in values["utterances"]:
+                if type(frames) is not int or frames < 0 or type(name) is not str or type(written) is not str:
+                    raise ValueError(f"{frames} frames of {name}")
+                at = begin + 2 * self.facts.width * self.num_frames
+                self.places.append((name, StoredFrames(str(path), at, frames, self.facts.width, written)))
+                self.num_frames += frames
+        except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             raise Damaged(f"its header is wrong ({type(error).__name__}: {error})") from None
-        end = max(end for _, _, _, end in self._tensors.values())
-        if size != self._data_offset + end:
-            raise Damaged(f"it has {size} bytes, and its header promises {self._data_offset + end}")
-
-    @property
-    def num_frames(self) -> int:
-        return self._tensors["starts"][1][0]
-
-    def map(self) -> Dict[str, np.ndarray]:
-        """The tensors, mapped into memory: reading a part reads that part of the file."""
-        mapped = np.memmap(self.path, dtype=np.uint8, mode="r", offset=0)
-        offset = self._data_offset
-        return {
-            name: mapped[offset + begin : offset + end].view(dtype).reshape(shape)
-            for name, (dtype, shape, begin, end) in self._tensors.items()
-        }
-
-    def ids(self) -> List[str]:
-        """Ids of the utterances, in their order.  Raises Damaged: they do not fit the numbers of frames."""
-        arrays = self.map()
-        names = arrays["ids"].tobytes().decode(errors="replace").split("\n")[:-1]
-        frames = arrays["num_frames"].astype(np.int64)
-        if len(names) != len(frames) or (frames < 0).any() or frames.sum() != self.num_frames:
-            raise Damaged(f"{len(names)} ids for {len(frames)} utterances of {frames.sum()} frames")
-        return names
+        if (names, kind) != ([_FRAMES], [("I16", [self.num_frames, self.facts.width])]):
+            raise Damaged(f"its header is wrong (tensors {names}, {self.num_frames} frames in all)")
+        if size != begin + 2 * self.facts.width * self.num_frames:
+            raise Damaged(f"it has {size} bytes for {self.num_frames} frames")
 
     def verify(self) -> None:
         """Read everything once.  Raises Damaged: the bytes are not those that were written."""
-        digest = _digest({key: value for key, value in self._values.items() if key != "sha256"})
-        with open(self.path, "rb") as stream:
-            stream.seek(self._data_offset)
-            for block in iter(lambda: stream.read(1 << 20), b""):
-                digest.update(block)
-        if digest.hexdigest() != self.sha256:
-            raise Damaged("its checksum is wrong")
-
-    @staticmethod
-    def _checked(name: str, spec: Dict[str, Any]) -> Tuple[type, Tuple[int, ...], int, int]:
-        dtype, shape, (begin, end) = _DTYPES[spec["dtype"]], tuple(spec["shape"]), spec["data_offsets"]
-        if any(type(number) is not int or number < 0 for number in (*shape, begin, end)):
-            raise ValueError(f"tensor {name}")
-        if end - begin != math.prod(shape) * np.dtype(dtype).itemsize:
-            raise ValueError(f"tensor {name}")
-        return dtype, shape, begin, end
-
-    def _check_shapes(self) -> None:
-        frames, utterances = self._tensors["starts"][1][0], self._tensors["num_frames"][1][0]
-        nodes = (np.float16, (frames, self.facts.prune_range, 2))
-        expected = {
-            "packed": nodes,
-            "starts": (np.int16, (frames,)),
-            "num_frames": (np.int32, (utterances,)),
-            "ids": (np.uint8, (self._tensors["ids"][1][0],)),
-        }
-        if self.facts.temperature != 1.0:
-            expected["tempered"] = nodes
-        if {name: spec[:2] for name, spec in self._tensors.items()} != expected:
-            raise ValueError("its tensors are not those of a shard")
+        for name, place in self.places:
+            try:
+                place.read()
+            except UserError:
+                raise Damaged(f"the frames of {name} are not what was written") from None
 
 
-def _digest(values: Dict[str, Any]):
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+def _frames(entry: Entry, facts: CacheFacts) -> Tensor:
+    """(T, facts.width) int16."""
+    largest = int(entry.starts.max()) if len(entry.starts) else 0
+    if largest > np.iinfo(np.int16).max:
+        raise UserError(f"utterance {entry.id}", f"{largest} symbols", "at most 32767", "leave it out, or cut it")
+    nodes = [entry.packed] if facts.temperature == 1.0 else [entry.packed, entry.tempered]
+    bits = [values.contiguous().view(torch.int16).flatten(1) for values in nodes if values is not None]
+    array = torch.cat([entry.starts.to(torch.int16).unsqueeze(1), *bits], dim=1)
+    assert array.size(1) == facts.width, (array.shape, facts)
+    return array
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _short(value: object) -> str:

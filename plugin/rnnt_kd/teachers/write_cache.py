@@ -1,198 +1,185 @@
-"""Stage 4: keep what distillation needs of the teacher, for every training utterance.
+"""Fills a cache from any teacher and any batches: its pruned lattice and its posteriors there, for every utterance.
 
-Shard i holds the cuts i * n to (i + 1) * n - 1 of the file, without those that no lattice can be
-made of, and is computed by itself: so its bytes do not depend on which job makes it, on what was
-there before, or on how often the work was interrupted.
+    facts = cache_facts(teacher, bpe="lang_bpe_500", prune_range=5)
+    write_cache(teacher, batches, "kd_cache", facts)        # or each of N jobs: shard=k, num_shards=N
+
+``teacher`` is a ``teachers.interface.Teacher`` in eval mode; a batch is (ids, features, feature lengths, labels).  The
+ranges come from the teacher's own simple heads, the posteriors from its joiner on these nodes.
+
+B batch, T encoder frames, S symbols.
 """
 
-import functools
+import hashlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import Callable, Dict, Iterator, List
+from types import ModuleType
+from typing import Dict, Iterable, Optional, Sequence, Tuple, Union
 
 import torch
-from filelock import FileLock, Timeout
+from torch import Tensor, nn
 
-from rnnt_kd.data.audio_format import FRAMES_PER_SECOND
-from rnnt_kd.data.dataset import CutInfo, cuts_digest, load_cuts_info, read_batches
-from rnnt_kd.data.selection import select
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
-from rnnt_kd.progress_bar import ProgressBar
-from rnnt_kd.systems import store
-from rnnt_kd.systems.store import refuse_decoding_only, weights_digest
-from rnnt_kd.teachers.posteriors import CacheSettings, TeacherPosteriors
-from rnnt_kd.teachers.shards import CacheFacts, Damaged, Entry, Shard, shard_indices, shard_path, write_shard
-from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.losses import JoinerParts
+from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
+from rnnt_kd.losses.packed_posteriors import pack
+from rnnt_kd.teachers.interface import Teacher
+from rnnt_kd.teachers.prune import prune
+from rnnt_kd.teachers.shards import CacheFacts, Damaged, Entry, Shard, shard_path, write_shard
+from rnnt_kd.text.labels import padded_labels
+
+Batch = Tuple[Sequence[str], Tensor, Tensor, Sequence[Sequence[int]]]
 
 
-def cache_teacher(
-    teacher_dir: Path,
-    cuts: Path,
-    tokenizer: Tokenizer,
-    cache_dir: Path,
-    settings: CacheSettings,
+def write_cache(
+    teacher: Teacher,
+    batches: Iterable[Batch],
+    out: Path,
+    facts: CacheFacts,
     *,
-    shard_utterances: int = 2000,
-    batch_seconds: float = 120.0,
-    job: int = 1,
-    num_jobs: int = 1,
-    device: str = "cpu",
-    backend_name: str = "auto",
-    say: Callable[[str], None],
-) -> None:
-    """Make the shards of ``cache_dir`` that are missing, damaged, or made with something else.
+    shard: int = 0,
+    num_shards: int = 1,
+    order: Optional[Sequence[str]] = None,
+    backend: Union[str, ModuleType] = "auto",
+    where: object = "teacher",
+) -> bool:
+    """Write one shard of the cache in the folder ``out``; False, and no batch is asked for, if it is there already.
 
     Args:
-      batch_seconds:  audio a batch at most, padding included.
-      job, num_jobs:  this process makes the shards job - 1, job - 1 + num_jobs, ...
-      say:            takes a line for the user.
+      teacher:    in eval mode, on the device of the batches.
+      batches:    (ids, features (B, frames, F), feature lengths (B,), a list of B lists of labels) each.  An id is a
+                  cut's; equal features and labels give equal bytes.
+      facts:      of ``cache_facts``; a shard with others is made anew.
+      shard, num_shards:  which part of the utterances ``batches`` are, from 0; a student needs all parts.
+      order:      ids in the order in which they shall stand; None: as they come.
+      backend:    "auto", or a lattice backend; see ``rnnt_kd.lattice``.
+      where:      what to call the teacher in messages.
     Raises:
-      UserError: teacher, BPE model and cuts do not fit together, or a posterior is not a number.
+      UserError: a teacher without simple heads or in train mode, an id that comes twice or is missing, an utterance
+        without any path, or one whose posteriors are not numbers.
     """
-    cache_dir = Path(cache_dir)
-    work = _TeacherOnCuts(teacher_dir, cuts, tokenizer, settings, shard_utterances, batch_seconds, device, backend_name)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    own = range(job - 1, work.num_shards, num_jobs)
-    reasons = {index: work.why_not_finished(cache_dir, index) for index in own}
-    todo = [index for index in own if reasons[index]]
-    _remove_surplus(cache_dir, work.num_shards, job, num_jobs)
-    whose = f"teacher cache, job {job} of {num_jobs}" if num_jobs > 1 else "teacher cache"
-    if not own:
-        say(f"{whose}: nothing to do, the cache has {work.num_shards} shards ({cache_dir})")
-        return
-    if not todo:
-        say(f"{whose}: finished already, skipped ({cache_dir})")
-        return
-    for reason in sorted(set(reasons.values()) - {"", "missing"}):
-        named = [shard_path(cache_dir, index).name for index in todo if reasons[index] == reason]
-        more = f" and {len(named) - 3} more" if len(named) > 3 else ""
-        say(f"{whose}: makes {', '.join(named[:3])}{more} again: {reason}")
-    total = sum(len(work.places(index)) for index in todo)
-    say(f"{whose}: {len(todo)} of {len(own)} shards to make, {total} utterances; {work.selection.summary('cuts')}")
-    with ProgressBar("teacher cache", total, "utterances") as progress:
-        for index in _locked_in_turn(cache_dir, todo):
-            if not work.why_not_finished(cache_dir, index):  # another process was faster
-                progress.update(len(work.places(index)))
-                continue
-            entries: Dict[str, Entry] = {}
-            for entries_of_batch in work.batches(index):
-                entries.update(entries_of_batch)
-                progress.update(len(entries_of_batch))
-            ordered = [entries[work.infos[place].id] for place in work.places(index)]
-            write_shard(cache_dir, work.facts, index, work.num_shards, ordered)
-    paths = [shard_path(cache_dir, index) for index in own]
-    frames, size = sum(Shard(path).num_frames for path in paths), sum(path.stat().st_size for path in paths)
-    each = f", {size / frames:.2f} bytes a frame" if frames else ""
-    say(f"{whose}: finished, {frames} frames in {size / 1e6:.1f} MB{each} ({cache_dir})")
+    if not why_not_finished(out, facts, shard, num_shards):
+        return False
+    if getattr(teacher, "training", False):
+        raise UserError(where, "is in train mode", "eval mode: no dropout", "call its eval() first")
+    entries: Dict[str, Entry] = {}
+    for batch in batches:
+        for entry in _entries(teacher, batch, facts, backend, where):
+            if entry.id in entries:
+                raise UserError(entry.id, "comes twice", "each utterance once")
+            entries[entry.id] = entry
+    ordered = list(entries) if order is None else list(order)
+    for name in set(ordered) ^ set(entries):
+        raise UserError(name, "is in the order or in the batches, not in both", "the same utterances in both")
+    Path(out).mkdir(parents=True, exist_ok=True)
+    write_shard(Path(out), facts, shard, num_shards, [entries[name] for name in ordered])
+    return True
 
 
-class _TeacherOnCuts:
-    """The teacher and the utterances; ``batches`` runs one on the others."""
+def cache_facts(
+    teacher: Teacher,
+    *,
+    prune_range: int = 5,
+    rnnt_type: str = "regular",
+    temperature: float = 1.0,
+    lm_only_scale: float = 0.25,
+    am_only_scale: float = 0.0,
+    subsampling: int = 4,
+    bpe: str = "",
+    cuts: str = "",
+    digest: Optional[str] = None,
+) -> CacheFacts:
+    """What a cache depends on, for ``write_cache``; its students are held to it.
 
-    def __init__(
-        self,
-        teacher_dir: Path,
-        cuts: Path,
-        tokenizer: Tokenizer,
-        settings: CacheSettings,
-        shard_utterances: int,
-        batch_seconds: float,
-        device: str,
-        backend_name: str,
-    ):
-        self.cuts, self.tokenizer, self.batch_seconds = cuts, tokenizer, batch_seconds
-        refuse_decoding_only(teacher_dir)
-        model, config = store.load_system(teacher_dir, device)
-        for what, theirs, ours in (
-            ("BPE model", config.bpe_checksum[:12], tokenizer.checksum[:12]),
-            ("blank id", config.blank_id, tokenizer.blank_id),
-        ):
-            if theirs != ours:
-                raise UserError(teacher_dir, f"trained with {what} {theirs}", f"{ours}, that of --bpe-dir")
-        self.infos: List[CutInfo] = load_cuts_info(cuts)
-        self.num_shards = -(-len(self.infos) // shard_utterances)
-        encode = functools.lru_cache(maxsize=None)(tokenizer.encode)
-        self.selection = select(
-            self.infos,
-            encode=encode,
-            unk_id=tokenizer.unk_id,
-            encoder_frames=model.encoder.output_lengths,
-            min_seconds=settings.min_seconds,
-            max_seconds=settings.max_seconds,
-            separate_repeats=False,
-        )
-        if self.selection.kept == 0:
-            raise UserError(cuts, f"nothing is left ({self.selection.summary('cuts')})", "usable utterances")
-        backend, place = get_backend(backend_name, torch.device(device)), torch.device(device)
-        self.posteriors = TeacherPosteriors(model, config.training, settings, backend, encode, place, Path(teacher_dir))
-        self.facts = CacheFacts(
-            teacher=weights_digest(teacher_dir),
-            bpe=tokenizer.checksum,
-            cuts=cuts_digest(cuts),
-            blank_id=tokenizer.blank_id,
-            subsampling=model.encoder.subsampling_factor,
-            lm_only_scale=config.training.lm_only_scale,
-            am_only_scale=config.training.am_only_scale,
-            shard_utterances=shard_utterances,
-            **asdict(settings),
-        )
-
-    def why_not_finished(self, cache_dir: Path, index: int) -> str:
-        """Why shard ``index`` has to be made; "" if it is there, whole, and of the same facts."""
-        try:
-            shard = Shard(shard_path(cache_dir, index))
-            changes = shard.facts.differences(asdict(self.facts))
-            if changes:
-                return "; ".join(f"{what} was {there} and is {here}" for what, there, here in changes)
-            if (shard.index, shard.count) != (index, self.num_shards):
-                return f"it is shard {shard.index} of {shard.count}"
-            shard.verify()
-        except FileNotFoundError:
-            return "missing"
-        except Damaged as error:
-            return f"damaged: {error}"
-        return ""
-
-    def places(self, index: int) -> List[int]:
-        """Places in the cuts file of the utterances of a shard."""
-        size = self.facts.shard_utterances
-        inside = range(index * size, min((index + 1) * size, len(self.infos)))
-        return [place for place in inside if self.infos[place].id not in self.selection.reasons]
-
-    def batches(self, index: int) -> Iterator[Dict[str, Entry]]:
-        """The entries of a shard, in batches of like length, longest first."""
-        places = sorted(self.places(index), key=lambda place: (-self.infos[place].num_frames, place))
-        plan: List[List[int]] = []
-        most = self.batch_seconds * FRAMES_PER_SECOND
-        for place in places:
-            longest = self.infos[plan[-1][0]].num_frames if plan else 0
-            if plan and longest * (len(plan[-1]) + 1) <= most:
-                plan[-1].append(place)
-            else:
-                plan.append([place])
-        return (self.posteriors(batch) for batch in read_batches(self.cuts, plan))
+    Args:
+      prune_range:    kept symbol positions a frame.
+      temperature:    of the students' distillation.
+      lm_only_scale, am_only_scale:  of the smoothed loss that the ranges come from: those the teacher was trained with.
+      subsampling:    feature frames an encoder frame.
+      bpe, cuts:      any text that tells one BPE model, one set of utterances from another.
+      digest:         of the teacher's weights; None: SHA-256 of its ``state_dict()``.
+    Raises:
+      UserError: no ``digest``, and a teacher that is no module.
+    """
+    if digest is None:
+        if not isinstance(teacher, nn.Module):
+            raise UserError("teacher", f"{type(teacher).__name__} has no state_dict()", "digest= of its weights")
+        digest = state_digest(teacher)
+    return CacheFacts(
+        teacher=digest, bpe=bpe, cuts=cuts, blank_id=teacher.blank_id, subsampling=subsampling, prune_range=prune_range,
+        rnnt_type=rnnt_type, temperature=temperature, lm_only_scale=lm_only_scale, am_only_scale=am_only_scale,
+        min_seconds=0.0, max_seconds=0.0, shard_utterances=0,
+    )  # fmt: skip
 
 
-def _locked_in_turn(cache_dir: Path, indices: List[int]) -> Iterator[int]:
-    """Each shard, locked until the next one is asked for; those that another process is making come last."""
-    later: List[int] = []
-    for wait, these in ((False, indices), (True, later)):
-        for index in these:
-            lock = FileLock(str(cache_dir / f".{shard_path(cache_dir, index).stem}.lock"))
-            try:
-                lock.acquire(timeout=-1 if wait else 0)
-            except Timeout:
-                later.append(index)
-                continue
-            try:
-                yield index
-            finally:
-                lock.release()
+def state_digest(module: nn.Module) -> str:
+    """SHA-256 of all names, types, shapes and bytes of a module's state, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _remove_surplus(cache_dir: Path, num_shards: int, job: int, num_jobs: int) -> None:
-    """Shards beyond the last, of an older and larger cache."""
-    for index in shard_indices(cache_dir):
-        if index >= num_shards and index % num_jobs == job - 1:
-            shard_path(cache_dir, index).unlink(missing_ok=True)
+def why_not_finished(out: Path, facts: CacheFacts, shard: int, num_shards: int) -> str:
+    """Why a shard has to be made; "" if it is there, whole, and of the same facts."""
+    try:
+        found = Shard(shard_path(Path(out), shard))
+        changes = found.facts.differences(asdict(facts))
+        if changes:
+            return "; ".join(f"{what} was {there} and is {here}" for what, there, here in changes)
+        if (found.index, found.count) != (shard, num_shards):
+            return f"it is shard {found.index} of {found.count}"
+        found.verify()
+    except FileNotFoundError:
+        return "missing"
+    except Damaged as error:
+        return f"damaged: {error}"
+    return ""
+
+
+@torch.no_grad()
+def _entries(teacher: Teacher, batch: Batch, facts: CacheFacts, backend: Union[str, ModuleType], where: object):
+    """An ``Entry`` an utterance."""
+    ids, features, feature_lens, texts = batch
+    if not len(ids) == len(features) == len(feature_lens) == len(texts):
+        problem = f"{len(ids)} ids, {len(features)} features, {len(feature_lens)} lengths, {len(texts)} lists of labels"
+        raise UserError("batch", problem, "as many of each")
+    at_least = max(facts.prune_range - 1, 1)  # so that no batch of short texts narrows the ranges
+    labels, label_lens = (x.to(features.device) for x in padded_labels(texts, teacher.blank_id, at_least))
+    found = prune(
+        teacher,
+        features,
+        feature_lens,
+        labels,
+        label_lens,
+        rnnt_type=facts.rnnt_type,
+        lm_only_scale=facts.lm_only_scale,
+        am_only_scale=facts.am_only_scale,
+        backend=get_backend(backend, features.device),
+    )
+    ranges = found.ranges(facts.prune_range)
+    try:
+        nodes = kept_nodes(labels, ranges, teacher.blank_id, found.boundary, facts.rnnt_type)
+    except UserError as error:
+        what, *number = error.where.split()  # "utterance 3 of the batch"
+        if what == "utterance":
+            raise UserError(ids[int(number[0])], error.problem, error.expected, error.next_step) from None
+        raise
+    packed = _packed(found.joiner, nodes, 1.0, ids, where)
+    tempered = _packed(found.joiner, nodes, facts.temperature, ids, where) if facts.temperature != 1.0 else None
+    starts = nodes.ranges[:, :, 0].cpu()
+    return [
+        Entry(name, starts[b, :T], packed[b, :T], None if tempered is None else tempered[b, :T])
+        for b, (name, T) in enumerate(zip(ids, found.num_frames.tolist(), strict=True))
+    ]
+
+
+def _packed(joiner: JoinerParts, nodes: KeptNodes, temperature: float, ids: Sequence[str], where: object) -> Tensor:
+    """(B, T, s_range, 2) float16, 0 on padded nodes.  UserError: a posterior is not a number."""
+    scores = joiner.scores(nodes, temperature)
+    is_bad = (torch.isnan(torch.stack(scores)).any(dim=0) & nodes.node_mask).flatten(1).any(dim=1)
+    if bool(is_bad.any()):
+        name = ids[int(is_bad.nonzero()[0])]
+        raise UserError(where, f"its posteriors of {name} are not numbers", "", "train the teacher again")
+    return pack(scores).masked_fill(~nodes.node_mask.unsqueeze(3), 0.0).cpu()

@@ -18,7 +18,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import safetensors
 import safetensors.torch
@@ -34,6 +34,7 @@ from rnnt_kd.systems.store import Tensors, read_bytes, serialize
 MODEL, OPTIMIZER, SPARSIFIER = "model.safetensors", "optimizer.safetensors", "sparsifier.safetensors"
 STATE = "state.json"
 _NAME = re.compile(r"step-(\d+)(-epoch-\d+)?")
+ENDS_EPOCH = re.compile(r"-epoch-\d+$")
 
 
 @dataclass
@@ -116,16 +117,47 @@ def list_checkpoints(directory: Path) -> List[Path]:
     return sorted(found, key=lambda path: (path.name.split("-epoch-")[0], path.name))
 
 
+def load_newest(directory: Path, run: str, processes: int, say: Callable[[str], None]) -> List[Checkpoint]:
+    """The checkpoint to go on from; none where there is none.
+
+    In the middle of an epoch another number of processes has nothing to go on with: that is the last end of an epoch,
+    and what came after it is deleted.
+    Raises:
+      UserError: as ``load_checkpoint``.
+    """
+    found = list_checkpoints(directory)
+    later: List[Path] = []
+    while found:
+        before = _read_state(found[-1], run)[0].get("processes", 1)
+        if before == processes or ENDS_EPOCH.search(found[-1].name):
+            break
+        later.append(found.pop())
+    if later:
+        where = f"{found[-1].name}, the last end of an epoch" if found else "the start"
+        who = f"by {before} process(es), and now there are {processes}"
+        say(f"{later[0]}: in the middle of an epoch, {who}; from {where}")
+    saved = [load_checkpoint(found[-1], run)] if found else []
+    for path in later:
+        _delete(path)
+    return saved
+
+
 def tidy(directory: Path, keep_last: int, best: Iterable[str]) -> None:
-    """Keep the last ``keep_last`` checkpoints whole and of the ``best`` ones the weights; delete the rest."""
-    best = set(best)
-    for path in list_checkpoints(directory)[: -keep_last or None]:
-        if path.name in best:
+    """Keep the last ``keep_last`` checkpoints and the last end of an epoch whole and of the ``best`` ones the weights;
+    delete the rest.  With ``keep_last`` 0 nothing stays whole."""
+    best, found = set(best), list_checkpoints(directory)
+    whole = found[-keep_last:] + [path for path in found if ENDS_EPOCH.search(path.name)][-1:] if keep_last else []
+    for path in found:
+        if path not in whole and path.name in best:
             (path / OPTIMIZER).unlink(missing_ok=True)
-        else:
-            retired = path.with_name(f".retired-{path.name}")
-            os.replace(path, retired)
-            shutil.rmtree(retired, ignore_errors=True)
+        elif path not in whole:
+            _delete(path)
+
+
+def _delete(path: Path) -> None:
+    retired = path.with_name(f".retired-{path.name}")
+    os.replace(path, retired)
+    shutil.rmtree(retired, ignore_errors=True)
 
 
 def remove_leftovers(directory: Path) -> None:

@@ -1,38 +1,37 @@
 """The training loop: one system from its configuration to its averaged weights.
 
 Killed at any moment and started again, a run on a CPU ends with the same bits: the
-order of the batches is a function of (seed, epoch), every random draw one of (seed,
-step), and a checkpoint holds all the rest.
+order of the batches is a function of (seed, epoch, number of processes), every random draw one of (seed,
+step, process), and a checkpoint holds all the rest.  Several processes take a step together (data parallel): each has a
+batch of its own, and the loss is that of all their frames.  The first one writes and talks.
 """
 
 import contextlib
+import functools
 import math
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
-from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnnt_kd import choices, progress_bar
 from rnnt_kd.config import SystemConfig
-from rnnt_kd.data.dataset import Batch
 from rnnt_kd.data.selection import write_left_out
-from rnnt_kd.data.specaugment import spec_augment
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.systems import store
 from rnnt_kd.systems.compose import check_device
 from rnnt_kd.systems.describe import describe
-from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import checkpoint, learning_rates, moving_average, setup
 from rnnt_kd.training import system_dir as system_files
-from rnnt_kd.training.batches import TrainingData
-from rnnt_kd.training.objective import TERMS, CachedTeacher, Objective, combine, loss_scales
+from rnnt_kd.training.batches import Prepared, TrainingData
+from rnnt_kd.training.objective import TERMS, Objective, loss_scales, weighted_sum
 from rnnt_kd.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
-from rnnt_kd.training.progress import Metrics, Say
+from rnnt_kd.training.progress import Metrics, Say, Silent
+from rnnt_kd.training.ranks import Ranks
 from rnnt_kd.training.state import EpochResult, TrainState, draw_seed
 
 KEEP_LAST = 2  # checkpoints, besides the best
@@ -49,6 +48,7 @@ def train_system(
     kd_cache: Optional[Path] = None,
     device: str = "cpu",
     backend_name: str = "auto",
+    timeout: float = 1800.0,
     say: Say,
 ) -> None:
     """Train ``config`` in ``system_dir``, or go on with it, or find it finished.
@@ -56,27 +56,52 @@ def train_system(
     Args:
       config: ``vocab_size``, ``blank_id`` and the checksums are filled in here.
       kd_cache: of stage 4, for ``config.kd.ranges`` "teacher"; then no teacher runs.
+      timeout: seconds that the processes of this training, if there are several, wait for one another.
       say:    takes a line for the user.
     Raises:
-      UserError: another run holds the folder, teacher (or its cache) and data do not fit together,
-        a damaged checkpoint, no utterance left, or a loss that stays non-finite.
+      UserError: another run holds the folder, teacher (or its cache) and data do not fit together, a damaged
+        checkpoint, no utterance left, a loss that stays non-finite; another process of this training ended or hangs.
     """
     check_device(config, device)
-    backend = get_backend(backend_name, torch.device(device))
-    cache = setup.teacher_cache(config, tokenizer, kd_cache, teacher_dir, train_cuts)
-    config = setup.resolve(config, tokenizer, teacher_dir, cache)
-    inputs = setup.input_digests(train_cuts, dev_cuts, cache)
-    record = system_files.system_record(system_dir, config, inputs, backend.__name__.rpartition(".")[2])
-    data = TrainingData(config, tokenizer, train_cuts, dev_cuts)
-    with system_files.locked(system_dir):
-        if cache is not None and record.why_not():
-            setup.check_cache(cache, config, data)  # before anything is written
-        if system_files.open_system_dir(record, config, say):
-            fabric = Fabric(accelerator=device, devices=1, precision=config.training.precision)
-            training = Training(config, system_dir, data, fabric, backend, teacher_dir, say, cache, record.identity())
+    ranks = Ranks(device, config.training.precision, timeout)
+    with contextlib.ExitStack() as held, ranks.in_touch():
+        backend = get_backend(backend_name, torch.device(device))
+        cache = setup.teacher_cache(config, tokenizer, kd_cache, teacher_dir, train_cuts)
+        config = ranks.first(lambda: setup.resolve(config, tokenizer, teacher_dir, cache))
+        inputs = setup.input_digests(train_cuts, dev_cuts, cache)
+        record = system_files.system_record(system_dir, config, inputs, backend.__name__.rpartition(".")[2])
+        data = TrainingData(
+            config, tokenizer, train_cuts, dev_cuts, cache, device == "cuda", rank=ranks.rank, size=ranks.size
+        )
+
+        def is_to_do() -> bool:
+            held.enter_context(system_files.locked(system_dir))
+            if cache is not None and record.why_not():
+                setup.check_cache(cache, config, data, say)  # before anything is written
+            return system_files.open_system_dir(record, config, say)
+
+        if ranks.first(is_to_do):
+            training = Training(config, system_dir, data, ranks, backend, teacher_dir, say, record.identity())
             averaged = training.run()
-            record.finish([store.CONFIG])  # before checkpoints go: killed here, the run ends again, the same
-            checkpoint.tidy(training.checkpoints, 0, averaged)
+            ranks.first(lambda: record.finish([store.CONFIG]))  # before checkpoints go: killed here, it ends again
+            ranks.first(lambda: checkpoint.tidy(training.checkpoints, 0, averaged))
+
+
+class Weighted(nn.Module):
+    """What DDP wraps: the loss alone leaves it with a gradient, so what no gradient reaches is seen as unused.
+
+    ``forward(scales, ...)`` of the objective's arguments gives the weighted sum of its terms, and the terms.
+    """
+
+    def __init__(self, objective: Objective, ranks: Ranks):
+        super().__init__()
+        self.objective = objective
+        if ranks.size > 1:  # torch warns where find_unused_parameters finds none
+            self.never_used = nn.Parameter(torch.zeros(1))
+
+    def forward(self, scales: Dict[str, float], *inputs: Any, **more: Any) -> Tuple[Tensor, Dict[str, Tensor]]:
+        terms = self.objective(*inputs, **more)
+        return weighted_sum(terms, scales), {name: term.detach() for name, term in terms.items()}
 
 
 class Training:
@@ -87,26 +112,27 @@ class Training:
         config: SystemConfig,
         system_dir: Path,
         data: TrainingData,
-        fabric: Fabric,
+        ranks: Ranks,
         backend,
         teacher_dir: Optional[Path],
         say: Say,
-        cache: Optional[TeacherCache],
         identity: str,
     ):
-        self.config, self.training, self.dir, self.data, self.cache = config, config.training, system_dir, data, cache
-        self.teacher_dir, self.fabric, self.say, self.identity = teacher_dir, fabric, say, identity
+        self.config, self.training, self.dir, self.data = config, config.training, system_dir, data
+        self.teacher_dir, self.ranks, self.fabric, self.identity = teacher_dir, ranks, ranks.fabric, identity
+        self.say, self.tell = (say, progress_bar.say) if ranks.is_first else (_nothing, _nothing)
+        fabric = ranks.fabric
         torch.set_flush_denormal(True)  # AdamW's moments and the lattice are full of them
         torch.manual_seed(draw_seed(config.seed, "initial weights", 0))
         self.model, teacher = setup.models(config, teacher_dir, fabric.device)
         self.model.to(fabric.device)
         data.select(self.model.encoder.output_lengths, self.model.ctc_output is not None)
-        write_left_out(system_dir / "left_out.json", data.selections)
+        ranks.first(lambda: write_left_out(system_dir / "left_out.json", data.selections))
         for name, chosen in data.selections.items():
-            say(f"{config.name}: {chosen.summary(name)}")
-        steps_per_epoch = data.batches_per_epoch()
-        self.total_steps = steps_per_epoch * self.training.epochs
-        self.sparsifier = setup.sparsifier(config, self.model, steps_per_epoch)
+            self.say(f"{config.name}: {chosen.summary(name)}")
+        self.steps_per_epoch = data.batches_per_epoch()
+        self.total_steps = self.steps_per_epoch * self.training.epochs
+        self.sparsifier = setup.sparsifier(config, self.model, self.steps_per_epoch)
         self.moving_average = (
             moving_average.MovingAverage(self.model, self.training.ema_decay)
             if self.training.averaging == "ema"
@@ -114,9 +140,9 @@ class Training:
         )
         self.objective = Objective(self.model, self.training, backend, config.kd, teacher)
         self.optimizer = make_optimizer(self.model, self.training)
-        self.wrapped, self.wrapped_optimizer = fabric.setup(self.objective, self.optimizer)
+        self.wrapped, self.wrapped_optimizer = fabric.setup(Weighted(self.objective, ranks), self.optimizer)
         self.checkpoints = system_dir / "checkpoints"
-        self.state = TrainState()
+        self.state = TrainState(processes=ranks.size)
         self.window = torch.zeros(len(TERMS) + 4, dtype=torch.float64, device=fabric.device)
 
     def run(self) -> List[str]:
@@ -124,13 +150,17 @@ class Training:
         training = self.training
         self._restore()
         state = self.state
-        self.metrics = Metrics(self.dir, size=state.metrics_bytes, step=state.step)
+        self.metrics: Union[Metrics, Silent] = Silent()
+        progress: Union[progress_bar.ProgressBar, Silent] = Silent()
+        if self.ranks.is_first:
+            self.metrics = Metrics(self.dir, size=state.metrics_bytes, step=state.step)
+            total = self.total_steps + state.first_step
+            progress = progress_bar.ProgressBar(self.config.name, total, "steps", state.step)
         self.clock = time.monotonic()
-        progress = progress_bar.ProgressBar(self.config.name, self.total_steps, "steps", state.step)
         with contextlib.closing(self.metrics), progress:
             while state.epoch < training.epochs:
                 progress.what = f"epoch {state.epoch + 1}/{training.epochs}"
-                for batch in self.data.train_batches(state.epoch, skip=state.batch_in_epoch):
+                for batch in self.data.train_batches(state.epoch, state.batch_in_epoch, state.step):
                     self._train_step(batch)
                     loss = self._log() if state.step % training.log_every_steps == 0 else None
                     progress.update(note="" if loss is None else f"loss {loss:.4f}")
@@ -139,16 +169,16 @@ class Training:
                 self._end_epoch()
             return self._finish()
 
-    def _train_step(self, batch: Batch) -> None:
+    def _train_step(self, batch: Prepared) -> None:
         """One batch: forward, backward, clipped update, sparsification."""
         state, training = self.state, self.training
         step = state.step
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(step)
-        torch.manual_seed(draw_seed(self.config.seed, "dropout", step))
-        scales = loss_scales(step, training, self.config.kd)
-        terms = self.wrapped(*self._inputs(batch, step), cached=self._cached(batch))
-        loss = combine(terms, scales)
+        torch.manual_seed(draw_seed(self.config.seed, "dropout", step, self.ranks.rank))
+        scales = loss_scales(state.position(step), training, self.config.kd)
+        weighted, terms = self.wrapped(scales, **self.fabric.to_device(batch.inputs))
+        loss, divisor, whole_loss = self.ranks.shared_loss(weighted, terms["frames"])
         self.fabric.backward(loss)
         if self.sparsifier is not None:
             self.sparsifier.mask_gradients()
@@ -158,48 +188,24 @@ class Training:
         assert norm is not None
         state.step += 1
         state.batch_in_epoch += 1
-        if self._is_finite(loss, norm):
+        if self._is_finite(whole_loss, norm):  # all processes say the same
             self.wrapped_optimizer.step()
             state.nonfinite_in_a_row = 0
-            self._add_to_window(terms, loss, norm)
+            self._add_to_window(terms, loss * divisor, norm)
         else:
             self._skip(batch, terms)
         self.optimizer.zero_grad(set_to_none=True)
         masks_move = self.sparsifier is not None and not self.sparsifier.frozen
         if self.sparsifier is not None:
-            self.sparsifier.step(state.step)
+            self.sparsifier.step(state.position(state.step))
         if self.moving_average is not None:
             self.moving_average.restart() if masks_move else self.moving_average.update()
-
-    def _inputs(self, batch: Batch, step: Optional[int]) -> Tuple[Any, ...]:
-        """Arguments of the objective, on the device; augmented where ``step`` is given."""
-        labels, label_lens = self.data.labels(batch.texts, self.config.blank_id)
-        features, clean = batch.features, None
-        if step is not None and self.training.specaugment is not None:
-            generator = torch.Generator().manual_seed(draw_seed(self.config.seed, "specaugment", step))
-            features = spec_augment(features, batch.feature_lens, generator, **vars(self.training.specaugment))
-            is_online = self.config.kd is not None and self.cache is None
-            clean = batch.features if is_online else None
-        tensors = (features, batch.feature_lens, labels, label_lens, clean)
-        return tuple(None if tensor is None else tensor.to(self.fabric.device, non_blocking=True) for tensor in tensors)
-
-    def _cached(self, batch: Batch) -> Optional[CachedTeacher]:
-        """What the teacher left for the batch, on the device; None without a cache."""
-        if self.cache is None:
-            return None
-        labels, _ = self.data.labels(batch.texts, self.config.blank_id)
-        frames = self.model.encoder.output_lengths(batch.feature_lens)
-        found = self.cache.lookup(batch.utterance_ids, frames, int(frames.max()), labels.size(1))
-        device, tempered = self.fabric.device, found.tempered
-        starts, packed = (x.to(device, non_blocking=True) for x in (found.starts, found.packed))
-        tempered = None if tempered is None else tempered.to(device, non_blocking=True)
-        return CachedTeacher(starts, packed, tempered)
 
     def _learning_rate(self, step: int) -> float:
         training = self.training
         schedule = choices.function(learning_rates, training.schedule, "training.schedule")
         return schedule(
-            step,
+            self.state.position(step),
             peak=training.learning_rate,
             warmup_steps=training.warmup_steps,
             total_steps=self.total_steps,
@@ -211,15 +217,16 @@ class Training:
             return math.isfinite(loss.item())
         return bool(torch.isfinite(loss.detach() + norm))
 
-    def _skip(self, batch: Batch, terms: Dict[str, Tensor]) -> None:
+    def _skip(self, batch: Prepared, terms: Dict[str, Tensor]) -> None:
         """A batch whose loss or gradient is not finite changes nothing but the counters."""
         state, limit = self.state, self.training.max_nonfinite_batches
         state.nonfinite_in_a_row += 1
         state.nonfinite_batches += 1
-        values = {name: str(terms[name].item()) for name in TERMS}
-        self.metrics.write("nonfinite", state.step, state.epoch + 1, {"utterances": batch.utterance_ids, **values})
-        names = " ".join(batch.utterance_ids)
-        progress_bar.say(f"{self.config.name}: step {state.step}: loss or gradient not finite, batch skipped: {names}")
+        values = {name: str(self.ranks.total(terms[name]).item()) for name in TERMS}
+        utterances = [one for ids in self.ranks.gathered(batch.utterance_ids) for one in ids]
+        self.metrics.write("nonfinite", state.step, state.epoch + 1, {"utterances": utterances, **values})
+        names = " ".join(utterances)
+        self.tell(f"{self.config.name}: step {state.step}: loss or gradient not finite, batch skipped: {names}")
         if state.nonfinite_in_a_row >= limit:
             raise UserError(
                 self.dir,
@@ -228,19 +235,20 @@ class Training:
                 "lower training.learning_rate, or look at these utterances; the batches are listed in metrics.jsonl",
             )
 
-    def _add_to_window(self, terms: Dict[str, Tensor], loss: Tensor, norm: Tensor) -> None:
+    def _add_to_window(self, terms: Dict[str, Tensor], loss_sum: Tensor, norm: Tensor) -> None:
+        """Sums of this process; ``_log`` and ``_save`` add those of the others."""
         frames = terms["frames"]
-        sums = [terms[name].detach() for name in TERMS]
-        self.window += torch.stack([*sums, loss.detach() * frames, frames, norm, torch.ones_like(frames)]).double()
+        sums = [terms[name] for name in TERMS]
+        self.window += torch.stack([*sums, loss_sum.detach(), frames, norm, torch.ones_like(frames)]).double()
 
     def _log(self) -> Optional[float]:
         """Write the means since the last line; returns the loss per frame."""
-        *sums, loss, frames, norm, batches = self.window.tolist()
+        *sums, loss, frames, norm, batches = self.ranks.total(self.window).tolist()
         self.window = torch.zeros_like(self.window)
         if batches == 0:
             return None
         state = self.state
-        scales = loss_scales(state.step - 1, self.training, self.config.kd)
+        scales = loss_scales(state.position(state.step - 1), self.training, self.config.kd)
         values = {
             "loss": loss / frames,
             **{f"{name}_loss": value / frames for name, value in zip(TERMS, sums, strict=True)},
@@ -260,7 +268,7 @@ class Training:
         if (state.epoch + 1) % training.validate_every_epochs == 0 or state.epoch + 1 == training.epochs:
             means = self._validate()
             self.metrics.write("dev", state.step, state.epoch + 1, means)
-            progress_bar.say(
+            self.tell(
                 f"epoch {state.epoch + 1}/{training.epochs} step {state.step} dev loss {means['pruned_loss']:.4f}"
                 f" (simple {means['simple_loss']:.4f}, ctc {means['ctc_loss']:.4f})"
             )
@@ -271,56 +279,76 @@ class Training:
 
     @torch.no_grad()
     def _validate(self) -> Dict[str, float]:
-        """Loss terms per encoder frame on the development cuts."""
+        """Loss terms per encoder frame on the development cuts, of which each process takes a part."""
+        self.ranks.average_buffers(self.model)
         self.wrapped.eval()
         sums = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=self.fabric.device)
         for batch in self.data.dev_batches():
-            terms = self.wrapped(*self._inputs(batch, None), with_kd=False)
+            with self.fabric.autocast():  # DDP would wait here for the others, who may have no batch left
+                terms = self.objective(**self.fabric.to_device(batch.inputs), with_kd=False)
             sums += torch.stack([terms[name] for name in TERMS] + [terms["frames"]]).double()
         self.wrapped.train()
-        *values, frames = sums.tolist()
+        *values, frames = self.ranks.total(sums).tolist()
         means = {f"{name}_loss": value / frames for name, value in zip(TERMS, values, strict=True) if name != "kd"}
         if not math.isfinite(means["pruned_loss"]):
             means["pruned_loss"] = float("1e30")  # JSON has no infinity; never among the best
         return means
 
     def _save(self, name: str) -> None:
+        """The first process writes, once all have been found to hold the same."""
         state = self.state
+        self.ranks.average_buffers(self.model)
+        model, masks = self.model.state_dict(), self.sparsifier.state_dict() if self.sparsifier is not None else {}
+        self.ranks.check_same({**model, **{f"sparsifier {key}": value for key, value in masks.items()}})
+        self.window = self.ranks.total(self.window) * self.ranks.is_first  # as it is after a resume
         state.window, state.metrics_bytes = self.window.tolist(), self.metrics.size
         now = time.monotonic()
         state.train_seconds, self.clock = state.train_seconds + now - self.clock, now
         averaged = self.moving_average.tensors() if self.moving_average is not None else {}
-        checkpoint.save_checkpoint(
-            self.checkpoints / name,
-            self.model.state_dict(),
-            {**optimizer_tensors(self.optimizer, self.model), **averaged},
-            self.sparsifier.state_dict() if self.sparsifier is not None else {},
-            {**state.to_dict(), "precision": self.fabric.strategy.precision.state_dict()},
-            self.identity,
-        )
-        checkpoint.tidy(self.checkpoints, KEEP_LAST, [result.checkpoint for result in self._best()])
+        optimizer = {**optimizer_tensors(self.optimizer, self.model), **averaged}
+        scalars = {**state.to_dict(), "precision": self.fabric.strategy.precision.state_dict()}
+
+        def write() -> None:
+            checkpoint.save_checkpoint(self.checkpoints / name, model, optimizer, masks, scalars, self.identity)
+            checkpoint.tidy(self.checkpoints, KEEP_LAST, [result.checkpoint for result in self._best()])
+
+        self.ranks.first(write)
 
     def _restore(self) -> None:
-        """Go on from the newest checkpoint, if there is one."""
-        checkpoint.remove_leftovers(self.checkpoints)
-        found = checkpoint.list_checkpoints(self.checkpoints)
-        if not found:
+        """Go on from the newest checkpoint, if there is one; it is read by the first process and sent to the others."""
+        found: List[checkpoint.Checkpoint] = []
+
+        def newest() -> Optional[Tuple[Path, Dict[str, Any]]]:
+            checkpoint.remove_leftovers(self.checkpoints)
+            found.extend(checkpoint.load_newest(self.checkpoints, self.identity, self.ranks.size, self.say))
+            return (found[0].path, found[0].state) if found else None
+
+        place = self.ranks.first(newest)
+        if place is None:
             return
-        saved = checkpoint.load_checkpoint(found[-1], self.identity)
-        precision = saved.state.pop("precision", {})
-        self.state = TrainState.from_dict(saved.state, found[-1] / checkpoint.STATE)
-        next_step = f"delete {found[-1]}"
-        store.load_weights(self.model, saved.model, found[-1] / checkpoint.MODEL, next_step)
-        averaged, of_optimizer = moving_average.split(saved.optimizer)
-        load_optimizer_tensors(self.optimizer, self.model, of_optimizer, found[-1] / checkpoint.OPTIMIZER, next_step)
+        path, values = place
+        model = self.ranks.tensors(lambda: found[0].model)
+        optimizer = self.ranks.tensors(lambda: found[0].optimizer)
+        masks = self.ranks.tensors(lambda: found[0].sparsifier)
+        precision = values.pop("precision", {})
+        self.state = state = TrainState.from_dict(values, path / checkpoint.STATE)
+        if state.processes != self.ranks.size:  # at an epoch's end: its length in steps is another one
+            state.processes, state.first_step = self.ranks.size, state.step - state.epoch * self.steps_per_epoch
+            if self.sparsifier is not None:
+                masks["settings"] = self.sparsifier.state_dict()["settings"]
+        next_step = f"delete {path}"
+        store.load_weights(self.model, model, path / checkpoint.MODEL, next_step)
+        averaged, of_optimizer = moving_average.split(optimizer)
+        load_optimizer_tensors(self.optimizer, self.model, of_optimizer, path / checkpoint.OPTIMIZER, next_step)
         if self.moving_average is not None:
             self.moving_average.load(averaged)
         if self.sparsifier is not None:
-            self.sparsifier.load_state_dict(saved.sparsifier)
+            self.sparsifier.load_state_dict(masks)
         self.fabric.strategy.precision.load_state_dict(precision)
-        self.window = torch.tensor(self.state.window, dtype=torch.float64, device=self.fabric.device)
-        position = f"epoch {self.state.epoch + 1}, step {self.state.step} of about {self.total_steps}"
-        self.say(f"{self.config.name}: resumes from {found[-1].name} ({position})")
+        window = torch.tensor(state.window, dtype=torch.float64, device=self.fabric.device)
+        self.window = window * self.ranks.is_first
+        position = f"epoch {state.epoch + 1}, step {state.step} of about {self.total_steps + state.first_step}"
+        self.say(f"{self.config.name}: resumes from {path.name} ({position})")
 
     def _best(self) -> List[EpochResult]:
         """The epochs that may be averaged, best first; the newest if none had frozen masks."""
@@ -341,10 +369,10 @@ class Training:
                 self.sparsifier.finalize()
             return self.state.results[-1:], self._validate()
         trials = []
-        best = self._best()
+        best = self.ranks.first(self._best)
         for count in range(1, len(best) + 1):
             folders = [self.checkpoints / result.checkpoint for result in best[:count]]
-            weights = checkpoint.average(folders, self.identity)
+            weights = self.ranks.tensors(functools.partial(checkpoint.average, folders, self.identity))
             store.load_weights(self.model, weights, self._weights(best[0]), "")
             if self.sparsifier is not None:
                 self.sparsifier.finalize()
@@ -359,15 +387,20 @@ class Training:
     def _finish(self) -> List[str]:
         """Average the best epochs, measure, and write what marks the system as finished."""
         best, means = self._average()
+        self.ranks.check_same(self.model.state_dict())
+        self.ranks.first(lambda: self._write_system(best, means))
+        return [result.checkpoint for result in best]
+
+    def _write_system(self, best: List[EpochResult], means: Dict[str, float]) -> None:
         store.write_tensors(self.dir / store.FINAL, self.model.state_dict())
         self.state.train_seconds += time.monotonic() - self.clock
         epochs = ", ".join(str(epoch) for epoch in sorted(result.epoch for result in best))
         what = "epochs" if self.moving_average is None else "the weights of all steps to epoch"
-        progress_bar.say(
+        self.tell(
             f"{self.config.name}: averaged {what} {epochs}, dev loss {means['pruned_loss']:.4f},"
             f" {self.dir / store.FINAL}"
         )
-        values = describe(self.config, self.model, self.sparsifier, self.teacher_dir, progress_bar.say)
+        values = describe(self.config, self.model, self.sparsifier, self.teacher_dir, self.tell)
         values.update(
             train_seconds=round(self.state.train_seconds, 1),
             steps=self.state.step,
@@ -378,4 +411,7 @@ class Training:
             nonfinite_batches=self.state.nonfinite_batches,
         )
         store.write_system(self.dir, values)
-        return [result.checkpoint for result in best]
+
+
+def _nothing(line: str) -> None:
+    """What the others say."""

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from rnnt_kd import choices
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict
-from rnnt_kd.data.dataset import cuts_digest
+from rnnt_kd.data.source import open_source
+from rnnt_kd.data.stored_frames import AGAIN
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.models.transducer import Transducer
@@ -18,10 +19,12 @@ from rnnt_kd.sparsity import schedules
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import refuse_decoding_only, weights_digest
-from rnnt_kd.teachers.cache import TeacherCache
+from rnnt_kd.teachers.cache import TeacherCache, check_utterances
+from rnnt_kd.teachers.carried import CarriedTeacher, StoredTeacher
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import learning_rates, optimizers
-from rnnt_kd.training.batches import TrainingData
+from rnnt_kd.training.batches import TrainingData, encoder_frames, heard_by_teacher
+from rnnt_kd.training.progress import Say
 
 STARTS_FROM_TEACHER = ("sparse_student", "streaming_student")  # roles
 
@@ -37,7 +40,7 @@ def check_names(config: SystemConfig) -> None:
 
 
 def resolve(
-    config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Path], cache: Optional[TeacherCache] = None
+    config: SystemConfig, tokenizer: Tokenizer, teacher_dir: Optional[Path], cache: Optional[StoredTeacher] = None
 ) -> SystemConfig:
     """Fill in what the tokenizer and the teacher decide, after checking that they fit.
 
@@ -87,57 +90,70 @@ def resolve(
 
 def teacher_cache(
     config: SystemConfig, tokenizer: Tokenizer, kd_cache: Optional[Path], teacher_dir: Optional[Path], train_cuts: Path
-) -> Optional[TeacherCache]:
-    """The cache that ``config`` distils from, its checksums not compared yet; None where it distils from none.
+) -> Optional[StoredTeacher]:
+    """What ``config`` distils from, a cache or what the cuts carry; None where it distils from none.
 
     Raises:
       UserError: it is missing, not finished, or made with something else than this training has.
     """
     if config.kd is None or config.kd.ranges != "teacher":
         return None
-    if kd_cache is None:
-        raise UserError(
-            "--kd-cache",
-            f"missing, and {config.name} learns from a cached teacher (kd.ranges teacher)",
-            "the folder of stage 4",
-            "or --kd-ranges student, with a teacher that runs online",
-        )
     expected = {
         "bpe": tokenizer.checksum,
         "blank_id": tokenizer.blank_id,
         "prune_range": config.training.prune_range,
         "rnnt_type": config.training.rnnt_type,
         "temperature": config.kd.temperature,
-        "cuts": cuts_digest(train_cuts),
+        "cuts": open_source(train_cuts).digest,
     }
+    if config.kd.missing == "skip":
+        del expected["cuts"]  # some are not in the cache, so it may be of others
     if teacher_dir is not None:
         store.read_system(teacher_dir)
         expected = {"teacher": weights_digest(teacher_dir), **expected}
-    return TeacherCache.open(kd_cache, expected, verify=False)
+    if kd_cache is not None:
+        return TeacherCache.open(kd_cache, expected, partial=config.kd.missing == "skip")
+    carried = CarriedTeacher.of(open_source(train_cuts), expected)
+    if carried is None:
+        raise UserError(
+            "--kd-cache",
+            f"missing, {train_cuts} carry no teacher, and {config.name} learns from a cached one (kd.ranges teacher)",
+            "the folder of stage 4",
+            "or kd.ranges=student, with a teacher that runs online",
+        )
+    if config.kd.hears == "original":
+        raise UserError(train_cuts, "carry a teacher of each cut", "a cache, for kd.hears original", AGAIN)
+    return carried
 
 
-def input_digests(train_cuts: Path, dev_cuts: Path, cache: Optional[TeacherCache]) -> Dict[str, str]:
+def input_digests(train_cuts: Path, dev_cuts: Path, cache: Optional[StoredTeacher]) -> Dict[str, str]:
     """What a system is trained on, for its record."""
-    digests = {"train cuts": store.content_digest(train_cuts), "dev cuts": store.content_digest(dev_cuts)}
+    digests = {"train cuts": open_source(train_cuts).content, "dev cuts": open_source(dev_cuts).content}
     return digests if cache is None else {**digests, "teacher cache": cache.digest}
 
 
-def check_cache(cache: TeacherCache, config: SystemConfig, data: TrainingData) -> None:
-    """Read the whole cache once, and look for every utterance that ``config`` would train on.
+def check_cache(cache: StoredTeacher, config: SystemConfig, data: TrainingData, say: Say) -> None:
+    """Look for every utterance that ``config`` would train on; say how many are missing, where some may be.
 
     Raises:
-      UserError: a damaged shard, another subsampling, a missing utterance, or another number of encoder frames.
+      UserError: another subsampling, a missing utterance, or another number of encoder frames.
     """
-    cache.verify()
     model = store.build_model(config)
     theirs, ours = cache.facts.subsampling, model.encoder.subsampling_factor
     if theirs != ours:
         problem = f"made with {theirs} feature frames an encoder frame, and {config.name} has {ours}"
         raise UserError(cache.folder, problem, "the same subsampling in both")
     data.select(model.encoder.output_lengths, model.ctc_output is not None)
-    utterances = data.kept("train")
-    frames = model.encoder.output_lengths(torch.tensor([utterance.num_frames for utterance in utterances]))
-    cache.check_utterances([utterance.id for utterance in utterances], frames.tolist())
+    assert config.kd is not None
+    source, places = data.selections["train"].source, data.selections["train"].places.tolist()
+    frames = encoder_frames(source, places, model.encoder.output_lengths)
+    heard = heard_by_teacher(config, source.ids(places))
+    missing = check_utterances(
+        cache.folder, heard, cache.frames(source, places, heard), frames, config.kd.missing, config.kd.align
+    )
+    if missing:
+        share = f"{missing} of {len(places)} utterances ({100 * missing / len(places):.1f} %)"
+        say(f"{config.name}: {share} have no teacher in {cache.folder} and are trained without distillation")
 
 
 def models(

@@ -37,8 +37,14 @@ class TrainState:
     nonfinite_in_a_row: int = 0
     nonfinite_batches: int = 0
     metrics_bytes: int = 0  # size of metrics.jsonl; a resumed run cuts the file here
+    processes: int = 1  # of this training
+    first_step: int = 0  # where the schedules begin; not 0 once the number of processes has changed
     window: List[float] = field(default_factory=list)  # sums since the last logged line
     results: List[EpochResult] = field(default_factory=list)
+
+    def position(self, step: int) -> int:
+        """Of a step in the schedules: an epoch of other processes had another number of steps."""
+        return step - self.first_step
 
     def to_dict(self) -> Dict[str, Any]:
         """For JSON; floats survive exactly."""
@@ -60,7 +66,7 @@ class TrainState:
             raise UserError(where, problem, "a file that rnnt_kd wrote", next_step) from None
 
 
-def draw_seed(seed: int, purpose: str, number: int) -> int:
-    """A 63-bit seed for one draw, for example ``draw_seed(1, "dropout", step)``."""
-    digest = hashlib.sha256(f"{seed}/{purpose}/{number}".encode()).digest()
+def draw_seed(seed: int, purpose: str, number: int, rank: int = 0) -> int:
+    """A 63-bit seed for one draw of one process, for example ``draw_seed(1, "dropout", step)``."""
+    digest = hashlib.sha256(f"{seed}/{purpose}/{number}{f'/{rank}' if rank else ''}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -43,12 +43,16 @@ def resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndar
 
 
 def reverberate(samples: np.ndarray, rate: int, seed: int, decay_seconds: float, late_db: float) -> np.ndarray:
-    """Put the speech into a room: direct sound, then sparse reflections that decay by 60 dB ("velvet noise").
+    """Put the speech into the room of ``room_response``; as ``convolve``."""
+    return convolve(samples, room_response(rate, seed, decay_seconds, late_db))
+
+
+def room_response(rate: int, seed: int, decay_seconds: float, late_db: float) -> np.ndarray:
+    """Direct sound, then sparse reflections that decay by 60 dB ("velvet noise"): (n,) float64, the first is 1.
 
     Args:
       decay_seconds: reverberation time, 60 dB.
       late_db:       energy of all reflections relative to the direct sound.
-    Returns: as many samples as came in; they may exceed int16: scale afterwards.
     """
     length = max(2, int(decay_seconds * rate))
     spacing = rate // 1600  # 1600 reflections a second sound smooth
@@ -62,8 +66,12 @@ def reverberate(samples: np.ndarray, rate: int, seed: int, decay_seconds: float,
     if energy > 0:
         np.add.at(response, position, level * math.sqrt(10.0 ** (late_db / 10.0) / energy))
     response[0] = 1.0
-    response = np.rint(response * 2**12)
-    wet = np.rint(fftconvolve(samples.astype(np.float64), response))[: len(samples)]
+    return response
+
+
+def convolve(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """As many samples as came in; they may exceed int16: scale afterwards.  ``response`` is rounded to 1/4096."""
+    wet = np.rint(fftconvolve(samples.astype(np.float64), np.rint(response * 2**12)))[: len(samples)]
     return _shift_right(wet.astype(np.int64), 12)
 
 

@@ -46,6 +46,7 @@ def verify(
     exact: bool,
     streaming: bool,
     data_dir: Optional[Path],
+    score_events: bool,
     say: Say,
 ) -> Tuple[Dict[str, Any], str]:
     """Returns what was measured, and what is wrong with it ("" where nothing is).  ``exact``: no weight was rounded."""
@@ -56,7 +57,8 @@ def verify(
     if not usable:
         raise UserError(data_dir, "no utterance can be used", "usable audio")
     check["features_difference"] = check_features(usable, folder)
-    check.update((check_streaming_client if streaming else check_client)(folder, model, tokenizer, usable))
+    check_texts = check_streaming_client if streaming else check_client
+    check.update(check_texts(folder, model, tokenizer, usable, score_events))
     differences = check["differences"]
     shown = [item for item in differences if exact or item["what"] == "text"]
     for item in shown:
@@ -66,6 +68,10 @@ def verify(
         )
     if len(shown) < len(differences):
         say(f"{len(differences) - len(shown)} more differ in times alone; {CHECK} lists them")
+    if check["ties"]:
+        say(
+            f"{len(check['ties'])} times two results were as likely, and sherpa-onnx took the other; {CHECK} lists them"
+        )
     if check["differences_in_blanks"]:
         say(f"{len(check['differences_in_blanks'])} texts have other blanks than {CHECK} expects of sherpa-onnx")
     return check, f"sherpa-onnx and rnnt_kd differ {len(differences)} times" if differences and exact else ""

@@ -82,6 +82,7 @@ class Logits:
 
     def scores(self, nodes: KeptNodes, temperature: float = 1.0, impl: str = "auto") -> NodeScores:
         """What ``node_scores`` computes, but for padded nodes, which hold anything."""
+        check_classes(nodes, self.values.shape[-1])
         values = self.values if temperature == 1.0 else self.values / temperature
         return NodeScores(*node_log_probs(values, nodes.labels, nodes.termination_symbol, nodes.use_hat_loss))
 

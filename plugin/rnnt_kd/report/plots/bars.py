@@ -39,6 +39,7 @@ def _rates(experiment: FinishedExperiment, test_set: str, rate: str) -> Plot:
             continue
         key = (system.name, test_set)
         singles = [row for row in experiment.seeds if several and (row["system"], row["test_set"]) == key]
+        singles = [row for row in singles if not row.get("token_bonus")]
         seeds = [row[rate] for row in singles if row.get(rate) is not None]
         ax.barh(place, value, height=0.62, color=KINDS[system.kind].colour, alpha=0.8, linewidth=0)
         if interval:
@@ -49,7 +50,12 @@ def _rates(experiment: FinishedExperiment, test_set: str, rate: str) -> Plot:
         words.append(f"{system.name} {value:.2f}")
     ax.set_xlim(0, 1.02 * longest or 1)
     label(ax, name)
-    return finished(figure, title, ", ".join(words), "Dots: single seeds." if several else "Lines: 95 % intervals.")
+    return finished(
+        figure,
+        title,
+        ", ".join(words),
+        f"Dots: single seeds{' of single folds' * experiment.has_folds()}." if several else "Lines: 95 % intervals.",
+    )
 
 
 def errors(experiment: FinishedExperiment) -> Iterator[Plot]:

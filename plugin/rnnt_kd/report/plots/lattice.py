@@ -7,7 +7,7 @@ teacher emits them; what teacher, twin and student say of each kept node; each s
 there; and the same, weighted and summed over a frame's nodes, which is what distillation with occupancy weighting
 minimises.
 
-The picture keeps its natural size, about 9 px a frame: put it into a box that scrolls (``overflow-x: auto``).  Lines
+The picture keeps its natural size, at least 9 px a frame: put it into a box that scrolls (``overflow-x: auto``).  Lines
 and text have the page's colours (the CSS variables --fg --muted --grid --accent-2 --accent-3, each with a fallback),
 and the cells of a panel are one small translucent image: so light, dark and print styles apply.
 """
@@ -50,11 +50,11 @@ def draw_lattice(item: UtteranceLattice) -> str:
     tops = np.cumsum([2, *heights])
     titles = {key: _title(key, model) for key, model in item.models.items()}
     left, longest = _left(item), max(text_width(title, WIDEST) for title in titles.values())
-    width = max(left + T * CELL_WIDTH + RIGHT, LEAST_WIDTH, 8 + longest)
+    width = max(left + T * _cell_width(item) + RIGHT, LEAST_WIDTH, 8 + longest)
     figure = pixel_figure(width, tops[-1])
 
     def axes(top: float, height: float, y_end: float) -> Axes:
-        made = figure.add_axes((left, top, T * CELL_WIDTH, height))
+        made = figure.add_axes((left, top, T * _cell_width(item), height))
         made.set_xlim(0, T)
         made.set_ylim(0, y_end)
         return made
@@ -234,8 +234,13 @@ def _sound(ax: Axes, item: UtteranceLattice, words: List[Tuple[str, int, int]]) 
     _style(ax)
     _write(ax, 4 - _left(item), -SOUND + 8, "sound", color=COLOURS["--muted"])
     for word, frame, row in words:
-        _write(ax, frame * CELL_WIDTH, 3 + 12 * row, word)
+        _write(ax, frame * _cell_width(item), 3 + 12 * row, word)
         ax.axvline(frame + 0.5, color=COLOURS["--muted"], linewidth=0.6)
+
+
+def _cell_width(item: UtteranceLattice) -> float:
+    """px of a frame: a short utterance fills the least width."""
+    return max(CELL_WIDTH, (LEAST_WIDTH - _left(item) - RIGHT) / len(item.starts))
 
 
 def _words(item: UtteranceLattice) -> Tuple[List[Tuple[str, int, int]], int]:
@@ -252,7 +257,7 @@ def _words(item: UtteranceLattice) -> Tuple[List[Tuple[str, int, int]], int]:
         if not word:
             continue
         first += item.tokens[first] == SPACE  # the space alone
-        x = float(frames[first]) * CELL_WIDTH
+        x = float(frames[first]) * _cell_width(item)
         row = next((row for row, end in enumerate(ends) if end <= x), len(ends))
         ends[row : row + 1] = [x + text_width(word, 7.5) + 6]
         placed.append((word, int(frames[first]), row))

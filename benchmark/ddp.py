@@ -1,0 +1,156 @@
+"""Encoder frames a second of training steps that several processes take together (data parallel), beside one process.
+
+Each process has a batch of its own, of the same lengths: with N processes a step takes N times the frames.  Steps are
+those of benchmark.train_step, with what the processes tell one another; data loading is not in them.
+"""
+
+import json
+import os
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from torch import nn
+
+from benchmark import options
+from benchmark.loss_rows import times
+from benchmark.measure import Subject, warm_up
+from benchmark.rows import middle
+from benchmark.shapes import SMALL_BATCH
+from benchmark.train_step import WARM_STEP, inputs_of, model_of
+from benchmark.turns import Measurement, run_groups
+from rnnt_kd import choices
+from rnnt_kd.bin.entry import command
+from rnnt_kd.bin.options import chosen_device, parser
+from rnnt_kd.config import TrainingConfig
+from rnnt_kd.jobs import as_ranks, start
+from rnnt_kd.lattice import get_backend
+from rnnt_kd.tables import markdown, shown
+from rnnt_kd.training.loop import Weighted
+from rnnt_kd.training.objective import Objective, loss_scales
+from rnnt_kd.training.optimizer import make_optimizer
+from rnnt_kd.training.ranks import Ranks
+
+FOLLOW = "import sys; from benchmark.ddp import follow; follow(sys.argv[1])"
+
+
+def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, Any]]:
+    """The steps of the first process, which the others take with it; they end with this process."""
+    jobs = as_ranks(["-c", FOLLOW, json.dumps(specification)], specification["processes"], 1)
+    others = [start(job) for job in jobs[1:]]
+    os.environ.update(jobs[0].environment if others else {})
+    ranks, steps, parameters = _steps(specification)
+
+    def led(index: int) -> Subject:
+        def step() -> None:
+            ranks.first(lambda: index)
+            steps[index]()
+
+        return step, parameters
+
+    for _ in range(2):
+        led(len(steps) - 1)[0]()
+    made = [led(index) for index in range(len(steps) - 1)]
+    warm_up(made, torch.device(specification["device"]))
+    return made, {}
+
+
+def follow(specification: str) -> None:
+    """What the other processes do: the step that the first one takes, again and again."""
+    given = json.loads(specification)
+    torch.set_num_threads(given["num_threads"])
+    torch.set_flush_denormal(True)
+    ranks, steps, _ = _steps(given)
+    while True:
+        steps[ranks.first(lambda: 0)]()
+
+
+def _steps(specification: Dict[str, Any]) -> Tuple[Ranks, List[Callable[[], None]], List[nn.Parameter]]:
+    """A step on each batch, and one on a small batch at the end."""
+    ranks = Ranks(specification["device"], "32-true", timeout=3600.0)
+    device, training = ranks.fabric.device, TrainingConfig(prune_range=specification["prune_range"])
+    torch.manual_seed(specification["seed"])
+    model = model_of(specification).to(device).train()
+    optimizer = make_optimizer(model, training)
+    objective = Objective(model, training, get_backend("auto", device))
+    wrapped, wrapped_optimizer = ranks.fabric.setup(Weighted(objective, ranks), optimizer)
+    scales = loss_scales(WARM_STEP, training, None)
+
+    def prepared(batch) -> Callable[[], None]:
+        own = {**specification, "seed": specification["seed"] + ranks.rank}
+        inputs = inputs_of(batch, model, own, False, device)
+
+        def step() -> None:
+            weighted, terms = wrapped(scales, **inputs)
+            loss, _, _ = ranks.shared_loss(weighted, terms["frames"])
+            ranks.fabric.backward(loss)
+            ranks.fabric.clip_gradients(wrapped, wrapped_optimizer, max_norm=training.gradient_clip)
+            wrapped_optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return step
+
+    batches = [[tuple(shape) for shape in batch] for batch in specification["batches"]]
+    return ranks, [prepared(batch) for batch in [*batches, SMALL_BATCH]], list(model.parameters())
+
+
+@command
+def main(argv: Optional[List[str]] = None) -> None:
+    target = parser(__doc__)
+    target.add_argument("--size", default="tiny", help="a row of the encoder's SIZES")
+    target.add_argument("--encoder", choices=choices.names("rnnt_kd.models.encoders"), default="conformer")
+    target.add_argument("--vocab", default="500", help="classes with blank, some numbers")
+    target.add_argument("--processes", default="1,2", help="some numbers")
+    options.add_measuring(target)
+    target.set_defaults(rounds=7)
+    arguments = target.parse_args(argv)
+    options.check(arguments)
+    device = chosen_device(arguments.device)
+    keys = ("size", "encoder", "joiner_dim", "prune_range", "seed", "num_threads")
+    common = {"module": "benchmark.ddp", "device": device, **{key: getattr(arguments, key) for key in keys}}
+    groups = [
+        [
+            Measurement(f"{size} process(es)", {**common, "batches": batches, "vocab": vocab, "processes": size})
+            for size in options.numbers("--processes", arguments.processes)
+        ]
+        for batches in options.batches_of(arguments)
+        for vocab in options.vocabs_of(arguments)
+    ]
+    rows: List[Dict[str, Any]] = []
+    try:
+        limits = {"rounds": arguments.rounds, "seconds_per_row": arguments.seconds_per_row}
+        run_groups(groups, title=_title, finished=lambda jobs: rows.extend(rows_of_group(jobs)), **limits)
+    finally:  # after Ctrl-C, too: the groups that are finished are not lost
+        if rows:
+            where = f"training steps, J = {arguments.joiner_dim}; {options.machine(device, arguments.num_threads)}"
+            options.report(where, [_table(rows)], rows, arguments)
+
+
+def rows_of_group(jobs: Sequence[Measurement]) -> List[Dict[str, Any]]:
+    """Rows of the jobs that ran; ``times_one`` is to one process, None where that is not there."""
+    rows = []
+    for job in (job for job in jobs if job.cannot is None):
+        given, figures = job.specification, middle(job)
+        batches, size = given["batches"], given["processes"]
+        frames = size * sum(T for batch in batches for T, _ in batch) / len(batches)
+        row = {"processes": size, "vocab": given["vocab"], "batch": len(batches[0]), **figures}
+        rows.append({**row, "frames_a_second": frames / figures["seconds"]})
+    one = next((row["frames_a_second"] for row in rows if row["processes"] == 1), None)
+    return [{**row, "times_one": row["frames_a_second"] / one if one else None} for row in rows]
+
+
+def _table(rows: Sequence[Dict[str, Any]]) -> str:
+    head = ["processes", "C", "batch of each", "seconds", "low..high", "frames a second", "÷ one process"]
+    cells = [
+        [row["processes"], row["vocab"], row["batch"], *times(row), f"{row['frames_a_second']:.0f}"]
+        + [shown(row["times_one"], ".2f")]
+        for row in rows
+    ]
+    return markdown(head, cells, left=1)
+
+
+def _title(job: Measurement) -> str:
+    return f"{job.specification['size']}, C {job.specification['vocab']}, batch {len(job.specification['batches'][0])}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Arrays that go with cuts: 16-bit numbers for every frame of an utterance, in a file of many utterances.
+
+A cut carries one as a custom field: a Lhotse ``Array``, which mixing, bucketing, splitting and ``SharWriter`` pass on
+and ``cut.load_kd()`` reads.  It is no ``TemporalArray``: that counts frames by seconds, and the last one would be lost.
+"""
+
+import hashlib
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, Union
+
+import numpy as np
+from lhotse.array import Array
+from lhotse.features.io import FeaturesReader, register_reader
+
+from rnnt_kd.errors import UserError
+from rnnt_kd.files import named_in, patiently
+
+STORAGE = "rnnt_kd_frames"
+TEACHER, TEACHER_FACTS = "kd", "kd_facts"  # custom fields of a cut: the teacher's array, and how it was made
+AGAIN = "run stage 4 (python -m rnnt_kd.bin.cache_teacher) again"
+_KEY = re.compile(r"([0-9]{1,15}),([0-9]{1,9}),([0-9]{1,5}),([0-9a-f]{32})")
+
+
+def digest(content: bytes) -> str:
+    """Of the bytes of one utterance, 128 bits in hexadecimal."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def damaged(path: object, reason: str) -> UserError:
+    return UserError(path, f"damaged: {reason}", "a shard as stage 4 wrote it", f"{AGAIN}: it makes this one anew")
+
+
+class StoredFrames(NamedTuple):
+    """Where the frames of an utterance are: a file, the first byte there, the shape, and the digest of the bytes."""
+
+    path: str
+    begin: int
+    frames: int
+    width: int
+    digest: str
+
+    def read(self) -> np.ndarray:
+        """(frames, width) int16.  UserError: the file is gone, or its bytes are not those that were written."""
+        try:
+            with patiently(lambda: open(self.path, "rb")) as file:
+                file.seek(self.begin)
+                content = file.read(min(2 * self.frames * self.width, os.fstat(file.fileno()).st_size))
+        except FileNotFoundError:
+            raise damaged(self.path, "it is gone") from None
+        if len(content) != 2 * self.frames * self.width or digest(content) != self.digest:
+            raise damaged(self.path, f"the {self.frames} frames at byte {self.begin} are not what was written")
+        return np.frombuffer(content, dtype="<i2").reshape(self.frames, self.width)
+
+    def manifest(self) -> Array:
+        key = f"{self.begin},{self.frames},{self.width},{self.digest}"
+        return Array(STORAGE, os.path.abspath(self.path), key, [self.frames, self.width])
+
+
+@register_reader
+class _Reader(FeaturesReader):
+    """For ``cut.load_kd()``; import this module before."""
+
+    name = STORAGE
+
+    def __init__(self, path: str):
+        self.path = path
+
+    def read(self, key: str, left_offset_frames: int = 0, right_offset_frames: Optional[int] = None) -> np.ndarray:
+        return _place(self.path, key).read()[left_offset_frames:right_offset_frames]
+
+
+def carried(cut: Any, cuts_path: Path) -> Union[None, StoredFrames, np.ndarray]:
+    """The teacher's array that a cut carries, or where it is; None where it carries none.
+
+    Raises UserError: another storage than ours or a Shar directory's, or a file outside of the folder of ``cuts_path``.
+    """
+    array = (cut.custom or {}).get(TEACHER)
+    if array is None:
+        return None
+    where = f"{cuts_path}: cut '{cut.id:.100}'"
+    if isinstance(array, Array) and array.storage_type == STORAGE:
+        return _place(str(named_in(Path(cuts_path), array.storage_path)), array.storage_key)
+    if isinstance(array, Array) and array.storage_type == "memory_npy" and isinstance(array.storage_key, bytes):
+        try:
+            frames = np.load(io.BytesIO(array.storage_key), allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise UserError(where, f"its {TEACHER} cannot be read ({error})", "the array that was written") from None
+        if frames.dtype == np.int16 and frames.ndim == 2 and frames.flags.c_contiguous:
+            return frames
+    problem = f"its {TEACHER} is not an array of frames in storage {STORAGE} or a Shar directory"
+    raise UserError(where, problem, "cuts as python -m rnnt_kd.bin.attach_teacher writes them")
+
+
+def _place(path: str, key: object) -> StoredFrames:
+    found = _KEY.fullmatch(str(key))
+    if found is None:
+        raise UserError(path, f"asked for {str(key)!r:.100}", "BEGIN,FRAMES,WIDTH,DIGEST", "write the cuts again")
+    begin, frames, width = map(int, found.groups()[:3])
+    return StoredFrames(path, begin, frames, width, found[4])

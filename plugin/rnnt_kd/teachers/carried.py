@@ -1,0 +1,113 @@
+"""A teacher's posteriors that travel with the cuts: through mixing, bucketing, splitting by rank, and Shar.
+
+    cuts = attach(CutSet.from_file("cuts.jsonl.gz"), TeacherCache.open("kd_cache"))     # cut.kd, cut.load_kd()
+
+A training without a cache reads them from its cuts, and comes to the same bits.
+"""
+
+import copy
+import gzip
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from rnnt_kd import atomic
+from rnnt_kd.data.source import Source
+from rnnt_kd.data.stored_frames import AGAIN, TEACHER, TEACHER_FACTS, StoredFrames, carried
+from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
+from rnnt_kd.teachers.cache import TeacherCache, check_facts
+from rnnt_kd.teachers.shards import CacheFacts
+
+_OF_THE_CACHE = {"cuts": "", "shard_utterances": 0}  # facts that do not go with a cut
+
+
+class CarriedTeacher:
+    """What cuts carry of their teacher, as ``attach`` gave it to them; the rest as of ``TeacherCache``."""
+
+    def __init__(self, cuts_path: Path, facts: CacheFacts):
+        self.folder, self.facts = cuts_path, facts
+        self.digest = hashlib.sha256(repr(facts).encode()).hexdigest()  # the arrays' own are in the cuts
+
+    @classmethod
+    def of(cls, cuts: Source, expected: Mapping[str, Any]) -> Optional["CarriedTeacher"]:
+        """None where no cut carries one.  UserError: made with something else than ``expected``, or in two ways."""
+        first: Optional[CacheFacts] = None
+        cuts_path = cuts.path
+        for cut in cuts:
+            values = (cut.custom or {}).get(TEACHER_FACTS)
+            if values is None:
+                continue
+            try:
+                facts = CacheFacts(**{**values, **_OF_THE_CACHE})
+            except TypeError as error:
+                where = f"{cuts_path}: cut '{cut.id:.100}'"
+                raise UserError(where, f"its {TEACHER_FACTS} ({error})", "those of a cache", AGAIN) from None
+            if first is None:
+                first = facts
+                check_facts(facts, cuts_path, {key: expected[key] for key in {*expected} - {*_OF_THE_CACHE}})
+            if facts != first:
+                check_facts(facts, f"{cuts_path}: cut '{cut.id:.100}'", vars(first))
+        return None if first is None else cls(cuts_path, first)
+
+    def arrays(
+        self, source: Source, places: Sequence[int], cut_ids: Sequence[str]
+    ) -> List[Union[None, StoredFrames, np.ndarray]]:
+        return [carried(source[place], self.folder) for place in places]
+
+    def frames(self, source: Source, places: Sequence[int], cut_ids: Sequence[str]) -> np.ndarray:
+        arrays = self.arrays(source, places, cut_ids)
+        return np.array([-1 if x is None else x.frames if isinstance(x, StoredFrames) else len(x) for x in arrays])
+
+
+StoredTeacher = Union[TeacherCache, CarriedTeacher]
+
+
+def attach(cuts: Iterable[Any], cache: TeacherCache, missing: str = "error") -> Iterator[Any]:
+    """Lhotse's cuts, each with what ``cache`` has of it: ``cut.kd``, to be read by ``cut.load_kd()``, (T, width) int16.
+
+    Raises UserError: the cache does not have a cut, and ``missing`` is not "skip".
+    """
+    for cut in cuts:
+        cut, fields = copy.copy(cut), _fields(cache, cut.id, missing)
+        cut.custom = {**(cut.custom or {}), **fields}
+        yield cut
+
+
+def attach_to_file(cuts: Path, cache: TeacherCache, out: Path, missing: str = "error") -> Tuple[int, int]:
+    """``attach`` for a cuts file (.jsonl or .jsonl.gz); all else in it stays as it is.
+
+    Returns: cuts, and those without a teacher.  Raises UserError as ``attach``, or: no cuts file.
+    """
+    lines: List[str] = []
+    lacking = 0
+    try:
+        with gzip.open(cuts, "rt", encoding="utf-8") if cuts.suffix == ".gz" else open(cuts, encoding="utf-8") as file:
+            for line in file:
+                cut = parse_json(line)
+                fields = _fields(cache, cut["id"], missing)
+                lacking += not fields
+                cut["custom"] = {**(cut.get("custom") or {}), **fields}
+                lines.append(json.dumps(cut, ensure_ascii=False, default=lambda array: array.to_dict()) + "\n")
+    except UserError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, zlib.error) as error:
+        problem = f"cannot be read as cuts (line {len(lines) + 1}: {type(error).__name__}: {error})"
+        raise UserError(cuts, problem, "Lhotse's cuts, .jsonl or .jsonl.gz") from None
+    content = "".join(lines).encode()
+    atomic.write_bytes(out, gzip.compress(content, compresslevel=6, mtime=0) if out.suffix == ".gz" else content)
+    return len(lines), lacking
+
+
+def _fields(cache: TeacherCache, cut_id: str, missing: str) -> Dict[str, Any]:
+    (place,) = cache.places([cut_id])
+    if place is not None:
+        facts = {key: value for key, value in vars(cache.facts).items() if key not in _OF_THE_CACHE}
+        return {TEACHER: place.manifest(), TEACHER_FACTS: facts}
+    if missing == "skip":
+        return {}
+    raise UserError(cache.folder, f"has nothing of cut {cut_id:.100}", "all cuts (or --missing skip)", AGAIN)

@@ -1,0 +1,314 @@
+"""Folds by speaker, from data directories to the table: what is shared, what is not, and what each figure is made of."""
+
+import importlib
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command_cases import record_again
+from tone_corpus import PRESET, write_tones
+
+from rnnt_kd.bin import collect_results, tune_token_bonus
+from rnnt_kd.bin import experiment as command
+from rnnt_kd.data.kaldi_dir import read_table, write_data_dir
+from rnnt_kd.errors import UserError
+from rnnt_kd.experiments import progress
+from rnnt_kd.scoring import bootstrap, results
+from rnnt_kd.scoring.recognitions import Recognition, read_recogs, write_recogs
+from rnnt_kd.scoring.token_bonus import best
+from rnnt_kd.scoring.word_errors import count_all
+from rnnt_kd.text.tokenizer import Tokenizer
+
+SYSTEMS = """
+folds: 3
+seeds: [1, 2]
+tune_token_bonus: true
+endpoint: {system: half_kd, baseline: half, sparsity: 0.5, test_set: test, search: modified_beam_search}
+systems:
+  teacher: {role: teacher, seeds: [1]}
+  half: {role: sparse_student, sparsity: 0.5}
+  half_kd: {base: half, kd: {}}
+"""
+SPEAKERS = {"train": ["ann", "bob", "cid", "dot"], "dev": ["eve"], "test": ["fay", "gus"]}
+KEYS = (
+    "system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value cer fold declared token_bonus"
+)
+POOLED = "corpus test_set system baseline sparsity words wer baseline_wer change p p_seeds folds seeds declared"
+
+
+class Folds:
+    def __init__(self, folder: Path):
+        self.folder, self.exp, self.file = folder, folder / "exp", folder / "trial.yaml"
+        self.dir = self.exp / "trial"
+
+    def run(self, *more: str) -> list:
+        """Names of what was started, "train fold1 half/2" ..."""
+        started = []
+
+        def in_this_process(jobs, at_once, cmd):
+            for job in jobs:
+                for number in job.numbers:
+                    _, module, *words = job.words_of(number)
+                    started.append(f"{module.rpartition('.')[2]} {job.name_of(number)}")
+                    importlib.import_module(module).main.__wrapped__(words)
+                    torch.set_flush_denormal(False)
+            return []
+
+        words = ["--experiment", self.file, "--config", self.folder / "preset.yaml", "--exp-dir", self.exp]
+        words += [
+            "--train-dir",
+            self.folder / "train",
+            "--dev-dir",
+            self.folder / "dev",
+            "--test-dirs",
+            self.folder / "test",
+        ]
+        words += ["--device", "cpu", "--lattice-backend", "torch", "--corpus", "tones", "--replications", "300"]
+        words += ["--steps", "features bpe teacher cache train decode score", *more]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(command, "run_side_by_side", in_this_process)
+            patch.setattr(bootstrap, "LEAST_UTTERANCES", 2)
+            patch.setattr(results, "too_few", lambda *_: "")
+            for module in (tune_token_bonus, progress.token_bonus):
+                patch.setattr(module, "GRID", (0.0, 2.0))
+            command.main.__wrapped__([str(word) for word in words])
+        return started
+
+    def read(self, name):
+        return json.loads((self.dir / name).read_text())
+
+    def row(self, system):
+        return next(row for row in self.read("summary.json") if row["system"] == system)
+
+
+def make_data(folder: Path) -> None:
+    generator = np.random.default_rng(0)
+    for part, speakers in SPEAKERS.items():
+        texts = {
+            f"{speaker}-{number}": " ".join("".join(generator.choice(list("abcde"), 3)) for _ in range(2))
+            for speaker in speakers
+            for number in range(4)
+        }
+        (folder / f"{part}_audio").mkdir()
+        for key, text in texts.items():
+            write_tones(folder / f"{part}_audio" / f"{key}.wav", text, generator)
+        wav_scp = {key: folder / f"{part}_audio" / f"{key}.wav" for key in texts}
+        write_data_dir(folder / part, wav_scp=wav_scp, text=texts, utt2spk={key: key[:3] for key in texts})
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """(the experiment, what was started); the words recognised are replaced by some that differ in their errors."""
+    trial = Folds(tmp_path_factory.mktemp("folds"))
+    make_data(trial.folder)
+    preset = PRESET.replace("epochs: 3", "epochs: 1").replace("average_best: 2", "average_best: 1")
+    (trial.folder / "preset.yaml").write_text(preset)
+    trial.file.write_text(SYSTEMS)
+    started = trial.run()
+    generator = random.Random(0)
+    for number, path in enumerate(sorted(trial.exp.rglob("recogs-test.txt"))):
+        items = read_recogs(path)
+        hyps = [[word for word in item.ref if generator.random() > 0.02 * (number % 19)] for item in items]
+        write_recogs(path, [Recognition(item.utterance_id, item.ref, tuple(hyp)) for item, hyp in zip(items, hyps)])
+        record_again(path, "decode-test")
+    assert trial.run("--steps", "score") == []
+    return trial, started
+
+
+@pytest.fixture
+def trial(finished, tmp_path):
+    """A copy of the finished experiment, to spoil."""
+    shutil.copytree(finished[0].folder, tmp_path / "copy", symlinks=True)
+    return Folds(tmp_path / "copy")
+
+
+def recogs(trial, fold, system, seed, own=False):
+    folder = "token_bonus/test" if own else "decode_test_modified_beam_search"
+    return read_recogs(trial.exp / f"fold{fold}of3" / "trial" / system / f"seed{seed}" / folder / "recogs-test.txt")
+
+
+def test_features_are_made_once_and_every_fold_has_its_bpe_teacher_cache_students_and_decodings(finished):
+    _, started = finished
+    assert [name for name in started if name.startswith("compute_features")] == ["compute_features cuts of all folds"]
+    for fold in (1, 2, 3):
+        own = [name for name in started if f"fold{fold} " in name]
+        students = ["half/1", "half/2", "half_kd/1", "half_kd/2"]
+        assert own == [
+            f"train_bpe fold{fold} bpe", f"train fold{fold} teacher/1",
+            f"cache_teacher kd_cache_range3 of fold{fold} teacher/1, job 1",
+            *(f"train fold{fold} {job}" for job in students),
+            *(f"decode fold{fold} {job} test" for job in ("teacher/1", *students)),
+            *(f"tune_token_bonus fold{fold} {job} token bonus" for job in ("teacher/1", *students)),
+        ]  # fmt: skip
+
+
+def test_the_bpe_model_of_a_fold_knows_its_training_text_alone(tmp_path):
+    """A letter that one speaker says is unknown in the fold that tests her."""
+    trial = Folds(tmp_path)
+    make_data(trial.folder)
+    text = trial.folder / "train" / "text"
+    text.write_text(text.read_text().replace("ann-0 ", "ann-0 zz"))
+    (trial.folder / "preset.yaml").write_text(PRESET)
+    trial.file.write_text(SYSTEMS)
+    trial.run("--steps", "features bpe")
+    for fold in (1, 2, 3):
+        folder = trial.exp / f"fold{fold}of3"
+        tokenizer = Tokenizer.load(folder / "bpe")
+        knows = tokenizer.unk_id not in tokenizer.encode("z")
+        assert knows == any(
+            value.startswith("zz") for value, _ in read_table(folder / "data" / "train" / "text").values()
+        )
+
+
+def test_rows_are_a_fold_system_seed_test_set_and_bonus_with_the_scorers_figures(finished):
+    trial, _ = finished
+    rows = trial.read("results.json")
+    plain = [row for row in rows if not row["token_bonus"]]
+    assert [(row["fold"], row["system"], row["seed"]) for row in plain] == [
+        (fold, system, seed)
+        for fold in (1, 2, 3)
+        for system, seed in (("teacher", 1), ("half", 1), ("half", 2), ("half_kd", 1), ("half_kd", 2))
+    ]
+    assert len({row["wer"] for row in plain}) > 5  # else equal figures say little
+    for row in rows:
+        assert list(row) == KEYS.split() and row["test_set"] == "test"
+        counts = count_all(recogs(trial, row["fold"], row["system"], row["seed"], bool(row["token_bonus"])))
+        found = [row[key] for key in ("ins", "del", "sub", "words", "wer")]
+        assert found == [counts.ins, counts.dels, counts.subs, counts.words, pytest.approx(counts.wer, abs=1e-4)]
+        assert row["declared"] == (row["system"] != "teacher" and not row["token_bonus"])
+
+
+def test_the_table_pools_all_folds(finished):
+    trial, _ = finished
+    for own in (False, True):
+        rates = {}
+        for system in ("half", "half_kd"):
+            counted = [[count_all(recogs(trial, fold, system, seed, own)) for seed in (1, 2)] for fold in (1, 2, 3)]
+            words = sum(one.words for one, _ in counted)
+            rates[system] = 100 * sum(one.errors + other.errors for one, other in counted) / 2 / words
+            row = trial.row(system)["own_token_bonus"] if own else trial.row(system)
+            assert [row["wer"], row["words"]] == [pytest.approx(rates[system]), words]
+            assert row["del_mean"] == sum(one.dels + other.dels for one, other in counted) / 2
+            within = [abs(one.wer - other.wer) ** 2 / 2 for one, other in counted]
+            assert row["wer_sd"] == pytest.approx((sum(within) / 3) ** 0.5, abs=1e-4)
+        assert row["relative_change"] == pytest.approx(100 * (rates["half_kd"] / rates["half"] - 1))
+        assert row["change_ci95"][0] < row["relative_change"] < row["change_ci95"][1] and row["seen_with_80"] > 0
+    assert words == 56 and trial.row("half_kd")["folds"] == [1, 2, 3] and trial.row("half_kd")["seeds"] == [1, 2]
+    assert trial.row("teacher")["relative_change"] is None and trial.row("half_kd")["p_value_seeds"] is not None
+    (row,) = [row for row in trial.read("pooled.json") if (row["system"], row["test_set"]) == ("half_kd", "clean")]
+    assert list(row) == POOLED.split() and [row["folds"], row["seeds"], row["declared"]] == [3, 2, True]
+    assert [row["p"], row["p_seeds"]] == [trial.row("half_kd")[key] for key in ("p_value", "p_value_seeds")]
+    assert [row["corpus"], row["baseline"], row["sparsity"], row["words"]] == ["tones", "half", 0.5, 56]
+
+
+def test_the_endpoint_stands_first_with_its_figures(finished):
+    text = (finished[0].dir / "summary.md").read_text()
+    line = "Declared before the first training: half_kd against half (50% zeros) on test, modified_beam_search."
+    assert line in text and "these trainings" in text and "seeds too.**" in text
+    systems = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
+    assert systems[2:] == ["half", "half", "half_kd", "half_kd", "teacher", "teacher"]
+
+
+def test_an_endpoint_that_was_changed_is_said_and_counts_no_more(trial):
+    trial.file.write_text(SYSTEMS.replace("half_kd, baseline: half,", "half_kd, baseline: half, token_bonus: own,"))
+    trial.run("--steps", "score")
+    text = (trial.dir / "summary.md").read_text()
+    assert "Everything here is exploratory, the endpoint too" in text
+    assert "changed after the first training: declared.token_bonus was '' and is 'own'" in text
+    assert not any(row["declared"] for row in trial.read("results.json") + trial.read("pooled.json"))
+    trial.file.write_text("\n".join(line for line in SYSTEMS.splitlines() if not line.startswith("endpoint")))
+    trial.run("--steps", "score")
+    text = (trial.dir / "summary.md").read_text()
+    assert "there is no endpoint: changed after the first training: declared.baseline was 'half'" in text
+
+
+def test_a_system_that_is_made_otherwise_is_another_endpoint(trial):
+    trial.file.write_text(SYSTEMS.replace("kd: {}", "kd: {scale: 2.0}"))
+    trial.run("--steps", "score")
+    text = (trial.dir / "summary.md").read_text()
+    assert "half_kd.kd.scale was None and is 2.0" in text and "is another system" in text
+
+
+def test_an_endpoint_that_comes_late_is_said(trial):
+    (trial.dir / ".endpoint.record.json").unlink()
+    trial.run("--steps", "score")
+    assert "it was not recorded before a first training" in (trial.dir / "summary.md").read_text()
+    (trial.exp / "fold1of3" / "trial" / "half" / "seed2" / "system.json").unlink()
+    trial.run("--steps", "train decode score", "--fold", "1")
+    assert "it was written down after the first training" in (trial.dir / "summary.md").read_text()
+
+
+def test_a_partly_finished_experiment_has_a_table_of_what_is_there_and_one_fold_goes_on_alone(trial):
+    (trial.exp / "fold2of3" / "trial" / "half_kd" / "seed1" / "system.json").unlink()
+    shutil.rmtree(trial.exp / "fold3of3" / "trial" / "half_kd" / "seed2")
+    shutil.rmtree(trial.exp / "fold3of3" / "trial" / "half_kd" / "seed1")
+    trial.run("--steps", "score")
+    row, text = trial.row("half_kd"), (trial.dir / "summary.md").read_text()
+    assert row["folds"] == [1, 2] and row["p_value_seeds"] is None and row["p_value"] is not None
+    assert row["compared_words"] < trial.row("half")["words"] and "2 of 3" in text
+    assert "- half_kd, fold 2 seed 1: training is not finished" in text
+    assert "- half_kd, fold 3 seed 1, fold 3 seed 2: not trained" in text
+    started = trial.run("--fold", "2", "--steps", "teacher cache train decode score")
+    assert [name for name in started if name.startswith("train ")] == ["train fold2 half_kd/1"]
+    assert trial.row("half_kd")["folds"] == [1, 2]
+
+
+def test_rows_are_collected_as_they_come_and_replace_their_older_selves(trial, tmp_path):
+    old = [{"system": "half", "seed": 1, "test_set": "test", "wer": 12.5}]  # of an experiment without folds
+    (tmp_path / "results.json").write_text(json.dumps(old))
+    words = [
+        "--experiment-dir",
+        trial.dir,
+        "--results",
+        tmp_path / "results.json",
+        "--pooled",
+        tmp_path / "pooled.json",
+    ]
+    for _ in range(2):
+        collect_results.main.__wrapped__([str(word) for word in words])
+        assert json.loads((tmp_path / "results.json").read_text()) == old + trial.read("results.json")
+        assert json.loads((tmp_path / "pooled.json").read_text()) == trial.read("pooled.json")
+    (trial.dir / "pooled.json").unlink()
+    with pytest.raises(UserError, match="no such file"):
+        collect_results.main.__wrapped__([str(word) for word in words])
+
+
+def test_the_bonus_with_the_fewest_errors_is_taken_of_equal_ones_the_smallest():
+    assert best({0.0: 9, 0.25: 7, 0.5: 7, 1.0: 8}) == 0.25 and best({0.0: 3, 0.5: 3}) == 0.0
+
+
+@pytest.mark.parametrize("change, words", [
+    (("system: half_kd, ", ""), "endpoint: names no system; expected system, baseline"),
+    (("system: half_kd", "system: half_kdd"), "endpoint: system: there is no 'half_kdd'"),
+    (("baseline: half,", "baseline: half_kd,"), "endpoint: compares half_kd with itself"),
+    (("baseline: half,", "baseline: teacher,"), "endpoint: baseline: teacher"),
+    (("sparsity: 0.5, test", "sparsity: 0.9, test"), "endpoint: sparsity: 0.9; expected 0.5"),
+    (("test_set: test", "test_set: test_far"), "endpoint: test_set: there is no 'test_far'"),
+    (("search: modified_beam_search", "search: greedy_search"), "endpoint: search: there is no 'greedy_search'"),
+    (("search: modified_beam_search", "search: modified_beam_search, p: 1"), "endpoint: there is no 'p'"),
+    (("folds: 3\n", ""), "endpoint: given without folds"), (("folds: 3", "folds: 0"), "endpoint: given without folds"),
+    (("folds: 3", "folds: 2"), "folds: 2; expected a whole number, at least 3"),
+    (("folds: 3", "folds: five"), "folds: five; expected a whole number"),
+    (("tune_token_bonus: true", "tune_token_bonus: 3"), "tune_token_bonus: 3; expected true or false"),
+])  # fmt: skip
+def test_wrong_experiments_are_one_line(tmp_path, change, words):
+    trial = Folds(tmp_path)
+    make_data(tmp_path)
+    (tmp_path / "preset.yaml").write_text(PRESET)
+    trial.file.write_text(SYSTEMS.replace(*change))
+    with pytest.raises(UserError) as caught:
+        trial.run("--steps", "")
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--fold", "4"], "--fold: 4; expected 1 .. 3"), (["--job", "half/1"], "--job: given for an experiment with 3 folds"),
+])  # fmt: skip
+def test_wrong_folds_are_one_line(finished, arguments, words):
+    with pytest.raises(UserError) as caught:
+        finished[0].run(*arguments)
+    assert words in str(caught.value)

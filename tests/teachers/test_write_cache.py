@@ -1,0 +1,160 @@
+"""``write_cache`` with a teacher, batches and texts that are not ours."""
+
+import pytest
+import reference
+import torch
+from torch import nn
+
+from rnnt_kd.errors import UserError
+from rnnt_kd.lattice import get_backend
+from rnnt_kd.lattice.prune_ranges import get_rnnt_prune_ranges
+from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed
+from rnnt_kd.losses import JoinerParts
+from rnnt_kd.losses.packed_posteriors import unpack
+from rnnt_kd.teachers.cache import TeacherCache
+from rnnt_kd.teachers.shards import shard_path
+from rnnt_kd.teachers.write_cache import cache_facts, state_digest, write_cache
+
+BLANK, C = 3, 6
+LABELS = {"a": [1, 2, 5], "b-σ": [], "c": [4, 4]}
+FRAMES = {"a": 23, "b-σ": 9, "c": 15}
+
+
+class Recipe(nn.Module):
+    """A transducer of some other recipe: its own names, lengths in int32, three feature frames an encoder frame."""
+
+    blank_id = BLANK
+
+    def __init__(self, seed=0):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.enc, self.dec = nn.Linear(3 * 7, 8), nn.Embedding(C, 8)
+        self.out, self.am_head, self.lm_head = nn.Linear(8, C, bias=False), nn.Linear(8, C), nn.Linear(8, C)
+
+    def encode(self, x, x_lens):
+        return self.enc(x[:, : x.size(1) // 3 * 3].reshape(len(x), -1, 21)), (x_lens // 3).int()
+
+    def predict(self, labels):
+        return self.dec(nn.functional.pad(labels, (1, 0), value=BLANK))
+
+    def joiner(self, encoder_out, predictor_out):
+        return JoinerParts(encoder_out, predictor_out, self.out.weight, None, torch.relu)
+
+    def simple(self, encoder_out, predictor_out):
+        return self.am_head(encoder_out), self.lm_head(predictor_out)
+
+
+def batch(*ids):
+    features = torch.zeros(len(ids), max(FRAMES[name] for name in ids), 7)
+    for row, name in zip(features, ids):
+        row[: FRAMES[name]] = torch.randn(FRAMES[name], 7, generator=torch.Generator().manual_seed(len(name)))
+    return list(ids), features, torch.tensor([FRAMES[name] for name in ids]), [LABELS[name] for name in ids]
+
+
+def facts_of(teacher, **changes):
+    return cache_facts(teacher, **{**dict(prune_range=3, lm_only_scale=0.2, subsampling=3, bpe="lang"), **changes})
+
+
+def refuse():
+    raise AssertionError("a batch was asked for")
+    yield
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_it_holds_the_teachers_posteriors_on_the_ranges_of_its_simple_heads(tmp_path, temperature):
+    teacher = Recipe().eval()
+    facts = facts_of(teacher, temperature=temperature)
+    assert write_cache(teacher, iter([batch("c", "a"), batch("b-σ")]), tmp_path, facts, backend="torch")
+    cache = TeacherCache.open(tmp_path, {"teacher": state_digest(teacher), "bpe": "lang", "blank_id": BLANK})
+    ids, features, lens, texts = batch("a", "b-σ", "c")
+    frames = lens // 3
+    found = cache.lookup(ids, frames.tolist() if torch.is_tensor(frames) else frames, 3)
+    packed = {1.0: found.packed, temperature: found.packed if temperature == 1.0 else found.tempered}
+    for b, (name, T, text) in enumerate(zip(ids, frames.tolist(), texts)):
+        with torch.no_grad():
+            encoder_out, _ = teacher.encode(features[b : b + 1, : FRAMES[name]], lens[b : b + 1])
+            labels = torch.tensor([text + [BLANK] * (3 - len(text))])
+            predictor_out = teacher.predict(labels)
+            boundary = torch.tensor([[0, 0, len(text), T]])
+            am, lm = teacher.simple(encoder_out, predictor_out)
+        _, grads = rnnt_loss_smoothed(
+            lm.double(), am.double(), labels, BLANK, 0.2, 0.0, boundary, return_grad=True, backend=get_backend("torch")
+        )
+        ranges = get_rnnt_prune_ranges(*grads, boundary, 3)
+        assert found.starts[b, :T].tolist() == ranges[0, :, 0].tolist()
+        parts = [x.detach().double() for x in (encoder_out, predictor_out, teacher.out.weight)]
+        logits = reference.joiner_logits(*parts, None, ranges, torch.relu)
+        for at, stored in packed.items():
+            for t, k in ((t, k) for t in range(T) for k in range(3) if int(ranges[0, t, k]) <= len(text)):
+                s = int(ranges[0, t, k])
+                label = text[s] if s < len(text) else None
+                expected = reference.posteriors(logits[0, t, k] / at, label, BLANK)
+                for log_posterior, right in zip(unpack(stored[b, t, k]), expected):
+                    right = 0.0 if right is None else float(right.exp())
+                    assert float(log_posterior.exp()) == pytest.approx(right, rel=0.01, abs=1e-3)
+
+
+def test_each_of_several_jobs_writes_its_part_and_again_nothing(tmp_path):
+    teacher = Recipe().eval()
+    facts = facts_of(teacher)
+    for shard, ids in enumerate((["a", "c"], ["b-σ"])):
+        assert write_cache(teacher, [batch(*ids)], tmp_path, facts, shard=shard, num_shards=2)
+        assert not write_cache(teacher, refuse(), tmp_path, facts, shard=shard, num_shards=2)
+        if shard == 0:
+            with pytest.raises(UserError, match="not finished: 1 of 2 shards"):
+                TeacherCache.open(tmp_path)
+    assert len(TeacherCache.open(tmp_path)) == 3
+    other = Recipe(seed=1).eval()
+    assert state_digest(other) != facts.teacher
+    assert write_cache(other, [batch("a", "c")], tmp_path, facts_of(other), shard=0, num_shards=2)
+
+
+def test_order_is_as_the_batches_come_or_as_asked(tmp_path):
+    teacher = Recipe().eval()
+    for name, batches, order in (
+        ("as", ["c", "a", "b-σ"], None),
+        ("asked", ["b-σ", "c", "a"], ["c", "a", "b-σ"]),
+    ):
+        each = [batch(utterance) for utterance in batches]
+        write_cache(teacher, each, tmp_path / name, facts_of(teacher), order=order)
+    first, second = (shard_path(tmp_path / name, 0).read_bytes() for name in ("as", "asked"))
+    assert first == second
+
+
+def test_what_cannot_be_cached_is_one_line_and_writes_nothing(tmp_path):
+    def simple_less():
+        teacher = Recipe().eval()
+        teacher.simple = lambda *inputs: None
+        return teacher
+
+    def nan():
+        teacher = Recipe().eval()
+        nn.init.constant_(teacher.out.weight, float("nan"))
+        return teacher
+
+    ids, features, lens, texts = batch("a", "c")
+    good, plain = [batch("a", "c")], Recipe().eval
+    cases = [
+        (Recipe(), good, {}, "teacher: is in train mode; expected eval mode"),
+        (simple_less(), good, {}, "teacher: Recipe has no simple heads"),
+        (nan(), good, {"where": "exp/big"}, "exp/big: its posteriors of a are not numbers"),
+        (plain(), [batch("a"), batch("a")], {}, "a: comes twice"),
+        (plain(), good, {"order": ["a"]}, "c: is in the order or in the batches, not in both"),
+        (plain(), [(ids, features, lens, texts[:1])], {}, "batch: 2 ids, 2 features, 2 lengths, 1 lists of labels"),
+        (plain(), [(["a"], features[:1], lens[:1], [[1] * 30])], {}, "a: no path of the pruned lattice takes its 30"),
+        (plain(), [(["a"], features[:1], lens[:1], [[1, BLANK]])], {}, "a: symbol 1 is 3, the blank"),
+    ]
+    for teacher, batches, options, message in cases:
+        with pytest.raises(UserError) as caught:
+            write_cache(teacher, batches, tmp_path / "out", facts_of(teacher), **options)
+        assert message in str(caught.value) and "\n" not in str(caught.value)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_without_a_state_needs_a_digest():
+    class Bare:
+        blank_id = 0
+
+    with pytest.raises(UserError, match=r"Bare has no state_dict\(\); expected digest= of its weights"):
+        cache_facts(Bare())
+    assert cache_facts(Bare(), digest="of mine").teacher == "of mine"

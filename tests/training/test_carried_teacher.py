@@ -1,0 +1,164 @@
+"""Cuts that carry their teacher, and caches that do not have all cuts."""
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+import torch
+from command_cases import refused
+from lhotse import CutSet
+from lhotse.shar import SharWriter
+from training_cases import metrics
+
+from rnnt_kd.bin import attach_teacher as command
+from rnnt_kd.config import KdConfig, TrainingConfig
+from rnnt_kd.data.dataset import collate
+from rnnt_kd.data.source import open_source
+from rnnt_kd.data.stored_frames import carried
+from rnnt_kd.errors import UserError
+from rnnt_kd.lattice import get_backend
+from rnnt_kd.systems import store
+from rnnt_kd.teachers.cache import TeacherCache, collate_teacher
+from rnnt_kd.teachers.carried import attach
+from rnnt_kd.teachers.shards import shard_path
+from rnnt_kd.text.labels import padded_labels
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training.objective import Objective
+
+
+@pytest.fixture(scope="module")
+def kd_cache(tone_corpus, teacher_dir):
+    return tone_corpus.cache(teacher_dir, tone_corpus.folder / "cuts/kd_cache")
+
+
+@pytest.fixture(scope="module")
+def cuts_with_kd(tone_corpus, kd_cache):
+    out = tone_corpus.folder / "cuts/train_kd.jsonl.gz"
+    command.main(["--cuts", str(tone_corpus.train_cuts), "--kd-cache", str(kd_cache), "--out", str(out)])
+    return out
+
+
+def train(tone_corpus, folder, workers=0, missing="error", **options):
+    overrides = ["small_student.training.epochs=1", f"small_student.training.num_workers={workers}"]
+    config = tone_corpus.config("small_student", with_kd=True, overrides=overrides, missing=missing)
+    return " ".join(tone_corpus.train(config, folder, **options))
+
+
+def result(folder):
+    return metrics(folder), (folder / "model.safetensors").read_bytes()
+
+
+def expected_array(kd_cache, cut_id):
+    (place,) = TeacherCache.open(kd_cache).places([cut_id])
+    return place.read()
+
+
+def test_training_from_cuts_that_carry_the_teacher_is_training_from_the_cache(
+    tone_corpus, kd_cache, cuts_with_kd, tmp_path
+):
+    train(tone_corpus, tmp_path / "cache", kd_cache=kd_cache)
+    for workers in (0, 1):
+        train(tone_corpus, tmp_path / str(workers), workers, train_cuts=cuts_with_kd)
+        assert result(tmp_path / str(workers)) == result(tmp_path / "cache")
+
+
+def test_lhotse_reads_it_mixes_it_splits_it_and_writes_it_to_shar(kd_cache, cuts_with_kd, tmp_path):
+    cuts = CutSet.from_file(cuts_with_kd)
+    for cut in cuts:
+        assert np.array_equal(cut.load_kd(), expected_array(kd_cache, cut.id)) and cut.load_kd().dtype == np.int16
+    mixed = CutSet.mux(cuts.subset(first=9), cuts.subset(last=7), seed=0)
+    assert len(list(mixed)) == 16
+    for cut in mixed.split(3)[1]:
+        assert np.array_equal(cut.load_kd(), expected_array(kd_cache, cut.id))
+    (tmp_path / "shar").mkdir()
+    with SharWriter(tmp_path / "shar", {"kd": "numpy"}, shard_size=5, warn_unused_fields=False) as writer:
+        for cut in mixed:
+            writer.write(cut)
+    again = list(CutSet.from_shar(in_dir=tmp_path / "shar"))
+    assert [cut.id for cut in again] == [cut.id for cut in mixed]
+    for cut in again:
+        assert np.array_equal(carried(cut, tmp_path / "shar/cuts"), expected_array(kd_cache, cut.id))
+        assert cut.kd_facts == next(iter(cuts)).kd_facts
+
+
+def test_python_attaches_it_to_any_cuts(tone_corpus, kd_cache):
+    cuts = list(attach(open_source(tone_corpus.train_cuts)[:5], TeacherCache.open(kd_cache)))
+    for cut, plain in zip(cuts, open_source(tone_corpus.train_cuts)):
+        assert np.array_equal(cut.load_kd(), expected_array(kd_cache, cut.id))
+        assert cut.id == plain.id and not plain.has_custom("kd")
+
+
+def rewritten(path, out, change):
+    """A cuts file whose first cut is changed."""
+    lines = [json.loads(line) for line in gzip.open(path)]
+    change(lines[0]["custom"])
+    out.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
+    return out
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda custom: custom["kd"].update(storage_path="/etc/passwd"), "not below"),
+    (lambda custom: custom["kd"].update(storage_path="touch x |"), "a shell pipe"),
+    (lambda custom: custom["kd"].update(storage_type="memory_raw"), "custom.kd"),
+    (lambda custom: custom["kd"].update(storage_key="0,1,7,zz"), "BEGIN,FRAMES,WIDTH,DIGEST"),
+    (lambda custom: custom["kd"].update(storage_key="0,9999999,7," + "0" * 32), "encoder frames for"),
+    (lambda custom: custom["kd_facts"].update(teacher="f" * 64), "teacher weights"),
+    (lambda custom: custom["kd_facts"].update(prune_range=4), "prune range"),
+    (lambda custom: custom.pop("kd"), "1 of 24 utterances are missing"),
+])  # fmt: skip
+def test_what_cuts_claim_of_their_teacher_is_held_against_the_training(
+    tone_corpus, cuts_with_kd, tmp_path, change, words
+):
+    cuts = rewritten(cuts_with_kd, tone_corpus.folder / "cuts/changed.jsonl.gz", change)
+    with pytest.raises(UserError, match=words) as said:
+        train(tone_corpus, tmp_path / "x", train_cuts=cuts)
+    assert "\n" not in str(said.value) and not (tmp_path / "x/checkpoints").exists()
+
+
+def test_cuts_that_carry_none_need_a_cache(tone_corpus, tmp_path):
+    with pytest.raises(UserError, match="carry no teacher"):
+        train(tone_corpus, tmp_path / "x")
+
+
+def test_utterances_that_a_cache_lacks_are_an_error_or_counted(tone_corpus, kd_cache, tmp_path, capsys):
+    part = tmp_path / "part"
+    part.mkdir()
+    for number in (0, 2, 3):
+        (part / shard_path(part, number).name).write_bytes(shard_path(kd_cache, number).read_bytes())
+    with pytest.raises(UserError, match="1 of 4 shards are missing"):
+        train(tone_corpus, tmp_path / "x", kd_cache=part)
+    said = train(tone_corpus, tmp_path / "x", missing="skip", kd_cache=part)
+    assert "7 of 24 utterances (29.2 %) have no teacher" in said
+    whole = train(tone_corpus, tmp_path / "whole", missing="skip", kd_cache=kd_cache)
+    assert "have no teacher" not in whole and result(tmp_path / "whole") != result(tmp_path / "x")
+    given = ["--cuts", str(tone_corpus.train_cuts), "--kd-cache", str(part), "--out", str(part / "cuts.jsonl")]
+    assert "1 of 4 shards are missing" in refused(capsys, command.main, *given)
+    command.main([*given, "--missing", "skip"])
+    assert "24 cuts, 7 of them without a teacher" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shift", [0, 2])
+def test_without_a_teacher_an_utterance_has_its_own_ranges_and_no_term(tone_corpus, teacher_dir, kd_cache, shift):
+    model, training = store.load_system(teacher_dir)[0], TrainingConfig(prune_range=3)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.joiner.output_linear.weight += 0.3 * torch.randn_like(model.joiner.output_linear.weight)
+    objective = Objective(model, training, get_backend("torch"), KdConfig(shift=shift)).eval()
+    cuts, encode = open_source(tone_corpus.train_cuts), Tokenizer.load(tone_corpus.bpe_dir).encode
+
+    def terms(places, taught):
+        batch = collate(cuts, places)
+        labels, label_lens = padded_labels([encode(text) for text in batch.texts], 0)
+        arrays = [expected_array(kd_cache, cuts[place].id) if place in taught else None for place in places]
+        frames = model.encoder.output_lengths(batch.feature_lens).tolist()
+        cached = collate_teacher(arrays, frames, labels.size(1), 3, False, batch.utterance_ids)
+        with torch.no_grad():
+            return objective(
+                batch.features, batch.feature_lens, labels, label_lens, cached=cached, with_kd=bool(taught)
+            )
+
+    both, first, second = terms([0, 1], [0]), terms([0], [0]), terms([1], [])
+    torch.testing.assert_close(both["kd"], first["kd"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(both["pruned"], first["pruned"] + second["pruned"], rtol=1e-4, atol=1e-4)
+    assert float(first["kd"]) > 0.1
