@@ -13,6 +13,7 @@ root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 
 corpus= corpus_dir= train_dir= dev_dir= data_dir= exp_dir= conf_corpus=
 test_dirs=() stage=0 stop_stage=9 preset= experiment=default fold= set=() seed= data_root=()
+cmd= decode_nj=1 gpu_inference=true
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) nj=$((cores < 4 ? cores : 4))
 noise_dir= rir_dir= device=auto nproc= ngpu= num_nodes=1 lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
 experiments() { local name; for name in $(corpora); do echo "  $name: $(names_in "$root/egs/$name/conf/experiments" .yaml)"; done; }
@@ -35,7 +36,11 @@ usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its st
   --noise-dir        noise of far speech (--preset far): MUSAN, a Kaldi data directory or any tree of audio [pink, babble]
   --rir-dir          its room responses, the same: of RIRS_NOISES, simulated_rirs [drawn]
   --seed             of made speech, and of every system that names no seeds [as in the experiment]
-  --nj               processes side by side [$nj]
+  --nj               processes side by side; with --cmd, jobs that share the features of a set, or a cache [$nj]
+  --decode-nj        jobs that share a decoding [$decode_nj]
+  --cmd              runs the jobs of stages 1, 3 to 6 and 8, called as Kaldi's run.pl, queue.pl and slurm.pl are, such
+                       as \"$root/local/slurm_cmd.sh --mem 8G\" [this machine]
+  --gpu-inference    decode on a GPU where systems are trained on one [$gpu_inference]
   --device           auto, cpu or cuda [$device]
   --ngpu             GPUs of this machine that train a system together, the same as --device cuda --nproc [1]
   --nproc            processes that train a system together [1]
@@ -44,7 +49,8 @@ usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its st
   --env              Python environment: auto, k2, torch2 or none [$env]
   --allow-pipes      run the shell pipes of wav.scp [$allow_pipes]
   --data-root        may be repeated: a folder that cuts and experiment.json may name files in, beside their own
-  --print-jobs       print a command line for each system and seed that is missing, for a cluster's queue
+  --print-jobs       run nothing; print a line for each missing job of the stages that are given, or, without any, for each
+                       missing system and seed: for any other scheduler
   --dry-run          print the commands, run none
   --config           a file with such options, a line each
 
@@ -66,7 +72,7 @@ one_of --stop-stage "$stop_stage" "0 1 2 3 4 5 6 7 8 9"
 [ -z "$nproc$ngpu" ] || [ -z "$nproc" ] || [ -z "$ngpu" ] || die "--nproc and --ngpu exclude each other"
 [ -z "$ngpu" ] || { [ "$device" != cpu ] || die "--ngpu and --device cpu exclude each other"; nproc=$ngpu device=cuda; }
 nproc=${nproc:-1}
-for name in nj nproc num_nodes; do
+for name in nj decode_nj nproc num_nodes; do
   [[ ${!name} =~ ^[1-9][0-9]*$ ]] || die "--${name//_/-}: '${!name}'; expected a whole number, at least 1"
 done
 test_list=() own_dirs=("$train_dir" "$dev_dir")
@@ -118,7 +124,7 @@ run() { # run COMMAND ...: print it under --dry-run, else run it
 pipes= failed=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 experiment() { # experiment WORD ...: rnnt_kd.bin.experiment with these words at the end
   run python -m rnnt_kd.bin.experiment --experiment "$conf/experiments/$experiment.yaml" --config "$conf/$preset.yaml" --exp-dir "$exp_dir" \
-    --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
+    --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" --decode-nj "$decode_nj" ${cmd:+--cmd "$cmd"} --gpu-inference "$gpu_inference" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
     --device "$device" --nproc "$nproc" --num-nodes "$num_nodes" --lattice-backend "$lattice_backend" ${fold:+--fold "$fold"} ${seed:+--set "seeds=[$seed]"} ${noise_dir:+--set "features.noise_dir=$noise_dir"} ${rir_dir:+--set "features.rir_dir=$rir_dir"} ${set[@]+"${set[@]/#/--set=}"} "$@"
 }
 stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no other system from its figures
@@ -138,7 +144,14 @@ data() {
 trap 'echo "interrupted; run the same command again to go on from here" >&2; exit 130' INT
 
 #--- stages -----------------------------------------------------------------------------------------
-if [ "$print_jobs" = true ]; then experiment --print-jobs; exit; fi
+if [ "$print_jobs" = true ]; then
+  [ "$stage$stop_stage" != 09 ] || { experiment --print-jobs; exit; }
+  steps=(data features bpe teacher cache train decode score export report)
+  if [ "$stage" = 0 ]; then echo "# data"; dry_run=true data | sed 's/^+ //'; fi
+  steps=("${steps[@]:stage:stop_stage-stage+1}")
+  experiment --print-jobs --steps "${steps[*]#data}"
+  exit
+fi
 [ "$dry_run" = true ] || experiment --steps "" # wrong files and values end here, before anything is made
 stage 0 "data directories" data
 stage 1 "cuts and features" experiment --steps features

@@ -21,8 +21,8 @@ from benchmark.turns import Measurement, run_groups
 from rnnt_kd import choices
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import chosen_device, parser
-from rnnt_kd.children import as_ranks, start
 from rnnt_kd.config import TrainingConfig
+from rnnt_kd.jobs import as_ranks, start
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.tables import markdown, shown
 from rnnt_kd.training.loop import Weighted
@@ -36,9 +36,8 @@ FOLLOW = "import sys; from benchmark.ddp import follow; follow(sys.argv[1])"
 def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, Any]]:
     """The steps of the first process, which the others take with it; they end with this process."""
     jobs = as_ranks(["-c", FOLLOW, json.dumps(specification)], specification["processes"], 1)
-    places = [dict(job.environment) for job in jobs]
-    others = [start(job.steps[0], environment=place) for job, place in zip(jobs[1:], places[1:])]
-    os.environ.update(places[0] if others else {})
+    others = [start(job) for job in jobs[1:]]
+    os.environ.update(jobs[0].environment if others else {})
     ranks, steps, parameters = _steps(specification)
 
     def led(index: int) -> Subject:

@@ -17,10 +17,15 @@ PACKAGE = Path(__file__).resolve().parents[1] / "plugin" / "rnnt_kd"
 OPENERS = {
     "subprocess": {
         "children.py": "this Python, on modules of ours",
+        "jobs.py": "this Python, on commands of ours, and the program that the user named with --cmd",
         "data/audio.py": "wav.scp's pipes, with --allow-pipes",
     },
     "shell=True": {"data/audio.py": "wav.scp's pipes, with --allow-pipes"},
-    "multiprocessing": {"children.py": "functions of ours", "data/features.py": "is it a child?"},
+    "multiprocessing": {
+        "children.py": "functions of ours",
+        "data/features.py": "is it a child?",
+        "jobs.py": "a free port",
+    },
     "import_module": {
         "choices.py": "names of the package's own files",
         "lattice/__init__.py": "names of the package's own files",

@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "tables": "",
     "children": "",
     "progress_bar": "",
+    "jobs": "children progress_bar",
     "files": "",
     "text_files": "",
     "record": "atomic",
@@ -47,7 +48,7 @@ MAY_IMPORT = {
     "export": "atomic children config config_io data decoding models record scoring sparsity systems tables text",
     "experiments": "config config_io data record scoring systems tables teachers text training",
     "report": "atomic config data lattice losses models scoring systems teachers text",
-    "bin": "atomic children config data decoding experiments export models parts progress_bar "
+    "bin": "atomic config data decoding experiments export jobs models parts progress_bar "
     "record report scoring systems teachers text training",
     "__init__": "losses",
 }

@@ -1,10 +1,7 @@
-"""Child processes: commands side by side, a function in several processes, workers that answer requests.
+"""Child processes: a function in several processes, workers that answer requests.
 
-A job is a list of commands, one after the other; one that fails ends its job, not the others.  The ranks of a
-training live and die together.  Whatever ends this process ends what it started: nothing goes on training unseen after
-a kill -9.
-
-A worker runs what may end its process (a library that aborts, or calls ``_Exit``): here that is an exception.
+Whatever ends this process ends what it started.  A worker runs what may end its process (a library that aborts, or
+calls ``_Exit``): here that is an exception.
 
     with Worker("package.module") as worker:            # the module calls serve(answer) when it is run
         result = worker.ask({"operation": "decode"}, [samples])
@@ -17,19 +14,16 @@ import ctypes
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, TypeVar
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, TypeVar
 
 import numpy as np
 
@@ -39,8 +33,6 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 PROCESS_BYTES = 200 << 20  # what a process takes that has loaded torch and nothing else
-_WAIT_SECONDS = 0.1
-_GRACE_SECONDS = 10.0  # for the ranks of a training to say why they end, then for SIGTERM
 _CONTROL_GROUPS = (
     ("/sys/fs/cgroup", "memory.max", "memory.current"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
@@ -52,172 +44,12 @@ except (OSError, AttributeError, TypeError):  # not Linux: a killed run is notic
     _prctl = None
 
 
-@dataclass
-class Commands:
-    """``steps``: what stands after ``python``; ``launcher``: what stands before it."""
+def end_with(parent: int) -> Callable[[], None]:
+    """Asks that a child of the process ``parent`` ends with it; the child calls it, as a ``preexec_fn`` or later.
 
-    name: str
-    steps: List[List[str]]
-    environment: Mapping[str, str] = field(default_factory=dict)  # variables that differ from those of this process
-    launcher: Sequence[str] = ()
-
-
-def run_side_by_side(jobs: Sequence[Commands], at_once: int) -> List[Tuple[str, int]]:
-    """Run all; output comes with ``[name]`` before each line, and as it is where one runs at a time.
-
-    Returns (name, exit status) of those that failed, in the order in which they ended.
-    Raises KeyboardInterrupt after ending what runs.  UserError: the memory is too small for so many.
+    A ``preexec_fn`` holds for the thread that starts the child: start it from the main one.
     """
-    _check_memory(min(at_once, len(jobs)))
-    waiting, failed = list(jobs), []
-    running: List[_Running] = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                running.append(_Running(waiting.pop(0), with_name=at_once > 1))
-            time.sleep(_WAIT_SECONDS)
-            for job in list(running):
-                status = job.poll()
-                if status is not None:
-                    running.remove(job)
-                    failed += [(job.name, status)] if status else []
-    except BaseException:
-        _end(running)
-        raise
-    return failed
 
-
-def run_ranks(step: Sequence[str], processes: int, nodes: int = 1) -> int:
-    """``python`` with these words in so many processes on each of ``nodes`` machines, as the ranks of one training.
-
-    Each finds its place in the variables that torchrun sets; several machines are left to Slurm's srun.  When one ends
-    with an error, the others are ended after some seconds, in which they may end by themselves.
-
-    Returns: the exit status of the first that failed (below 0: a signal's number), 0 where none did.
-    Raises KeyboardInterrupt after ending what runs.  UserError: no srun, or the memory is too small for so many.
-    """
-    running = [_Running(job, with_name=False) for job in as_ranks(list(step), processes, nodes)]
-    status, end_at = 0, float("inf")
-    try:
-        while running and time.monotonic() < end_at:
-            for job in list(running):
-                ended = job.poll()
-                if ended is not None:
-                    running.remove(job)
-                    status = status or ended
-            if status:
-                end_at = min(end_at, time.monotonic() + _GRACE_SECONDS)
-            time.sleep(_WAIT_SECONDS)
-    finally:
-        _end(running)
-    return status
-
-
-def as_ranks(step: List[str], processes: int, nodes: int) -> List[Commands]:
-    if nodes > 1:
-        if shutil.which("srun") is None:
-            expected = "Slurm: sbatch or salloc with that many nodes"
-            next_step = "elsewhere start bin.train on each machine with torchrun, see docs/scale.md"
-            raise UserError("--num-nodes", f"{nodes}, and there is no srun here", expected, next_step)
-        size = [f"--nodes={nodes}", f"--ntasks={nodes * processes}", f"--ntasks-per-node={processes}"]
-        return [Commands("srun", [step], launcher=["srun", *size, "--kill-on-bad-exit=1"])]
-    _check_memory(processes)
-    with connection.Listener(("127.0.0.1", 0)) as free:
-        port = free.address[1]
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "rnnt_kd"}
-    place.update(WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes)
-    if sys.platform == "linux" and "GLOO_SOCKET_IFNAME" not in os.environ:
-        place["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the machine's name leads to
-    places = [{**place, "RANK": rank, "LOCAL_RANK": rank} for rank in range(processes)]
-    names = [f"process {rank} of {processes}" for rank in range(processes)]
-    return [Commands(name, [step], {key: str(value) for key, value in at.items()}) for name, at in zip(names, places)]
-
-
-def follow_launcher() -> None:
-    """End with the process that started this one as a rank: torchrun does not ask for it."""
-    _end_with(os.getppid())()
-
-
-class _Running:
-    """A job at work: ``poll`` starts the next command when one has ended."""
-
-    def __init__(self, commands: Commands, with_name: bool):
-        self.name, self._steps, self._with_name = commands.name, list(commands.steps), with_name
-        self._environment, self._launcher = commands.environment, commands.launcher
-        self._process: Optional[subprocess.Popen] = None
-        self._reader: Optional[threading.Thread] = None
-
-    def poll(self) -> Optional[int]:
-        """None while it runs, then its exit status."""
-        if self._process is not None:
-            status = self._process.poll()
-            if status is None:
-                return None
-            if self._reader is not None:
-                self._reader.join()
-            if status < 0:  # it could not say so itself
-                sys.stderr.write(f"{self.name}: killed by {signal.Signals(-status).name} (memory?)\n")
-            if status:
-                return status
-        if not self._steps:
-            return 0
-        output = subprocess.PIPE if self._with_name else None
-        self._process = start(self._steps.pop(0), output, self._environment, self._launcher)
-        if self._with_name:
-            self._reader = threading.Thread(target=self._copy, args=(self._process.stdout,), daemon=True)
-            self._reader.start()
-        return None
-
-    def terminate(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-
-    def end(self, timeout: float) -> None:
-        """Wait for so many seconds, then kill."""
-        if self._process is not None:
-            try:
-                self._process.wait(max(0.0, timeout))
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-
-    def _copy(self, stream) -> None:
-        for line in stream:
-            with contextlib.suppress(OSError):  # nobody reads, or the log's disk is full: the job goes on
-                sys.stderr.write(f"[{self.name}] {line.rstrip()}\n")
-                sys.stderr.flush()
-
-
-def _end(jobs: Sequence[_Running]) -> None:
-    """All at once, by force after 30 seconds."""
-    for job in jobs:
-        job.terminate()
-    end_at = time.monotonic() + 3 * _GRACE_SECONDS
-    for job in jobs:
-        job.end(end_at - time.monotonic())
-
-
-def start(
-    step: Sequence[str],
-    output: Optional[int] = None,
-    environment: Mapping[str, str] = {},
-    launcher: Sequence[str] = (),
-) -> subprocess.Popen:
-    """``python`` with these words; ended when this process ends.  Call from the main thread."""
-    error = None if output is None else subprocess.STDOUT
-    return subprocess.Popen(
-        [*launcher, sys.executable, *step],
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=error,
-        text=True,
-        errors="replace",
-        preexec_fn=_end_with(os.getpid()),
-    )
-
-
-def _end_with(parent: int):
     def ask() -> None:
         if _prctl is not None:
             _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -235,7 +67,7 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], num_
     if num_processes <= 1 or len(items) <= 1:
         yield from map(function, items)
         return
-    _check_memory(min(num_processes, len(items)))
+    check_memory(min(num_processes, len(items)))
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # a fork of a process whose OpenMP threads have run can hang
     pool = ProcessPoolExecutor(min(num_processes, len(items)), mp_context=context, initializer=follow_parent)
@@ -258,7 +90,7 @@ def start_method(module: str) -> multiprocessing.context.BaseContext:
     return context
 
 
-def _check_memory(processes: int) -> None:
+def check_memory(processes: int) -> None:
     """UserError: the system would kill some of so many processes before they have read anything."""
     free, needed = _free_memory(), processes * PROCESS_BYTES
     if free is not None and free < needed:

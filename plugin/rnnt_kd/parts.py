@@ -23,6 +23,11 @@ from rnnt_kd import atomic
 from rnnt_kd.files import parse_json
 
 
+def are_left(folder: Path, name: str) -> bool:
+    """Are there parts of this work that nobody has put together?"""
+    return any(Path(folder).glob(f".{name}.parts-*"))
+
+
 class Parts:
     """``count`` parts of the work ``name`` in ``folder``; ``key``: a digest of what they are made of.
 

@@ -50,8 +50,8 @@ def test_a_key_of_text_changes_the_commands_that_it_is_about(places, text, optio
 
 
 def test_what_cannot_be_written_is_said_of_each_set_before_training(places, capfd, monkeypatch):
-    def in_this_process(jobs, at_once):
-        ((_, _, *words),) = jobs[0].steps
+    def in_this_process(jobs, at_once, cmd):
+        _, _, *words = jobs[0].words
         train_bpe.main.__wrapped__(words)
         return []
 

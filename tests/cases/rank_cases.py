@@ -12,7 +12,7 @@ import pytest
 import torch
 from command_cases import KILLED_IN
 
-from rnnt_kd import children
+from rnnt_kd import jobs
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -119,7 +119,7 @@ def start_ranks(words, size, killed=None, slurm=False, **given):
     slurm: told who they are by the variables of srun.
     """
     processes, port = [], ""
-    for rank, job in enumerate(children.as_ranks([*words], size, 1)):
+    for rank, job in enumerate(jobs.as_ranks([*words], size, 1)):
         how = words
         if killed is not None and killed[0] == rank:
             how = ["-c", KILLED_IN, killed[1], str(killed[2]), *words[1:]]

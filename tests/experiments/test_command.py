@@ -1,12 +1,14 @@
 """The command: from nothing to the table, on from anywhere, and what it refuses to average."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 from command_cases import edit_record, record_again
 
+from rnnt_kd.bin import decode
 from rnnt_kd.bin import experiment as command
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
@@ -45,8 +47,8 @@ def test_from_nothing_teachers_then_caches_then_students(finished):
     students = ("sparse50/1", "sparse50/2", "sparse50_kd/1", "sparse50_kd/2", "hot/1", "small_large/1")
     assert started == [
         "train large/3",
-        "cache_teacher kd_cache_range3 of large/3, job 1", "cache_teacher kd_cache_range3 of teacher/1, job 1",
-        "cache_teacher kd_cache_range3_temperature2 of teacher/1, job 1",
+        "cache_teacher kd_cache_range3 of large/3", "cache_teacher kd_cache_range3 of teacher/1",
+        "cache_teacher kd_cache_range3_temperature2 of teacher/1",
         *(f"train {job}" for job in students),
         *(f"decode {job} dev" for job in ("teacher/1", "large/3", *students)),
     ]  # fmt: skip
@@ -204,8 +206,8 @@ def test_what_is_missing_is_made_and_nothing_else(trial):
     shutil.rmtree(trial.dir / "sparse50_kd" / "seed2")
     started = trial.run()
     assert started == [
-        "cache_teacher kd_cache_range3 of teacher/1, job 1",
-        "cache_teacher kd_cache_range3_temperature2 of teacher/1, job 1",
+        "cache_teacher kd_cache_range3 of teacher/1",
+        "cache_teacher kd_cache_range3_temperature2 of teacher/1",
         "train sparse50_kd/2",
         "train hot/1",
         "decode sparse50_kd/2 dev",
@@ -273,7 +275,7 @@ def test_a_changed_definition_is_not_averaged_in_and_is_trained_anew(trial):
     trial.run("--steps", "score")
     changed = "is another system: kd.scale was 1.0 and is 3.0, kd.temperature was 2.0 and is 1.0"
     assert changed in row(trial, "hot")["unfinished"]["1"]
-    cache = "cache_teacher kd_cache_range3 of teacher/1, job 1"
+    cache = "cache_teacher kd_cache_range3 of teacher/1"
     assert trial.run() == [cache, "train hot/1", "decode hot/1 dev"]
     assert (trial.dir / "hot" / "seed1.old-1").exists() and row(trial, "hot")["unfinished"] == {}
 
@@ -366,20 +368,67 @@ def test_a_one_off_change_runs_again_what_depends_on_it(trial):
     assert "kd.scale" in refused(trial, "--set", "hot.kd.scale=-1")
 
 
+def printed(trial, capsys, *arguments):
+    capsys.readouterr()
+    words = [word for word in trial.arguments("--print-jobs", *arguments)]
+    del words[words.index("--steps") : words.index("--steps") + 2]
+    command.main.__wrapped__(words)
+    return capsys.readouterr().out.splitlines()
+
+
 def test_printing_needs_nothing_but_the_file_and_each_line_is_whole(trial, tmp_path, capsys):
     shutil.rmtree(trial.exp)
-    trial.run("--print-jobs")
-    lines = capsys.readouterr().out.splitlines()
+    lines = printed(trial, capsys)
     assert len(lines) == 8 and not trial.exp.exists()
     assert ["--job teacher/1" in lines[0], "--job large/3" in lines[1]] == [True, True]  # others wait for them
     for line in lines:
         assert str(trial.file.resolve()) in line and "-m rnnt_kd.bin.experiment" in line
 
 
+def test_every_step_prints_its_jobs_before_anything_is_there(trial, capsys):
+    shutil.rmtree(trial.exp)
+    steps = [step for step in command.STEPS]
+    more = ["--train-dir", trial.corpus.folder / "train", "--nj", 3, "--decode-nj", 2]
+    lines = printed(trial, capsys, *more, "--steps", " ".join(steps))
+    assert not trial.exp.exists()
+    found = {}
+    for line in lines:
+        found.setdefault(line, []) if line[0] == "#" else found[list(found)[-1]].append(line)
+    modules = {name: {line.split("-m rnnt_kd.bin.")[1].split()[0] for line in of} for name, of in found.items()}
+    assert modules == {
+        "# features": {"compute_features"}, "# bpe": {"experiment"}, "# teacher": {"train"}, "# train": {"train"},
+        "# cache": {"cache_teacher"}, "# decode": {"decode"}, "# score": {"experiment"}, "# export": {"export"},
+        "# then": {"experiment"}, "# report": {"experiment"},
+    }  # fmt: skip
+    counts = {name[2:]: len(of) for name, of in found.items()}
+    assert [counts[name] for name in ("bpe", "teacher", "cache", "train", "decode", "score", "export", "report")] == [
+        1, 2, 3 * 3, 6, 8 * 2, 1, 6, 1,
+    ]  # fmt: skip
+    assert all(f"--job {1 + index % 2} --nj 2" in line for index, line in enumerate(found["# decode"]))
+    for line in found["# score"] + found["# then"]:
+        assert "--print-jobs" not in line and line.count("--steps") == 1
+
+
+def test_jobs_of_a_step_that_others_ran_are_not_run_again(trial, capsys):
+    """The printed lines of one system's decoding, in the wrong order."""
+    folder = recogs(trial, "hot", 1).parent
+    before = {path.name: path.read_bytes() for path in folder.glob("*-dev.*")}
+    shutil.rmtree(folder)
+    lines = printed(trial, capsys, "--decode-nj", "2", "--steps", "decode")
+    assert len(lines) == 3
+    for line in lines[:0:-1]:
+        words = shlex.split(line.split(" && ")[1])
+        decode.main.__wrapped__(words[words.index("rnnt_kd.bin.decode") + 1 :])
+    assert trial.run("--steps", "decode") == []
+    made = {path.name: path.read_bytes() for path in folder.glob("*-dev.*")}
+    assert made.keys() <= before.keys() and "tokens-dev.jsonl" in made
+
+
 def test_only_missing_jobs_are_printed(trial, capsys):
     shutil.rmtree(trial.dir / "hot")
-    trial.run("--print-jobs")
-    assert ["--job hot/1" in line for line in capsys.readouterr().out.splitlines()] == [True]
+    assert ["--job hot/1" in line for line in printed(trial, capsys)] == [True]
+    lines = printed(trial, capsys, "--steps", "teacher train decode")
+    assert ["/hot/seed1" in line or "--system hot" in line for line in lines if line[0] != "#"] == [True, True]
 
 
 def test_a_job_makes_what_it_needs(trial):
@@ -395,6 +444,9 @@ def test_a_job_makes_what_it_needs(trial):
 
 @pytest.mark.parametrize("arguments, words", [
     (["--nj", "0"], "--nj: 0"),
+    (["--decode-nj", "0"], "--decode-nj: 0"),
+    (["--cmd", "no-such-queue.pl --mem 2G"], "--cmd: 'no-such-queue.pl' is no program that can be run"),
+    (["--cmd", "/"], "--cmd: '/' is no program that can be run"),
     (["--steps", "train slep"], "--steps: there is no 'slep'; expected one of: features"),
     (["--dev-dir", "/"], "'/' gives a set no name"),
     (["--test-dirs", "x/-test"], "'x/-test' gives a set no name, or one that begins with a dot or a hyphen"),

@@ -40,9 +40,10 @@ def features(corpus, patch):
     """Stage 1 in this process; returns (where, who is heard, who babbles) of every draw."""
     heard, current, real, real_talk = [], [], far.Surroundings.heard, far._talk
 
-    def in_this_process(jobs, at_once):
+    def in_this_process(jobs, at_once, cmd):
         for job in jobs:
-            for _, module, *words in job.steps:
+            for number in job.numbers:
+                _, module, *words = job.words_of(number)
                 current[:] = [job.name]
                 importlib.import_module(module).main.__wrapped__(words)
         return []

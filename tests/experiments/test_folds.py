@@ -49,10 +49,11 @@ class Folds:
         """Names of what was started, "train fold1 half/2" ..."""
         started = []
 
-        def in_this_process(jobs, at_once):
+        def in_this_process(jobs, at_once, cmd):
             for job in jobs:
-                for _, module, *words in job.steps:
-                    started.append(f"{module.rpartition('.')[2]} {job.name}")
+                for number in job.numbers:
+                    _, module, *words = job.words_of(number)
+                    started.append(f"{module.rpartition('.')[2]} {job.name_of(number)}")
                     importlib.import_module(module).main.__wrapped__(words)
                     torch.set_flush_denormal(False)
             return []

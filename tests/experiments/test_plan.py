@@ -152,8 +152,8 @@ def test_cache_commands_make_the_lattice_that_the_student_needs(plan, monkeypatc
     monkeypatch.setattr("rnnt_kd.text.tokenizer.Tokenizer.load", lambda folder: folder)
     for name, temperature, prune_range in (("uniform", 1, 5), ("hot", 2, 5), ("wide", 2, 7), ("small_large", 1, 5)):
         cache = plan.cache((name, 1))
-        for job, command in enumerate(plan.cache_commands(cache, 3), 1):
-            cache_teacher.main.__wrapped__(command[2:])
+        for job in (1, 2, 3):
+            cache_teacher.main.__wrapped__([*plan.cache_command(cache)[2:], "--job", str(job), "--nj", "3"])
             (teacher_dir, cuts, bpe_dir, folder, settings), options = calls[-1]
             assert (folder, teacher_dir) == (cache.folder, plan.system_dir(cache.teacher))
             assert (settings.temperature, settings.prune_range) == (temperature, prune_range)
@@ -203,4 +203,4 @@ def test_every_experiment_on_disk_is_valid_with_its_presets(root):
         for preset in presets:
             plan = Plan(path, Places(path.parents[1] / f"{preset}.yaml", EXP, "dev", {}))
             for job in plan.jobs():
-                assert plan.train_command(job) and (plan.cache(job) is None or plan.cache_commands(plan.cache(job)))
+                assert plan.train_command(job) and (plan.cache(job) is None or plan.cache_command(plan.cache(job)))

@@ -41,7 +41,7 @@ HOSTILE = [
     ("subprocess:run", {"args": ["python", "-c", COMMAND]}), ("os:system", {"command": "touch EXECUTED"}),
     ("posix:system", {"command": "touch EXECUTED"}), ("builtins:exec", {"source": COMMAND}),
     ("torch.hub:load", {"repo_or_dir": "x/y", "model": "z"}), ("numpy:load", {"file": "x", "allow_pickle": True}),
-    ("rnnt_kd.children:start", {"step": ["-c", COMMAND]}), ("benchmark.worker:main", {}),
+    ("rnnt_kd.jobs:run_ranks", {"step": ["-c", COMMAND], "processes": 1}), ("benchmark.worker:main", {}),
     ("os.path:join", {}), ("importlib:import_module", {"name": "this"}), ("lhotse.utils:exec", {}),
     ("toy_encoder:system", {"command": "touch EXECUTED"}),
 ]  # fmt: skip

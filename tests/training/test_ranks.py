@@ -108,7 +108,7 @@ def whole(tone_corpus, teacher_dir, tmp_path_factory, root):
 
 
 def free_port():
-    return int(rank_cases.children.as_ranks([], 1, 1)[0].environment["MASTER_PORT"])
+    return int(rank_cases.jobs.as_ranks([], 1, 1)[0].environment["MASTER_PORT"])
 
 
 @pytest.fixture(scope="module")

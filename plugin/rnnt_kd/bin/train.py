@@ -12,10 +12,11 @@ import os
 import sys
 from typing import List, Optional
 
-from rnnt_kd import children, choices
+from rnnt_kd import choices
 from rnnt_kd.bin import options
 from rnnt_kd.bin.entry import command
 from rnnt_kd.errors import UserError
+from rnnt_kd.jobs import follow_launcher, run_ranks
 
 
 @command
@@ -34,10 +35,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.check_positive(args, "num_threads", "nproc", "num_nodes", "timeout")
     asked, is_rank = args.nproc * args.num_nodes, "TORCHELASTIC_RUN_ID" in os.environ
     if is_rank:
-        children.follow_launcher()
+        follow_launcher()
     elif asked > 1 and os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1":
         words = ["-m", "rnnt_kd.bin.train", *(sys.argv[1:] if argv is None else argv)]
-        sys.exit(1 if children.run_ranks(words, args.nproc, args.num_nodes) else 0)
+        sys.exit(1 if run_ranks(words, args.nproc, args.num_nodes) else 0)
 
     import torch
 

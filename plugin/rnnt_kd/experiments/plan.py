@@ -37,6 +37,7 @@ class Places:
       train_dir, dev_dir, test_dirs: Kaldi data directories; a folder's name is the name of the set.
       overrides: ``--set`` of the command line.
       device, lattice, pipes, ranks: options that say how to compute and do not change what a system is.
+      decode_device: of decoding, if another.
     """
 
     preset: Path
@@ -47,6 +48,7 @@ class Places:
     dev_dir: Optional[Path] = None
     overrides: Tuple[str, ...] = ()
     device: Tuple[str, ...] = ()
+    decode_device: Tuple[str, ...] = ()
     lattice: Tuple[str, ...] = ()
     pipes: Tuple[str, ...] = ()
     ranks: Tuple[str, ...] = ()
@@ -207,12 +209,11 @@ class Plan:
     def train_command(self, job: Job) -> List[str]:
         return _module("train", *self.job_options(job), *self.places.device, *self.places.lattice, *self.places.ranks)
 
-    def cache_commands(self, cache: Cache, nj: int = 1) -> List[List[str]]:
+    def cache_command(self, cache: Cache) -> List[str]:
         places = self.places
         command = _module("cache_teacher", "--teacher-dir", self.system_dir(cache.teacher), "--cuts", places.train_cuts)
         command += ["--bpe-dir", str(places.bpe_dir), "--cache-dir", str(cache.folder), *cache.options]
-        command += [*places.device, *places.lattice]
-        return [[*command, "--job", str(job), "--nj", str(nj)] for job in range(1, nj + 1)]
+        return [*command, *places.device, *places.lattice]
 
     def decode_command(self, job: Job, test_set: str) -> List[str]:
         decoding, places = self.recipe.decoding, self.places
@@ -220,15 +221,15 @@ class Plan:
         command += ["--bpe-dir", str(places.bpe_dir), "--test-set", test_set, "--search", decoding.search]
         command += ["--beam", str(decoding.beam), "--batch-seconds", str(decoding.batch_seconds)]
         command += ["--out-dir", str(self.decode_dir(job, test_set)), *self._normalization()]
-        return [*command, *places.device]
+        return [*command, *(places.decode_device or places.device)]
 
     def tune_command(self, job: Job) -> List[str]:
         decoding, places = self.recipe.decoding, self.places
         command = _module("tune_token_bonus", "--system-dir", self.system_dir(job), "--bpe-dir", places.bpe_dir)
         command += ["--dev-cuts", str(places.dev_cuts), "--test-cuts", *map(str, map(places.cuts, places.test_sets))]
         command += ["--out-dir", str(self.system_dir(job) / "token_bonus"), "--beam", str(decoding.beam)]
-        command += ["--batch-seconds", str(decoding.batch_seconds), *self._normalization(), *places.device]
-        return command + self._events()
+        command += ["--batch-seconds", str(decoding.batch_seconds), *self._normalization()]
+        return [*command, *(places.decode_device or places.device), *self._events()]
 
     def score_arguments(self, job: Job, test_set: str, baseline: Optional[Job], own_bonus: bool = False) -> List[str]:
         """Of bin.score."""

@@ -40,7 +40,7 @@ class World:
 
 
 def find_world() -> World:
-    """What torchrun, srun or ``children.run_ranks`` say in the environment; one process where they say nothing.
+    """What torchrun, srun or ``jobs.run_ranks`` say in the environment; one process where they say nothing.
 
     Raises UserError: machines with different numbers of processes.
     """
