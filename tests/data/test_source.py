@@ -150,6 +150,8 @@ def rewritten(path, change):
 @pytest.mark.parametrize("change, reason", [
     (lambda cut: {**cut, "supervisions": cut["supervisions"] * 2}, "has 2 supervisions; expected one; .*trim_to_superv"),
     (lambda cut: {**cut, "supervisions": []}, "supervisions: .*at least 1"),
+    (lambda cut: {**cut, "supervisions": 7}, "supervisions: 7"),
+    (lambda cut: {**cut, "supervisions": [{**cut["supervisions"][0], "text": "A\ud800"}]}, "half of a character"),
     (lambda cut: {**cut, "type": "MixedCut", "tracks": []}, 'type: "MixedCut"; expected .MonoCut'),
     (lambda cut: {**cut, "features": {**cut["features"], "num_features": 40}}, "features.num_features: 40; expected 80"),
     (lambda cut: {**cut, "features": {**cut["features"], "frame_shift": 0.02}}, "features.frame_shift: 0.02"),

@@ -383,9 +383,9 @@ def _checked(values: Any, where: str) -> Dict[str, Any]:
 def check_lhotse(values: Any, where: str, in_shar: bool = False) -> Dict[str, Any]:
     """The cut of another manifest, with what is needed of it; UserError where that is wrong or missing."""
     once = "make it with Lhotse so that it can be used (docs/data.md), or run stage 1"
-    count = len(values["supervisions"]) if isinstance(values, dict) and "supervisions" in values else 1
-    if count > 1:
-        problem = f"cut '{str(values.get('id')):.100}' has {count} supervisions"
+    supervisions = values.get("supervisions") if isinstance(values, dict) else None
+    if isinstance(supervisions, list) and len(supervisions) > 1:
+        problem = f"cut '{str(values.get('id')):.100}' has {len(supervisions)} supervisions"
         raise UserError(where, problem, "one", "make a cut of each: CutSet.trim_to_supervisions()")
     cut, where = _validated(_LHOTSE_CUT, values, where, once)
     features, recording = cut.pop("features", None), cut.get("recording")

@@ -260,7 +260,11 @@ def _read(path: Path, blocks: BinaryIO) -> Tuple[Dict[str, Any], Dict[str, np.nd
         ids.frombytes(info.id.encode())
         id_ends.append(len(ids))
         hashes.append(_hash(info.id))
-        waiting.append(json.dumps(cut, ensure_ascii=False, separators=(",", ":")).encode())
+        try:
+            waiting.append(json.dumps(cut, ensure_ascii=False, separators=(",", ":")).encode())
+        except UnicodeEncodeError:
+            where = f"{manifest.where(len(durations) - 1)}: cut '{info.id:.100}'"
+            raise UserError(where, "holds half of a character (a lone surrogate)", "UTF-8", cuts.AGAIN) from None
         if len(waiting) == BLOCK:
             blocks.write(zlib.compress(b"\n".join(waiting), 1))
             block_ends.append(blocks.tell())
