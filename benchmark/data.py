@@ -2,8 +2,9 @@
 
 A made-up corpus lies in a temporary folder: as many cuts as 960 hours at three speeds, of the lengths of read speech,
 in a cuts file as stage 1 writes it, all of whose features are those of a few.  With ``--shar`` it lies in Lhotse's Shar
-format, of which each shard has its own archive; those cuts are short, for the sake of the disk.  Each figure comes from
-a process of its own; memory is what it has at its peak above one that has only imported the same modules.
+format, of which each shard has its own archives; those cuts are short, for the sake of the disk, and carry a teacher.
+Each figure comes from a process of its own; memory is what it has at its peak above one that has only imported the same
+modules.
 """
 
 import hashlib
@@ -32,6 +33,7 @@ from rnnt_kd.data.selection import Selection, select
 from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.tables import markdown
+from rnnt_kd.teachers.carried import CarriedTeacher
 
 CUTS_960H = 843_723  # 281,241 utterances at three speeds
 MATRICES = 200  # that are really there
@@ -43,7 +45,7 @@ WORDS = "the of and a to in he was that his it had with as for you is at her on 
 def main(argv: Optional[List[str]] = None) -> None:
     target = parser(__doc__)
     target.add_argument("--cuts", type=int, default=CUTS_960H, help="how many (default: 960 h at three speeds)")
-    target.add_argument("--shar", action="store_true", help="in a Shar folder, of 3 kB a cut: 10,000,000 take 30 GB")
+    target.add_argument("--shar", action="store_true", help="in a Shar folder, of 5 kB a cut: 10,000,000 take 50 GB")
     target.add_argument("--batch-seconds", type=float, default=600.0, help="audio a batch")
     target.add_argument("--step-seconds", type=float, default=0.5, help="that a step takes, beside the loading")
     target.add_argument("--steps", type=int, default=20, help="whose wait is measured")
@@ -103,6 +105,7 @@ def start(arguments: Any) -> Dict[str, float]:
     """Open the corpus, leave out what cannot be trained on, plan an epoch, read its first batch."""
     begin = time.perf_counter()
     loader = _loader(arguments)
+    CarriedTeacher.of(loader.source, {})
     loader[0]
     return {"seconds": time.perf_counter() - begin, "peak_mb": _peak_mb()}
 
@@ -165,20 +168,28 @@ def make_shar(folder: Path, count: int) -> None:
     final, made = folder / "shar", folder / "shar.tmp"
     made.mkdir(parents=True, exist_ok=True)
     matrix = np.random.default_rng(0).normal(-8, 3, (10, 80)).astype(np.float32)
-    data = lilcom.compress(matrix, tick_power=-5)
+    facts = {"teacher": "", "bpe": "", "blank_id": 0, "subsampling": 4, "prune_range": 5, "rnnt_type": "regular"}
+    facts.update(temperature=1.0, lm_only_scale=0.25, am_only_scale=0.0, min_seconds=0.0, max_seconds=30.0)
+    array = {"storage_type": "shar", "storage_path": "", "storage_key": "", "shape": [3, 11]}
+    npy = io.BytesIO()
+    np.save(npy, np.zeros((3, 11), dtype=np.int16))
+    data = {"features": lilcom.compress(matrix, tick_power=-5), "kd": npy.getvalue()}
     for shard, start in enumerate(range(0, count, SHARD)):
         lines = []
-        with tarfile.open(made / f"features.{shard:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for place in range(start, min(start + SHARD, count)):
-                cut = json.loads(_line(place, 0.1, 10, "", "", ""))
-                cut["features"].update(storage_type="shar")
-                lines.append(json.dumps(cut) + "\n")
-                for name, content in (("llc", data), ("json", json.dumps(cut["features"]).encode())):
-                    member = tarfile.TarInfo(f"{cut['id']}.{name}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
+        for place in range(start, min(start + SHARD, count)):
+            cut = json.loads(_line(place, 0.1, 10, "", "", ""))
+            cut["features"].update(storage_type="shar")
+            lines.append({**cut, "custom": {"kd": array, "kd_facts": facts}})
+        for field, kind in (("features", "llc"), ("kd", "npy")):
+            with tarfile.open(made / f"{field}.{shard:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+                for cut in lines:
+                    described = cut["features"] if field == "features" else array
+                    for name, content in ((kind, data[field]), ("json", json.dumps(described).encode())):
+                        member = tarfile.TarInfo(f"{cut['id']}.{name}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
         packer = zlib.compressobj(1, zlib.DEFLATED, 31)
-        text = packer.compress("".join(lines).encode()) + packer.flush()
+        text = packer.compress("".join(json.dumps(cut) + "\n" for cut in lines).encode()) + packer.flush()
         (made / f"cuts.{shard:06d}.jsonl.gz").write_bytes(text)
     made.rename(final)
 

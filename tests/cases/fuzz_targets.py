@@ -1,24 +1,29 @@
 """What the fuzzer reads: a small finished experiment, and for every kind of file the function that reads it."""
 
 import contextlib
+import gzip
 import hashlib
 import io
 import json
 import random
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import soundfile
 import torch
 from arpa_cases import make_arpa
 from command_cases import words
+from lhotse import CutSet
+from lhotse.shar import SharWriter
 from report_cases import make_experiment
 from tone_corpus import make_tone_corpus
 
 from rnnt_kd.bin import compute_features, decode, delay, score, train, train_bpe, transcribe, validate_data_dir
 from rnnt_kd.bin import experiment as experiment_command
 from rnnt_kd.config_io import load_recipe
+from rnnt_kd.data import source
 from rnnt_kd.data.audio import BadAudio, check_header, load_recording
 from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
 from rnnt_kd.data.kaldi_dir import RecordingEntry, read_data_dir
@@ -194,18 +199,69 @@ class Cuts(TrainedTarget):
             compute_features.main(list(map(str, words(data_dir=folder / name, out_dir=folder / "cuts", name=name))))
 
     def read(self):
-        cuts = self.folder / "cuts" / "dev.jsonl.gz"
-        values = [load_cuts_info(cuts)]
-        for batch in make_dataloader(cuts, batch_seconds=3.0):
+        values = [load_cuts_info(self.cuts())]
+        for batch in make_dataloader(self.cuts(), batch_seconds=3.0):
             values.append(
                 (digest({"x": batch.features}), batch.texts, batch.utterance_ids, batch.feature_lens.tolist())
             )
         return repr(values)
 
+    def cuts(self):
+        return self.folder / "cuts" / "dev.jsonl.gz"
+
 
 @target
 class Features(Cuts):
     patterns = ("cuts/dev_feats/*.lca",)
+
+
+@target
+class Index(Cuts):
+    """Beside a cuts file that is large enough; a damaged one is made again."""
+
+    patterns = ("cuts/.dev.jsonl.gz.index/*",)
+
+    def read(self):
+        with mock.patch.object(source, "KEPT_BYTES", 0):
+            source._open_source.cache_clear()
+            return super().read()
+
+    def list_files(self):
+        self.read()
+        return super().list_files()
+
+
+@target
+class Lhotse_Manifest(Cuts):
+    """No record and no folder of its own stands beside it: nothing covers it."""
+
+    covered, patterns = False, ("others.jsonl.gz",)
+
+    def make(self, folder):
+        super().make(folder)
+        lines = gzip.decompress((folder / "cuts" / "dev.jsonl.gz").read_bytes()).decode().splitlines()
+        cuts = [{**json.loads(line), "custom": None} for line in lines]
+        text = "".join(json.dumps(cut) + "\n" for cut in cuts)
+        (folder / "others.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+
+    def cuts(self):
+        return self.folder / "others.jsonl.gz"
+
+
+@target
+class Shar(Lhotse_Manifest):
+    patterns = ("shar/*",)
+
+    def make(self, folder):
+        super().make(folder)
+        (folder / "shar").mkdir()
+        with SharWriter(str(folder / "shar"), fields={"features": "lilcom"}, shard_size=2) as writer:
+            for cut in CutSet.from_file(folder / "others.jsonl.gz"):
+                cut.recording = None
+                writer.write(cut)
+
+    def cuts(self):
+        return self.folder / "shar"
 
 
 @target

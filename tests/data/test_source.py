@@ -287,3 +287,18 @@ def test_two_cuts_of_one_name_are_named_with_file_and_line(shar, tmp_path):
         shutil.copy(folder / kind.format("000000"), folder / kind.format("000002"))
     with pytest.raises(UserError, match=r"cuts.000002.jsonl.gz:[1-5]: cut '.*' stands there twice"):
         open_source(folder)
+
+
+def test_the_index_says_which_cuts_carry_a_teacher_and_where_another_begins(kept):
+    path, _, cuts = kept
+    arrays = [{"storage_type": "rnnt_kd_frames", "storage_path": "x", "storage_key": f"0,{frames},7,{'0' * 32}"}
+              for frames in range(3, 3 + len(cuts))]  # fmt: skip
+    facts = [{"teacher": "abb"[place % 2 if place > 3 else 0]} for place in range(len(cuts))]
+    carrying = [{"kd": {**array, "shape": [1, 7]}, "kd_facts": fact} for array, fact in zip(arrays, facts)]
+    carrying[0] = carrying[4] = {}
+    rewritten(path, lambda lines: [{**cut, "custom": custom} for cut, custom in zip(lines, carrying)])
+    for source in (opened(path), opened(path), source_module._in_memory(path)):
+        wanted = [-1 if place in (0, 4) else 3 + place for place in range(len(cuts))]
+        assert source.teacher_frames.tolist() == wanted and source.teacher_cuts == [1, 5]
+    rewritten(path, lambda lines: [{**cut, "custom": {}} for cut in lines])
+    assert opened(path).teacher_cuts == [] and set(opened(path).teacher_frames.tolist()) == {-1}

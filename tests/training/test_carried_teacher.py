@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -61,6 +62,63 @@ def test_training_from_cuts_that_carry_the_teacher_is_training_from_the_cache(
     for workers in (0, 1):
         train(tone_corpus, tmp_path / str(workers), workers, train_cuts=cuts_with_kd)
         assert result(tmp_path / str(workers)) == result(tmp_path / "cache")
+
+
+@pytest.fixture(scope="module")
+def shar_with_kd(tone_corpus, cuts_with_kd):
+    folder = tone_corpus.folder / "shar"
+    folder.mkdir()
+    with SharWriter(folder, {"features": "numpy", "kd": "numpy"}, shard_size=7, warn_unused_fields=False) as writer:
+        for cut in CutSet.from_file(cuts_with_kd):
+            writer.write(cut)
+    return folder
+
+
+def test_training_from_a_shar_folder_that_carries_the_teacher_is_training_from_the_cache(
+    tone_corpus, kd_cache, shar_with_kd, tmp_path
+):
+    source = open_source(shar_with_kd)
+    for place, frames in enumerate(source.teacher_frames):
+        array = carried(source[place], shar_with_kd).read()
+        assert np.array_equal(array, expected_array(kd_cache, source[place].id)) and len(array) == frames
+    train(tone_corpus, tmp_path / "cache", kd_cache=kd_cache)
+    for workers in (0, 1):
+        train(tone_corpus, tmp_path / str(workers), workers, train_cuts=shar_with_kd)
+        assert result(tmp_path / str(workers)) == result(tmp_path / "cache")
+
+
+def in_archive(path, change):
+    """Change the bytes of an archive."""
+    content = path.read_bytes()
+    assert change(content) != content
+    path.write_bytes(change(content))
+
+
+@pytest.mark.parametrize("damage, words", [
+    (lambda folder: (folder / "kd.000001.tar").unlink(), r"4 files of cuts and 3 of the teacher \(kd\)"),
+    (lambda folder: [path.unlink() for path in folder.glob("kd.*")], "custom.kd.storage_path"),
+    (lambda folder: (folder / "kd.000001.tar").rename(folder / "kd.000001.tar.gz"), "is packed"),
+    (lambda folder: shutil.copy(folder / "kd.000000.tar", folder / "kd.000001.tar"), "has .*where"),
+    (lambda folder: linked(folder / "kd.000000.tar"), "not below"),
+    (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw[: len(raw) // 3]), "kd.000000.tar: "),
+    (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw.replace(b"'<i2'", b"'<f2'")), "float16 of the"),
+    (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw.replace(b"NUMPY", b"NAMPY")), "damaged at byte"),
+    (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw.replace(b", 7]", b", 9]")), "int16 of .*, 9"),
+    (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw.replace(b", 7]", b"   ]")), "custom.kd.shape"),
+])  # fmt: skip
+def test_a_shar_folder_whose_teacher_is_damaged_is_one_line(shar_with_kd, tmp_path, damage, words):
+    folder = shutil.copytree(shar_with_kd, tmp_path / "shar")
+    damage(folder)
+    with pytest.raises(UserError, match=words) as said:
+        source = open_source(folder)
+        [carried(cut, folder).read() for cut in source]
+    assert "\n" not in str(said.value)
+
+
+def linked(path):
+    elsewhere = path.parents[1] / "elsewhere.tar"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
 
 
 def test_lhotse_reads_it_mixes_it_splits_it_and_writes_it_to_shar(kd_cache, cuts_with_kd, tmp_path):

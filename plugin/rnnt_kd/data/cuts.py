@@ -33,7 +33,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import NotRequired, TypedDict
 
 from rnnt_kd.data.audio_format import FEATURE_DIM, FRAME_SAMPLES, FRAME_SECONDS, SAMPLING_RATE
-from rnnt_kd.data.stored_frames import STORAGE
+from rnnt_kd.data.stored_frames import SHAR, STORAGE
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import named_in, parse_json
 from rnnt_kd.record import record_path, verify
@@ -91,7 +91,7 @@ class _Recording(TypedDict):
 
 @_strict
 class _Array(TypedDict):
-    storage_type: Literal[STORAGE]  # type: ignore[valid-type]
+    storage_type: Literal[STORAGE, SHAR]  # type: ignore[valid-type]
     storage_path: Annotated[str, Field(min_length=1)]
     storage_key: str
     shape: Annotated[List[Count], Field(min_length=2, max_length=2)]
@@ -125,7 +125,6 @@ _CUT = TypeAdapter(_Cut)
 
 # Of other manifests, what is used; the rest is not looked at.
 _lax = with_config(ConfigDict(extra="ignore"))
-SHAR = "shar"  # storage of what lies in an archive of a Shar folder: "offset,size,extension" or "archive,offset,size"
 READERS = {reader.name: reader for reader in (LilcomFilesReader, NumpyFilesReader)}  # a file for each matrix
 FOLDERS = tuple(READERS)
 

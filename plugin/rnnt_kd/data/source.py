@@ -28,15 +28,16 @@ from lhotse import MonoCut
 
 from rnnt_kd import atomic, progress_bar
 from rnnt_kd.data import cuts, shar
+from rnnt_kd.data.stored_frames import TEACHER, TEACHER_FACTS, frames_of_array
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
 from rnnt_kd.record import json_digest
 
 KEPT_BYTES = 4 << 20  # of manifests as they are on the disk
 BLOCK = 16  # cuts that are compressed together
-VERSION = 1  # of the index, and of what is checked before a cut gets into it
+VERSION = 2  # of the index, and of what is checked before a cut gets into it
 TYPES = {"durations": "<f8", "num_frames": "<i4", "id_ends": "<i8", "ids": "u1", "hashes": "<u8"}
-TYPES.update(block_ends="<i8", blocks="u1")
+TYPES.update(teacher_frames="<i4", block_ends="<i8", blocks="u1")
 CHECKED = [name for name in TYPES if name != "blocks"]  # by SHA-256 when it is opened; zlib checks each block
 
 
@@ -60,12 +61,15 @@ class Source(Sequence[MonoCut]):
       num_frames: (N,) int32, of 10 ms.
       digest:     SHA-256 over what a model can learn from: ids, transcripts, lengths and where in their files the
                   features lie (which changes with them); not the folders.
+      teacher_frames: (N,) int32, of the teacher's array that a cut carries; -1: it carries none.
+      teacher_cuts: places of the first cut that carries a teacher, and of the first that carries another; 0, 1 or 2.
       content:    SHA-256 of the unpacked manifest; of a Shar folder, with the sizes of its archives.
     """
 
     def __init__(self, path: Path, facts: Dict[str, Any], columns: Dict[str, np.ndarray], folder: Optional[Path]):
         self.path, self.digest, self.content, self._folder = path, facts["digest"], facts["content"], folder
         self.durations, self.num_frames = columns["durations"], columns["num_frames"]
+        self.teacher_frames, self.teacher_cuts = columns["teacher_frames"], facts["teacher_cuts"]
         self._columns = columns
         self._kept: Dict[str, np.ndarray] = {}
 
@@ -239,12 +243,18 @@ def _read_column(path: Path, kind: str) -> Optional[np.ndarray]:
 def _read(path: Path, blocks: BinaryIO) -> Tuple[Dict[str, Any], Dict[str, np.ndarray]]:
     """Check every cut; write them to ``blocks``; return facts and the other columns of the index."""
     durations: array.array = array.array("d")
-    num_frames, id_ends, block_ends, ids = (array.array(kind) for kind in "iqqB")
+    num_frames, teacher_frames, id_ends, block_ends, ids = (array.array(kind) for kind in "iiqqB")
+    teachers: List[Tuple[int, Any]] = []  # place and facts of the first, and of the first other one
     hashes, waiting, digest = array.array("Q"), [], hashlib.sha256()
     manifest = shar.Manifest(path) if path.is_dir() else cuts.Manifest(path)
     for cut in manifest:
         info = _info(cut)
         digest.update(json.dumps([info.id, info.text, info.num_frames, cuts.storage_key(cut)]).encode() + b"\n")
+        custom = cut.get("custom") or {}
+        teacher_frames.append(frames_of_array(custom[TEACHER]) if TEACHER in custom else -1)
+        if (TEACHER in custom or TEACHER_FACTS in custom) and len(teachers) < 2:
+            if not teachers or custom.get(TEACHER_FACTS) != teachers[0][1]:
+                teachers.append((len(durations), custom.get(TEACHER_FACTS)))
         durations.append(info.duration)
         num_frames.append(info.num_frames)
         ids.frombytes(info.id.encode())
@@ -261,10 +271,11 @@ def _read(path: Path, blocks: BinaryIO) -> Tuple[Dict[str, Any], Dict[str, np.nd
     if not len(durations):
         raise UserError(path, "has no cuts", "a cuts file with at least one cut", cuts.AGAIN)
     named = {"durations": durations, "num_frames": num_frames, "id_ends": id_ends, "ids": ids, "hashes": hashes}
-    named["block_ends"] = block_ends
+    named.update(teacher_frames=teacher_frames, block_ends=block_ends)
     columns = {name: np.frombuffer(column, TYPES[name]) for name, column in named.items()}
     _refuse_twins(manifest, columns["hashes"], columns["ids"], columns["id_ends"])
-    return {"digest": digest.hexdigest(), "content": manifest.digest.hexdigest(), "bytes": blocks.tell()}, columns
+    facts = {"digest": digest.hexdigest(), "content": manifest.digest.hexdigest(), "bytes": blocks.tell()}
+    return {**facts, "teacher_cuts": [place for place, _ in teachers]}, columns
 
 
 def _refuse_twins(manifest: Any, hashes: np.ndarray, ids: np.ndarray, ends: np.ndarray) -> None:

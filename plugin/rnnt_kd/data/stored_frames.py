@@ -9,7 +9,7 @@ import io
 import os
 import re
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Mapping, NamedTuple, Optional, Union
 
 import numpy as np
 from lhotse.array import Array
@@ -19,9 +19,11 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.files import named_in, patiently
 
 STORAGE = "rnnt_kd_frames"
+SHAR = "shar"  # of what lies in an archive of a Shar folder: "offset,size,extension" or "archive,offset,size"
 TEACHER, TEACHER_FACTS = "kd", "kd_facts"  # custom fields of a cut: the teacher's array, and how it was made
 AGAIN = "run stage 4 (python -m rnnt_kd.bin.cache_teacher) again"
 _KEY = re.compile(r"([0-9]{1,15}),([0-9]{1,9}),([0-9]{1,5}),([0-9a-f]{32})")
+_SHAR_KEY = re.compile(r"([0-9]{1,15}),([0-9]{1,12}),\.npy")
 
 
 def digest(content: bytes) -> str:
@@ -59,6 +61,40 @@ class StoredFrames(NamedTuple):
         return Array(STORAGE, os.path.abspath(self.path), key, [self.frames, self.width])
 
 
+class ArchivedFrames(NamedTuple):
+    """The same in an archive of a Shar folder: a member, ``size`` bytes from ``begin`` on, that is a ``.npy`` file."""
+
+    path: str
+    begin: int
+    size: int
+    frames: int
+    width: int
+
+    def read(self) -> np.ndarray:
+        """(frames, width) int16.  UserError: the archive is gone, or holds something else there."""
+        next_step = "write the folder again with lhotse.shar.SharWriter"
+        try:
+            with patiently(lambda: open(self.path, "rb")) as file:
+                file.seek(self.begin)
+                content = io.BytesIO(file.read(min(self.size, os.fstat(file.fileno()).st_size)))
+        except FileNotFoundError:
+            raise UserError(self.path, "it is gone", "an archive of the teacher", next_step) from None
+        try:
+            version = np.lib.format.read_magic(content)
+            header, values = np.lib.format.read_array_header_1_0(content), content.read()
+        except (ValueError, SyntaxError, TypeError, EOFError) as error:
+            problem = f"damaged at byte {self.begin} ({' '.join(str(error).split()):.100})"
+            raise UserError(self.path, problem, "an array (.npy)", next_step) from None
+        expected = (self.frames, self.width), False, np.dtype("<i2")
+        if (version, header, len(values)) != ((1, 0), expected, 2 * self.frames * self.width):
+            problem = f"at byte {self.begin}: {header[2]} of the shape {header[0]} in {self.size} bytes"
+            raise UserError(self.path, problem, f"int16 of {expected[0]}, as its cut says", next_step)
+        return np.frombuffer(values, dtype="<i2").reshape(self.frames, self.width)
+
+
+Frames = Union[StoredFrames, ArchivedFrames]
+
+
 @register_reader
 class _Reader(FeaturesReader):
     """For ``cut.load_kd()``; import this module before."""
@@ -72,8 +108,8 @@ class _Reader(FeaturesReader):
         return _place(self.path, key).read()[left_offset_frames:right_offset_frames]
 
 
-def carried(cut: Any, cuts_path: Path) -> Union[None, StoredFrames, np.ndarray]:
-    """The teacher's array that a cut carries, or where it is; None where it carries none.
+def carried(cut: Any, cuts_path: Path) -> Union[None, Frames, np.ndarray]:
+    """The teacher's array that a cut of a file or a Shar folder carries, or where it is; None where it carries none.
 
     Raises UserError: another storage than ours or a Shar directory's, or a file outside of the folder of ``cuts_path``.
     """
@@ -81,8 +117,14 @@ def carried(cut: Any, cuts_path: Path) -> Union[None, StoredFrames, np.ndarray]:
     if array is None:
         return None
     where = f"{cuts_path}: cut '{cut.id:.100}'"
-    if isinstance(array, Array) and array.storage_type == STORAGE:
-        return _place(str(named_in(Path(cuts_path), array.storage_path)), array.storage_key)
+    if isinstance(array, Array) and array.storage_type in (STORAGE, SHAR):
+        named_by = Path(cuts_path) / "cuts" if Path(cuts_path).is_dir() else Path(cuts_path)
+        path = str(named_in(named_by, array.storage_path))
+        if array.storage_type == STORAGE:
+            return _place(path, array.storage_key)
+        found = _SHAR_KEY.fullmatch(array.storage_key)
+        if found is not None and len(array.shape) == 2:
+            return ArchivedFrames(path, int(found[1]), int(found[2]), *array.shape)
     if isinstance(array, Array) and array.storage_type == "memory_npy" and isinstance(array.storage_key, bytes):
         try:
             frames = np.load(io.BytesIO(array.storage_key), allow_pickle=False)
@@ -92,6 +134,13 @@ def carried(cut: Any, cuts_path: Path) -> Union[None, StoredFrames, np.ndarray]:
             return frames
     problem = f"its {TEACHER} is not an array of frames in storage {STORAGE} or a Shar directory"
     raise UserError(where, problem, "cuts as python -m rnnt_kd.bin.attach_teacher writes them")
+
+
+def frames_of_array(array: Mapping[str, Any]) -> int:
+    """How many frames a cut's array has, by what a manifest says of it."""
+    if array["storage_type"] == SHAR:
+        return array["shape"][0]
+    return _place(array["storage_path"], array["storage_key"]).frames
 
 
 def _place(path: str, key: object) -> StoredFrames:

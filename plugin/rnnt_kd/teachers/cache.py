@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from rnnt_kd.data.source import Source
-from rnnt_kd.data.stored_frames import AGAIN, StoredFrames, damaged
+from rnnt_kd.data.stored_frames import AGAIN, Frames, StoredFrames, damaged
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import patiently
 from rnnt_kd.teachers.shards import CacheFacts, Damaged, Shard, shard_indices, shard_path
@@ -140,7 +140,7 @@ class TeacherCache:
 
 
 def collate_teacher(
-    arrays: Sequence[Union[None, StoredFrames, np.ndarray]],
+    arrays: Sequence[Union[None, Frames, np.ndarray]],
     num_frames: Sequence[int],
     max_symbols: int,
     prune_range: int,
@@ -162,7 +162,7 @@ def collate_teacher(
     Raises:
       UserError: a damaged or lost file; another number of frames; a kept position above S.
     """
-    read = [array.read() if isinstance(array, StoredFrames) else array for array in arrays]
+    read = [array if array is None or isinstance(array, np.ndarray) else array.read() for array in arrays]
     theirs = [own if frames is None else len(frames) for own, frames in zip(num_frames, read)]
     T, s_range = max(*theirs, *num_frames), min(prune_range, max_symbols + 1)
     starts = np.zeros((len(arrays), T), dtype=np.int64)

@@ -17,7 +17,7 @@ import numpy as np
 
 from rnnt_kd import atomic
 from rnnt_kd.data.source import Source
-from rnnt_kd.data.stored_frames import AGAIN, TEACHER, TEACHER_FACTS, StoredFrames, carried
+from rnnt_kd.data.stored_frames import AGAIN, TEACHER, TEACHER_FACTS, Frames, carried
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
 from rnnt_kd.teachers.cache import TeacherCache, check_facts
@@ -35,13 +35,14 @@ class CarriedTeacher:
 
     @classmethod
     def of(cls, cuts: Source, expected: Mapping[str, Any]) -> Optional["CarriedTeacher"]:
-        """None where no cut carries one.  UserError: made with something else than ``expected``, or in two ways."""
+        """None where no cut carries one.  UserError: made with something else than ``expected``, or in two ways.
+
+        Takes what the index knows: no other cut is read than the first of each way.
+        """
         first: Optional[CacheFacts] = None
         cuts_path = cuts.path
-        for cut in cuts:
-            values = (cut.custom or {}).get(TEACHER_FACTS)
-            if values is None:
-                continue
+        for cut in (cuts[place] for place in cuts.teacher_cuts):
+            values: Any = (cut.custom or {}).get(TEACHER_FACTS)
             try:
                 facts = CacheFacts(**{**values, **_OF_THE_CACHE})
             except TypeError as error:
@@ -49,6 +50,7 @@ class CarriedTeacher:
                 raise UserError(where, f"its {TEACHER_FACTS} ({error})", "those of a cache", AGAIN) from None
             if first is None:
                 first = facts
+                carried(cut, cuts_path)  # of the others, when they are read
                 check_facts(facts, cuts_path, {key: expected[key] for key in {*expected} - {*_OF_THE_CACHE}})
             if facts != first:
                 check_facts(facts, f"{cuts_path}: cut '{cut.id:.100}'", vars(first))
@@ -56,12 +58,11 @@ class CarriedTeacher:
 
     def arrays(
         self, source: Source, places: Sequence[int], cut_ids: Sequence[str]
-    ) -> List[Union[None, StoredFrames, np.ndarray]]:
+    ) -> List[Union[None, Frames, np.ndarray]]:
         return [carried(source[place], self.folder) for place in places]
 
     def frames(self, source: Source, places: Sequence[int], cut_ids: Sequence[str]) -> np.ndarray:
-        arrays = self.arrays(source, places, cut_ids)
-        return np.array([-1 if x is None else x.frames if isinstance(x, StoredFrames) else len(x) for x in arrays])
+        return source.teacher_frames[places]
 
 
 StoredTeacher = Union[TeacherCache, CarriedTeacher]
