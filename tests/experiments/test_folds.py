@@ -139,7 +139,7 @@ def test_features_are_made_once_and_every_fold_has_its_bpe_teacher_cache_student
         students = ["half/1", "half/2", "half_kd/1", "half_kd/2"]
         assert own == [
             f"train_bpe fold{fold} bpe", f"train fold{fold} teacher/1",
-            f"cache_teacher kd_cache_range3 of fold{fold} teacher/1, job 1",
+            f"cache_teacher kd_cache_range3 of fold{fold} teacher/1",
             *(f"train fold{fold} {job}" for job in students),
             *(f"decode fold{fold} {job} test" for job in ("teacher/1", *students)),
             *(f"tune_token_bonus fold{fold} {job} token bonus" for job in ("teacher/1", *students)),

@@ -26,6 +26,7 @@ An experiment with folds (cross-validation by speaker, rnnt_kd.data.folds) does 
 EXP_DIR/fold<K>of<N>, side by side, and makes one table of all in EXP_DIR/<experiment>; --fold K makes one fold alone.
 """
 
+import argparse
 import contextlib
 import inspect
 import io
@@ -40,8 +41,9 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 from filelock import FileLock
 
 from rnnt_kd import atomic, choices, files
-from rnnt_kd.bin import compute_features, delay, options, score
+from rnnt_kd.bin import compute_features, delay, export, options, score
 from rnnt_kd.bin.entry import command
+from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data import folds
 from rnnt_kd.data.features import num_parts
 from rnnt_kd.data.kaldi_dir import read_table
@@ -189,10 +191,8 @@ class Run:
         for name in [name for name in named if name not in audio and f"{name}, audio" not in failed]:
             set_name, words = named[name]
             given = compute_features.arguments(words[2:])
-            said = contextlib.redirect_stdout(sys.stderr) if self.args.print_jobs else contextlib.nullcontext()
-            with contextlib.suppress(UserError), said:  # of an error, the job says it
-                if compute_features.make_stage(given)[0].is_finished():
-                    continue
+            if self._is_made(lambda args: compute_features.make_stage(args)[0], given):
+                continue
             nj = min(self.args.nj, _parts_of(given.data_dir) or self.args.nj)
             arrays.append(self._array(name, words, logs / f"features.{set_name}", nj, gpus=0))
         return failed + self._run_arrays(arrays, lambda one: are_left(cuts, f"features_{named[one.name][0]}"))
@@ -305,7 +305,9 @@ class Run:
     def export(self) -> List[str]:
         part, jobs = self.all_parts[0], []
         for job in filter(lambda job: self._is_trained(part, job), self.first.first_jobs()):
-            jobs.append(Jobs(f"export {_name(job)}", self.first.export_command(job), part.log("export", job)))
+            words = self.first.export_command(job)
+            if not self._is_made(export.make_stage, export.arguments(words[2:])):
+                jobs.append(Jobs(f"export {_name(job)}", words, part.log("export", job)))
         if self.args.print_jobs:
             self._run(jobs)
             print("# then")
@@ -398,6 +400,12 @@ class Run:
         if why and not self.args.print_jobs:
             self._say(f"{part.name(job)}: {why}; left out")
         return not why or self.args.print_jobs
+
+    def _is_made(self, make_stage: Callable[[argparse.Namespace], Stage], args: argparse.Namespace) -> bool:
+        said = contextlib.redirect_stdout(sys.stderr) if self.args.print_jobs else contextlib.nullcontext()
+        with contextlib.suppress(UserError), said:  # of an error, the job says it
+            return make_stage(args).is_finished()
+        return False
 
     def _of_folder(self, module: str, *words: str) -> List[str]:
         words = ("-m", f"rnnt_kd.bin.{module}", "--experiment-dir", str(self.first.dir), *words)

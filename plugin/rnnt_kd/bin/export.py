@@ -8,8 +8,9 @@ every utterance of --check-data-dir.  Tokens, times and letters decide.  With ex
 and the export is kept as OUT.failed; with --int8 or --float16 differences are listed, with both word error rates.
 """
 
+import argparse
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
 import torch
 
@@ -22,8 +23,8 @@ DATA_FILES = ("wav.scp", "segments", "text", "utt2spk")
 OUTPUTS = "encoder.onnx decoder.onnx joiner.onnx tokens.txt bpe.model bpe.vocab model.json README.md check.json".split()
 
 
-@command
-def main(argv: Optional[List[str]] = None) -> None:
+def arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """The options."""
     options = parser(__doc__)
     options.add_argument("system_dir", type=Path, metavar="EXP_DIR", help="a trained system")
     options.add_argument("--bpe-dir", type=Path, help="holds bpe.model (default: that of the same experiment)")
@@ -43,16 +44,30 @@ def main(argv: Optional[List[str]] = None) -> None:
         help="holds a wer-*.json for model.json; may be repeated (default: EXP_DIR/decode_*)",
     )
     args = options.parse_args(argv)
+    if args.bpe_dir is None:
+        args.bpe_dir = _bpe_dir(args.system_dir)
+    if args.decode_dir is None:
+        args.decode_dir = sorted(args.system_dir.glob("decode_*"))
+    return args
 
-    bpe_dir = args.bpe_dir if args.bpe_dir is not None else _bpe_dir(args.system_dir)
-    decode_dirs = args.decode_dir if args.decode_dir is not None else sorted(args.system_dir.glob("decode_*"))
-    forms = {name: getattr(args, name) for name in ("target", "streaming", "int8", "float16", "sparse")}
-    settings = {**forms, **({"ignore_events": True} if args.ignore_events else {})}
-    scores = [path for folder in decode_dirs for path in sorted(folder.glob("wer-*.json"))]
+
+def make_stage(args: argparse.Namespace) -> Stage:
+    settings = {**_forms(args), **({"ignore_events": True} if args.ignore_events else {})}
+    scores = [path for folder in args.decode_dir for path in sorted(folder.glob("wer-*.json"))]
     weights = [args.system_dir / name for name in ("model.safetensors", "model.packed.safetensors")]
-    inputs = [args.system_dir / "config.yaml", *weights, bpe_dir / "bpe.model"]
+    inputs = [args.system_dir / "config.yaml", *weights, args.bpe_dir / "bpe.model"]
     data = [args.check_data_dir / name for name in DATA_FILES] if args.check_data_dir else []
-    stage = Stage(args.out, "export", settings, [*inputs, *data, *scores], OUTPUTS)
+    return Stage(args.out, "export", settings, [*inputs, *data, *scores], OUTPUTS)
+
+
+def _forms(args: argparse.Namespace) -> Dict[str, Any]:
+    return {name: getattr(args, name) for name in ("target", "streaming", "int8", "float16", "sparse")}
+
+
+@command
+def main(argv: Optional[List[str]] = None) -> None:
+    args = arguments(argv)
+    stage = make_stage(args)
     if stage.is_finished():
         return
     from rnnt_kd.export.export_system import export_system  # its packages are optional
@@ -60,13 +75,13 @@ def main(argv: Optional[List[str]] = None) -> None:
     torch.set_num_threads(1)
     manifest = export_system(
         args.system_dir,
-        bpe_dir,
+        args.bpe_dir,
         args.out,
-        **forms,
+        **_forms(args),
         check_data_dir=args.check_data_dir,
         allow_pipes=args.allow_pipes,
         score_events=not args.ignore_events,
-        decode_dirs=decode_dirs,
+        decode_dirs=args.decode_dir,
         say=lambda line: print(line, flush=True),
     )
     stage.finish()
