@@ -11,7 +11,7 @@ set -euo pipefail
 root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 . "$root/local/parse_options.sh"
 
-corpus= corpus_dir= train_dir= dev_dir= data_dir= exp_dir= conf_corpus=
+corpus= corpus_dir= train_dir= train_cuts= dev_dir= data_dir= exp_dir= conf_corpus=
 test_dirs=() stage=0 stop_stage=9 preset= experiment=default fold= set=() seed= data_root=()
 cmd= decode_nj=1 gpu_inference=true
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) nj=$((cores < 4 ? cores : 4))
@@ -25,6 +25,7 @@ usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its st
   --train-dir        your own Kaldi data directories instead of a corpus:
   --dev-dir            all three options together
   --test-dirs          one, or several in quotes; may be repeated
+  --train-cuts       in the place of --train-dir: cuts with text, a Lhotse manifest (icefall's) or a folder in Shar format
   --data-dir         stage 0 writes Kaldi data directories here [data/CORPUS]
   --exp-dir          everything else is written here [exp/CORPUS]
   --stage            first stage [$stage]: 0 data directories  1 cuts and features  2 BPE  3 teachers  4 teachers' caches
@@ -80,8 +81,9 @@ for value in ${test_dirs[@]+"${test_dirs[@]}"}; do # a folder, blanks and all, o
   if [ -d "$value" ]; then words=("$value"); else read -rd '' -a words <<<"$value" || true; fi # also over several lines
   test_list+=(${words[@]+"${words[@]}"})
 done
-if [ -n "$train_dir$dev_dir${test_dirs[*]-}" ]; then
-  [ -n "$train_dir" ] && [ -n "$dev_dir" ] && [ -n "${test_list[*]-}" ] || die "--train-dir, --dev-dir and --test-dirs go together; give all three"
+if [ -n "$train_dir$train_cuts$dev_dir${test_dirs[*]-}" ]; then
+  [ -z "$train_dir" ] || [ -z "$train_cuts" ] || die "--train-dir and --train-cuts exclude each other"
+  [ -n "$train_dir$train_cuts" ] && [ -n "$dev_dir" ] && [ -n "${test_list[*]-}" ] || die "--train-dir, --dev-dir and --test-dirs go together; give all three"
   [ "${corpus:-custom}" = custom ] || die "--corpus $corpus and --train-dir exclude each other"
   corpus=custom
 fi
@@ -97,7 +99,7 @@ one_of --preset "$preset" "$(names_in "$conf" .yaml base)"
 one_of --experiment "$experiment" "$(names_in "$conf/experiments" .yaml)"
 exp_dir=${exp_dir:-$root/exp/$corpus} data_dir=${data_dir:-$root/data/$corpus}
 if [ "$corpus" = custom ]; then
-  [ -n "${own_dirs[0]}" ] || die "--corpus custom needs your Kaldi data directories: --train-dir, --dev-dir and --test-dirs"
+  [ -n "${own_dirs[0]}$train_cuts" ] || die "--corpus custom needs your Kaldi data directories: --train-dir, --dev-dir and --test-dirs"
   train_dir=${own_dirs[0]} dev_dir=${own_dirs[1]}
 else
   [ "$needs_corpus_dir" = false ] || [ -n "$corpus_dir" ] || die "--corpus $corpus needs --corpus-dir DIR: where the corpus is (see egs/$corpus/README.md)"
@@ -124,7 +126,7 @@ run() { # run COMMAND ...: print it under --dry-run, else run it
 pipes= failed=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 experiment() { # experiment WORD ...: rnnt_kd.bin.experiment with these words at the end
   run python -m rnnt_kd.bin.experiment --experiment "$conf/experiments/$experiment.yaml" --config "$conf/$preset.yaml" --exp-dir "$exp_dir" \
-    --train-dir "$train_dir" --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" --decode-nj "$decode_nj" ${cmd:+--cmd "$cmd"} --gpu-inference "$gpu_inference" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
+    ${train_dir:+--train-dir "$train_dir"} ${train_cuts:+--train-cuts "$train_cuts"} --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" --decode-nj "$decode_nj" ${cmd:+--cmd "$cmd"} --gpu-inference "$gpu_inference" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
     --device "$device" --nproc "$nproc" --num-nodes "$num_nodes" --lattice-backend "$lattice_backend" ${fold:+--fold "$fold"} ${seed:+--set "seeds=[$seed]"} ${noise_dir:+--set "features.noise_dir=$noise_dir"} ${rir_dir:+--set "features.rir_dir=$rir_dir"} ${set[@]+"${set[@]/#/--set=}"} "$@"
 }
 stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no other system from its figures
@@ -135,7 +137,7 @@ stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no ot
 data() {
   local dir
   if [ "$corpus" = custom ]; then
-    for dir in "$train_dir" "$dev_dir" "${test_list[@]}"; do run python -m rnnt_kd.bin.validate_data_dir "$dir" $pipes || return; done
+    for dir in ${train_dir:+"$train_dir"} "$dev_dir" "${test_list[@]}"; do run python -m rnnt_kd.bin.validate_data_dir "$dir" $pipes || return; done
   else
     run python -m rnnt_kd.bin.prepare_corpus --corpus "$corpus_module" ${corpus_dir:+--corpus-dir "$corpus_dir"} --out-dir "$data_dir" \
       --seed "${seed:-1}" --nj "$nj" ${prepare_options[@]+"${prepare_options[@]/#/--option=}"}

@@ -60,6 +60,8 @@ def values(words, option):
     (["--config", "/"], ["--config: '/'", "a file"]),
     (["--seed", "1\r\n2"], ["--seed: '1  2'"]),
     (["--train-dir", "data/train"], ["--dev-dir", "--test-dirs"]),
+    (["--train-cuts", "a"], ["--dev-dir", "--test-dirs"]),
+    (["--train-cuts", "a", *OWN], ["--train-dir and --train-cuts exclude each other"]),
     (["--corpus", "custom"], ["--train-dir"]),
     (["--corpus", "an4", *OWN], ["exclude each other"]),
     (["--train-dir", "a", "--dev-dir", "b", "--test-dirs", " "], ["--test-dirs", "all three"]),

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from command_cases import edit_record, record_again
+from experiments.conftest import Trial
 
-from rnnt_kd.bin import decode
+from rnnt_kd.bin import attach_teacher, decode
 from rnnt_kd.bin import experiment as command
 from rnnt_kd.config_io import read_system_config
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.bootstrap import errors_by_utterance, paired_p_value
 from rnnt_kd.scoring.recognitions import Recognition, read_recogs, write_recogs
@@ -469,3 +471,41 @@ def test_a_set_has_its_folders_name_however_it_is_written(tmp_path, monkeypatch,
     monkeypatch.chdir(tmp_path / "outer" / "inner")
     Path("link").symlink_to("x")
     assert command._set_name(Path(written)) == name
+
+
+def test_cuts_that_carry_their_teacher_take_the_place_of_a_data_directory_and_of_a_cache(
+    tone_corpus, teacher_dir, tmp_path, capsys
+):
+    given = Path(shutil.copytree(tone_corpus.folder / "cuts", tmp_path / "icefall"))
+    cache = tone_corpus.cache(teacher_dir, given / "kd_cache", cuts=given / "train.jsonl.gz")
+    words = ["--kd-cache", str(cache), "--out", str(given / "cuts_train.jsonl.gz")]
+    attach_teacher.main.__wrapped__(["--cuts", str(given / "train.jsonl.gz"), *words])
+    trial = Trial(tmp_path, tone_corpus)
+    trial.file.write_text("systems: {teacher: {role: teacher}, small_kd: {role: small_student, kd: {}}}")
+    shutil.copytree(tone_corpus.folder / "cuts", trial.exp / "cuts", ignore=shutil.ignore_patterns("*train*", "kd*"))
+    shutil.copytree(teacher_dir, trial.teacher)
+    more = "--train-cuts", given / "cuts_train.jsonl.gz", "--steps"
+    assert trial.run(*more, "bpe") == ["train_bpe bpe"]
+    lines = [f"{info.id} {info.text}" for info in open_source(given / "train.jsonl.gz").infos()]
+    assert open_source(given / "cuts_train.jsonl.gz").content == open_source(given / "train.jsonl.gz").content
+    assert (trial.exp / "cuts/train.text").read_text().splitlines() == lines
+    shutil.rmtree(trial.exp / "bpe")
+    shutil.copytree(tone_corpus.bpe_dir, trial.exp / "bpe")
+    assert trial.run(*more, "teacher cache train") == ["train small_kd/1"]
+    said = capsys.readouterr().err
+    assert "small_kd/1: " in said and "cuts_train.jsonl.gz carry its teacher, so no cache is made" in said
+    assert (
+        trial.run(*more, "cache train") == []
+        and trial.run(*more, "decode", "--decode-nj", 1)[0] == "decode teacher/1 dev"
+    )
+    config = tone_corpus.config("small_student", "small_kd", with_kd=True)
+    tone_corpus.train(
+        config, tmp_path / "x", kd_cache=cache, teacher_dir=teacher_dir, train_cuts=given / "train.jsonl.gz"
+    )
+    weights = [folder / "model.safetensors" for folder in (trial.dir / "small_kd/seed1", tmp_path / "x")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    for words, expected in (
+        (["--set", "features.far_sets=true"], "features.far_sets needs"),
+        (["--train-dir", "x"], "both"),
+    ):
+        assert expected in refused(trial, *more, "train", *words)

@@ -47,6 +47,7 @@ from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data import folds
 from rnnt_kd.data.features import num_parts
 from rnnt_kd.data.kaldi_dir import read_table
+from rnnt_kd.data.source import open_source
 from rnnt_kd.decoding.lookup import available_searches
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments import endpoint, fold_table, results, table
@@ -65,6 +66,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser = options.parser(__doc__)
     options.add_experiment(parser)
     parser.add_argument("--train-dir", type=Path, help="Kaldi data directory, for the steps features and bpe")
+    options.add_train_cuts(parser)
     parser.add_argument("--dev-dir", type=Path, required=True, help="Kaldi data directory")
     parser.add_argument("--test-dirs", nargs="+", required=True, help="Kaldi data directories of the test sets")
     parser.add_argument("--corpus", help="name of the corpus, for the table; the folder's name where it is not given")
@@ -94,7 +96,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     files.allow([folds.union_dir(args.exp_dir, run.folds) / "cuts"] * bool(run.folds))
     for part in run.parts:  # what the user named here, links and all, the files of the experiment may name, too
         places = part.plan.places
-        named = [places.exp_dir / "cuts", places.bpe_dir, *places.test_sets.values()]
+        named = [places.exp_dir / "cuts", places.train_cuts, places.bpe_dir, *places.test_sets.values()]
         files.allow([*named, *(part.plan.system_dir(job) for job in part.plan.jobs())])
     if args.print_jobs and args.steps is None:
         for part in run.parts:
@@ -202,6 +204,8 @@ class Run:
             return self._print_step("bpe")
         jobs = []
         for part in self.parts:
+            if part.plan.places.given_cuts is not None:
+                _write_text(part.plan.places.given_cuts, part.plan.places.train_text)
             log = part.plan.places.exp_dir / "log" / "bpe"
             jobs.append(Jobs(part.name(what="bpe"), part.plan.bpe_command(), log))
         failed = self._run_here(jobs)
@@ -220,9 +224,11 @@ class Run:
             plan, progress = part.plan, part.progress
             users: Dict[Cache, List[Job]] = {}
             for job in plan.jobs():
-                cache = plan.cache(job)
+                cache = plan.cache_to_make(job)
                 if cache is not None:
                     users.setdefault(cache, []).append(job)
+                elif plan.cache(job) is not None:
+                    self._say(f"{part.name(job)}: {plan.places.train_cuts} carry its teacher, so no cache is made")
             for cache, jobs in sorted(users.items(), key=lambda item: str(item[0].folder)):
                 self._must_be_trained(part, cache.teacher)
                 if not any(progress.why_not_trained(job) or progress.why_no_cache(job) for job in jobs):
@@ -336,7 +342,7 @@ class Run:
             print(f"{name}: finished already, skipped ({plan.system_dir(job)})", file=sys.stderr)
             return
         self._record_endpoint()
-        teacher, cache = plan.teacher_of(job), plan.cache(job)
+        teacher, cache = plan.teacher_of(job), plan.cache_to_make(job)
         if teacher is not None:
             folder = plan.system_dir(teacher)
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -524,6 +530,8 @@ def _of_fold(places: Places, fold: int, number: int) -> Places:
 
 
 def _places(args) -> Places:
+    if args.train_cuts is not None and args.train_dir is not None:
+        raise UserError("--train-dir, --train-cuts", "both given", "one of them")
     test_sets = {_set_name(Path(folder)): Path(folder) for folder in args.test_dirs}
     _check_names(args, test_sets)
     return Places(
@@ -532,6 +540,7 @@ def _places(args) -> Places:
         dev_set=_set_name(args.dev_dir),
         test_sets=test_sets,
         train_dir=args.train_dir,
+        given_cuts=args.train_cuts,
         dev_dir=args.dev_dir,
         overrides=tuple(args.overrides),
         device=_words(args, "device", "num_threads"),
@@ -583,8 +592,16 @@ def _of_queue(args, fold: int, job: Job) -> List[str]:
     words = ["-m", "rnnt_kd.bin.experiment", "--job", _name(job), *(["--fold", str(fold)] if fold else [])]
     words += ["--test-dirs", *map(str, args.test_dirs)]
     words += _words(args, "experiment", "config", "exp_dir", "dev_dir")
+    words += _words(args, "train_cuts") if args.train_cuts else ()
     words += _words(args, "device", "num_threads", "lattice_backend", "nproc", "num_nodes")
     return words + [word for override in args.overrides for word in ("--set", override)]
+
+
+def _write_text(cuts: Path, out: Path) -> None:
+    """As in a Kaldi data directory."""
+    lines = [f"{info.id} {' '.join(info.text.split())}\n" for info in open_source(cuts).infos()]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic.write_text(out, "".join(lines))
 
 
 def _parts_of(data_dir: Path) -> int:

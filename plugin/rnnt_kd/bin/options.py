@@ -23,6 +23,10 @@ def parser(description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
 
 
+def add_train_cuts(target: argparse.ArgumentParser) -> None:
+    target.add_argument("--train-cuts", type=Path, help="of Lhotse or in a Shar folder, in the place of stage 1's")
+
+
 def add_experiment(target: argparse.ArgumentParser) -> None:
     """``--config --experiment --exp-dir --set``: what says all of a system but its name and seed."""
     target.add_argument("--config", type=Path, required=True, help="preset, egs/<corpus>/conf/<preset>.yaml")

@@ -2,7 +2,8 @@
 
 The same command again: a finished system is skipped, an interrupted one resumes from its last checkpoint and ends
 with the same weights.  With another configuration, the older run is moved to <its folder>.old-N first.  The teacher,
-and its cache where the system learns from one, must be there: rnnt_kd.bin.experiment makes all in their order.
+and its cache where the system learns from one that its cuts do not carry, must be there: rnnt_kd.bin.experiment makes
+all in their order.
 
 With --nproc, or started by torchrun or srun, several processes train the system together (data parallel): each takes
 batches of its own, so there are that many times fewer steps.
@@ -25,6 +26,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_experiment(parser)
     parser.add_argument("--system", required=True, help="a system of the experiment's file")
     parser.add_argument("--seed", type=int, help="default: the first of the system's")
+    options.add_train_cuts(parser)
     parser.add_argument("--dev-set", default="dev", help="name of the development set")
     options.add_lattice_backend(parser)
     options.add_device(parser)
@@ -51,12 +53,13 @@ def main(argv: Optional[List[str]] = None) -> None:
         found = f"{find_world().size} processes were started"
         raise UserError("--nproc, --num-nodes", found, f"{asked}, or neither option", "torchrun and srun say how many")
     torch.set_num_threads(args.num_threads)
-    places = Places(args.config, args.exp_dir, args.dev_set, {}, overrides=tuple(args.overrides))
+    given = dict(given_cuts=args.train_cuts, overrides=tuple(args.overrides))
+    places = Places(args.config, args.exp_dir, args.dev_set, {}, **given)
     plan = Plan(args.experiment, places)
     jobs = plan.jobs_of(choices.check(args.system, list(plan.systems), "--system"))
     seed = jobs[0][1] if args.seed is None else args.seed
     job = args.system, int(choices.check(str(seed), [str(seed) for _, seed in jobs], f"--seed of {args.system}"))
-    cache = plan.cache(job)
+    cache = plan.cache_to_make(job)
     train_system(
         plan.config(job),
         plan.system_dir(job),
@@ -64,7 +67,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         dev_cuts=places.dev_cuts,
         tokenizer=Tokenizer.load(places.bpe_dir),
         teacher_dir=plan.teacher_dir(job),
-        kd_cache=cache.folder if cache and cache.folder.is_dir() else None,
+        kd_cache=cache.folder if cache else None,
         device=options.chosen_device(args.device),
         backend_name=args.lattice_backend,
         timeout=args.timeout,

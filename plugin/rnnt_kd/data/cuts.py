@@ -33,7 +33,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import NotRequired, TypedDict
 
 from rnnt_kd.data.audio_format import FEATURE_DIM, FRAME_SAMPLES, FRAME_SECONDS, SAMPLING_RATE
-from rnnt_kd.data.stored_frames import SHAR, STORAGE
+from rnnt_kd.data.stored_frames import SHAR, STORAGE, TEACHER, TEACHER_FACTS
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import named_in, parse_json
 from rnnt_kd.record import record_path, verify
@@ -196,11 +196,12 @@ _LHOTSE_CUT = TypeAdapter(_LhotseCut)
 class Manifest:
     """The checked cuts of a file, one after the other, as dictionaries for ``MonoCut.from_dict``.
 
-    UserError: missing or damaged file, a cut that cannot be used.  ``digest``: SHA-256 of the lines read so far.
+    UserError: missing or damaged file, a cut that cannot be used.  ``digest``: SHA-256 of the lines read so far, as
+    they were before they carried a teacher; ``teachers``: of what they carry.
     """
 
     def __init__(self, path: Path):
-        self.path, self.digest = Path(path), hashlib.sha256()
+        self.path, self.digest, self.teachers = Path(path), hashlib.sha256(), hashlib.sha256()
         name = _stem(self.path)
         of_stage_1 = (self.path.parent / f"{name}_feats").is_dir()
         of_stage_1 = of_stage_1 or record_path(self.path.parent, f"features_{name}").exists()
@@ -213,8 +214,9 @@ class Manifest:
     def __iter__(self) -> Iterator[Dict[str, Any]]:
         verify(self.path, f"features_{_stem(self.path)}", f"move {self.path} away and run stage 1 again")
         for place, line in enumerate(read_lines(self.path)):
-            self.digest.update(line)
-            yield self._check(parse_line(line, self.where(place)), self.where(place))
+            values = parse_line(line, self.where(place))
+            self.digest.update(without_teacher(line, values, self.teachers))
+            yield self._check(values, self.where(place))
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
@@ -230,6 +232,17 @@ def read_lines(path: Path) -> Iterator[bytes]:
     except (ValueError, EOFError, OSError, zlib.error) as error:
         problem = f"cannot be read as cuts (line {number + 1}: {type(error).__name__}: {error})"
         raise UserError(path, problem, "a cuts file (.jsonl.gz) of stage 1 or of Lhotse", AGAIN) from None
+
+
+def without_teacher(line: bytes, values: Any, teachers: Any) -> bytes:
+    """A cut's line as Lhotse wrote it before a teacher was attached; what that is goes to the digest ``teachers``."""
+    custom = values.get("custom") if isinstance(values, dict) else None
+    if not isinstance(custom, dict) or not {TEACHER, TEACHER_FACTS} & {*custom}:
+        return line
+    teachers.update(json.dumps([custom.get(TEACHER), custom.get(TEACHER_FACTS)], sort_keys=True).encode() + b"\n")
+    rest = {key: value for key, value in custom.items() if key not in (TEACHER, TEACHER_FACTS)}
+    plain = {key: value for key, value in {**values, "custom": rest}.items() if key != "custom" or rest}
+    return (json.dumps(plain, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
 
 
 def parse_line(line: bytes, where: str) -> Any:

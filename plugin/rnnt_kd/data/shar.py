@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
-from rnnt_kd.data.cuts import check_lhotse, parse_line, read_lines
+from rnnt_kd.data.cuts import check_lhotse, parse_line, read_lines, without_teacher
 from rnnt_kd.data.stored_frames import SHAR, TEACHER
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import named_in, parse_json
@@ -44,7 +44,8 @@ class Manifest:
     """As ``cuts.Manifest``, of a Shar folder."""
 
     def __init__(self, folder: Path):
-        self.path, self.digest, self._counts = Path(folder), hashlib.sha256(), [0]
+        self.path, self._counts = Path(folder), [0]
+        self.digest, self.teachers = hashlib.sha256(), hashlib.sha256()
         found = files(self.path)
         count = sum(path.name.startswith("cuts.") for path in found)
         self._shards = [(found[at], found[at + count :: count]) for at in range(count)]
@@ -56,12 +57,13 @@ class Manifest:
     def __iter__(self) -> Iterator[Dict[str, Any]]:
         for manifest, archives in self._shards:
             for archive in archives:
-                self.digest.update(f"{archive.name} {archive.stat().st_size}\n".encode())
+                digest = self.teachers if archive.name.startswith(f"{TEACHER}.") else self.digest
+                digest.update(f"{archive.name} {archive.stat().st_size}\n".encode())
             walks, number = [(archive, _members(archive)) for archive in archives], 0
             for number, line in enumerate(read_lines(manifest), 1):
-                self.digest.update(line)
                 where = f"{manifest}:{number}"
                 values = parse_line(line, where)
+                self.digest.update(without_teacher(line, values, self.teachers))
                 for archive, members in walks:
                     data, field, value = next(members, (None, "", None))
                     if not isinstance(values, dict):

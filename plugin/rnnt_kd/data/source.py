@@ -63,11 +63,13 @@ class Source(Sequence[MonoCut]):
                   features lie (which changes with them); not the folders.
       teacher_frames: (N,) int32, of the teacher's array that a cut carries; -1: it carries none.
       teacher_cuts: places of the first cut that carries a teacher, and of the first that carries another; 0, 1 or 2.
-      content:    SHA-256 of the unpacked manifest; of a Shar folder, with the sizes of its archives.
+      content:    SHA-256 of the unpacked manifest; of a Shar folder, with the sizes of its archives.  As it was before
+                  cuts carried a teacher; what they carry has one of its own, ``teacher_content``.
     """
 
     def __init__(self, path: Path, facts: Dict[str, Any], columns: Dict[str, np.ndarray], folder: Optional[Path]):
         self.path, self.digest, self.content, self._folder = path, facts["digest"], facts["content"], folder
+        self.teacher_content = facts["teacher_content"]
         self.durations, self.num_frames = columns["durations"], columns["num_frames"]
         self.teacher_frames, self.teacher_cuts = columns["teacher_frames"], facts["teacher_cuts"]
         self._columns = columns
@@ -278,8 +280,13 @@ def _read(path: Path, blocks: BinaryIO) -> Tuple[Dict[str, Any], Dict[str, np.nd
     named.update(teacher_frames=teacher_frames, block_ends=block_ends)
     columns = {name: np.frombuffer(column, TYPES[name]) for name, column in named.items()}
     _refuse_twins(manifest, columns["hashes"], columns["ids"], columns["id_ends"])
-    facts = {"digest": digest.hexdigest(), "content": manifest.digest.hexdigest(), "bytes": blocks.tell()}
-    return {**facts, "teacher_cuts": [place for place, _ in teachers]}, columns
+    facts: Dict[str, Any] = {
+        "digest": digest.hexdigest(),
+        "content": manifest.digest.hexdigest(),
+        "bytes": blocks.tell(),
+    }
+    facts.update(teacher_content=manifest.teachers.hexdigest(), teacher_cuts=[place for place, _ in teachers])
+    return facts, columns
 
 
 def _refuse_twins(manifest: Any, hashes: np.ndarray, ids: np.ndarray, ends: np.ndarray) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from rnnt_kd.config import KdConfig, RecipeConfig, SystemConfig, TrainingConfig
 from rnnt_kd.config_io import load_recipe, merged
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.definition import TEACHER, Experiment, System, read_experiment
 from rnnt_kd.systems.compose import compose
@@ -35,6 +36,7 @@ class Places:
     Attributes:
       preset:    file that the experiment is relative to.
       train_dir, dev_dir, test_dirs: Kaldi data directories; a folder's name is the name of the set.
+      given_cuts: a source of cuts to train on (a manifest, a folder in Shar format) in the place of ``train_dir``.
       overrides: ``--set`` of the command line.
       device, lattice, pipes, ranks: options that say how to compute and do not change what a system is.
       decode_device: of decoding, if another.
@@ -52,6 +54,7 @@ class Places:
     lattice: Tuple[str, ...] = ()
     pipes: Tuple[str, ...] = ()
     ranks: Tuple[str, ...] = ()
+    given_cuts: Optional[Path] = None
 
     @property
     def bpe_dir(self) -> Path:
@@ -59,7 +62,15 @@ class Places:
 
     @property
     def train_cuts(self) -> Path:
-        return self.cuts("train")
+        return self.given_cuts or self.cuts("train")
+
+    @property
+    def train_text(self) -> Path:
+        """Of which the BPE model is made."""
+        if self.given_cuts is not None:
+            return self.exp_dir / "cuts" / "train.text"
+        assert self.train_dir is not None
+        return self.train_dir / "text"
 
     @property
     def dev_cuts(self) -> Path:
@@ -96,6 +107,10 @@ class Plan:
         self._configs = {name: self._composed(system) for name, system in self.systems.items()}
         for job in self.first_jobs():
             self.cache(job)
+        needs_audio = [key for key in ("far_copies", "far_sets") if getattr(self.recipe.features, key)]
+        if places.given_cuts is not None and (needs_audio or self.experiment.folds):
+            what = f"features.{needs_audio[0]}" if needs_audio else f"{file}: folds"
+            raise UserError("--train-cuts", f"{what} needs audio and speakers", "--train-dir, a Kaldi data directory")
 
     @property
     def search(self) -> str:
@@ -163,14 +178,22 @@ class Plan:
         options = [word for key in CACHE_NAMES for word in (f"--{key.replace('_', '-')}", str(own[key]))]
         return Cache(self.system_dir(teacher) / "_".join(["kd_cache", *names]), teacher, tuple(options))
 
+    def cache_to_make(self, job: Job) -> Optional[Cache]:
+        """``cache``; None where its training cuts carry their teacher.  UserError: these cannot be read."""
+        cache, cuts, kd = self.cache(job), self.places.train_cuts, self._configs[job[0]].kd
+        hears_them = kd is not None and kd.hears != "original"
+        return None if hears_them and cuts.exists() and open_source(cuts).teacher_cuts else cache
+
     # Commands: what stands after "python".
 
     def features_commands(self) -> Dict[str, List[str]]:
         places = self.places
-        assert places.train_dir is not None and places.dev_dir is not None
+        assert places.dev_dir is not None
+        clean = {name: self._features_command(name, folder) for name, folder in self._clean.items()}
+        if places.given_cuts is not None:
+            return clean
         train = self._features_command("train", places.train_dir)
         train += ["--speed-perturb", *map(str, self.recipe.features.speed_perturb), *self._far_copies()]
-        clean = {name: self._features_command(name, folder) for name, folder in self._clean.items()}
         return {"train": train, **clean, **self.far_commands()}
 
     def far_commands(self) -> Dict[str, List[str]]:
@@ -200,8 +223,7 @@ class Plan:
 
     def bpe_command(self) -> List[str]:
         text, places = self.recipe.text, self.places
-        assert places.train_dir is not None
-        command = _module("train_bpe", "--text", places.train_dir / "text", "--out-dir", places.bpe_dir)
+        command = _module("train_bpe", "--text", places.train_text, "--out-dir", places.bpe_dir)
         command += ["--vocab-size", str(text.vocab_size), "--model-type", text.model_type, *self._normalization()]
         flags = ("shrink_to_fit", "enlarge_to_fit", "byte_fallback", "keep_events")
         return command + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(text, flag)]
@@ -252,6 +274,7 @@ class Plan:
         places, words = self.places, []
         words += ["--config", places.preset, "--experiment", self.experiment.path, "--system", job[0], "--seed", job[1]]
         words += ["--exp-dir", places.exp_dir, "--dev-set", places.dev_set]
+        words += ["--train-cuts", places.given_cuts] if places.given_cuts else []
         words += [word for override in places.overrides for word in ("--set", override)]
         return [str(word) for word in words]
 

@@ -16,6 +16,7 @@ from rnnt_kd.scoring import token_bonus
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import weights_file
 from rnnt_kd.teachers.cache import TeacherCache
+from rnnt_kd.teachers.carried import CarriedTeacher, StoredTeacher
 from rnnt_kd.text.normalization import FORMS
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import setup, system_dir
@@ -50,7 +51,7 @@ class Progress:
         return self._compared[job][1]
 
     def why_no_cache(self, job: Job) -> str:
-        """Why the cache that the system needs cannot be used; "" where it can, or none is needed."""
+        """Why what the system distils from cannot be used, a cache or its cuts'; "" where it can, or none is needed."""
         try:
             self._cache(job)
         except UserError as error:
@@ -143,7 +144,7 @@ class Progress:
         paths += sorted(cache.folder.glob("*.safetensors")) if cache else []
         return tuple((path, path.stat().st_mtime_ns) for path in paths if path.exists())
 
-    def _cache(self, job: Job) -> Optional[TeacherCache]:
+    def _cache(self, job: Job) -> Optional[StoredTeacher]:
         planned, config = self.plan.cache(job), self.plan.config(job)
         if planned is None:
             return None
@@ -155,6 +156,8 @@ class Progress:
             "rnnt_type": config.training.rnnt_type,
             "temperature": config.kd.temperature,  # type: ignore[union-attr]
         }
+        if self.plan.cache_to_make(job) is None:
+            return CarriedTeacher.of(open_source(self.places.train_cuts), expected)
         return TeacherCache.open(planned.folder, expected)
 
     def _cuts(self) -> Dict[str, Path]:

@@ -29,9 +29,9 @@ _OF_THE_CACHE = {"cuts": "", "shard_utterances": 0}  # facts that do not go with
 class CarriedTeacher:
     """What cuts carry of their teacher, as ``attach`` gave it to them; the rest as of ``TeacherCache``."""
 
-    def __init__(self, cuts_path: Path, facts: CacheFacts):
-        self.folder, self.facts = cuts_path, facts
-        self.digest = hashlib.sha256(repr(facts).encode()).hexdigest()  # the arrays' own are in the cuts
+    def __init__(self, cuts: Source, facts: CacheFacts):
+        self.folder, self.facts = cuts.path, facts
+        self.digest = hashlib.sha256(f"{facts} {cuts.teacher_content}".encode()).hexdigest()
 
     @classmethod
     def of(cls, cuts: Source, expected: Mapping[str, Any]) -> Optional["CarriedTeacher"]:
@@ -54,7 +54,7 @@ class CarriedTeacher:
                 check_facts(facts, cuts_path, {key: expected[key] for key in {*expected} - {*_OF_THE_CACHE}})
             if facts != first:
                 check_facts(facts, f"{cuts_path}: cut '{cut.id:.100}'", vars(first))
-        return None if first is None else cls(cuts_path, first)
+        return None if first is None else cls(cuts, first)
 
     def arrays(
         self, source: Source, places: Sequence[int], cut_ids: Sequence[str]
