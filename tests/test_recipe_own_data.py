@@ -5,6 +5,7 @@ channels, segments, 0.2 s and 35 s, Cyrillic and Chinese text, absolute and rela
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,7 @@ def mixed_dir(folder, audio, speech, base):
             options = {"format": "NIST", "subtype": "PCM_16"}
         path = audio / f"{name}.{form if form in ('flac', 'opus', 'sph') else 'wav'}"
         soundfile.write(path, samples, rate, **options)
-        shown = [path, path.relative_to(base), Path("..") / path.relative_to(folder.parent)][number % 3]
+        shown = [path, path.relative_to(base), os.path.relpath(path, folder)][number % 3]
         words = {0: "да нет", 1: "你好 世界"}.get(number, words)
         wav_scp.append(f"spk{number % 4}-{name} {shown}")
         text.append(f"spk{number % 4}-{name} {words}")

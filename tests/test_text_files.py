@@ -14,7 +14,8 @@ from rnnt_kd.text_files import read_text, text_lines
 PACKAGE = Path(__file__).resolve().parents[1] / "plugin" / "rnnt_kd"
 # These read by themselves what rnnt_kd wrote, or the system
 THEIR_OWN = {
-    "bin/score.py", "bin/size_table.py", "children.py", "decoding/arpa_worker.py", "export/file_checks.py", "record.py",
+    "bin/score.py", "bin/size_table.py", "children.py", "data/folds.py", "decoding/arpa_worker.py",
+    "experiments/table.py", "export/file_checks.py", "jobs.py", "record.py",
     "report/lattice_data.py", "report/page.py", "report/read.py", "scoring/results.py", "systems/store.py",
     "training/checkpoint.py",
 }  # fmt: skip

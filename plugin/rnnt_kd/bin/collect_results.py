@@ -14,6 +14,7 @@ from rnnt_kd.bin import options
 from rnnt_kd.bin.entry import command
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
+from rnnt_kd.text_files import read_text
 
 KEYS = {"results": ("fold", "system", "seed", "test_set", "token_bonus"), "pooled": ("corpus", "test_set", "system")}
 
@@ -41,11 +42,10 @@ def _key(row: Dict[str, Any], names: Sequence[str]) -> str:
 
 
 def _rows(path: Path) -> List[Dict[str, Any]]:
+    text = read_text(path, "figures of an experiment", "run its stage 7 (score) first")
     try:
-        rows = parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(path, "no such file", "figures of an experiment", "run its stage 7 (score) first") from None
-    except (OSError, ValueError):
+        rows = parse_json(text)
+    except ValueError:
         rows = None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise UserError(path, "not a list of JSON objects", "figures of an experiment", "run its stage 7 (score) again")

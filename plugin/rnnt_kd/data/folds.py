@@ -161,8 +161,11 @@ def select_cuts(exp_dir: Path, fold: int, folds: int, sets: Mapping[str, Tuple[s
             raise UserError(data_dir, f"every utterance of fold {fold} was left out", "usable audio", f"see {left_out}")
         with gzip.open(united, "rb") as stream:
             lines = b"".join(line for line, is_chosen in zip(stream, chosen) if is_chosen)
-        reasons = parse_json(left_out.read_text(encoding="utf-8"))
-        reasons = {key: reason for key, reason in reasons.items() if key in speaker_of}
+        try:
+            reasons = parse_json(left_out.read_text(encoding="utf-8")).items()
+        except (OSError, ValueError, AttributeError) as error:
+            raise UserError(left_out, f"damaged ({error})", "reasons by utterance", "run stage 1 again") from None
+        reasons = {key: reason for key, reason in reasons if key in speaker_of}
         listed = json.dumps(reasons, indent=1, sort_keys=True, ensure_ascii=False)
         link = folder / f"{source}_feats"  # so that EXP_DIR can be moved
         if not link.is_symlink():
