@@ -32,9 +32,13 @@ def headings(page):
 
 
 def commands(page):
-    """(program, the rest of its line) of every command on a page; comments of the shell are left out."""
+    """(program, the rest of its line) of every command on a page; comments of the shell, and the command of another
+    program that ``--cmd`` names, are left out."""
     text = re.sub(r"\\\n", " ", page.read_text())
-    return [(program, re.sub(r"\s#.*", "", rest)) for program, rest in COMMAND.findall(text)]
+    return [
+        (program, re.sub(r'(--cmd) "[^"]*"', r"\1 CMD", re.sub(r"\s#.*", "", rest)))
+        for program, rest in COMMAND.findall(text)
+    ]
 
 
 def options(text):
