@@ -146,6 +146,7 @@ data() {
 trap 'echo "interrupted; run the same command again to go on from here" >&2; exit 130' INT
 
 #--- stages -----------------------------------------------------------------------------------------
+{ # bash reads this to its end before it begins: who updates the file in the meantime disturbs no run
 if [ "$print_jobs" = true ]; then
   [ "$stage$stop_stage" != 09 ] || { experiment --print-jobs; exit; }
   steps=(data features bpe teacher cache train decode score export report)
@@ -166,3 +167,5 @@ stage 7 "score" experiment --steps score
 stage 8 "export, compared with sherpa-onnx" experiment --steps export
 stage 9 "report" experiment --steps report
 [ -z "$failed" ] || die "stage$failed: not everything was made; see the lines above; correct it and run the same command again"
+exit
+}
