@@ -99,11 +99,14 @@ srun --nodes 2 --ntasks 2 python "${train[@]}" --exp-dir "$folder/there"
 there --stage 6 --stop-stage 6 --cmd "$cmd"
 [ "$(find "$folder/there" -name 'features.train.*.log' | wc -l)" = 3 ] || fail "the features of train are not three jobs"
 
+content() { # cuts name their features by absolute paths
+  case $2 in *.jsonl.gz) zcat "$folder/$1/$2" | sed "s:$folder/$1/:FOLDER/:g" ;; *) cat "$folder/$1/$2" ;; esac
+}
 count=0
 while read -r file; do
-  cmp "$folder/here/$file" "$folder/there/$file" || fail "$file is another one"
+  cmp <(content here "$file") <(content there "$file") || fail "$file is another one"
   count=$((count + 1))
-done < <(cd "$folder/here" && find . -type f \( -name '*.jsonl.gz' -o -name '*.lca' -o -name '*.safetensors' -o -path '*cache*' -o -name 'recogs*' \) | sort)
+done < <(cd "$folder/here" && find . -type f -not -path '*/log/*' \( -name '*.jsonl.gz' -o -name '*.lca' -o -name '*.safetensors' -o -path '*/kd_cache/*' -o -name 'recogs*' \) | sort)
 [ "$count" -ge 10 ] || fail "only $count files to compare"
 
 #--- failures and ends ------------------------------------------------------------------------------
