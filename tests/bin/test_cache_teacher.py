@@ -8,7 +8,7 @@ import safetensors.torch
 from command_cases import LONG, fails_on_a_full_disk, kill, refused, start, words, writes_interrupted
 from system_cases import noise_corpus, random_system
 
-from rnnt_kd import progress_bar
+from rnnt_kd import atomic, progress_bar
 from rnnt_kd.bin import cache_teacher as command
 from rnnt_kd.bin import verify_cache as verify_command
 from rnnt_kd.teachers.cache import TeacherCache
@@ -216,6 +216,24 @@ def test_a_teacher_of_nans_is_named_with_the_utterance(made, tmp_path, capsys):
     safetensors.torch.save_file(weights, broken / "model.safetensors")
     said = refused(capsys, command.main, *arguments(made, tmp_path / "out", teacher_dir=broken), lines=None)
     assert "its posteriors of s-0" in said and not contents(tmp_path / "out")
+
+
+def test_a_shard_that_the_disk_garbles_is_one_line_at_once(made, whole, tmp_path, capsys, monkeypatch):
+    write = atomic.write_bytes
+
+    def garbled(path, content):
+        write(path, content[:-1] + bytes([content[-1] ^ 1]) if path.name == "shard-00002.safetensors" else content)
+
+    monkeypatch.setattr(atomic, "write_bytes", garbled)
+    said = refused(capsys, command.main, *arguments(made, tmp_path / "cache"), lines=None)
+    assert (
+        "shard-00002.safetensors: just written, and read back it is not what was written: damaged: the frames of"
+        in said
+    )
+    assert len(contents(tmp_path / "cache")) == 3
+    monkeypatch.undo()
+    command.main(arguments(made, tmp_path / "cache"))
+    assert contents(tmp_path / "cache") == contents(whole)
 
 
 def test_a_full_disk_is_one_line_and_the_same_command_goes_on(made, whole, tmp_path, root):

@@ -342,7 +342,7 @@ def test_a_cache_that_changes_under_a_training_is_noticed(folder, entries):
 
 def test_no_file_stays_open(tmp_path):
     """2,000 shards under ulimit -n 256."""
-    entries = make_entries([2] * 40)
+    entries = make_entries([2] * 300)
     write_cache(tmp_path, dataclasses.replace(FACTS, shard_utterances=1), entries)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     in_use = len(os.listdir("/proc/self/fd"))

@@ -2,12 +2,13 @@
 
 import gzip
 import json
+import resource
 import shutil
 
 import numpy as np
 import pytest
 import torch
-from command_cases import refused
+from command_cases import LONG, refused, start
 from lhotse import CutSet
 from lhotse.shar import SharWriter
 from training_cases import metrics
@@ -18,6 +19,7 @@ from rnnt_kd.data.dataset import collate
 from rnnt_kd.data.source import open_source
 from rnnt_kd.data.stored_frames import carried
 from rnnt_kd.errors import UserError
+from rnnt_kd.experiments.plan import Places, Plan
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.systems import store
 from rnnt_kd.teachers.cache import TeacherCache, collate_teacher
@@ -62,6 +64,28 @@ def test_training_from_cuts_that_carry_the_teacher_is_training_from_the_cache(
     for workers in (0, 1):
         train(tone_corpus, tmp_path / str(workers), workers, train_cuts=cuts_with_kd)
         assert result(tmp_path / str(workers)) == result(tmp_path / "cache")
+
+
+def test_two_trainings_at_once_with_few_files_open_on_one_cache_are_one(
+    tone_corpus, teacher_dir, kd_cache, root, tmp_path
+):
+    teacher = shutil.copytree(teacher_dir, tmp_path / "teacher")
+    entry = "{role: small_student, kd: {}, training: {epochs: 1, num_workers: 1}}"
+    words = {name: tone_corpus.arguments(tmp_path / name, entry, teacher) for name in ("one", "other")}
+    places = Places(tone_corpus.preset, tmp_path / "one", "dev", {})
+    cache = Plan(tmp_path / "one/trial.yaml", places).cache(("x", 1)).folder
+    tone_corpus.cache(teacher, cache, shard_utterances=1)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        processes = [start(root, "train", given) for given in words.values()]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    outputs = [process.communicate(timeout=LONG)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    train(tone_corpus, tmp_path / "alone", kd_cache=cache)
+    for name in words:
+        assert result(tmp_path / name / "trial/x/seed1") == result(tmp_path / "alone")
 
 
 @pytest.fixture(scope="module")

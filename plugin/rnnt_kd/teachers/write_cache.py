@@ -43,7 +43,9 @@ def write_cache(
     backend: Union[str, ModuleType] = "auto",
     where: object = "teacher",
 ) -> bool:
-    """Write one shard of the cache in the folder ``out``; False, and no batch is asked for, if it is there already.
+    """Write one shard of the cache in the folder ``out``, and read it back.
+
+    False, and no batch is asked for, if it is there already.
 
     Args:
       teacher:    in eval mode, on the device of the batches.
@@ -56,7 +58,7 @@ def write_cache(
       where:      what to call the teacher in messages.
     Raises:
       UserError: a teacher without simple heads or in train mode, an id that comes twice or is missing, an utterance
-        without any path, or one whose posteriors are not numbers.
+        without any path, or one whose posteriors are not numbers; a shard that comes back damaged.
     """
     if not why_not_finished(out, facts, shard, num_shards):
         return False
@@ -73,6 +75,9 @@ def write_cache(
         raise UserError(name, "is in the order or in the batches, not in both", "the same utterances in both")
     Path(out).mkdir(parents=True, exist_ok=True)
     write_shard(Path(out), facts, shard, num_shards, [entries[name] for name in ordered])
+    if why := why_not_finished(out, facts, shard, num_shards):
+        problem = f"just written, and read back it is not what was written: {why}"
+        raise UserError(shard_path(Path(out), shard), problem, "a disk that keeps it", "run the same command again")
     return True
 
 
