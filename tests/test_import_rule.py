@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "experiments": "config config_io data record scoring systems tables teachers text training",
     "report": "atomic config data lattice losses models scoring systems teachers text",
     "bin": "atomic config data decoding experiments export jobs models parts progress_bar "
-    "record report scoring systems teachers text training",
+    "record report scoring systems teachers text text_files training",
     "__init__": "losses",
 }
 

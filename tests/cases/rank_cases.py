@@ -20,7 +20,7 @@ from rnnt_kd.training import setup
 from rnnt_kd.training.batches import TrainingData
 from rnnt_kd.training.loop import Training
 from rnnt_kd.training.progress import Silent
-from rnnt_kd.training.ranks import Ranks
+from rnnt_kd.training.ranks import Ranks, leave
 
 SYSTEMS = {  # name -> arguments of Corpus.config
     "teacher": {},
@@ -145,3 +145,4 @@ if __name__ == "__main__":
     cuts = tones / "cuts"
     made = Corpus(tones, cuts / "train.jsonl.gz", cuts / "dev.jsonl.gz", tones / "bpe", tones / "preset.yaml")
     {"gradients": gradients_and_agreement, "hangs": hangs}[case](made, place)
+    leave()

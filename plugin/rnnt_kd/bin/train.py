@@ -47,7 +47,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     from rnnt_kd.experiments.plan import Places, Plan
     from rnnt_kd.text.tokenizer import Tokenizer
     from rnnt_kd.training.loop import train_system
-    from rnnt_kd.training.ranks import find_world
+    from rnnt_kd.training.ranks import find_world, leave
 
     if asked not in (1, find_world().size):
         found = f"{find_world().size} processes were started"
@@ -73,6 +73,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         timeout=args.timeout,
         say=_say,
     )
+    leave()
 
 
 def _say(line: str) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, List, Mapping, Optional, Tuple, TypeVar
 
@@ -201,6 +202,17 @@ class Ranks:
             problem = f"weights or masks differ from those of process 0 in process {', '.join(others)}"
             next_step = "nothing was written; look at that machine; the same command goes on from the last checkpoint"
             raise UserError(self.name, problem, "the same bits in all", next_step)
+
+
+def leave() -> None:
+    """Ends this process, where it is one of several, as finished.
+
+    Not by tidying up: torch 1.13 then aborts some of them ("terminate called without an active exception").
+    """
+    if distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
