@@ -135,5 +135,7 @@ def _output_folder(argv: List[str]) -> str:
 
 
 def _end(line: str, status: int) -> None:
-    print(f"\n{line}" if sys.stderr.isatty() else line, file=sys.stderr, flush=True)
+    line = f"\n{line}\n" if sys.stderr.isatty() else f"{line}\n"
+    sys.stderr.write(line)  # at once, where print writes the end of the line by itself: others write there, too
+    sys.stderr.flush()
     sys.exit(status)

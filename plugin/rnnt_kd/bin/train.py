@@ -77,7 +77,8 @@ def main(argv: Optional[List[str]] = None) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")  # at once, see entry
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":
