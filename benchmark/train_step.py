@@ -29,7 +29,8 @@ from rnnt_kd.lattice import get_backend
 from rnnt_kd.models import build_transducer
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.tables import markdown, shown
-from rnnt_kd.training.objective import CachedTeacher, Objective, combine, loss_scales
+from rnnt_kd.teachers.views import CachedTeacher
+from rnnt_kd.training.objective import Objective, loss_scales, weighted_sum
 from rnnt_kd.training.optimizer import make_optimizer
 
 VARIANTS = ("none", "online", "cache")
@@ -55,7 +56,8 @@ def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, An
         inputs = inputs_of(batch, model, specification, variant == "cache", device)
 
         def step() -> None:
-            combine(objective(**inputs), scales).backward()
+            terms = objective(**inputs)
+            (weighted_sum(terms, scales) / terms["frames"]).backward()
             nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

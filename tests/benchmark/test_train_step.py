@@ -15,14 +15,14 @@ SPECIFICATION = dict(
 @pytest.mark.parametrize("variant, models", [("none", 1), ("online", 2), ("cache", 1)])
 def test_steps_move_all_weights_and_only_online_runs_a_teacher(variant, models, monkeypatch):
     made, kd = [], []
-    build, combine = train_step.build_transducer, train_step.combine
+    build, weighted_sum = train_step.build_transducer, train_step.weighted_sum
     monkeypatch.setattr(train_step, "build_transducer", lambda **sizes: made.append(build(**sizes)) or made[-1])
 
     def recorded(terms, scales):
         kd.append(float(terms["kd"].detach()) * scales["kd"])
-        return combine(terms, scales)
+        return weighted_sum(terms, scales)
 
-    monkeypatch.setattr(train_step, "combine", recorded)
+    monkeypatch.setattr(train_step, "weighted_sum", recorded)
     subjects, _ = train_step.subjects({**SPECIFICATION, "variant": variant})
     assert len(made) == models and len(subjects) == 2
     before = {name: value.clone() for name, value in made[0].state_dict().items()}

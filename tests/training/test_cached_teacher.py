@@ -30,11 +30,12 @@ from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.systems import store
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.teachers.shards import shard_path
+from rnnt_kd.teachers.views import CachedTeacher
 from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
 from rnnt_kd.training.loop import Training
-from rnnt_kd.training.objective import CachedTeacher, Objective
+from rnnt_kd.training.objective import Objective
 
 ONE_EPOCH = ["small_student.training.epochs=1", "sparse_student.training.epochs=1"]
 

@@ -18,7 +18,7 @@ from rnnt_kd.losses.packed_posteriors import pack
 from rnnt_kd.teachers.interface import as_teacher
 from rnnt_kd.teachers.views import CachedTeacher
 from rnnt_kd.text.labels import padded_labels
-from rnnt_kd.training.objective import Objective, combine, loss_scales
+from rnnt_kd.training.objective import Objective, loss_scales, weighted_sum
 
 SMALL = dict(num_layers=1, dim=16, feedforward_dim=16)
 TRAINING = TrainingConfig(prune_range=9, lm_only_scale=0.25, simple_loss_scale=0.5, ctc_loss_scale=0.2)
@@ -136,7 +136,8 @@ def test_loss_does_not_depend_on_how_often_the_batch_is_repeated():
     run = objective(model, kd=KdConfig(ranges="student"), teacher=teacher)
     once, scales = make_batch(), {"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 3.0}
     thrice = [torch.cat([tensor] * 3) for tensor in once]
-    assert combine(run(*once), scales).item() == pytest.approx(combine(run(*thrice), scales).item(), rel=1e-5)
+    of_one, of_three = (weighted_sum(terms, scales) / terms["frames"] for terms in (run(*once), run(*thrice)))
+    assert of_one.item() == pytest.approx(of_three.item(), rel=1e-5)
 
 
 def test_no_gradient_and_no_parameter_of_the_teacher():
@@ -167,7 +168,7 @@ def test_empty_transcripts_are_finite():
     terms = objective(model, kd=KdConfig(ranges="student"), teacher=make_model(1))(
         features, lens, torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
     )
-    combine(terms, {"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 1.0}).backward()
+    weighted_sum(terms, {"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 1.0}).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 

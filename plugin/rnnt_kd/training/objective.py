@@ -138,13 +138,8 @@ class Objective(nn.Module):
 
 
 def weighted_sum(terms: Dict[str, Tensor], scales: Dict[str, float]) -> Tensor:
-    """The loss of all frames: one reduction for every term."""
+    """The loss of all frames, one reduction for every term; divided by ``terms["frames"]``, that of a frame."""
     return torch.stack([scales[name] * terms[name] for name in TERMS if scales[name] != 0.0]).sum()
-
-
-def combine(terms: Dict[str, Tensor], scales: Dict[str, float]) -> Tensor:
-    """The loss per encoder frame."""
-    return weighted_sum(terms, scales) / terms["frames"]
 
 
 def _ranges(student: Pruned, teacher: Optional[TeacherView], prune_range: int) -> Tensor:
