@@ -17,7 +17,7 @@ Keys that ``table.rows`` has as well mean the same.
 """
 
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -237,17 +237,7 @@ def markdown(
         "",
         tables.markdown(head, body, left=4),
     ]
-    missing: Dict[Tuple[str, str], List[str]] = {}  # system, reason -> trainings
-    for row in table_rows:
-        for training, reason in row["unfinished"].items():
-            trainings = missing.setdefault((row["system"], reason), [])
-            trainings += [training] if training not in trainings else []
-    if missing:
-        lines += ["", "Not finished, and in no figure above:", ""]
-        lines += [f"- {system}, {', '.join(trainings)}: {why}" for (system, why), trainings in missing.items()]
-    if commands:
-        lines += ["", "Commands that made the figures:", "", "```", *commands, "```"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *table.ending(table_rows, "", commands)]) + "\n"
 
 
 def _state(endpoint: Optional[Endpoint], undeclared: str) -> str:

@@ -108,7 +108,7 @@ class Progress:
             problem = f"trained with another BPE model (checksum {config.bpe_checksum[:12]})"
             raise UserError(folder, problem, f"{own[:12]}, that of {self.places.bpe_dir}", next_step)
         inputs = read_record(folder / system_dir.RECORD).get("inputs", {})
-        for name, path in self._cuts().items():
+        for name, path in (("train cuts", self.places.train_cuts), ("dev cuts", self.places.dev_cuts)):
             if name in inputs and inputs[name] != open_source(path).content:
                 raise UserError(folder, f"trained with other {name}", f"those of {path}", next_step)
         teacher = self.plan.teacher_dir(job)
@@ -127,9 +127,7 @@ class Progress:
         try:
             cache = self._cache(job)
             config = setup.resolve(self.plan.config(job), self.tokenizer(), teacher, cache)
-            inputs = {name: open_source(path).content for name, path in self._cuts().items()}
-            if cache is not None:
-                inputs["teacher cache"] = cache.digest
+            inputs = setup.input_digests(self.places.train_cuts, self.places.dev_cuts, cache)
             record = system_dir.system_record(self.plan.system_dir(job), config, inputs)
             changed, why = in_words(record.changes()), record.why_not()
         except UserError as error:
@@ -145,24 +143,15 @@ class Progress:
         return tuple((path, path.stat().st_mtime_ns) for path in paths if path.exists())
 
     def _cache(self, job: Job) -> Optional[StoredTeacher]:
-        planned, config = self.plan.cache(job), self.plan.config(job)
+        planned = self.plan.cache(job)
         if planned is None:
             return None
-        expected = {
-            "teacher": self._bytes(self.plan.system_dir(planned.teacher) / "model.safetensors"),
-            "bpe": self.tokenizer().checksum,
-            "cuts": open_source(self.places.train_cuts).digest,
-            "prune_range": config.training.prune_range,
-            "rnnt_type": config.training.rnnt_type,
-            "temperature": config.kd.temperature,  # type: ignore[union-attr]
-        }
+        teacher = self._bytes(self.plan.system_dir(planned.teacher) / "model.safetensors")
+        facts = setup.expected_facts(self.plan.config(job), self.tokenizer(), self.places.train_cuts)
+        expected = {"teacher": teacher, **facts}
         if self.plan.cache_to_make(job) is None:
             return CarriedTeacher.of(open_source(self.places.train_cuts), expected)
         return TeacherCache.open(planned.folder, expected)
-
-    def _cuts(self) -> Dict[str, Path]:
-        """Names as in a system's record."""
-        return {"train cuts": self.places.train_cuts, "dev cuts": self.places.dev_cuts}
 
     def _bytes(self, path: Path) -> str:
         try:

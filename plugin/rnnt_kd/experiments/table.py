@@ -18,7 +18,7 @@ finished is in no figure; ``unfinished`` says which and why.
 """
 
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -92,17 +92,23 @@ def markdown(
         "",
         tables.markdown(head, [_cells(row, with_characters, with_delay, is_of_one, by_seed) for row in table], left=4),
     ]
-    missing: Dict[Tuple[str, str], List[str]] = {}  # system, reason -> seeds
+    return "\n".join([*lines, *ending(table, "seed ", commands)]) + "\n"
+
+
+def ending(table: Sequence[Mapping[str, Any]], what: str, commands: Sequence[str]) -> List[str]:
+    """Lines below a table: what of it is ``unfinished``, ``what`` before its names, and what made the rest."""
+    lines: List[str] = []
+    missing: Dict[Tuple[str, str], List[str]] = {}  # system, reason -> trainings
     for row in table:
-        for seed, reason in row["unfinished"].items():
-            seeds = missing.setdefault((row["system"], reason), [])
-            seeds += [seed] if seed not in seeds else []
+        for training, reason in row["unfinished"].items():
+            trainings = missing.setdefault((row["system"], reason), [])
+            trainings += [training] if training not in trainings else []
     if missing:
         lines += ["", "Not finished, and in no figure above:", ""]
-        lines += [f"- {system}, seed {', '.join(seeds)}: {reason}" for (system, reason), seeds in missing.items()]
+        lines += [f"- {system}, {what}{', '.join(trainings)}: {why}" for (system, why), trainings in missing.items()]
     if commands:
         lines += ["", "Commands that made the figures:", "", "```", *commands, "```"]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def known_spread(path: Path) -> Optional[float]:

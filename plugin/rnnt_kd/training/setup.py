@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -98,14 +98,7 @@ def teacher_cache(
     """
     if config.kd is None or config.kd.ranges != "teacher":
         return None
-    expected = {
-        "bpe": tokenizer.checksum,
-        "blank_id": tokenizer.blank_id,
-        "prune_range": config.training.prune_range,
-        "rnnt_type": config.training.rnnt_type,
-        "temperature": config.kd.temperature,
-        "cuts": open_source(train_cuts).digest,
-    }
+    expected = expected_facts(config, tokenizer, train_cuts)
     if config.kd.missing == "skip":
         del expected["cuts"]  # some are not in the cache, so it may be of others
     if teacher_dir is not None:
@@ -124,6 +117,19 @@ def teacher_cache(
     if config.kd.hears == "original":
         raise UserError(train_cuts, "carry a teacher of each cut", "a cache, for kd.hears original", AGAIN)
     return carried
+
+
+def expected_facts(config: SystemConfig, tokenizer: Tokenizer, train_cuts: Path) -> Dict[str, Any]:
+    """In what the ``CacheFacts`` of a teacher must agree with a student that distils from it."""
+    assert config.kd is not None
+    return {
+        "bpe": tokenizer.checksum,
+        "blank_id": tokenizer.blank_id,
+        "prune_range": config.training.prune_range,
+        "rnnt_type": config.training.rnnt_type,
+        "temperature": config.kd.temperature,
+        "cuts": open_source(train_cuts).digest,
+    }
 
 
 def input_digests(train_cuts: Path, dev_cuts: Path, cache: Optional[StoredTeacher]) -> Dict[str, str]:
