@@ -46,7 +46,7 @@ MAY_IMPORT = {
     "decoding": "children data models scoring text text_files",
     "inference": "models",
     "export": "atomic children config config_io data decoding models record scoring sparsity systems tables text",
-    "experiments": "config config_io data record scoring systems tables teachers text training",
+    "experiments": "atomic config config_io data record scoring systems tables teachers text training",
     "report": "atomic config data lattice losses models scoring systems teachers text",
     "bin": "atomic config data decoding experiments export jobs models parts progress_bar "
     "record report scoring systems teachers text text_files training",

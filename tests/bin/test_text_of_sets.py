@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rnnt_kd.bin import experiment, train_bpe
+from rnnt_kd.bin import experiment, experiment_steps, train_bpe
 from rnnt_kd.experiments.plan import Places, Plan
 
 SETS = {"train": "a ONE\nb TWO <unk>\n", "dev": "a ONE\n", "clean": "a one\nb TWO\n", "other": "a TWÖ\n"}
@@ -55,7 +55,7 @@ def test_what_cannot_be_written_is_said_of_each_set_before_training(places, capf
         train_bpe.main.__wrapped__(words)
         return []
 
-    monkeypatch.setattr(experiment, "run_side_by_side", in_this_process)
+    monkeypatch.setattr(experiment_steps, "run_side_by_side", in_this_process)
     folder = places.exp_dir.parent
     words = ["--experiment", folder / "trial.yaml", "--config", places.preset, "--exp-dir", places.exp_dir]
     words += ["--train-dir", folder / "train", "--dev-dir", folder / "dev", "--steps", "bpe"]

@@ -11,6 +11,7 @@ from command_cases import record_again
 from training.conftest import teacher_dir, tone_corpus  # noqa: F401
 
 from rnnt_kd.bin import experiment as command
+from rnnt_kd.bin import experiment_steps
 from rnnt_kd.scoring import bootstrap, results
 from rnnt_kd.scoring.recognitions import Recognition, read_recogs, write_recogs
 
@@ -61,7 +62,7 @@ class Trial:
             return []
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(command, "run_side_by_side", in_this_process)
+            patch.setattr(experiment_steps, "run_side_by_side", in_this_process)
             if enough:
                 patch.setattr(bootstrap, "LEAST_UTTERANCES", 2)
                 patch.setattr(results, "too_few", lambda *_: "")

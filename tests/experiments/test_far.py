@@ -7,6 +7,7 @@ import pytest
 import soundfile
 
 from rnnt_kd.bin import experiment as command
+from rnnt_kd.bin import experiment_steps
 from rnnt_kd.data import far, folds
 from rnnt_kd.data.kaldi_dir import read_data_dir, write_data_dir
 from rnnt_kd.data.source import open_source
@@ -56,7 +57,7 @@ def features(corpus, patch):
         heard.append((*current, talker.speaker))
         return real_talk(talker)
 
-    patch.setattr(command, "run_side_by_side", in_this_process)
+    patch.setattr(experiment_steps, "run_side_by_side", in_this_process)
     patch.setattr(far.Surroundings, "heard", listening)
     patch.setattr(far, "_talk", talking)
     words = ["--experiment", "trial.yaml", "--config", "preset.yaml", "--exp-dir", "exp", "--train-dir", "train"]

@@ -12,7 +12,7 @@ import torch
 from command_cases import record_again
 from tone_corpus import PRESET, write_tones
 
-from rnnt_kd.bin import collect_results, tune_token_bonus
+from rnnt_kd.bin import collect_results, experiment_steps, tune_token_bonus
 from rnnt_kd.bin import experiment as command
 from rnnt_kd.data.kaldi_dir import read_table, write_data_dir
 from rnnt_kd.errors import UserError
@@ -70,7 +70,7 @@ class Folds:
         words += ["--device", "cpu", "--lattice-backend", "torch", "--corpus", "tones", "--replications", "300"]
         words += ["--steps", "features bpe teacher cache train decode score", *more]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(command, "run_side_by_side", in_this_process)
+            patch.setattr(experiment_steps, "run_side_by_side", in_this_process)
             patch.setattr(bootstrap, "LEAST_UTTERANCES", 2)
             patch.setattr(results, "too_few", lambda *_: "")
             for module in (tune_token_bonus, progress.token_bonus):
