@@ -32,10 +32,11 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--temperature", type=float, default=1.0, help="of the posteriors")
     parser.add_argument("--min-seconds", type=float, default=usual.min_seconds, help="shorter utterances are left out")
     parser.add_argument("--max-seconds", type=float, default=usual.max_seconds, help="longer ones, too")
-    parser.add_argument("--job", type=int, default=1, help="which of the --nj jobs this is, from 1")
-    parser.add_argument("--nj", type=int, default=1, help="jobs that fill the cache together, also at the same time")
+    options.add_job(
+        parser, "jobs that fill the cache together, also at the same time; without --job, this is the first"
+    )
     parser.add_argument("--shard-utterances", type=int, default=2000, help="cuts a file")
-    parser.add_argument("--batch-seconds", type=float, default=120.0, help="audio a batch, padding included")
+    options.add_batch_seconds(parser)
     options.add_lattice_backend(parser)
     options.add_device(parser)
     options.add_data_root(parser)
@@ -57,7 +58,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         CacheSettings(**{name: getattr(arguments, name) for name in shared}),
         shard_utterances=arguments.shard_utterances,
         batch_seconds=arguments.batch_seconds,
-        job=arguments.job,
+        job=arguments.job or 1,
         num_jobs=arguments.nj,
         device=options.chosen_device(arguments.device),
         backend_name=arguments.lattice_backend,
@@ -66,18 +67,15 @@ def main(argv: Optional[List[str]] = None) -> None:
 
 
 def _check(arguments) -> None:
-    options.check_positive(arguments, "nj", "shard_utterances", "num_threads")
+    options.check_job(arguments)
+    options.check_positive(arguments, "shard_utterances", "num_threads")
     if arguments.prune_range < 2:
         raise UserError("--prune-range", str(arguments.prune_range), "a whole number >= 2")
-    for name in ("temperature", "batch_seconds"):
-        if not getattr(arguments, name) > 0:
-            raise UserError(f"--{name.replace('_', '-')}", str(getattr(arguments, name)), "a positive number")
+    options.check_above_zero(arguments, "temperature", "batch_seconds")
     if not arguments.min_seconds <= arguments.max_seconds:
         raise UserError(
             "--min-seconds", f"{arguments.min_seconds} > {arguments.max_seconds} (--max-seconds)", "at most that"
         )
-    if not 1 <= arguments.job <= arguments.nj:
-        raise UserError("--job", str(arguments.job), f"1 to {arguments.nj}, the number of jobs (--nj)")
 
 
 if __name__ == "__main__":

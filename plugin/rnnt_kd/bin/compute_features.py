@@ -10,6 +10,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import (
+    add_allow_pipes,
     add_job,
     add_normalization,
     add_surroundings,
@@ -46,7 +47,7 @@ def arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
         "--speed-perturb", type=float, nargs="+", default=[1.0], metavar="SPEED", help="one copy for each speed"
     )
     add_job(options, "processes; with --job, of how many jobs this is one")
-    options.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
+    add_allow_pipes(options)
     options.add_argument("--far-copies", type=int, default=0, help="of each cut, heard across a room and in noise")
     options.add_argument(
         "--keep-apart", type=Path, nargs="*", default=[], metavar="DIR", help="who is tested: not in --noise-dir"

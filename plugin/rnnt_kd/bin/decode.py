@@ -23,10 +23,12 @@ import torch
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import (
+    add_batch_seconds,
     add_data_root,
     add_device,
     add_job,
     add_normalization,
+    check_above_zero,
     check_job,
     check_positive,
     chosen_device,
@@ -82,7 +84,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         help="with fast_beam_search: text of a Kaldi data directory; only its words may be said (default: any tokens)",
     )
     options.add_argument("--nbest", type=int, metavar="N", help="also write the N best hypotheses of each utterance")
-    options.add_argument("--batch-seconds", type=float, default=120.0, help="audio a batch, padding included")
+    add_batch_seconds(options)
     options.add_argument(
         "--chunk-frames",
         type=int,
@@ -186,8 +188,7 @@ def _check(args) -> None:
     if args.nbest is not None and not 1 <= args.nbest <= args.beam:
         raise UserError("--nbest", str(args.nbest), f"1 .. {args.beam}, the hypotheses that --beam keeps")
     check_scorers(args)
-    if not args.batch_seconds > 0:
-        raise UserError("--batch-seconds", str(args.batch_seconds), "a positive number")
+    check_above_zero(args, "batch_seconds")
     if args.chunk_frames is not None and args.chunk_frames < 0:
         raise UserError("--chunk-frames", str(args.chunk_frames), "0 or more")
     if not args.test_set or "/" in args.test_set:

@@ -45,14 +45,13 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--max-utterances", type=int, default=6, help="pictures of a system")
     parser.add_argument("--max-seconds", type=float, default=12.0, help="longer utterances get no picture")
     parser.add_argument("--figures", action="store_true", help="also figures over all utterances of the test set")
-    parser.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp for the audio")
+    options.add_allow_pipes(parser)
     options.add_data_root(parser)
     options.add_lattice_backend(parser)
     options.add_device(parser)
     args = parser.parse_args(argv)
     options.check_positive(args, "max_utterances", "num_threads")
-    if not args.max_seconds > 0:
-        raise UserError("--max-seconds", str(args.max_seconds), "a positive number")
+    options.check_above_zero(args, "max_seconds")
     about = experiment_folder.read(args.experiment_dir)
     args.test_set, test_set = about.test_set(args.test_set)
     args.search = args.search or about.search

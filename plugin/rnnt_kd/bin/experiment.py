@@ -62,7 +62,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument(
         "--fold", type=int, metavar="K", help="of an experiment with folds: this one only, and no table"
     )
-    parser.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
+    options.add_allow_pipes(parser)
     options.add_data_root(parser)
     options.add_lattice_backend(parser)
     options.add_device(parser)

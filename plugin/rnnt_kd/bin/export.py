@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Optional
 import torch
 
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_ignore_events, parser
+from rnnt_kd.bin.options import add_allow_pipes, add_ignore_events, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.errors import UserError
 
@@ -35,7 +35,7 @@ def arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
     options.add_argument("--float16", action="store_true", help="weights stored as float16, computed in float32")
     options.add_argument("--sparse", action="store_true", help="zeros are left out of the files")
     options.add_argument("--check-data-dir", type=Path, help="Kaldi data directory to compare the recognised text on")
-    options.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of its wav.scp")
+    add_allow_pipes(options)
     add_ignore_events(options)
     options.add_argument(
         "--decode-dir",

@@ -22,7 +22,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--train-dir", type=Path, required=True, help="the one whose speakers babble")
     parser.add_argument("--out-dir", type=Path, required=True, help="made here")
     parser.add_argument("--nj", type=int, default=1, help="processes")
-    parser.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
+    options.add_allow_pipes(parser)
     add_max_bad_fraction(parser)
     options.add_surroundings(parser)
     args = parser.parse_args(argv)

@@ -115,6 +115,23 @@ def check_positive(args: argparse.Namespace, *names: str) -> None:
             raise UserError(f"--{name.replace('_', '-')}", str(getattr(args, name)), "1 or more")
 
 
+def check_above_zero(args: argparse.Namespace, *names: str) -> None:
+    """UserError: 0, a number below, or none."""
+    for name in names:
+        if not getattr(args, name) > 0:
+            raise UserError(f"--{name.replace('_', '-')}", str(getattr(args, name)), "a positive number")
+
+
+def add_batch_seconds(target: argparse.ArgumentParser) -> None:
+    """``--batch-seconds``; check it with ``check_above_zero``."""
+    target.add_argument("--batch-seconds", type=float, default=120.0, help="audio a batch, padding included")
+
+
+def add_allow_pipes(target: argparse.ArgumentParser) -> None:
+    """``--allow-pipes``."""
+    target.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
+
+
 def add_job(target: argparse.ArgumentParser, nj: str) -> None:
     """``--job`` and ``--nj``; check them with ``check_job``."""
     target.add_argument("--job", type=int, metavar="K", help="make part K of the work, from 1 to --nj")

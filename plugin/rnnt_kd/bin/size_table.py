@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_data_root, command_line, parser
+from rnnt_kd.bin.options import add_allow_pipes, add_data_root, command_line, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding.lookup import available_searches, get_search
@@ -41,7 +41,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--random-structure", default="unstructured", help="of the random models")
     options.add_argument("--json", type=Path, help="default: EXPERIMENT_DIR/sizes.json")
     options.add_argument("--md", type=Path, help="default: EXPERIMENT_DIR/sizes.md")
-    options.add_argument("--allow-pipes", action="store_true", help="run the commands in wav.scp")
+    add_allow_pipes(options)
     add_data_root(options)
     args = options.parse_args(argv)
     about = experiment_folder.read(args.experiment_dir)
