@@ -42,11 +42,14 @@ OPENERS = {
         "report/lattice_data.py": "arrays without pickled code, by the door",
         "data/stored_frames.py": "bytes of a Shar directory, without pickled code",
     },
-    "LilcomChunkyReader": {"data/cuts.py": "features, by the door"},
-    "AudioSource": {"data/features.py": "written, never read", "data/cuts.py": "a plain file by the door, or bytes"},
-    "load_audio": {"data/cuts.py": "of a recording whose one source was made there"},
+    "LilcomChunkyReader": {"data/stored_features.py": "features, by the door"},
+    "AudioSource": {
+        "data/features.py": "written, never read",
+        "data/stored_features.py": "a plain file by the door, or bytes",
+    },
+    "load_audio": {"data/stored_features.py": "of a recording whose one source was made there"},
     "named_in": {  # the door itself
-        "data/cuts.py": "features and audio",
+        "data/stored_features.py": "features and audio",
         "data/shar.py": "manifests and archives of the folder",
         "data/stored_frames.py": "frames that a cut carries",
         "report/lattice_data.py": "arrays and sound of a picture",

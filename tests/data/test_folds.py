@@ -9,10 +9,10 @@ from tone_corpus import write_tones
 
 from rnnt_kd import files
 from rnnt_kd.data import folds
-from rnnt_kd.data.cuts import read_features
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import read_data_dir, read_table, write_data_dir
 from rnnt_kd.data.source import open_source
+from rnnt_kd.data.stored_features import read_features
 from rnnt_kd.errors import UserError
 
 

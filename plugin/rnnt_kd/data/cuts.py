@@ -1,44 +1,29 @@
-"""A file of cuts, read as data: what it must hold, and where its features lie.
+"""A file of cuts, read as data: what it must hold.
 
-Every value is checked before Lhotse sees it, alone and against its neighbours; nothing that a cuts file names is opened
-but plain files of features and audio, by the door of ``rnnt_kd.files``.
+Every value is checked before Lhotse sees it, alone and against its neighbours; what a cuts file names is opened by
+``stored_features`` and ``stored_frames``, by the door of ``rnnt_kd.files``.
 
 ``NAME.jsonl.gz`` with its record or a folder ``NAME_feats`` beside it is held to what stage 1 writes.  Any other
-manifest is Lhotse's (of icefall, say): what is not needed is not looked at.  The features of such cuts may lie in
-longer ones (``cut.start``); cuts without features have them computed from their audio whenever they are read.
+manifest is Lhotse's (of icefall, say): what is not needed is not looked at.
 """
 
-import dataclasses
-import functools
 import gzip
 import hashlib
 import json
-import os
 import zlib
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Dict, Iterator, List, Literal, Mapping, Optional, Tuple, Union
+from typing import Annotated, Any, Dict, Iterator, List, Literal, Mapping, Optional, Tuple, Union
 
-import numpy as np
-import torch
-from lhotse import Fbank, Features, LilcomChunkyWriter, MonoCut
-from lhotse.audio import AudioSource
-from lhotse.features.io import (
-    LilcomChunkyReader,
-    LilcomFilesReader,
-    MemoryLilcomReader,
-    MemoryNpyReader,
-    NumpyFilesReader,
-)
+from lhotse import LilcomChunkyWriter
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import NotRequired, TypedDict
 
 from rnnt_kd.data.audio_format import FEATURE_DIM, FRAME_SAMPLES, FRAME_SECONDS, SAMPLING_RATE
 from rnnt_kd.data.stored_frames import SHAR, STORAGE, TEACHER, TEACHER_FACTS
 from rnnt_kd.errors import UserError
-from rnnt_kd.files import named_in, parse_json
+from rnnt_kd.files import parse_json
 from rnnt_kd.record import record_path, verify
 
-FEATURES_DIGEST = "features_sha256"  # custom field of a cut: of the bytes that its features are stored as
 LONGEST_LINE = 1 << 20  # bytes of one cut
 MOST_SECONDS = 1_000_000  # of a recording
 TOLERANCE = 0.005  # seconds, of times that are rounded in two ways
@@ -62,15 +47,18 @@ class _Supervision(TypedDict):
     speaker: NotRequired[str]
 
 
-@_strict
-class _Features(TypedDict):
-    type: Literal["kaldi-fbank"]
+class _AnyFeatures(TypedDict):
     num_frames: Count
     num_features: Literal[FEATURE_DIM]  # type: ignore[valid-type]
     frame_shift: Literal[FRAME_SECONDS]  # type: ignore[valid-type]
     sampling_rate: Literal[SAMPLING_RATE]  # type: ignore[valid-type]
     start: Start
     duration: Seconds
+
+
+@_strict
+class _Features(_AnyFeatures):
+    type: Literal["kaldi-fbank"]
     storage_type: Literal[LilcomChunkyWriter.name]  # type: ignore[valid-type]
     storage_path: Annotated[str, Field(min_length=1)]
     storage_key: Annotated[str, Field(pattern=r"^[0-9]{1,15}(,[0-9]{1,15})+$")]
@@ -125,8 +113,6 @@ _CUT = TypeAdapter(_Cut)
 
 # Of other manifests, what is used; the rest is not looked at.
 _lax = with_config(ConfigDict(extra="ignore"))
-READERS = {reader.name: reader for reader in (LilcomFilesReader, NumpyFilesReader)}  # a file for each matrix
-FOLDERS = tuple(READERS)
 
 
 @_lax
@@ -137,13 +123,7 @@ class _LhotseSupervision(TypedDict):
 
 
 @_lax
-class _LhotseFeatures(TypedDict):
-    num_frames: Count
-    num_features: Literal[FEATURE_DIM]  # type: ignore[valid-type]
-    frame_shift: Literal[FRAME_SECONDS]  # type: ignore[valid-type]
-    sampling_rate: Literal[SAMPLING_RATE]  # type: ignore[valid-type]
-    start: Start
-    duration: Seconds
+class _LhotseFeatures(_AnyFeatures):
     storage_type: Literal["lilcom_chunky", "lilcom_files", "numpy_files", "shar"]
     storage_path: str
     storage_key: str
@@ -266,102 +246,6 @@ def storage_key(cut: Mapping[str, Any]) -> str:
     features = cut["features"]
     skipped = frames_of(cut["start"] - features["start"])
     return features["storage_key"] + (f"@{skipped}" if skipped else "")
-
-
-def read_features(cut: MonoCut, cuts_path: Path) -> torch.Tensor:
-    """(T, 80) float32, finite.  A cuts file and its ``*_feats`` folder may move together: the folder beside it comes
-    first.  UserError: outside of the folder of the cuts, missing, or not what the cut says."""
-    features, cuts_path = cut.features, Path(cuts_path)
-    if features is None:
-        return _computed_features(cut, cuts_path)
-    path = _features_file(str(cuts_path), features.storage_type, features.storage_path, features.storage_key)
-    next_step = f"move {path.parent} away and run stage 1 again"
-    skipped = frames_of(cut.start - features.start)
-    num_frames = frames_of(cut.duration)
-    try:
-        matrix = _stored(features, path, (cut.custom or {}).get(FEATURES_DIGEST))
-    except (ValueError, RuntimeError, EOFError, OSError, MemoryError) as error:
-        problem = f"features of {cut.id} cannot be read ({error})"
-        raise UserError(path, problem, "the file that stage 1 wrote", next_step) from None
-    expected = (features.num_frames, features.num_features)
-    if matrix.shape != expected or skipped + num_frames > features.num_frames + 1:
-        problem = f"features of {cut.id} have shape {matrix.shape}"
-        wanted = f"{expected}, as in {cuts_path}" if matrix.shape != expected else f"{skipped + num_frames} frames"
-        raise UserError(path, problem, wanted, next_step)
-    if not np.isfinite(matrix).all():
-        raise UserError(path, f"features of {cut.id} hold NaN or infinity", "the file that stage 1 wrote", next_step)
-    matrix = matrix[skipped : skipped + num_frames]
-    if len(matrix) < num_frames:  # times that are rounded in two ways; as Lhotse does
-        matrix = np.concatenate((matrix, matrix[-1:]))
-    return torch.from_numpy(np.ascontiguousarray(matrix, dtype=np.float32))
-
-
-def stored_digest(file: BinaryIO, key: str) -> str:
-    """SHA-256 of the bytes that one cut's features are in an open ``.lca`` file; ``key`` is their ``storage_key``."""
-    start, *sizes = map(int, key.split(","))
-    file.seek(start)
-    return hashlib.sha256(file.read(min(sum(sizes), os.fstat(file.fileno()).st_size))).hexdigest()
-
-
-def _stored(features: Features, path: Path, digest: Optional[str]) -> np.ndarray:
-    """(T, F) in an open file or archive; ValueError: not what was written, or not there."""
-    key = features.storage_key
-    if features.storage_type == SHAR:
-        offset, size = map(int, key.split(",")[:2])
-        if offset + size > path.stat().st_size:
-            raise ValueError(f"the file ends before {key}")
-        with open(path, "rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-        return (MemoryNpyReader if key.endswith(".npy") else MemoryLilcomReader)().read(data)
-    if features.storage_type != LilcomChunkyReader.name:
-        return READERS[features.storage_type](path.parent).read(path.name)
-    if sum(map(int, key.split(","))) > path.stat().st_size:
-        raise ValueError(f"the file ends before {key}")
-    if digest is not None:
-        with open(path, "rb") as file:
-            if stored_digest(file, key) != digest:
-                raise ValueError("they are not what was written")
-    return LilcomChunkyReader(str(path)).read(key)
-
-
-def _computed_features(cut: MonoCut, cuts_path: Path) -> torch.Tensor:
-    """(T, 80) float32, of the cut's audio."""
-    (source,), repair = cut.recording.sources, "repair it or remove the cut"
-    if source.type == SHAR:
-        name, offset, size = source.source.split(",")
-        path = named_in(cuts_path / "cuts", name)
-        with open(path, "rb") as file:
-            file.seek(int(offset))
-            opened = AudioSource("memory", source.channels, file.read(min(int(size), path.stat().st_size)))
-    else:
-        path = named_in(cuts_path, source.source)
-        opened = AudioSource("file", source.channels, str(path))
-    heard = dataclasses.replace(cut, recording=dataclasses.replace(cut.recording, sources=[opened]))
-    try:
-        samples = heard.resample(SAMPLING_RATE).load_audio()
-        matrix = Fbank().extract(samples[:1], SAMPLING_RATE)
-    except Exception as error:  # of a decoder, with whatever it raises
-        reason = " ".join(str(error).split())[:200]
-        problem = f"the audio of {cut.id} cannot be read ({type(error).__name__}: {reason})"
-        raise UserError(path, problem, f"{cut.duration:g} s from {cut.start:g} s on", repair) from None
-    if not np.isfinite(matrix).all():
-        raise UserError(path, f"the audio of {cut.id} holds NaN or infinity", "samples", repair)
-    return torch.from_numpy(matrix)
-
-
-@functools.lru_cache(maxsize=10_000)
-def _features_file(cuts_path: str, storage_type: str, storage_path: str, storage_key: str) -> Path:
-    """The file; one of its folder and name beside the cuts comes first, then one of its name."""
-    name = storage_path
-    if storage_type in FOLDERS:
-        name = os.path.join(storage_path, storage_key)
-    if storage_type == SHAR:
-        return named_in(Path(cuts_path) / "cuts", name)
-    depths = (3, 2) if storage_type in FOLDERS else (2, 1)
-    beside = (Path(*Path(name).parts[-depth:]) for depth in depths)
-    there = next((path for path in beside if os.path.exists(Path(cuts_path).parent / path)), name)
-    return named_in(Path(cuts_path), there, next_step=f"{AGAIN}, or name their folder with --data-root")
 
 
 def _checked(values: Any, where: str) -> Dict[str, Any]:

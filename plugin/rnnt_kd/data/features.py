@@ -38,9 +38,9 @@ from rnnt_kd.atomic import replace_dir, temporary_prefix, write_bytes, write_tex
 from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio import SILENT, Audio, BadAudio, is_silent, read_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
-from rnnt_kd.data.cuts import FEATURES_DIGEST, stored_digest
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
 from rnnt_kd.data.source import open_source
+from rnnt_kd.data.stored_features import FEATURES_DIGEST, stored_digest
 from rnnt_kd.errors import UserError
 from rnnt_kd.parts import Parts
 from rnnt_kd.progress_bar import ProgressBar

@@ -28,6 +28,7 @@ from lhotse import MonoCut
 
 from rnnt_kd import atomic, progress_bar
 from rnnt_kd.data import cuts, shar
+from rnnt_kd.data.stored_features import read_features
 from rnnt_kd.data.stored_frames import TEACHER, TEACHER_FACTS, frames_of_array
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
@@ -121,7 +122,7 @@ class Source(Sequence[MonoCut]):
         UserError: outside of the folders that may be read, missing, damaged, or not what the cut says.
         """
         values = self._line(place)
-        return _info(values), cuts.read_features(MonoCut.from_dict(values), self.path)
+        return _info(values), read_features(MonoCut.from_dict(values), self.path)
 
     def column(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """(N, ...) integers that are expensive to compute: made once, kept with the index.
