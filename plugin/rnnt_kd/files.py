@@ -73,6 +73,13 @@ def parse_json(text: Union[str, bytes], parse_constant: Optional[Callable[[str],
         raise ValueError("it is nested too deep") from None
 
 
+def bytes_at(path: Union[str, Path], begin: int, size: int) -> bytes:
+    """``size`` bytes from ``begin`` on, fewer where the file ends; no more memory is asked for than it could fill."""
+    with open(path, "rb") as file:
+        file.seek(begin)
+        return file.read(min(size, os.fstat(file.fileno()).st_size))
+
+
 def patiently(attempt: Callable[[], Value]) -> Value:
     """``attempt()``, again while the file is not there: on a network disk one may come seconds after its name."""
     for pause in (*[PAUSE_SECONDS] * MOST_PAUSES, None):

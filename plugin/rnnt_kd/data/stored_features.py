@@ -28,7 +28,7 @@ from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.cuts import AGAIN, frames_of
 from rnnt_kd.data.stored_frames import SHAR
 from rnnt_kd.errors import UserError
-from rnnt_kd.files import named_in
+from rnnt_kd.files import bytes_at, named_in
 
 FEATURES_DIGEST = "features_sha256"  # custom field of a cut: of the bytes that its features are stored as
 READERS = {reader.name: reader for reader in (LilcomFilesReader, NumpyFilesReader)}  # a file for each matrix
@@ -74,11 +74,9 @@ def _stored(features: Features, path: Path, digest: Optional[str]) -> np.ndarray
     key = features.storage_key
     if features.storage_type == SHAR:
         offset, size = map(int, key.split(",")[:2])
-        if offset + size > path.stat().st_size:
+        data = bytes_at(path, offset, size)
+        if len(data) < size:
             raise ValueError(f"the file ends before {key}")
-        with open(path, "rb") as file:
-            file.seek(offset)
-            data = file.read(size)
         return (MemoryNpyReader if key.endswith(".npy") else MemoryLilcomReader)().read(data)
     if features.storage_type != LilcomChunkyReader.name:
         return READERS[features.storage_type](path.parent).read(path.name)
@@ -97,9 +95,7 @@ def _computed_features(cut: MonoCut, cuts_path: Path) -> torch.Tensor:
     if source.type == SHAR:
         name, offset, size = source.source.split(",")
         path = named_in(cuts_path / "cuts", name)
-        with open(path, "rb") as file:
-            file.seek(int(offset))
-            opened = AudioSource("memory", source.channels, file.read(min(int(size), path.stat().st_size)))
+        opened = AudioSource("memory", source.channels, bytes_at(path, int(offset), int(size)))
     else:
         path = named_in(cuts_path, source.source)
         opened = AudioSource("file", source.channels, str(path))

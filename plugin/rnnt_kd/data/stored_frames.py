@@ -16,7 +16,7 @@ from lhotse.array import Array
 from lhotse.features.io import FeaturesReader, register_reader
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.files import named_in, patiently
+from rnnt_kd.files import bytes_at, named_in, patiently
 
 STORAGE = "rnnt_kd_frames"
 SHAR = "shar"  # of what lies in an archive of a Shar folder: "offset,size,extension" or "archive,offset,size"
@@ -47,9 +47,7 @@ class StoredFrames(NamedTuple):
     def read(self) -> np.ndarray:
         """(frames, width) int16.  UserError: the file is gone, or its bytes are not those that were written."""
         try:
-            with patiently(lambda: open(self.path, "rb")) as file:
-                file.seek(self.begin)
-                content = file.read(min(2 * self.frames * self.width, os.fstat(file.fileno()).st_size))
+            content = patiently(lambda: bytes_at(self.path, self.begin, 2 * self.frames * self.width))
         except FileNotFoundError:
             raise damaged(self.path, "it is gone") from None
         if len(content) != 2 * self.frames * self.width or digest(content) != self.digest:
@@ -74,9 +72,7 @@ class ArchivedFrames(NamedTuple):
         """(frames, width) int16.  UserError: the archive is gone, or holds something else there."""
         next_step = "write the folder again with lhotse.shar.SharWriter"
         try:
-            with patiently(lambda: open(self.path, "rb")) as file:
-                file.seek(self.begin)
-                content = io.BytesIO(file.read(min(self.size, os.fstat(file.fileno()).st_size)))
+            content = io.BytesIO(patiently(lambda: bytes_at(self.path, self.begin, self.size)))
         except FileNotFoundError:
             raise UserError(self.path, "it is gone", "an archive of the teacher", next_step) from None
         try:
