@@ -44,7 +44,7 @@ OPENERS = {
     },
     "LilcomChunkyReader": {"data/stored_features.py": "features, by the door"},
     "AudioSource": {
-        "data/features.py": "written, never read",
+        "data/utterance_audio.py": "written, never read",
         "data/stored_features.py": "a plain file by the door, or bytes",
     },
     "load_audio": {"data/stored_features.py": "of a recording whose one source was made there"},

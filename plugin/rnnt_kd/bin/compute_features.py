@@ -22,8 +22,9 @@ from rnnt_kd.bin.options import (
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data import folds
 from rnnt_kd.data.far import Surroundings, surroundings
-from rnnt_kd.data.features import MAX_BAD_FRACTION, archive_digest, compute_features
+from rnnt_kd.data.features import archive_digest, compute_features
 from rnnt_kd.data.kaldi_dir import read_data_dir
+from rnnt_kd.data.utterance_audio import MAX_BAD_FRACTION
 from rnnt_kd.errors import UserError
 from rnnt_kd.text.normalization import FORMS
 

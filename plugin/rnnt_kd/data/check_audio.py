@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Dict, Tuple
 
 from rnnt_kd.data.audio import BadAudio, check_header
-from rnnt_kd.data.features import MAX_BAD_FRACTION, SEGMENT_OVERSHOOT
 from rnnt_kd.data.kaldi_dir import KaldiDataDir
+from rnnt_kd.data.utterance_audio import MAX_BAD_FRACTION, SEGMENT_OVERSHOOT
 from rnnt_kd.errors import UserError
 
 

@@ -24,7 +24,6 @@ from rnnt_kd.atomic import replace_dir
 from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio import Audio, BadAudio, is_silent, read_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
-from rnnt_kd.data.features import _check_left_out, _span
 from rnnt_kd.data.kaldi_dir import (
     KaldiDataDir,
     RecordingEntry,
@@ -36,6 +35,7 @@ from rnnt_kd.data.kaldi_dir import (
 )
 from rnnt_kd.data.speech import resample
 from rnnt_kd.data.synthesis import acoustics
+from rnnt_kd.data.utterance_audio import MAX_BAD_FRACTION, check_left_out, span_of
 from rnnt_kd.errors import UserError
 from rnnt_kd.progress_bar import ProgressBar
 
@@ -179,7 +179,7 @@ def write_far_dir(
     place: Surroundings,
     num_jobs: int = 1,
     allow_pipes: bool = False,
-    max_bad_fraction: float = 0.05,
+    max_bad_fraction: float = MAX_BAD_FRACTION,
 ) -> Dict[str, str]:
     """A Kaldi data directory like another one, with the same ids, heard from afar: 16-bit WAV in ``<out_dir>_audio``.
 
@@ -201,7 +201,7 @@ def write_far_dir(
             for reasons, seen in in_processes(_write_far, jobs, num_jobs):
                 left_out.update(reasons)
                 progress.update(seen)
-        _check_left_out(data.path, len(work), left_out, max_bad_fraction)
+        check_left_out(data.path, len(work), left_out, max_bad_fraction)
         replace_dir(made, audio)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -223,7 +223,7 @@ def _write_far(
     for entry, utterance, path in work:
         try:
             audio = _read(entry)
-            close = resample(_span(utterance, audio), audio.rate)
+            close = resample(span_of(utterance, audio), audio.rate)
         except BadAudio as error:
             reasons[utterance.id] = str(error)
             continue
@@ -289,7 +289,7 @@ def _talk(talker: Talker) -> np.ndarray:
     """What a talker says, as integers; nothing where the audio is bad, which stage 1 says."""
     try:
         audio = read_recording(talker.recording)
-        return _integers(resample(_span(talker.utterance, audio), audio.rate))
+        return _integers(resample(span_of(talker.utterance, audio), audio.rate))
     except BadAudio:
         return np.zeros(1, np.int64)
 

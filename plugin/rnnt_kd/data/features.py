@@ -22,36 +22,28 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from filelock import Timeout
-from lhotse import Fbank, LilcomChunkyWriter, MonoCut, Recording, SupervisionSegment
-from lhotse.audio import AudioSource
-from lhotse.augmentation import Speed
-from lhotse.augmentation.torchaudio import get_or_create_resampler
+from lhotse import Fbank, LilcomChunkyWriter, MonoCut, Recording
 from lhotse.features.base import Features
-from lhotse.utils import compute_num_samples
 
 from rnnt_kd.atomic import replace_dir, temporary_prefix, write_bytes, write_text
 from rnnt_kd.children import in_processes
-from rnnt_kd.data.audio import SILENT, Audio, BadAudio, is_silent, read_recording
+from rnnt_kd.data.audio import BadAudio, read_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
+from rnnt_kd.data.far import Surroundings
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
 from rnnt_kd.data.source import open_source
 from rnnt_kd.data.stored_features import FEATURES_DIGEST, stored_digest
+from rnnt_kd.data.utterance_audio import MAX_BAD_FRACTION, check_left_out, cut_of, recording_manifest, span_of
 from rnnt_kd.errors import UserError
 from rnnt_kd.parts import Parts
 from rnnt_kd.progress_bar import ProgressBar
 from rnnt_kd.record import Record, json_digest
 
-if TYPE_CHECKING:
-    from rnnt_kd.data.far import Surroundings
-
-SEGMENT_OVERSHOOT = 0.5  # seconds that a segment may end after its recording (clipped), as in Kaldi
-SHORTEST = 0.025  # seconds: one window
-MAX_BAD_FRACTION = 0.05  # of utterances, that may have bad audio
 LARGE_SHARE = 0.05  # of the hours: a reason that takes more is told
 
 
@@ -66,7 +58,6 @@ class FeaturesSummary:
     left_out: Dict[str, str]  # utterance id -> reason
     large: List[str]  # for each reason that takes much of the hours, how much, in words
     short: List[str]  # recordings that end a little before their header says
-    archives: Dict[str, str]  # file below out_dir -> digest of its cuts' digests: nothing is hashed twice
 
 
 def compute_features(
@@ -79,7 +70,7 @@ def compute_features(
     max_bad_fraction: float = MAX_BAD_FRACTION,
     normalization: str = "nfc",
     *,
-    surroundings: Optional["Surroundings"] = None,
+    surroundings: Optional[Surroundings] = None,
     far_copies: int = 0,
     job: Optional[int] = None,
     record: Optional[Record] = None,
@@ -135,7 +126,7 @@ class _Copies:
     """What becomes of an utterance: a cut for each speed, and ``far`` copies of each."""
 
     speeds: List[float]
-    surroundings: Optional["Surroundings"]
+    surroundings: Optional[Surroundings]
     far: int
 
     def ids(self, utterance_id: str) -> List[str]:
@@ -200,7 +191,7 @@ def _together(
             durations += part["seconds"]
             archives[f"{feats_dir.name}/{parts.beside(index).name}"] = json_digest(part["digests"])
         reasons = {key: str(error) for key, error in left_out.items()}
-        _check_left_out(data.path, len(data.utterances), reasons, max_bad_fraction)
+        check_left_out(data.path, len(data.utterances), reasons, max_bad_fraction)
         compressed = gzip.compress("".join(lines).encode("utf-8"), compresslevel=6, mtime=0)
         if record is not None:
             record.start()
@@ -217,7 +208,7 @@ def _together(
     seconds = sum(durations)
     large = _large_shares(data.utterances, left_out, seconds / (len(copies.speeds) * (1 + copies.far)))
     taken = len(data.utterances) - len(left_out)
-    return FeaturesSummary(cuts_path, taken, len(lines), seconds / 3600, reasons, large, short, archives)
+    return FeaturesSummary(cuts_path, taken, len(lines), seconds / 3600, reasons, large, short)
 
 
 def original_id(cut_id: str) -> str:
@@ -226,7 +217,7 @@ def original_id(cut_id: str) -> str:
 
 
 def archive_digest(cuts_path: Path, archive: Path) -> str:
-    """What ``FeaturesSummary.archives`` has for a file, from its bytes; "" where its cuts cannot be read."""
+    """SHA-256 of those of its cuts' features, from its bytes, for a record; "" where its cuts cannot be read."""
     try:
         cuts = [cut for cut in open_source(cuts_path) if Path(cut.features.storage_path).name == archive.name]
     except UserError:
@@ -253,17 +244,6 @@ def _check_ids(utterances: List[Utterance], copies: _Copies) -> None:
             if other is not utterance:
                 problem = f'"{cut_id}" would name two cuts: of "{other.id}" and of "{utterance.id}", as copies'
                 raise UserError(utterance.where, problem, "ids without _sp0.9 or _far1 at the end", "rename one")
-
-
-def _check_left_out(data_dir: Path, total: int, left_out: Dict[str, str], max_bad_fraction: float) -> None:
-    bad = {key: reason for key, reason in left_out.items() if not reason.startswith(SILENT)}
-    first = next((f"{key} {reason}" for key, reason in (bad or left_out).items()), "")
-    if len(left_out) == total:
-        raise UserError(data_dir, f"no utterance can be used ({total} left out; {first})", "usable audio")
-    if len(bad) > max_bad_fraction * total:
-        problem = f"{len(bad)} of {total} utterances have bad audio (the first: {first})"
-        advice = "repair or remove them, or raise --max-bad-fraction"
-        raise UserError(data_dir, problem, f"at most {100 * max_bad_fraction:g} %", advice)
 
 
 def _large_shares(utterances: Sequence[Utterance], left_out: Dict[str, BadAudio], seconds: float) -> List[str]:
@@ -312,10 +292,10 @@ def _features_of_part(item: Tuple[int, _Work, Parts, Path, _Copies]) -> int:
                     continue
                 rate = audio.rate
                 short += [recording.id] if audio.missing else []
-                manifest = _recording_manifest(recording, len(audio.samples), rate)
+                manifest = recording_manifest(recording, len(audio.samples), rate)
                 for utterance in utterances:
                     try:
-                        span = _span(utterance, audio)
+                        span = span_of(utterance, audio)
                     except BadAudio as error:
                         left_out[utterance.id] = error
                         continue
@@ -342,61 +322,18 @@ def _features_of_part(item: Tuple[int, _Work, Parts, Path, _Copies]) -> int:
     return seen
 
 
-def _recording_manifest(recording: RecordingEntry, num_samples: int, rate: int) -> Recording:
-    source = AudioSource("command" if recording.is_pipe else "file", channels=[0], source=recording.source)
-    manifest = Recording(recording.id, [source], rate, num_samples, num_samples / rate)
-    return manifest if rate == SAMPLING_RATE else manifest.resample(SAMPLING_RATE)
-
-
-def _span(utterance: Utterance, audio: Audio) -> np.ndarray:
-    """The (n,) samples of an utterance, in its recording's rate; BadAudio where there are none to use."""
-    samples, rate = audio.samples, audio.rate
-    duration = len(samples) / rate
-    end = duration if utterance.end is None else utterance.end
-    if utterance.start >= duration or end > duration + SEGMENT_OVERSHOOT:
-        advice = "; are the times samples, not seconds?" if end > 100 * duration else ""
-        raise BadAudio(f"segment {utterance.start:g} to {end:g} s is outside its recording of {duration:g} s{advice}")
-    span = samples[round(utterance.start * rate) : round(end * rate)]
-    if len(span) < 2 * SHORTEST * rate:  # room for a speed of 2
-        raise BadAudio(f"is only {len(span) / rate:g} s long")
-    if is_silent(span):
-        raise BadAudio(SILENT + audio.elsewhere, len(span) / rate)
-    return span
-
-
 def _heard(
     utterance: Utterance, recording: Recording, span: np.ndarray, rate: int, copies: _Copies
 ) -> Iterator[Tuple[MonoCut, np.ndarray]]:
-    """Every copy of an utterance, as ``_cut``."""
+    """Every copy of an utterance, as ``cut_of``."""
     for speed in copies.speeds:
-        cut, signal_16k = _cut(utterance, recording, span, rate, speed)
+        cut, signal_16k = cut_of(utterance, recording, span, rate, speed)
         yield cut, signal_16k
         for ending in copies.endings():
             supervisions = [replace(one, id=one.id + ending) for one in cut.supervisions]
             far_cut = replace(cut, id=cut.id + ending, supervisions=supervisions, features=None, custom=None)
             assert copies.surroundings is not None
             yield far_cut, copies.surroundings.heard(signal_16k[0], far_cut.id, utterance.speaker)[None]
-
-
-def _cut(
-    utterance: Utterance, recording: Recording, span: np.ndarray, rate: int, speed: float
-) -> Tuple[MonoCut, np.ndarray]:
-    """A cut without features, and its (1, n) float32 samples at 16 kHz; ``span`` (m,) is at ``rate``."""
-    samples = torch.from_numpy(np.ascontiguousarray(span))[None]
-    if rate != SAMPLING_RATE:
-        samples = get_or_create_resampler(rate, SAMPLING_RATE)(samples)
-    duration = compute_num_samples(len(span) / rate, SAMPLING_RATE) / SAMPLING_RATE
-    supervision = SupervisionSegment(
-        utterance.id, recording.id, 0.0, duration, channel=0, text=utterance.text, speaker=utterance.speaker
-    )
-    cut = MonoCut(utterance.id, utterance.start, duration, 0, supervisions=[supervision], recording=recording)
-    if speed != 1.0:
-        cut = cut.perturb_speed(speed)
-        samples = torch.from_numpy(Speed(speed)(samples.numpy(), SAMPLING_RATE))
-    # Resamplers round lengths up, Lhotse's manifests round to the nearest.
-    missing = cut.num_samples - samples.shape[1]
-    assert abs(missing) <= 2, (cut.id, cut.num_samples, samples.shape)
-    return cut, torch.nn.functional.pad(samples, (0, missing)).numpy()
 
 
 def _features_manifest(cut: MonoCut, matrix: np.ndarray, extractor: Fbank, path: str, key: str) -> Features:

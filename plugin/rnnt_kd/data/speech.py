@@ -15,8 +15,8 @@ from lhotse.augmentation.torchaudio import get_or_create_resampler
 
 from rnnt_kd.data.audio import SILENT, Audio, BadAudio, is_silent, read_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
-from rnnt_kd.data.features import _cut, _recording_manifest, _span
 from rnnt_kd.data.kaldi_dir import RecordingEntry, read_data_dir
+from rnnt_kd.data.utterance_audio import cut_of, recording_manifest, span_of
 from rnnt_kd.errors import UserError
 
 
@@ -59,8 +59,8 @@ def read_speech(data_dir: Path, allow_pipes: bool = False) -> Iterator[Speech]:
             if read_id != utterance.recording_id:
                 audio = read_recording(data.recordings[utterance.recording_id])
                 read_id = utterance.recording_id
-            manifest = _recording_manifest(data.recordings[utterance.recording_id], len(audio.samples), audio.rate)
-            _, signal_16k = _cut(utterance, manifest, _span(utterance, audio), audio.rate, 1.0)
+            manifest = recording_manifest(data.recordings[utterance.recording_id], len(audio.samples), audio.rate)
+            _, signal_16k = cut_of(utterance, manifest, span_of(utterance, audio), audio.rate, 1.0)
         except BadAudio as error:
             yield Speech(utterance.id, utterance.text, utterance.speaker, None, str(error))
         else:
