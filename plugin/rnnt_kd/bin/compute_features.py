@@ -23,7 +23,7 @@ from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data import folds
 from rnnt_kd.data.far import Surroundings, surroundings
 from rnnt_kd.data.features import archive_digest, compute_features
-from rnnt_kd.data.kaldi_dir import read_data_dir
+from rnnt_kd.data.kaldi_dir import TABLES, read_data_dir
 from rnnt_kd.data.utterance_audio import MAX_BAD_FRACTION
 from rnnt_kd.errors import UserError
 from rnnt_kd.text.normalization import FORMS
@@ -81,7 +81,7 @@ def make_stage(args: argparse.Namespace) -> Tuple[FeaturesStage, Optional[Surrou
         args.out_dir,
         f"features_{args.name}",
         {"data_dir": str(args.data_dir), **settings},
-        [args.data_dir / name for name in ("wav.scp", "text", "utt2spk", "segments")],
+        [args.data_dir / name for name in TABLES],
         [f"{args.name}.jsonl.gz", f"{args.name}_feats", f"{args.name}.left_out.json"],
         sources={entry.id: entry.file[0] for entry in recordings if not entry.is_pipe},
         defaults={"normalization": FORMS[0]},

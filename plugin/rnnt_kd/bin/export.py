@@ -17,9 +17,9 @@ import torch
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import add_allow_pipes, add_ignore_events, parser
 from rnnt_kd.bin.stage import Stage
+from rnnt_kd.data.kaldi_dir import TABLES
 from rnnt_kd.errors import UserError
 
-DATA_FILES = ("wav.scp", "segments", "text", "utt2spk")
 OUTPUTS = "encoder.onnx decoder.onnx joiner.onnx tokens.txt bpe.model bpe.vocab model.json README.md check.json".split()
 
 
@@ -56,7 +56,7 @@ def make_stage(args: argparse.Namespace) -> Stage:
     scores = [path for folder in args.decode_dir for path in sorted(folder.glob("wer-*.json"))]
     weights = [args.system_dir / name for name in ("model.safetensors", "model.packed.safetensors")]
     inputs = [args.system_dir / "config.yaml", *weights, args.bpe_dir / "bpe.model"]
-    data = [args.check_data_dir / name for name in DATA_FILES] if args.check_data_dir else []
+    data = [args.check_data_dir / name for name in TABLES] if args.check_data_dir else []
     return Stage(args.out, "export", settings, [*inputs, *data, *scores], OUTPUTS)
 
 

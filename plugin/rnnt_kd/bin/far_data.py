@@ -12,7 +12,7 @@ from rnnt_kd.bin.compute_features import add_max_bad_fraction, shortened
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data import far
-from rnnt_kd.data.kaldi_dir import read_data_dir
+from rnnt_kd.data.kaldi_dir import TABLES, read_data_dir
 
 
 @command
@@ -36,11 +36,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         out_dir,
         f"far_{name}",
         {"max_bad_fraction": args.max_bad_fraction, **options.recorded(asked)},
-        [
-            folder / file
-            for folder in (args.data_dir, args.train_dir)
-            for file in ("wav.scp", "text", "utt2spk", "segments")
-        ],
+        [folder / name for folder in (args.data_dir, args.train_dir) for name in TABLES],
         [name, f"{name}_audio"],
         sources={one.where: one.file[0] for one in [*audio, *place.rooms, *place.noises] if not one.is_pipe},
     )

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Callable, Dict, Iterable, List, Mapping, Sequence, Set, Tuple
 
 from rnnt_kd import atomic
-from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir, read_table, write_data_dir
+from rnnt_kd.data.cuts import read_lines
+from rnnt_kd.data.kaldi_dir import (
+    TABLES,
+    KaldiDataDir,
+    RecordingEntry,
+    Utterance,
+    read_data_dir,
+    read_table,
+    write_data_dir,
+)
 from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
@@ -25,7 +34,6 @@ from rnnt_kd.record import Record
 
 LEAST = 3  # folds: one to train on, one that validates, one to test on
 SETS = ("train", "dev", "test")
-_TABLES = ("wav.scp", "text", "utt2spk", "segments")
 
 
 def union_dir(exp_dir: Path, folds: int) -> Path:
@@ -91,7 +99,7 @@ def make_data(
         has its own); what ``divide`` refuses.
     """
     sources = list({os.path.realpath(source): Path(source) for source in sources}.values())
-    tables = [source / name for source in sources for name in _TABLES]
+    tables = [source / name for source in sources for name in TABLES]
     folders = [fold_dir(exp_dir, fold, folds) / "data" for fold in range(1, folds + 1)]
     outputs = [
         os.path.relpath(folder / name / "text", union_dir(exp_dir, folds)) for folder in folders for name in SETS
@@ -159,8 +167,7 @@ def select_cuts(exp_dir: Path, fold: int, folds: int, sets: Mapping[str, Tuple[s
         ]
         if not any(chosen):
             raise UserError(data_dir, f"every utterance of fold {fold} was left out", "usable audio", f"see {left_out}")
-        with gzip.open(united, "rb") as stream:
-            lines = b"".join(line for line, is_chosen in zip(stream, chosen) if is_chosen)
+        lines = b"".join(line for line, is_chosen in zip(read_lines(united), chosen) if is_chosen)
         try:
             reasons = parse_json(left_out.read_text(encoding="utf-8")).items()
         except (OSError, ValueError, AttributeError) as error:

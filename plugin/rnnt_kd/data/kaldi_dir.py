@@ -30,6 +30,7 @@ from rnnt_kd.text.normalization import normalized
 from rnnt_kd.text.transcripts import split_entry
 from rnnt_kd.text_files import read_text
 
+TABLES = ("wav.scp", "text", "utt2spk", "segments")  # that say all of a directory
 Table = Dict[str, Tuple[str, str]]  # id -> (value, "file:line")
 
 

@@ -9,17 +9,16 @@ import copy
 import gzip
 import hashlib
 import json
-import zlib
 from pathlib import Path
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from rnnt_kd import atomic
+from rnnt_kd.data.cuts import parse_line, read_lines
 from rnnt_kd.data.source import Source
 from rnnt_kd.data.stored_frames import AGAIN, TEACHER, TEACHER_FACTS, Frames, carried
 from rnnt_kd.errors import UserError
-from rnnt_kd.files import parse_json
 from rnnt_kd.teachers.cache import TeacherCache, check_facts
 from rnnt_kd.teachers.shards import CacheFacts
 
@@ -86,19 +85,16 @@ def attach_to_file(cuts: Path, cache: TeacherCache, out: Path, missing: str = "e
     """
     lines: List[str] = []
     lacking = 0
-    try:
-        with gzip.open(cuts, "rt", encoding="utf-8") if cuts.suffix == ".gz" else open(cuts, encoding="utf-8") as file:
-            for line in file:
-                cut = parse_json(line)
-                fields = _fields(cache, cut["id"], missing)
-                lacking += not fields
-                cut["custom"] = {**(cut.get("custom") or {}), **fields}
-                lines.append(json.dumps(cut, ensure_ascii=False, default=lambda array: array.to_dict()) + "\n")
-    except UserError:
-        raise
-    except (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, zlib.error) as error:
-        problem = f"cannot be read as cuts (line {len(lines) + 1}: {type(error).__name__}: {error})"
-        raise UserError(cuts, problem, "Lhotse's cuts, .jsonl or .jsonl.gz") from None
+    for number, line in enumerate(read_lines(cuts), 1):
+        cut = parse_line(line, f"{cuts}:{number}")
+        try:
+            fields = _fields(cache, cut["id"], missing)
+            cut["custom"] = {**(cut.get("custom") or {}), **fields}
+        except (TypeError, KeyError, AttributeError) as error:
+            problem = f"is no cut ({type(error).__name__}: {error})"
+            raise UserError(f"{cuts}:{number}", problem, "Lhotse's cuts, .jsonl or .jsonl.gz") from None
+        lacking += not fields
+        lines.append(json.dumps(cut, ensure_ascii=False, default=lambda array: array.to_dict()) + "\n")
     content = "".join(lines).encode()
     atomic.write_bytes(out, gzip.compress(content, compresslevel=6, mtime=0) if out.suffix == ".gz" else content)
     return len(lines), lacking
