@@ -11,9 +11,10 @@ from rnnt_kd.lattice.prune_ranges import get_rnnt_prune_ranges
 from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed
 from rnnt_kd.losses import JoinerParts
 from rnnt_kd.losses.packed_posteriors import unpack
+from rnnt_kd.systems.store import tensors_digest
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.teachers.shards import shard_path
-from rnnt_kd.teachers.write_cache import cache_facts, state_digest, write_cache
+from rnnt_kd.teachers.write_cache import cache_facts, write_cache
 
 BLANK, C = 3, 6
 LABELS = {"a": [1, 2, 5], "b-σ": [], "c": [4, 4]}
@@ -65,7 +66,9 @@ def test_it_holds_the_teachers_posteriors_on_the_ranges_of_its_simple_heads(tmp_
     teacher = Recipe().eval()
     facts = facts_of(teacher, temperature=temperature)
     assert write_cache(teacher, iter([batch("c", "a"), batch("b-σ")]), tmp_path, facts, backend="torch")
-    cache = TeacherCache.open(tmp_path, {"teacher": state_digest(teacher), "bpe": "lang", "blank_id": BLANK})
+    cache = TeacherCache.open(
+        tmp_path, {"teacher": tensors_digest(teacher.state_dict()), "bpe": "lang", "blank_id": BLANK}
+    )
     ids, features, lens, texts = batch("a", "b-σ", "c")
     frames = lens // 3
     found = cache.lookup(ids, frames.tolist() if torch.is_tensor(frames) else frames, 3)
@@ -105,7 +108,7 @@ def test_each_of_several_jobs_writes_its_part_and_again_nothing(tmp_path):
                 TeacherCache.open(tmp_path)
     assert len(TeacherCache.open(tmp_path)) == 3
     other = Recipe(seed=1).eval()
-    assert state_digest(other) != facts.teacher
+    assert tensors_digest(other.state_dict()) != facts.teacher
     assert write_cache(other, [batch("a", "c")], tmp_path, facts_of(other), shard=0, num_shards=2)
 
 

@@ -12,8 +12,9 @@ from command_cases import LONG, start
 from training_cases import interrupted_after, metrics, system_json
 
 from rnnt_kd.errors import UserError
+from rnnt_kd.systems.store import tensors_digest
 from rnnt_kd.training import checkpoint, ranks
-from rnnt_kd.training.ranks import Ranks, World, digest, find_world
+from rnnt_kd.training.ranks import Ranks, World, find_world
 
 CASES = Path(rank_cases.__file__)
 STUDENT = "{role: sparse_student, sparsity: 0.5, kd: {ranges: student}}"
@@ -209,6 +210,6 @@ def test_srun_says_who_is_who(monkeypatch):
 
 def test_digest_sees_every_bit():
     value = torch.tensor([1.0, -0.0])
-    assert digest({"a": value}) == digest({"a": value.clone()})
+    assert tensors_digest({"a": value}) == tensors_digest({"a": value.clone()})
     others = [{"b": value}, {"a": torch.tensor([1.0, 0.0])}, {"a": value.bool()}]
-    assert len({digest(other) for other in [{"a": value}, *others]}) == 4
+    assert len({tensors_digest(other) for other in [{"a": value}, *others]}) == 4

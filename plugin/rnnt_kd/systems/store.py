@@ -7,12 +7,14 @@ system.json         size and sparsity; the mark of a finished training, written 
                         (rnnt_kd.record); a folder from elsewhere has none
 """
 
+import hashlib
 import json
 from pathlib import Path
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, Mapping, Tuple
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor, nn
 
 from rnnt_kd import atomic
@@ -94,6 +96,15 @@ def weights_digest(system_dir: Path) -> str:
     """SHA-256 of ``model.safetensors``, packed or not.  Raises UserError: damaged packed weights."""
     path = weights_file(system_dir)
     return packed_digest(path) if path.name == PACKED else file_digest(path)
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of all names, types, shapes and bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def decoding_inputs(

@@ -9,7 +9,6 @@ ranges come from the teacher's own simple heads, the posteriors from its joiner 
 B batch, T encoder frames, S symbols.
 """
 
-import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +22,7 @@ from rnnt_kd.lattice import get_backend
 from rnnt_kd.losses import JoinerParts
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 from rnnt_kd.losses.packed_posteriors import pack
+from rnnt_kd.systems.store import tensors_digest
 from rnnt_kd.teachers.interface import Teacher
 from rnnt_kd.teachers.prune import prune
 from rnnt_kd.teachers.shards import CacheFacts, Damaged, Entry, Shard, shard_path, write_shard
@@ -102,28 +102,19 @@ def cache_facts(
       lm_only_scale, am_only_scale:  of the smoothed loss that the ranges come from: those the teacher was trained with.
       subsampling:    feature frames an encoder frame.
       bpe, cuts:      any text that tells one BPE model, one set of utterances from another.
-      digest:         of the teacher's weights; None: SHA-256 of its ``state_dict()``.
+      digest:         of the teacher's weights; None: ``systems.store.tensors_digest`` of its ``state_dict()``.
     Raises:
       UserError: no ``digest``, and a teacher that is no module.
     """
     if digest is None:
         if not isinstance(teacher, nn.Module):
             raise UserError("teacher", f"{type(teacher).__name__} has no state_dict()", "digest= of its weights")
-        digest = state_digest(teacher)
+        digest = tensors_digest(teacher.state_dict())
     return CacheFacts(
         teacher=digest, bpe=bpe, cuts=cuts, blank_id=teacher.blank_id, subsampling=subsampling, prune_range=prune_range,
         rnnt_type=rnnt_type, temperature=temperature, lm_only_scale=lm_only_scale, am_only_scale=am_only_scale,
         min_seconds=0.0, max_seconds=0.0, shard_utterances=0,
     )  # fmt: skip
-
-
-def state_digest(module: nn.Module) -> str:
-    """SHA-256 of all names, types, shapes and bytes of a module's state, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def why_not_finished(out: Path, facts: CacheFacts, shard: int, num_shards: int) -> str:

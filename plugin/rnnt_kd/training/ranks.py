@@ -6,7 +6,6 @@ process has a ``Ranks``, too: it has nobody to talk to, and gets back what it ga
 
 import contextlib
 import datetime
-import hashlib
 import logging
 import os
 import re
@@ -21,7 +20,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, distributed, nn
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.systems.store import Tensors
+from rnnt_kd.systems.store import Tensors, tensors_digest
 
 Result = TypeVar("Result")
 
@@ -196,7 +195,7 @@ class Ranks:
         """UserError: in some process they have other values than in the first."""
         if self.size == 1:
             return
-        digests = self.gathered(digest(tensors))
+        digests = self.gathered(tensors_digest(tensors))
         others = [str(rank) for rank, other in enumerate(digests) if other != digests[0]]
         if others:
             problem = f"weights or masks differ from those of process 0 in process {', '.join(others)}"
@@ -213,12 +212,3 @@ def leave() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names and contents."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        sha.update(name.encode())
-        sha.update(tensor.detach().reshape(-1).contiguous().cpu().view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
