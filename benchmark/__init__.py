@@ -2,6 +2,7 @@
 
     python -m benchmark.loss         time and memory of the loss, beside other people's
     python -m benchmark.train_step   whole training steps: without distillation, with a teacher online, from its cache
+    python -m benchmark.ddp          training steps that several processes take together
     python -m benchmark.decode       searches on real speech: ours, plain loops, sherpa-onnx
     python -m benchmark.infer        encoders in engines, one utterance at a time, and what zeros are worth
     python -m benchmark.data         sources of very many cuts: memory, start, order, a step's wait

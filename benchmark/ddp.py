@@ -16,9 +16,8 @@ from benchmark.loss_rows import times
 from benchmark.measure import Subject, warm_up
 from benchmark.rows import middle
 from benchmark.shapes import SMALL_BATCH
-from benchmark.train_step import WARM_STEP, inputs_of, model_of
-from benchmark.turns import Measurement, run_groups
-from rnnt_kd import choices
+from benchmark.train_step import WARM_STEP, add_steps, inputs_of, measure_steps, model_of
+from benchmark.turns import Measurement
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import chosen_device, parser
 from rnnt_kd.config import TrainingConfig
@@ -96,12 +95,8 @@ def _steps(specification: Dict[str, Any]) -> Tuple[Ranks, List[Callable[[], None
 @command
 def main(argv: Optional[List[str]] = None) -> None:
     target = parser(__doc__)
-    target.add_argument("--size", default="tiny", help="a row of the encoder's SIZES")
-    target.add_argument("--encoder", choices=choices.names("rnnt_kd.models.encoders"), default="conformer")
-    target.add_argument("--vocab", default="500", help="classes with blank, some numbers")
+    add_steps(target, "a row of the encoder's SIZES")
     target.add_argument("--processes", default="1,2", help="some numbers")
-    options.add_measuring(target)
-    target.set_defaults(rounds=7)
     arguments = target.parse_args(argv)
     options.check(arguments)
     device = chosen_device(arguments.device)
@@ -115,14 +110,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         for batches in options.batches_of(arguments)
         for vocab in options.vocabs_of(arguments)
     ]
-    rows: List[Dict[str, Any]] = []
-    try:
-        limits = {"rounds": arguments.rounds, "seconds_per_row": arguments.seconds_per_row}
-        run_groups(groups, title=_title, finished=lambda jobs: rows.extend(rows_of_group(jobs)), **limits)
-    finally:  # after Ctrl-C, too: the groups that are finished are not lost
-        if rows:
-            where = f"training steps, J = {arguments.joiner_dim}; {options.machine(device, arguments.num_threads)}"
-            options.report(where, [_table(rows)], rows, arguments)
+    measure_steps(groups, arguments, device, rows_of_group, _table)
 
 
 def rows_of_group(jobs: Sequence[Measurement]) -> List[Dict[str, Any]]:
@@ -146,10 +134,6 @@ def _table(rows: Sequence[Dict[str, Any]]) -> str:
         for row in rows
     ]
     return markdown(head, cells, left=1)
-
-
-def _title(job: Measurement) -> str:
-    return f"{job.specification['size']}, C {job.specification['vocab']}, batch {len(job.specification['batches'][0])}"
 
 
 if __name__ == "__main__":

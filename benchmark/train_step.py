@@ -8,7 +8,8 @@ Features, labels and the contents of the cache are random, lengths are real, dro
 (reading, augmenting, looking a batch up in the cache) is not in these times; in training it is part of every step.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+import argparse
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -75,12 +76,8 @@ def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, An
 @command
 def main(argv: Optional[List[str]] = None) -> None:
     target = parser(__doc__)
-    target.add_argument("--size", default="tiny", help="rows of the encoder's SIZES")
-    target.add_argument("--encoder", choices=choices.names("rnnt_kd.models.encoders"), default="conformer")
-    target.add_argument("--vocab", default="500", help="classes with blank, some numbers")
+    add_steps(target, "rows of the encoder's SIZES")
     target.add_argument("--variants", default=",".join(VARIANTS))
-    options.add_measuring(target)
-    target.set_defaults(rounds=7)  # differences of some per cent are what it is about
     arguments = target.parse_args(argv)
     options.check(arguments)
     device = chosen_device(arguments.device)
@@ -99,14 +96,34 @@ def main(argv: Optional[List[str]] = None) -> None:
         for batches in options.batches_of(arguments)
         for vocab in options.vocabs_of(arguments)
     ]
+    measure_steps(groups, arguments, device, rows_of_group, _table)
+
+
+def add_steps(target: argparse.ArgumentParser, sizes: str) -> None:
+    """Options of a model and of what is measured; ``sizes``: help of ``--size``."""
+    target.add_argument("--size", default="tiny", help=sizes)
+    target.add_argument("--encoder", choices=choices.names("rnnt_kd.models.encoders"), default="conformer")
+    target.add_argument("--vocab", default="500", help="classes with blank, some numbers")
+    options.add_measuring(target)
+    target.set_defaults(rounds=7)  # differences of some per cent are what it is about
+
+
+def measure_steps(
+    groups: Sequence[Sequence[Measurement]],
+    arguments: argparse.Namespace,
+    device: str,
+    rows_of_group: Callable[[Sequence[Measurement]], List[Dict[str, Any]]],
+    table: Callable[[Sequence[Dict[str, Any]]], str],
+) -> None:
+    """Run them, and report the rows of each group in a table."""
     rows: List[Dict[str, Any]] = []
     try:
         limits = {"rounds": arguments.rounds, "seconds_per_row": arguments.seconds_per_row}
         run_groups(groups, title=_title, finished=lambda jobs: rows.extend(rows_of_group(jobs)), **limits)
     finally:  # after Ctrl-C, too: the groups that are finished are not lost
         if rows:
-            where = f"training step, J = {arguments.joiner_dim}; {options.machine(device, arguments.num_threads)}"
-            options.report(where, [_table(rows)], rows, arguments)
+            where = f"training steps, J = {arguments.joiner_dim}; {options.machine(device, arguments.num_threads)}"
+            options.report(where, [table(rows)], rows, arguments)
 
 
 def rows_of_group(jobs: Sequence[Measurement]) -> List[Dict[str, Any]]:
