@@ -13,7 +13,6 @@ With --job K, K from 1 to --nj, one of several jobs, here or on other machines, 
 these files, which do not depend on how many there are but for the times in decode.json.
 """
 
-import itertools
 import json
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
@@ -147,8 +146,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     batches = {index: min(size, len(loader) - index * size) for index in todo}
     with ProgressBar(f"{config.name} on {args.test_set}", sum(batches.values()), "batch") as bar:
         for index, count in batches.items():
-            loader.skip_batches = index * size
-            these = bar.counted(itertools.islice(loader, count))
+            these = bar.counted(loader[number] for number in range(index * size, index * size + count))
             found = decode(model, these, search, tokenizer, nbest=args.nbest or 1, **search_options)
             parts.write(index, found.plain())
     with parts.lock():

@@ -1,10 +1,10 @@
 """Cuts on the disk -> batches of padded features.
 
 The order of the batches is a pure function of (cuts, seed, epoch, and the options below): no hidden random
-state.  So training resumes inside an epoch with ``skip_batches``, which reads no features.
+state.  A batch is read when it is asked for: so training resumes inside an epoch without what came before.
 
     loader = make_dataloader("exp/an4/cuts/train.jsonl.gz", batch_seconds=60, shuffle=True, seed=1, epoch=3)
-    len(loader)                    # batches of this epoch, skipped ones included
+    len(loader)                    # batches of this epoch
     loader[5]                      # Batch
     for batch in loader: ...
 
@@ -64,7 +64,6 @@ def make_dataloader(
     seed: int = 0,
     epoch: int = 0,
     places: Optional[np.ndarray] = None,
-    skip_batches: int = 0,
     rank: int = 0,
     world_size: int = 1,
 ) -> "CutDataLoader":
@@ -76,7 +75,6 @@ def make_dataloader(
       num_buckets:   kinds of length; fewer where there are few cuts.
       shuffle:       random order by ``seed`` and ``epoch``; else always the same order.
       places:        (M,) rising, of the cuts to take; None: all.
-      skip_batches:  start after so many batches; what was skipped is not read.
       rank, world_size: of the processes that share the epoch; each has equally many batches.
     Raises: UserError: as ``open_source``; no cut left, or fewer than processes.
     """
@@ -92,14 +90,14 @@ def make_dataloader(
     plan = plan_batches(durations, batch_seconds, num_buckets, shuffle, seed, epoch, rank, world_size)
     if places is not None:
         plan = BatchPlan(places[plan.order], plan.bounds)
-    return CutDataLoader(source, plan, skip_batches)
+    return CutDataLoader(source, plan)
 
 
 class CutDataLoader:
-    """Made by ``make_dataloader``.  ``len`` counts all batches of the epoch; iterating yields those not skipped."""
+    """The batches of an epoch.  Made by ``make_dataloader``."""
 
-    def __init__(self, source: Source, plan: BatchPlan, skip_batches: int):
-        self.source, self.plan, self.skip_batches = source, plan, skip_batches
+    def __init__(self, source: Source, plan: BatchPlan):
+        self.source, self.plan = source, plan
 
     def __len__(self) -> int:
         return len(self.plan)
@@ -108,7 +106,7 @@ class CutDataLoader:
         return collate(self.source, self.plan[index])
 
     def __iter__(self) -> Iterator[Batch]:
-        return (self[index] for index in range(self.skip_batches, len(self)))
+        return (self[index] for index in range(len(self)))
 
     @property
     def utterance_ids(self) -> List[List[str]]:

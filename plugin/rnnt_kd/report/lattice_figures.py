@@ -10,7 +10,8 @@ from typing import Any, Dict, Mapping
 import numpy as np
 import torch
 
-from rnnt_kd.data.dataset import load_cuts_info, read_batches
+from rnnt_kd.data.dataset import read_batches
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.report.make_lattices import load_trio
@@ -36,10 +37,9 @@ def lattice_figures(
     tokenizer = Tokenizer.load(bpe_dir)
     models, configs = load_trio(folders, tokenizer, bpe_dir, device)
     student, backend = configs["student"], get_backend(backend_name, torch.device(device))
-    places = range(len(load_cuts_info(cuts)))
     sums = {key: dict.fromkeys(("loss", "kd", "blank", "label", "blank_off", *REGIONS), 0.0) for key in models}
     counts = dict.fromkeys(("utterances", "arcs", "emissions", *REGIONS), 0)
-    for batch in read_batches(cuts, [[place] for place in places]):
+    for batch in read_batches(cuts, [[place] for place in range(len(open_source(cuts)))]):
         ids = tokenizer.encode(batch.texts[0])
         training, kd = student.training, student.kd
         try:
