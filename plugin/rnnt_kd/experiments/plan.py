@@ -35,7 +35,7 @@ class Places:
 
     Attributes:
       preset:    file that the experiment is relative to.
-      train_dir, dev_dir, test_dirs: Kaldi data directories; a folder's name is the name of the set.
+      train_dir, dev_dir, test_sets: Kaldi data directories; the last by the names of the sets.
       given_cuts: a source of cuts to train on (a manifest, a folder in Shar format) in the place of ``train_dir``.
       overrides: ``--set`` of the command line.
       device, lattice, pipes, ranks: options that say how to compute and do not change what a system is.
