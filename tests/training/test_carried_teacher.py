@@ -23,7 +23,7 @@ from rnnt_kd.experiments.plan import Places, Plan
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.systems import store
 from rnnt_kd.teachers.cache import TeacherCache, collate_teacher
-from rnnt_kd.teachers.carried import attach
+from rnnt_kd.teachers.carried import attach, attach_to_file
 from rnnt_kd.teachers.shards import shard_path
 from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -169,6 +169,20 @@ def test_python_attaches_it_to_any_cuts(tone_corpus, kd_cache):
     for cut, plain in zip(cuts, open_source(tone_corpus.train_cuts)):
         assert np.array_equal(cut.load_kd(), expected_array(kd_cache, cut.id))
         assert cut.id == plain.id and not plain.has_custom("kd")
+
+
+@pytest.mark.parametrize("content, words", [
+    ("", "has no cuts"),
+    ("\n", "cannot be read as cuts .line 1: "),
+    ("[1]\n", "cannot be read as cuts .line 1: "),
+    ('{"id": "a", "text": "\\ud800"}\n', "cannot be read as cuts .line 1: UnicodeEncodeError"),
+])  # fmt: skip
+def test_nothing_is_attached_to_what_are_no_cuts(kd_cache, tmp_path, content, words):
+    cuts, out = tmp_path / "cuts.jsonl", tmp_path / "out.jsonl"
+    cuts.write_text(content)
+    with pytest.raises(UserError, match=f"cuts.jsonl: {words}"):
+        attach_to_file(cuts, TeacherCache.open(kd_cache), out, "skip")
+    assert not out.exists()
 
 
 def rewritten(path, out, change):

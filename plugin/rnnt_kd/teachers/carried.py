@@ -84,7 +84,7 @@ def attach_to_file(cuts: Path, cache: TeacherCache, out: Path, missing: str = "e
 
     Returns: cuts, and those without a teacher.  Raises UserError as ``attach``, or: no cuts file.
     """
-    lines: List[str] = []
+    lines: List[bytes] = []
     lacking = 0
     try:
         with gzip.open(cuts, "rt", encoding="utf-8") if cuts.suffix == ".gz" else open(cuts, encoding="utf-8") as file:
@@ -93,13 +93,16 @@ def attach_to_file(cuts: Path, cache: TeacherCache, out: Path, missing: str = "e
                 fields = _fields(cache, cut["id"], missing)
                 lacking += not fields
                 cut["custom"] = {**(cut.get("custom") or {}), **fields}
-                lines.append(json.dumps(cut, ensure_ascii=False, default=lambda array: array.to_dict()) + "\n")
+                text = json.dumps(cut, ensure_ascii=False, default=lambda array: array.to_dict())
+                lines.append(text.encode() + b"\n")  # half a character cannot be written
     except UserError:
         raise
     except (ValueError, TypeError, KeyError, AttributeError, EOFError, OSError, zlib.error) as error:
         problem = f"cannot be read as cuts (line {len(lines) + 1}: {type(error).__name__}: {error})"
         raise UserError(cuts, problem, "Lhotse's cuts, .jsonl or .jsonl.gz") from None
-    content = "".join(lines).encode()
+    if not lines:
+        raise UserError(cuts, "has no cuts", "Lhotse's cuts, at least one", "check the path")
+    content = b"".join(lines)
     atomic.write_bytes(out, gzip.compress(content, compresslevel=6, mtime=0) if out.suffix == ".gz" else content)
     return len(lines), lacking
 
