@@ -212,6 +212,16 @@ def test_what_cuts_claim_of_their_teacher_is_held_against_the_training(
     assert "\n" not in str(said.value) and not (tmp_path / "x/checkpoints").exists()
 
 
+def test_cuts_that_carry_another_teachers_posteriors_train_anew(tone_corpus, kd_cache, cuts_with_kd, tmp_path):
+    """All else in the cuts is the same."""
+    cuts = shutil.copy(cuts_with_kd, tone_corpus.folder / "cuts/other.jsonl.gz")
+    train(tone_corpus, tmp_path / "x", missing="skip", train_cuts=cuts)
+    assert "finished already" in train(tone_corpus, tmp_path / "x", missing="skip", train_cuts=cuts)
+    rewritten(cuts_with_kd, cuts, lambda custom: custom.pop("kd"))
+    said = train(tone_corpus, tmp_path / "x", missing="skip", train_cuts=cuts)
+    assert ": teacher cache changed; moved the run" in said and "1 of 24 utterances (4.2 %) have no teacher" in said
+
+
 def test_cuts_that_carry_none_need_a_cache(tone_corpus, tmp_path):
     with pytest.raises(UserError, match="carry no teacher"):
         train(tone_corpus, tmp_path / "x")
