@@ -15,7 +15,7 @@ import pytest
 from rnnt_kd import jobs as module
 from rnnt_kd.bin import run_cmd
 from rnnt_kd.errors import UserError
-from rnnt_kd.jobs import JOB, Jobs, run_ranks, run_side_by_side
+from rnnt_kd.jobs import JOB, Jobs, read_cmd, run_ranks, run_side_by_side
 
 WAIT = 300.0  # seconds, at most, on the busiest machine
 
@@ -133,7 +133,17 @@ def test_a_program_that_starts_no_job_is_told_and_old_logs_are_not_believed(tmp_
     assert f"x, job 1: was not started; there is no {tmp_path / 'x.1.log'}" in capfd.readouterr().err
 
 
+def test_a_program_that_says_all_is_well_and_ran_nothing_is_not_believed(tmp_path, monkeypatch, capfd):
+    """As one that submits jobs and does not wait for them."""
+    monkeypatch.setattr("rnnt_kd.files.PAUSE_SECONDS", 0.0)
+    one, true = Jobs("x", ["-c", ""], tmp_path / "x", 2), shutil.which("true")
+    assert run_side_by_side([one, Jobs("y", [], tmp_path / "y")], 1, [true]) == ["x, job 1", "x, job 2", "y"]
+    assert f"y: was not started; there is no {tmp_path / 'y.log'}" in capfd.readouterr().err
+
+
 def test_what_cannot_be_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="--cmd: run.pl 'x .No closing quotation.*close the quote"):
+        read_cmd("run.pl 'x")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: cannot be written .*expected a folder for logs"):
         run_side_by_side([Jobs("x", [], tmp_path / "file" / "x")], 1)

@@ -119,8 +119,9 @@ def run_side_by_side(jobs: Sequence[Jobs], at_once: int, cmd: Sequence[str] = ()
             say(f"{one.name}: {one.count or 1} x {cmd[0]}, {_logs(one)}")
 
         def ended(process: Process, status: int) -> None:
-            if status:
-                failed.extend(_tell(named[process.name], status))
+            one = named[process.name]
+            if status or not all(_has_come(one.log_of(number)) for number in one.numbers):
+                failed.extend(_tell(one, status))
 
         run_processes(processes, _limit(cmd), ended)
         return failed
@@ -313,6 +314,16 @@ def _end(running: Sequence[_Running]) -> None:
         one.end(end_at - time.monotonic())
 
 
+def read_cmd(text: str) -> List[str]:
+    """The words of ``--cmd``, quotes as in a shell.  UserError: a quote that is not closed, or as ``check_cmd``."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UserError("--cmd", f"{text} ({error})", "a program and its options", "close the quote") from None
+    check_cmd(words)
+    return words
+
+
 def check_cmd(cmd: Sequence[str]) -> None:
     """UserError: no such program, or not allowed to run it."""
     if not cmd or shutil.which(cmd[0]) is None:
@@ -376,6 +387,15 @@ def _clear_logs(jobs: Jobs) -> None:
 
 def _logs(jobs: Jobs) -> str:
     return str(jobs.log_of(None) if jobs.count is None else jobs.log.with_name(f"{jobs.log.name}.*.log"))
+
+
+def _has_come(log: Path) -> bool:
+    """Is it there, on a network disk in a while?  A program that waited for its jobs has their logs."""
+    try:
+        files.patiently(log.stat)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _ending(log: Path) -> Tuple[Optional[int], List[str]]:

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnnt_kd.data import source as source_module
 from rnnt_kd.data.selection import needed_frames, select, write_left_out
 from rnnt_kd.data.source import open_source
 
@@ -30,6 +31,23 @@ def choose(tmp_path):
         )
 
     return chosen
+
+
+def test_what_one_tokenizer_makes_of_the_texts_is_not_taken_for_anothers(tmp_path, monkeypatch):
+    """In one process, and out of an index that is kept."""
+    monkeypatch.setattr(source_module, "KEPT_BYTES", 0)
+    path = tmp_path / "cuts.jsonl"
+    path.write_text(json.dumps(cut("a", "abcdef", 0.2)) + "\n")
+    options = dict(unk_id=1, encoder_frames=lambda frames: frames // 4, min_seconds=0.1, max_seconds=10.0)
+    for length, kept in ((1, 0), (6, 1), (1, 0)):
+        for _ in range(2):
+            source_module._open_source.cache_clear()
+            for other in (length, 7 - length):
+                chosen = select(
+                    open_source(path), encode=lambda text: [*text[::other]], checksum=f"{other}", separate_repeats=True,  # noqa: B023
+                    **options,
+                )  # fmt: skip
+                assert chosen.kept == (kept if other == length else 1 - kept)
 
 
 def cut(name, text, seconds):

@@ -240,14 +240,23 @@ def test_the_index_is_made_once_and_says_the_same_as_memory(kept, monkeypatch):
     lambda folder: flip(folder / "id_ends"), lambda folder: flip(folder / "block_ends"), lambda folder: flip(folder / "facts.json"),
     lambda folder: cut_off(folder / "blocks", 100), lambda folder: cut_off(folder / "ids", 10),
     lambda folder: flip(folder / "column-x"), lambda folder: cut_off(folder / "column-x", 40),
+    lambda folder: replace(folder / "facts.json", '"digest": "', '"digest": "0'),
+    lambda folder: replace(folder / "facts.json", '"teacher_cuts": []', '"teacher_cuts": [0]'),
 ])  # fmt: skip
 def test_a_damaged_index_is_made_again(kept, damage):
     path, folder, cuts = kept
-    opened(path).column("x", lambda: np.ones(len(cuts)))
+    first = opened(path)
+    first.column("x", lambda: np.ones(len(cuts)))
     damage(folder)
     source = opened(path)
     same(source, cuts)
+    assert (source.digest, source.content, source.teacher_cuts) == (first.digest, first.content, [])
     np.testing.assert_array_equal(source.column("x", lambda: np.ones(len(cuts)))[:, 0], 1)
+
+
+def replace(path, old, new):
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
 
 
 def flip(path, at=-1):

@@ -23,7 +23,7 @@ from rnnt_kd.experiments.plan import Places, Plan
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.systems import store
 from rnnt_kd.teachers.cache import TeacherCache, collate_teacher
-from rnnt_kd.teachers.carried import attach
+from rnnt_kd.teachers.carried import attach, attach_to_file
 from rnnt_kd.teachers.shards import shard_path
 from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -171,6 +171,20 @@ def test_python_attaches_it_to_any_cuts(tone_corpus, kd_cache):
         assert cut.id == plain.id and not plain.has_custom("kd")
 
 
+@pytest.mark.parametrize("content, words", [
+    ("", "has no cuts"),
+    ("\n", "cannot be read as cuts .line 1: "),
+    ("[1]\n", "cannot be read as cuts .line 1: "),
+    ('{"id": "a", "text": "\\ud800"}\n', "cannot be read as cuts .line 1: UnicodeEncodeError"),
+])  # fmt: skip
+def test_nothing_is_attached_to_what_are_no_cuts(kd_cache, tmp_path, content, words):
+    cuts, out = tmp_path / "cuts.jsonl", tmp_path / "out.jsonl"
+    cuts.write_text(content)
+    with pytest.raises(UserError, match=f"cuts.jsonl: {words}"):
+        attach_to_file(cuts, TeacherCache.open(kd_cache), out, "skip")
+    assert not out.exists()
+
+
 def rewritten(path, out, change):
     """A cuts file whose first cut is changed."""
     lines = [json.loads(line) for line in gzip.open(path)]
@@ -196,6 +210,16 @@ def test_what_cuts_claim_of_their_teacher_is_held_against_the_training(
     with pytest.raises(UserError, match=words) as said:
         train(tone_corpus, tmp_path / "x", train_cuts=cuts)
     assert "\n" not in str(said.value) and not (tmp_path / "x/checkpoints").exists()
+
+
+def test_cuts_that_carry_another_teachers_posteriors_train_anew(tone_corpus, kd_cache, cuts_with_kd, tmp_path):
+    """All else in the cuts is the same."""
+    cuts = shutil.copy(cuts_with_kd, tone_corpus.folder / "cuts/other.jsonl.gz")
+    train(tone_corpus, tmp_path / "x", missing="skip", train_cuts=cuts)
+    assert "finished already" in train(tone_corpus, tmp_path / "x", missing="skip", train_cuts=cuts)
+    rewritten(cuts_with_kd, cuts, lambda custom: custom.pop("kd"))
+    said = train(tone_corpus, tmp_path / "x", missing="skip", train_cuts=cuts)
+    assert ": teacher cache changed; moved the run" in said and "1 of 24 utterances (4.2 %) have no teacher" in said
 
 
 def test_cuts_that_carry_none_need_a_cache(tone_corpus, tmp_path):

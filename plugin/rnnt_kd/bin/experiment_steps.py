@@ -25,7 +25,7 @@ from rnnt_kd.experiments import endpoint, results, summary
 from rnnt_kd.experiments.definition import TEACHER, System
 from rnnt_kd.experiments.plan import Cache, Job, Plan
 from rnnt_kd.experiments.progress import Progress
-from rnnt_kd.jobs import JOB, Jobs, check_cmd, portable, run_side_by_side
+from rnnt_kd.jobs import JOB, Jobs, portable, read_cmd, run_side_by_side
 from rnnt_kd.parts import are_left
 from rnnt_kd.text.coverage import coverage
 from rnnt_kd.text.normalization import normalized
@@ -60,9 +60,7 @@ class Run:
     def __init__(self, all_parts: List[Part], args, argv: Sequence[str]):
         self.all_parts, self.args, self.argv = all_parts, args, argv
         self.typed = options.command_line("rnnt_kd.bin.experiment", argv)
-        self.cmd = shlex.split(args.cmd)
-        if args.cmd:
-            check_cmd(self.cmd)
+        self.cmd = read_cmd(args.cmd) if args.cmd else []
         self.parts = [part for part in all_parts if args.fold in (None, part.fold)]
         self.first = all_parts[0].plan  # what is exported and pictured
         self.folds = self.first.experiment.folds

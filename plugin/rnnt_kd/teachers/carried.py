@@ -83,19 +83,22 @@ def attach_to_file(cuts: Path, cache: TeacherCache, out: Path, missing: str = "e
 
     Returns: cuts, and those without a teacher.  Raises UserError as ``attach``, or: no cuts file.
     """
-    lines: List[str] = []
+    lines: List[bytes] = []
     lacking = 0
     for number, line in enumerate(read_lines(cuts), 1):
         cut = parse_line(line, f"{cuts}:{number}")
         try:
             fields = _fields(cache, cut["id"], missing)
             cut["custom"] = {**(cut.get("custom") or {}), **fields}
-        except (TypeError, KeyError, AttributeError) as error:
+            text = json.dumps(cut, ensure_ascii=False, default=lambda array: array.to_dict())
+            lines.append(text.encode() + b"\n")  # half a character cannot be written
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
             problem = f"is no cut ({type(error).__name__}: {error})"
             raise UserError(f"{cuts}:{number}", problem, "Lhotse's cuts, .jsonl or .jsonl.gz") from None
         lacking += not fields
-        lines.append(json.dumps(cut, ensure_ascii=False, default=lambda array: array.to_dict()) + "\n")
-    content = "".join(lines).encode()
+    if not lines:
+        raise UserError(cuts, "has no cuts", "Lhotse's cuts, at least one", "check the path")
+    content = b"".join(lines)
     atomic.write_bytes(out, gzip.compress(content, compresslevel=6, mtime=0) if out.suffix == ".gz" else content)
     return len(lines), lacking
 
