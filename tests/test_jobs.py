@@ -1,6 +1,7 @@
 """Jobs side by side, here and through a program that is called as Kaldi's run.pl is: failures stay alone, logs tell
 them, and nothing outlives who started it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -188,7 +189,7 @@ from rnnt_kd.jobs import Jobs, run_side_by_side
 
 @command
 def main(argv=None):
-    step = ["-c", "import os, time; open({str(tmp_path / "id")!r}, 'w').write(str(os.getpid())); time.sleep(60)"]
+    step = ["-c", "import os, time; open({str(tmp_path / "id")!r}, 'w').write(str(os.getpid())); time.sleep({2 * WAIT})"]
     run_side_by_side([Jobs("long", step, Path({str(tmp_path / "long")!r}))], at_once=2, cmd=CMD)
 
 main([])
@@ -200,8 +201,12 @@ main([])
     child = int((tmp_path / "id").read_text())
     assert is_alive(child)
     process.send_signal(how)
-    _, errors = process.communicate(timeout=WAIT)
-    wait_for(lambda: not is_alive(child))
+    try:
+        _, errors = process.communicate(timeout=WAIT)
+        wait_for(lambda: not is_alive(child))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
     assert "Traceback" not in errors and process.returncode == (-9 if how == signal.SIGKILL else 130)
 
 

@@ -128,6 +128,15 @@ def test_interrupt_and_terminate_end_with_130_and_no_traceback(number, root):
     killed(process)
 
 
+def test_ctrl_c_and_the_sigterm_of_who_started_it_are_one_interruption(root):
+    program = (
+        "from rnnt_kd.bin.entry import command\nimport atexit, os, signal, time\n"
+        "atexit.register(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(0.1)))\n"
+        "@command\ndef main(argv=None):\n    os.kill(os.getpid(), signal.SIGINT)\nmain()\n"
+    )
+    assert killed(start(root, "-c", program)).count("\n") == 1
+
+
 def test_an_interrupt_that_c_code_turned_into_another_error_is_an_interrupt(root):
     program = (
         "from rnnt_kd.bin.entry import command\nimport os, signal\n"

@@ -19,6 +19,7 @@ from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import setup
 from rnnt_kd.training.batches import TrainingData
 from rnnt_kd.training.loop import Training
+from rnnt_kd.training.objective import loss_scales
 from rnnt_kd.training.progress import Silent
 from rnnt_kd.training.ranks import Ranks, leave
 
@@ -34,11 +35,8 @@ QUIET += ["teacher.model.dropout=0", "small_student.model.dropout=0"]
 UTTERANCES = list(range(7))
 
 
-def gradient(corpus, folder, ranks, name, dtype, spoil=False):
-    """Gradients and their norm of a step on ``UTTERANCES``, which the ranks share; and the run after it.
-
-    spoil: the last rank hears an infinite feature.
-    """
+def ready(corpus, folder, ranks, name, dtype):
+    """A training before its step 100, and what makes its batches."""
     given = {**SYSTEMS[name], "name": name, "overrides": [*SYSTEMS[name].get("overrides", ()), *QUIET]}
     config, tokenizer, teacher = corpus.config(**given), Tokenizer.load(corpus.bpe_dir), folder / "teacher"
     cache = setup.teacher_cache(config, tokenizer, folder / "cache", teacher, corpus.train_cuts)
@@ -52,10 +50,23 @@ def gradient(corpus, folder, ranks, name, dtype, spoil=False):
         made = setup.models
         patch.setattr(setup, "models", lambda *given: [model and model.to(dtype) for model in made(*given)])
         training = Training(config, out, data, ranks, backend, teacher, lambda line: None, "")
-    training.metrics, training.state.step = Silent(), 100  # after the warm-up
-    mine = UTTERANCES[ranks.rank :: ranks.size]
-    batch = next(data._ready("train", [(100, mine)]))
+    training.metrics, training.clock, training.state.step = Silent(), 0.0, 100  # after the warm-up
+    return training, data
+
+
+def batch_of(data, places, dtype):
+    batch = next(data._ready("train", [(100, places)]))
     batch.inputs["features"] = batch.inputs["features"].to(dtype)
+    return batch
+
+
+def gradient(corpus, folder, ranks, name, dtype, spoil=False):
+    """Gradients, their norm and the loss of a step on ``UTTERANCES``, which the ranks share; and the run after it.
+
+    spoil: the last rank hears an infinite feature.
+    """
+    training, data = ready(corpus, folder, ranks, name, dtype)
+    batch = batch_of(data, UTTERANCES[ranks.rank :: ranks.size], dtype)
     if spoil and ranks.rank == ranks.size - 1:
         batch.inputs["features"][0, 0, 0] = float("inf")
     found = {}
@@ -67,7 +78,24 @@ def gradient(corpus, folder, ranks, name, dtype, spoil=False):
     training.wrapped_optimizer.step = keep
     training._train_step(batch)
     norm = training.window.tolist()[-2]
-    return found, norm, training
+    return found, norm, training._log(), training
+
+
+def gradient_in_parts(corpus, folder, ranks, name, dtype, size):
+    """The same of one process, which takes the parts of ``size`` one after the other and adds up their gradients."""
+    training, data = ready(corpus, folder, ranks, name, dtype)
+    scales = loss_scales(100, training.training, training.config.kd)
+    sums = torch.zeros(2, dtype=torch.float64)
+    for rank in range(size):
+        weighted, terms = training.wrapped(scales, **batch_of(data, UTTERANCES[rank::size], dtype).inputs)
+        weighted.backward()
+        sums += torch.stack([weighted.detach(), terms["frames"]]).double()
+    if training.sparsifier is not None:
+        training.sparsifier.mask_gradients()
+    found = {name: one.grad / sums[1] for name, one in training.model.named_parameters() if one.grad is not None}
+    norm = float(torch.cat([one.flatten().double() for one in found.values()]).norm())
+    clip = min(1.0, training.training.gradient_clip / norm)
+    return {name: one * clip for name, one in found.items()}, norm, float(sums[0] / sums[1])
 
 
 def gradients_and_agreement(corpus, folder):
@@ -77,11 +105,11 @@ def gradients_and_agreement(corpus, folder):
     for dtype in (torch.float32, torch.float64):
         torch.Tensor.float = torch.Tensor.double if dtype == torch.float64 else real_float  # losses are float32, else
         for name in SYSTEMS:
-            found, norm, _ = gradient(corpus, folder, ranks, name, dtype)
+            *found, _ = gradient(corpus, folder, ranks, name, dtype)
             if ranks.is_first:
-                torch.save([found, norm], folder / f"{name} {dtype} {ranks.size}.pt")
+                torch.save(found, folder / f"{name} {dtype} {ranks.size}.pt")
     torch.Tensor.float = real_float
-    found, _, training = gradient(corpus, folder, ranks, "teacher", torch.float32, spoil=True)
+    found, _, _, training = gradient(corpus, folder, ranks, "teacher", torch.float32, spoil=True)
     skipped = [not found, training.state.nonfinite_batches, len(ranks.gathered(0))]
     weights = {"x": torch.full((3,), float(ranks.rank == 1))}
     try:
@@ -94,6 +122,7 @@ def gradients_and_agreement(corpus, folder):
     ranks.average_buffers(buffers)
     sent = ranks.tensors(lambda: {"a": torch.tensor([True, False]), "b": torch.tensor(1.5), "c": torch.zeros(0, 2)})
     result = [skipped, said, buffers.running_mean.tolist(), {name: value.tolist() for name, value in sent.items()}]
+    result.append(training._validate())
     (folder / f"said {ranks.rank} {ranks.size}.json").write_text(json.dumps(result))
 
 

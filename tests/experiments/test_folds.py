@@ -291,8 +291,11 @@ def test_the_bonus_with_the_fewest_errors_is_taken_of_equal_ones_the_smallest():
     (("search: modified_beam_search", "search: greedy_search"), "endpoint: search: there is no 'greedy_search'"),
     (("search: modified_beam_search", "search: modified_beam_search, p: 1"), "endpoint: there is no 'p'"),
     (("folds: 3\n", ""), "endpoint: given without folds"), (("folds: 3", "folds: 0"), "endpoint: given without folds"),
-    (("folds: 3", "folds: 2"), "folds: 2; expected a whole number, at least 3"),
-    (("folds: 3", "folds: five"), "folds: five; expected a whole number"),
+    (("folds: 3", "folds: 2"), "folds: 2; expected a whole number from 3 to 1000"),
+    (("folds: 3", "folds: 100000000"), "folds: 100000000; expected a whole number from 3 to 1000"),
+    (("folds: 3", "folds: five"), "folds: 'five'; expected a whole number"),
+    (("folds: 3", "folds: '5'"), "folds: '5'; expected a whole number"),
+    (("sparsity: 0.5, test", "sparsity: '0.5', test"), "endpoint: sparsity: '0.5'; expected 0.5"),
     (("tune_token_bonus: true", "tune_token_bonus: 3"), "tune_token_bonus: 3; expected true or false"),
 ])  # fmt: skip
 def test_wrong_experiments_are_one_line(tmp_path, change, words):

@@ -43,29 +43,28 @@ def ran(tone_corpus, teacher_dir, tmp_path_factory, root):
     return folder
 
 
-def of_one_process(corpus, folder, name, dtype):
+def of_one_process(corpus, folder, name, dtype, size):
+    """(gradients, norm, loss): of the whole batch in float64; in float32, which rounds a batch by its padding and sums,
+    of the same parts."""
+    ranks = Ranks("cpu", "32-true", 1.0)
+    if dtype == torch.float32:
+        return rank_cases.gradient_in_parts(corpus, folder, ranks, name, dtype, size)
     with pytest.MonkeyPatch.context() as patch:
-        if dtype == torch.float64:
-            patch.setattr(torch.Tensor, "float", torch.Tensor.double)  # the losses compute in float32, else
-        return rank_cases.gradient(corpus, folder, Ranks("cpu", "32-true", 1.0), name, dtype)[:2]
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)  # the losses compute in float32, else
+        return rank_cases.gradient(corpus, folder, ranks, name, dtype)[:3]
 
 
+@pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", rank_cases.SYSTEMS)
-def test_gradient_and_norm_are_those_of_one_process_with_the_whole_batch(ran, tone_corpus, name, dtype):
-    """To 1e-6, in float32 beside the rounding of the one process itself."""
-    expected, norm = of_one_process(tone_corpus, ran, name, dtype)
-    whole, bound = flat(expected, expected), 1e-6
-    if dtype == torch.float32:
-        exact = flat(of_one_process(tone_corpus, ran, name, torch.float64)[0], expected)
-        bound += float((whole - exact).norm() / exact.norm())
-        assert bound < 1e-3
-    for size in (2, 3):
-        found, found_norm = torch.load(ran / f"{name} {dtype} {size}.pt")
-        assert set(found) == set(expected)  # what no loss uses has no gradient, as in one process
-        error = flat(found, expected) - whole
-        assert error.norm() <= bound * whole.norm(), (size, float(error.norm() / whole.norm()), bound)
-        assert found_norm == pytest.approx(norm, rel=bound)
+def test_gradient_norm_and_loss_are_those_of_one_process(ran, tone_corpus, name, dtype, size):
+    expected, norm, loss = of_one_process(tone_corpus, ran, name, dtype, size)
+    found, *others = torch.load(ran / f"{name} {dtype} {size}.pt")
+    assert set(found) == set(expected)  # what no loss uses has no gradient, as in one process
+    whole = flat(expected, expected)
+    error = (flat(found, expected) - whole).norm() / whole.norm()
+    bound = 1e-6 if dtype == torch.float32 else 1e-12
+    assert error <= bound and others == [pytest.approx(norm, rel=bound), pytest.approx(loss, rel=bound)]
 
 
 def flat(gradients, names):
@@ -73,12 +72,15 @@ def flat(gradients, names):
 
 
 @pytest.mark.parametrize("size", [2, 3])
-def test_processes_agree_or_end(ran, size):
+def test_processes_agree_or_end(ran, tone_corpus, size):
+    training, _ = rank_cases.ready(tone_corpus, ran, Ranks("cpu", "32-true", 1.0), "teacher", torch.float32)
+    validated = training._validate()
     for rank in range(size):
-        skipped, said, mean, sent = json.loads((ran / f"said {rank} {size}.json").read_text())
+        skipped, said, mean, sent, means = json.loads((ran / f"said {rank} {size}.json").read_text())
         assert skipped == [True, 1, size], "an infinite feature in one process: all skip the batch"
         assert f"process {rank} of {size}: weights or masks differ" in said and "in process 1;" in said
         assert mean == pytest.approx([sum(range(size)) / size] * 2)
+        assert means == pytest.approx(validated, rel=1e-5)
         assert sent == {"a": [True, False], "b": 1.5, "c": []}
 
 

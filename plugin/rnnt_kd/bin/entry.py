@@ -50,8 +50,10 @@ def command(main: Callable[[Optional[List[str]]], None]) -> Callable[..., None]:
         interrupts: List[int] = []  # signal numbers, as they came
 
         def interrupt(signum, frame):
+            is_new = not interrupts or signum in interrupts  # else it ends already: who started it was ended, too
             interrupts.append(signum)
-            raise KeyboardInterrupt
+            if is_new:
+                raise KeyboardInterrupt
 
         try:
             signal.signal(signal.SIGTERM, interrupt)

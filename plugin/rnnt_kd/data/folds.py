@@ -32,7 +32,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
 from rnnt_kd.record import Record
 
-LEAST = 3  # folds: one to train on, one that validates, one to test on
+LEAST, MOST = 3, 1000  # folds: one to train on, one that validates, one to test on
 SETS = ("train", "dev", "test")
 
 

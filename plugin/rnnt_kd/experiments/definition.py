@@ -39,6 +39,7 @@ from rnnt_kd import choices
 from rnnt_kd.config import ROLES
 from rnnt_kd.config_io import mapping, merged, nested, parse_override, read_mapping
 from rnnt_kd.data.folds import LEAST as LEAST_FOLDS
+from rnnt_kd.data.folds import MOST as MOST_FOLDS
 from rnnt_kd.errors import UserError
 from rnnt_kd.systems.compose import SECTIONS
 
@@ -122,10 +123,11 @@ def _read(path: Path, overrides: Sequence[str], sections: Sequence[str], above: 
             raise UserError(f"--set {key}", "names a whole system", "SYSTEM.KEY=VALUE", f"keys: {', '.join(KEYS)}")
     _check_seeds(whole.setdefault("seeds", [1]), f"{path}: seeds")
     folds, tuned, endpoint = whole.get("folds", 0), whole.get("tune_token_bonus", False), whole.get("endpoint")
-    if type(folds) is not int or 0 < folds < LEAST_FOLDS or folds < 0:
-        raise UserError(f"{path}: folds", str(folds), f"a whole number, at least {LEAST_FOLDS}", "for example folds: 5")
+    if type(folds) is not int or folds and not LEAST_FOLDS <= folds <= MOST_FOLDS:
+        expected = f"a whole number from {LEAST_FOLDS} to {MOST_FOLDS}"
+        raise UserError(f"{path}: folds", repr(folds), expected, "for example folds: 5")
     if type(tuned) is not bool:
-        raise UserError(f"{path}: tune_token_bonus", str(tuned), "true or false")
+        raise UserError(f"{path}: tune_token_bonus", repr(tuned), "true or false")
     if endpoint is not None:
         mapping(endpoint, f"{path}: endpoint")
     for name in ("endpoint", "tune_token_bonus"):

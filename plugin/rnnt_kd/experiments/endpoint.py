@@ -63,7 +63,7 @@ def read_endpoint(plan: Plan) -> Optional[Endpoint]:
     config = plan.config(plan.jobs_of(given["system"])[0])
     sparsity = config.sparsity.target if config.sparsity else 0.0
     if given["sparsity"] != sparsity:
-        raise UserError(f"{where}: sparsity", str(given["sparsity"]), f"{sparsity:g}, that of {given['system']}")
+        raise UserError(f"{where}: sparsity", repr(given["sparsity"]), f"{sparsity:g}, that of {given['system']}")
     bonus = given.get("token_bonus") or ""
     if bonus not in ("", OWN) or (bonus and not plan.experiment.tune_token_bonus):
         raise UserError(f"{where}: token_bonus", str(bonus), f"{OWN}, with tune_token_bonus: true", "or omit it")
