@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "report": "atomic config data lattice losses models scoring systems teachers text",
     "bin": "atomic config data decoding experiments export jobs models parts progress_bar "
     "record report scoring systems teachers text text_files training",
-    "icefall": "lattice losses teachers",
+    "icefall": "atomic bin lattice losses sparsity teachers text",
     "__init__": "losses",
 }
 
@@ -73,7 +73,7 @@ DOORS = {
     "numba": ("inference/",),
     "llvmlite": ("inference/",),
     "sherpa_onnx": ("export/client_worker.py",),
-    "argparse": ("bin/",),
+    "argparse": ("bin/", "icefall/__main__.py"),
     "tabulate": ("tables.py",),
     "zipformer": ("zipformer/",),
     "benchmark": (),  # the folder beside the package: it imports from here, never the other way round

@@ -113,7 +113,11 @@ def averaged(
         if use_averaged_model and not all("model_avg" in one for one in (last, read_checkpoint(names[-1]))):
             raise UserError(where, "has no model_avg", "use_averaged_model false (--use-averaged-model 0)")
         average: Callable[..., Any] = average_checkpoints_with_averaged_model
-        state = average(paths[-1], paths[0]) if use_averaged_model else average_checkpoints(paths)
+        try:
+            state = average(paths[-1], paths[0]) if use_averaged_model else average_checkpoints(paths)
+        except AssertionError:
+            problem = f"no average was taken since {names[-1].name}: --average-period is {last.get('average_period')}"
+            raise UserError(where, problem, "a larger avg, or 0: the checkpoint's own weights") from None
     apply_masks(state, last)
     return state, {key: value for key, value in last.items() if key not in STATES}, where
 
