@@ -34,7 +34,6 @@ MAY_IMPORT = {
     "losses": "lattice",
     "models": "",
     "sparsity": "",
-    "zipformer": "lattice losses",
     "config": "losses sparsity",
     "config_io": "atomic config text_files",
     "text": "atomic record text_files",
@@ -52,6 +51,7 @@ MAY_IMPORT = {
     "bin": "atomic config data decoding experiments export jobs models parts progress_bar "
     "record report scoring systems teachers text text_files training",
     "icefall": "atomic bin lattice losses sparsity teachers text",
+    "zipformer": "bin icefall losses",
     "__init__": "losses",
 }
 

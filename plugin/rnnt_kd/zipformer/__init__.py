@@ -1,37 +1,29 @@
-"""The pip package ``zipformer``, whose transducer trains here without k2.
+"""The pip package ``zipformer``, whose transducer trains here without k2, and distilled.
 
-    from rnnt_kd.zipformer import without_k2
-    without_k2()                          # before or after its models are built; in every process
+    python -m rnnt_kd.zipformer train --kd-teacher exp-large --kd-teacher-epoch 30 ...      # __main__.py
 
-It needs k2 for the transducer loss alone, and k2 has no wheel for today's torch.
+or by hand, in a training of one's own:
+
+    without_k2()                                                        # once, in every process
+    teacher = load_teacher("exp-large", epoch=30, avg=5)                # or "jit_script.pt"
+    kd = distill(model, teacher=teacher)                                # an AsrModel; info["kd_loss"] = kd.last.item()
 """
 
-from functools import wraps
-from types import SimpleNamespace
+import importlib
+import importlib.util
+from pathlib import Path
 from typing import Any
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.lattice import get_backend
-from rnnt_kd.lattice.prune_ranges import do_rnnt_pruning, get_rnnt_prune_ranges
-from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed
-from rnnt_kd.losses import rnnt_loss_pruned
+from rnnt_kd.icefall import IcefallModel, distill
+from rnnt_kd.icefall import load_teacher as _load_teacher
+from rnnt_kd.losses.as_k2 import as_k2
 
-
-def model_module() -> Any:
-    """``zipformer.modules.model``.
-
-    Raises:
-      UserError: it is not installed, or lacks what the package's own requirements would have brought.
-    """
-    try:
-        import zipformer.modules.model as module
-    except ImportError as error:
-        raise UserError("the package zipformer", str(error), "it installed", "pip install zipformer==0.1.3") from error
-    return module
+__all__ = ["distill", "load_teacher", "train_py", "without_k2"]
 
 
 def without_k2(backend: str = "auto") -> None:
-    """Let zipformer's ``AsrModel.forward_transducer`` call our loss where it calls k2's; same values and gradients.
+    """Let ``AsrModel.forward_transducer`` call our loss where it would call k2's; same values and gradients.
 
     Args:
       backend:  of the lattice, "auto", "torch", "triton" or "k2"; see ``rnnt_kd.lattice``.
@@ -39,20 +31,26 @@ def without_k2(backend: str = "auto") -> None:
     Raises:
       UserError: the package is not there, or no such backend.
     """
-    if backend != "auto":
-        get_backend(backend)
+    lattice = as_k2(backend)
+    try:
+        module: Any = importlib.import_module("zipformer.modules.model")
+    except ImportError as error:
+        raise _missing(str(error)) from error
+    module.k2 = lattice
 
-    @wraps(rnnt_loss_smoothed)
-    def smoothed(lm, am, *arguments, **options):
-        return rnnt_loss_smoothed(lm, am, *arguments, **options, backend=get_backend(backend, am.device))
 
-    @wraps(rnnt_loss_pruned)
-    def pruned(*arguments, **options):
-        return rnnt_loss_pruned(*arguments, **options, backend=backend)
+def load_teacher(place: Path, epoch=None, avg: int = 1, **options: Any) -> IcefallModel:
+    """A model that ``zipformer train`` wrote, or a jit_script.pt; see ``rnnt_kd.icefall.load_teacher``."""
+    return _load_teacher(place, epoch, avg, **{"recipe": train_py().parent, **options})
 
-    model_module().k2 = SimpleNamespace(
-        rnnt_loss_smoothed=smoothed,
-        get_rnnt_prune_ranges=get_rnnt_prune_ranges,
-        do_rnnt_pruning=do_rnnt_pruning,
-        rnnt_loss_pruned=pruned,
-    )
+
+def train_py() -> Path:
+    """The package's own training script.  UserError: the package is not there."""
+    found = importlib.util.find_spec("zipformer")
+    if found is None or not found.submodule_search_locations:
+        raise _missing("not installed")
+    return Path(found.submodule_search_locations[0], "bin", "train.py")
+
+
+def _missing(problem: str) -> UserError:
+    return UserError("the package zipformer", problem, "the package and what it needs", "pip install zipformer==0.1.3")
