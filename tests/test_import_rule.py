@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "bin": "atomic config data decoding experiments export jobs models parts progress_bar "
     "record report scoring systems teachers text text_files training",
     "icefall": "atomic bin losses models sparsity systems teachers text",
+    "zipformer": "bin icefall losses",
     "__init__": "losses",
 }
 
@@ -74,6 +75,7 @@ DOORS = {
     "sherpa_onnx": ("export/client_worker.py",),
     "argparse": ("bin/", "icefall/__main__.py"),
     "tabulate": ("tables.py",),
+    "zipformer": ("zipformer/",),
     "benchmark": (),  # the folder beside the package: it imports from here, never the other way round
 }
 NOT_IN_MATHEMATICS = {"os", "io", "pathlib", "json", "yaml", "logging"}
