@@ -32,6 +32,7 @@ OPENERS = {
         "losses/node_scores/__init__.py": "names of the package's own files",
         "models/encoders/external.py": "modules that the user wrote, on PYTHONPATH",
     },
+    "runpy": {"espnet/run.py": "what ESPnet's asr.sh asks of its Python"},
     "literal_eval": {"scoring/recognitions.py": "lists of words"},
     "ctypes": {"children.py": "prctl", "data/synthesis/espeak.py": "the library of a wheel"},
     "tarfile": {

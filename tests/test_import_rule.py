@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "scoring": "atomic tables text text_files",
     "systems": "atomic config config_io models record sparsity",
     "teachers": "atomic data lattice losses models progress_bar systems text",
+    "espnet": "lattice losses teachers",
     "training": "atomic children config config_io data lattice losses models progress_bar record sparsity systems "
     "teachers text",
     "decoding": "children data models scoring text text_files",
@@ -64,6 +65,7 @@ DOORS = {
     "kaldilm": ("decoding/arpa_worker.py",),
     "matplotlib": ("report/",),
     "jinja2": ("report/page.py",),
+    "espnet2": ("espnet/",),
     "torchaudio": (),
     "warprnnt_numba": (),
     "onnx": ("export/",),
