@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "report": "atomic config data lattice losses models scoring systems teachers text",
     "bin": "atomic config data decoding experiments export jobs models parts progress_bar "
     "record report scoring systems teachers text text_files training",
+    "icefall": "lattice losses teachers",
     "__init__": "losses",
 }
 

@@ -12,7 +12,6 @@ B batch, T encoder frames, S labels, P and D sizes of decoder and encoder.
 from dataclasses import dataclass
 from typing import Any, Dict, Optional, Tuple, Union
 
-import numpy as np
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
@@ -25,7 +24,7 @@ from rnnt_kd.lattice import get_backend
 from rnnt_kd.losses import Distillation, JoinerParts, TeacherView, transducer_terms
 from rnnt_kd.losses.node_scores import Logits
 from rnnt_kd.teachers.prune import prune
-from rnnt_kd.teachers.views import CachedTeacher, OnlineTeacher
+from rnnt_kd.teachers.views import OnlineTeacher, kept_ranges
 
 
 @dataclass(frozen=True)
@@ -103,19 +102,11 @@ class Kd:
             return self.online.view(speech, speech_lens, labels, lens, T)
         if self.cache is None:
             return None
-        from rnnt_kd.teachers.cache import check_utterances, collate_teacher
-
         if ids is None:
             problem = "this batch has no utt_id, by which a cache is looked up (ESPnet3 keeps it from its models)"
             raise UserError("kd_conf.cache", problem, "", "let the teacher run online: teacher_model")
-        places, frames = self.cache.places(ids), lens.tolist()
-        theirs = np.array([-1 if place is None else place.frames for place in places])
-        check_utterances(self.cache.folder, ids, theirs, frames, self.missing, self.align)
-        facts = self.cache.facts
-        made = facts.prune_range, facts.temperature != 1.0
-        cached = collate_teacher(places, frames, labels.shape[1], *made, ids, self.align)
-        tensors: Any = (None if x is None else x.to(speech.device) for x in cached)
-        return CachedTeacher(*tensors).view(lens, T, shift=self.options.shift, align=self.align, rnnt_type=rnnt_type)
+        cached = self.cache.lookup(ids, lens.tolist(), labels.shape[1], self.missing, self.align).to(speech.device)
+        return cached.view(lens, T, shift=self.options.shift, align=self.align, rnnt_type=rnnt_type)
 
 
 class Distilling(AbsESPnetModel):
@@ -158,19 +149,17 @@ class Distilling(AbsESPnetModel):
             student = Logits(logits.float()) if logits is not None else _joiner(self, encoder_out, decoder_out)
             simple, simple_scale, pruned_scale = encoder_out.new_zeros((), dtype=torch.float32), 0.0, 1.0
             boundary = torch.stack([torch.zeros_like(lens), torch.zeros_like(lens), label_lens.long(), lens], dim=1)
-            ranges = torch.arange(labels.shape[1] + 1, device=labels.device).expand(B, T, -1).contiguous()
+            own = torch.arange(labels.shape[1] + 1, device=labels.device).expand(B, T, -1).contiguous()
         else:
             found = prune(
                 _Run(self, (encoder_out, lens, decoder_out)), encoder_out, lens, labels, label_lens, backend=backend,
                 rnnt_type=options.loss_type, lm_only_scale=options.lm_scale, am_only_scale=options.am_scale,
             )  # fmt: skip
             student, boundary, simple = found.joiner, found.boundary, found.simple_loss
-            ranges = found.ranges(options.prune_range)
+            own = found.ranges(options.prune_range)
             simple_scale, pruned_scale = self._scales(options.simple_loss_scaling)
-        if view is not None and view.ranges is not None:
-            ranges = _theirs_where_known(view, ranges)
         pruned, distilled = transducer_terms(
-            student, labels, ranges, blank, boundary, options.loss_type, 0.0, "sum",
+            student, labels, kept_ranges(view, lambda: own), blank, boundary, options.loss_type, 0.0, "sum",
             teacher=view, kd=kd.options, backend=backend,
         )  # fmt: skip
         divisor = B if options.reduction == "mean" else 1
@@ -216,11 +205,3 @@ def _joiner(model: AbsESPnetModel, encoder_out: Tensor, decoder_out: Tensor) -> 
     joint = model.joint_network
     am, lm = joint.lin_enc(encoder_out), joint.lin_dec(decoder_out)
     return JoinerParts(am, lm, joint.lin_out.weight, joint.lin_out.bias, joint.joint_activation)
-
-
-def _theirs_where_known(view: TeacherView, own: Tensor) -> Tensor:
-    """(B, T, s_range): the teacher's ranges; the student's in utterances that the cache lacks."""
-    assert view.ranges is not None
-    if view.is_known is None:
-        return view.ranges
-    return torch.where(view.is_known.flatten(1).any(dim=1).reshape(-1, 1, 1), view.ranges, own)

@@ -32,6 +32,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.espnet.models import EspnetTransducer, Kd, KdASRModel, KdTransducerModel, Pruning
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.losses import Distillation
+from rnnt_kd.teachers.same import check_same
 from rnnt_kd.teachers.views import OnlineTeacher
 
 DEFAULTS: Dict[str, Any] = {
@@ -204,7 +205,8 @@ def load_teacher(weights: str, config: Optional[str], student=None) -> Tuple[Esp
     if not has_joiner:
         raise UserError(path, "its model has no transducer decoder", expected)
     if student is not None:
-        check_tokens(path, model.token_list, student.token_list)
+        theirs, ours = ({"tokens": x.token_list, "blank": EspnetTransducer(x).blank_id} for x in (model, student))
+        check_same(path, theirs, ours)
     try:
         state = safe_torch_load(weights, map_location="cpu")
         state = state.get("module", state.get("state_dict", state))  # of DeepSpeed, of Lightning
@@ -258,18 +260,6 @@ def provide_warp_transducer() -> None:
         module = ModuleType("warprnnt_pytorch")
         module.RNNTLoss = RNNTLoss  # type: ignore[attr-defined]
         sys.modules["warprnnt_pytorch"] = module
-
-
-def check_tokens(where: object, theirs: Sequence[str], ours: Sequence[str]) -> None:
-    """Raises UserError: not the same tokens in the same places; the first that differs is named."""
-    if list(theirs) == list(ours):
-        return
-    if len(theirs) != len(ours):
-        raise UserError(where, f"{len(theirs)} tokens", f"the student's {len(ours)}", "train both with one token list")
-    place = next(i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b)
-    raise UserError(
-        where, f"token {place} is {theirs[place]!r}", f"the student's {ours[place]!r}", "train both with one token list"
-    )
 
 
 def tokens_digest(tokens: Sequence[str]) -> str:
