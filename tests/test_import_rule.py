@@ -41,7 +41,6 @@ MAY_IMPORT = {
     "scoring": "atomic tables text text_files",
     "systems": "atomic config config_io models record sparsity",
     "teachers": "atomic data lattice losses models progress_bar systems text",
-    "espnet": "lattice losses teachers",
     "training": "atomic children config config_io data lattice losses models progress_bar record sparsity systems "
     "teachers text",
     "decoding": "children data models scoring text text_files",
@@ -52,6 +51,7 @@ MAY_IMPORT = {
     "bin": "atomic config data decoding experiments export jobs models parts progress_bar "
     "record report scoring systems teachers text text_files training",
     "icefall": "lattice losses teachers",
+    "espnet": "bin lattice losses systems teachers",
     "__init__": "losses",
 }
 

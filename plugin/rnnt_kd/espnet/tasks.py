@@ -4,7 +4,7 @@ Keys of ``kd_conf``, all optional; without teacher and cache there is our loss a
 
 teacher_model    a trained model of either task, to run online
 teacher_config   its config.yaml, where that is not beside it
-cache            folder that ``python -m rnnt_kd.espnet.cache`` filled, looked up by utterance id; ESPnet2 only
+cache            folder that ``python -m rnnt_kd.espnet cache`` filled, looked up by utterance id; ESPnet2 only
 scale, variant, weighting, temperature, class_scales, shift, align, missing   as in ``config.KdConfig``
 backend          of the lattice
 pruned           of the hybrid task, which has no ``k2_pruned_loss_args``: their keys, and ``warmup_steps``
@@ -21,6 +21,7 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 import yaml
+from espnet2.asr_transducer.espnet_transducer_model import ESPnetASRTransducerModel
 from espnet2.tasks.abs_task import AbsTask
 from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.asr_transducer import ASRTransducerTask
@@ -86,7 +87,7 @@ class Distil(AbsTask):
                 load_teacher(conf["teacher_model"], conf["teacher_config"], model)[0], conf["shift"], conf["align"]
             )
         elif source == "cache":
-            cache = open_cache(conf, model)
+            cache = open_cache(conf, args, model)
         if source and getattr(getattr(model, "specaug", None), "apply_time_warp", False):
             logging.warning(
                 "rnnt_kd: the model's SpecAugment warps time, by frames that the teacher does not know of; "
@@ -223,14 +224,14 @@ def load_teacher(weights: str, config: Optional[str], student=None) -> Tuple[Esp
     return EspnetTransducer(model.eval().requires_grad_(False)), args
 
 
-def open_cache(conf: Dict[str, Any], model):
+def open_cache(conf: Dict[str, Any], args, model):
     """Of ``kd_conf.cache``.  Raises UserError: there is none, or it was made for another student."""
     try:
         from rnnt_kd.teachers.cache import TeacherCache
     except ModuleNotFoundError as error:
         step = "pip install 'rnnt-kd[recipe]', or let the teacher run online: teacher_model"
         raise UserError("kd_conf.cache", f"the package {error.name} is not installed", "", step) from None
-    expected = {"bpe": tokens_digest(model.token_list), "blank_id": 0, "temperature": conf["temperature"]}
+    expected = {"bpe": labels_digest(args, model.token_list), "blank_id": 0, "temperature": conf["temperature"]}
     if model.pruning is not None:
         expected.update(prune_range=model.pruning.prune_range, rnnt_type=model.pruning.loss_type)
     elif conf["missing"] == "skip":
@@ -262,9 +263,17 @@ def provide_warp_transducer() -> None:
         sys.modules["warprnnt_pytorch"] = module
 
 
-def tokens_digest(tokens: Sequence[str]) -> str:
-    """By which a cache and its students know that they mean the same labels."""
-    return hashlib.sha256("\n".join(tokens).encode()).hexdigest()
+def labels_digest(args, tokens: Sequence[str]) -> str:
+    """By which a cache and its students know that a text has the same labels for both."""
+    parts = ["\n".join(tokens), *(str(getattr(args, name, None)) for name in ("token_type", "cleaner", "g2p"))]
+    model = Path(getattr(args, "bpemodel", None) or "")
+    content = model.read_bytes() if model.is_file() else b""
+    return hashlib.sha256("\0".join(parts).encode() + content).hexdigest()
+
+
+def task_of(model) -> type:
+    """ESPnet's."""
+    return ASRTransducerTask if isinstance(model, ESPnetASRTransducerModel) else ASRTask
 
 
 def _number(value: Any, where: str) -> float:
