@@ -152,6 +152,8 @@ def read_conf(conf: Optional[Dict[str, Any]]) -> Dict[str, Any]:
     conf = dict(conf or {})
     for key in conf:
         choices.check(key, list(DEFAULTS), "kd_conf")
+        if key in SOURCES and not conf[key]:
+            raise UserError(f"kd_conf.{key}", "is empty", "a path", "leave it out to train without a teacher")
     conf = {**DEFAULTS, **conf}
     conf["scale"], conf["temperature"] = (_number(conf[key], f"kd_conf.{key}") for key in ("scale", "temperature"))
     conf["shift"] = int(_number(conf["shift"], "kd_conf.shift"))
