@@ -52,6 +52,7 @@ MAY_IMPORT = {
     "record report scoring systems teachers text text_files training",
     "icefall": "atomic bin losses models sparsity systems teachers text",
     "zipformer": "bin icefall losses",
+    "espnet": "bin lattice losses systems teachers",
     "__init__": "losses",
 }
 
@@ -66,6 +67,7 @@ DOORS = {
     "kaldilm": ("decoding/arpa_worker.py",),
     "matplotlib": ("report/",),
     "jinja2": ("report/page.py",),
+    "espnet2": ("espnet/",),
     "torchaudio": (),
     "warprnnt_numba": (),
     "onnx": ("export/",),
