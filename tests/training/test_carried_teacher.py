@@ -128,6 +128,7 @@ def in_archive(path, change):
     (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw.replace(b"'<i2'", b"'<f2'")), "float16 of the"),
     (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw.replace(b"NUMPY", b"NAMPY")), "damaged at byte"),
     (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw.replace(b", 7]", b", 9]")), "int16 of .*, 9"),
+    (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw[:650] + b"\7" + raw[651:]), "not what was writ"),
     (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw.replace(b", 7]", b"   ]")), "custom.kd.shape"),
 ])  # fmt: skip
 def test_a_shar_folder_whose_teacher_is_damaged_is_one_line(shar_with_kd, tmp_path, damage, words):
