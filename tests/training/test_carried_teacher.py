@@ -186,6 +186,12 @@ def test_nothing_is_attached_to_what_are_no_cuts(kd_cache, tmp_path, content, wo
     assert not out.exists()
 
 
+def test_a_cut_that_the_cache_does_not_have_is_named_as_such(kd_cache, tmp_path):
+    (tmp_path / "cuts.jsonl").write_text('{"id": "nobody"}\n')
+    with pytest.raises(UserError, match=f"^{kd_cache}: has nothing of cut nobody"):
+        attach_to_file(tmp_path / "cuts.jsonl", TeacherCache.open(kd_cache), tmp_path / "out.jsonl")
+
+
 def rewritten(path, out, change):
     """A cuts file whose first cut is changed."""
     lines = [json.loads(line) for line in gzip.open(path)]

@@ -125,7 +125,9 @@ class _LhotseSupervision(TypedDict):
 
 @_lax
 class _LhotseFeatures(_AnyFeatures):
-    storage_type: Literal["lilcom_chunky", "lilcom_files", "numpy_files", "shar"]
+    storage_type: Literal[
+        "lilcom_chunky", "lilcom_files", "numpy_files", "lilcom_hdf5", "chunked_lilcom_hdf5", "numpy_hdf5", "shar"
+    ]
     storage_path: str
     storage_key: str
 

@@ -92,6 +92,8 @@ def attach_to_file(cuts: Path, cache: TeacherCache, out: Path, missing: str = "e
             cut["custom"] = {**(cut.get("custom") or {}), **fields}
             text = json.dumps(cut, ensure_ascii=False, default=lambda array: array.to_dict())
             lines.append(text.encode() + b"\n")  # half a character cannot be written
+        except UserError:
+            raise
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             problem = f"is no cut ({type(error).__name__}: {error})"
             raise UserError(f"{cuts}:{number}", problem, "Lhotse's cuts, .jsonl or .jsonl.gz") from None
