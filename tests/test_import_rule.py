@@ -50,6 +50,8 @@ MAY_IMPORT = {
     "report": "atomic config data lattice losses models scoring systems teachers text",
     "bin": "atomic config data decoding experiments export jobs models parts progress_bar "
     "record report scoring systems teachers text text_files training",
+    "icefall": "atomic bin losses models sparsity systems teachers text",
+    "zipformer": "bin icefall losses",
     "__init__": "losses",
 }
 
@@ -71,8 +73,9 @@ DOORS = {
     "numba": ("inference/",),
     "llvmlite": ("inference/",),
     "sherpa_onnx": ("export/client_worker.py",),
-    "argparse": ("bin/",),
+    "argparse": ("bin/", "icefall/__main__.py"),
     "tabulate": ("tables.py",),
+    "zipformer": ("zipformer/",),
     "benchmark": (),  # the folder beside the package: it imports from here, never the other way round
 }
 NOT_IN_MATHEMATICS = {"os", "io", "pathlib", "json", "yaml", "logging"}

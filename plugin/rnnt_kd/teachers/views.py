@@ -11,7 +11,7 @@ B batch, T encoder frames of the student, T' of the teacher, S symbols.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -96,6 +96,16 @@ class CachedTeacher(NamedTuple):
     def _on(self, starts, is_there, values) -> "CachedTeacher":
         packed, tempered, is_known = values
         return CachedTeacher(starts, packed, tempered, is_there if is_known is None else is_there & is_known)
+
+
+def kept_ranges(teacher: Optional[TeacherView], own: Callable[[], Tensor]) -> Tensor:
+    """(B, T, s_range): the teacher's where it has any; in utterances of which it knows nothing, the student's own."""
+    if teacher is None or teacher.ranges is None:
+        return own()
+    if teacher.is_known is None:
+        return teacher.ranges
+    is_taught = teacher.is_known.flatten(1).any(dim=1).reshape(-1, 1, 1)
+    return torch.where(is_taught, teacher.ranges, own())
 
 
 def most_frames(align: str) -> int:

@@ -23,12 +23,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnnt_kd.config import KdConfig, TrainingConfig
-from rnnt_kd.losses import Distillation, TeacherView, transducer_terms
+from rnnt_kd.losses import Distillation, transducer_terms
 from rnnt_kd.losses.precision import no_autocast
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.teachers.interface import OurTransducer, Teacher, as_teacher
-from rnnt_kd.teachers.prune import Pruned, prune
-from rnnt_kd.teachers.views import CachedTeacher, OnlineTeacher
+from rnnt_kd.teachers.prune import prune
+from rnnt_kd.teachers.views import CachedTeacher, OnlineTeacher, kept_ranges
 
 TERMS = ("simple", "pruned", "ctc", "kd")
 
@@ -120,7 +120,7 @@ class Objective(nn.Module):
         elif with_kd and self.kd is not None:
             assert cached is not None, "a batch without its cached teacher"
             teacher = cached.view(frames, T, shift=self.kd.shift, align=self.kd.align, rnnt_type=config.rnnt_type)
-        ranges = _ranges(student, teacher, config.prune_range)
+        ranges = kept_ranges(teacher, lambda: student.ranges(config.prune_range))
         pruned, kd = transducer_terms(
             student.joiner, labels, ranges, blank, student.boundary, config.rnnt_type, config.delay_penalty, "sum",
             teacher=teacher, kd=self.distillation, backend=self.backend,
@@ -140,16 +140,6 @@ class Objective(nn.Module):
 def weighted_sum(terms: Dict[str, Tensor], scales: Dict[str, float]) -> Tensor:
     """The loss of all frames, one reduction for every term; divided by ``terms["frames"]``, that of a frame."""
     return torch.stack([scales[name] * terms[name] for name in TERMS if scales[name] != 0.0]).sum()
-
-
-def _ranges(student: Pruned, teacher: Optional[TeacherView], prune_range: int) -> Tensor:
-    """The teacher's where it has any; in utterances of which it knows nothing, the student's."""
-    if teacher is None or teacher.ranges is None:
-        return student.ranges(prune_range)
-    if teacher.is_known is None:
-        return teacher.ranges
-    is_taught = teacher.is_known.flatten(1).any(dim=1).reshape(-1, 1, 1)
-    return torch.where(is_taught, teacher.ranges, student.ranges(prune_range))
 
 
 def _ctc_loss(logits: Tensor, labels: Tensor, frame_lens: Tensor, label_lens: Tensor, blank: int) -> Tensor:
