@@ -33,6 +33,7 @@ OPENERS = {
         "models/encoders/external.py": "modules that the user wrote, on PYTHONPATH",
         "icefall/recipe.py": "the train.py that the user named",
     },
+    "runpy": {"espnet/run.py": "what ESPnet's asr.sh asks of its Python"},
     "torch.load": {"icefall/recipe.py": "checkpoints of icefall's, which only that reads; the user named them"},
     "weights_only=False": {"icefall/recipe.py": "the same"},
     "literal_eval": {"scoring/recognitions.py": "lists of words"},
