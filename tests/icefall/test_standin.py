@@ -1,6 +1,7 @@
 """The launcher, distill, load_teacher and the zeros, on a stand-in with icefall's interface (``standin/``)."""
 
 import copy
+import importlib.machinery
 import json
 import os
 import re
@@ -116,7 +117,9 @@ def icefall(monkeypatch):
         return {x: (b["model_avg"][x] * m - a["model_avg"][x] * n) / (m - n) for x in b["model_avg"]}
 
     module = types.SimpleNamespace(average_checkpoints_with_averaged_model=average, average_checkpoints=None)
-    monkeypatch.setitem(sys.modules, "icefall", types.ModuleType("icefall"))
+    package = types.ModuleType("icefall")
+    package.__spec__ = importlib.machinery.ModuleSpec("icefall", None)
+    monkeypatch.setitem(sys.modules, "icefall", package)
     monkeypatch.setitem(sys.modules, "icefall.checkpoint", module)
     return average
 
@@ -268,7 +271,7 @@ AVG0 = "--kd-teacher t --kd-teacher-epoch 1 --kd-teacher-avg 0 --kd-teacher-reci
     ("--kd-teacher t --kd-teacher-epoch 4", "no epoch-4.pt here; expected one of epoch [1]"),
     ("--kd-teacher t --kd-teacher-epoch 1", "an average over 1 up to epoch 1 needs 2 checkpoints"),
     ("--kd-teacher t/epoch-1.pt --kd-teacher-recipe .", "train.py: no such file"),
-    ("--kd-teacher nowhere --kd-teacher-epoch 1", "no epoch-1.pt here"),
+    ("--kd-teacher nowhere --kd-teacher-epoch 1", "no such file or folder"),
     (AVG0 + " --context-size 1", "its context size is 2; expected 1, as the student has"),
     (AVG0 + " --kd-teacher-set vocab_size=13", "size mismatch"),
     (AVG0 + " --kd-teacher-set wings=2", "has no option wings"),
