@@ -11,7 +11,7 @@ set -euo pipefail
 root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 . "$root/local/parse_options.sh"
 
-corpus= corpus_dir= train_dir= train_cuts= dev_dir= data_dir= exp_dir= conf_corpus=
+corpus= corpus_dir= train_dir= train_cuts= bpe_model= dev_dir= data_dir= exp_dir= conf_corpus=
 test_dirs=() stage=0 stop_stage=9 preset= experiment=default fold= set=() seed= data_root=()
 cmd= decode_nj=1 gpu_inference=true
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) nj=$((cores < 4 ? cores : 4))
@@ -28,6 +28,7 @@ usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its st
   --train-cuts       in the place of --train-dir: cuts with text, a Lhotse manifest (icefall's) or a folder in Shar format
   --data-dir         stage 0 writes Kaldi data directories here [data/CORPUS]
   --exp-dir          everything else is written here [exp/CORPUS]
+  --bpe-model        in the place of stage 2's: the bpe.model of an icefall recipe, or of another run
   --stage            first stage [$stage]: 0 data directories  1 cuts and features  2 BPE  3 teachers  4 teachers' caches
   --stop-stage       last stage [$stop_stage]: 5 students  6 decode  7 score  8 export  9 report
   --preset           a file egs/CORPUS/conf/PRESET.yaml: models, training, decoding [the corpus's, by device]
@@ -126,7 +127,7 @@ run() { # run COMMAND ...: print it under --dry-run, else run it
 pipes= failed=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 experiment() { # experiment WORD ...: rnnt_kd.bin.experiment with these words at the end
   run python -m rnnt_kd.bin.experiment --experiment "$conf/experiments/$experiment.yaml" --config "$conf/$preset.yaml" --exp-dir "$exp_dir" \
-    ${train_dir:+--train-dir "$train_dir"} ${train_cuts:+--train-cuts "$train_cuts"} --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" --decode-nj "$decode_nj" ${cmd:+--cmd "$cmd"} --gpu-inference "$gpu_inference" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
+    ${train_dir:+--train-dir "$train_dir"} ${train_cuts:+--train-cuts "$train_cuts"} ${bpe_model:+--bpe-model "$bpe_model"} --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" --decode-nj "$decode_nj" ${cmd:+--cmd "$cmd"} --gpu-inference "$gpu_inference" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
     --device "$device" --nproc "$nproc" --num-nodes "$num_nodes" --lattice-backend "$lattice_backend" ${fold:+--fold "$fold"} ${seed:+--set "seeds=[$seed]"} ${noise_dir:+--set "features.noise_dir=$noise_dir"} ${rir_dir:+--set "features.rir_dir=$rir_dir"} ${set[@]+"${set[@]/#/--set=}"} "$@"
 }
 stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no other system from its figures

@@ -180,6 +180,7 @@ def test_own_directories_and_experiments_reach_the_commands(root, tmp_path):
     more = ["--test-dirs", tmp_path / "it's a b", f"--config={tmp_path / 'conf'}"]
     assert values(commands(root, *OWN, *more)[-1], "--test-dirs") == ["d/a", "d/b", str(tmp_path / "it's a b")]
     assert values(commands(root, "--data-dir", "d x")[-1], "--test-dirs") == ["d x/test"]
+    assert value(commands(root, *OWN, "--bpe-model", "lang/bpe.model")[-1], "--bpe-model") == "lang/bpe.model"
     (words,) = commands(root, "--experiment", "smoke", "--print-jobs")
     assert words[-1] == "--print-jobs" and value(words, "--experiment").endswith("/smoke.yaml")
 

@@ -12,6 +12,7 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rnnt_kd.bin import train_bpe as command
 from rnnt_kd.errors import UserError
 from rnnt_kd.record import Record, record_path
 from rnnt_kd.text.coverage import case_differs, coverage
@@ -161,8 +162,42 @@ def test_missing_foreign_and_corrupt_models_are_one_line(tmp_path):
         sentence_iterator=iter(ENGLISH), model_writer=foreign, vocab_size=45, model_type="bpe", minloglevel=2
     )
     (folder / "bpe.model").write_bytes(foreign.getvalue())
-    with pytest.raises(UserError, match="its first pieces are <unk> <s>; expected <blk> <unk>"):
+    with pytest.raises(
+        UserError, match="its first pieces are <unk> <s> </s>; expected <blk> <unk> or <blk> <sos/eos> <unk>"
+    ):
         Tokenizer.load(folder)
+
+
+@pytest.fixture(scope="module")
+def of_icefall(tmp_path_factory):
+    """As its local/train_bpe_model.py makes one: another type, another normalization, <sos/eos> before <unk>."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(ENGLISH), model_writer=model, vocab_size=33, model_type="unigram",
+        character_coverage=1.0, user_defined_symbols=["<blk>", "<sos/eos>"], unk_id=2, bos_id=-1, eos_id=-1,
+        minloglevel=2,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("lang_bpe_33") / "bpe.model"
+    path.write_bytes(model.getvalue())
+    return path
+
+
+def test_a_model_of_icefall_is_taken_as_it_is(of_icefall, tmp_path, capsys):
+    words = ["--bpe-model", str(of_icefall), "--out-dir", str(tmp_path / "bpe")]
+    command.main.__wrapped__(words)
+    assert f"33 pieces, those of {of_icefall}" in capsys.readouterr().out
+    tokenizer = Tokenizer.load(tmp_path / "bpe")
+    assert (tmp_path / "bpe/bpe.model").read_bytes() == of_icefall.read_bytes()
+    assert (tmp_path / "bpe/tokens.txt").read_text().splitlines()[:3] == ["<blk> 0", "<sos/eos> 1", "<unk> 2"]
+    assert (tokenizer.blank_id, tokenizer.unk_id, tokenizer.vocab_size) == (0, 2, 33)
+    for text in filter(None, ENGLISH):
+        ids = tokenizer.encode(text)
+        assert min(ids) > 2 and tokenizer.decode([0, *ids]) == text
+    assert min(tokenizer.encode("THE <blk> <sos/eos> ß")) == 2  # neither blank nor a symbol that no model of ours says
+    command.main.__wrapped__(words)
+    assert "finished already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--text, --vocab-size: not given; expected both, or --bpe-model"):
+        command.main.__wrapped__(["--out-dir", str(tmp_path / "bpe")])
 
 
 def test_transcripts_are_read_without_ids_and_without_empty_ones(tmp_path):

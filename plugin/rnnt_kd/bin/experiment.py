@@ -49,6 +49,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_experiment(parser)
     parser.add_argument("--train-dir", type=Path, help="Kaldi data directory, for the steps features and bpe")
     options.add_train_cuts(parser)
+    parser.add_argument("--bpe-model", type=Path, help="of icefall or of another run; else one is made of the text")
     parser.add_argument("--dev-dir", type=Path, required=True, help="Kaldi data directory")
     parser.add_argument("--test-dirs", nargs="+", required=True, help="Kaldi data directories of the test sets")
     parser.add_argument("--corpus", help="name of the corpus, for the table; the folder's name where it is not given")
@@ -132,6 +133,7 @@ def _places(args) -> Places:
         test_sets=test_sets,
         train_dir=args.train_dir,
         given_cuts=args.train_cuts,
+        bpe_model=args.bpe_model,
         dev_dir=args.dev_dir,
         overrides=tuple(args.overrides),
         device=_words(args, "device", "num_threads"),

@@ -36,6 +36,7 @@ class Places:
     Attributes:
       preset:    file that the experiment is relative to.
       train_dir, dev_dir, test_sets: Kaldi data directories; the last by the names of the sets.
+      bpe_model: to take in the place of one that is made of the text.
       given_cuts: a source of cuts to train on (a manifest, a folder in Shar format) in the place of ``train_dir``.
       overrides: ``--set`` of the command line.
       device, lattice, pipes, ranks: options that say how to compute and do not change what a system is.
@@ -55,6 +56,7 @@ class Places:
     pipes: Tuple[str, ...] = ()
     ranks: Tuple[str, ...] = ()
     given_cuts: Optional[Path] = None
+    bpe_model: Optional[Path] = None
 
     @property
     def bpe_dir(self) -> Path:
@@ -223,6 +225,8 @@ class Plan:
 
     def bpe_command(self) -> List[str]:
         text, places = self.recipe.text, self.places
+        if places.bpe_model is not None:
+            return _module("train_bpe", "--bpe-model", places.bpe_model, "--out-dir", places.bpe_dir)
         command = _module("train_bpe", "--text", places.train_text, "--out-dir", places.bpe_dir)
         command += ["--vocab-size", str(text.vocab_size), "--model-type", text.model_type, *self._normalization()]
         flags = ("shrink_to_fit", "enlarge_to_fit", "byte_fallback", "keep_events")

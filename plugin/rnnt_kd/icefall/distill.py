@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.icefall.model import JOINER, IcefallModel, kind, output_layer, why_no_joiner
-from rnnt_kd.lattice import get_backend
 from rnnt_kd.losses import Distillation, JoinerParts, Logits, TeacherView, transducer_terms
+from rnnt_kd.losses.as_k2 import as_k2
 from rnnt_kd.teachers.interface import Teacher
 from rnnt_kd.teachers.same import check_same, check_teacher
 from rnnt_kd.teachers.views import CachedTeacher, OnlineTeacher, kept_ranges
@@ -142,7 +142,7 @@ class Distiller:
     def listening(self, model: nn.Module) -> Iterator[None]:
         """While the model trains, its module's ``k2`` is ours, and its joiners hand over their inputs."""
         space, k2 = self._space, self._space["k2"]
-        lattice = _Lattice(k2 if k2 is not None else get_backend("torch"), self)
+        lattice = _Lattice(k2 if k2 is not None else as_k2(), self)
         joiners = [] if self._needs_logits else [model.get_submodule(path) for path in self._paths]
         lattice.takes_inputs = bool(joiners)
         space["k2"] = lattice

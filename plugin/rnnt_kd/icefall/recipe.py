@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
@@ -58,18 +59,23 @@ def load_teacher(
         raise UserError(where, "holds weights without the options of their training", expected)
     if saved.get("causal"):
         saved = {**saved, "chunk_size": "-1", "left_context_frames": "-1"}
-    saved = {**{key: value for key, value in saved.items() if key != OURS}, **options}
+    saved.pop(OURS, None)
+    for name, value in options.items():
+        if name not in saved:
+            raise UserError(where, f"has no option {name}", "one of its training, such as chunk_size")
+        is_number = isinstance(saved[name], (int, float)) and not isinstance(saved[name], bool)
+        saved[name] = type(saved[name])(value) if is_number else value
     folder = Path(recipe) if recipe is not None else (place if place.is_dir() else place.parent).resolve().parent
     with recipe_imports(folder):
         train = import_train(folder / "train.py")
         params = train.get_params()
         params.update(saved)
-        model: nn.Module = builder(train)(params)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        problem = " ".join(str(error).split())[:200]
-        raise UserError(where, problem, f"the weights of {folder}/train.py", "give the teacher's recipe") from None
+        try:
+            model: nn.Module = builder(train)(params)
+            model.load_state_dict(state)
+        except Exception as error:  # of whatever kind: another recipe's options, or weights
+            problem = f"does not fit {folder}/train.py ({' '.join(str(error).split())[:200]})"
+            raise UserError(where, problem, "the teacher's own recipe", "give it (--kd-teacher-recipe)") from None
     teacher = IcefallModel(model.requires_grad_(False), where)
     teacher.options = saved
     return teacher
@@ -85,6 +91,8 @@ def averaged(
     """
     if avg < 0:
         raise UserError("avg", str(avg), "0 or more")
+    if not place.exists():
+        raise UserError(place, "no such file or folder", "checkpoints of icefall's train.py, or jit_script.pt")
     if place.is_file():
         names = [place]
     else:
@@ -107,13 +115,16 @@ def averaged(
     if len(names) == 1:
         state = last["model"]
     else:
-        from icefall.checkpoint import average_checkpoints, average_checkpoints_with_averaged_model
-
+        of = importlib.import_module("icefall.checkpoint" if find_spec("icefall") else "zipformer.utils.checkpoint")
         paths = [str(name) for name in names]
         if use_averaged_model and not all("model_avg" in one for one in (last, read_checkpoint(names[-1]))):
             raise UserError(where, "has no model_avg", "use_averaged_model false (--use-averaged-model 0)")
-        average: Callable[..., Any] = average_checkpoints_with_averaged_model
-        state = average(paths[-1], paths[0]) if use_averaged_model else average_checkpoints(paths)
+        average: Callable[..., Any] = of.average_checkpoints_with_averaged_model
+        try:
+            state = average(paths[-1], paths[0]) if use_averaged_model else of.average_checkpoints(paths)
+        except AssertionError:
+            problem = f"no average was taken since {names[-1].name}: --average-period is {last.get('average_period')}"
+            raise UserError(where, problem, "a larger avg, or 0: the checkpoint's own weights") from None
     apply_masks(state, last)
     return state, {key: value for key, value in last.items() if key not in STATES}, where
 

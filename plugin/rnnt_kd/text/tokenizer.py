@@ -1,6 +1,6 @@
-"""Transcripts <-> token ids, with the model that ``train_bpe`` wrote.
+"""Transcripts <-> token ids, with the model that ``train_bpe`` wrote, or one of icefall's.
 
-Blank is 0 and ``<unk>`` is 1 in every model of this project.
+Blank is 0; ``<unk>`` is 1 in every model of this project, and 2 in icefall's, behind ``<sos/eos>``.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.record import verify
 
 RECORD = "BPE"  # of the stage that writes bpe.model
+FIRST = (["<blk>", "<unk>"], ["<blk>", "<sos/eos>", "<unk>"])  # pieces
 SPACE = "\u2581"  # a piece that begins with it begins a word
 
 
@@ -21,16 +22,15 @@ class Tokenizer:
 
     Attributes:
       vocab_size: number of pieces, blank and ``<unk>`` included.
-      blank_id, unk_id: 0 and 1.
+      blank_id, unk_id: 0, and 1 or 2.
       checksum:   SHA-256 of ``bpe.model``, hexadecimal: what teacher and student must share.
     """
 
     blank_id = 0
-    unk_id = 1
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor, checksum: str):
         self._processor = processor
-        self.vocab_size = processor.get_piece_size()
+        self.vocab_size, self.unk_id = processor.get_piece_size(), processor.unk_id()
         self.checksum = checksum
 
     @classmethod
@@ -52,17 +52,17 @@ class Tokenizer:
             readable = False
         if not readable:
             raise UserError(model, "is not a sentencepiece model", "the bpe.model of stage 2", "run stage 2 again")
-        pieces = [processor.id_to_piece(index) for index in (0, 1)]
-        if pieces != ["<blk>", "<unk>"]:
+        pieces = [processor.id_to_piece(index) for index in range(3)]
+        if processor.unk_id() not in (1, 2) or pieces[: processor.unk_id() + 1] not in FIRST:
             problem = f"its first pieces are {' '.join(pieces)}"
-            raise UserError(model, problem, "<blk> <unk>", "train the model with stage 2")
+            expected = " or ".join(map(" ".join, FIRST))
+            raise UserError(model, problem, expected, "train the model with stage 2, or as icefall does")
         return cls(processor, checksum)
 
     def encode(self, text: str) -> List[int]:
         """Token ids; [] for an empty text.  Never blank."""
         # A transcript that spells "<blk>" would yield blank, which no path through the lattice can emit.
-        ids = self._processor.encode(text, out_type=int)
-        return [self.unk_id if token == self.blank_id else token for token in ids]
+        return [max(token, self.unk_id) for token in self._processor.encode(text, out_type=int)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; blanks do not count."""

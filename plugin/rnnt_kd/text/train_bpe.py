@@ -56,12 +56,22 @@ def train_bpe(
         options: Dict[str, Any] = {"model_type": model_type}
         options["user_defined_symbols"] = [BLANK, *(SPACE + event for event in events)]
         options.update({"byte_fallback": True} if byte_fallback else {})  # the model's bytes tell what was said
-        model = _train(sentences, vocab_size, options, shrink_to_fit, enlarge_to_fit)
-        (made / "bpe.model").write_bytes(model)
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        lines = [f"{processor.id_to_piece(index)} {index}\n" for index in range(processor.get_piece_size())]
-        (made / "tokens.txt").write_text("".join(lines), encoding="utf-8", newline="\n")
+        _write(made, _train(sentences, vocab_size, options, shrink_to_fit, enlarge_to_fit))
     return out_dir
+
+
+def take_bpe(model: Path, out_dir: Path) -> Path:
+    """Make the folder of a model that is there, as ``Tokenizer.load`` takes it.  Returns: ``out_dir``."""
+    with new_dir(out_dir) as made:
+        _write(made, model.read_bytes())
+    return out_dir
+
+
+def _write(made: Path, model: bytes) -> None:
+    (made / "bpe.model").write_bytes(model)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    lines = [f"{processor.id_to_piece(index)} {index}\n" for index in range(processor.get_piece_size())]
+    (made / "tokens.txt").write_text("".join(lines), encoding="utf-8", newline="\n")
 
 
 def _train(
