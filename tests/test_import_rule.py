@@ -51,8 +51,8 @@ MAY_IMPORT = {
     "bin": "atomic config data decoding experiments export jobs models parts progress_bar "
     "record report scoring systems teachers text text_files training",
     "icefall": "atomic bin losses models sparsity systems teachers text",
-    "zipformer": "bin icefall losses",
     "espnet": "bin lattice losses systems teachers",
+    "zipformer": "bin icefall losses",
     "__init__": "losses",
 }
 
