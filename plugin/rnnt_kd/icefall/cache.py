@@ -20,7 +20,9 @@ from rnnt_kd.text.tokenizer import Tokenizer
 
 
 def fill_cache(settings: TeacherSettings, own: Any, device: str) -> None:
-    """Carry out the command; its manifest's relative paths start at ``own.data_root`` or the current folder.
+    """Carry out the command with its options ``own``.
+
+    A relative path in the manifest is relative to it, or to the current folder.
 
     Raises UserError: a teacher without simple heads, or with other tokens than ``own.bpe_model``.
     """
