@@ -52,7 +52,9 @@ def load_teacher(
             script = torch.jit.load(str(place), map_location="cpu")
         except (RuntimeError, OSError) as error:
             raise _unreadable(place, error) from None
-        return IcefallModel(script.requires_grad_(False), place)
+        for parameter in script.parameters():  # requires_grad_() is not for scripts
+            parameter.requires_grad_(False)
+        return IcefallModel(script, place)
     state, saved, where = averaged(place, epoch, avg, iter=iter, use_averaged_model=use_averaged_model)
     if "vocab_size" not in saved or "blank_id" not in saved:
         expected = "epoch-N.pt or checkpoint-N.pt of icefall's train.py, or jit_script.pt"
