@@ -91,8 +91,8 @@ def test_every_command_of_ours_is_there_with_its_options(page):
             words = [word for word in rest.split()[:1] if word in ("cache", "average")]
             given = {x for x in options(rest) if words or x.startswith(("--kd-", "--sparsity"))}
             launcher = "espnet" if "espnet" in module else "icefall"
-            known = set(options(help_of(f"rnnt_kd.{launcher}.__main__", *words))) if given else set()
-            assert given <= known, (program, rest)
+            if given:  # ESPnet's launcher needs ESPnet, even for --help
+                assert given <= set(options(help_of(f"rnnt_kd.{launcher}.__main__", *words))), (program, rest)
         elif module.startswith(("rnnt_kd.", "benchmark.")):
             assert set(options(rest)) <= set(options(help_of(module))), (program, rest)
 
