@@ -346,7 +346,7 @@ def test_a_cache_for_others_or_without_the_utterance_is_one_line(world, cache):
 
 def test_a_teacher_without_heads_fills_no_cache(world, tmp_path):
     torch.save(build(world, "hybrid").state_dict(), tmp_path / "x.pth")
-    (tmp_path / "config.yaml").write_text(built_config("hybrid"))
+    (tmp_path / "config.yaml").write_text(built_config("hybrid", token_type="char"))
     data = [f"{world.folder}/wav.scp,speech,sound", f"{world.folder}/text,text,text"]
     words = ["rnnt_kd.espnet", "cache", "--teacher-model", tmp_path / "x.pth", "--cache-dir", tmp_path / "kd"]
     for file in data:
