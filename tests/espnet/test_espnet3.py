@@ -40,7 +40,7 @@ def test_the_recipe_trains_a_teacher_and_then_a_student(tmp_path):
         )
         return done.returncode, done.stdout + done.stderr
 
-    status, said = train("teacher", "create_dataset", "collect_stats", "train")
+    status, said = train("teacher", "create_dataset", "train_tokenizer", "collect_stats", "train")
     assert status == 0 and "train/loss_simple" in said and "loss_kd" not in said, said[-3000:]
     kd = "  kd_conf: {teacher_model: exp/teacher/step1.ckpt, scale: 0.5}\n"
     status, said = train("student", "train", kd=kd)
