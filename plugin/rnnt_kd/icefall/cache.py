@@ -20,10 +20,9 @@ from rnnt_kd.text.tokenizer import Tokenizer
 
 
 def fill_cache(settings: TeacherSettings, own: Any, device: str) -> None:
-    """Carry out the command with its options ``own``.
+    """Carry out the command; ``own`` are its options.
 
-    A relative path in the manifest is relative to it, or to the current folder.
-
+    A relative path in the manifest starts at the manifest's folder, or at the current one.
     Raises UserError: a teacher without simple heads, or with other tokens than ``own.bpe_model``.
     """
     torch.set_num_threads(own.num_threads)
