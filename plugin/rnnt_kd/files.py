@@ -35,7 +35,8 @@ def named_in(
     """The plain file or folder that ``name`` means where it stands in ``file``, all links followed.
 
     Args:
-      file:   that names it; a relative ``name`` is relative to its folder.
+      file:   that names it; a relative ``name`` is relative to its folder, or where nothing is there, to one that the
+              user named.
       within: the folder that it must lie in, where that is not the file's.
       exists: False where it may be missing.
     Raises:
@@ -48,7 +49,8 @@ def named_in(
         if pattern.match(str(name)):
             raise UserError(file, f"names '{str(name):.200}', {kind}", "the path of a plain file; it was not opened")
     folders = [within] if within else [file.parent, Path(os.path.realpath(file)).parent]
-    path, roots = Path(os.path.realpath(file.parent / name)), [*map(os.path.realpath, folders), *_roots()]
+    places = [Path(os.path.realpath(Path(str(folder)) / str(name))) for folder in (file.parent, *_roots())]
+    path, roots = next(filter(os.path.exists, places), places[0]), [*map(os.path.realpath, folders), *_roots()]
     if not any(Path(root) in (path, *path.parents) for root in roots):
         raise UserError(file, f"names {name}, which is not below {folders[0]}", "a file there", next_step)
     try:

@@ -11,7 +11,7 @@ from rnnt_kd.config_io import load_recipe
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import write_data_dir
 from rnnt_kd.systems.compose import compose
-from rnnt_kd.teachers.cache_teacher import CacheSettings, cache_teacher
+from rnnt_kd.teachers.cache_teacher import CacheSettings, cache_teacher, our_teacher
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
 from rnnt_kd.training.loop import train_system
@@ -65,7 +65,8 @@ class Corpus:
         settings = CacheSettings(training.prune_range, training.rnnt_type, recipe.kd.temperature, *limits)
         given = dict(shard_utterances=7, backend_name="torch", say=lambda line: None)
         tokenizer = Tokenizer.load(self.bpe_dir)
-        cache_teacher(teacher_dir, cuts or self.train_cuts, tokenizer, folder, settings, **{**given, **options})
+        teacher = our_teacher(teacher_dir, tokenizer, "cpu")
+        cache_teacher(teacher, cuts or self.train_cuts, tokenizer, folder, settings, **{**given, **options})
         return folder
 
     def config(

@@ -18,7 +18,7 @@ SIZES = {
 WORDS = "one two three four five six seven eight nine ten".split()
 
 
-def make(folder: Path, utterances: int = 24) -> None:
+def make(folder: Path, utterances: int = 16) -> None:
     """data/lang_bpe/bpe.model and data/fbank/librispeech_cuts_*.jsonl.gz below ``folder``, named from there."""
     import sentencepiece
     from lhotse import CutSet, LilcomChunkyWriter, MonoCut, SupervisionSegment

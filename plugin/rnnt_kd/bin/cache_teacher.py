@@ -45,22 +45,23 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     import torch
 
-    from rnnt_kd.teachers.cache_teacher import CacheSettings, cache_teacher
+    from rnnt_kd.teachers.cache_teacher import CacheSettings, cache_teacher, our_teacher
     from rnnt_kd.text.tokenizer import Tokenizer
 
     torch.set_num_threads(arguments.num_threads)
     shared = ("prune_range", "rnnt_type", "temperature", "min_seconds", "max_seconds")
+    tokenizer, device = Tokenizer.load(arguments.bpe_dir), options.chosen_device(arguments.device)
     cache_teacher(
-        arguments.teacher_dir,
+        our_teacher(arguments.teacher_dir, tokenizer, device),
         arguments.cuts,
-        Tokenizer.load(arguments.bpe_dir),
+        tokenizer,
         arguments.cache_dir,
         CacheSettings(**{name: getattr(arguments, name) for name in shared}),
         shard_utterances=arguments.shard_utterances,
         batch_seconds=arguments.batch_seconds,
         job=arguments.job or 1,
         num_jobs=arguments.nj,
-        device=options.chosen_device(arguments.device),
+        device=device,
         backend_name=arguments.lattice_backend,
         say=functools.partial(print, file=sys.stderr, flush=True),
     )

@@ -96,9 +96,9 @@ def _cache(words: List[str]) -> None:
     if teacher is None:
         raise UserError("--kd-teacher", "not given", "a folder of checkpoints, or jit_script.pt")
 
-    from rnnt_kd.icefall.cache import cache_teacher
+    from rnnt_kd.icefall.cache import fill_cache
 
-    cache_teacher(teacher, own, options.chosen_device(own.device))
+    fill_cache(teacher, own, options.chosen_device(own.device))
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ from typing import Callable, Iterator, List
 
 import torch
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from rnnt_kd.data.audio_format import FRAMES_PER_SECOND
 from rnnt_kd.data.dataset import read_batches
@@ -21,7 +22,7 @@ from rnnt_kd.lattice import get_backend
 from rnnt_kd.progress_bar import ProgressBar
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import refuse_decoding_only, weights_digest
-from rnnt_kd.teachers.interface import as_teacher
+from rnnt_kd.teachers.interface import Teacher, as_teacher
 from rnnt_kd.teachers.shards import CacheFacts, Shard, shard_indices, shard_path
 from rnnt_kd.teachers.write_cache import Batch, why_not_finished, write_cache
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -38,8 +39,45 @@ class CacheSettings:
     max_seconds: float
 
 
+@dataclass(frozen=True)
+class CachedModel:
+    """A teacher that fills a cache.
+
+    where:            how it is called in messages.
+    teacher:          in eval mode, on the device that it shall run on.
+    digest:           of its weights.
+    encoder_frames:   feature frames (N,) -> encoder frames (N,), int64.
+    subsampling:      feature frames an encoder frame.
+    lm_only_scale, am_only_scale:  of the smoothed loss that it was trained with.
+    """
+
+    where: object
+    teacher: Teacher
+    digest: str
+    encoder_frames: Callable[[Tensor], Tensor]
+    subsampling: int
+    lm_only_scale: float
+    am_only_scale: float
+
+
+def our_teacher(teacher_dir: Path, tokenizer: Tokenizer, device: str) -> CachedModel:
+    """A finished system of ours.  UserError: none, or trained with another BPE model than ``tokenizer``."""
+    refuse_decoding_only(teacher_dir)
+    model, config = store.load_system(teacher_dir, device)
+    for what, theirs, ours in (
+        ("BPE model", config.bpe_checksum[:12], tokenizer.checksum[:12]),
+        ("blank id", config.blank_id, tokenizer.blank_id),
+    ):
+        if theirs != ours:
+            raise UserError(teacher_dir, f"trained with {what} {theirs}", f"{ours}, that of --bpe-dir")
+    return CachedModel(
+        teacher_dir, as_teacher(model), weights_digest(teacher_dir), model.encoder.output_lengths,
+        model.encoder.subsampling_factor, config.training.lm_only_scale, config.training.am_only_scale,
+    )  # fmt: skip
+
+
 def cache_teacher(
-    teacher_dir: Path,
+    model: CachedModel,
     cuts: Path,
     tokenizer: Tokenizer,
     cache_dir: Path,
@@ -64,7 +102,7 @@ def cache_teacher(
     """
     cache_dir = Path(cache_dir)
     get_backend(backend_name, torch.device(device))  # an unknown one is an error before anything is written
-    work = _TeacherOnCuts(teacher_dir, cuts, tokenizer, settings, shard_utterances, batch_seconds, device)
+    work = _TeacherOnCuts(model, cuts, tokenizer, settings, shard_utterances, batch_seconds, device)
     cache_dir.mkdir(parents=True, exist_ok=True)
     own = range(job - 1, work.num_shards, num_jobs)
     reasons = {index: why_not_finished(cache_dir, work.facts, index, work.num_shards) for index in own}
@@ -86,7 +124,7 @@ def cache_teacher(
     with ProgressBar("teacher cache", total, "utterances") as progress:
         for index in _locked_in_turn(cache_dir, todo):
             is_made = write_cache(
-                work.teacher,
+                model.teacher,
                 work.batches(index, progress.update),
                 cache_dir,
                 work.facts,
@@ -94,7 +132,7 @@ def cache_teacher(
                 num_shards=work.num_shards,
                 order=work.source.ids(work.places(index)),
                 backend=backend_name,
-                where=Path(teacher_dir),
+                where=model.where,
             )
             if not is_made:  # another process was faster
                 progress.update(len(work.places(index)))
@@ -109,7 +147,7 @@ class _TeacherOnCuts:
 
     def __init__(
         self,
-        teacher_dir: Path,
+        model: CachedModel,
         cuts: Path,
         tokenizer: Tokenizer,
         settings: CacheSettings,
@@ -118,14 +156,6 @@ class _TeacherOnCuts:
         device: str,
     ):
         self.cuts, self.batch_seconds, self.device = cuts, batch_seconds, torch.device(device)
-        refuse_decoding_only(teacher_dir)
-        model, config = store.load_system(teacher_dir, device)
-        for what, theirs, ours in (
-            ("BPE model", config.bpe_checksum[:12], tokenizer.checksum[:12]),
-            ("blank id", config.blank_id, tokenizer.blank_id),
-        ):
-            if theirs != ours:
-                raise UserError(teacher_dir, f"trained with {what} {theirs}", f"{ours}, that of --bpe-dir")
         self.source, self.encode = open_source(cuts), tokenizer.encode
         self.num_shards = -(-len(self.source) // shard_utterances)
         self.selection = select(
@@ -133,22 +163,21 @@ class _TeacherOnCuts:
             encode=tokenizer.encode,
             unk_id=tokenizer.unk_id,
             checksum=tokenizer.checksum,
-            encoder_frames=model.encoder.output_lengths,
+            encoder_frames=model.encoder_frames,
             min_seconds=settings.min_seconds,
             max_seconds=settings.max_seconds,
             separate_repeats=False,
         )
         if self.selection.kept == 0:
             raise UserError(cuts, f"nothing is left ({self.selection.summary('cuts')})", "usable utterances")
-        self.teacher = as_teacher(model)
         self.facts = CacheFacts(
-            teacher=weights_digest(teacher_dir),
+            teacher=model.digest,
             bpe=tokenizer.checksum,
             cuts=self.source.digest,
             blank_id=tokenizer.blank_id,
-            subsampling=model.encoder.subsampling_factor,
-            lm_only_scale=config.training.lm_only_scale,
-            am_only_scale=config.training.am_only_scale,
+            subsampling=model.subsampling,
+            lm_only_scale=model.lm_only_scale,
+            am_only_scale=model.am_only_scale,
             shard_utterances=shard_utterances,
             **asdict(settings),
         )

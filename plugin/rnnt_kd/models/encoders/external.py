@@ -41,7 +41,7 @@ class External(nn.Module):
         self._where = f"encoder_options.factory {factory}".rstrip()
         self.module = self._make(factory, options)
         lens, dim = self._probe()
-        counted, self._offset = _counted_by(lens)
+        counted, self._offset = counted_by(lens)
         own = getattr(self.module, "output_lengths", None)
         factor: Any = getattr(self.module, "subsampling_factor", counted)
         if counted is None and (own is None or factor is None):
@@ -136,7 +136,7 @@ def _is_installed(module: str) -> bool:
     return ours or any(place.startswith(f"{folder}/") for place in found for folder in folders)
 
 
-def _counted_by(lens: List[int]) -> Tuple[Optional[int], int]:
+def counted_by(lens: List[int]) -> Tuple[Optional[int], int]:
     """b and a of (T + a) // b, which gives ``lens`` for ``PROBED``; (None, 0) where there is none."""
     first = int(PROBED[0])
     for b in range(1, LARGEST_FACTOR + 1):
