@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.icefall.model import JOINER, IcefallModel, kind, output_layer, why_no_joiner
-from rnnt_kd.lattice import get_backend
 from rnnt_kd.losses import Distillation, JoinerParts, Logits, TeacherView, transducer_terms
 from rnnt_kd.teachers.interface import Teacher
 from rnnt_kd.teachers.same import check_same, check_teacher
@@ -69,8 +68,8 @@ def distill(
     base: Any = type(model)
     if hasattr(base, "_rnnt_kd"):
         raise UserError("student", "learns from a teacher already", "one call of distill")
-    if not hasattr(getattr(model, "decoder", None), "blank_id") or "k2" not in _globals(base):
-        problem = "has no decoder with blank_id, or its module does not use k2"
+    if not hasattr(getattr(model, "decoder", None), "blank_id") or _globals(base).get("k2") is None:
+        problem = "has no decoder with blank_id, or its module has no k2"
         raise UserError(f"student {base.__name__}", problem, "a transducer of icefall's (--use-transducer 1)")
     options = Distillation(variant, weighting, temperature, shift=shift)
     kd = Distiller(model, _globals(base), scale, options, align, missing)
@@ -142,7 +141,7 @@ class Distiller:
     def listening(self, model: nn.Module) -> Iterator[None]:
         """While the model trains, its module's ``k2`` is ours, and its joiners hand over their inputs."""
         space, k2 = self._space, self._space["k2"]
-        lattice = _Lattice(k2 if k2 is not None else get_backend("torch"), self)
+        lattice = _Lattice(k2, self)
         joiners = [] if self._needs_logits else [model.get_submodule(path) for path in self._paths]
         lattice.takes_inputs = bool(joiners)
         space["k2"] = lattice

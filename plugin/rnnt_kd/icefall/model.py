@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.losses import JoinerParts
+from rnnt_kd.teachers.same import check_teacher
 
 JOINER = ("encoder_proj", "decoder_proj", "output_linear")
 
@@ -21,7 +22,8 @@ class IcefallModel:
     It follows the features to their device.  Shapes as in ``rnnt_kd.teachers.interface.Teacher``.
 
     Raises:
-      UserError: a model without a transducer, or with a joiner that is none of ``output_linear(tanh(am + lm))``.
+      UserError: a model without a transducer, or with a joiner that is none of ``output_linear(tanh(am + lm))``;
+        weights in half precision.
     """
 
     options: Dict[str, Any] = {}  # of its training, where they are known
@@ -29,6 +31,7 @@ class IcefallModel:
     def __init__(self, model: nn.Module, where: object = "teacher"):
         self.model: Any = model.eval()
         self.where = where
+        check_teacher(where, model)
         why = why_no_joiner(getattr(model, "joiner", None))
         if why or not hasattr(getattr(model, "decoder", None), "blank_id"):
             expected = "a transducer of icefall's: decoder.blank_id, " + ", ".join(f"joiner.{x}" for x in JOINER)

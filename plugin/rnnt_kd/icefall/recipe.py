@@ -58,18 +58,23 @@ def load_teacher(
         raise UserError(where, "holds weights without the options of their training", expected)
     if saved.get("causal"):
         saved = {**saved, "chunk_size": "-1", "left_context_frames": "-1"}
-    saved = {**{key: value for key, value in saved.items() if key != OURS}, **options}
+    saved.pop(OURS, None)
+    for name, value in options.items():
+        if name not in saved:
+            raise UserError(where, f"has no option {name}", "one of its training, such as chunk_size")
+        is_number = isinstance(saved[name], (int, float)) and not isinstance(saved[name], bool)
+        saved[name] = type(saved[name])(value) if is_number else value
     folder = Path(recipe) if recipe is not None else (place if place.is_dir() else place.parent).resolve().parent
     with recipe_imports(folder):
         train = import_train(folder / "train.py")
         params = train.get_params()
         params.update(saved)
-        model: nn.Module = builder(train)(params)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        problem = " ".join(str(error).split())[:200]
-        raise UserError(where, problem, f"the weights of {folder}/train.py", "give the teacher's recipe") from None
+        try:
+            model: nn.Module = builder(train)(params)
+            model.load_state_dict(state)
+        except Exception as error:  # of whatever kind: another recipe's options, or weights
+            problem = f"does not fit {folder}/train.py ({' '.join(str(error).split())[:200]})"
+            raise UserError(where, problem, "the teacher's own recipe", "give it (--kd-teacher-recipe)") from None
     teacher = IcefallModel(model.requires_grad_(False), where)
     teacher.options = saved
     return teacher

@@ -3,7 +3,7 @@
 check_same("exp/large", {"classes": 500, "blank": 0}, {"classes": 5000, "blank": 0})
 """
 
-from typing import Mapping
+from typing import Mapping, Optional
 
 import torch
 from torch import nn
@@ -33,9 +33,9 @@ def check_same(where: object, teacher: Mapping[str, object], student: Mapping[st
         raise UserError(where, problem, f"{expected}, as the student has", "a teacher of the same kind and tokens")
 
 
-def check_teacher(where: object, module: nn.Module, student: nn.Module) -> None:
+def check_teacher(where: object, module: nn.Module, student: Optional[nn.Module] = None) -> None:
     """Raises UserError: the teacher is the student or a part of it, or its weights are in half precision."""
-    if any(part is module for part in student.modules()):
+    if student is not None and any(part is module for part in student.modules()):
         raise UserError(where, "is the student, or a part of it", "another model", "load it a second time")
     dtypes = {str(x.dtype) for x in module.parameters() if x.is_floating_point()}
     if bad := sorted(dtypes - {str(torch.float32), str(torch.float64)}):
