@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "report": "atomic config data lattice losses models scoring systems teachers text",
     "bin": "atomic config data decoding experiments export jobs models parts progress_bar "
     "record report scoring systems teachers text text_files training",
-    "icefall": "atomic bin lattice losses models sparsity systems teachers text",
+    "icefall": "atomic bin config losses models sparsity systems teachers text",
     "__init__": "losses",
 }
 
@@ -72,7 +72,7 @@ DOORS = {
     "numba": ("inference/",),
     "llvmlite": ("inference/",),
     "sherpa_onnx": ("export/client_worker.py",),
-    "argparse": ("bin/", "icefall/__main__.py"),
+    "argparse": ("bin/", "icefall/__main__.py", "icefall/cache.py"),
     "tabulate": ("tables.py",),
     "benchmark": (),  # the folder beside the package: it imports from here, never the other way round
 }
