@@ -1,7 +1,7 @@
 """Encoder frames a second of training steps that several processes take together (data parallel), beside one process.
 
 Each process has a batch of its own, of the same lengths: with N processes a step takes N times the frames.  Steps are
-those of benchmark.train_step, with what the processes tell one another; data loading is not in them.
+those of benchmark.train_step, loading included, with what the processes tell one another.
 """
 
 import json
@@ -9,14 +9,14 @@ import os
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from torch import nn
 
 from benchmark import options
 from benchmark.loss_rows import times
 from benchmark.measure import Subject, warm_up
 from benchmark.rows import middle
-from benchmark.shapes import SMALL_BATCH
-from benchmark.train_step import WARM_STEP, add_steps, inputs_of, measure_steps, model_of
+from benchmark.train_step import WARM_STEP, add_steps, loading_of, measure_steps, model_of
 from benchmark.turns import Measurement
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import chosen_device, parser
@@ -74,11 +74,11 @@ def _steps(specification: Dict[str, Any]) -> Tuple[Ranks, List[Callable[[], None
     wrapped, wrapped_optimizer = ranks.fabric.setup(Weighted(objective, ranks), optimizer)
     scales = loss_scales(WARM_STEP, training, None)
 
-    def prepared(batch) -> Callable[[], None]:
-        own = {**specification, "seed": specification["seed"] + ranks.rank}
-        inputs = inputs_of(batch, model, own, False, device)
+    loading = loading_of({**specification, "seed": specification["seed"] + ranks.rank}, model, training)
 
+    def prepared(index: int) -> Callable[[], None]:
         def step() -> None:
+            inputs = move_data_to_device(loading.load(index), device)
             weighted, terms = wrapped(scales, **inputs)
             loss, _, _ = ranks.shared_loss(weighted, terms["frames"])
             ranks.fabric.backward(loss)
@@ -88,8 +88,7 @@ def _steps(specification: Dict[str, Any]) -> Tuple[Ranks, List[Callable[[], None
 
         return step
 
-    batches = [[tuple(shape) for shape in batch] for batch in specification["batches"]]
-    return ranks, [prepared(batch) for batch in [*batches, SMALL_BATCH]], list(model.parameters())
+    return ranks, [prepared(index) for index in range(len(specification["batches"]) + 1)], list(model.parameters())
 
 
 @command

@@ -2,24 +2,26 @@
 
     none     no distillation
     online   a teacher of the student's size runs its encoder, predictor and joiner in every step
-    cache    the teacher's ranges and posteriors lie in memory, as a cache's reader returns them
+    cache    the teacher's ranges and posteriors come from a cache on the disk
 
-Features, labels and the contents of the cache are random, lengths are real, dropout is on.  What the data loader does
-(reading, augmenting, looking a batch up in the cache) is not in these times; in training it is part of every step.
+Features, labels and the teacher are random, lengths are real, dropout and SpecAugment are on.  Loading is a part of the
+step (``training.num_workers: 0``): cuts are read, augmented, and looked up in the cache.
 """
 
 import argparse
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
+from lightning_fabric.utilities import move_data_to_device
 from torch import nn
 
 from benchmark import options
-from benchmark.loss_inputs import BLANK, aligned_ranges
+from benchmark.loading import Loading
+from benchmark.loss_inputs import BLANK
 from benchmark.loss_rows import times
 from benchmark.measure import Subject, warm_up
 from benchmark.rows import middle, quotient
-from benchmark.shapes import SMALL_BATCH, Batch
+from benchmark.shapes import SMALL_BATCH
 from benchmark.turns import Measurement, run_groups
 from rnnt_kd import choices
 from rnnt_kd.bin.entry import command
@@ -30,12 +32,10 @@ from rnnt_kd.lattice import get_backend
 from rnnt_kd.models import build_transducer
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.tables import markdown, shown
-from rnnt_kd.teachers.views import CachedTeacher
 from rnnt_kd.training.objective import Objective, loss_scales, weighted_sum
 from rnnt_kd.training.optimizer import make_optimizer
 
 VARIANTS = ("none", "online", "cache")
-NUM_BINS = 80
 WARM_STEP = 10**6  # all terms at their final scale
 
 
@@ -46,17 +46,18 @@ def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, An
     training = TrainingConfig(prune_range=specification["prune_range"])
     model = model_of(specification).to(device).train()
     kd = None if variant == "none" else KdConfig(ranges="student" if variant == "online" else "teacher")
-    teacher = model_of(specification).to(device).eval().requires_grad_(False) if variant == "online" else None
+    teacher = None if kd is None else model_of(specification).eval().requires_grad_(False)
+    loading = loading_of(specification, model, training, kd, teacher if variant == "cache" else None)
+    teacher = teacher.to(device) if teacher is not None and variant == "online" else None
     backend = get_backend("auto", device)
     objective = Objective(model, training, backend, kd, teacher)
     optimizer = make_optimizer(model, training)
     scales = loss_scales(WARM_STEP, training, kd)
     parameters = list(model.parameters())
 
-    def prepared(batch: Batch) -> Subject:
-        inputs = inputs_of(batch, model, specification, variant == "cache", device)
-
+    def prepared(index: int) -> Subject:
         def step() -> None:
+            inputs = move_data_to_device(loading.load(index), device)
             terms = objective(**inputs)
             (weighted_sum(terms, scales) / terms["frames"]).backward()
             nn.utils.clip_grad_norm_(parameters, training.gradient_clip)
@@ -65,10 +66,9 @@ def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, An
 
         return step, parameters
 
-    small, _ = prepared(SMALL_BATCH)
     for _ in range(2):
-        small()
-    made = [prepared([tuple(shape) for shape in batch]) for batch in specification["batches"]]
+        prepared(len(specification["batches"]))[0]()
+    made = [prepared(index) for index in range(len(specification["batches"]))]
     warm_up(made, device)
     return made, {}
 
@@ -174,25 +174,17 @@ def model_of(specification: Dict[str, Any]) -> Transducer:
     )
 
 
-def inputs_of(
-    batch: Batch, model: Transducer, specification: Dict[str, Any], with_cache: bool, device: torch.device
-) -> Dict[str, Any]:
-    """Arguments of the objective."""
-    generator = torch.Generator().manual_seed(specification["seed"])
-    B, S = len(batch), max(1, max(S for _, S in batch))
-    label_lens = torch.tensor([S for _, S in batch])
-    feature_lens = torch.tensor([T for T, _ in batch]) * model.encoder.subsampling_factor
-    labels = torch.randint(1, specification["vocab"], (B, S), generator=generator)
-    labels[torch.arange(S) >= label_lens.unsqueeze(1)] = BLANK
-    features = torch.randn(B, int(feature_lens.max()), NUM_BINS, generator=generator) * 4.0 - 5.0  # like log-mel
-    inputs: Dict[str, Any] = dict(features=features, feature_lens=feature_lens, labels=labels, label_lens=label_lens)
-    if with_cache:
-        boundary = torch.zeros(B, 4, dtype=torch.int64)
-        boundary[:, 2], boundary[:, 3] = label_lens, model.encoder.output_lengths(feature_lens)
-        ranges = aligned_ranges(boundary, specification["prune_range"], generator)
-        packed = torch.randn(*ranges.shape, 2, generator=generator).to(torch.float16)
-        inputs["cached"] = CachedTeacher(ranges[:, :, 0].to(device), packed.to(device))
-    return {name: value.to(device) if torch.is_tensor(value) else value for name, value in inputs.items()}
+def loading_of(
+    specification: Dict[str, Any],
+    model: Transducer,
+    training: TrainingConfig,
+    kd: Optional[KdConfig] = None,
+    teacher: Optional[Transducer] = None,
+) -> Loading:
+    """The batches, and a small one at the end."""
+    batches = [[(T, S) for T, S in batch] for batch in (*specification["batches"], SMALL_BATCH)]
+    keys = {key: specification[key] for key in ("vocab", "seed")}
+    return Loading(batches, training, kd, subsampling=model.encoder.subsampling_factor, teacher=teacher, **keys)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Make the Python environment a recipe runs in: .venv/k2 or .venv/torch2 below the checkout.
 #
-#   local/setup_env.sh [--env auto|k2|torch2|none]
+#   local/setup_env.sh [--env auto|k2|torch2|espnet|zipformer|none]
 #
 #   k2      CPython 3.10, torch 1.13.1, torchaudio 0.13.1, k2 1.23.4: everything from the package index
 #   torch2  CPython >= 3.11, torch 2.x; k2 where the index has a wheel that imports, else the torch backend
+#   espnet, zipformer   CPython 3.12 with that package, for the tests of our plug-in (tests/run.sh)
 #   none    the Python that is active; only looks whether the packages are there
 #   auto    k2 where a Python 3.10 is found and no GPU is present, else torch2
 #
@@ -21,8 +22,8 @@ home=${HOME:-~}
 env=auto
 while [ $# -gt 0 ]; do
   case $1 in
-    --env) [ $# -ge 2 ] || die "--env needs a value: auto, k2, torch2, none"; env=$2; shift 2 ;;
-    --help|-h) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    --env) [ $# -ge 2 ] || die "--env needs a value: auto, k2, torch2, espnet, zipformer, none"; env=$2; shift 2 ;;
+    --help|-h) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 0 ;;
     *) die "unknown option '$1'; expected one of: --env --help" ;;
   esac
 done
@@ -57,8 +58,8 @@ case $env in
     else
       env=torch2; echo "environment: torch2, because no Python 3.10 was found (--env changes this)"
     fi ;;
-  k2|torch2|none) echo "environment: $env, as asked" ;;
-  *) die "--env: '$env'; expected one of: auto, k2, torch2, none" ;;
+  k2|torch2|espnet|zipformer|none) echo "environment: $env, as asked" ;;
+  *) die "--env: '$env'; expected one of: auto, k2, torch2, none (or espnet, zipformer: tests)" ;;
 esac
 
 if [ "$env" = none ]; then
@@ -81,6 +82,7 @@ wanted=$(cd "$root/requirements" && cat "$env"*.txt | cksum) # the order is that
 finished() { [ -x "$1/bin/python" ] && [ "$(cat "$1/.finished" 2>/dev/null)" = "$wanted" ]; }
 use() {
   echo "environment: $venv is ready"
+  case $env in espnet|zipformer) exit 0 ;; esac # not what the recipe runs in
   [ "$(cat "$root/.venv/current" 2>/dev/null)" != "$env" ] || exit 0
   if echo "$env" >"$root/.venv/.current.$$" && mv -f "$root/.venv/.current.$$" "$root/.venv/current"; then exit 0; fi
   die "$root/.venv/current: cannot be written; see the line above"
@@ -89,6 +91,8 @@ use() {
 
 if [ "$env" = k2 ]; then
   python=$(find_python 3.10) || die "--env k2: no Python 3.10 on PATH, in pyenv, uv or conda; install one (pyenv install 3.10, uv python install 3.10) or use --env torch2"
+elif [ "$env" != torch2 ]; then
+  python=$(find_python 3.12) || die "--env $env: no Python 3.12 on PATH, in pyenv, uv or conda; install one (pyenv install 3.12, uv python install 3.12)"
 else
   # shellcheck disable=SC2086
   python=$(find_python $current_pythons) || die "--env torch2: no Python of ${current_pythons// /, } on PATH, in pyenv, uv or conda; install one or use --env k2"
@@ -119,13 +123,20 @@ install -r "$root/requirements/$env.txt"
 if [ "$env" = k2 ]; then
   install --no-deps -r "$root/requirements/k2-wheel.txt"
   "$new/bin/python" -c 'import k2, torchaudio' || die "k2 was installed but does not import; see the line above, or use --env torch2"
+elif [ "$env" != torch2 ]; then
+  :
 elif pip install --progress-bar off --only-binary :all: --no-deps "k2>1.23.4" >>"$root/.venv/install-$env.log" 2>&1; then
   if "$new/bin/python" -c 'import k2' 2>/dev/null; then echo "environment: k2 from the index"
   else pip uninstall -qy k2; echo "environment: the index's k2 does not fit this torch; the torch backend is used"; fi
 else
   echo "environment: the index has no k2 for this Python; the torch backend is used"
 fi
-"$new/bin/python" -c 'import torch, lhotse, lilcom, sentencepiece, kaldialign, lightning_fabric, safetensors, omegaconf, pydantic, tabulate' \
+case $env in
+  k2|torch2) needed="torch, lhotse, lilcom, sentencepiece, kaldialign, lightning_fabric, safetensors, omegaconf, pydantic, tabulate" ;;
+  espnet) needed="espnet2.bin.asr_transducer_train" ;;
+  zipformer) needed="zipformer.bin.train" ;;
+esac
+"$new/bin/python" -c "import $needed" \
   || die "the environment is incomplete; see the line above and run again"
 "$new/bin/python" - "$new" "$venv" <<'PY' # its scripts name the folder that it was made in
 import os, pathlib, sys

@@ -97,7 +97,7 @@ there --stage 3 --stop-stage 3 --num-nodes 2 --cmd "$cmd --nodes 2 --ntasks-per-
 there --stage 4 --stop-stage 4 --num-nodes 2 --cmd "$cmd"
 srun --nodes 2 --ntasks 2 python "${train[@]}" --exp-dir "$folder/there"
 there --stage 6 --stop-stage 6 --cmd "$cmd"
-[ "$(find "$folder/there" -name 'features.train.*.log' | wc -l)" = 3 ] || fail "the features of train are not three jobs"
+[ "$(find "$folder/there" -name 'features.train.*.log' | wc -l)" -ge 2 ] || fail "the features of train are one job"
 
 content() { # cuts name their features by absolute paths
   case $2 in *.jsonl.gz) zcat "$folder/$1/$2" | sed "s:$folder/$1/:FOLDER/:g" ;; *) cat "$folder/$1/$2" ;; esac

@@ -18,6 +18,7 @@ from rnnt_kd.losses import available_variants, available_weightings
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("egs/*/*.md"))]
 LINKING = [*PAGES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+LAUNCHERS = ("rnnt_kd.icefall", "rnnt_kd.zipformer", "rnnt_kd.espnet")  # of other programs, to which most options go
 COMMAND = re.compile(r"(\./run\.sh|tests/run\.sh|python -m [\w.]+)([^\n`]*)")
 
 
@@ -46,11 +47,11 @@ def options(text):
 
 
 @cache
-def help_of(module):
+def help_of(module, *words):
     """What a command of ours prints for --help."""
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as ended:
-        importlib.import_module(module).main(["--help"])
+        importlib.import_module(module).main([*words, "--help"])
     assert ended.value.code == 0
     return printed.getvalue()
 
@@ -86,7 +87,13 @@ def test_every_page_of_docs_is_named_in_the_readme():
 def test_every_command_of_ours_is_there_with_its_options(page):
     for program, rest in commands(page):
         module = program.removeprefix("python -m ")
-        if module.startswith(("rnnt_kd.", "benchmark.")):
+        if module.startswith(LAUNCHERS):
+            words = [word for word in rest.split()[:1] if word in ("cache", "average")]
+            given = {x for x in options(rest) if words or x.startswith(("--kd-", "--sparsity"))}
+            launcher = "espnet" if "espnet" in module else "icefall"
+            if given:  # ESPnet's launcher needs ESPnet, even for --help
+                assert given <= set(options(help_of(f"rnnt_kd.{launcher}.__main__", *words))), (program, rest)
+        elif module.startswith(("rnnt_kd.", "benchmark.")):
             assert set(options(rest)) <= set(options(help_of(module))), (program, rest)
 
 

@@ -6,13 +6,21 @@ import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from lhotse import CutSet, Fbank, LilcomChunkyWriter, MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
-from lhotse.features.io import LilcomFilesWriter, NumpyFilesWriter
+from lhotse.features.io import (
+    ChunkedLilcomHdf5Writer,
+    LilcomFilesWriter,
+    LilcomHdf5Writer,
+    NumpyFilesWriter,
+    NumpyHdf5Writer,
+    close_cached_file_handles,
+)
 from lhotse.shar import SharWriter
 
 from rnnt_kd.data import source as source_module
@@ -202,6 +210,43 @@ def test_no_storage_opens_pipes_urls_or_files_elsewhere(audio, tmp_path, monkeyp
         with pytest.raises(UserError) as refused:
             open_source(tmp_path / "in/cuts.jsonl").read(0)
         assert "\n" not in str(refused.value) and not list(tmp_path.rglob("EXECUTED"))
+
+
+@pytest.mark.parametrize("writer", [LilcomHdf5Writer, ChunkedLilcomHdf5Writer, NumpyHdf5Writer])
+def test_hdf5_is_read_as_lhotse_reads_it_and_leads_to_no_other_file(audio, tmp_path, writer):
+    h5py = pytest.importorskip("h5py")
+    (tmp_path / "in").mkdir()
+    path, elsewhere = tmp_path / "in/cuts.jsonl", tmp_path / "other.h5"
+    cuts = audio[1].compute_and_store_features(Fbank(), str(tmp_path / "in/x"), storage_type=writer)
+    cuts.to_file(path)
+    source = open_source(path)
+    for place, cut in enumerate(cuts):
+        assert np.array_equal(source.read(place)[1].numpy(), cut.load_features())
+    close_cached_file_handles()
+    key, stored = cuts[0].features.storage_key, Path(cuts[0].features.storage_path)
+    shutil.copy(stored, elsewhere)
+    (tmp_path / "raw").write_bytes(bytes(4 * 80 * 1000))
+
+    def damaged(change):
+        with h5py.File(stored, "a") as file:
+            del file[key]
+            change(file)
+        with pytest.raises(UserError, match=f"{stored.name}.*(link|another file)") as refused:
+            source.read(0)
+        assert "\n" not in str(refused.value)
+
+    raw = dict(dtype="f4", external=[(str(tmp_path / "raw"), 0, h5py.h5f.UNLIMITED)])
+    layout = h5py.VirtualLayout(shape=(10, 80), dtype="f4")
+    layout[:] = h5py.VirtualSource(str(elsewhere), key, shape=(10, 80))
+    damaged(lambda file: file.update({key: h5py.ExternalLink(str(elsewhere), key)}))
+    damaged(lambda file: file.update({key: h5py.SoftLink("/x")}))
+    damaged(lambda file: file.create_dataset(key, shape=(1000, 80), **raw))
+    damaged(lambda file: file.create_virtual_dataset(key, layout))
+    damaged(lambda file: None)
+    with h5py.File(stored, "a") as file:
+        file[f"{key}/a"] = 1
+    with pytest.raises(UserError, match="no array"):
+        source.read(0)
 
 
 @pytest.fixture

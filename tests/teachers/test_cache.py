@@ -216,6 +216,7 @@ def test_missing_utterances_are_counted_and_one_is_named(folder, entries):
     said = message(check_utterances, folder, ids, cache.frames(None, [], ids), frames, "error")
     assert "3 of 5 utterances are missing, the first: spk77-utt" in said
     assert check_utterances(folder, ids, cache.frames(None, [], ids), frames, "skip") == 3
+    assert "3 of 5 utterances are missing, the first: spk77-utt" in message(cache.lookup, ids, frames, 20, "error")
     found = cache.lookup(ids, frames, 20)
     assert found.is_known.shape == found.packed.shape[:3] and not found.packed[[1, 3, 4]].any()
     assert (

@@ -128,6 +128,7 @@ def in_archive(path, change):
     (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw.replace(b"'<i2'", b"'<f2'")), "float16 of the"),
     (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw.replace(b"NUMPY", b"NAMPY")), "damaged at byte"),
     (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw.replace(b", 7]", b", 9]")), "int16 of .*, 9"),
+    (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw[:650] + b"\7" + raw[651:]), "not what was writ"),
     (lambda folder: in_archive(folder / "kd.000000.tar", lambda raw: raw.replace(b", 7]", b"   ]")), "custom.kd.shape"),
 ])  # fmt: skip
 def test_a_shar_folder_whose_teacher_is_damaged_is_one_line(shar_with_kd, tmp_path, damage, words):
@@ -183,6 +184,12 @@ def test_nothing_is_attached_to_what_are_no_cuts(kd_cache, tmp_path, content, wo
     with pytest.raises(UserError, match=f"cuts.jsonl:{words}"):
         attach_to_file(cuts, TeacherCache.open(kd_cache), out, "skip")
     assert not out.exists()
+
+
+def test_a_cut_that_the_cache_does_not_have_is_named_as_such(kd_cache, tmp_path):
+    (tmp_path / "cuts.jsonl").write_text('{"id": "nobody"}\n')
+    with pytest.raises(UserError, match=f"^{kd_cache}: has nothing of cut nobody"):
+        attach_to_file(tmp_path / "cuts.jsonl", TeacherCache.open(kd_cache), tmp_path / "out.jsonl")
 
 
 def rewritten(path, out, change):

@@ -128,11 +128,14 @@ def _by_sorting(
     order = np.arange(len(durations), dtype=np.int32)
     if shuffle:
         generator.shuffle(order)
-    totals = np.cumsum(np.sort(durations))
+    totals = np.sort(durations)
+    np.cumsum(totals, out=totals)
     num_buckets = max(1, min(num_buckets, int(totals[-1] / (2 * batch_seconds))))
     at = np.searchsorted(totals, totals[-1] * np.arange(1, num_buckets) / num_buckets)
-    borders = np.sort(durations)[at]
-    bucket = np.searchsorted(borders, durations, side="right").astype(np.uint16)[order]
+    del totals
+    borders = np.partition(durations, at)[at]
+    parts = np.array_split(durations, -(-len(durations) // SAMPLER_BUFFER))
+    bucket = np.concatenate([np.searchsorted(borders, part, side="right").astype(np.uint16) for part in parts])[order]
     order = order[np.argsort(bucket, kind="stable")]
     ends: List[int] = []
     begin = 0

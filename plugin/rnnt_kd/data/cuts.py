@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import NotRequired, TypedDict
 
 from rnnt_kd.data.audio_format import FEATURE_DIM, FRAME_SAMPLES, FRAME_SECONDS, SAMPLING_RATE
-from rnnt_kd.data.stored_frames import SHAR, STORAGE, TEACHER, TEACHER_FACTS
+from rnnt_kd.data.stored_frames import SHAR, STORAGE, TEACHER_FIELDS
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
 from rnnt_kd.record import record_path, verify
@@ -89,6 +89,7 @@ class _Custom(TypedDict):
     features_sha256: NotRequired[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     kd: NotRequired[_Array]
     kd_facts: NotRequired[Dict[str, Any]]
+    kd_digest: NotRequired[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]]
 
 
 @_strict
@@ -124,7 +125,9 @@ class _LhotseSupervision(TypedDict):
 
 @_lax
 class _LhotseFeatures(_AnyFeatures):
-    storage_type: Literal["lilcom_chunky", "lilcom_files", "numpy_files", "shar"]
+    storage_type: Literal[
+        "lilcom_chunky", "lilcom_files", "numpy_files", "lilcom_hdf5", "chunked_lilcom_hdf5", "numpy_hdf5", "shar"
+    ]
     storage_path: str
     storage_key: str
 
@@ -217,10 +220,10 @@ def read_lines(path: Path) -> Iterator[bytes]:
 def without_teacher(line: bytes, values: Any, teachers: Any) -> bytes:
     """A cut's line as Lhotse wrote it before a teacher was attached; what that is goes to the digest ``teachers``."""
     custom = values.get("custom") if isinstance(values, dict) else None
-    if not isinstance(custom, dict) or not {TEACHER, TEACHER_FACTS} & {*custom}:
+    if not isinstance(custom, dict) or not {*TEACHER_FIELDS} & {*custom}:
         return line
-    teachers.update(json.dumps([custom.get(TEACHER), custom.get(TEACHER_FACTS)], sort_keys=True).encode() + b"\n")
-    rest = {key: value for key, value in custom.items() if key not in (TEACHER, TEACHER_FACTS)}
+    teachers.update(json.dumps([custom.get(key) for key in TEACHER_FIELDS], sort_keys=True).encode() + b"\n")
+    rest = {key: value for key, value in custom.items() if key not in TEACHER_FIELDS}
     plain = {key: value for key, value in {**values, "custom": rest}.items() if key != "custom" or rest}
     return (json.dumps(plain, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
 

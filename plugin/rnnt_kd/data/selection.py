@@ -17,6 +17,7 @@ from rnnt_kd.text.coverage import unwritable
 UNKNOWN_TEXT = "text that the BPE model cannot write"
 TOO_SHORT, TOO_LONG = "shorter than min_seconds", "longer than max_seconds"
 TOO_FEW_FRAMES = "fewer encoder frames than symbols"
+CHUNK = 1 << 20  # cuts at a time, for the memory's sake
 REASONS = (UNKNOWN_TEXT, TOO_SHORT, TOO_LONG, TOO_FEW_FRAMES)
 
 
@@ -43,8 +44,8 @@ class Selection:
 
     @functools.cached_property
     def places(self) -> np.ndarray:
-        """(M,) of the cuts that are kept, rising."""
-        return np.flatnonzero(self.why == 0)
+        """(M,) int32, of the cuts that are kept, rising."""
+        return np.flatnonzero(self.why == 0).astype(np.int32)
 
     def left_out(self) -> Dict[str, List[str]]:
         """The ids of each reason, sorted."""
@@ -89,11 +90,14 @@ def select(
         return rows
 
     needed = source.column(f"frames-{checksum[:16]}", count)[:, int(separate_repeats)]
-    frames = encoder_frames(torch.from_numpy(source.num_frames.astype(np.int64))).numpy()
     why = np.zeros(len(source), dtype=np.uint8)
-    conditions = (needed < 0, source.durations < min_seconds, source.durations > max_seconds, frames < needed)
-    for number, condition in reversed([*enumerate(conditions, 1)]):  # the first reason is the one that is told
-        why[condition] = number
+    for begin in range(0, len(source), CHUNK):
+        part = slice(begin, begin + CHUNK)
+        frames = encoder_frames(torch.from_numpy(source.num_frames[part].astype(np.int64))).numpy()
+        too_short, too_long = source.durations[part] < min_seconds, source.durations[part] > max_seconds
+        conditions = (needed[part] < 0, too_short, too_long, frames < needed[part])
+        for number, condition in reversed([*enumerate(conditions, 1)]):  # the first reason is the one that is told
+            why[part][condition] = number
     example = ""
     if (needed < 0).any():
         first = source.info(int(np.argmax(needed < 0)))

@@ -129,15 +129,15 @@ class Source(Sequence[MonoCut]):
 
         ``name`` stands for all that they depend on beside the cuts.
         """
-        if name not in self._kept:
-            path = self._folder / f"column-{name}" if self._folder else None
-            found = _read_column(path, "<i4") if path else None
-            if found is None or len(found) % len(self):
-                found = np.ascontiguousarray(make(), dtype="<i4").reshape(-1)
-                if path and os.access(path.parent, os.W_OK):
-                    atomic.write_bytes(path, hashlib.sha256(found.tobytes()).digest() + found.tobytes())
-            self._kept[name] = found.reshape(len(self), -1)
-        return self._kept[name]
+        path = self._folder / f"column-{name}" if self._folder else None
+        found = _read_column(path, "<i4") if path else self._kept.get(name)
+        if found is None or len(found) % len(self):
+            found = np.ascontiguousarray(make(), dtype="<i4").reshape(-1)
+            if path is None:
+                self._kept[name] = found
+            elif os.access(path.parent, os.W_OK):
+                atomic.write_bytes(path, hashlib.sha256(found.tobytes()).digest() + found.tobytes())
+        return found.reshape(len(self), -1)
 
     def _line(self, place: int) -> Dict[str, Any]:
         return json.loads(self._block(place // BLOCK)[place % BLOCK])

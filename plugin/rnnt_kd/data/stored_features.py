@@ -17,11 +17,15 @@ import torch
 from lhotse import Fbank, Features, MonoCut
 from lhotse.audio import AudioSource
 from lhotse.features.io import (
+    CHUNK_SIZE_KEY,
+    ChunkedLilcomHdf5Reader,
     LilcomChunkyReader,
     LilcomFilesReader,
+    LilcomHdf5Reader,
     MemoryLilcomReader,
     MemoryNpyReader,
     NumpyFilesReader,
+    NumpyHdf5Reader,
 )
 
 from rnnt_kd.data.audio_format import SAMPLING_RATE
@@ -32,6 +36,7 @@ from rnnt_kd.files import bytes_at, named_in
 
 FEATURES_DIGEST = "features_sha256"  # custom field of a cut: of the bytes that its features are stored as
 READERS = {reader.name: reader for reader in (LilcomFilesReader, NumpyFilesReader)}  # a file for each matrix
+HDF5 = {reader.name: reader for reader in (NumpyHdf5Reader, LilcomHdf5Reader, ChunkedLilcomHdf5Reader)}
 
 
 def read_features(cut: MonoCut, cuts_path: Path) -> torch.Tensor:
@@ -46,6 +51,8 @@ def read_features(cut: MonoCut, cuts_path: Path) -> torch.Tensor:
     num_frames = frames_of(cut.duration)
     try:
         matrix = _stored(features, path, (cut.custom or {}).get(FEATURES_DIGEST))
+    except UserError:
+        raise
     except (ValueError, RuntimeError, EOFError, OSError, MemoryError) as error:
         problem = f"features of {cut.id} cannot be read ({error})"
         raise UserError(path, problem, "the file that stage 1 wrote", next_step) from None
@@ -78,6 +85,8 @@ def _stored(features: Features, path: Path, digest: Optional[str]) -> np.ndarray
         if len(data) < size:
             raise ValueError(f"the file ends before {key}")
         return (MemoryNpyReader if key.endswith(".npy") else MemoryLilcomReader)().read(data)
+    if features.storage_type in HDF5:
+        return _in_hdf5(features.storage_type, path, key)
     if features.storage_type != LilcomChunkyReader.name:
         return READERS[features.storage_type](path.parent).read(path.name)
     if sum(map(int, key.split(","))) > path.stat().st_size:
@@ -87,6 +96,24 @@ def _stored(features: Features, path: Path, digest: Optional[str]) -> np.ndarray
             if stored_digest(file, key) != digest:
                 raise ValueError("they are not what was written")
     return LilcomChunkyReader(str(path)).read(key)
+
+
+def _in_hdf5(storage_type: str, path: Path, key: str) -> np.ndarray:
+    """(T, F), if the file itself holds it: HDF5 may also say that the data of a key are in other files."""
+    try:
+        import h5py
+    except ImportError:
+        raise UserError(path, f"is {storage_type}, and there is no h5py", "", "pip install h5py") from None
+    with h5py.File(path, "r") as file:
+        for name in (key, *{CHUNK_SIZE_KEY} & {*file}):
+            parts = name.split("/")
+            for depth in range(1, len(parts) + 1):
+                if not isinstance(file.get("/".join(parts[:depth]), getlink=True), h5py.HardLink):
+                    raise ValueError(f"{name} is not there, or a link")
+            found = file[name]
+            if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
+                raise ValueError(f"{name} is no array, or one whose data are in another file")
+    return HDF5[storage_type](str(path)).read(key)
 
 
 def _computed_features(cut: MonoCut, cuts_path: Path) -> torch.Tensor:

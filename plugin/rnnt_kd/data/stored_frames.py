@@ -20,7 +20,8 @@ from rnnt_kd.files import bytes_at, named_in, patiently
 
 STORAGE = "rnnt_kd_frames"
 SHAR = "shar"  # of what lies in an archive of a Shar folder: "offset,size,extension" or "archive,offset,size"
-TEACHER, TEACHER_FACTS = "kd", "kd_facts"  # custom fields of a cut: the teacher's array, and how it was made
+# Custom fields of a cut: the teacher's array, how it was made, and the digest of its bytes (a Shar folder has none).
+TEACHER_FIELDS = TEACHER, TEACHER_FACTS, TEACHER_DIGEST = "kd", "kd_facts", "kd_digest"
 AGAIN = "run stage 4 (python -m rnnt_kd.bin.cache_teacher) again"
 _KEY = re.compile(r"([0-9]{1,15}),([0-9]{1,9}),([0-9]{1,5}),([0-9a-f]{32})")
 _SHAR_KEY = re.compile(r"([0-9]{1,15}),([0-9]{1,12}),\.npy")
@@ -67,6 +68,7 @@ class ArchivedFrames(NamedTuple):
     size: int
     frames: int
     width: int
+    digest: str  # "": not known
 
     def read(self) -> np.ndarray:
         """(frames, width) int16.  UserError: the archive is gone, or holds something else there."""
@@ -85,6 +87,9 @@ class ArchivedFrames(NamedTuple):
         if (version, header, len(values)) != ((1, 0), expected, 2 * self.frames * self.width):
             problem = f"at byte {self.begin}: {header[2]} of the shape {header[0]} in {self.size} bytes"
             raise UserError(self.path, problem, f"int16 of {expected[0]}, as its cut says", next_step)
+        if self.digest not in ("", digest(values)):
+            problem = f"damaged: the {self.frames} frames at byte {self.begin} are not what was written"
+            raise UserError(self.path, problem, "", next_step)
         return np.frombuffer(values, dtype="<i2").reshape(self.frames, self.width)
 
 
@@ -120,7 +125,9 @@ def carried(cut: Any, cuts_path: Path) -> Union[None, Frames, np.ndarray]:
             return _place(path, array.storage_key)
         found = _SHAR_KEY.fullmatch(array.storage_key)
         if found is not None and len(array.shape) == 2:
-            return ArchivedFrames(path, int(found[1]), int(found[2]), *array.shape)
+            frames, width = array.shape
+            written = cut.custom.get(TEACHER_DIGEST, "")
+            return ArchivedFrames(path, int(found[1]), int(found[2]), frames, width, written)
     if isinstance(array, Array) and array.storage_type == "memory_npy" and isinstance(array.storage_key, bytes):
         try:
             frames = np.load(io.BytesIO(array.storage_key), allow_pickle=False)

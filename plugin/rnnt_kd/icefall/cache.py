@@ -1,10 +1,9 @@
 """``rnnt_kd.icefall cache``: our cache, filled from an icefall teacher and a manifest of icefall's."""
 
-import argparse
 import functools
 import sys
 from pathlib import Path
-from typing import Mapping
+from typing import Any, Mapping
 
 import torch
 
@@ -20,9 +19,10 @@ from rnnt_kd.text.pieces import read_pieces
 from rnnt_kd.text.tokenizer import Tokenizer
 
 
-def fill_cache(settings: TeacherSettings, own: argparse.Namespace, device: str) -> None:
-    """Carry out the command.  A relative path in the manifest is relative to it, or to the current folder.
+def fill_cache(settings: TeacherSettings, own: Any, device: str) -> None:
+    """Carry out the command; ``own`` are its options.
 
+    A relative path in the manifest starts at the manifest's folder, or at the current one.
     Raises UserError: a teacher without simple heads, or with other tokens than ``own.bpe_model``.
     """
     torch.set_num_threads(own.num_threads)

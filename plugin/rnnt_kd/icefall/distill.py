@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from rnnt_kd.errors import UserError
 from rnnt_kd.icefall.model import JOINER, IcefallModel, kind, output_layer, why_no_joiner
 from rnnt_kd.losses import Distillation, JoinerParts, Logits, TeacherView, transducer_terms
+from rnnt_kd.losses.as_k2 import as_k2
 from rnnt_kd.teachers.interface import Teacher
 from rnnt_kd.teachers.same import check_same, check_teacher
-from rnnt_kd.teachers.views import CachedTeacher, OnlineTeacher, kept_ranges
+from rnnt_kd.teachers.views import OnlineTeacher, kept_ranges
 
 if TYPE_CHECKING:
     from rnnt_kd.teachers.cache import TeacherCache
@@ -68,8 +69,8 @@ def distill(
     base: Any = type(model)
     if hasattr(base, "_rnnt_kd"):
         raise UserError("student", "learns from a teacher already", "one call of distill")
-    if not hasattr(getattr(model, "decoder", None), "blank_id") or _globals(base).get("k2") is None:
-        problem = "has no decoder with blank_id, or its module has no k2"
+    if not hasattr(getattr(model, "decoder", None), "blank_id") or "k2" not in _globals(base):
+        problem = "has no decoder with blank_id, or its module does not use k2"
         raise UserError(f"student {base.__name__}", problem, "a transducer of icefall's (--use-transducer 1)")
     options = Distillation(variant, weighting, temperature, shift=shift)
     kd = Distiller(model, _globals(base), scale, options, align, missing)
@@ -141,7 +142,7 @@ class Distiller:
     def listening(self, model: nn.Module) -> Iterator[None]:
         """While the model trains, its module's ``k2`` is ours, and its joiners hand over their inputs."""
         space, k2 = self._space, self._space["k2"]
-        lattice = _Lattice(k2, self)
+        lattice = _Lattice(k2 if k2 is not None else as_k2(), self)
         joiners = [] if self._needs_logits else [model.get_submodule(path) for path in self._paths]
         lattice.takes_inputs = bool(joiners)
         space["k2"] = lattice
@@ -156,20 +157,13 @@ class Distiller:
 
     def from_cache(self, num_frames: Tensor, T: int, S: int, s_range: int) -> TeacherView:
         """Of the batch, on the teacher's own nodes.  Raises UserError: not in the cache, or it does not fit."""
-        from rnnt_kd.teachers.cache import check_utterances, collate_teacher
-
-        cache, device = self.cache, num_frames.device
-        assert cache is not None
-        facts = cache.facts
+        assert self.cache is not None
+        cache, facts = self.cache, self.cache.facts
         check_same(cache.folder, {"prune range": facts.prune_range}, {"prune range": s_range})
         names, frames = self._names(len(num_frames)), num_frames.tolist()
-        places = cache.places(names)
-        known = torch.tensor([-1 if place is None else place.frames for place in places]).numpy()
-        self.skipped += check_utterances(cache.folder, names, known, frames, self.missing, self.align)
-        made = facts.prune_range, facts.temperature != 1.0
-        tensors: Any = collate_teacher(places, frames, S, *made, names, self.align)
-        tensors = (None if x is None else x.to(device) for x in tensors)
-        found = CachedTeacher(*tensors)
+        found = cache.lookup(names, frames, S, self.missing, self.align).to(num_frames.device)
+        if found.is_known is not None:
+            self.skipped += int((~found.is_known.flatten(1).any(dim=1)).sum())
         return found.view(num_frames, T, shift=self.options.shift, align=self.align, rnnt_type=facts.rnnt_type)
 
     def _names(self, count: int) -> List[str]:

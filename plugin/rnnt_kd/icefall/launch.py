@@ -6,6 +6,7 @@ here; so every rank does the same, whatever its train.py imports anew.
 """
 
 import contextlib
+import importlib.util
 import inspect
 import json
 import logging
@@ -22,6 +23,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.icefall.distill import Distiller, distill
 from rnnt_kd.icefall.recipe import BUILDERS, OURS, import_train, load_teacher
 from rnnt_kd.icefall.sparse import SparseTraining
+from rnnt_kd.losses.as_k2 import as_k2
 from rnnt_kd.teachers.same import check_same
 from rnnt_kd.text.pieces import pieces_digests, read_pieces
 
@@ -79,13 +81,14 @@ def launch(settings: Settings, argv: Sequence[str]) -> None:
 
     Raises UserError: nothing to do, a train.py that is none, and whatever a rank found that the user can put right.
     """
-    if settings.teacher is None and settings.cache is None and settings.sparsity is None:
+    train = import_as_main(Path(settings.train))
+    is_zipformer = _without_k2()
+    if settings.teacher is None and settings.cache is None and settings.sparsity is None and not is_zipformer:
         expected = "--kd-teacher, --kd-cache or --sparsity"
         raise UserError(settings.train, "no teacher, no cache, no sparsity", expected, "or run it by itself")
     if settings.teacher is not None and settings.cache is not None:
         raise UserError("--kd-cache", "and --kd-teacher", "one of them: the cache holds what its teacher said")
     os.environ[ENVIRONMENT] = json.dumps(asdict(settings))
-    train = _train(Path(settings.train))
     setattr(train, f"_{OURS}_run", train.run)
     train.run = run
     sys.argv = [settings.train, *argv]
@@ -104,7 +107,8 @@ def run(*args: Any, **kwargs: Any) -> None:
     values = json.loads(os.environ[ENVIRONMENT])
     teacher = values.pop("teacher")
     settings = Settings(teacher=None if teacher is None else TeacherSettings(**teacher), **values)
-    train = _train(Path(settings.train))
+    train = import_as_main(Path(settings.train))
+    _without_k2()
     original = getattr(train, f"_{OURS}_run", train.run)
     training = _Training(train, settings)
     with training.sparse.hooked() if training.sparse else _nothing():
@@ -216,6 +220,8 @@ def check_options_for_cache(params: Mapping[str, Any]) -> None:
 def recipe_pieces(options: Mapping[str, Any]) -> Optional[List[str]]:
     """The tokens of a recipe by its options, from where train.py would read them; None where they are not there."""
     named = [options.get("bpe_model"), Path(str(options.get("lang_dir"))) / "tokens.txt"]
+    if found := importlib.util.find_spec("ssentencepiece"):  # zipformer's tokens, some of which have names
+        named += [Path(folder, "resources", f"{named[0]}.vocab") for folder in found.submodule_search_locations or ()]
     return next((read_pieces(Path(path)) for path in named if path and Path(path).is_file()), None)
 
 
@@ -233,12 +239,20 @@ def _factor(params: Mapping[str, Any]) -> Optional[int]:
     return params.get("subsampling_factor")
 
 
-def _train(path: Path) -> Any:
+def import_as_main(path: Path) -> Any:
     """train.py as a module, its folder the first to be searched, as if Python had been called with it."""
     folder = str(path.resolve().parent)
     if sys.path[:1] != [folder]:
         sys.path.insert(0, folder)
     return import_train(path)
+
+
+def _without_k2() -> bool:
+    """Is it the package zipformer's training?  Where that found no k2, it has ours now."""
+    module: Any = sys.modules.get("zipformer.modules.model")
+    if module is not None and module.k2 is None:
+        module.k2 = as_k2()
+    return module is not None
 
 
 def _wrap(original, replacement):

@@ -7,6 +7,7 @@ import contextlib
 import importlib
 import sys
 import zipfile
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
@@ -51,7 +52,9 @@ def load_teacher(
             script = torch.jit.load(str(place), map_location="cpu")
         except (RuntimeError, OSError) as error:
             raise _unreadable(place, error) from None
-        return IcefallModel(script.requires_grad_(False), place)
+        for parameter in script.parameters():  # requires_grad_() is not for scripts
+            parameter.requires_grad_(False)
+        return IcefallModel(script, place)
     state, saved, where = averaged(place, epoch, avg, iter=iter, use_averaged_model=use_averaged_model)
     if "vocab_size" not in saved or "blank_id" not in saved:
         expected = "epoch-N.pt or checkpoint-N.pt of icefall's train.py, or jit_script.pt"
@@ -90,6 +93,8 @@ def averaged(
     """
     if avg < 0:
         raise UserError("avg", str(avg), "0 or more")
+    if not place.exists():
+        raise UserError(place, "no such file or folder", "checkpoints of icefall's train.py, or jit_script.pt")
     if place.is_file():
         names = [place]
     else:
@@ -112,14 +117,13 @@ def averaged(
     if len(names) == 1:
         state = last["model"]
     else:
-        from icefall.checkpoint import average_checkpoints, average_checkpoints_with_averaged_model
-
+        of = importlib.import_module("icefall.checkpoint" if find_spec("icefall") else "zipformer.utils.checkpoint")
         paths = [str(name) for name in names]
         if use_averaged_model and not all("model_avg" in one for one in (last, read_checkpoint(names[-1]))):
             raise UserError(where, "has no model_avg", "use_averaged_model false (--use-averaged-model 0)")
-        average: Callable[..., Any] = average_checkpoints_with_averaged_model
+        average: Callable[..., Any] = of.average_checkpoints_with_averaged_model
         try:
-            state = average(paths[-1], paths[0]) if use_averaged_model else average_checkpoints(paths)
+            state = average(paths[-1], paths[0]) if use_averaged_model else of.average_checkpoints(paths)
         except AssertionError:
             problem = f"no average was taken since {names[-1].name}: --average-period is {last.get('average_period')}"
             raise UserError(where, problem, "a larger avg, or 0: the checkpoint's own weights") from None

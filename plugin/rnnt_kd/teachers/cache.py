@@ -124,11 +124,21 @@ class TeacherCache:
         rows = self._rows(cut_ids)
         return np.where(rows < 0, -1, self._frames[rows] if len(self) else -1)
 
-    def lookup(self, utterance_ids: Sequence[str], num_frames: Sequence[int], max_symbols: int) -> CachedTeacher:
-        """``collate_teacher`` of one batch."""
-        facts, places = self.facts, self.places(utterance_ids)
-        made = facts.prune_range, facts.temperature != 1.0
-        return collate_teacher(places, num_frames, max_symbols, *made, utterance_ids)
+    def lookup(
+        self,
+        utterance_ids: Sequence[str],
+        num_frames: Sequence[int],
+        max_symbols: int,
+        missing: str = "skip",
+        align: str = "strict",
+    ) -> CachedTeacher:
+        """``collate_teacher`` of one batch; with ``missing`` "error" all of it must be there."""
+        places = self.places(utterance_ids)
+        if missing == "error":
+            theirs = np.array([-1 if place is None else place.frames for place in places], dtype=np.int64)
+            check_utterances(self.folder, utterance_ids, theirs, num_frames, missing, align)
+        made = self.facts.prune_range, self.facts.temperature != 1.0
+        return collate_teacher(places, num_frames, max_symbols, *made, utterance_ids, align)
 
     def _rows(self, utterance_ids: Sequence[str]) -> np.ndarray:
         """(B,) places in the index; -1: not there."""

@@ -17,7 +17,7 @@ import numpy as np
 from rnnt_kd import atomic
 from rnnt_kd.data.cuts import parse_line, read_lines
 from rnnt_kd.data.source import Source
-from rnnt_kd.data.stored_frames import AGAIN, TEACHER, TEACHER_FACTS, Frames, carried
+from rnnt_kd.data.stored_frames import AGAIN, TEACHER, TEACHER_DIGEST, TEACHER_FACTS, Frames, carried
 from rnnt_kd.errors import UserError
 from rnnt_kd.teachers.cache import TeacherCache, check_facts
 from rnnt_kd.teachers.shards import CacheFacts
@@ -92,6 +92,8 @@ def attach_to_file(cuts: Path, cache: TeacherCache, out: Path, missing: str = "e
             cut["custom"] = {**(cut.get("custom") or {}), **fields}
             text = json.dumps(cut, ensure_ascii=False, default=lambda array: array.to_dict())
             lines.append(text.encode() + b"\n")  # half a character cannot be written
+        except UserError:
+            raise
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             problem = f"is no cut ({type(error).__name__}: {error})"
             raise UserError(f"{cuts}:{number}", problem, "Lhotse's cuts, .jsonl or .jsonl.gz") from None
@@ -107,7 +109,7 @@ def _fields(cache: TeacherCache, cut_id: str, missing: str) -> Dict[str, Any]:
     (place,) = cache.places([cut_id])
     if place is not None:
         facts = {key: value for key, value in vars(cache.facts).items() if key not in _OF_THE_CACHE}
-        return {TEACHER: place.manifest(), TEACHER_FACTS: facts}
+        return {TEACHER: place.manifest(), TEACHER_FACTS: facts, TEACHER_DIGEST: place.digest}
     if missing == "skip":
         return {}
     raise UserError(cache.folder, f"has nothing of cut {cut_id:.100}", "all cuts (or --missing skip)", AGAIN)

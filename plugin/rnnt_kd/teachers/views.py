@@ -90,6 +90,10 @@ class CachedTeacher(NamedTuple):
         tempered = None if found.tempered is None else unpack(found.tempered)
         return TeacherView(Posteriors(unpack(found.packed), tempered), found.is_known, found.ranges())
 
+    def to(self, device: torch.device) -> "CachedTeacher":
+        """The same on ``device``."""
+        return CachedTeacher(*(x if x is None else x.to(device) for x in self))  # type: ignore[arg-type]
+
     def _values(self):
         return self.packed, self.tempered, self.is_known
 

@@ -20,6 +20,8 @@ def read_pieces(path: Path) -> List[str]:
         if [row[-1] for row in rows] != [str(n) for n in range(len(rows))] or not count:
             raise UserError(path, "is no list of tokens", "lines of a symbol and its number, from 0 on")
         return symbols[:count]
+    if path.suffix == ".vocab":
+        return [line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()]
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor()

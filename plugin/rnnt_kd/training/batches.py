@@ -36,7 +36,7 @@ class Prepared(NamedTuple):
     inputs: Dict[str, Any]
 
 
-class _Planned(NamedTuple):
+class Planned(NamedTuple):
     """A batch to come: ``places`` of its cuts in their source.  ``step``: None for validation; ``teacher``: where its
     cached posteriors are."""
 
@@ -47,19 +47,19 @@ class _Planned(NamedTuple):
     num_frames: List[int]  # of the student's encoder
 
 
-class _Preparation(Dataset):
-    """``_Planned`` -> ``Prepared``; an error that the user can correct is handed over, not raised."""
+class Preparation(Dataset):
+    """``Planned`` -> ``Prepared``; an error that the user can correct is handed over, not raised."""
 
     def __init__(self, config: SystemConfig, tokenizer: Tokenizer, rank: int):
         self.config, self.tokenizer, self.rank = config, tokenizer, rank
 
-    def __getitem__(self, planned: _Planned) -> Union[Prepared, Exception]:
+    def __getitem__(self, planned: Planned) -> Union[Prepared, Exception]:
         try:
             return self._prepared(planned)
         except (UserError, OSError, MemoryError) as error:
             return error
 
-    def _prepared(self, planned: _Planned) -> Prepared:
+    def _prepared(self, planned: Planned) -> Prepared:
         config, kd, step = self.config, self.config.kd, planned.step
         batch = collate(open_source(planned.cuts_path), planned.places)
         labels, label_lens = padded_labels([self.tokenizer.encode(text) for text in batch.texts], config.blank_id)
@@ -84,7 +84,7 @@ class _Preparation(Dataset):
             )
         return Prepared(batch.utterance_ids, inputs)
 
-    def _originals(self, planned: _Planned, batch: Batch) -> Tensor:
+    def _originals(self, planned: Planned, batch: Batch) -> Tensor:
         """(B, T, 80): the features of what the far copies of a batch are copies of; of others, their own."""
         path, next_step = planned.cuts_path, "run stage 1 again"
         source, ids = open_source(path), [original_id(name) for name in batch.utterance_ids]
@@ -101,9 +101,9 @@ class _Preparation(Dataset):
 class _Queue:
     """The loader's sampler: what it is to make ready next."""
 
-    planned: Iterable[_Planned] = ()
+    planned: Iterable[Planned] = ()
 
-    def __iter__(self) -> Iterator[_Planned]:
+    def __iter__(self) -> Iterator[Planned]:
         return iter(self.planned)
 
 
@@ -196,12 +196,12 @@ class TrainingData:
             next_step = "run the same command again: it goes on from its last checkpoint"
             raise UserError("a worker process of the data loader", "was killed (memory?)", "", next_step) from None
 
-    def _planned(self, source: Source, step: Optional[int], places: List[int]) -> _Planned:
+    def _planned(self, source: Source, step: Optional[int], places: List[int]) -> Planned:
         if step is None or self.cache is None:
-            return _Planned(places, source.path, step, None, [])
+            return Planned(places, source.path, step, None, [])
         frames = encoder_frames(source, places, self._encoder_frames)
         heard = heard_by_teacher(self.config, source.ids(places))
-        return _Planned(places, source.path, step, self.cache.arrays(source, places, heard), frames)
+        return Planned(places, source.path, step, self.cache.arrays(source, places, heard), frames)
 
     @functools.cached_property
     def _loader(self) -> DataLoader:
@@ -216,7 +216,7 @@ class TrainingData:
             options = dict(multiprocessing_context=context, worker_init_fn=follow_parent, persistent_workers=True)
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than there are cores
         return DataLoader(
-            _Preparation(self.config, self.tokenizer, self.rank),
+            Preparation(self.config, self.tokenizer, self.rank),
             batch_size=None,
             sampler=self._queue,
             num_workers=workers,
