@@ -28,6 +28,7 @@ OPENERS = {
     },
     "import_module": {
         "choices.py": "names of the package's own files",
+        "training/external.py": "a table of its own names the modules",
         "lattice/__init__.py": "names of the package's own files",
         "losses/node_scores/__init__.py": "names of the package's own files",
         "models/encoders/external.py": "modules that the user wrote, on PYTHONPATH",

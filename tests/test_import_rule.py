@@ -50,7 +50,7 @@ MAY_IMPORT = {
     "report": "atomic config data lattice losses models scoring systems teachers text",
     "bin": "atomic config data decoding experiments export jobs models parts progress_bar "
     "record report scoring systems teachers text text_files training",
-    "icefall": "atomic bin losses models sparsity systems teachers text",
+    "icefall": "atomic bin config losses models sparsity systems teachers text",
     "zipformer": "bin icefall losses",
     "espnet": "bin lattice losses systems teachers",
     "__init__": "losses",

@@ -1,4 +1,4 @@
-"""Train one system of an experiment, or go on with it, or find it finished.
+"""Train one system of an experiment, or go on with it, or find it finished; take over one that is external.
 
 The same command again: a finished system is skipped, an interrupted one resumes from its last checkpoint and ends
 with the same weights.  With another configuration, the older run is moved to <its folder>.old-N first.  The teacher,
@@ -11,7 +11,7 @@ batches of its own, so there are that many times fewer steps.
 
 import os
 import sys
-from typing import List, Optional
+from typing import Any, List, Optional
 
 from rnnt_kd import choices
 from rnnt_kd.bin import options
@@ -46,6 +46,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     from rnnt_kd.experiments.plan import Places, Plan
     from rnnt_kd.text.tokenizer import Tokenizer
+    from rnnt_kd.training.external import is_external, take_system
     from rnnt_kd.training.loop import train_system
     from rnnt_kd.training.ranks import find_world, leave
 
@@ -60,18 +61,19 @@ def main(argv: Optional[List[str]] = None) -> None:
     seed = jobs[0][1] if args.seed is None else args.seed
     job = args.system, int(choices.check(str(seed), [str(seed) for _, seed in jobs], f"--seed of {args.system}"))
     cache = plan.cache_to_make(job)
+    own = plan.config(job), plan.system_dir(job)
+    data: Any = dict(train_cuts=places.train_cuts, dev_cuts=places.dev_cuts, say=_say)
+    data.update(tokenizer=Tokenizer.load(places.bpe_dir))
+    if is_external(own[0]):
+        return take_system(*own, **data)
     train_system(
-        plan.config(job),
-        plan.system_dir(job),
-        train_cuts=places.train_cuts,
-        dev_cuts=places.dev_cuts,
-        tokenizer=Tokenizer.load(places.bpe_dir),
+        *own,
+        **data,
         teacher_dir=plan.teacher_dir(job),
         kd_cache=cache.folder if cache else None,
         device=options.chosen_device(args.device),
         backend_name=args.lattice_backend,
         timeout=args.timeout,
-        say=_say,
     )
     leave()
 

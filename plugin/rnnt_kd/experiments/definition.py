@@ -19,6 +19,8 @@ Keys of a system:
     model, training, sparsity, kd   values over the preset's part, key by key; ``sparsity: 0.9`` is its target;
                ``kd: {}`` distils with the preset's options, ``kd: null`` takes distillation away
     teacher    a system of the file with one seed; default: the one called teacher
+    external   icefall: the teacher that icefall's train.py made; with path (folder of checkpoints), epoch, avg, and
+               perhaps iter, use_averaged_model, recipe, tokens and options (docs/icefall.md), and no other key
     seeds      of data order, dropout and new weights
     baseline   what it is compared with; default: the nearest of its bases without kd, else the file's
 
@@ -44,7 +46,9 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.systems.compose import SECTIONS
 
 TEACHER = "teacher"  # the role, and the name of a student's teacher where the file does not say which
-KEYS = ("base", "of", "role", *SECTIONS, "teacher", "seeds", "baseline")
+EXTERNAL = "external"  # key of a teacher from elsewhere
+OF_EXTERNAL = ("seeds", "baseline", "role")  # its keys that are not for training.external
+KEYS = (EXTERNAL, "base", "of", "role", *SECTIONS, "teacher", "seeds", "baseline")
 OF_FILE = ("seeds", "baseline", "folds", "endpoint", "tune_token_bonus")  # keys beside systems
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _RESERVED = ("export", "lattices", "report")  # folders of an experiment
@@ -166,7 +170,8 @@ class _Resolver:
         """The entry; one that is ``of`` another experiment with what stands there."""
         where = self._where(name)
         for key, value in entry.items():
-            choices.check(str(key), KEYS, where)
+            if EXTERNAL not in entry:
+                choices.check(str(key), KEYS, where)
             if key in SECTIONS and not (value is None and key == "kd"):
                 if key == "sparsity" and not isinstance(value, dict):
                     entry[key] = {"target": value}
@@ -174,6 +179,11 @@ class _Resolver:
                     mapping(value, f"{where}: {key}")
         if "seeds" in entry:
             _check_seeds(entry["seeds"], f"{where}: seeds")
+        if EXTERNAL in entry:
+            options = {key: value for key, value in entry.items() if key not in OF_EXTERNAL}
+            rest = {key: entry[key] for key in OF_EXTERNAL if key in entry}
+            model = {"encoder": EXTERNAL, "encoder_options": {EXTERNAL: options}}
+            return {"seeds": [1], **rest, "role": TEACHER, "model": model}
         if "of" not in entry:
             return entry
         others = sorted(set(entry) - {"of", "seeds", "baseline"})
@@ -255,6 +265,11 @@ class _Resolver:
         if system.teacher is None:
             return
         teacher = systems[system.teacher]
+        if EXTERNAL in teacher.values.get("model", {}).get("encoder_options", {}) and system.role == "sparse_student":
+            problem = f"{teacher.name} is {EXTERNAL}, and a sparse student starts from its teacher's weights"
+            raise UserError(
+                where, problem, "a small or streaming student", "or make it sparse where its teacher is from"
+            )
         if teacher.role != TEACHER:
             raise UserError(where, f"{teacher.name} is a {teacher.role}", "a system with role: teacher")
         if len(teacher.seeds) != 1:

@@ -3,7 +3,8 @@
 What the factory's module must offer is in docs/encoders.md; what it does not say, a batch of noise tells, and what it
 says is compared with that.  Reading a system of this kind imports the module that its ``config.yaml`` names, which
 runs that module's code; so it must be one that the user placed on PYTHONPATH, not any function of the Python that is
-installed (``subprocess:run`` is one).  No other value of a configuration is imported by its name.
+installed (``subprocess:run`` is one), or icefall's of this package, which asks that of its recipe.  No other value of
+a configuration is imported by its name.
 """
 
 import importlib.util
@@ -21,6 +22,7 @@ SIZES: dict = {}  # the options say everything
 FEATURE_DIM = 80
 PROBED = torch.arange(160, 201)  # feature frames of the utterances of noise
 LARGEST_FACTOR = 20  # two periods of it are probed
+ICEFALL = "rnnt_kd.icefall.external"
 _FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
@@ -122,6 +124,8 @@ class External(nn.Module):
 def _is_installed(module: str) -> bool:
     """Does it come with Python, an installed package or this program, which nobody chose to make an encoder?"""
     package = module.partition(".")[0]
+    if module == ICEFALL:
+        return False
     try:
         spec = importlib.util.find_spec(package)
     except ValueError:  # made by a program, not found

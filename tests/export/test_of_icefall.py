@@ -1,0 +1,128 @@
+"""Files of the form of icefall's export-onnx.py: checked, made smaller, compared; and what is none."""
+
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from rnnt_kd.bin import shrink_onnx
+from rnnt_kd.errors import UserError
+from rnnt_kd.export.onnx_transducer import OnnxTransducer
+
+C, J = 30, 16
+
+
+class Encoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.proj = nn.Linear(80, 64), nn.Linear(64, J)
+
+    def forward(self, x, x_lens):
+        return self.proj(self.inner(x[:, ::4]).relu()), (x_lens + 3) // 4
+
+
+class Decoder(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.proj = nn.Embedding(C, 32), nn.Linear(64, J)
+
+    def forward(self, y):
+        return self.proj(self.embedding(y).flatten(1))
+
+
+class Joiner(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.output_linear = nn.Linear(J, C)
+
+    def forward(self, encoder_out, decoder_out):
+        return self.output_linear(torch.tanh(encoder_out + decoder_out))
+
+
+def export(folder, metadata=None):
+    """As export-onnx.py: opset 13, constants folded, dynamic axes, metadata."""
+    torch.manual_seed(0)
+    n, more = {0: "N"}, {"dynamo": False} if "dynamo" in torch.onnx.export.__code__.co_varnames else {}
+    x, x_lens, y, rows = (
+        torch.zeros(1, 100, 80),
+        torch.tensor([100]),
+        torch.zeros(1, 2, dtype=torch.int64),
+        torch.rand(1, J),
+    )
+    parts = [
+        (
+            "encoder",
+            Encoder(),
+            (x, x_lens),
+            ["x", "x_lens"],
+            ["encoder_out", "encoder_out_lens"],
+            {"model_type": "zipformer2"},
+        ),
+        ("decoder", Decoder(), (y,), ["y"], ["decoder_out"], {"context_size": "2", "vocab_size": str(C)}),
+        ("joiner", Joiner(), (rows, rows), ["encoder_out", "decoder_out"], ["logit"], {"joiner_dim": str(J)}),
+    ]
+    for name, module, inputs, names, outputs, props in parts:
+        with torch.no_grad():
+            for weight in module.parameters():
+                weight[torch.rand_like(weight) < 0.9] = 0.0
+        axes = {key: {0: "N", 1: "T"} if name == "encoder" and "lens" not in key else n for key in (*names, *outputs)}
+        path = folder / f"{name}-epoch-9-avg-1.onnx"
+        torch.onnx.export(module.eval(), inputs, str(path), opset_version=13, input_names=names, output_names=outputs,
+                          dynamic_axes=axes, **more)  # fmt: skip
+        model = onnx.load(str(path))
+        onnx.helper.set_model_props(model, {**props, **(metadata or {})})
+        onnx.save(model, str(path))
+        (folder / f"{name}-epoch-9-avg-1.int8.onnx").write_bytes(b"theirs")
+    pieces = ["<blk>", "<sos/eos>", "<unk>", *(f"x{n}" for n in range(3, C))]
+    (folder / "tokens.txt").write_text("".join(f"{piece} {n}\n" for n, piece in enumerate(pieces)))
+
+
+def run(folder, *options):
+    shrink_onnx.main.__wrapped__(
+        [str(folder), "--tokens", str(folder / "tokens.txt"), "--out", str(folder / "out"), *options]
+    )
+    return folder / "out"
+
+
+@pytest.mark.parametrize("options, most, times", [
+    ([], 0.0, 1.0), (["--sparse"], 0.0, 2.0), (["--float16"], 1e-2, 1.5), (["--int8"], 0.1, 1.8), (["--int8", "--sparse"], 0.1, 2.5),
+])  # fmt: skip
+def test_every_format_computes_what_the_original_computes(tmp_path, options, most, times):
+    export(tmp_path)
+    out = run(tmp_path, *options)
+    sizes = [sum(p.stat().st_size for p in place.glob("encoder*.onnx")) for place in (tmp_path, out)]
+    assert sizes[0] / sizes[1] > times * 0.9
+    for name in ("encoder", "decoder", "joiner"):
+        (tmp_path / f"{name}-epoch-9-avg-1.onnx").rename(tmp_path / f"{name}.onnx")
+    originals, made = OnnxTransducer(tmp_path), OnnxTransducer(out)
+    features = [torch.randn(n, 80) for n in (50, 81)]
+    one, other = (model.encode(features) for model in (originals, made))
+    assert one[1].tolist() == other[1].tolist()
+    y = torch.tensor([[0, 5], [3, 7]])
+    logits = [model.joiner(model.encode(features)[0][:, 0], model.predictor(y)[:, 0]) for model in (originals, made)]
+    assert float((logits[0] - logits[1]).abs().max() / logits[0].abs().max()) <= most
+    assert metadata_of(out / "encoder.onnx")["model_type"] == "zipformer2"
+
+
+def metadata_of(path):
+    return {prop.key: prop.value for prop in onnx.load(str(path)).metadata_props}
+
+
+@pytest.mark.parametrize("spoil, message", [
+    (lambda f: (f / "joiner-epoch-9-avg-1.onnx").unlink(), r"0 files joiner\*.onnx in float32; expected one"),
+    (lambda f: (f / "encoder-epoch-8-avg-1.onnx").write_bytes(b"x"), r"2 files encoder\*.onnx in float32"),
+    (lambda f: (f / "tokens.txt").write_text("<blk> 0\n"), "its vocab_size is 30; expected 1, the lines of"),
+    (lambda f: export(f, {"joiner_dim": "x"}), "metadata joiner_dim is x; expected a number"),
+    (lambda f: export(f, {"context_size": "1"}), "metadata context_size is 1; expected 2"),
+    (lambda f: (f / "encoder-epoch-9-avg-1.onnx").write_bytes(b"x"), "damaged or not an ONNX file"),
+    (lambda f: (f / "out").mkdir(), "is there already"),
+])  # fmt: skip
+def test_what_is_no_such_folder_is_one_line(tmp_path, spoil, message):
+    export(tmp_path)
+    spoil(tmp_path)
+    before = (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=message):
+        run(tmp_path)
+    assert (tmp_path / "out").exists() == before
+    with pytest.raises(UserError, match="both are given"):
+        run(tmp_path, "--int8", "--float16")
