@@ -8,6 +8,7 @@ import pickle
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import soundfile
@@ -214,7 +215,6 @@ def test_no_storage_opens_pipes_urls_or_files_elsewhere(audio, tmp_path, monkeyp
 
 @pytest.mark.parametrize("writer", [LilcomHdf5Writer, ChunkedLilcomHdf5Writer, NumpyHdf5Writer])
 def test_hdf5_is_read_as_lhotse_reads_it_and_leads_to_no_other_file(audio, tmp_path, writer):
-    h5py = pytest.importorskip("h5py")
     (tmp_path / "in").mkdir()
     path, elsewhere = tmp_path / "in/cuts.jsonl", tmp_path / "other.h5"
     cuts = audio[1].compute_and_store_features(Fbank(), str(tmp_path / "in/x"), storage_type=writer)

@@ -28,7 +28,7 @@ HINTS = {
 }
 NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "Unable to allocate", "failed to map segment")
 EXTRAS = {  # the extra of pyproject.toml -> its packages, by the names they are imported with
-    "recipe": "espeakng_loader filelock kaldialign lhotse lightning_fabric lilcom numpy omegaconf pydantic yaml "
+    "recipe": "espeakng_loader filelock h5py kaldialign lhotse lightning_fabric lilcom numpy omegaconf pydantic yaml "
     "typing_extensions safetensors scipy sentencepiece soundfile tabulate tensorboard tqdm urllib3",
     "k2": "k2 torchaudio",
     "export": "onnx onnxruntime sherpa_onnx",

@@ -51,8 +51,6 @@ def read_features(cut: MonoCut, cuts_path: Path) -> torch.Tensor:
     num_frames = frames_of(cut.duration)
     try:
         matrix = _stored(features, path, (cut.custom or {}).get(FEATURES_DIGEST))
-    except UserError:
-        raise
     except (ValueError, RuntimeError, EOFError, OSError, MemoryError) as error:
         problem = f"features of {cut.id} cannot be read ({error})"
         raise UserError(path, problem, "the file that stage 1 wrote", next_step) from None
@@ -100,10 +98,8 @@ def _stored(features: Features, path: Path, digest: Optional[str]) -> np.ndarray
 
 def _in_hdf5(storage_type: str, path: Path, key: str) -> np.ndarray:
     """(T, F), if the file itself holds it: HDF5 may also say that the data of a key are in other files."""
-    try:
-        import h5py
-    except ImportError:
-        raise UserError(path, f"is {storage_type}, and there is no h5py", "", "pip install h5py") from None
+    import h5py
+
     with h5py.File(path, "r") as file:
         for name in (key, *{CHUNK_SIZE_KEY} & {*file}):
             parts = name.split("/")
