@@ -149,6 +149,7 @@ def test_cache_commands_make_the_lattice_that_the_student_needs(plan, monkeypatc
     monkeypatch.setattr(
         "rnnt_kd.teachers.cache_teacher.cache_teacher", lambda *args, **options: calls.append((args, options))
     )
+    monkeypatch.setattr("rnnt_kd.teachers.cache_teacher.our_teacher", lambda folder, *_: folder)
     monkeypatch.setattr("rnnt_kd.text.tokenizer.Tokenizer.load", lambda folder: folder)
     for name, temperature, prune_range in (("uniform", 1, 5), ("hot", 2, 5), ("wide", 2, 7), ("small_large", 1, 5)):
         cache = plan.cache((name, 1))
