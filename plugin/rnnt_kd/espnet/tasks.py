@@ -196,7 +196,7 @@ def load_teacher(weights: str, config: Optional[str], student=None) -> Tuple[Esp
             raise UserError(file, "no such file", "a model (*.pth) and the config.yaml of its training", step)
     expected = "the config.yaml of a trained transducer of ESPnet's asr_transducer or asr task"
     try:
-        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        options = yaml.safe_load(path.read_bytes())
         is_hybrid = "ctc_conf" in options
         provide_warp_transducer()
         model, args = (ASRTask if is_hybrid else ASRTransducerTask).build_model_from_file(path)
