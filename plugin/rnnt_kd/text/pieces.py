@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import List, Optional, Sequence, Set
 
 from rnnt_kd.errors import UserError
+from rnnt_kd.text_files import read_text
 
 
 def read_pieces(path: Path) -> List[str]:
@@ -13,7 +14,7 @@ def read_pieces(path: Path) -> List[str]:
     if not path.is_file():
         raise UserError(path, "no such file", "bpe.model or tokens.txt")
     if path.suffix == ".txt":
-        rows = [line.rsplit(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        rows = [line.rsplit(maxsplit=1) for line in read_text(path, "tokens").splitlines() if line.strip()]
         symbols = [row[0] if len(row) == 2 else " " for row in rows]
         # lexicons end with disambiguation symbols, #0 and so on, which no model has
         count = next((n for n, symbol in enumerate(symbols) if symbol == "#0"), len(symbols))
@@ -21,7 +22,7 @@ def read_pieces(path: Path) -> List[str]:
             raise UserError(path, "is no list of tokens", "lines of a symbol and its number, from 0 on")
         return symbols[:count]
     if path.suffix == ".vocab":
-        return [line.split("\t")[0] for line in path.read_text(encoding="utf-8").splitlines()]
+        return [line.split("\t")[0] for line in read_text(path, "tokens").splitlines()]
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor()
