@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -144,7 +145,7 @@ def test_a_jit_script_says_what_the_checkpoint_says(corpus):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_without_a_term_value_and_gradient_are_k2s_from_a_fixed_encoder_out(name):
-    """To two units in the last place, and to 1e-6.  End to end icefall differs from itself: its Swoosh gradient is dithered."""
+    """To the last bit (conv_emformer: two units there), and to 1e-6.  End to end icefall differs from itself: its Swoosh gradient is dithered."""
     import k2
 
     torch.manual_seed(4)
@@ -164,13 +165,15 @@ def test_without_a_term_value_and_gradient_are_k2s_from_a_fixed_encoder_out(name
         if scale is not None:
             kd = distill(model, teacher=teacher, scale=scale)
         model.training = True
+        random.seed(4)  # of the decoder's Balancer, which changes the gradient now and then
         simple, pruned = model(**given)[:2]
         (simple + pruned).backward()
         results.append((simple, pruned, torch.cat([out.grad.flatten(), *(
             w.grad.flatten() for w in model.parameters() if w.grad is not None)])))  # fmt: skip
     assert kd.last > 0 and kd.steps == 1
     assert results[0][0] == results[1][0]
-    torch.testing.assert_close(results[0][1], results[1][1], rtol=2.4e-7, atol=0)
+    rtol = 2.4e-7 if name.startswith("conv_emformer") else 0.0
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=rtol, atol=0)
     assert (results[0][2] - results[1][2]).norm() < 1e-6 * results[0][2].norm()
 
 
