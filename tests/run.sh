@@ -6,7 +6,7 @@
 #   tests/run.sh                          # everything, in the environment that fits this machine
 #   tests/run.sh --env torch2             # everything, in the other one
 #   tests/run.sh tests/losses -k teacher  # some of it
-#   tests/run.sh --env espnet             # tests/espnet, with the real package in an environment of its own; zipformer too
+#   tests/run.sh --env espnet             # tests/with_espnet, with the real package in an environment of its own; zipformer too
 # A shell of its own: what others export for theirs (functions, options, a locale, CDPATH) is not for this one.
 case $- in *p*) ;; *) exec env -u BASH_ENV -u SHELLOPTS -u BASHOPTS -u CDPATH -u GREP_OPTIONS LC_ALL=C bash -p "${BASH_SOURCE:-$0}" "$@" ;; esac
 set -euo pipefail
@@ -26,5 +26,5 @@ done
 RNNT_KD_ENV=${env#auto} # two runs may go on side by side
 . "$root/local/path.sh"
 cd "$root"
-case $env in espnet|zipformer) [ ${#arguments[@]} -gt 0 ] || arguments=("tests/$env") ;; esac
+case $env in espnet|zipformer) [ ${#arguments[@]} -gt 0 ] || arguments=("tests/with_$env") ;; esac
 exec python -m pytest ${arguments[@]+"${arguments[@]}"}

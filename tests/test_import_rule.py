@@ -8,6 +8,7 @@ config, file or logger.  Each third-party package with a door comes in by that d
 """
 
 import ast
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -182,3 +183,11 @@ def test_the_walk_sees_imports(tmp_path, monkeypatch):
     )
     monkeypatch.setattr(f"{__name__}.PACKAGE", tmp_path)
     assert set(imported_modules(file)) == {"k2", "rnnt_kd.training", "rnnt_kd", "rnnt_kd.bin", "lhotse.cut"}
+
+
+@pytest.mark.parametrize("toolkit", ["espnet", "espnet2", "icefall", "zipformer"])
+def test_no_folder_of_tests_is_taken_for_a_toolkit(toolkit):
+    """The folder of tests is on the path, and Python imports any folder there when no package of that name is installed."""
+    found = importlib.util.find_spec(toolkit)
+    tests = str(Path(__file__).parent)
+    assert found is None or not any(place.startswith(tests) for place in found.submodule_search_locations)
