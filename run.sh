@@ -12,7 +12,7 @@ root=$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")
 . "$root/local/parse_options.sh"
 
 corpus= corpus_dir= train_dir= train_cuts= bpe_model= dev_dir= data_dir= exp_dir= conf_corpus=
-test_dirs=() stage=0 stop_stage=9 preset= experiment=default fold= set=() seed= data_root=()
+test_dirs=() stage=0 stop_stage=9 preset= experiment=default fold= set=() seed= data_root=() allow_storage=()
 cmd= decode_nj=1 gpu_inference=true
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) nj=$((cores < 4 ? cores : 4))
 noise_dir= rir_dir= device=auto nproc= ngpu= num_nodes=1 lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
@@ -51,6 +51,7 @@ usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its st
   --env              Python environment: auto, k2, torch2 or none [$env]
   --allow-pipes      run the shell pipes of wav.scp [$allow_pipes]
   --data-root        may be repeated: a folder that cuts and experiment.json may name files in, beside their own
+  --allow-storage    may be repeated: a storage of Lhotse (lilcom_url, kaldiio) whose features may be pipes and URLs
   --print-jobs       run nothing; print a line for each missing job of the stages that are given, or, without any, for each
                        missing system and seed: for any other scheduler
   --dry-run          print the commands, run none
@@ -127,7 +128,7 @@ run() { # run COMMAND ...: print it under --dry-run, else run it
 pipes= failed=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 experiment() { # experiment WORD ...: rnnt_kd.bin.experiment with these words at the end
   run python -m rnnt_kd.bin.experiment --experiment "$conf/experiments/$experiment.yaml" --config "$conf/$preset.yaml" --exp-dir "$exp_dir" \
-    ${train_dir:+--train-dir "$train_dir"} ${train_cuts:+--train-cuts "$train_cuts"} ${bpe_model:+--bpe-model "$bpe_model"} --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" --decode-nj "$decode_nj" ${cmd:+--cmd "$cmd"} --gpu-inference "$gpu_inference" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} \
+    ${train_dir:+--train-dir "$train_dir"} ${train_cuts:+--train-cuts "$train_cuts"} ${bpe_model:+--bpe-model "$bpe_model"} --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" --decode-nj "$decode_nj" ${cmd:+--cmd "$cmd"} --gpu-inference "$gpu_inference" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} ${allow_storage[@]+"${allow_storage[@]/#/--allow-storage=}"} \
     --device "$device" --nproc "$nproc" --num-nodes "$num_nodes" --lattice-backend "$lattice_backend" ${fold:+--fold "$fold"} ${seed:+--set "seeds=[$seed]"} ${noise_dir:+--set "features.noise_dir=$noise_dir"} ${rir_dir:+--set "features.rir_dir=$rir_dir"} ${set[@]+"${set[@]/#/--set=}"} "$@"
 }
 stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no other system from its figures

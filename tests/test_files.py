@@ -49,6 +49,7 @@ OPENERS = {
         "report/lattice_data.py": "arrays without pickled code, by the door",
         "data/stored_frames.py": "bytes of a Shar directory, without pickled code",
     },
+    "get_reader": {"data/stored_features.py": "a storage that the user named with --allow-storage"},
     "LilcomChunkyReader": {"data/stored_features.py": "features, by the door"},
     "AudioSource": {
         "data/utterance_audio.py": "written, never read",

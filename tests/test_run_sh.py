@@ -107,8 +107,8 @@ def test_options_as_kaldi_has_them(root, tmp_path):
         root, "--config", file, "--stage", "9"
     )
     assert "--allow-pipes" not in commands(root, "--config", file, "--allow-pipes", "false", "--stage", "9")[0]
-    (words,) = commands(root, "--data-root", "a b", "--data-root=c", "--stage", "9")
-    assert {"--data-root=a b", "--data-root=c"} <= set(words)
+    (words,) = commands(root, "--data-root", "a b", "--data-root=c", "--allow-storage", "kaldiio", "--stage", "9")
+    assert {"--data-root=a b", "--data-root=c", "--allow-storage=kaldiio"} <= set(words)
 
 
 def test_nothing_in_an_option_file_is_run(root, tmp_path):

@@ -2,7 +2,8 @@
 
 A path that came out of a file opens nothing but a plain file (or a folder of such) that lies, links followed, in the
 folder of the file that names it, or below a folder that the user named with ``--data-root``.  No pipe, no URL, no
-device.  Paths that the user writes (options, ``wav.scp``) do not come here.
+device.  Paths that the user writes (options, ``wav.scp``) do not come here, nor do features of a storage that the user
+named with ``--allow-storage``: Lhotse opens those, whatever they name.
 """
 
 import errno
@@ -17,6 +18,7 @@ from typing import Any, Callable, Iterable, List, Optional, TypeVar, Union
 from rnnt_kd.errors import UserError
 
 DATA_ROOTS = "RNNT_KD_DATA_ROOT"  # of the environment, for the commands that a command starts: a JSON list
+STORAGES = "RNNT_KD_ALLOW_STORAGE"  # likewise
 PAUSE_SECONDS, MOST_PAUSES = 0.5, 20  # for a file that comes late
 Value = TypeVar("Value")
 _ELSEWHERE = "to use it, name a folder that holds it with --data-root"
@@ -27,6 +29,15 @@ def allow(folders: Iterable[Path]) -> None:
     """From now on files may name what lies below ``folders``, in this process and in those that it starts."""
     named = dict.fromkeys([*_roots(), *(os.path.realpath(folder) for folder in folders)])
     os.environ[DATA_ROOTS] = json.dumps(list(named))
+
+
+def allow_storage(name: str) -> None:
+    """From now on features of Lhotse's storage ``name`` are opened by Lhotse, here and in started processes."""
+    os.environ[STORAGES] = json.dumps([*dict.fromkeys([*allowed_storages(), name])])
+
+
+def allowed_storages() -> List[str]:
+    return list(map(str, json.loads(os.environ.get(STORAGES) or "[]")))
 
 
 def named_in(

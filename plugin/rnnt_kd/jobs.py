@@ -32,7 +32,7 @@ from rnnt_kd.progress_bar import say
 JOB = "JOB"  # a word of a command that stands for the job's number
 ENVIRONMENT = (  # part of a command for another machine
     *("RNNT_KD_ENV", "PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONUTF8", "PYTHONIOENCODING"),
-    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", files.DATA_ROOTS),
+    *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", files.DATA_ROOTS, files.STORAGES),
 )
 LAST_LINES = 8  # of a log, told of a job that failed
 MOST_TOLD = 3  # jobs of an array that are told with them

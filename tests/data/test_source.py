@@ -1,6 +1,7 @@
 """Every kind of source gives what Lhotse gives; an index is made once, held against its file, and never believed when
 damaged."""
 
+import argparse
 import gzip
 import json
 import os
@@ -23,12 +24,14 @@ from lhotse.features.io import (
     close_cached_file_handles,
 )
 from lhotse.shar import SharWriter
+from lhotse.utils import fastcopy
 
+from rnnt_kd.bin.options import add_data_root
 from rnnt_kd.data import source as source_module
 from rnnt_kd.data.dataset import make_dataloader
 from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
-from rnnt_kd.files import DATA_ROOTS
+from rnnt_kd.files import DATA_ROOTS, STORAGES
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +214,27 @@ def test_no_storage_opens_pipes_urls_or_files_elsewhere(audio, tmp_path, monkeyp
         with pytest.raises(UserError) as refused:
             open_source(tmp_path / "in/cuts.jsonl").read(0)
         assert "\n" not in str(refused.value) and not list(tmp_path.rglob("EXECUTED"))
+
+
+def test_lhotse_opens_a_storage_that_the_user_allowed_wherever_it_is(audio, tmp_path, monkeypatch):
+    monkeypatch.setenv(STORAGES, "[]")
+    cuts = audio[1].compute_and_store_features(Fbank(), str(tmp_path / "x"), storage_type=LilcomFilesWriter)
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in/cuts.jsonl"
+    url = [fastcopy(cut, features=fastcopy(cut.features, storage_type="lilcom_url")) for cut in cuts]
+    CutSet.from_cuts(url).to_file(path)
+    with pytest.raises(UserError, match="cuts.jsonl:1.*lilcom_url.*--allow-storage"):
+        open_source(path)
+    options = argparse.ArgumentParser()
+    add_data_root(options)
+    options.parse_args(["--allow-storage", "lilcom_url", "--allow-storage", "kaldiio"])
+    source = open_source(path)
+    for place, cut in enumerate(cuts):
+        assert np.array_equal(source.read(place)[1].numpy(), cut.load_features())
+    rewritten(path, lambda lines: [{**cut, "features": {**cut["features"], "storage_key": "no"}} for cut in lines])
+    with pytest.raises(UserError, match="cannot be read .lilcom_url: [A-Za-z]+Error") as refused:
+        open_source(path).read(0)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("writer", [LilcomHdf5Writer, ChunkedLilcomHdf5Writer, NumpyHdf5Writer])

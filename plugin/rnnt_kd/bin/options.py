@@ -45,7 +45,7 @@ def add_experiment(target: argparse.ArgumentParser) -> None:
 
 
 def add_data_root(target: argparse.ArgumentParser) -> None:
-    """``--data-root``: from then on files may name what lies there."""
+    """``--data-root``: from then on files may name what lies there.  ``--allow-storage``: what Lhotse opens."""
 
     class Allow(argparse.Action):
         def __call__(self, parser, namespace, value, option_string=None):
@@ -53,12 +53,23 @@ def add_data_root(target: argparse.ArgumentParser) -> None:
                 raise UserError("--data-root", f"{value} is no folder", "a folder")
             files.allow([value])
 
+    class AllowStorage(argparse.Action):
+        def __call__(self, parser, namespace, value, option_string=None):
+            files.allow_storage(value)
+
     target.add_argument(
         "--data-root",
         type=Path,
         action=Allow,
         metavar="DIR",
         help="files (cuts, experiment.json) may name what lies below DIR, too; may be given several times",
+    )
+    target.add_argument(
+        "--allow-storage",
+        action=AllowStorage,
+        metavar="NAME",
+        help="trust the cuts' features of this storage of Lhotse (lilcom_url, kaldiio): it opens the pipes and URLs "
+        "that they name; may be given several times",
     )
 
 
