@@ -2,6 +2,9 @@
 
 Writes to OUT  encoder.onnx decoder.onnx joiner.onnx tokens.txt bpe.model bpe.vocab model.json README.md check.json
 
+With --dev-cuts a constant is taken off the joiner's bias of blank: the one with which greedy and beam search together
+make the fewest errors there; model.json says which.
+
 Verified before the folder appears: the ONNX checker; onnxruntime against torch on random lengths; what sherpa-onnx
 recognises (in a process of its own; greedy and modified beam search, single and batched) against our own decoder, on
 every utterance of --check-data-dir.  Tokens, times and letters decide.  With exact weights any difference is an error,
@@ -15,7 +18,7 @@ from typing import Any, Dict, List, Optional
 import torch
 
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_allow_pipes, add_ignore_events, parser
+from rnnt_kd.bin.options import add_allow_pipes, add_data_root, add_ignore_events, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.kaldi_dir import TABLES
 from rnnt_kd.errors import UserError
@@ -37,6 +40,9 @@ def arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
     options.add_argument("--check-data-dir", type=Path, help="Kaldi data directory to compare the recognised text on")
     add_allow_pipes(options)
     add_ignore_events(options)
+    add_data_root(options)
+    options.add_argument("--blank-penalty", type=float, default=0.0, help="taken off blank's logit, in the files [0]")
+    options.add_argument("--dev-cuts", type=Path, help="choose --blank-penalty on these cuts: the fewest errors")
     options.add_argument(
         "--decode-dir",
         type=Path,
@@ -53,10 +59,12 @@ def arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 def make_stage(args: argparse.Namespace) -> Stage:
     settings = {**_forms(args), **({"ignore_events": True} if args.ignore_events else {})}
+    settings.update({"blank_penalty": args.blank_penalty} if args.blank_penalty else {})
     scores = [path for folder in args.decode_dir for path in sorted(folder.glob("wer-*.json"))]
     weights = [args.system_dir / name for name in ("model.safetensors", "model.packed.safetensors")]
     inputs = [args.system_dir / "config.yaml", *weights, args.bpe_dir / "bpe.model"]
     data = [args.check_data_dir / name for name in TABLES] if args.check_data_dir else []
+    data += [args.dev_cuts] if args.dev_cuts else []
     return Stage(args.out, "export", settings, [*inputs, *data, *scores], OUTPUTS)
 
 
@@ -82,6 +90,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         allow_pipes=args.allow_pipes,
         score_events=not args.ignore_events,
         decode_dirs=args.decode_dir,
+        blank_penalty=args.blank_penalty,
+        dev_cuts=args.dev_cuts,
         say=lambda line: print(line, flush=True),
     )
     stage.finish()

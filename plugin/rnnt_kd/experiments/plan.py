@@ -271,6 +271,7 @@ class Plan:
             "export", self.system_dir(job), "--bpe-dir", self.places.bpe_dir, "--out", self.export_dir(job)
         )
         command += ["--check-data-dir", str(check_dir), *self.places.pipes, *self._events()]
+        command += ["--dev-cuts", str(self.places.dev_cuts)]
         return command + (["--streaming"] if self.is_streaming(job) else [])
 
     def job_options(self, job: Job) -> List[str]:

@@ -8,6 +8,7 @@ that does takes its place.
 """
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
@@ -18,6 +19,7 @@ from rnnt_kd import atomic, choices
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data.speech import Speech, read_speech
 from rnnt_kd.errors import UserError
+from rnnt_kd.export import blank_penalty as blank
 from rnnt_kd.export import formats, model_json
 from rnnt_kd.export.client_text import tokens_txt
 from rnnt_kd.export.readme import readme
@@ -45,6 +47,8 @@ def export_system(
     allow_pipes: bool = False,
     score_events: bool = True,
     decode_dirs: Optional[Sequence[Path]] = None,
+    blank_penalty: float = 0.0,
+    dev_cuts: Optional[Path] = None,
     say: Say,
 ) -> Dict[str, Any]:
     """Write and verify an export; returns what ``model.json`` says.
@@ -57,6 +61,8 @@ def export_system(
       allow_pipes:    run the shell pipes of its ``wav.scp``.
       score_events:   words such as <unk> and [noise] count in the error rates of both sides.
       decode_dirs:    whose ``wer-*.json`` to copy; None: those under ``system_dir``.
+      blank_penalty:  taken off the joiner's bias of blank, in nats; what is verified is the model with it.
+      dev_cuts:       choose the penalty on these cuts.
     Raises:
       UserError: an unknown target, the system cannot be exported, or the export is not what it should be.
     """
@@ -65,12 +71,22 @@ def export_system(
     writer = choices.load(TARGETS, target.replace("-", "_"))
     if int8 and float16:
         raise UserError("--int8 --float16", "both are given", "one of them")
+    if blank_penalty and dev_cuts is not None:
+        raise UserError("--blank-penalty --dev-cuts", "both are given", "one of them")
+    if not math.isfinite(blank_penalty):
+        raise UserError("--blank-penalty", f"{blank_penalty}", "a number")
     weights = "int8" if int8 else "float16" if float16 else formats.BASE
     model, config = load_system(system_dir)
     tokenizer = Tokenizer.load(bpe_dir)
     model_json.check_exportable(config, tokenizer, model, system_dir, bpe_dir)
     _set_mode(model, config, streaming, system_dir)
     speech = list(_speech(check_data_dir, allow_pipes))  # a defect of the data is an error before anything is written
+    lowered: Dict[str, Any] = {"value": blank_penalty}
+    if dev_cuts is not None:
+        lowered["value"], errors = blank.choose(model, tokenizer, dev_cuts, score_events)
+        lowered["errors"] = {f"{penalty:g}": number for penalty, number in errors.items()}
+        say(f"{config.name}: blank penalty {lowered['value']:g}, of {lowered['errors']} errors in {dev_cuts}")
+    lowered["bias"] = blank.lower(model, lowered["value"])
     decode_dirs = sorted(system_dir.glob("decode_*")) if decode_dirs is None else decode_dirs
     is_ours = out_dir.is_dir() and (not any(out_dir.iterdir()) or (out_dir / model_json.NAME).exists())
     if out_dir.exists() and not is_ours:
@@ -78,6 +94,7 @@ def export_system(
     with atomic.new_dir(out_dir) as making:
         form = {"unk_id": tokenizer.unk_id, "streaming": streaming, "weights": weights, "sparse": sparse}
         values = {**model_json.describe_system(model, config), **form, "wer": model_json.scores_of(decode_dirs)}
+        values["blank_penalty"] = lowered
         names = writer.write_files(model, formats.name_of(weights, sparse), streaming, making)
         values["parameters"] = model_json.describe_parameters(model, names)
         shutil.copyfile(bpe_dir / "bpe.model", making / "bpe.model")

@@ -19,6 +19,7 @@ from rnnt_kd import atomic
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.errors import UserError
+from rnnt_kd.export.blank_penalty import BIAS
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.model_json import NAME, ONNX_FILES, tensor_digest
 from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, load_onnx, metadata_of
@@ -60,6 +61,8 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
         config = _config(manifest, folder, making)
         model = build_model(config)
         tensors = _weights(folder, manifest)
+        if "blank_penalty" in manifest:
+            tensors[BIAS][manifest["blank_id"]] = manifest["blank_penalty"]["bias"]
         heads = {name: value for name, value in model.state_dict().items() if name.startswith(TRAINING_ONLY)}
         tensors.update({name: torch.zeros_like(value) for name, value in heads.items()})
         load_weights(model, tensors, folder, AGAIN)

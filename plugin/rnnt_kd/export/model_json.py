@@ -4,6 +4,8 @@
     vocab_size, context_size, blank_id, unk_id, joiner_dim, subsampling_factor, features
     params, nonzero_params      of the exported parameters; ``sparsity`` of those that training sparsified,
                                 ``sparsity_total`` of all: counted, never a target
+    blank_penalty               value: what was taken off the joiner's bias of blank; bias: that before; errors: of each
+                                penalty that was tried on the development set
     wer                         the scores of the system, as scoring wrote them (an empty list: not scored)
     training_config, training_config_sha256, bpe_sha256
     files                       name -> bytes, sha256
@@ -22,7 +24,7 @@ from typing import Any, Dict, List, Literal, Mapping, Sequence
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from torch import Tensor
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 from rnnt_kd import atomic
 from rnnt_kd.config import SystemConfig
@@ -70,6 +72,12 @@ class _Parameter(TypedDict):
 
 
 @_strict
+class _Lowered(TypedDict):
+    value: float
+    bias: float
+
+
+@_strict
 class _Manifest(TypedDict):
     """What its readers take from model.json."""
 
@@ -85,6 +93,7 @@ class _Manifest(TypedDict):
     training_config: Dict[str, Any]
     training_config_sha256: str
     bpe_sha256: str
+    blank_penalty: NotRequired[_Lowered]  # not in older ones
     streaming: bool
     weights: str
     parameters: Dict[str, _Parameter]
