@@ -195,6 +195,9 @@ def without(cut):
 @pytest.mark.parametrize("storage_type", ["lilcom_chunky", "lilcom_files", "numpy_files"])
 def test_no_storage_opens_pipes_urls_or_files_elsewhere(audio, tmp_path, monkeypatch, path, storage_type):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(
+        STORAGES, json.dumps([storage_type])
+    )  # --allow-storage is for those that we do not read ourselves
     (tmp_path / "in").mkdir()
     cuts = audio[1].compute_and_store_features(Fbank(), str(tmp_path / "x"), storage_type=LilcomChunkyWriter)
     cuts.to_file(tmp_path / "in/cuts.jsonl")

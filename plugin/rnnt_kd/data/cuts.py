@@ -172,7 +172,7 @@ class _LhotseCut(TypedDict):
 
 
 _LHOTSE_CUT = TypeAdapter(_LhotseCut)
-_STORAGES = ("lilcom_chunky", "lilcom_files", "numpy_files", "lilcom_hdf5", "chunked_lilcom_hdf5", "numpy_hdf5", SHAR)
+STORAGES = ("lilcom_chunky", "lilcom_files", "numpy_files", "lilcom_hdf5", "chunked_lilcom_hdf5", "numpy_hdf5", SHAR)
 
 
 class Manifest:
@@ -289,9 +289,9 @@ def check_lhotse(values: Any, where: str, in_shar: bool = False) -> Dict[str, An
     cut, where = _validated(_LHOTSE_CUT, values, where, once)
     features, recording = cut.pop("features", None), cut.get("recording")
     found = (features or {}).get("storage_type") or ((recording or {}).get("sources") or [{}])[0].get("type")
-    if features and found not in (*_STORAGES, *allowed_storages()):
+    if features and found not in (*STORAGES, *allowed_storages()):
         trust = "copy them with CutSet.copy_feats; of cuts that you trust to open pipes and URLs: --allow-storage"
-        raise UserError(where, f'features.storage_type: "{found:.100}"', f"one of {', '.join(_STORAGES)}", trust)
+        raise UserError(where, f'features.storage_type: "{found:.100}"', f"one of {', '.join(STORAGES)}", trust)
     if (found == SHAR) != in_shar:
         raise UserError(where, f"its data is of the storage '{found}'", "a Shar folder is given by its name", once)
     supervision = cut["supervisions"][0]

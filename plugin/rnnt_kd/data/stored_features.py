@@ -30,7 +30,7 @@ from lhotse.features.io import (
 )
 
 from rnnt_kd.data.audio_format import SAMPLING_RATE
-from rnnt_kd.data.cuts import AGAIN, frames_of
+from rnnt_kd.data.cuts import AGAIN, STORAGES, frames_of
 from rnnt_kd.data.stored_frames import SHAR
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import allowed_storages, bytes_at, named_in
@@ -46,12 +46,12 @@ def read_features(cut: MonoCut, cuts_path: Path) -> torch.Tensor:
     features, cuts_path = cut.features, Path(cuts_path)
     if features is None:
         return _computed_features(cut, cuts_path)
-    trusted = features.storage_type in allowed_storages()
+    trusted = features.storage_type in allowed_storages() and features.storage_type not in STORAGES  # which we open
     if trusted:
-        path = Path(features.storage_path)
+        path, next_step = Path(features.storage_path), f"repair what {cuts_path} names"
     else:
         path = _features_file(str(cuts_path), features.storage_type, features.storage_path, features.storage_key)
-    next_step = f"move {path.parent} away and run stage 1 again"
+        next_step = f"move {path.parent} away and run stage 1 again"
     skipped = frames_of(cut.start - features.start)
     num_frames = frames_of(cut.duration)
     try:
