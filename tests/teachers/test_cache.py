@@ -148,7 +148,7 @@ def test_every_flipped_bit_is_found_and_its_shard_named(folder, entries):
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
         said = message(read_all, folder, entries)
-        assert str(path) in said and "cache_teacher" in said, (place, said)
+        assert str(path) in said and "make the cache again" in said, (place, said)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 7, 8, 100, -200, -1, None])
@@ -193,7 +193,11 @@ def test_another_format_is_named(folder, entries, monkeypatch):
         patch.setattr(teacher_shards, "FORMAT", 1)
         write_shard(folder, FACTS, 1, 3, entries[4:8])
     said = message(TeacherCache.open, folder)
-    assert "shard-00001" in said and "its format is 1, and this program writes 2" in said and "run stage 4" in said
+    assert (
+        "shard-00001" in said
+        and "its format is 1, and this program writes 2" in said
+        and "make the cache again" in said
+    )
 
 
 @pytest.mark.parametrize("key, value, parts", [
@@ -206,7 +210,7 @@ def test_another_format_is_named(folder, entries, monkeypatch):
 def test_a_cache_made_with_something_else_names_both(folder, key, value, parts):
     TeacherCache.open(folder, {key: getattr(FACTS, key)})
     said = message(TeacherCache.open, folder, {key: value})
-    assert str(folder) in said and all(part in said for part in parts) and "cache_teacher" in said
+    assert str(folder) in said and all(part in said for part in parts) and "make the cache again" in said
 
 
 def test_missing_utterances_are_counted_and_one_is_named(folder, entries):

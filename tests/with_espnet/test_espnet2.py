@@ -15,6 +15,7 @@ from reference import rnnt_losses_pruned  # noqa: E402
 
 from rnnt_kd.errors import UserError  # noqa: E402
 from rnnt_kd.espnet import KdASRTask, KdTransducerTask  # noqa: E402
+from rnnt_kd.espnet.cache import fill_cache
 from rnnt_kd.espnet.models import EspnetTransducer  # noqa: E402
 from rnnt_kd.espnet.tasks import load_teacher  # noqa: E402
 from rnnt_kd.lattice import get_backend  # noqa: E402
@@ -267,6 +268,11 @@ def test_a_model_that_warps_time_is_warned_of(world, teacher, caplog):
     ({"cache": "nowhere"}, ["nowhere", "no teacher cache here"]),
     ({"teacher_model": "nowhere.pth"}, ["nowhere.pth", "no such file"]),
     ({"pruned": {}}, ["kd_conf.pruned", "k2_pruned_loss_args"]),
+    *(({"pruned": value}, ["kd_conf.pruned", "a mapping"]) for value in (True, False, 5, "5")),
+    *(({"class_scales": value}, ["class scales", "three numbers"]) for value in (2, "1,0,2", [1, 2])),
+    ({"class_scales": [1, "much", 0]}, ["kd_conf.class_scales", "much"]),
+    ({"shift": 1.7}, ["kd_conf.shift", "1.7", "a whole number"]),
+    *(({key: 3}, [f"kd_conf.{key}", "3; expected a path"]) for key in ("teacher_model", "cache")),
 ])  # fmt: skip
 def test_a_wrong_kd_conf_is_one_line(world, conf, words):
     said = message(build, world, kd_conf=conf)
@@ -277,6 +283,9 @@ def test_a_wrong_kd_conf_is_one_line(world, conf, words):
     ({"use_k2_pruned_loss": True, "k2_pruned_loss_args": {"prune_rang": 3}}, ["prune_rang", "did you mean"]),
     ({"use_k2_pruned_loss": True, "k2_pruned_loss_args": {"reduction": "none"}}, ["reduction", "mean"]),
     ({"use_k2_pruned_loss": True, "k2_pruned_loss_args": {"padding_idx": 9}}, ["padding_idx", "9", "0"]),
+    ({"use_k2_pruned_loss": True, "k2_pruned_loss_args": {"prune_range": 2.7}}, ["prune_range", "2.7", "a whole number"]),
+    ({"use_k2_pruned_loss": True, "k2_pruned_loss_args": {"lm_scale": "nan"}}, ["lm_scale", "nan"]),
+    ({"use_k2_pruned_loss": True, "k2_pruned_loss_args": {"simple_loss_scaling": -1}}, ["simple_loss_scaling", "-1"]),
     ({"fastemit_lambda": 0.1}, ["fastemit_lambda", "0.1"]),
 ])  # fmt: skip
 def test_what_this_loss_cannot_do_is_one_line(world, model_conf, words):
@@ -307,8 +316,9 @@ def test_a_teacher_of_another_kind_is_one_line_that_names_both(world, teacher, t
     assert "are no weights of" in said(built_config("transducer"), {**state, "lm_proj.bias": torch.zeros(3)})
     lacking = {name: x for name, x in state.items() if name != "lm_proj.bias"}
     assert "lacks 1 of the model's weights, the first lm_proj.bias" in said(built_config("transducer"), lacking)
-    weights.write_bytes(b"no checkpoint")
-    assert "are no weights of" in message(build, world, kd_conf={"teacher_model": str(weights)})
+    for content in (b"no checkpoint", b"some words\n", b""):
+        weights.write_bytes(content)
+        assert "are no weights of" in message(build, world, kd_conf={"teacher_model": str(weights)})
     config.unlink()
     assert "config.yaml" in message(build, world, kd_conf={"teacher_model": str(weights)})
 
@@ -353,3 +363,16 @@ def test_a_teacher_without_heads_fills_no_cache(world, tmp_path):
         words += ["--data-path-and-name-and-type", file]
     said = world.run(*words, status=1)
     assert "no simple heads" in said.splitlines()[-1] and "Traceback" not in said
+
+
+@pytest.mark.parametrize("name, lines, words", [
+    ("text", "utt0 ab\nutt9 ab\n", "utt9 is not in"), ("text", "utt0 ab\nutt0 ab\n", "utt0 comes twice"),
+    ("text", "utt0\n", "utt0 has no value"), ("wav.scp", "", "utt0 is not in"),
+])  # fmt: skip
+def test_data_of_a_cache_that_do_not_fit_together_are_one_line(world, teacher, tmp_path, name, lines, words):
+    data = {file: world.folder / file for file in ("wav.scp", "text")}
+    data[name] = tmp_path / name
+    data[name].write_text(lines)
+    given = [f"{data['wav.scp']},speech,sound", f"{data['text']},text,text"]
+    options = dict(prune_range=3, temperature=1.0, batch_size=2, job=1, num_jobs=1, device="cpu")
+    assert words in message(fill_cache, teacher, "", given, tmp_path / "kd", **options)

@@ -18,6 +18,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.icefall import IcefallModel, distill, load_teacher
 from rnnt_kd.icefall.__main__ import main
 from rnnt_kd.icefall.distill import _Lattice
+from rnnt_kd.icefall.launch import TeacherSettings
 from rnnt_kd.icefall.model import output_layer
 from rnnt_kd.icefall.recipe import averaged, import_train, recipe_imports
 from rnnt_kd.lattice.prune_ranges import do_rnnt_pruning
@@ -26,7 +27,7 @@ from rnnt_kd.teachers.write_cache import cache_facts, write_cache
 
 RECIPE = Path(__file__).with_name("standin")
 PLUGIN = Path(__file__).resolve().parents[2] / "plugin"
-TEACHER = dict(dim=24, context_size=2, vocab_size=12, blank_id=0, subsampling_factor=4)
+TEACHER = dict(dim=24, context_size=2, vocab_size=12, blank_id=0, subsampling_factor=4, causal=False)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +196,7 @@ def test_a_copy_is_a_model_of_its_own_and_holds_no_teacher(models, batch):
     assert len([*twin.modules()]) == len([*copy.deepcopy(teacher).modules()])
 
 
-def test_a_cache_says_what_the_teacher_says_on_its_ranges(models, batch, tmp_path):
+def test_a_cache_says_what_the_teacher_says_on_its_ranges(models, batch, tmp_path, caplog):
     student, teacher = models
     adapter, ids = IcefallModel(teacher), [cut.id for cut in batch["supervisions"]["cut"]]
     texts = [row[:n].tolist() for row, n in zip(batch["y"], batch["y_lens"])]
@@ -213,7 +214,9 @@ def test_a_cache_says_what_the_teacher_says_on_its_ranges(models, batch, tmp_pat
     torch.testing.assert_close(kd.last, expected.detach(), rtol=2e-3, atol=0)
     batch["supervisions"]["cut"][1].id = "another"
     student(**given(batch))
-    assert kd.skipped == 1 and 0 < kd.last < expected
+    student(**given(batch))
+    assert kd.skipped == 2 and 0 < kd.last < expected
+    assert caplog.text.count("1 of 3 utterances of a batch are not there, the first another") == 1
     kd.missing = "error"
     with pytest.raises(UserError, match="1 of 3 utterances are missing, the first: another"):
         student(**given(batch))
@@ -283,6 +286,12 @@ AVG0 = "--kd-teacher t --kd-teacher-epoch 1 --kd-teacher-avg 0 --kd-teacher-reci
     (AVG0 + " --context-size 1", "its context size is 2; expected 1, as the student has"),
     (AVG0 + " --kd-teacher-set vocab_size=13", "size mismatch"),
     (AVG0 + " --kd-teacher-set wings=2", "has no option wings"),
+    (AVG0 + " --kd-teacher-set dim=wide", "option dim: 'wide'; expected as 24"),
+    (AVG0 + " --kd-teacher-set causal=maybe", "option causal: 'maybe'; expected as False"),
+    ("--kd-teacher t/epoch-1.pt --kd-teacher-epoch 1", "is a file, which has no epoch to choose"),
+    ("--kd-teacher t/epoch-1.pt --kd-teacher-avg 2", "is a file, which has no avg to choose"),
+    (AVG0 + " --kd-scale inf", "kd scale: inf"),
+    (AVG0 + " --kd-shift -1", "kd shift: -1"),
     (AVG0 + " --kd-weighting nothing", "nothing"),
     (AVG0 + " --kd-scal 1", "--kd-scal: unknown option"),
     (AVG0 + " --kd-cache c", "--kd-cache: and --kd-teacher"),
@@ -314,6 +323,41 @@ def test_weights_without_options_and_damaged_files_are_refused(recipe, launched,
     assert "holds weights without the options" in launched("--kd-teacher", "pretrained.pt")
     (tmp_path / "t/epoch-1.pt").write_bytes(b"PK\3\4 nothing")
     assert "cannot be read" in launched(*AVG0.split())
+
+
+def test_a_training_with_a_teacher_goes_on_with_one_or_not_at_all(launched, spawned):
+    words = ["--exp-dir", str(spawned), "--start-epoch", "3", "--sparsity", "0.9", "--sparsity-ramp", "1", "5"]
+    said = launched(*words)
+    assert "its checkpoint is of a training with a teacher; expected --kd-teacher as it had" in said
+    said = launched(*words, *AVG0.split(), "--sparsity-structure", "4x1")
+    assert "--sparsity-structure: 4x1, and its checkpoint has unstructured" in said
+
+
+def test_tokens_are_those_of_the_teachers_own_checkout_and_a_file_has_its_folders_recipe(recipe, tmp_path, monkeypatch):
+    """Every recipe calls them data/lang/tokens.txt, and there may be two of one name."""
+    for name, piece in (("ours", "b"), ("theirs", "c")):
+        (tmp_path / name / "data/lang").mkdir(parents=True)
+        (tmp_path / name / "data/lang/tokens.txt").write_text(f"<blk> 0\n{piece} 1\n")
+    place = save_teacher(recipe, tmp_path / "theirs/zipformer/exp", lang_dir="data/lang")
+    monkeypatch.chdir(tmp_path / "ours")
+    for settings in (TeacherSettings(str(place)), TeacherSettings("../theirs/zipformer/exp/epoch-1.pt")):
+        assert settings.pieces({"lang_dir": "data/lang"}) == ["<blk>", "c"]
+        assert settings.pieces({"lang_dir": str(tmp_path / "ours/data/lang")}) == ["<blk>", "b"]
+    with pytest.raises(UserError, match="its bpe.model or tokens.txt is in no folder above it"):
+        TeacherSettings(str(place)).known_pieces(types.SimpleNamespace(options={}, where="teacher"))
+    (place.parent / "train.py").write_text("raise ImportError('the fork of this teacher')")
+    for settings in (TeacherSettings(str(place), 1, 0), TeacherSettings(str(place / "epoch-1.pt"))):
+        with pytest.raises(UserError, match="the fork of this teacher"):
+            settings.load(RECIPE)
+
+
+def test_options_of_a_teacher_are_read_as_what_they_were(recipe, tmp_path):
+    folder = save_teacher(recipe, tmp_path / "t")
+    for value, expected in (("0", False), ("1", True), ("True", True), (False, False)):
+        assert load_teacher(folder, 1, 0, recipe=RECIPE, causal=value).options["causal"] is expected or value in (
+            "1",
+            "True",
+        )
 
 
 def test_training_that_does_not_ask_the_teacher_is_an_error(recipe, launched, monkeypatch):

@@ -22,7 +22,7 @@ STORAGE = "rnnt_kd_frames"
 SHAR = "shar"  # of what lies in an archive of a Shar folder: "offset,size,extension" or "archive,offset,size"
 # Custom fields of a cut: the teacher's array, how it was made, and the digest of its bytes (a Shar folder has none).
 TEACHER_FIELDS = TEACHER, TEACHER_FACTS, TEACHER_DIGEST = "kd", "kd_facts", "kd_digest"
-AGAIN = "run stage 4 (python -m rnnt_kd.bin.cache_teacher) again"
+AGAIN = "make the cache again (./run.sh: stage 4)"
 _KEY = re.compile(r"([0-9]{1,15}),([0-9]{1,9}),([0-9]{1,5}),([0-9a-f]{32})")
 _SHAR_KEY = re.compile(r"([0-9]{1,15}),([0-9]{1,12}),\.npy")
 
@@ -33,7 +33,7 @@ def digest(content: bytes) -> str:
 
 
 def damaged(path: object, reason: str) -> UserError:
-    return UserError(path, f"damaged: {reason}", "a shard as stage 4 wrote it", f"{AGAIN}: it makes this one anew")
+    return UserError(path, f"damaged: {reason}", "a shard as it was written", f"{AGAIN}: it makes this one anew")
 
 
 class StoredFrames(NamedTuple):

@@ -1,5 +1,6 @@
 """Fills a teacher's cache from the data of an ESPnet training, by utterance id."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, Iterator, List, Sequence
 
@@ -10,6 +11,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.espnet.tasks import labels_digest, load_teacher, task_of
 from rnnt_kd.systems.store import tensors_digest
 from rnnt_kd.teachers.write_cache import Batch, cache_facts, write_cache
+from rnnt_kd.text_files import read_text
 
 
 def fill_cache(
@@ -30,11 +32,10 @@ def fill_cache(
     if [part[1:2] for part in parts] != [["speech"], ["text"]] or any(len(part) != 3 for part in parts):
         expected = "wav.scp,speech,sound and text,text,text, in this order"
         raise UserError("--data-path-and-name-and-type", " ".join(data), expected)
-    for path, _, _ in parts:
-        if not Path(path).is_file():
-            raise UserError(path, "no such file", "of the training's data")
-    with open(parts[1][0], encoding="utf-8") as stream:
-        keys = [line.split(maxsplit=1)[0] for line in stream if line.strip()][job - 1 :: num_jobs]
+    speech, text = (_read_ids(Path(path)) for path, _, _ in parts)
+    if lacking := sorted({*text} - {*speech}):
+        raise UserError(parts[1][0], f"{lacking[0]} is not in {parts[0][0]}", "utterances that are in both")
+    keys = text[job - 1 :: num_jobs]
     task: Any = task_of(teacher.model)
     dataset = ESPnetDataset(parts, preprocess=task.build_preprocess_fn(args, False), float_dtype="float32")
     collate = task.build_collate_fn(args, False)
@@ -53,3 +54,14 @@ def fill_cache(
         bpe=labels_digest(args, teacher.model.token_list), digest=tensors_digest(teacher.model.state_dict()),
     )  # fmt: skip
     return write_cache(teacher, batches(), out, facts, shard=job - 1, num_shards=num_jobs, where=weights)
+
+
+def _read_ids(path: Path) -> List[str]:
+    """Of the utterances of a file of Kaldi's.  UserError: one of them comes twice, or has nothing behind its id."""
+    entries = [line.split(maxsplit=1) for line in read_text(path).split("\n") if line.strip()]
+    counts = Counter(entry[0] for entry in entries)
+    for entry in entries:
+        if len(entry) < 2 or counts[entry[0]] > 1:
+            problem = "has no value" if len(entry) < 2 else "comes twice"
+            raise UserError(path, f"{entry[0]} {problem}", "every id once, and its value", "mend the file")
+    return list(counts)

@@ -156,7 +156,14 @@ def read_conf(conf: Optional[Dict[str, Any]]) -> Dict[str, Any]:
             raise UserError(f"kd_conf.{key}", "is empty", "a path", "leave it out to train without a teacher")
     conf = {**DEFAULTS, **conf}
     conf["scale"], conf["temperature"] = (_number(conf[key], f"kd_conf.{key}") for key in ("scale", "temperature"))
-    conf["shift"] = int(_number(conf["shift"], "kd_conf.shift"))
+    conf["shift"] = _whole(conf["shift"], "kd_conf.shift")
+    for key in (*SOURCES, "teacher_config"):
+        if not isinstance(conf[key], (str, type(None))):
+            raise UserError(f"kd_conf.{key}", repr(conf[key]), "a path")
+    if isinstance(conf["class_scales"], (list, tuple)):
+        conf["class_scales"] = [_number(value, "kd_conf.class_scales") for value in conf["class_scales"]]
+    if conf["pruned"] is not None and not isinstance(conf["pruned"], dict):
+        raise UserError("kd_conf.pruned", repr(conf["pruned"]), "a mapping, as {prune_range: 5}", "or leave it out")
     choices.check(conf["align"], ["strict", "crop-pad"], "kd_conf.align")
     choices.check(conf["missing"], ["error", "skip"], "kd_conf.missing")
     get_backend(conf["backend"])
@@ -171,10 +178,9 @@ def read_pruning(given: Dict[str, Any], where: str) -> Pruning:
     """Raises UserError: an unknown key, or a value that this loss cannot have."""
     for key in given:
         choices.check(key, [field.name for field in fields(Pruning)], where)
-    try:
-        pruning = Pruning(**{key: type(getattr(Pruning, key))(value) for key, value in given.items()})
-    except (TypeError, ValueError) as error:
-        raise UserError(where, str(error), "numbers") from None
+    read: Dict[type, Any] = {str: lambda value, _: str(value), int: _whole, float: _number}
+    kinds = {field.name: read[type(field.default)] for field in fields(Pruning)}
+    pruning = Pruning(**{key: kinds[key](value, f"{where}.{key}") for key, value in given.items()})
     choices.check(pruning.loss_type, ["regular", "modified", "constrained"], f"{where}.loss_type")
     choices.check(pruning.reduction, ["mean", "sum"], f"{where}.reduction")
     if pruning.padding_idx != 0:
@@ -217,8 +223,9 @@ def load_teacher(weights: str, config: Optional[str], student=None) -> Tuple[Esp
         if "am_proj.weight" in state and not hasattr(model, "am_proj"):
             add_heads(model)
         missing = model.load_state_dict(state, strict=False).missing_keys
-    except (RuntimeError, OSError, AttributeError, EOFError) as error:
-        raise UserError(weights, f"are no weights of {path} ({str(error).strip().splitlines()[-1]})") from None
+    except Exception as error:  # whatever reading a file of any content may raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise UserError(weights, f"are no weights of {path} ({reason})") from None
     if missing:
         raise UserError(
             weights, f"lacks {len(missing)} of the model's weights, the first {missing[0]}", f"those of {path}"
@@ -276,6 +283,13 @@ def labels_digest(args, tokens: Sequence[str]) -> str:
 def task_of(model) -> type:
     """ESPnet's."""
     return ASRTransducerTask if isinstance(model, ESPnetASRTransducerModel) else ASRTask
+
+
+def _whole(value: Any, where: str) -> int:
+    number = _number(value, where)
+    if number != int(number):
+        raise UserError(where, str(value), "a whole number")
+    return int(number)
 
 
 def _number(value: Any, where: str) -> float:

@@ -111,7 +111,7 @@ def _add_teacher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kd-teacher", help="folder with its epoch-N.pt, one such file, or jit_script.pt")
     parser.add_argument("--kd-teacher-epoch", type=int)
     parser.add_argument("--kd-teacher-iter", type=int, help="of checkpoint-N.pt, in the place of an epoch")
-    parser.add_argument("--kd-teacher-avg", type=int, default=1, help="as --avg of decode.py; 0: that checkpoint alone")
+    parser.add_argument("--kd-teacher-avg", type=int, help="as --avg of decode.py, 1; 0: that checkpoint alone")
     parser.add_argument(
         "--kd-teacher-use-averaged-model", type=_flag, default=True, metavar="BOOL", help="as for decode.py"
     )

@@ -30,7 +30,7 @@ def fill_cache(settings: TeacherSettings, own: Any, device: str) -> None:
     teacher = settings.load()
     pieces = read_pieces(own.bpe_model)
     ours = {"classes": len(pieces), "pieces": pieces, "blank": pieces.index("<blk>") if "<blk>" in pieces else 0}
-    check_same(teacher.where, {**kind(teacher.model), "pieces": settings.pieces(teacher.options)}, ours)
+    check_same(teacher.where, {**kind(teacher.model), "pieces": settings.known_pieces(teacher)}, ours)
     teacher.model.to(device)
     cache_teacher(
         cached_model(teacher, teacher.options), own.cuts, Tokenizer.load(own.bpe_model), own.cache_dir,

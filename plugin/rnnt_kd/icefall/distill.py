@@ -64,8 +64,8 @@ def distill(
     for what, value, known in (("align", align, ("strict", "crop-pad")), ("missing", missing, ("error", "skip"))):
         if value not in known:
             raise UserError(what, repr(value), " or ".join(known))
-    if not scale >= 0.0:
-        raise UserError("kd scale", str(scale), "a number >= 0")
+    if isinstance(scale, str) or not 0.0 <= scale < float("inf"):
+        raise UserError("kd scale", repr(scale), "a number >= 0")
     base: Any = type(model)
     if hasattr(base, "_rnnt_kd"):
         raise UserError("student", "learns from a teacher already", "one call of distill")

@@ -17,7 +17,7 @@ from rnnt_kd.config import ModelConfig
 from rnnt_kd.errors import UserError
 from rnnt_kd.icefall.launch import TeacherSettings
 from rnnt_kd.icefall.model import kind
-from rnnt_kd.icefall.recipe import builder, import_train, recipe_imports
+from rnnt_kd.icefall.recipe import builder, import_train, recipe_above, recipe_imports
 from rnnt_kd.models import CONTEXT_SIZE, build_transducer
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.teachers.same import check_same
@@ -49,10 +49,10 @@ def as_system(given: Mapping[str, Any], pieces: list, where: str) -> Tuple[Trans
         raise UserError(
             teacher.where, "does not say what it is made of", expected, "or use it in python -m rnnt_kd.icefall"
         )
-    found = {**kind(teacher.model), "pieces": settings.pieces(teacher.options)}
+    found = {**kind(teacher.model), "pieces": settings.known_pieces(teacher)}
     ours = {"classes": len(pieces), "blank": 0, "context size": CONTEXT_SIZE, "pieces": pieces}
     check_same(teacher.where, found, ours)
-    folder = Path(given.get("recipe") or _above(Path(given["path"]))).resolve()
+    folder = Path(given.get("recipe") or recipe_above(Path(given["path"]))).resolve()
     plain = {key: value for key, value in teacher.options.items() if isinstance(value, (str, int, float))}
     encoder_options = {"factory": f"{__name__}:encoder", "recipe": str(folder), "options": plain}
     weights = {
@@ -111,10 +111,6 @@ def _another_decoder(where: object) -> UserError:
 
 def _of_encoder(name: str) -> bool:
     return name.partition(".")[0] not in REST
-
-
-def _above(path: Path) -> Path:
-    return (path if path.is_dir() else path.parent).resolve().parent
 
 
 def _ours(model: Any, where: object) -> Dict[str, Tensor]:

@@ -21,7 +21,8 @@ from torch import nn
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.icefall.distill import Distiller, distill
-from rnnt_kd.icefall.recipe import BUILDERS, OURS, import_train, load_teacher
+from rnnt_kd.icefall.model import IcefallModel
+from rnnt_kd.icefall.recipe import BUILDERS, OURS, import_train, load_teacher, recipe_above
 from rnnt_kd.icefall.sparse import SparseTraining
 from rnnt_kd.losses.as_k2 import as_k2
 from rnnt_kd.teachers.same import check_same
@@ -37,7 +38,7 @@ class TeacherSettings:
 
     place: str
     epoch: Optional[int] = None
-    avg: int = 1
+    avg: Optional[int] = None
     iter: Optional[int] = None
     use_averaged_model: bool = True
     recipe: Optional[str] = None
@@ -47,7 +48,7 @@ class TeacherSettings:
     def load(self, student_recipe: Optional[Path] = None) -> Any:
         """The teacher; one whose folder lies in no recipe is taken for one of the student's."""
         recipe = self.recipe
-        if recipe is None and student_recipe and not (Path(self.place).resolve().parent / "train.py").is_file():
+        if recipe is None and student_recipe and not (recipe_above(Path(self.place)) / "train.py").is_file():
             recipe = str(student_recipe)
         return load_teacher(
             Path(self.place), self.epoch, self.avg, iter=self.iter, use_averaged_model=self.use_averaged_model,
@@ -55,8 +56,19 @@ class TeacherSettings:
         )  # fmt: skip
 
     def pieces(self, options: Mapping[str, Any]) -> Optional[List[str]]:
-        """Its tokens; None where nobody says where they are."""
-        return read_pieces(Path(self.tokens)) if self.tokens else recipe_pieces(options)
+        """Its tokens, where a path in its options is one from a folder above its own; None: not there."""
+        if self.tokens:
+            return read_pieces(Path(self.tokens))
+        place = Path(os.path.abspath(self.place))
+        return recipe_pieces(options, [*place.parents, *place.resolve().parents])
+
+    def known_pieces(self, teacher: IcefallModel) -> List[str]:
+        """``pieces`` of a loaded teacher.  UserError: they are not there."""
+        found = self.pieces(teacher.options)
+        if found is None:
+            problem = "its bpe.model or tokens.txt is in no folder above it"
+            raise UserError(teacher.where, problem, "its tokens", "name the file (--kd-teacher-tokens, tokens:)")
+        return found
 
 
 @dataclass(frozen=True)
@@ -175,8 +187,17 @@ class _Training:
 
     def _load(self, original, *args: Any, **kwargs: Any) -> Any:
         saved = original(*args, **kwargs)
-        state = ((saved or {}).get(OURS) or {}).get("sparsifier")
+        before: Dict[str, Any] = (saved or {}).get(OURS) or {}
+        taught = next((f"--kd-{name}" for name in ("teacher", "cache") if before.get(name)), None)
+        if taught and self.kd is None:
+            expected = f"{taught} as it had, or another, or --kd-scale 0 beside it"
+            raise UserError("--start-epoch", "its checkpoint is of a training with a teacher", expected)
+        state, sparsity = before.get("sparsifier"), before.get("sparsity") or {}
         if self.sparse:
+            ours = self.settings.sparsity or {}
+            if state is not None and sparsity.get("structure") != ours.get("structure"):
+                problem = f"{ours.get('structure')}, and its checkpoint has {sparsity.get('structure')}"
+                raise UserError("--sparsity-structure", problem, "the same")
             self.sparse.saved = state
         elif state is not None:
             raise UserError(
@@ -217,12 +238,13 @@ def check_options_for_cache(params: Mapping[str, Any]) -> None:
         raise UserError("--return-cuts", "0: a cache is read by the ids of the cuts", "1 with --kd-cache")
 
 
-def recipe_pieces(options: Mapping[str, Any]) -> Optional[List[str]]:
-    """The tokens of a recipe by its options, from where train.py would read them; None where they are not there."""
-    named = [options.get("bpe_model"), Path(str(options.get("lang_dir"))) / "tokens.txt"]
+def recipe_pieces(options: Mapping[str, Any], folders: Sequence[Path] = (Path(),)) -> Optional[List[str]]:
+    """The tokens of a recipe by its options, whose paths start in the first folder that has them; None: not there."""
+    names = [options.get("bpe_model"), Path(str(options.get("lang_dir"))) / "tokens.txt"]
+    named = [folder / name for folder in folders for name in names if name]
     if found := importlib.util.find_spec("ssentencepiece"):  # zipformer's tokens, some of which have names
-        named += [Path(folder, "resources", f"{named[0]}.vocab") for folder in found.submodule_search_locations or ()]
-    return next((read_pieces(Path(path)) for path in named if path and Path(path).is_file()), None)
+        named += [Path(folder, "resources", f"{names[0]}.vocab") for folder in found.submodule_search_locations or ()]
+    return next((read_pieces(path) for path in named if path.is_file()), None)
 
 
 def _check_recipes(where: object, theirs: Mapping[str, Any], pieces: Optional[List[str]], ours: Mapping[str, Any]):

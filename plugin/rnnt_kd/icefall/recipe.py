@@ -20,13 +20,14 @@ from rnnt_kd.icefall.model import IcefallModel
 
 STATES = ("model", "model_avg", "optimizer", "scheduler", "grad_scaler", "sampler")  # all else are options
 OURS = "rnnt_kd"  # what the launcher adds
+BOOLEANS = {"1": True, "true": True, "0": False, "false": False}
 BUILDERS = ("get_model", "get_transducer_model")
 
 
 def load_teacher(
     place: Path,
     epoch: Optional[int] = None,
-    avg: int = 1,
+    avg: Optional[int] = None,
     *,
     iter: Optional[int] = None,
     use_averaged_model: bool = True,
@@ -38,15 +39,20 @@ def load_teacher(
     Args:
       place:    ``exp/jit_script.pt``, which needs no recipe; a checkpoint; or the folder of a training's checkpoints.
       epoch, avg, iter, use_averaged_model:  of a folder, as in icefall's decode.py, by icefall's own averaging.
-                With avg=0, the weights of the checkpoint itself.
+                With avg=0, the weights of the checkpoint itself; None: 1.
       recipe:   the folder with its train.py; None: the folder above the checkpoints'.
       options:  in the place of the checkpoint's, such as chunk_size="32" of a causal model, which by itself takes the
                 largest context.
     Raises:
-      UserError: no such checkpoint, one without options (``pretrained.pt``), a folder without train.py, or weights that
-        do not fit.
+      UserError: no such checkpoint, one without options (``pretrained.pt``), a folder without train.py, weights that
+        do not fit, or what a file cannot have: an epoch, an average, and a script options.
     """
     place = Path(place)
+    asked = {"epoch": epoch, "iter": iter, "avg": avg or None, **(options if _is_script(place) else {})}
+    given = [name for name, value in asked.items() if value is not None]
+    if place.is_file() and given:
+        problem = f"is a file, which has no {given[0]} to choose"
+        raise UserError(place, problem, "the folder of the checkpoints", f"or leave out {given[0]}")
     if _is_script(place):
         try:
             script = torch.jit.load(str(place), map_location="cpu")
@@ -65,9 +71,8 @@ def load_teacher(
     for name, value in options.items():
         if name not in saved:
             raise UserError(where, f"has no option {name}", "one of its training, such as chunk_size")
-        is_number = isinstance(saved[name], (int, float)) and not isinstance(saved[name], bool)
-        saved[name] = type(saved[name])(value) if is_number else value
-    folder = Path(recipe) if recipe is not None else (place if place.is_dir() else place.parent).resolve().parent
+        saved[name] = _as(saved[name], value, f"{where}: option {name}")
+    folder = Path(recipe) if recipe is not None else recipe_above(place)
     with recipe_imports(folder):
         train = import_train(folder / "train.py")
         params = train.get_params()
@@ -83,14 +88,25 @@ def load_teacher(
     return teacher
 
 
+def recipe_above(place: Path) -> Path:
+    """The folder that ``place``, a training's folder or a checkpoint in it, lies in."""
+    return (place if place.is_dir() else place.parent).resolve().parent
+
+
 def averaged(
-    place: Path, epoch: Optional[int], avg: int, *, iter: Optional[int] = None, use_averaged_model: bool = True
+    place: Path,
+    epoch: Optional[int],
+    avg: Optional[int],
+    *,
+    iter: Optional[int] = None,
+    use_averaged_model: bool = True,
 ) -> Tuple[Dict[str, Tensor], Dict[str, Any], str]:
     """Weights as decode.py averages them, the options of the last checkpoint, and how to call it in messages.
 
     A sparse model of ours comes with its zeros: the masks of the last checkpoint are applied after the averaging.
     Raises UserError as ``load_teacher``.
     """
+    avg = 1 if avg is None else avg
     if avg < 0:
         raise UserError("avg", str(avg), "0 or more")
     if not place.exists():
@@ -202,6 +218,16 @@ def _import(name: str, where: object) -> ModuleType:
     except ImportError as error:
         problem = f"{name} does not import ({error})"
         raise UserError(where, problem, "icefall, its requirements and PYTHONPATH as for training") from None
+
+
+def _as(usual: object, value: object, where: str) -> object:
+    """``value`` as one of the kind of ``usual``: of the command line all are text."""
+    if not isinstance(usual, (bool, int, float)):
+        return value
+    try:
+        return BOOLEANS[str(value).lower()] if isinstance(usual, bool) else type(usual)(str(value))
+    except (KeyError, ValueError):
+        raise UserError(where, repr(value), f"as {usual!r}") from None
 
 
 def _is_script(path: Path) -> bool:

@@ -31,9 +31,13 @@ class Distillation:
     def __post_init__(self):
         get_variant(self.variant), get_weighting(self.weighting)
         scales = self.class_scales
-        if not self.temperature > 0.0:
+        if isinstance(self.temperature, str) or not 0.0 < self.temperature < float("inf"):
             raise UserError("kd temperature", str(self.temperature), "a number above 0")
-        if scales is not None and (len(scales) != 3 or not all(x >= 0.0 for x in scales)):
+        if scales is not None and (
+            isinstance(scales, (str, float, int))
+            or len(scales) != 3
+            or not all(isinstance(x, (float, int)) and 0.0 <= x < float("inf") for x in scales)
+        ):
             raise UserError("kd class scales", str(scales), "three numbers >= 0, for blank, label and rest")
-        if self.shift < 0:
+        if not isinstance(self.shift, int) or self.shift < 0:
             raise UserError("kd shift", str(self.shift), "a number of frames, 0 or more")

@@ -17,6 +17,7 @@ B = batch, T = encoder frames, S = symbols.
 """
 
 import hashlib
+import logging
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
@@ -41,7 +42,7 @@ class TeacherCache:
     """
 
     def __init__(self, folder: Path, shards: Sequence[Shard]):
-        self.folder, self._paths = folder, [shard.path for shard in shards]
+        self.folder, self._paths, self._told = folder, [shard.path for shard in shards], False
         self.facts: CacheFacts = shards[0].facts
         self.digest = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
         places = [(name.encode(), number, place) for number, shard in enumerate(shards) for name, place in shard.places]
@@ -69,7 +70,7 @@ class TeacherCache:
         folder = Path(folder)
         indices = shard_indices(folder)
         if not indices:
-            raise UserError(folder, "no teacher cache here", "the folder that stage 4 wrote", AGAIN)
+            raise UserError(folder, "no teacher cache here", "the folder of a finished one", AGAIN)
         shards = [_opened(shard_path(folder, index)) for index in indices]
         for shard in shards:
             check_facts(shard.facts, folder, dict(expected or {}))
@@ -132,8 +133,13 @@ class TeacherCache:
         missing: str = "skip",
         align: str = "strict",
     ) -> CachedTeacher:
-        """``collate_teacher`` of one batch; with ``missing`` "error" all of it must be there."""
+        """``collate_teacher`` of one batch; with ``missing`` "error" all must be there, else the log says once."""
         places = self.places(utterance_ids)
+        lacking = [name for name, place in zip(utterance_ids, places) if place is None]
+        if lacking and missing == "skip" and not self._told:
+            self._told = True
+            words = f"{len(lacking)} of {len(places)} utterances of a batch are not there, the first {lacking[0]}"
+            logging.warning(f"rnnt-kd: {self.folder}: {words}; such ones are trained without the teacher")
         if missing == "error":
             theirs = np.array([-1 if place is None else place.frames for place in places], dtype=np.int64)
             check_utterances(self.folder, utterance_ids, theirs, num_frames, missing, align)
@@ -227,7 +233,7 @@ def check_utterances(
         first = utterance_ids[int(is_missing.argmax())]
         problem = f"{is_missing.sum()} of {len(frames)} utterances are missing, the first: {first}"
         expected = "the teacher's posteriors for all"
-        raise UserError(where, problem, expected, f"{AGAIN}, or train them without distillation (kd.missing=skip)")
+        raise UserError(where, problem, expected, f"{AGAIN}, or train them without distillation (missing: skip)")
     wrong = np.flatnonzero(~is_missing & (np.abs(frames - np.asarray(num_frames, dtype=np.int64)) > most_frames(align)))
     if len(wrong):
         name, cached, own = utterance_ids[wrong[0]], frames[wrong[0]], num_frames[wrong[0]]

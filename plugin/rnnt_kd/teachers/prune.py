@@ -67,7 +67,9 @@ def prune(
     simple = model.simple(encoder_out, predictor_out)
     if simple is None:
         problem = f"{type(model).__name__} has no simple heads, so it cannot say which nodes of the lattice to keep"
-        raise UserError("teacher", problem, "simple() that gives am and lm", "let it run online: kd.ranges student")
+        raise UserError(
+            "teacher", problem, "simple() that gives am and lm", "let it run online, on the student's ranges"
+        )
     joiner = model.joiner(encoder_out, predictor_out)
     boundary = torch.zeros(len(labels), 4, dtype=torch.int64, device=labels.device)
     boundary[:, 2], boundary[:, 3] = label_lens, num_frames

@@ -12,7 +12,7 @@ or by hand, in a training of one's own:
 import importlib
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.icefall import IcefallModel, distill
@@ -39,7 +39,7 @@ def without_k2(backend: str = "auto") -> None:
     module.k2 = lattice
 
 
-def load_teacher(place: Path, epoch=None, avg: int = 1, **options: Any) -> IcefallModel:
+def load_teacher(place: Path, epoch=None, avg: Optional[int] = None, **options: Any) -> IcefallModel:
     """A model that ``zipformer train`` wrote, or a jit_script.pt; see ``rnnt_kd.icefall.load_teacher``."""
     return _load_teacher(place, epoch, avg, **{"recipe": train_py().parent, **options})
 
