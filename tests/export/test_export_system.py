@@ -205,7 +205,9 @@ def test_systems_that_sherpa_onnx_cannot_run_are_refused(argv, system, tmp_path,
     config = read_system_config(system / "config.yaml")
     for more, message in (
         (["--streaming"], "looks at the whole utterance; expected a streaming encoder"),
-        (["--int8", "--float16"], "one of them"),
+        (["--format", "int8+float16"], "--format: 'int8+float16'; expected at most one of float16 and int8, then"),
+        (["--format", "sparse+int8"], "'sparse+int8'; expected at most one of float16 and int8, then"),
+        (["--format", "int4"], "--format: there is no 'int4'; expected one of: float32, float16, int8, sparse, "),
         (["--target", "sherpa-onx"], "--target: there is no 'sherpa-onx'; expected one of: sherpa-onnx; did you"),
     ):
         assert message in failure(capsys, [*argv, *more])
@@ -237,7 +239,7 @@ def test_rounded_weights_may_differ_and_it_is_listed(workplace, tmp_path, deaf):
     """The export stands, with the differences and both word error rates; float32 would have failed."""
     deaf(1, "one")
     said = []
-    options = {"int8": True, "sparse": True, "check_data_dir": workplace / "data", "say": said.append}
+    options = {"form": "int8+sparse", "check_data_dir": workplace / "data", "say": said.append}
     values = export_system(workplace / "systems" / "sparse", workplace / "bpe", tmp_path / "out", **options)
     assert values["weights"] == "int8" and values["sparse"]
     assert values["check"]["differences_in_text"] >= 4 and any(line.startswith("a-2 (") for line in said)
@@ -248,7 +250,7 @@ def test_rounded_weights_may_differ_and_it_is_listed(workplace, tmp_path, deaf):
 
 def test_a_file_without_its_zeros_recognises_the_same_and_its_weights_come_back(workplace, tmp_path):
     """Differences would have failed it.  That it is smaller, the table of sizes says."""
-    out = cases.export(workplace, "sparse", tmp_path / "out", sparse=True, check_data_dir=workplace / "data")
+    out = cases.export(workplace, "sparse", tmp_path / "out", form="sparse", check_data_dir=workplace / "data")
     import_back(out, tmp_path / "system")
     original = read_tensors(workplace / "systems" / "sparse" / "model.safetensors")
     for name, value in read_tensors(tmp_path / "system" / "model.safetensors").items():

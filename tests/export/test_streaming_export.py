@@ -233,10 +233,10 @@ def test_chunks_of_another_size_can_be_exported(workplace):
     assert read_manifest(out)["check"]["differences"] == 0
 
 
-@pytest.mark.parametrize("form", ["--int8", "--float16", "--sparse"])
+@pytest.mark.parametrize("form", ["int8", "float16", "sparse"])
 def test_streaming_exports_of_every_form_run(system, workplace, tmp_path, capsys, form):
     out = tmp_path / "out"
-    export.main([str(system), "--bpe-dir", str(workplace / "bpe"), "--out", str(out), "--streaming", form])
+    export.main([str(system), "--bpe-dir", str(workplace / "bpe"), "--out", str(out), "--streaming", "--format", form])
     said = capsys.readouterr().out
     assert len(re.findall(r"sherpa-onnx, \w+_search, \d+ segments: \d+ of \d streams differ", said)) == 4
     assert verify_static(out)["streaming"]

@@ -40,9 +40,7 @@ def export_system(
     *,
     target: str = "sherpa-onnx",
     streaming: bool = False,
-    int8: bool = False,
-    sparse: bool = False,
-    float16: bool = False,
+    form: str = formats.BASE,
     check_data_dir: Optional[Path] = None,
     allow_pipes: bool = False,
     score_events: bool = True,
@@ -56,6 +54,7 @@ def export_system(
     Args:
       target:         a file of ``targets/``, with "-" for its "_".
       streaming:      for ``OnlineRecognizer``; the system must have a streaming encoder.
+      form:           steps of ``formats``, such as "int8+sparse".
       check_data_dir: a Kaldi data directory whose utterances sherpa-onnx must recognise as we do; without it
                       the client runs on a few seconds of noise.
       allow_pipes:    run the shell pipes of its ``wav.scp``.
@@ -69,13 +68,11 @@ def export_system(
     system_dir, bpe_dir, out_dir = Path(system_dir), Path(bpe_dir), Path(out_dir)
     choices.check(target, [name.replace("_", "-") for name in choices.names(TARGETS)], "--target")
     writer = choices.load(TARGETS, target.replace("-", "_"))
-    if int8 and float16:
-        raise UserError("--int8 --float16", "both are given", "one of them")
+    formats.steps_of(form)
     if blank_penalty and dev_cuts is not None:
         raise UserError("--blank-penalty --dev-cuts", "both are given", "one of them")
     if not math.isfinite(blank_penalty):
         raise UserError("--blank-penalty", f"{blank_penalty}", "a number")
-    weights = "int8" if int8 else "float16" if float16 else formats.BASE
     model, config = load_system(system_dir)
     tokenizer = Tokenizer.load(bpe_dir)
     model_json.check_exportable(config, tokenizer, model, system_dir, bpe_dir)
@@ -92,10 +89,11 @@ def export_system(
     if out_dir.exists() and not is_ours:
         raise UserError(out_dir, "holds files of something else", "a new folder, or an older export")
     with atomic.new_dir(out_dir) as making:
-        form = {"unk_id": tokenizer.unk_id, "streaming": streaming, "weights": weights, "sparse": sparse}
-        values = {**model_json.describe_system(model, config), **form, "wer": model_json.scores_of(decode_dirs)}
+        values = {**model_json.describe_system(model, config), "unk_id": tokenizer.unk_id, "streaming": streaming}
+        values.update({"weights": formats.weights_of(form), "sparse": formats.is_sparse(form)})
+        values["wer"] = model_json.scores_of(decode_dirs)
         values["blank_penalty"] = lowered
-        names = writer.write_files(model, formats.name_of(weights, sparse), streaming, making)
+        names = writer.write_files(model, form, streaming, making)
         values["parameters"] = model_json.describe_parameters(model, names)
         shutil.copyfile(bpe_dir / "bpe.model", making / "bpe.model")
         atomic.write_text(making / "tokens.txt", tokens_txt(tokenizer.pieces()))
@@ -104,9 +102,7 @@ def export_system(
         model_json.write_manifest(making, {**values, "check": {}})
         failed = out_dir.with_name(out_dir.name + FAILED)
         try:
-            check, fault = writer.verify(
-                making, model, tokenizer, speech, weights == formats.BASE, streaming, check_data_dir, score_events, say
-            )
+            check, fault = writer.verify(making, model, tokenizer, speech, check_data_dir, score_events, say)
         except UserError as error:
             _keep(making, failed, {"fault": error.problem})
             raise

@@ -52,9 +52,7 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
     manifest = verify_static(folder)
     if manifest["weights"] != "float32":
         problem = f"its weights are {manifest['weights']}: what was rounded cannot be undone"
-        raise UserError(
-            folder, problem, "an export with float32 weights", "export the system without --int8, --float16"
-        )
+        raise UserError(folder, problem, "an export with float32 weights", "export the system without int8, float16")
     if manifest["files"]["bpe.model"]["sha256"] != manifest["bpe_sha256"]:
         raise UserError(folder / "bpe.model", "is not the one the system was trained with", manifest["bpe_sha256"])
     with atomic.new_dir(system_dir) as making:

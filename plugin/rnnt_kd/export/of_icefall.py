@@ -1,6 +1,6 @@
 """The three ONNX files of icefall's export-onnx.py (or of pip-zipformer's), checked, compacted, and made smaller.
 
-The steps are those of our own exports: ``file_checks``, ``compact``, and a row of ``formats``.  What comes out is what
+The steps are those of our own exports: ``file_checks``, ``compact``, and ``formats``.  What comes out is what
 sherpa-onnx loads in the place of the originals, and is compared with them in onnxruntime before anybody finds it.
 """
 
@@ -15,11 +15,11 @@ from rnnt_kd import atomic
 from rnnt_kd.data.audio_format import FEATURE_DIM
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import file_checks
-from rnnt_kd.export.compact import compact
 from rnnt_kd.export.file_checks import FLOAT, INT64
-from rnnt_kd.export.formats import convert
+from rnnt_kd.export.formats import BASE, convert, steps_of, weights_of
 from rnnt_kd.export.model_json import ONNX_FILES
 from rnnt_kd.export.onnx_file import load_onnx, metadata_of
+from rnnt_kd.export.rewriting import compact, has_subgraphs
 from rnnt_kd.export.verify import session
 from rnnt_kd.text.pieces import read_pieces
 
@@ -33,10 +33,11 @@ def shrink(folder: Path, tokens: Path, out: Path, form: str, say: Callable[[str]
 
     Args:
       tokens:  tokens.txt of the recipe.
-      form:    of ``formats.ONNX_FORMATS``, such as "sparse int8".
+      form:    see ``formats``, such as "int8+sparse".
     Returns: encoder, decoder, joiner -> the largest difference of their outputs, by the largest of the originals.
     Raises UserError: not these files, files that sherpa-onnx would not run, or float32 that is not what it was.
     """
+    steps_of(form)
     if out.exists():
         raise UserError(out, "is there already", "a new folder", "choose another --out")
     paths = {name: _found(folder, name) for name in ONNX_FILES}
@@ -44,7 +45,7 @@ def shrink(folder: Path, tokens: Path, out: Path, form: str, say: Callable[[str]
     _check(paths, models, len(read_pieces(tokens)), tokens)
     with atomic.new_dir(out) as made:
         for name, model in models.items():
-            if not _has_subgraphs(model.graph):
+            if not has_subgraphs(model.graph):
                 compact(model.graph)
             atomic.write_bytes(made / name, model.SerializeToString(deterministic=True))
             convert(made / name, made / name, form)
@@ -52,7 +53,7 @@ def shrink(folder: Path, tokens: Path, out: Path, form: str, say: Callable[[str]
             say(f"{name}: {before} -> {after} bytes, {before / after:.1f} times smaller ({form})")
         shutil.copyfile(tokens, made / "tokens.txt")
         differences = _differences(paths, {name: made / name for name in ONNX_FILES})
-        if form in ("float32", "sparse", "sparse_initializer") and (wrong := [k for k, v in differences.items() if v]):
+        if weights_of(form) == BASE and (wrong := [k for k, v in differences.items() if v]):
             problem = f"{wrong[0]} computes something else than {paths[wrong[0] + '.onnx']}"
             raise UserError(out, problem, "the same bits", "report it with the file")
     return differences
@@ -115,7 +116,3 @@ def _run(path: Path, feeds: Dict[str, np.ndarray]) -> List[np.ndarray]:
         raise
     except Exception as error:
         raise UserError(path, f"onnxruntime does not run it ({file_checks.first_line(error)})", "", AGAIN) from None
-
-
-def _has_subgraphs(graph: onnx.GraphProto) -> bool:
-    return any(attribute.HasField("g") for node in graph.node for attribute in node.attribute)

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.compact import compact
 from rnnt_kd.export.graphs import GraphSpec
+from rnnt_kd.export.rewriting import compact, rename_inputs
 
 OPSET = 13  # the first with what the models need; torch 1.13 and 2.13 both write it
 AGAIN = "export the system again"
@@ -107,12 +107,10 @@ def _store_transposed(graph: onnx.GraphProto) -> List[str]:
             weight = weights[node.input[0]]
             order = next(list(attribute.ints) for attribute in node.attribute if attribute.name == "perm")
             assert order == [1, 0], (weight.name, order)
-            weight.CopyFrom(numpy_helper.from_array(_values(weight).T.copy(), weight.name))
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).T.copy(), weight.name))
             renamed[node.output[0]] = weight.name
             graph.node.remove(node)
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
+    rename_inputs(graph, renamed)
     return sorted(renamed.values())
 
 
@@ -125,7 +123,3 @@ def _put_values(graph: onnx.GraphProto, values: Mapping[str, Tensor], transposed
         array = np.ascontiguousarray(array.T if name in transposed else array)
         assert array.shape == tuple(weights[name].dims), (name, array.shape, tuple(weights[name].dims))
         weights[name].CopyFrom(numpy_helper.from_array(array, name))
-
-
-def _values(tensor: onnx.TensorProto) -> np.ndarray:
-    return numpy_helper.to_array(tensor)

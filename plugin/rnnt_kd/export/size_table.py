@@ -11,8 +11,9 @@ from rnnt_kd import tables
 from rnnt_kd.config import ModelConfig, SparsityConfig, SystemConfig
 from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.export import sizes
-from rnnt_kd.export.formats import BASE, ONNX_FORMATS
+from rnnt_kd.export.formats import BASE
 from rnnt_kd.export.model_json import ONNX_FILES, check_exportable
+from rnnt_kd.export.sizes import ONNX_FORMATS
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.scoring.bootstrap import one_seed_p_value
 from rnnt_kd.scoring.characters import as_characters, counts_characters

@@ -1,6 +1,6 @@
 """A system in every format that a file can have: bytes, bytes after gzip, and what it recognises.
 
-The three ONNX files in each of ``formats``; "safetensors" and "packed safetensors", our checkpoint, whole and
+The three ONNX files in seven ``formats``; "safetensors" and "packed safetensors", our checkpoint, whole and
 without its zeros.  The ONNX formats are decoded by onnxruntime with our own search, one utterance at a time in
 the encoder; the checkpoints by torch.
 """
@@ -14,13 +14,22 @@ import torch
 from torch import Tensor
 
 from rnnt_kd.decoding.lookup import get_search
-from rnnt_kd.export.formats import BASE, ONNX_FORMATS, convert
+from rnnt_kd.export.formats import BASE, convert
 from rnnt_kd.export.onnx_file import write_graph
 from rnnt_kd.export.onnx_transducer import OnnxTransducer
 from rnnt_kd.export.targets.sherpa_onnx import SPECS
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.text.tokenizer import Tokenizer
 
+ONNX_FORMATS = {  # what the table calls it -> steps
+    BASE: BASE,
+    "float16": "float16",
+    "int8": "int8",
+    "sparse": "sparse",
+    "sparse float16": "float16+sparse",
+    "sparse int8": "int8+sparse",
+    "sparse_initializer": "sparse_initializer",
+}
 SEARCH_BATCH = 32  # utterances that are searched together; the result does not depend on it
 
 
@@ -31,7 +40,7 @@ def write_formats(model: Transducer, folder: Path, formats: Sequence[str] = tupl
         for file, make_spec in SPECS.items():
             if name == BASE:
                 write_graph(make_spec(model), folder / name / file)
-            convert(folder / BASE / file, folder / name / file, name)
+            convert(folder / BASE / file, folder / name / file, ONNX_FORMATS[name])
 
 
 def size_of(files: Sequence[Path]) -> Dict[str, int]:

@@ -11,7 +11,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.export import graphs
 from rnnt_kd.export.client_check import check_client, check_features
 from rnnt_kd.export.export_system import CHECK, Say
-from rnnt_kd.export.formats import convert
+from rnnt_kd.export.formats import BASE, convert
 from rnnt_kd.export.numerics import verify_numbers
 from rnnt_kd.export.onnx_file import load_onnx, write_graph
 from rnnt_kd.export.streaming_check import check_streaming_client
@@ -28,7 +28,7 @@ SPECS = {
 
 
 def write_files(model: Transducer, form: str, streaming: bool, folder: Path) -> Dict[str, List[str]]:
-    """The three files in one of ``formats``; returns file -> names of the parameters in it."""
+    """The three files in a format; returns file -> names of the parameters in it."""
     names, specs = {}, {**SPECS, **({"encoder.onnx": streaming_encoder} if streaming else {})}
     for file, make_spec in specs.items():
         path = folder / file
@@ -43,21 +43,21 @@ def verify(
     model: Transducer,
     tokenizer: Tokenizer,
     speech: Sequence[Speech],
-    exact: bool,
-    streaming: bool,
     data_dir: Optional[Path],
     score_events: bool,
     say: Say,
 ) -> Tuple[Dict[str, Any], str]:
-    """Returns what was measured, and what is wrong with it ("" where nothing is).  ``exact``: no weight was rounded."""
-    check: Dict[str, Any] = {"onnxruntime_against_torch": verify_numbers(folder, model, verify_static(folder))}
+    """Returns what was measured, and what is wrong with it ("" where nothing is)."""
+    manifest = verify_static(folder)
+    exact = manifest["weights"] == BASE
+    check: Dict[str, Any] = {"onnxruntime_against_torch": verify_numbers(folder, model, manifest)}
     usable = [item for item in speech if item.samples is not None]
     check["data_dir"] = str(data_dir) if data_dir else None
     check["left_out"] = {item.id: item.reason for item in speech if item.samples is None}
     if not usable:
         raise UserError(data_dir, "no utterance can be used", "usable audio")
     check["features_difference"] = check_features(usable, folder)
-    check_texts = check_streaming_client if streaming else check_client
+    check_texts = check_streaming_client if manifest["streaming"] else check_client
     check.update(check_texts(folder, model, tokenizer, usable, score_events))
     differences = check["differences"]
     shown = [item for item in differences if exact or item["what"] == "text"]
