@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnt_kd.export.graphs import GraphSpec
-from rnnt_kd.export.onnx_file import write_graph
-from rnnt_kd.export.verify import session
+from rnnt_kd.export.onnx_file import session, write_graph
 
 Rewrite = Callable[[Path, Path], None]  # source file, target file
 

@@ -7,8 +7,8 @@ from export_cases import change_weights
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from rnnt_kd.errors import UserError
+from rnnt_kd.export.check import verify_numbers
 from rnnt_kd.export.model_json import ONNX_FILES, read_manifest
-from rnnt_kd.export.numerics import verify_numbers
 from rnnt_kd.systems.store import load_system
 
 

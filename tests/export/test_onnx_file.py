@@ -10,10 +10,9 @@ from onnx import numpy_helper
 
 from rnnt_kd.config import ModelConfig, SystemConfig
 from rnnt_kd.export import graphs
-from rnnt_kd.export.onnx_file import load_onnx, metadata_of, write_graph
+from rnnt_kd.export.onnx_file import load_onnx, metadata_of, session, write_graph
 from rnnt_kd.export.rewriting import compact
 from rnnt_kd.export.targets.sherpa_onnx import SPECS
-from rnnt_kd.export.verify import session
 from rnnt_kd.systems.store import build_model
 
 

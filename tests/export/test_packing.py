@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
 from rnnt_kd.export.formats import convert
-from rnnt_kd.export.onnx_file import load_onnx
+from rnnt_kd.export.onnx_file import load_onnx, session
 from rnnt_kd.export.packing import Code, best_code, encode_bits, encode_gaps, pack
 from rnnt_kd.export.rewriting import Rewriter
-from rnnt_kd.export.verify import session
 
 MASKS = st.lists(st.booleans(), max_size=60) | st.lists(st.integers(0, 40).map(lambda n: n == 0), max_size=300)
 ONNX_TYPES = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16, "uint8": onnx.TensorProto.UINT8}

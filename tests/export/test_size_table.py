@@ -15,7 +15,8 @@ from rnnt_kd.bin import size_table as command
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.export import size_table
-from rnnt_kd.export.client_check import word_errors
+from rnnt_kd.export.check import word_errors
+from rnnt_kd.export.client import ClientResult
 from rnnt_kd.export.model_json import ONNX_FILES
 from rnnt_kd.export.onnx_transducer import OnnxTransducer
 from rnnt_kd.export.sizes import recognise_onnx, recognise_torch, write_formats
@@ -176,7 +177,7 @@ def test_what_counts_is_what_the_summary_counts(workplace, speech, features, tex
     assert (expected["characters"] or {}).get("characters") == characters
     size_table.add_ratios(rows, 1)
     assert ("%CER" in size_table.markdown(rows, "", "")) == (characters is not None)
-    tokens = [["\u2581" + word for word in text.split()]]
+    tokens = [[ClientResult("", ["\u2581" + word for word in text.split()], [])]]
     found = word_errors(spoken, tokens, tokens, score_events=score_events)
     assert found["errors"] == {"words": words, "ins": 0, "del": 0, "sub": 0}
 

@@ -10,10 +10,10 @@ from export_cases import error_line, noise
 
 from rnnt_kd.bin import transcribe
 from rnnt_kd.data.pieces import cut_at_quiet
+from rnnt_kd.data.speech import load_samples
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import client
-from rnnt_kd.export import transcribe as heard_by
-from rnnt_kd.export.transcribe import Transcriber, chunks_of, listen, microphone
+from rnnt_kd.export.client import Transcriber, chunks_of, listen, microphone
 
 
 def write(path, samples, rate=16000):
@@ -74,10 +74,11 @@ def test_files_are_printed_with_their_text(exported, workplace, tmp_path, capsys
     paths = [workplace / "a-2.wav", write(tmp_path / "48k.wav", noise(1.0), 48000)]
     transcribe.main([str(part) for part in (exported, *paths)])
     found, errors = lines(capsys)
-    expected = client.recognize(exported, paths, search="modified_beam_search", beam=4)
+    audio = [load_samples(path) for path in paths]
+    expected = client.recognize(exported, audio, search="modified_beam_search", beam=4)
     assert errors == [] and found == [(str(path), item.text) for path, item in zip(paths, expected, strict=True)]
     transcribe.main([str(exported), str(paths[0]), "--search", "greedy_search"])
-    assert lines(capsys)[0][0][1] == client.recognize(exported, paths[:1])[0].text
+    assert lines(capsys)[0][0][1] == client.recognize(exported, audio[:1])[0].text
 
 
 def test_long_audio_is_the_pieces_one_after_the_other(exported, tmp_path, capsys):
@@ -126,7 +127,7 @@ def test_silence_has_no_words_whatever_the_model_says_of_it(exported, tmp_path, 
 
 def test_a_file_without_words_has_a_line_of_its_own(hears, tmp_path, capsys, monkeypatch):
     nothing = client.ClientResult("", [], [])
-    monkeypatch.setattr(heard_by, "listen", lambda listener, chunks: [heard_by.Heard(nothing, 1.0, True)] * 2)
+    monkeypatch.setattr(client, "listen", lambda listener, chunks: [client.Heard(nothing, 1.0, True)] * 2)
     path = write(tmp_path / "nothing.wav", noise(0.5))
     transcribe.main([str(hears), str(path), str(path)])
     assert lines(capsys) == ([(str(path), "")] * 2, [])
@@ -173,7 +174,7 @@ def test_a_streaming_export_tells_what_it_hears_as_it_comes(hears, tmp_path, cap
     path = write(tmp_path / "speech.wav", samples)
     transcribe.main([str(hears), str(path), "--search", "greedy_search"])
     found, heard = lines(capsys)
-    expected = client.recognize_streaming(hears, [samples], reset_at_endpoints=True)[0]
+    expected = client.recognize_streaming(hears, [samples], endpoints=True)[0]
     assert found == [(str(path), segment.text) for segment in expected if segment.text] and found
     assert len(heard) >= 3  # a chunk every 0.64 s
     seconds = [float(line.split()[0]) for line in heard]
@@ -191,8 +192,8 @@ def test_segments_end_at_endpoints(hears):
 
 def test_real_time_is_the_pace_of_the_speech(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(heard_by.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(heard_by.time, "sleep", lambda seconds: now.append(now.pop() + seconds))
+    monkeypatch.setattr(client.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(client.time, "sleep", lambda seconds: now.append(now.pop() + seconds))
     samples, chunks, given = noise(1.05), [], []
     for chunk in chunks_of(samples, at_its_pace=True):
         chunks.append(chunk)

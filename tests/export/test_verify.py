@@ -9,9 +9,9 @@ from export_cases import change_model, one_node_file, rewrite
 from onnx import numpy_helper
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.file_checks import HIGHEST_IR, HIGHEST_OPSET
+from rnnt_kd.export.check import HIGHEST_IR, HIGHEST_OPSET, verify_static
 from rnnt_kd.export.model_json import FILES, json_digest, read_manifest
-from rnnt_kd.export.verify import session, verify_static
+from rnnt_kd.export.onnx_file import session
 
 
 def line(folder):

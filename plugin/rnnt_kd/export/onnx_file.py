@@ -12,10 +12,11 @@ import io
 import json
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from onnx import numpy_helper
 from torch import Tensor
@@ -68,6 +69,31 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 def metadata_of(model: onnx.ModelProto) -> Dict[str, str]:
     """``metadata_props`` as a dict."""
     return {item.key: item.value for item in model.metadata_props}
+
+
+def session(path: Path, content: Optional[bytes] = None) -> onnxruntime.InferenceSession:
+    """One thread, quiet, for a file (or ``content`` in its place).  Raises UserError where onnxruntime refuses it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(content or str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise UserError(path, f"onnxruntime does not load it ({first_line(error)})", "", AGAIN) from None
+
+
+def run(path: Path, feeds: Dict[str, np.ndarray], content: Optional[bytes] = None) -> List[np.ndarray]:
+    """All outputs.  Raises UserError where onnxruntime refuses the file or the inputs."""
+    loaded = session(path, content)
+    try:
+        return loaded.run(None, feeds)
+    except Exception as error:
+        raise UserError(path, f"onnxruntime does not run it ({first_line(error)})", "", AGAIN) from None
+
+
+def first_line(error: Exception) -> str:
+    """Of what a library says."""
+    return str(error).strip().split("\n")[0][:200]
 
 
 def _trace(spec: GraphSpec) -> bytes:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rnnt_kd.export.model_json import ONNX_FILES
-from rnnt_kd.export.verify import session
+from rnnt_kd.export.onnx_file import session
 
 
 class OnnxTransducer:

@@ -86,9 +86,9 @@ def compact(graph: onnx.GraphProto) -> None:
     """The same graph in fewer bytes: of a small sparse model's file, the exporter's long names are the half.
 
     Constants that hold the same value become one, so do nodes that compute the same from the same inputs; values that
-    no node reads are dropped; values and nodes inside are renamed ``v1``, ``n1``, ... in their order.  Inputs, outputs and
-    initializers keep their names, and every result its bits.  It must have no subgraphs (no If, Loop, Scan) and no
-    random nodes.
+    no node reads are dropped; values and nodes inside are renamed ``v1``, ``n1``, ... in their order.  Inputs, outputs
+    and initializers keep their names, and every result its bits.  It must have no subgraphs (no If, Loop, Scan) and
+    no random nodes.
     """
     assert not has_subgraphs(graph)
     _merge_equal_nodes(graph)
