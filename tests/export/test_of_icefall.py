@@ -7,7 +7,7 @@ from torch import nn
 
 from rnnt_kd.bin import shrink_onnx
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.onnx_transducer import OnnxTransducer
+from rnnt_kd.export.size_table import OnnxTransducer
 
 C, J = 30, 16
 
@@ -95,11 +95,13 @@ def test_every_format_computes_what_the_original_computes(tmp_path, form, most, 
     for name in ("encoder", "decoder", "joiner"):
         (tmp_path / f"{name}-epoch-9-avg-1.onnx").rename(tmp_path / f"{name}.onnx")
     originals, made = OnnxTransducer(tmp_path), OnnxTransducer(out)
-    features = [torch.randn(n, 80) for n in (50, 81)]
-    one, other = (model.encode(features) for model in (originals, made))
+    features = torch.randn(1, 81, 80), torch.tensor([81])
+    one, other = (model.encode(*features) for model in (originals, made))
     assert one[1].tolist() == other[1].tolist()
     y = torch.tensor([[0, 5], [3, 7]])
-    logits = [model.joiner(model.encode(features)[0][:, 0], model.predictor(y)[:, 0]) for model in (originals, made)]
+    logits = [
+        model.joiner(model.encode(*features)[0][:, 0], model.predictor.tabulated()(y)) for model in (originals, made)
+    ]
     assert float((logits[0] - logits[1]).abs().max() / logits[0].abs().max()) <= most
     assert metadata_of(out / "encoder.onnx")["model_type"] == "zipformer2"
 

@@ -15,7 +15,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.export.formats import ZERO_POINT, convert, to_uint8
 from rnnt_kd.export.model_json import ONNX_FILES
 from rnnt_kd.export.onnx_file import session
-from rnnt_kd.export.sizes import write_formats
+from rnnt_kd.export.size_table import write_formats
 from rnnt_kd.systems.store import load_system
 
 
