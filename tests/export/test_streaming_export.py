@@ -16,7 +16,6 @@ from rnnt_kd.decoding.streaming import StreamingRecognizer
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import check, client
 from rnnt_kd.export.check import verify_numbers, verify_static
-from rnnt_kd.export.graphs import StreamingEncoderFile
 from rnnt_kd.export.model_json import read_manifest
 from rnnt_kd.export.onnx_file import load_onnx, metadata_of, session
 from rnnt_kd.systems.store import load_system, write_tensors
@@ -80,28 +79,6 @@ def test_a_good_export_passes_in_every_search_with_and_without_endpoints(streami
         (search, segments) for segments in ("utterances", "endpoints") for search in SEARCHES
     ]
     assert any(run["number_of_segments"] > run["streams"] for run in runs)
-
-
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_onnxruntime_goes_on_like_torch(streaming, model, batch_size):
-    """Each side with its own caches, twelve chunks; one stream starts later than the others."""
-    run, network = session(streaming / "encoder.onnx"), StreamingEncoderFile(model).eval()
-    ours = list(model.encoder.init_state(batch_size))
-    theirs = [value.numpy() for value in ours]
-    torch.manual_seed(0)
-    for index in range(12):
-        x = 3.5 * torch.randn(batch_size, 67, 80) - 7.5
-        if index == 4:
-            ours = [value.clone().index_fill_(2, torch.tensor(0), 0.0) for value in ours]
-            theirs = [np.concatenate([0 * value[:, :, :1], value[:, :, 1:]], axis=2) for value in theirs]
-        processed = torch.full((batch_size,), 64 * index)
-        names = ("x", "cached_attn", "cached_conv", "processed_lens")
-        found = run.run(None, dict(zip(names, (x.numpy(), *theirs, processed.numpy()), strict=True)))
-        with torch.no_grad():
-            expected = network(x, *ours, processed)
-        for one, other in zip(found, expected, strict=True):
-            assert np.abs(one - other.numpy()).max() < 1e-4
-        theirs, ours = found[1:], list(expected[1:])
 
 
 def test_frames_counted_from_0_again_change_nothing(streaming):

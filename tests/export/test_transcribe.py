@@ -100,18 +100,6 @@ def test_long_audio_is_the_pieces_one_after_the_other(exported, tmp_path, capsys
     assert lines(capsys)[0] == [(str(path), found.text)]
 
 
-def test_a_last_piece_without_a_frame_adds_nothing(exported):
-    """sherpa-onnx ends its process at fewer than 80 samples, which a last piece may have."""
-    audio = noise(2)
-    with Transcriber(exported, search="greedy_search", beam=1, longest_seconds=1.0) as transcriber:
-        assert [transcriber.transcribe(audio[:samples]).text for samples in (0, 1, 79)] == ["", "", ""]
-        for samples in (16001, 16079):
-            pieces = cut_at_quiet(audio[:samples], 1.0)
-            whole = [client.recognize(exported, [audio[start:end]])[0] for start, end in pieces]
-            found = transcriber.transcribe(audio[:samples])
-            assert found.text == " ".join(part.text for part in whole if part.text) and found.tokens
-
-
 def test_silence_has_no_words_whatever_the_model_says_of_it(exported, tmp_path, capsys):
     """Digital silence, alone and before speech."""
     silence = np.zeros(48000, np.float32)

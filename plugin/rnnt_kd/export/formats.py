@@ -12,9 +12,10 @@ of int8:
   the encoder's matrix products      inputs rounded to 256 steps while they come, MatMulInteger
   all others                         float32 again when onnxruntime loads the file
 
-Zero is exactly 128, so what was sparse stays sparse.  Unsigned because ``QInt8`` times uint8 saturates on CPUs that
-have AVX2 and no VNNI.  Predictor and joiner run on a few rows at a time, where integers gain nothing.  Zeros save no
-time: onnxruntime multiplies them.
+Zero is exactly 128, so what was sparse stays sparse.  (onnxruntime's own ``quantize_dynamic`` keeps zeros exact, too;
+but of an AN4 student its files are 9 % larger, and the encoder errs a third more.)  Unsigned because ``QInt8`` times
+uint8 saturates on CPUs that have AVX2 and no VNNI.  Predictor and joiner run on a few rows at a time, where integers
+gain nothing.  Zeros save no time: onnxruntime multiplies them.
 """
 
 from pathlib import Path
