@@ -79,9 +79,7 @@ def export_system(
     tokenizer = Tokenizer.load(bpe_dir)
     model_json.check_exportable(config, tokenizer, model, system_dir, bpe_dir)
     _set_mode(model, config, streaming, system_dir)
-    speech = (
-        _speech(check_data_dir, allow_pipes) if check else []
-    )  # a defect of the data is an error before anything is written
+    speech = _speech(check_data_dir, allow_pipes) if check else []  # a defect of it comes before anything is written
     lowered: Dict[str, Any] = {"value": blank_penalty}
     if dev_cuts is not None:
         lowered["value"], errors = blank.choose(model, tokenizer, dev_cuts, score_events)
@@ -115,7 +113,8 @@ def export_system(
             raise UserError(out_dir, fault, "none", f"the export is kept in {failed}; {CHECK} there lists them")
         _write_check(making, found)
         model_json.write_manifest(making, {**values, "check": _summary(found) if found else {}})
-    shutil.rmtree(failed, ignore_errors=True)
+    if check:
+        shutil.rmtree(failed, ignore_errors=True)
     return model_json.read_manifest(out_dir)
 
 
