@@ -44,8 +44,8 @@ def make_recogniser(specification: Dict[str, Any]) -> Recogniser:
 
 def check_same_weights(folder: Path, model: Transducer) -> None:
     """UserError: sherpa-onnx cannot run the export, it is a streaming one, or its weights are not the model's."""
+    from rnnt_kd.export.check import verify_static
     from rnnt_kd.export.model_json import tensor_digest
-    from rnnt_kd.export.verify import verify_static
 
     manifest = verify_static(folder)
     if manifest["streaming"]:
@@ -77,14 +77,11 @@ def _in_torch(model: Transducer, tokenizer, beam: int, search: Callable) -> Reco
 
 def _sherpa_onnx(folder: Path, search: str, beam: int) -> Recogniser:
     """What the pipe to its process takes is in its time: of a hundred seconds of audio some milliseconds."""
-    from rnnt_kd.export.client import SHORTEST, search_settings
-    from rnnt_kd.export.client_process import ClientProcess
+    from rnnt_kd.export.client import ClientProcess
 
-    client = ClientProcess(folder, {"kind": "offline", **search_settings(search, beam)}, TIMEOUT)
+    client = ClientProcess(folder, search, beam, timeout=TIMEOUT)
 
     def recognise(batch: Sequence[Speech]) -> Tuple[List[str], Dict[str, float]]:
-        heard = [item.heard for item in batch if len(item.heard) >= SHORTEST]  # it ends at shorter ones
-        answers = iter(client.ask({"operation": "decode"}, heard) if heard else [])
-        return [next(answers)["text"] if len(item.heard) >= SHORTEST else "" for item in batch], {}
+        return [result.text for result in client.decode([item.heard for item in batch])], {}
 
     return recognise

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnt_kd.export.graphs import GraphSpec
-from rnnt_kd.export.onnx_file import write_graph
-from rnnt_kd.export.verify import session
+from rnnt_kd.export.onnx_file import session, write_graph
 
 Rewrite = Callable[[Path, Path], None]  # source file, target file
 
@@ -23,7 +22,7 @@ def compile_encoder(encoder: nn.Module, rewrite: Optional[Rewrite] = None) -> "O
         path, axes = Path(folder) / "encoder.onnx", {"encoder_out": {0: "N", 1: "T_out"}, "lens": {0: "N"}}
         example = torch.zeros(2, 50, 80) - 7.5, torch.tensor([50, 31])
         axes.update({"x": {0: "N", 1: "T"}, "x_lens": {0: "N"}})
-        metadata = {"model_type": "conformer"}  # for quantize_int8, which treats encoders differently
+        metadata = {"model_type": "conformer"}  # for ``formats.make_int8``, which treats encoders differently
         write_graph(GraphSpec(encoder, example, ["x", "x_lens"], ["encoder_out", "lens"], axes, metadata), path)
         if rewrite is not None:
             rewrite(path, path.with_name("rewritten.onnx"))

@@ -31,6 +31,7 @@ from rnnt_kd.errors import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+OwnWorker = TypeVar("OwnWorker", bound="Worker")
 
 PROCESS_BYTES = 200 << 20  # what a process takes that has loaded torch and nothing else
 _CONTROL_GROUPS = (
@@ -206,7 +207,7 @@ class Worker:
             except BrokenPipeError:
                 pass
 
-    def __enter__(self) -> "Worker":
+    def __enter__(self: OwnWorker) -> OwnWorker:
         return self
 
     def __exit__(self, *error) -> None:

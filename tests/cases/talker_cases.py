@@ -1,16 +1,15 @@
 """A model for sherpa-onnx that says what it is told, whatever it hears: the way to see what the client makes of tokens."""
 
 from pathlib import Path
-from typing import Sequence
+from types import MappingProxyType
+from typing import Mapping, Sequence
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
+import onnx
+from onnx import numpy_helper
 
-from rnnt_kd.export.client import ClientResult, recognize, recognize_streaming
+from rnnt_kd.export.client import ClientResult, recognize, recognize_streaming, write_probe
 from rnnt_kd.export.client_text import tokens_txt
-from rnnt_kd.export.features_probe import _write, write_probe
-
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
 def client_says(
@@ -37,26 +36,28 @@ def write_talker(folder: Path, order: Sequence[int], number: int, streaming: boo
     """encoder.onnx, decoder.onnx, joiner.onnx: behind each label of ``order`` comes the next, behind the last blank."""
     write_probe(folder)
     if not streaming:
-        nodes = [
-            helper.make_node("ReduceMean", ["x"], ["encoder_out"], axes=[2], keepdims=1),
-            helper.make_node("Identity", ["x_lens"], ["encoder_out_lens"]),
-        ]
-        inputs = [("x", FLOAT, ["N", "T", 80]), ("x_lens", INT64, ["N"])]
-        outputs = [("encoder_out", FLOAT, ["N", "T", 1]), ("encoder_out_lens", INT64, ["N"])]
-        _write(folder / "encoder.onnx", nodes, inputs, outputs, {"model_type": "conformer"})
+        graph = """encoder (float[N, T, 80] x, int64[N] x_lens) => (float[N, T, 1] encoder_out, int64[N] encoder_out_lens) {
+            encoder_out = ReduceMean <axes = [2], keepdims = 1> (x)
+            encoder_out_lens = Identity (x_lens) }"""
+        _write(folder / "encoder.onnx", graph, model_type="conformer")
     following = np.zeros(number, dtype=np.int64)
     following[order] = np.roll(order, -1)
     constants = {"following": following, "one": np.array([1]), "two": np.array([2]), "number": np.array(number)}
-    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    weights.append(numpy_helper.from_array(np.array([0, 30], np.float32), "scores"))
-    nodes = [
-        helper.make_node("Slice", ["y", "one", "two", "one"], ["last"]),
-        helper.make_node("Squeeze", ["last", "one"], ["label"]),
-        helper.make_node("Gather", ["following", "label"], ["next"], axis=0),
-        helper.make_node("OneHot", ["next", "number", "scores"], ["decoder_out"]),
-    ]
-    inputs, outputs = [("y", INT64, ["N", 2])], [("decoder_out", FLOAT, ["N", number])]
-    _write(folder / "decoder.onnx", nodes, inputs, outputs, {"vocab_size": number, "context_size": 2}, weights)
-    inputs = [("encoder_out", FLOAT, ["N", 1]), ("decoder_out", FLOAT, ["N", number])]
-    nodes = [helper.make_node("Add", ["encoder_out", "decoder_out"], ["logit"])]
-    _write(folder / "joiner.onnx", nodes, inputs, [("logit", FLOAT, ["N", number])], {})
+    constants["scores"] = np.array([0, 30], np.float32)
+    graph = f"""decoder (int64[N, 2] y) => (float[N, {number}] decoder_out) {{
+        last = Slice (y, one, two, one)
+        label = Squeeze (last, one)
+        next = Gather <axis = 0> (following, label)
+        decoder_out = OneHot (next, number, scores) }}"""
+    _write(folder / "decoder.onnx", graph, constants, vocab_size=str(number), context_size="2")
+    graph = f"""joiner (float[N, 1] encoder_out, float[N, {number}] decoder_out) => (float[N, {number}] logit) {{
+        logit = Add (encoder_out, decoder_out) }}"""
+    _write(folder / "joiner.onnx", graph)
+
+
+def _write(path: Path, graph: str, constants: Mapping[str, np.ndarray] = MappingProxyType({}), **metadata: str) -> None:
+    model = onnx.parser.parse_model(f'<ir_version: 7, opset_import: ["": 13]> {graph}')
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    onnx.helper.set_model_props(model, metadata)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))

@@ -14,13 +14,13 @@ from rnnt_kd.bin import export
 from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding import greedy_search, modified_beam_search
-from rnnt_kd.export import client, client_check
-from rnnt_kd.export.client_check import compare, deciding, measured
-from rnnt_kd.export.export_system import CHECK, export_system
+from rnnt_kd.export import check, client
+from rnnt_kd.export.check import CHECK, compare
+from rnnt_kd.export.export_system import export_system
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.import_back import import_export as import_back
 from rnnt_kd.export.model_json import FILES, read_manifest
-from rnnt_kd.export.verify import session
+from rnnt_kd.export.onnx_file import session
 from rnnt_kd.systems.store import load_system, read_tensors, write_tensors
 from rnnt_kd.text.tokenizer import Tokenizer
 
@@ -158,8 +158,16 @@ def test_a_difference_fails_is_listed_and_leaves_the_older_export(argv, exported
     assert {path.name for path in tmp_path.iterdir()} == {"dense", "out", "out.failed"}
 
 
+def test_without_the_check_nothing_is_verified_and_it_is_said(argv, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(check, "verify_static", lambda folder: pytest.fail("verified"))
+    (tmp_path / "out.failed").mkdir()
+    export.main([*argv, "--no-check"])
+    assert "not verified" in capsys.readouterr().out and read_manifest(tmp_path / "out")["check"] == {}
+    assert (tmp_path / "out.failed").exists()  # until one that holds
+
+
 def test_a_failure_is_kept_with_its_reason(argv, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("rnnt_kd.export.client_check.FEATURE_TOLERANCE", -1.0)
+    monkeypatch.setattr("rnnt_kd.export.check.FEATURE_TOLERANCE", -1.0)
     assert "features differ by" in failure(capsys, argv)
     assert "features differ by" in json.loads((tmp_path / "out.failed" / CHECK).read_text())["fault"]
     assert not (tmp_path / "out").exists()
@@ -174,23 +182,22 @@ def test_a_failure_is_kept_with_its_reason(argv, tmp_path, monkeypatch, capsys):
 ])  # fmt: skip
 def test_tokens_times_and_letters_decide_and_blanks_do_not(changed, what, decides):
     ours = client.ClientResult("A B C", [" A", " B C"], [0.0, 0.04])
-    found = compare("utterance", "greedy_search", 1, ours, dataclasses.replace(ours, **changed))
-    assert [difference.what for difference in found] == what and deciding(found) == decides
-    check = measured([], [], found)
-    assert len(check["differences"]) == decides and len(check["differences_in_blanks"]) == len(found) - decides
+    found = compare("utterance", "greedy_search", 1, [ours], [dataclasses.replace(ours, **changed)])
+    assert [one.what for one in found] == what and [one.decides for one in found] == [True] * decides + [False] * (
+        len(what) - decides
+    )
 
 
 @pytest.mark.parametrize("frame, tie", [(1, True), (2, False)])
 def test_a_result_that_the_tolerated_features_may_give_is_a_tie(monkeypatch, frame, tie):
     def found_on(model, tokenizer, features, search, batch_size):
-        assert features[0].abs().max() <= client_check.FEATURE_TOLERANCE
+        assert features[0].abs().max() <= check.FEATURE_TOLERANCE
         return [client.ClientResult("A", [" A"], [0.04 * float(features[0].mean() > 0)])]
 
-    monkeypatch.setattr(client_check, "_recognise", found_on)
+    monkeypatch.setattr(check, "_recognise", found_on)
     theirs = client.ClientResult("A", [" A"], [0.04 * frame])
-    assert client_check.is_tie(None, None, torch.zeros(10, 80), "greedy_search", theirs) == tie
-    listed = client_check.Difference("u", "greedy_search", 1, "tie", "0.04", "0.00")
-    assert client_check.measured([], [], [listed])["ties"] and not listed.decides
+    assert check.is_tie(None, None, torch.zeros(10, 80), "greedy_search", [theirs]) == tie
+    assert not check.Difference("u", "greedy_search", 1, "tie", "0.04", "0.00").decides
 
 
 def test_a_killed_export_leaves_nothing_that_looks_like_one(argv, tmp_path, monkeypatch):
@@ -205,7 +212,9 @@ def test_systems_that_sherpa_onnx_cannot_run_are_refused(argv, system, tmp_path,
     config = read_system_config(system / "config.yaml")
     for more, message in (
         (["--streaming"], "looks at the whole utterance; expected a streaming encoder"),
-        (["--int8", "--float16"], "one of them"),
+        (["--format", "int8+float16"], "--format: 'int8+float16'; expected at most one of float16 and int8, then"),
+        (["--format", "sparse+int8"], "'sparse+int8'; expected at most one of float16 and int8, then"),
+        (["--format", "int4"], "--format: there is no 'int4'; expected one of: float32, float16, int8, sparse, "),
         (["--target", "sherpa-onx"], "--target: there is no 'sherpa-onx'; expected one of: sherpa-onnx; did you"),
     ):
         assert message in failure(capsys, [*argv, *more])
@@ -237,7 +246,7 @@ def test_rounded_weights_may_differ_and_it_is_listed(workplace, tmp_path, deaf):
     """The export stands, with the differences and both word error rates; float32 would have failed."""
     deaf(1, "one")
     said = []
-    options = {"int8": True, "sparse": True, "check_data_dir": workplace / "data", "say": said.append}
+    options = {"form": "int8+sparse", "check_data_dir": workplace / "data", "say": said.append}
     values = export_system(workplace / "systems" / "sparse", workplace / "bpe", tmp_path / "out", **options)
     assert values["weights"] == "int8" and values["sparse"]
     assert values["check"]["differences_in_text"] >= 4 and any(line.startswith("a-2 (") for line in said)
@@ -248,7 +257,7 @@ def test_rounded_weights_may_differ_and_it_is_listed(workplace, tmp_path, deaf):
 
 def test_a_file_without_its_zeros_recognises_the_same_and_its_weights_come_back(workplace, tmp_path):
     """Differences would have failed it.  That it is smaller, the table of sizes says."""
-    out = cases.export(workplace, "sparse", tmp_path / "out", sparse=True, check_data_dir=workplace / "data")
+    out = cases.export(workplace, "sparse", tmp_path / "out", form="sparse", check_data_dir=workplace / "data")
     import_back(out, tmp_path / "system")
     original = read_tensors(workplace / "systems" / "sparse" / "model.safetensors")
     for name, value in read_tensors(tmp_path / "system" / "model.safetensors").items():

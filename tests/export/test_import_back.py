@@ -10,11 +10,11 @@ from rnnt_kd.bin import import_export
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
+from rnnt_kd.export.formats import convert
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.import_back import import_export as import_back
 from rnnt_kd.export.import_back import read_parameters
 from rnnt_kd.export.model_json import ONNX_FILES, read_manifest
-from rnnt_kd.export.sparse_file import LAYOUTS, make_sparse
 from rnnt_kd.systems.store import load_system, refuse_decoding_only
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training.setup import resolve
@@ -96,13 +96,13 @@ def test_a_folder_that_is_there_is_not_touched(exported, tmp_path):
     assert [path.name for path in (tmp_path / "system").iterdir()] == ["notes"]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_weights_without_their_zeros_are_read_and_turned_back(tmp_path, layout):
+@pytest.mark.parametrize("form", ["sparse", "sparse_initializer"])
+def test_weights_without_their_zeros_are_read_and_turned_back(tmp_path, form):
     """The value of a name is computed from other initializers, or stands in one of ONNX's sparse ones."""
     weight = np.zeros((64, 48), np.float32)
     weight[3, ::5] = np.arange(10) - 3.5
     one_node_file(tmp_path / "dense.onnx", "MatMul", weight, ["N", 64], ["N", 48])
-    make_sparse(tmp_path / "dense.onnx", tmp_path / "f.onnx", layout=layout)
+    convert(tmp_path / "dense.onnx", tmp_path / "f.onnx", form)
     assert "w" not in {tensor.name for tensor in onnx.load(tmp_path / "f.onnx").graph.initializer}
     change_model(tmp_path / "f.onnx", lambda model: model.metadata_props.add(key="transposed", value='["w"]'))
     assert np.array_equal(read_parameters(tmp_path, {"f.onnx": ["w"]})["w"], weight.T)

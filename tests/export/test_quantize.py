@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.half import make_float16
+from rnnt_kd.export.formats import ZERO_POINT, convert, to_uint8
 from rnnt_kd.export.model_json import ONNX_FILES
-from rnnt_kd.export.quantize import ZERO_POINT, quantize_int8, to_uint8
-from rnnt_kd.export.sizes import write_formats
-from rnnt_kd.export.sparse_file import make_sparse
-from rnnt_kd.export.verify import session
+from rnnt_kd.export.onnx_file import session
+from rnnt_kd.export.size_table import write_formats
 from rnnt_kd.systems.store import load_system
 
 
@@ -119,20 +117,20 @@ def test_without_its_zeros_a_file_computes_the_same_bits(files, name, file):
 def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
     before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
     one_node_file(before, "Add", np.full(4, 7e4, np.float32), [4], [4], "layer.bias")
-    for convert in (make_float16, quantize_int8):
+    for form in ("float16", "int8"):
         with pytest.raises(UserError, match=r"'layer.bias': holds 70000; expected at most 65504"):
-            convert(before, after)
+            convert(before, after, form)
     one_node_file(before, "Add", np.full((4, 4), 7e4, np.float32), [4], [4, 4], "layer.bias")
-    quantize_int8(before, after)  # a matrix has its own scale
+    convert(before, after, "int8")  # a matrix has its own scale
     assert session(after).run(None, {"x": np.zeros(4, dtype=np.float32)})[0].tolist() == [[7e4] * 4] * 4
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path):
-    for convert in (make_float16, quantize_int8, make_sparse):
+    for form in ("float16", "int8", "sparse"):
         for content in (b"", b"not a model", b"\x00\x01", bytes(range(256))):
             (tmp_path / "bad.onnx").write_bytes(content)
             with pytest.raises(UserError, match="bad.onnx: damaged or not an ONNX file"):
-                convert(tmp_path / "bad.onnx", tmp_path / "out.onnx")
+                convert(tmp_path / "bad.onnx", tmp_path / "out.onnx", form)
         with pytest.raises(UserError, match="missing"):
-            convert(tmp_path / "no.onnx", tmp_path / "out.onnx")
+            convert(tmp_path / "no.onnx", tmp_path / "out.onnx", form)
     assert not (tmp_path / "out.onnx").exists()

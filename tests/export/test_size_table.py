@@ -15,10 +15,10 @@ from rnnt_kd.bin import size_table as command
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.export import size_table
-from rnnt_kd.export.client_check import word_errors
+from rnnt_kd.export.check import word_errors
+from rnnt_kd.export.client import ClientResult
 from rnnt_kd.export.model_json import ONNX_FILES
-from rnnt_kd.export.onnx_transducer import OnnxTransducer
-from rnnt_kd.export.sizes import recognise_onnx, recognise_torch, write_formats
+from rnnt_kd.export.size_table import recognise_onnx, recognise_torch, write_formats
 from rnnt_kd.files import DATA_ROOTS
 from rnnt_kd.models.encoders import conformer
 from rnnt_kd.scoring.recognitions import Recognition, words_counted
@@ -95,14 +95,12 @@ def test_onnxruntime_in_our_search_says_what_torch_says(workplace, exported, fea
     assert texts == expected and seconds > 0
 
 
-def test_an_int8_encoder_does_not_hear_the_other_utterances(workplace, features, tmp_path):
+def test_an_int8_encoder_does_not_hear_the_other_utterances(workplace, features, tokenizer, tmp_path):
     """One scale for a whole batch would make a text depend on its neighbours."""
     write_formats(load_system(workplace / "systems" / "dense")[0], tmp_path, ["int8"])
-    model = OnnxTransducer(tmp_path / "int8")
-    together, lens = model.encode(features)
-    for index, matrix in enumerate(features):
-        alone, (frames,) = model.encode([matrix])
-        assert frames == lens[index] and torch.equal(together[index, :frames], alone[0])
+    settings = tokenizer, "greedy_search", 4
+    together, _ = recognise_onnx(tmp_path / "int8", features, *settings)
+    assert together == [recognise_onnx(tmp_path / "int8", [matrix], *settings)[0][0] for matrix in features]
 
 
 def test_every_exported_system_has_every_format_with_its_bytes_on_the_disk(table, experiment, exported):
@@ -176,7 +174,7 @@ def test_what_counts_is_what_the_summary_counts(workplace, speech, features, tex
     assert (expected["characters"] or {}).get("characters") == characters
     size_table.add_ratios(rows, 1)
     assert ("%CER" in size_table.markdown(rows, "", "")) == (characters is not None)
-    tokens = [["\u2581" + word for word in text.split()]]
+    tokens = [[ClientResult("", ["\u2581" + word for word in text.split()], [])]]
     found = word_errors(spoken, tokens, tokens, score_events=score_events)
     assert found["errors"] == {"words": words, "ins": 0, "del": 0, "sub": 0}
 

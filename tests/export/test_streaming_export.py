@@ -14,12 +14,10 @@ from rnnt_kd.bin import export
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding.streaming import StreamingRecognizer
 from rnnt_kd.errors import UserError
-from rnnt_kd.export import client, streaming_check
+from rnnt_kd.export import check, client
+from rnnt_kd.export.check import verify_numbers, verify_static
 from rnnt_kd.export.model_json import read_manifest
-from rnnt_kd.export.numerics import verify_numbers
-from rnnt_kd.export.onnx_file import load_onnx, metadata_of
-from rnnt_kd.export.streaming_graphs import StreamingEncoderFile
-from rnnt_kd.export.verify import session, verify_static
+from rnnt_kd.export.onnx_file import load_onnx, metadata_of, session
 from rnnt_kd.systems.store import load_system, write_tensors
 from rnnt_kd.text.tokenizer import Tokenizer
 
@@ -83,28 +81,6 @@ def test_a_good_export_passes_in_every_search_with_and_without_endpoints(streami
     assert any(run["number_of_segments"] > run["streams"] for run in runs)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3])
-def test_onnxruntime_goes_on_like_torch(streaming, model, batch_size):
-    """Each side with its own caches, twelve chunks; one stream starts later than the others."""
-    run, network = session(streaming / "encoder.onnx"), StreamingEncoderFile(model).eval()
-    ours = list(model.encoder.init_state(batch_size))
-    theirs = [value.numpy() for value in ours]
-    torch.manual_seed(0)
-    for index in range(12):
-        x = 3.5 * torch.randn(batch_size, 67, 80) - 7.5
-        if index == 4:
-            ours = [value.clone().index_fill_(2, torch.tensor(0), 0.0) for value in ours]
-            theirs = [np.concatenate([0 * value[:, :, :1], value[:, :, 1:]], axis=2) for value in theirs]
-        processed = torch.full((batch_size,), 64 * index)
-        names = ("x", "cached_attn", "cached_conv", "processed_lens")
-        found = run.run(None, dict(zip(names, (x.numpy(), *theirs, processed.numpy()), strict=True)))
-        with torch.no_grad():
-            expected = network(x, *ours, processed)
-        for one, other in zip(found, expected, strict=True):
-            assert np.abs(one - other.numpy()).max() < 1e-4
-        theirs, ours = found[1:], list(expected[1:])
-
-
 def test_frames_counted_from_0_again_change_nothing(streaming):
     """After an endpoint the client counts from 0 and keeps the caches."""
     run, generator = session(streaming / "encoder.onnx"), np.random.default_rng(1)
@@ -132,19 +108,14 @@ def same(ours, theirs):
 
 
 @pytest.mark.parametrize("search", SEARCHES)
-@pytest.mark.parametrize("kind", ["whole", "endpoints", "forced"])
-def test_the_client_hears_what_our_streaming_decoder_hears(streaming, model, workplace, search, kind):
-    """Tokens, times and starts of all segments; forced resets fall into speech, every 0.9 s."""
+@pytest.mark.parametrize("endpoints, segments", [(False, (1,)), (True, (2, 3, 4))])
+def test_the_client_hears_what_our_streaming_decoder_hears(streaming, model, workplace, search, endpoints, segments):
+    """Tokens, times and starts of all segments."""
     tokenizer = Tokenizer.load(workplace / "bpe")
     audio = [speech(3.0), speech(1.0, seed=6), np.zeros(800, np.float32), np.zeros(0, np.float32)]
-    resets = [14400 * index for index in range(1, 6)] if kind == "forced" else []
-    theirs = client.recognize_streaming(
-        streaming, audio, search=search, beam=4, reset_at_endpoints=kind == "endpoints", reset_after=resets
-    )
-    ours = [
-        streaming_check.recognize(model, tokenizer, samples, search, kind == "endpoints", resets) for samples in audio
-    ]
-    assert len(theirs) == 4 and len(theirs[0]) in {"whole": (1,), "endpoints": (2, 3, 4), "forced": (6,)}[kind]
+    theirs = client.recognize_streaming(streaming, audio, search=search, beam=4, endpoints=endpoints)
+    ours = [check.stream(model, tokenizer, samples, search, endpoints) for samples in audio]
+    assert len(theirs) == 4 and len(theirs[0]) in segments
     assert sum(len(segment.tokens) for segment in theirs[0]) > 6
     for own, other in zip(ours, theirs, strict=True):
         same(own, other)
@@ -153,8 +124,8 @@ def test_the_client_hears_what_our_streaming_decoder_hears(streaming, model, wor
 def test_how_much_comes_at_a_time_changes_nothing(streaming):
     samples = speech(2.0)
     expected = client.recognize_streaming(streaming, [samples])
-    for chunk_ms in (10, 37, 1000, 100_000):
-        assert client.recognize_streaming(streaming, [samples], chunk_ms=chunk_ms) == expected
+    for milliseconds in (10, 37, 1000, 100_000):
+        assert client.recognize_streaming(streaming, [samples], chunk=16 * milliseconds) == expected
 
 
 def test_the_tail_needs_its_silence(streaming):
@@ -177,17 +148,17 @@ def test_our_decoder_differs_where_the_model_does(streaming, system, workplace):
     items, model = list(read_speech(workplace / "data")), load_system(system)[0]
     with torch.no_grad():
         model.joiner.output_linear.bias[5] += 4.0
-    check = streaming_check.check_streaming_client(streaming, model, Tokenizer.load(workplace / "bpe"), items)
-    assert {item["search"] for item in check["differences"]} == set(SEARCHES)
-    assert len(check["differences"]) == sum(run["differences"] for run in check["runs"])
+    found = check.check_client(streaming, model, Tokenizer.load(workplace / "bpe"), items, streaming=True)
+    assert {item["search"] for item in found["differences"]} == set(SEARCHES)
+    assert len(found["differences"]) == sum(run["differences"] for run in found["runs"])
 
 
 def test_a_segment_that_begins_elsewhere_is_a_difference():
     one, two = (client.ClientResult("A", ["A"], [0.4], start) for start in (0.0, 0.64))
-    assert streaming_check._compare("u", "greedy_search", [one], [one]) == []
-    assert [item.what for item in streaming_check._compare("u", "greedy_search", [one], [two])] == ["times"]
+    assert check.compare("u", "greedy_search", 1, [one], [one]) == []
+    assert [item.what for item in check.compare("u", "greedy_search", 1, [one], [two])] == ["times"]
     empty = client.ClientResult("", [], [], 0.64), client.ClientResult("", [], [], 1.28)
-    found = streaming_check._compare("u", "greedy_search", [one, empty[0]], [one, empty[1]])
+    found = check.compare("u", "greedy_search", 1, [one, empty[0]], [one, empty[1]])
     assert [item.what for item in found] == ["segments"]
 
 
@@ -195,7 +166,7 @@ def test_frames_are_ready_when_the_client_has_them():
     """Windows of 400 samples, 160 apart, the first one centred on the first 160."""
     for samples in range(0, 3000, 7):
         complete = [t for t in range(40) if t * 160 + 80 + 200 <= samples]
-        assert streaming_check.frames_ready(samples) == len(complete)
+        assert check.frames_ready(samples) == len(complete)
 
 
 @pytest.mark.parametrize(
@@ -233,10 +204,10 @@ def test_chunks_of_another_size_can_be_exported(workplace):
     assert read_manifest(out)["check"]["differences"] == 0
 
 
-@pytest.mark.parametrize("form", ["--int8", "--float16", "--sparse"])
+@pytest.mark.parametrize("form", ["int8", "float16", "sparse"])
 def test_streaming_exports_of_every_form_run(system, workplace, tmp_path, capsys, form):
     out = tmp_path / "out"
-    export.main([str(system), "--bpe-dir", str(workplace / "bpe"), "--out", str(out), "--streaming", form])
+    export.main([str(system), "--bpe-dir", str(workplace / "bpe"), "--out", str(out), "--streaming", "--format", form])
     said = capsys.readouterr().out
     assert len(re.findall(r"sherpa-onnx, \w+_search, \d+ segments: \d+ of \d streams differ", said)) == 4
     assert verify_static(out)["streaming"]

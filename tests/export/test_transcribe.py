@@ -10,10 +10,10 @@ from export_cases import error_line, noise
 
 from rnnt_kd.bin import transcribe
 from rnnt_kd.data.pieces import cut_at_quiet
+from rnnt_kd.data.speech import load_samples
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import client
-from rnnt_kd.export import transcribe as heard_by
-from rnnt_kd.export.transcribe import Transcriber, chunks_of, listen, microphone
+from rnnt_kd.export.client import Transcriber, chunks_of, listen, microphone
 
 
 def write(path, samples, rate=16000):
@@ -30,43 +30,6 @@ def lines(capsys):
     return [tuple(line.split("\t")) for line in said.out.splitlines()], said.err.splitlines()
 
 
-# cutting
-
-
-def test_pieces_are_the_whole_and_none_is_too_long():
-    for samples in (0, 1, 16000, 480000, 480001, 480160, 48000000):
-        audio = np.random.default_rng(0).normal(size=samples).astype(np.float32)
-        pieces = cut_at_quiet(audio)
-        assert pieces[0][0] == 0 and pieces[-1][1] == samples
-        assert all(one[1] == two[0] for one, two in zip(pieces, pieces[1:]))
-        lengths = [end - start for start, end in pieces]
-        assert max(lengths) <= 480000 and all(length >= 240000 - 160 for length in lengths[:-1])
-        assert len(pieces) == 1 or samples > 480000
-
-
-@pytest.mark.parametrize("longest", [5.0, 11.3, 30.0])
-def test_cuts_are_the_quietest_place_found_one_by_one(longest):
-    audio = noise(50, seed=9)
-    start, expected, longest_steps = 0, [], int(longest * 16000) // 160
-    while len(audio) - start > longest_steps * 160:
-        best, least = None, np.inf
-        for centre in range(start // 160 + longest_steps // 2, start // 160 + longest_steps - 10 + 1):
-            energy = (audio[(centre - 10) * 160 : (centre + 10) * 160].astype(np.float64) ** 2).sum()
-            if energy <= least * (1 + 1e-12):
-                best, least = centre, energy
-        expected.append((start, best * 160))
-        start = best * 160
-    assert cut_at_quiet(audio, longest) == [*expected, (start, len(audio))]
-
-
-def test_each_sample_of_an_hour_is_looked_at_a_few_times(monkeypatch):
-    looked_at = []
-    real = np.argmin
-    monkeypatch.setattr(np, "argmin", lambda values: looked_at.append(len(values)) or real(values))
-    pieces = cut_at_quiet(np.tile(noise(60), 60))
-    assert len(pieces) - 1 == len(looked_at) >= 119 and sum(looked_at) * 160 < 2 * 3600 * 16000
-
-
 # offline
 
 
@@ -74,10 +37,11 @@ def test_files_are_printed_with_their_text(exported, workplace, tmp_path, capsys
     paths = [workplace / "a-2.wav", write(tmp_path / "48k.wav", noise(1.0), 48000)]
     transcribe.main([str(part) for part in (exported, *paths)])
     found, errors = lines(capsys)
-    expected = client.recognize(exported, paths, search="modified_beam_search", beam=4)
+    audio = [load_samples(path) for path in paths]
+    expected = client.recognize(exported, audio, search="modified_beam_search", beam=4)
     assert errors == [] and found == [(str(path), item.text) for path, item in zip(paths, expected, strict=True)]
     transcribe.main([str(exported), str(paths[0]), "--search", "greedy_search"])
-    assert lines(capsys)[0][0][1] == client.recognize(exported, paths[:1])[0].text
+    assert lines(capsys)[0][0][1] == client.recognize(exported, audio[:1])[0].text
 
 
 def test_long_audio_is_the_pieces_one_after_the_other(exported, tmp_path, capsys):
@@ -99,18 +63,6 @@ def test_long_audio_is_the_pieces_one_after_the_other(exported, tmp_path, capsys
     assert lines(capsys)[0] == [(str(path), found.text)]
 
 
-def test_a_last_piece_without_a_frame_adds_nothing(exported):
-    """sherpa-onnx ends its process at fewer than 80 samples, which a last piece may have."""
-    audio = noise(2)
-    with Transcriber(exported, search="greedy_search", beam=1, longest_seconds=1.0) as transcriber:
-        assert [transcriber.transcribe(audio[:samples]).text for samples in (0, 1, 79)] == ["", "", ""]
-        for samples in (16001, 16079):
-            pieces = cut_at_quiet(audio[:samples], 1.0)
-            whole = [client.recognize(exported, [audio[start:end]])[0] for start, end in pieces]
-            found = transcriber.transcribe(audio[:samples])
-            assert found.text == " ".join(part.text for part in whole if part.text) and found.tokens
-
-
 def test_silence_has_no_words_whatever_the_model_says_of_it(exported, tmp_path, capsys):
     """Digital silence, alone and before speech."""
     silence = np.zeros(48000, np.float32)
@@ -126,7 +78,7 @@ def test_silence_has_no_words_whatever_the_model_says_of_it(exported, tmp_path, 
 
 def test_a_file_without_words_has_a_line_of_its_own(hears, tmp_path, capsys, monkeypatch):
     nothing = client.ClientResult("", [], [])
-    monkeypatch.setattr(heard_by, "listen", lambda listener, chunks: [heard_by.Heard(nothing, 1.0, True)] * 2)
+    monkeypatch.setattr(client, "listen", lambda listener, chunks: [client.Heard(nothing, 1.0, True)] * 2)
     path = write(tmp_path / "nothing.wav", noise(0.5))
     transcribe.main([str(hears), str(path), str(path)])
     assert lines(capsys) == ([(str(path), "")] * 2, [])
@@ -173,7 +125,7 @@ def test_a_streaming_export_tells_what_it_hears_as_it_comes(hears, tmp_path, cap
     path = write(tmp_path / "speech.wav", samples)
     transcribe.main([str(hears), str(path), "--search", "greedy_search"])
     found, heard = lines(capsys)
-    expected = client.recognize_streaming(hears, [samples], reset_at_endpoints=True)[0]
+    expected = client.recognize_streaming(hears, [samples], endpoints=True)[0]
     assert found == [(str(path), segment.text) for segment in expected if segment.text] and found
     assert len(heard) >= 3  # a chunk every 0.64 s
     seconds = [float(line.split()[0]) for line in heard]
@@ -191,8 +143,8 @@ def test_segments_end_at_endpoints(hears):
 
 def test_real_time_is_the_pace_of_the_speech(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(heard_by.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(heard_by.time, "sleep", lambda seconds: now.append(now.pop() + seconds))
+    monkeypatch.setattr(client.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(client.time, "sleep", lambda seconds: now.append(now.pop() + seconds))
     samples, chunks, given = noise(1.05), [], []
     for chunk in chunks_of(samples, at_its_pace=True):
         chunks.append(chunk)

@@ -5,10 +5,11 @@ Writes to OUT  encoder.onnx decoder.onnx joiner.onnx tokens.txt bpe.model bpe.vo
 With --dev-cuts a constant is taken off the joiner's bias of blank: the one with which greedy and beam search together
 make the fewest errors there; model.json says which.
 
-Verified before the folder appears: the ONNX checker; onnxruntime against torch on random lengths; what sherpa-onnx
-recognises (in a process of its own; greedy and modified beam search, single and batched) against our own decoder, on
-every utterance of --check-data-dir.  Tokens, times and letters decide.  With exact weights any difference is an error,
-and the export is kept as OUT.failed; with --int8 or --float16 differences are listed, with both word error rates.
+Verified before the folder appears (--check, the default): the ONNX checker; onnxruntime against torch on random
+lengths; what sherpa-onnx recognises (in a process of its own; greedy and modified beam search, single and batched)
+against our own decoder, on every utterance of --check-data-dir.  Tokens, times and letters decide.  With exact weights
+any difference is an error, and the export is kept as OUT.failed; in int8 or float16 differences are listed, with both
+word error rates.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from typing import Any, Dict, List, Optional
 import torch
 
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_allow_pipes, add_data_root, add_ignore_events, parser
+from rnnt_kd.bin.options import add_allow_pipes, add_data_root, add_format, add_ignore_events, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.kaldi_dir import TABLES
 from rnnt_kd.errors import UserError
@@ -34,9 +35,8 @@ def arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
     options.add_argument("--out", type=Path, required=True, help="the folder to make")
     options.add_argument("--target", default="sherpa-onnx", help="what runs it (the one there is: sherpa-onnx)")
     options.add_argument("--streaming", action="store_true", help="for sherpa-onnx's OnlineRecognizer")
-    options.add_argument("--int8", action="store_true", help="weights as 8-bit integers")
-    options.add_argument("--float16", action="store_true", help="weights stored as float16, computed in float32")
-    options.add_argument("--sparse", action="store_true", help="zeros are left out of the files")
+    add_format(options)
+    options.add_argument("--check", action=argparse.BooleanOptionalAction, default=True, help="verify (see above)")
     options.add_argument("--check-data-dir", type=Path, help="Kaldi data directory to compare the recognised text on")
     add_allow_pipes(options)
     add_ignore_events(options)
@@ -69,7 +69,7 @@ def make_stage(args: argparse.Namespace) -> Stage:
 
 
 def _forms(args: argparse.Namespace) -> Dict[str, Any]:
-    return {name: getattr(args, name) for name in ("target", "streaming", "int8", "float16", "sparse")}
+    return {name: getattr(args, name) for name in ("target", "streaming", "form", "check")}
 
 
 @command
@@ -111,6 +111,10 @@ def _bpe_dir(system_dir: Path) -> Path:
 def _report(manifest: dict, out: Path) -> None:
     check, files = manifest["check"], manifest["files"]
     total = sum(files[name]["bytes"] for name in ("encoder.onnx", "decoder.onnx", "joiner.onnx"))
+    print(f"{manifest['system']}: {total} bytes of ONNX ({manifest['weights']}) -> {out}")
+    if not check:
+        print("  not verified (--no-check)")
+        return
     numbers = ", ".join(f"{name} {value:.1e}" for name, value in check["onnxruntime_against_torch"].items())
     print(f"{manifest['system']}: onnxruntime against torch: {numbers}; features {check['features_difference']:.1e}")
     for run in check["runs"]:
@@ -123,7 +127,6 @@ def _report(manifest: dict, out: Path) -> None:
         else:
             kind, of = f"batches of {run['batch_size']}", f"{check['utterances']} utterances"
         print(f"  sherpa-onnx, {run['search']}, {kind}: {run['differences']} of {of} differ{rates}")
-    print(f"{manifest['system']}: {total} bytes of ONNX ({manifest['weights']}) -> {out}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,12 @@ def add_train_cuts(target: argparse.ArgumentParser) -> None:
     target.add_argument("--train-cuts", type=Path, help="of Lhotse or in a Shar folder, in the place of stage 1's")
 
 
+def add_format(target: argparse.ArgumentParser) -> None:
+    """``--format``: as ``form``."""
+    help = 'of the ONNX files, steps joined by "+": float16 or int8 (rounded weights), sparse (no zeros): int8+sparse'
+    target.add_argument("--format", dest="form", default="float32", metavar="STEPS", help=help)
+
+
 def add_experiment(target: argparse.ArgumentParser) -> None:
     """``--config --experiment --exp-dir --set``: what says all of a system but its name and seed."""
     target.add_argument("--config", type=Path, required=True, help="preset, egs/<corpus>/conf/<preset>.yaml")

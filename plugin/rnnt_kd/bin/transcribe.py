@@ -39,7 +39,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.microphone == bool(args.files):
         raise UserError("arguments", "both or neither of audio files and --microphone", "one of them")
 
-    from rnnt_kd.export.verify import verify_static  # its packages are optional
+    from rnnt_kd.export.check import verify_static  # its packages are optional
 
     streaming = verify_static(args.export_dir)["streaming"]
     if not streaming and (args.microphone or args.real_time):
@@ -53,7 +53,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 def _offline(args) -> bool:
     """Transcribe the files; True where all could be read."""
     from rnnt_kd.data.speech import load_samples
-    from rnnt_kd.export.transcribe import Transcriber
+    from rnnt_kd.export.client import Transcriber
 
     settings = {"search": args.search, "beam": args.beam, "longest_seconds": args.longest}
     with Transcriber(args.export_dir, **settings) as transcriber:
@@ -62,8 +62,7 @@ def _offline(args) -> bool:
 
 def _listen(args) -> bool:
     from rnnt_kd.data.speech import load_samples
-    from rnnt_kd.export.client import Listener
-    from rnnt_kd.export.transcribe import chunks_of, listen, microphone
+    from rnnt_kd.export.client import Listener, chunks_of, listen, microphone
 
     with Listener(args.export_dir, search=args.search, beam=args.beam) as listener:
 

@@ -1,10 +1,10 @@
-"""The process in which sherpa-onnx runs; ``client_process.ClientProcess`` is the other end.
+"""The process in which sherpa-onnx runs; ``client.ClientProcess`` is the other end.
 
-The first request says what to load; each of the others names an operation of ``Offline`` or ``Online``.
+The first request says what to load; each of the others names an operation of ``Recognizer``.
 """
 
 import os
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 import numpy as np
 import sherpa_onnx
@@ -12,41 +12,34 @@ import sherpa_onnx
 from rnnt_kd.children import serve
 from rnnt_kd.data.audio_format import SAMPLING_RATE
 
+SHORTEST = 80  # samples; of fewer sherpa-onnx computes not one frame, and ends its process
 
-class Offline:
-    """Whole utterances."""
 
-    def __init__(self, model_dir: str, search: str, beam: int):
-        self.recognizer = sherpa_onnx.OfflineRecognizer.from_transducer(
-            **_files(model_dir),
-            model_type="transducer",
-            num_threads=1,
-            decoding_method=search,
-            max_active_paths=beam,
-        )
+class Recognizer:
+    """``decode`` of an offline export; ``start``, ``accept``, ``reset``, ``frames`` of one that hears bit by bit."""
+
+    def __init__(self, model_dir: str, streaming: bool, search: str, beam: int, endpoints: bool):
+        settings: Dict[str, Any] = {}
+        settings.update({name: os.path.join(model_dir, f"{name}.onnx") for name in ("encoder", "decoder", "joiner")})
+        settings.update(tokens=os.path.join(model_dir, "tokens.txt"), decoding_method=search)
+        settings.update(num_threads=1, max_active_paths=beam)
+        if streaming:
+            settings.update(model_type="conformer", enable_endpoint_detection=endpoints)
+            self.recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(**settings)
+        else:
+            self.recognizer = sherpa_onnx.OfflineRecognizer.from_transducer(**settings, model_type="transducer")
+        self.stream: Any = None
 
     def decode(self, *batch: np.ndarray) -> List[Dict[str, Any]]:
-        """One result for each utterance, decoded together."""
-        streams = [self.recognizer.create_stream() for _ in batch]
+        """One result for each utterance, decoded together; of too short ones an empty one."""
+        streams = [self.recognizer.create_stream() if len(samples) >= SHORTEST else None for samples in batch]
         for stream, samples in zip(streams, batch, strict=True):
-            stream.accept_waveform(SAMPLING_RATE, samples)
-        self.recognizer.decode_streams(streams)
-        return [_result(stream.result) for stream in streams]
-
-
-class Online:
-    """One stream at a time, heard bit by bit."""
-
-    def __init__(self, model_dir: str, search: str, beam: int, endpoints: bool):
-        self.recognizer = sherpa_onnx.OnlineRecognizer.from_transducer(
-            **_files(model_dir),
-            model_type="conformer",
-            num_threads=1,
-            decoding_method=search,
-            max_active_paths=beam,
-            enable_endpoint_detection=endpoints,
-        )
-        self.stream: Any = None  # an OnlineStream
+            if stream is not None:
+                stream.accept_waveform(SAMPLING_RATE, samples)
+        if heard := [stream for stream in streams if stream is not None]:
+            self.recognizer.decode_streams(heard)
+        nothing = {"text": "", "tokens": [], "timestamps": []}
+        return [nothing if stream is None else _result(stream.result) for stream in streams]
 
     def start(self) -> None:
         """A new stream."""
@@ -69,10 +62,10 @@ class Online:
 
     def frames(self, samples: np.ndarray, count: int) -> np.ndarray:
         """(count, 80): the filter banks that a stream computes of ``samples``."""
-        stream = self.recognizer.create_stream()
-        stream.accept_waveform(SAMPLING_RATE, samples)
-        stream.input_finished()
-        return np.asarray(stream.get_frames(0, count), dtype=np.float32).reshape(count, -1)
+        self.start()
+        self.stream.accept_waveform(SAMPLING_RATE, samples)
+        self.stream.input_finished()
+        return np.asarray(self.stream.get_frames(0, count), dtype=np.float32).reshape(count, -1)
 
 
 def _result(found) -> Dict[str, Any]:
@@ -80,23 +73,17 @@ def _result(found) -> Dict[str, Any]:
     return {"text": found.text.strip(), "tokens": list(found.tokens), "timestamps": times}
 
 
-def _files(model_dir: str) -> Dict[str, str]:
-    files = {name: os.path.join(model_dir, f"{name}.onnx") for name in ("encoder", "decoder", "joiner")}
-    return {**files, "tokens": os.path.join(model_dir, "tokens.txt")}
+_recognizer: Optional[Recognizer] = None
 
 
-class Client:
-    """``Offline`` or ``Online``, whichever the first request asks for."""
-
-    def __init__(self):
-        self.recognizer = None
-
-    def __call__(self, request: Dict[str, Any], arrays: List[np.ndarray]) -> Any:
-        if self.recognizer is None:
-            self.recognizer = {"offline": Offline, "online": Online}[request.pop("kind")](**request)
-            return None
-        return getattr(self.recognizer, request.pop("operation"))(*arrays, **request)
+def answer(request: Dict[str, Any], arrays: List[np.ndarray]) -> Any:
+    """What ``children.serve`` asks."""
+    global _recognizer
+    if _recognizer is not None:
+        return getattr(_recognizer, request.pop("operation"))(*arrays, **request)
+    _recognizer = Recognizer(**request)
+    return None
 
 
 if __name__ == "__main__":
-    serve(Client())
+    serve(answer)

@@ -11,7 +11,7 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 
@@ -21,6 +21,7 @@ from rnnt_kd.data.speech import Speech, read_speech
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import blank_penalty as blank
 from rnnt_kd.export import formats, model_json
+from rnnt_kd.export.check import CHECK, Say
 from rnnt_kd.export.client_text import tokens_txt
 from rnnt_kd.export.readme import readme
 from rnnt_kd.models.interfaces import StreamingEncoder
@@ -28,8 +29,7 @@ from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 
-Say = Callable[[str], None]
-CHECK, FAILED = "check.json", ".failed"
+FAILED = ".failed"
 TARGETS = "rnnt_kd.export.targets"
 
 
@@ -39,10 +39,9 @@ def export_system(
     out_dir: Path,
     *,
     target: str = "sherpa-onnx",
+    check: bool = True,
     streaming: bool = False,
-    int8: bool = False,
-    sparse: bool = False,
-    float16: bool = False,
+    form: str = formats.BASE,
     check_data_dir: Optional[Path] = None,
     allow_pipes: bool = False,
     score_events: bool = True,
@@ -55,7 +54,9 @@ def export_system(
 
     Args:
       target:         a file of ``targets/``, with "-" for its "_".
+      check:          verify it; without, ``check`` in ``model.json`` is empty.
       streaming:      for ``OnlineRecognizer``; the system must have a streaming encoder.
+      form:           steps of ``formats``, such as "int8+sparse".
       check_data_dir: a Kaldi data directory whose utterances sherpa-onnx must recognise as we do; without it
                       the client runs on a few seconds of noise.
       allow_pipes:    run the shell pipes of its ``wav.scp``.
@@ -69,18 +70,16 @@ def export_system(
     system_dir, bpe_dir, out_dir = Path(system_dir), Path(bpe_dir), Path(out_dir)
     choices.check(target, [name.replace("_", "-") for name in choices.names(TARGETS)], "--target")
     writer = choices.load(TARGETS, target.replace("-", "_"))
-    if int8 and float16:
-        raise UserError("--int8 --float16", "both are given", "one of them")
+    formats.steps_of(form)
     if blank_penalty and dev_cuts is not None:
         raise UserError("--blank-penalty --dev-cuts", "both are given", "one of them")
     if not math.isfinite(blank_penalty):
         raise UserError("--blank-penalty", f"{blank_penalty}", "a number")
-    weights = "int8" if int8 else "float16" if float16 else formats.BASE
     model, config = load_system(system_dir)
     tokenizer = Tokenizer.load(bpe_dir)
     model_json.check_exportable(config, tokenizer, model, system_dir, bpe_dir)
     _set_mode(model, config, streaming, system_dir)
-    speech = list(_speech(check_data_dir, allow_pipes))  # a defect of the data is an error before anything is written
+    speech = _speech(check_data_dir, allow_pipes) if check else []  # a defect of it comes before anything is written
     lowered: Dict[str, Any] = {"value": blank_penalty}
     if dev_cuts is not None:
         lowered["value"], errors = blank.choose(model, tokenizer, dev_cuts, score_events)
@@ -92,39 +91,39 @@ def export_system(
     if out_dir.exists() and not is_ours:
         raise UserError(out_dir, "holds files of something else", "a new folder, or an older export")
     with atomic.new_dir(out_dir) as making:
-        form = {"unk_id": tokenizer.unk_id, "streaming": streaming, "weights": weights, "sparse": sparse}
-        values = {**model_json.describe_system(model, config), **form, "wer": model_json.scores_of(decode_dirs)}
+        values = {**model_json.describe_system(model, config), "unk_id": tokenizer.unk_id, "streaming": streaming}
+        values.update({"weights": formats.weights_of(form), "sparse": formats.is_sparse(form)})
+        values["wer"] = model_json.scores_of(decode_dirs)
         values["blank_penalty"] = lowered
-        names = writer.write_files(model, formats.name_of(weights, sparse), streaming, making)
+        names = writer.write_files(model, form, streaming, making)
         values["parameters"] = model_json.describe_parameters(model, names)
         shutil.copyfile(bpe_dir / "bpe.model", making / "bpe.model")
         atomic.write_text(making / "tokens.txt", tokens_txt(tokenizer.pieces()))
         atomic.write_text(making / "bpe.vocab", tokenizer.scored_pieces())
         atomic.write_text(making / "README.md", readme(values))
         model_json.write_manifest(making, {**values, "check": {}})
-        failed = out_dir.with_name(out_dir.name + FAILED)
+        failed, heard = out_dir.with_name(out_dir.name + FAILED), (speech, check_data_dir, score_events, say)
         try:
-            check, fault = writer.verify(
-                making, model, tokenizer, speech, weights == formats.BASE, streaming, check_data_dir, score_events, say
-            )
+            found, fault = writer.check(making, model, tokenizer, *heard) if check else ({}, "")
         except UserError as error:
             _keep(making, failed, {"fault": error.problem})
             raise
         if fault:
-            _keep(making, failed, {"fault": fault, **check})
+            _keep(making, failed, {"fault": fault, **found})
             raise UserError(out_dir, fault, "none", f"the export is kept in {failed}; {CHECK} there lists them")
-        _write_check(making, check)
-        model_json.write_manifest(making, {**values, "check": _summary(check)})
-    shutil.rmtree(failed, ignore_errors=True)
+        _write_check(making, found)
+        model_json.write_manifest(making, {**values, "check": _summary(found) if found else {}})
+    if check:
+        shutil.rmtree(failed, ignore_errors=True)
     return model_json.read_manifest(out_dir)
 
 
-def _write_check(folder: Path, check: Dict[str, Any]) -> None:
-    atomic.write_text(folder / CHECK, json.dumps(check, indent=1, ensure_ascii=False) + "\n")
+def _write_check(folder: Path, found: Dict[str, Any]) -> None:
+    atomic.write_text(folder / CHECK, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
 
 
-def _keep(made: Path, failed: Path, check: Dict[str, Any]) -> None:
-    _write_check(made, check)
+def _keep(made: Path, failed: Path, found: Dict[str, Any]) -> None:
+    _write_check(made, found)
     atomic.replace_dir(made, failed)
 
 

@@ -12,7 +12,6 @@ from typing import Any, Dict, Iterable, List, Mapping
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor
 
 from rnnt_kd import atomic
@@ -20,10 +19,10 @@ from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.blank_penalty import BIAS
+from rnnt_kd.export.check import verify_static
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.model_json import NAME, ONNX_FILES, tensor_digest
-from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, load_onnx, metadata_of
-from rnnt_kd.export.verify import session, verify_static
+from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, load_onnx, metadata_of, run
 from rnnt_kd.files import parse_json
 from rnnt_kd.record import Record, json_digest
 from rnnt_kd.systems.store import (
@@ -52,9 +51,7 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
     manifest = verify_static(folder)
     if manifest["weights"] != "float32":
         problem = f"its weights are {manifest['weights']}: what was rounded cannot be undone"
-        raise UserError(
-            folder, problem, "an export with float32 weights", "export the system without --int8, --float16"
-        )
+        raise UserError(folder, problem, "an export with float32 weights", "export the system without int8, float16")
     if manifest["files"]["bpe.model"]["sha256"] != manifest["bpe_sha256"]:
         raise UserError(folder / "bpe.model", "is not the one the system was trained with", manifest["bpe_sha256"])
     with atomic.new_dir(system_dir) as making:
@@ -74,7 +71,7 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
 
 
 def read_parameters(folder: Path, names: Mapping[str, Iterable[str]]) -> Dict[str, np.ndarray]:
-    """The values of parameters by name, as the transducer shapes them; sparse or packed ones are unpacked.
+    """The values of parameters by name, as the transducer shapes them; sparse or packed ones as the graph unpacks them.
 
     Args:
       names: ONNX file -> the parameters to read from it.
@@ -82,42 +79,24 @@ def read_parameters(folder: Path, names: Mapping[str, Iterable[str]]) -> Dict[st
     """
     found: Dict[str, np.ndarray] = {}
     for file, wanted in names.items():
-        model = load_onnx(folder / file)
-        dense = {tensor.name: tensor for tensor in model.graph.initializer}
-        values = {name: numpy_helper.to_array(dense[name]) for name in wanted if name in dense}
-        values.update(_computed(model, [name for name in wanted if name not in dense], folder / file))
-        transposed = set(parse_json(metadata_of(model)[TRANSPOSED]))
-        found.update({name: value.T if name in transposed else value for name, value in values.items()})
+        model, wanted = load_onnx(folder / file), list(wanted)
+        transposed, graph = set(parse_json(metadata_of(model)[TRANSPOSED])), model.graph
+        there = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
+        there.update(name for node in graph.node for name in node.output)
+        for name in sorted({*wanted} - there):
+            raise UserError(folder / file, f"has no weight '{name}'", f"what {NAME} lists", AGAIN)
+        del graph.output[:]
+        for index, name in enumerate(wanted):
+            graph.node.append(onnx.helper.make_node("Identity", [name], [f"out:{index}"]))
+            graph.output.append(onnx.helper.make_tensor_value_info(f"out:{index}", onnx.TensorProto.FLOAT, None))
+        feeds = {}  # anything: the weights do not depend on it
+        for value in graph.input:
+            shape = [size.dim_value if size.HasField("dim_value") else 9 for size in value.type.tensor_type.shape.dim]
+            element = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+            feeds[value.name] = np.ones(shape, dtype=element)
+        values = zip(wanted, run(folder / file, feeds, model.SerializeToString()), strict=True)
+        found.update({name: value.T if name in transposed else value for name, value in values})
     return found
-
-
-def _computed(model: onnx.ModelProto, names: List[str], path: Path) -> Dict[str, np.ndarray]:
-    """Values that the graph computes from its weights alone, by running that part of it."""
-    if not names:
-        return {}
-    makers = {output: node for node in model.graph.node for output in node.output}
-    sparse = {tensor.values.name for tensor in model.graph.sparse_initializer}
-    needed, waiting = {}, list(names)
-    while waiting:
-        name = waiting.pop()
-        if name in makers:
-            needed[makers[name].output[0]] = makers[name]
-            waiting += [
-                other for other in makers[name].input if other in makers and makers[other].output[0] not in needed
-            ]
-        elif name in names and name not in sparse:
-            raise UserError(path, f"has no weight '{name}'", f"what {NAME} lists", AGAIN)
-    part = onnx.ModelProto()
-    part.CopyFrom(model)
-    del part.graph.node[:], part.graph.input[:], part.graph.output[:]
-    part.graph.node.extend(node for node in model.graph.node if node.output[0] in needed)
-    for index, name in enumerate(names):
-        part.graph.node.append(onnx.helper.make_node("Identity", [name], [f"out:{index}"]))
-        part.graph.output.append(onnx.helper.make_tensor_value_info(f"out:{index}", onnx.TensorProto.FLOAT, None))
-    try:
-        return dict(zip(names, session(path, part.SerializeToString()).run(None, {}), strict=True))
-    except Exception:
-        raise UserError(path, f"its weights cannot be unpacked ({', '.join(names[:2])} ...)", "", AGAIN) from None
 
 
 def _config(manifest: Dict[str, Any], folder: Path, making: Path) -> SystemConfig:

@@ -22,9 +22,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Literal, Mapping, Sequence
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, ValidationError, create_model
 from torch import Tensor
-from typing_extensions import NotRequired, TypedDict
 
 from rnnt_kd import atomic
 from rnnt_kd.config import SystemConfig
@@ -56,50 +55,24 @@ FEATURES = {  # what sherpa-onnx computes by itself for this kind of model
     "high_freq": -400,
     "samples": "in [-1, 1]",
 }
-_strict = with_config(ConfigDict(strict=True))
 
 
-@_strict
-class _File(TypedDict):
-    sha256: str
-
-
-@_strict
-class _Parameter(TypedDict):
-    file: Literal[ONNX_FILES]  # type: ignore[valid-type]
-    shape: List[int]
-    sha256: str
-
-
-@_strict
-class _Lowered(TypedDict):
-    value: float
-    bias: float
-
-
-@_strict
-class _Manifest(TypedDict):
-    """What its readers take from model.json."""
-
-    system: str
-    role: str
-    vocab_size: int
-    blank_id: int
-    joiner_dim: int
-    params: int
-    nonzero_params: int
-    sparsity: float
-    sparsity_total: float
-    training_config: Dict[str, Any]
-    training_config_sha256: str
-    bpe_sha256: str
-    blank_penalty: NotRequired[_Lowered]  # not in older ones
-    streaming: bool
-    weights: str
-    parameters: Dict[str, _Parameter]
-    files: Dict[Literal[FILES], _File]  # type: ignore[valid-type]
-
-
+_STRICT = ConfigDict(strict=True)
+_File = create_model("_File", __config__=_STRICT, sha256=(str, ...))
+_Lowered = create_model("_Lowered", __config__=_STRICT, value=(float, ...), bias=(float, ...))
+_SHAPE: Dict[str, Any] = {"file": (Literal[ONNX_FILES], ...), "shape": (List[int], ...), "sha256": (str, ...)}
+_Parameter = create_model("_Parameter", __config__=_STRICT, **_SHAPE)
+_FIELDS: Dict[str, Any] = {  # what its readers take from model.json
+    **dict.fromkeys(("system", "role", "weights", "training_config_sha256", "bpe_sha256"), (str, ...)),
+    **dict.fromkeys(("vocab_size", "blank_id", "joiner_dim", "params", "nonzero_params"), (int, ...)),
+    **dict.fromkeys(("sparsity", "sparsity_total"), (float, ...)),
+    "streaming": (bool, ...),
+    "training_config": (Dict[str, Any], ...),
+    "blank_penalty": (_Lowered, None),  # not in older ones
+    "parameters": (Dict[str, _Parameter], ...),  # type: ignore[valid-type]
+    "files": (Dict[Literal[FILES], _File], ...),  # type: ignore[valid-type]
+}
+_Manifest = create_model("_Manifest", __config__=_STRICT, **_FIELDS)
 _WER_KEYS = ("test_set", "search", "beam", "wer", "errors", "words", "ins", "del", "sub", "utterances", "ci95")
 _AGAIN = "export the system again"
 
@@ -185,7 +158,7 @@ def read_manifest(folder: Path, check_files: bool = True) -> Dict[str, Any]:
     if manifest.get("sha256") != json_digest(own):
         raise UserError(path, "was changed since it was written", "the checksum it holds", _AGAIN)
     try:
-        TypeAdapter(_Manifest).validate_python(manifest)
+        _Manifest.model_validate(manifest)
         missing = {*FILES} - {*manifest["files"], "bpe.vocab"}  # which older exports have not
     except ValidationError as failed:
         error = failed.errors(include_url=False)[0]

@@ -12,18 +12,19 @@ import io
 import json
 import warnings
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from onnx import numpy_helper
 from torch import Tensor
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.compact import compact
 from rnnt_kd.export.graphs import GraphSpec
+from rnnt_kd.export.rewriting import compact, rename_inputs
 
 OPSET = 13  # the first with what the models need; torch 1.13 and 2.13 both write it
 AGAIN = "export the system again"
@@ -70,6 +71,31 @@ def metadata_of(model: onnx.ModelProto) -> Dict[str, str]:
     return {item.key: item.value for item in model.metadata_props}
 
 
+def session(path: Path, content: Optional[bytes] = None) -> onnxruntime.InferenceSession:
+    """One thread, quiet, for a file (or ``content`` in its place).  Raises UserError where onnxruntime refuses it."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return onnxruntime.InferenceSession(content or str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise UserError(path, f"onnxruntime does not load it ({first_line(error)})", "", AGAIN) from None
+
+
+def run(path: Path, feeds: Dict[str, np.ndarray], content: Optional[bytes] = None) -> List[np.ndarray]:
+    """All outputs.  Raises UserError where onnxruntime refuses the file or the inputs."""
+    loaded = session(path, content)
+    try:
+        return loaded.run(None, feeds)
+    except Exception as error:
+        raise UserError(path, f"onnxruntime does not run it ({first_line(error)})", "", AGAIN) from None
+
+
+def first_line(error: Exception) -> str:
+    """Of what a library says."""
+    return str(error).strip().split("\n")[0][:200]
+
+
 def _trace(spec: GraphSpec) -> bytes:
     stand_in = copy.deepcopy(spec.module).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
@@ -107,12 +133,10 @@ def _store_transposed(graph: onnx.GraphProto) -> List[str]:
             weight = weights[node.input[0]]
             order = next(list(attribute.ints) for attribute in node.attribute if attribute.name == "perm")
             assert order == [1, 0], (weight.name, order)
-            weight.CopyFrom(numpy_helper.from_array(_values(weight).T.copy(), weight.name))
+            weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight).T.copy(), weight.name))
             renamed[node.output[0]] = weight.name
             graph.node.remove(node)
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
+    rename_inputs(graph, renamed)
     return sorted(renamed.values())
 
 
@@ -125,7 +149,3 @@ def _put_values(graph: onnx.GraphProto, values: Mapping[str, Tensor], transposed
         array = np.ascontiguousarray(array.T if name in transposed else array)
         assert array.shape == tuple(weights[name].dims), (name, array.shape, tuple(weights[name].dims))
         weights[name].CopyFrom(numpy_helper.from_array(array, name))
-
-
-def _values(tensor: onnx.TensorProto) -> np.ndarray:
-    return numpy_helper.to_array(tensor)

@@ -1,39 +1,32 @@
-"""Replace the weights of an ONNX graph by nodes that compute them from something smaller.
+"""ONNX graphs rewritten in place: weights computed from something smaller, and fewer bytes around them.
 
-Such nodes depend on constants only: onnxruntime (and with it sherpa-onnx) runs them once, when it loads the
-file, and keeps the result.
+Nodes that depend on constants only, onnxruntime (and with it sherpa-onnx) runs once, when it loads the file.
 """
 
-from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from rnnt_kd import atomic
-from rnnt_kd.export.compact import replace_nodes
-from rnnt_kd.export.onnx_file import load_onnx
-
 
 class Rewriter:
-    """One file, being rewritten.
+    """The weights of a model, being rewritten.
 
     Attributes:
       model:   the ONNX model; its nodes may be edited.
-      weights: name -> values of the float and integer initializers, in their order.
+      weights: name -> values of the float and integer initializers, in their order; ``pop`` one that something else
+               makes now.
     """
 
-    def __init__(self, path: Path):
-        self.model = load_onnx(path)
-        self.weights: Dict[str, np.ndarray] = {
-            tensor.name: numpy_helper.to_array(tensor) for tensor in self.model.graph.initializer
-        }
+    def __init__(self, model: onnx.ModelProto):
+        self.model = model
+        self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
         self._before: List[onnx.NodeProto] = []
         self._after: List[onnx.TensorProto] = []
         self._constants: Dict[Any, str] = {}
-        self._taken = {name for node in self.model.graph.node for name in (*node.input, *node.output)}
-        self._taken |= {*self.weights, *(tensor.values.name for tensor in self.model.graph.sparse_initializer)}
+        self._taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
+        self._taken |= {*self.weights, *(tensor.values.name for tensor in model.graph.sparse_initializer)}
         self._count = 0
 
     def fresh(self) -> str:
@@ -63,6 +56,10 @@ class Rewriter:
         self._before.append(onnx.helper.make_node(operator, list(inputs), list(outputs), **attributes))
         return list(outputs)
 
+    def reshape(self, value: str, *sizes: int) -> str:
+        """A node that gives ``value`` these sizes; -1: what is left."""
+        return self.compute("Reshape", [value, self.constant(np.array(sizes, dtype=np.int64))])
+
     def state_shape(self, name: str, element_type: int, shape: Sequence[int]) -> None:
         """Write down the sizes of a value that no shape inference can tell."""
         self.model.graph.value_info.append(onnx.helper.make_tensor_value_info(name, element_type, shape))
@@ -70,18 +67,11 @@ class Rewriter:
     def rename(self, name: str) -> str:
         """Give a weight a short name, in every node that reads it; returns that name."""
         short = self.fresh()
-        for node in self.model.graph.node:
-            for index, read in enumerate(node.input):
-                if read == name:
-                    node.input[index] = short
+        rename_inputs(self.model.graph, {name: short})
         return short
 
-    def drop_weight(self, name: str) -> np.ndarray:
-        """Forget an initializer (something else makes the value now); returns its values."""
-        return self.weights.pop(name)
-
-    def write(self, path: Path) -> None:
-        """Check and write the file."""
+    def finish(self) -> None:
+        """Put nodes and initializers into the model, and check it."""
         graph = self.model.graph
         replace_nodes(graph, [*self._before, *graph.node])
         for index in reversed(range(len(graph.initializer))):
@@ -90,4 +80,73 @@ class Rewriter:
         graph.initializer.extend(self._after)
         plain = not graph.sparse_initializer  # whose type ONNX's own shape inference refuses in a MatMul
         onnx.checker.check_model(self.model, full_check=plain)
-        atomic.write_bytes(Path(path), self.model.SerializeToString(deterministic=True))
+
+
+def compact(graph: onnx.GraphProto) -> None:
+    """The same graph in fewer bytes: of a small sparse model's file, the exporter's long names are the half.
+
+    Constants that hold the same value become one, so do nodes that compute the same from the same inputs; values that
+    no node reads are dropped; values and nodes inside are renamed ``v1``, ``n1``, ... in their order.  Inputs, outputs
+    and initializers keep their names, and every result its bits.  It must have no subgraphs (no If, Loop, Scan) and
+    no random nodes.
+    """
+    assert not has_subgraphs(graph)
+    _merge_equal_nodes(graph)
+    read, kept = {value.name for value in graph.output}, []
+    for node in reversed(graph.node):
+        if read & set(node.output):
+            read.update(node.input)
+            kept.append(node)
+    replace_nodes(graph, kept[::-1])
+    _shorten_names(graph)
+
+
+def has_subgraphs(graph: onnx.GraphProto) -> bool:
+    """Are there If, Loop or Scan?"""
+    return any(attribute.HasField("g") for node in graph.node for attribute in node.attribute)
+
+
+def rename_inputs(graph: onnx.GraphProto, names: Dict[str, str]) -> None:
+    """Let every node read ``names[name]`` where it read ``name``."""
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = names.get(name, name)
+
+
+def replace_nodes(graph: onnx.GraphProto, nodes: Sequence[onnx.NodeProto]) -> None:
+    """Put ``nodes``, old and new ones, in the place of all."""
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    graph.ClearField("node")
+    graph.node.extend(copies)
+
+
+def _merge_equal_nodes(graph: onnx.GraphProto) -> None:
+    outputs: Set[str] = {value.name for value in graph.output}
+    first: Dict[Tuple, onnx.NodeProto] = {}
+    renamed: Dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        node.doc_string = ""
+        for index, name in enumerate(node.input):
+            node.input[index] = renamed.get(name, name)
+        attributes = tuple(sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute))
+        same = first.setdefault((node.op_type, node.domain, tuple(node.input), attributes, len(node.output)), node)
+        if same is node or outputs & set(node.output):
+            kept.append(node)
+        else:
+            renamed.update(zip(node.output, same.output, strict=True))
+    replace_nodes(graph, kept)
+
+
+def _shorten_names(graph: onnx.GraphProto) -> None:
+    fixed = {value.name for value in [*graph.input, *graph.output]} | {tensor.name for tensor in graph.initializer}
+    renamed: Dict[str, str] = {name: name for name in ["", *fixed]}
+    for number, node in enumerate(graph.node, 1):
+        node.name = f"n{number}"
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                if name not in renamed:
+                    renamed[name] = f"v{len(renamed) - len(fixed)}"
+                names[index] = renamed[name]
+    assert len(set(renamed.values())) == len(renamed), "a name inside looks like one of ours"
+    del graph.value_info[:]

@@ -24,6 +24,7 @@ from onnx import numpy_helper
 
 from rnnt_kd.export.rewriting import Rewriter
 
+ZERO_POINT = 128  # the zero of 8-bit weights
 BLOCKS = (1, 4, 16)  # sizes g that are tried
 SKIP = 15
 OVERHEAD = 90  # bytes that Split and Reshape of a weight cost, about
@@ -39,18 +40,23 @@ class Code:
     places: str  # "gaps" or "bits"
 
 
-def filled_blocks(values: np.ndarray, zero: int, block: int) -> np.ndarray:
-    """(n / block,) bool: not all of the block's bits are those of ``zero``."""
+def zero_of(values: np.ndarray) -> int:
+    """The bits of zero: 8-bit weights are stored around 128."""
+    return ZERO_POINT if values.dtype == np.uint8 else 0
+
+
+def filled_blocks(values: np.ndarray, block: int) -> np.ndarray:
+    """(n / block,) bool: not all of the block's bits are those of zero."""
     bits = np.ascontiguousarray(values).reshape(-1).view(f"u{values.dtype.itemsize}")
-    return (bits.reshape(-1, block) != zero).any(axis=1)
+    return (bits.reshape(-1, block) != zero_of(values)).any(axis=1)
 
 
-def best_code(values: np.ndarray, zero: int) -> Tuple[Code, int]:
+def best_code(values: np.ndarray) -> Tuple[Code, int]:
     """The code with the fewest bytes, and their number."""
     sizes = {}
     for block in BLOCKS:
         if values.size % block == 0:
-            filled = filled_blocks(values, zero, block)
+            filled = filled_blocks(values, block)
             content = int(filled.sum()) * block * values.dtype.itemsize + OVERHEAD
             sizes[Code(block, "gaps")] = content + len(encode_gaps(filled))
             sizes[Code(block, "bits")] = content + len(encode_bits(filled))
@@ -74,18 +80,18 @@ def encode_bits(filled: np.ndarray) -> np.ndarray:
     return np.packbits(filled)
 
 
-def pack(rewriter: Rewriter, tensors: Dict[str, np.ndarray], zero: int, code: Code) -> None:
+def pack(rewriter: Rewriter, tensors: Dict[str, np.ndarray], code: Code) -> None:
     """Add sequence and nodes that make each of ``tensors`` (one dtype, whole blocks) under its name."""
     flat = np.concatenate([values.reshape(-1) for values in tensors.values()])
-    filled = filled_blocks(flat, zero, code.block)
+    filled = filled_blocks(flat, code.block)
     encode, indices = {"gaps": (encode_gaps, _indices_of_gaps), "bits": (encode_bits, _indices_of_bits)}[code.places]
     where = indices(rewriter, rewriter.constant(encode(filled)), int(filled.sum()))
     kept = rewriter.constant(flat.reshape(-1, code.block)[filled])
     shape = rewriter.constant(np.array([len(filled), code.block], dtype=np.int64))
-    fill = np.array([zero], dtype=f"u{flat.dtype.itemsize}").view(flat.dtype)
+    fill = np.array([zero_of(flat)], dtype=f"u{flat.dtype.itemsize}").view(flat.dtype)
     zeros = rewriter.compute("ConstantOfShape", [shape], value=numpy_helper.from_array(fill))
     blocks = rewriter.compute("ScatterND", [zeros, where, kept])
-    sequence = rewriter.compute("Reshape", [blocks, rewriter.constant(np.array([-1], dtype=np.int64))])
+    sequence = rewriter.reshape(blocks, -1)
     sizes = rewriter.constant(np.array([values.size for values in tensors.values()], dtype=np.int64))
     pieces = rewriter.compute_many("Split", [sequence, sizes], [rewriter.fresh() for _ in tensors], axis=0)
     for piece, (name, values) in zip(pieces, tensors.items(), strict=True):
@@ -95,14 +101,14 @@ def pack(rewriter: Rewriter, tensors: Dict[str, np.ndarray], zero: int, code: Co
 def _indices_of_gaps(rewriter: Rewriter, packed: str, m: int) -> str:
     """(m, 1) int64: where the m values are."""
     halves = rewriter.compute("Mod", [_digits(rewriter, packed, [16, 1]), rewriter.constant(np.int32(16))])
-    codes = rewriter.compute("Reshape", [halves, rewriter.constant(np.array([-1], dtype=np.int64))])
+    codes = rewriter.reshape(halves, -1)
     has_value = rewriter.compute("Less", [codes, rewriter.constant(np.int32(SKIP))])
     steps = rewriter.compute("Add", [codes, rewriter.compute("Cast", [has_value], to=_INT32)])
     ends = rewriter.compute("CumSum", [steps, rewriter.constant(np.int32(0))])
     places = rewriter.compute("Sub", [ends, rewriter.constant(np.int32(1))])
     used = rewriter.compute("Compress", [places, has_value], axis=0)
     rewriter.state_shape(used, _INT32, [m])
-    column = rewriter.compute("Reshape", [used, rewriter.constant(np.array([-1, 1], dtype=np.int64))])
+    column = rewriter.reshape(used, -1, 1)
     return rewriter.compute("Cast", [column], to=_INT64)
 
 
@@ -110,7 +116,7 @@ def _indices_of_bits(rewriter: Rewriter, packed: str, m: int) -> str:
     """The same from one bit an entry."""
     digits = _digits(rewriter, packed, [128, 64, 32, 16, 8, 4, 2, 1])
     bits = rewriter.compute("Mod", [digits, rewriter.constant(np.int32(2))])
-    flat = rewriter.compute("Reshape", [bits, rewriter.constant(np.array([-1], dtype=np.int64))])
+    flat = rewriter.reshape(bits, -1)
     places = rewriter.compute("NonZero", [flat])
     rewriter.state_shape(places, _INT64, [1, m])
     return rewriter.compute("Transpose", [places], perm=[1, 0])
@@ -119,5 +125,5 @@ def _indices_of_bits(rewriter: Rewriter, packed: str, m: int) -> str:
 def _digits(rewriter: Rewriter, packed: str, divisors: List[int]) -> str:
     """(n,) uint8 -> (n, divisors) int32: each byte divided by each, rounded down."""
     numbers = rewriter.compute("Cast", [packed], to=_INT32)
-    column = rewriter.compute("Reshape", [numbers, rewriter.constant(np.array([-1, 1], dtype=np.int64))])
+    column = rewriter.reshape(numbers, -1, 1)
     return rewriter.compute("Div", [column, rewriter.constant(np.array([divisors], dtype=np.int32))])
