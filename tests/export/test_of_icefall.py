@@ -106,6 +106,24 @@ def test_every_format_computes_what_the_original_computes(tmp_path, form, most, 
     assert metadata_of(out / "encoder.onnx")["model_type"] == "zipformer2"
 
 
+def with_a_nan(path):
+    model = onnx.load(str(path))
+    weight = next(one for one in model.graph.initializer if len(one.dims) == 2)
+    values = onnx.numpy_helper.to_array(weight).copy()
+    values[0, 0] = float("nan")
+    weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+    onnx.save(model, str(path))
+
+
+@pytest.mark.parametrize("form", ["float32", "int8", "int8+sparse"])
+def test_weights_that_are_no_numbers_are_refused_and_nothing_is_left(tmp_path, form):
+    export(tmp_path)
+    with_a_nan(tmp_path / "joiner-epoch-9-avg-1.onnx")
+    with pytest.raises(UserError, match="computes nan at most; expected numbers that are finite"):
+        run(tmp_path, "--format", form)
+    assert not (tmp_path / "out").exists()
+
+
 def metadata_of(path):
     return {prop.key: prop.value for prop in onnx.load(str(path)).metadata_props}
 

@@ -91,5 +91,7 @@ def _differences(before: Dict[str, Path], after: Dict[str, Path]) -> Dict[str, f
     for name in ONNX_FILES:
         pairs = list(zip(run(before[name], feeds[name]), run(after[name], feeds[name]), strict=True))
         largest = max(float(np.abs(one).max()) for one, _ in pairs)
+        if not np.isfinite(largest) or not largest:
+            raise UserError(before[name], f"computes {largest} at most", "numbers that are finite and not all 0", AGAIN)
         found[name.partition(".")[0]] = max(float(np.abs(one - other).max()) for one, other in pairs) / largest
     return found
