@@ -10,6 +10,7 @@ from typing import List, Tuple
 import torch
 from torch import Tensor
 
+from rnnt_kd.decoding import compiled
 from rnnt_kd.decoding.hypotheses import Hypothesis, HypothesisTable, is_emitted
 from rnnt_kd.decoding.options import SearchOptions, takes_options
 
@@ -24,6 +25,8 @@ def search(model, encoder_out: Tensor, encoder_out_lens: Tensor, options: Search
     Raises UserError: see ``options.py``; a graph was given.
     """
     options.refuse("graph", "modified_beam_search", "knows no graph", "take fast_beam_search")
+    if loop := compiled.loop_for(model, encoder_out, options):
+        return compiled.search(loop, model, encoder_out, encoder_out_lens, options, options.beam)
     beam, scorers, blank_id, unk_id = options.beam, options.scorers, options.blank_id, options.unk_id
     table = HypothesisTable(model, encoder_out, encoder_out_lens, beam, scorers)
     for frame in range(table.num_frames):
