@@ -64,5 +64,5 @@ def search(
     return found
 
 
-def _maps(model) -> Tuple[nn.Module, ...]:
+def _maps(model) -> Tuple[nn.Linear, ...]:
     return model.predictor.context_proj, model.joiner.predictor_proj, model.joiner.output_linear
