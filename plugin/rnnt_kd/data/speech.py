@@ -89,7 +89,7 @@ def resample(samples: np.ndarray, rate: int) -> np.ndarray:
     return get_or_create_resampler(rate, SAMPLING_RATE)(torch.from_numpy(samples)[None])[0].numpy()
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _front_end() -> Fbank:
     """Its tables take longer than the features of two seconds."""
     return Fbank()

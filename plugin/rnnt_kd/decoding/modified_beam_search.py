@@ -35,7 +35,7 @@ def search(model, encoder_out: Tensor, encoder_out_lens: Tensor, options: Search
         totals = table.scores[:n, :, None] + log_probs
         if scorers:
             totals += table.added(frame, blank_id, unk_id)
-        scores, choice = _first_maxima(totals.flatten(1), beam)
+        scores, choice = first_maxima(totals.flatten(1), beam)
         parents, tokens = choice // C, choice % C
         chosen = log_probs.flatten(1).gather(1, choice)
         table.extend(frame, parents, tokens, is_emitted(tokens, blank_id, unk_id), chosen, scores)
@@ -43,7 +43,7 @@ def search(model, encoder_out: Tensor, encoder_out_lens: Tensor, options: Search
     return table.n_best(options.nbest)
 
 
-def _first_maxima(values: Tensor, count: int) -> Tuple[Tensor, Tensor]:
+def first_maxima(values: Tensor, count: int) -> Tuple[Tensor, Tensor]:
     """The ``count`` largest of each row, and where: (n, count) twice; ``values`` is overwritten.
 
     Unlike ``torch.topk`` it orders equals by their index, on any device.  A row with too few
