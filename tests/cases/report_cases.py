@@ -43,7 +43,8 @@ def make_experiment(folder, utterances=24, seeds=(1,), test_sets=("test",), word
         else:
             make_system(system)
         for test_set in test_sets:
-            row = {"system": system.name, "test_set": test_set, "wer": None, "seeds": [], "unfinished": {}}
+            row = {"system": system.name, "test_set": test_set, "search": "greedy_search", "wer": None, "seeds": []}
+            row["unfinished"] = {}
             if system.name == UNFINISHED:
                 row["unfinished"] = dict.fromkeys(map(str, seeds), "not trained to the end")
             else:

@@ -26,7 +26,9 @@ def read(trial, name):
 
 
 def cells_of(text):
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    """Of the preset's search."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    return [cells for cells in rows if cells[2] != "greedy_search"]
 
 
 def row(trial, system):
@@ -35,6 +37,10 @@ def row(trial, system):
 
 def recogs(trial, system, seed):
     return trial.dir / system / f"seed{seed}" / "decode_dev_modified_beam_search" / "recogs-dev.txt"
+
+
+def decodings(job):
+    return [f"decode {job} dev, {search}" for search in ("modified_beam_search", "greedy_search")]
 
 
 def refused(trial, *arguments):
@@ -52,7 +58,7 @@ def test_from_nothing_teachers_then_caches_then_students(finished):
         "cache_teacher kd_cache_range3 of large/3", "cache_teacher kd_cache_range3 of teacher/1",
         "cache_teacher kd_cache_range3_temperature2 of teacher/1",
         *(f"train {job}" for job in students),
-        *(f"decode {job} dev" for job in ("teacher/1", "large/3", *students)),
+        *(line for job in ("teacher/1", "large/3", *students) for line in decodings(job)),
     ]  # fmt: skip
 
 
@@ -89,6 +95,21 @@ def test_results_are_the_scorers_figures(finished):
         assert (item["kd"], item["kd_weighting"]) == {
             "sparse50_kd": (True, "uniform"), "hot": (True, "uniform"), "small_large": (True, "occupancy"),
         }.get(item["system"], (False, None))  # fmt: skip
+
+
+def test_greedy_search_stands_beside_the_presets_in_every_table(finished):
+    trial, _ = finished
+    table, text = read(trial, "summary.json"), (trial.dir / "summary.md").read_text()
+    assert [(one["system"], one["search"]) for one in table] == [
+        (one["system"], search) for one in table[::2] for search in ("modified_beam_search", "greedy_search")
+    ]
+    assert text.count("| greedy_search ") == text.count("| modified_beam_search ") == len(table) / 2
+    for one in table[1::2]:
+        folders = [trial.dir / one["system"] / f"seed{seed}" / "decode_dev_greedy_search" for seed in one["seeds"]]
+        counted = [count_all(read_recogs(folder / "recogs-dev.txt")) for folder in folders]
+        assert one["wer"] == pytest.approx(sum(counts.wer for counts in counted) / len(counted), abs=1e-4)
+        assert one["del"] == sum(counts.dels for counts in counted)
+        assert {json.loads((folder / "decode.json").read_text())["search"] for folder in folders} == {"greedy_search"}
 
 
 def test_the_table_is_over_seeds_and_pooled(finished, monkeypatch):
@@ -139,7 +160,7 @@ def test_a_table_from_few_utterances_says_so(trial):
 def test_a_test_set_without_words_and_one_of_characters_have_a_table(trial, words):
     """Noise has insertions and no rate; Chinese has %CER beside %WER."""
     for number, path in enumerate(sorted(trial.exp.rglob("recogs-dev.txt"))):
-        hyp = ["零三二"] * (number % 2) if words else ["ja"] * number
+        hyp = ["零三二"] * (number // 2 % 2) if words else ["ja"] * number  # two decodings a training
         write_recogs(path, [Recognition(item.utterance_id, tuple(words), tuple(hyp)) for item in read_recogs(path)])
         record_again(path, "decode-dev")
     data = trial.corpus.folder / "dev" / "text"
@@ -191,7 +212,7 @@ def test_a_finished_experiment_does_nothing_but_print_the_table(trial, capsys):
     printed = capsys.readouterr()
     assert printed.out.splitlines()[0] == first_line and "runs again" not in printed.out + printed.err
     lines = [line for line in printed.err.splitlines() if line.startswith("%WER ")]
-    assert len(lines) == 8 and lines[0].endswith(f" ] {trial.teacher}/decode_dev_modified_beam_search")
+    assert len(lines) == 16 and lines[0].endswith(f" ] {trial.teacher}/decode_dev_modified_beam_search")
     assert trial.run() == []
     for name, text in tables.items():
         assert (trial.dir / name).read_text() == text
@@ -212,9 +233,9 @@ def test_what_is_missing_is_made_and_nothing_else(trial):
         "cache_teacher kd_cache_range3_temperature2 of teacher/1",
         "train sparse50_kd/2",
         "train hot/1",
-        "decode sparse50_kd/2 dev",
-        "decode hot/1 dev",
-        "decode small_large/1 dev",
+        *decodings("sparse50_kd/2"),
+        *decodings("hot/1"),
+        decodings("small_large/1")[0],
     ]
     assert all(path.read_bytes() == content for path, content in weights.items())  # what was made again, to the bit
     now = {(item["system"], item["seed"]): item for item in read(trial, "results.json")}
@@ -260,7 +281,7 @@ def test_a_flipped_bit_of_a_decoding_is_decoded_again(trial, name):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    assert trial.run("--steps", "decode") == ["decode hot/1 dev"]
+    assert trial.run("--steps", "decode") == decodings("hot/1")[:1]
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"settings": 3}'])
@@ -278,7 +299,7 @@ def test_a_changed_definition_is_not_averaged_in_and_is_trained_anew(trial):
     changed = "is another system: kd.scale was 1.0 and is 3.0, kd.temperature was 2.0 and is 1.0"
     assert changed in row(trial, "hot")["unfinished"]["1"]
     cache = "cache_teacher kd_cache_range3 of teacher/1"
-    assert trial.run() == [cache, "train hot/1", "decode hot/1 dev"]
+    assert trial.run() == [cache, "train hot/1", *decodings("hot/1")]
     assert (trial.dir / "hot" / "seed1.old-1").exists() and row(trial, "hot")["unfinished"] == {}
 
 
@@ -299,7 +320,7 @@ def test_where_a_system_was_made_does_not_count(trial):
 def test_a_decoding_with_other_options_in_the_same_folder_is_not_taken_for_the_plain_one(trial):
     record = recogs(trial, "hot", 1).parent / ".decode-dev.record.json"
     edit_record(record, lambda values: values["settings"].update(nbest=4))
-    assert trial.run("--steps", "decode") == ["decode hot/1 dev"]
+    assert trial.run("--steps", "decode") == decodings("hot/1")[:1]
 
 
 def test_weights_that_are_not_what_was_written_are_not_averaged_in(trial):
@@ -313,7 +334,7 @@ def test_another_search_is_decoded_again(trial):
     preset = trial.file.with_name("preset.yaml")
     preset.write_text(trial.corpus.preset.read_text() + "decoding: {beam: 2}\n")
     started = trial.run("--config", preset)
-    assert len(started) == 8 and all(name.startswith("decode ") for name in started)
+    assert len(started) == 16 and all(name.startswith("decode ") for name in started)
 
 
 def test_results_with_another_bpe_model_are_refused(trial):
@@ -364,7 +385,7 @@ def test_systems_in_the_former_layout_are_left_alone_and_it_is_said_what_to_do(t
 
 def test_a_one_off_change_runs_again_what_depends_on_it(trial):
     started = trial.run("--set", "hot.kd.scale=2", "--steps", "train decode")
-    assert started == ["train hot/1", "decode hot/1 dev"]
+    assert started == ["train hot/1", *decodings("hot/1")]
     assert read_system_config(trial.dir / "hot" / "seed1" / "config.yaml").kd.scale == 2.0
     assert "did you mean 'scale'" in refused(trial, "--set", "hot.kd.scal=2")
     assert "kd.scale" in refused(trial, "--set", "hot.kd.scale=-1")
@@ -404,7 +425,7 @@ def test_every_step_prints_its_jobs_before_anything_is_there(trial, capsys):
     }  # fmt: skip
     counts = {name[2:]: len(of) for name, of in found.items()}
     assert [counts[name] for name in ("bpe", "teacher", "cache", "train", "decode", "score", "export", "report")] == [
-        1, 2, 3 * 3, 6, 8 * 2, 1, 6, 1,
+        1, 2, 3 * 3, 6, 2 * 8 * 2, 1, 6, 1,
     ]  # fmt: skip
     assert all(f"--job {1 + index % 2} --nj 2" in line for index, line in enumerate(found["# decode"]))
     for line in found["# score"] + found["# then"]:
@@ -430,17 +451,17 @@ def test_only_missing_jobs_are_printed(trial, capsys):
     shutil.rmtree(trial.dir / "hot")
     assert ["--job hot/1" in line for line in printed(trial, capsys)] == [True]
     lines = printed(trial, capsys, "--steps", "teacher train decode")
-    assert ["/hot/seed1" in line or "--system hot" in line for line in lines if line[0] != "#"] == [True, True]
+    assert ["/hot/seed1" in line or "--system hot" in line for line in lines if line[0] != "#"] == [True] * 3
 
 
 def test_a_job_makes_what_it_needs(trial):
     shutil.rmtree(trial.dir / "large")
     shutil.rmtree(trial.dir / "small_large")
     assert trial.run("--job", "small_large/1") == [
-        "train large/3", "cache_teacher cache kd_cache_range3", "train small_large/1", "decode small_large/1 dev",
+        "train large/3", "cache_teacher cache kd_cache_range3", "train small_large/1", *decodings("small_large/1"),
     ]  # fmt: skip
     assert trial.run("--job", "small_large/1") == []
-    assert trial.run("--job", "large/3") == ["decode large/3 dev"]
+    assert trial.run("--job", "large/3") == decodings("large/3")
     assert "did you mean 'small_large/1'" in refused(trial, "--job", "smal_large/1")
 
 
@@ -496,7 +517,7 @@ def test_cuts_that_carry_their_teacher_take_the_place_of_a_data_directory_and_of
     assert "small_kd/1: " in said and "cuts_train.jsonl.gz carry its teacher, so no cache is made" in said
     assert (
         trial.run(*more, "cache train") == []
-        and trial.run(*more, "decode", "--decode-nj", 1)[0] == "decode teacher/1 dev"
+        and trial.run(*more, "decode", "--decode-nj", 1)[0] == decodings("teacher/1")[0]
     )
     config = tone_corpus.config("small_student", "small_kd", with_kd=True)
     tone_corpus.train(

@@ -81,8 +81,9 @@ class Folds:
     def read(self, name):
         return json.loads((self.dir / name).read_text())
 
-    def row(self, system):
-        return next(row for row in self.read("summary.json") if row["system"] == system)
+    def row(self, system, way=("modified_beam_search", "")):
+        rows = self.read("summary.json")
+        return next(row for row in rows if row["system"] == system and (row["search"], row["token_bonus"]) == way)
 
 
 def make_data(folder: Path) -> None:
@@ -126,8 +127,14 @@ def trial(finished, tmp_path):
     return Folds(tmp_path / "copy")
 
 
-def recogs(trial, fold, system, seed, own=False):
-    folder = "token_bonus/test" if own else "decode_test_modified_beam_search"
+WAYS = {  # folder -> search, token bonus
+    "decode_test_modified_beam_search": ("modified_beam_search", ""),
+    "decode_test_greedy_search": ("greedy_search", ""),
+    "token_bonus/test": ("modified_beam_search", "own"),
+}
+
+
+def recogs(trial, fold, system, seed, folder="decode_test_modified_beam_search"):
     return read_recogs(trial.exp / f"fold{fold}of3" / "trial" / system / f"seed{seed}" / folder / "recogs-test.txt")
 
 
@@ -141,7 +148,11 @@ def test_features_are_made_once_and_every_fold_has_its_bpe_teacher_cache_student
             f"train_bpe fold{fold} bpe", f"train fold{fold} teacher/1",
             f"cache_teacher kd_cache_range3 of fold{fold} teacher/1",
             *(f"train fold{fold} {job}" for job in students),
-            *(f"decode fold{fold} {job} test" for job in ("teacher/1", *students)),
+            *(
+                f"decode fold{fold} {job} test, {search}"
+                for job in ("teacher/1", *students)
+                for search in ("modified_beam_search", "greedy_search")
+            ),
             *(f"tune_token_bonus fold{fold} {job} token bonus" for job in ("teacher/1", *students)),
         ]  # fmt: skip
 
@@ -176,7 +187,9 @@ def test_rows_are_a_fold_system_seed_test_set_and_bonus_with_the_scorers_figures
     assert len({row["wer"] for row in plain}) > 5  # else equal figures say little
     for row in rows:
         assert list(row) == KEYS.split() and row["test_set"] == "test"
-        counts = count_all(recogs(trial, row["fold"], row["system"], row["seed"], bool(row["token_bonus"])))
+        counts = count_all(
+            recogs(trial, row["fold"], row["system"], row["seed"], [*WAYS][2 * bool(row["token_bonus"])])
+        )
         found = [row[key] for key in ("ins", "del", "sub", "words", "wer")]
         assert found == [counts.ins, counts.dels, counts.subs, counts.words, pytest.approx(counts.wer, abs=1e-4)]
         assert row["declared"] == (row["system"] != "teacher" and not row["token_bonus"])
@@ -184,13 +197,13 @@ def test_rows_are_a_fold_system_seed_test_set_and_bonus_with_the_scorers_figures
 
 def test_the_table_pools_all_folds(finished):
     trial, _ = finished
-    for own in (False, True):
+    for folder, way in WAYS.items():
         rates = {}
         for system in ("half", "half_kd"):
-            counted = [[count_all(recogs(trial, fold, system, seed, own)) for seed in (1, 2)] for fold in (1, 2, 3)]
+            counted = [[count_all(recogs(trial, fold, system, seed, folder)) for seed in (1, 2)] for fold in (1, 2, 3)]
             words = sum(one.words for one, _ in counted)
             rates[system] = 100 * sum(one.errors + other.errors for one, other in counted) / 2 / words
-            row = trial.row(system)["own_token_bonus"] if own else trial.row(system)
+            row = trial.row(system, way)
             assert [row["wer"], row["words"]] == [pytest.approx(rates[system]), words]
             assert row["del_mean"] == sum(one.dels + other.dels for one, other in counted) / 2
             within = [abs(one.wer - other.wer) ** 2 / 2 for one, other in counted]
@@ -210,7 +223,7 @@ def test_the_endpoint_stands_first_with_its_figures(finished):
     line = "Declared before the first training: half_kd against half (50% zeros) on test, modified_beam_search."
     assert line in text and "these trainings" in text and "seeds too.**" in text
     systems = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
-    assert systems[2:] == ["half", "half", "half_kd", "half_kd", "teacher", "teacher"]
+    assert systems[2:] == ["half", "half_kd", "teacher", "teacher", "teacher", "half", "half", "half_kd", "half_kd"]
 
 
 def test_an_endpoint_that_was_changed_is_said_and_counts_no_more(trial):

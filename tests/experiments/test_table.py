@@ -14,7 +14,7 @@ def row(**values):
     return {**defaultdict(lambda: None), **dict.fromkeys(
         "characters delay_ms delay_ci95_ms too_few params nonzero_params sparsity_measured wer wer_sd ci95 ins_mean del_mean "
         "sub_mean baseline relative_change p_value p_value_seeds train_seconds rtf words".split()
-    ), "system": "half", "test_set": "test", "search": "greedy_search", "unfinished": {}, "compared_seeds": [1], **values}  # fmt: skip
+    ), "system": "half", "test_set": "test", "search": "greedy_search", "token_bonus": "", "unfinished": {}, "compared_seeds": [1], **values}  # fmt: skip
 
 
 def cells(text):

@@ -261,6 +261,23 @@ def test_too_few_utterances_are_named_where_the_figures_would_stand(tmp_path, pa
     assert row_of(text, "pairs", "pruned_taught")[-1] == "too few" == row_of(text, "system-table", "tutor")[3]
 
 
+def test_greedy_search_stands_beside_the_presets(folder):
+    assert "greedy, %WER" not in page_of(folder)  # it is the preset's
+    change_json(folder / "experiment.json", lambda values: {**values, "search": "modified_beam_search"})
+    beam = {"search": "modified_beam_search"}
+
+    def in_all_ways(rows):
+        for row in rows:
+            figures = {} if row["wer"] is None else {"wer": 77.25, "del_mean": 33.0}
+            yield from ({**row, **beam}, {**row, **figures}, {**row, **beam, "token_bonus": "own", "wer": 55.5})
+
+    change_json(folder / "summary.json", lambda rows: [*in_all_ways(rows)])
+    text = page_of(folder)
+    assert "greedy, %WER" in text and "55.50" not in text
+    assert row_of(text, "system-table", "tutor")[8:10] == ["77.25", "33"]
+    assert row_of(text, "system-table", UNFINISHED)[8:10] == ["–", "–"]
+
+
 def test_a_test_set_without_words_has_insertions_and_no_rate(tmp_path):
     folder = make_experiment(tmp_path / "default", words=[])
     text, summary = page_of(folder), json.loads((folder / "summary.json").read_text())
@@ -271,7 +288,7 @@ def test_a_test_set_without_words_has_insertions_and_no_rate(tmp_path):
 
 WRONG = ["x", [], {}, [[]], True, 1e999, 10**400]
 READ = {"results.json": ["system", "seed", "test_set", "wer"], "summary.json": [
-    "system", "test_set", "seeds", "unfinished", "characters", "ci95", "wer", "wer_sd", "words", "ins_mean", "p_value", "params", "rtf",
+    "system", "test_set", "search", "token_bonus", "seeds", "unfinished", "characters", "ci95", "wer", "wer_sd", "words", "ins_mean", "p_value", "params", "rtf",
     "relative_change", "delay_ci95_ms",
 ]}  # fmt: skip
 EMPTY = {("seeds", "[]"), ("unfinished", "{}"), ("ci95", "[]"), ("delay_ci95_ms", "[]"), ("characters", "{}")}
@@ -286,7 +303,9 @@ def test_values_of_another_type_are_damage(folder, file):
             (folder / file).write_text(json.dumps([*rows[:2], {**rows[2], key: value}, *rows[3:]]))
             if not any(file in problem for problem in read_finished(folder).problems):
                 accepted.add((key, str(value)))
-    assert accepted - EMPTY == {("system", "x"), ("test_set", "x")}
+    assert accepted - EMPTY == {
+        (key, "x") for key in ("system", "test_set", "search", "token_bonus") if key in READ[file]
+    }
     (folder / file).write_text(json.dumps([*rows[:2], {**rows[2], "system": ["a"]}]))
     assert f"{file}: not what rnnt_kd writes" in page_of(folder)
 

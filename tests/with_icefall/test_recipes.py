@@ -92,12 +92,12 @@ def test_an_unedited_train_py_learns_from_a_teacher_on_every_rank(corpus, name, 
 
 @pytest.fixture(scope="module")
 def cached(corpus):
-    """A sparse zipformer, trained from a cache that two jobs filled."""
+    """A zipformer that gets sparse in its last step of four, trained from a cache that two jobs filled."""
     words = "--cuts data/fbank/librispeech_cuts_train-clean-100.jsonl.gz --bpe-model data/lang_bpe/bpe.model"
     words = [*teacher_words("zipformer"), *words.split(), "--cache-dir", "kd", "--shard-utterances", 8, "--nj", 2]
     for job in (1, 2):
         run(corpus, "-m", "rnnt_kd.icefall", "cache", *words, "--device", "cpu", "--job", job)
-    words = "--kd-cache kd --spec-aug-time-warp-factor -1 --sparsity 0.9 --sparsity-ramp 0 1 --num-epochs 2"
+    words = "--kd-cache kd --spec-aug-time-warp-factor -1 --sparsity 0.9 --sparsity-ramp 0 4 --num-epochs 2"
     return train(corpus, "zipformer", "s-cached", *words.split())
 
 
@@ -145,7 +145,9 @@ def test_a_jit_script_says_what_the_checkpoint_says(corpus):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_without_a_term_value_and_gradient_are_k2s_from_a_fixed_encoder_out(name):
-    """To the last bit (conv_emformer: two units there), and to 1e-6.  End to end icefall differs from itself: its Swoosh gradient is dithered."""
+    """To the last bit, of which the machine's matrix products decide (conv_emformer: two units), and to 1e-6.
+
+    End to end icefall differs from itself: its Swoosh gradient is dithered."""
     import k2
 
     torch.manual_seed(4)
@@ -172,7 +174,7 @@ def test_without_a_term_value_and_gradient_are_k2s_from_a_fixed_encoder_out(name
             w.grad.flatten() for w in model.parameters() if w.grad is not None)])))  # fmt: skip
     assert kd.last > 0 and kd.steps == 1
     assert results[0][0] == results[1][0]
-    rtol = 2.4e-7 if name.startswith("conv_emformer") else 0.0
+    rtol = 2.4e-7 if name.startswith("conv_emformer") else 1.2e-7
     torch.testing.assert_close(results[0][1], results[1][1], rtol=rtol, atol=0)
     assert (results[0][2] - results[1][2]).norm() < 1e-6 * results[0][2].norm()
 

@@ -135,6 +135,14 @@ def test_an_averaged_sparse_model_has_exactly_the_zeros_that_were_asked_for(spaw
     assert zeros(teacher.model.state_dict())[0] == wanted
 
 
+def test_an_icefall_that_lacks_what_it_needs_is_one_line(spawned, icefall, monkeypatch):
+    monkeypatch.delitem(sys.modules, "icefall.checkpoint")
+    with pytest.raises(
+        UserError, match=r"epoch-3\.pt \(avg 2\): icefall\.checkpoint does not import \(No module named"
+    ):
+        averaged(spawned, 3, 2)
+
+
 def test_a_teacher_that_is_the_student_adds_nothing(models, batch):
     student, _ = models
     kd = distill(student, teacher=copy.deepcopy(student))

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import inspect
 import io
+import itertools
 import os
 import shlex
 import sys
@@ -23,7 +24,7 @@ from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments import endpoint, results, summary
 from rnnt_kd.experiments.definition import TEACHER, System
-from rnnt_kd.experiments.plan import Cache, Job, Plan
+from rnnt_kd.experiments.plan import OWN_BONUS, Cache, Job, Plan
 from rnnt_kd.experiments.progress import Progress
 from rnnt_kd.jobs import JOB, Jobs, portable, read_cmd, run_side_by_side
 from rnnt_kd.parts import are_left
@@ -44,6 +45,11 @@ class Part:
         """For people: fold, job and what is done, as far as there are."""
         words = [f"fold{self.fold}" if self.fold else "", name_of(job) if job else "", what]
         return " ".join(filter(None, words))
+
+    def decodings(self) -> List[Tuple[str, str]]:
+        """Test set and search of each decoding that bin.decode makes of a system."""
+        searches = [way for way in self.plan.ways if way != OWN_BONUS]
+        return list(itertools.product(self.plan.places.test_sets, searches))
 
     def log(self, what: str, job: Optional[Job] = None, more: str = "") -> Path:
         """What its logs begin with."""
@@ -158,12 +164,13 @@ class Run:
         tunings = []
         for part in self.parts:
             for job in [job for job in part.plan.jobs() if self._is_trained(part, job)]:
-                for test_set in part.plan.places.test_sets:
-                    if part.progress.why_not_decoded(job, test_set):
-                        words, log = part.plan.decode_command(job, test_set), part.log("decode", job, test_set)
-                        one = self._array(part.name(job, test_set), words, log, self.args.decode_nj, gpus)
-                        arrays[one.name] = one, part.plan.decode_dir(job, test_set), test_set
-                if part.plan.experiment.tune_token_bonus and part.progress.why_not_tuned(job):
+                for test_set, way in part.decodings():
+                    if part.progress.why_not_decoded(job, test_set, way):
+                        words = part.plan.decode_command(job, test_set, way)
+                        name, log = part.name(job, f"{test_set}, {way}"), part.log("decode", job, f"{test_set}.{way}")
+                        one = self._array(name, words, log, self.args.decode_nj, gpus)
+                        arrays[one.name] = one, part.plan.decode_dir(job, test_set, way), test_set
+                if OWN_BONUS in part.plan.ways and part.progress.why_not_tuned(job):
                     name, words = part.name(job, "token bonus"), part.plan.tune_command(job)
                     log = part.log("token_bonus", job)
                     tunings.append(Jobs(name, words, log, gpus=gpus, threads=self.args.num_threads))
@@ -180,43 +187,27 @@ class Run:
             return self._print_step("score")
         for part in self.parts:
             for job in part.plan.jobs():
-                for test_set in part.plan.places.test_sets:
-                    if _is_decoded(part, job, test_set):
-                        self._score(part, job, test_set)
-                    if self._is_tuned(part, job):
-                        self._score_own_bonus(part, job, test_set)
+                for test_set, way in itertools.product(part.plan.places.test_sets, part.plan.ways):
+                    if _is_decoded(part, job, test_set, way):
+                        self._score(part, job, test_set, way)
         self._table()
         return []
 
-    def _score(self, part: Part, job: Job, test_set: str) -> None:
+    def _score(self, part: Part, job: Job, test_set: str, way: str) -> None:
         plan = part.plan
-        bootstrap = self._bootstrap()
+        bootstrap = ["--replications", str(self.args.replications), "--seed", str(self.args.seed)]
         baseline = plan.baseline_of(job)
-        baseline = baseline if baseline and _is_decoded(part, baseline, test_set) else None
+        baseline = baseline if baseline and _is_decoded(part, baseline, test_set, way) else None
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            inspect.unwrap(score.main)([*plan.score_arguments(job, test_set, baseline), *bootstrap])
+            inspect.unwrap(score.main)([*plan.score_arguments(job, test_set, way, baseline), *bootstrap])
             teacher = plan.teacher_of(job)
-            if plan.is_streaming(job) and teacher and _is_decoded(part, teacher, test_set):
-                folders: List[object] = ["--decode-dir", plan.decode_dir(job, test_set)]
-                folders += ["--baseline-decode-dir", plan.decode_dir(teacher, test_set)]
+            if plan.is_streaming(job) and teacher and _is_decoded(part, teacher, test_set, way):
+                folders: List[object] = ["--decode-dir", plan.decode_dir(job, test_set, way)]
+                folders += ["--baseline-decode-dir", plan.decode_dir(teacher, test_set, way)]
                 inspect.unwrap(delay.main)([*map(str, folders), *bootstrap])
         for line in printed.getvalue().splitlines():
             if line.startswith(("%WER", "%CER", score.NOTE)):
-                self._say(f"{line} {plan.decode_dir(job, test_set)}")
-
-    def _is_tuned(self, part: Part, job: Job) -> bool:
-        is_asked_for = part.plan.experiment.tune_token_bonus
-        return is_asked_for and not (part.progress.why_not_trained(job) or part.progress.why_not_tuned(job))
-
-    def _score_own_bonus(self, part: Part, job: Job, test_set: str) -> None:
-        baseline = part.plan.baseline_of(job)
-        baseline = baseline if baseline and self._is_tuned(part, baseline) else None
-        words = part.plan.score_arguments(job, test_set, baseline, own_bonus=True)
-        with contextlib.redirect_stdout(io.StringIO()):
-            inspect.unwrap(score.main)([*words, *self._bootstrap()])
-
-    def _bootstrap(self) -> List[str]:
-        return ["--replications", str(self.args.replications), "--seed", str(self.args.seed)]
+                self._say(f"{line} {plan.decode_dir(job, test_set, way)}")
 
     def export(self) -> List[str]:
         part, jobs = self.all_parts[0], []
@@ -263,10 +254,10 @@ class Run:
             if cache is not None and progress.why_no_cache(job):
                 self._must(f"cache {cache.folder.name}", plan.cache_command(cache), part.log("job", job, "cache"))
             self._must(part.name(job), plan.train_command(job), part.log("job", job, "train"))
-        for test_set in plan.places.test_sets:
-            words, log = plan.decode_command(job, test_set), part.log("job", job, f"decode.{test_set}")
-            self._must(part.name(job, test_set), words, log)
-        if plan.experiment.tune_token_bonus:
+        for test_set, way in part.decodings():
+            words, log = plan.decode_command(job, test_set, way), part.log("job", job, f"decode.{test_set}.{way}")
+            self._must(part.name(job, f"{test_set}, {way}"), words, log)
+        if OWN_BONUS in plan.ways:
             self._must(part.name(job, "token bonus"), plan.tune_command(job), part.log("job", job, "token_bonus"))
 
     def _say_what_can_be_written(self, part: Part, name: str, folder: Optional[Path]) -> None:
@@ -402,8 +393,8 @@ def printed(words: Sequence[str]) -> str:
     return f"cd {shlex.quote(os.getcwd())} && {shlex.join(portable(words))}"
 
 
-def _is_decoded(part: Part, job: Job, test_set: str) -> bool:
-    return not (part.progress.why_not_trained(job) or part.progress.why_not_decoded(job, test_set))
+def _is_decoded(part: Part, job: Job, test_set: str, way: str) -> bool:
+    return not (part.progress.why_not_trained(job) or part.progress.why_not_decoded(job, test_set, way))
 
 
 def _write_text(cuts: Path, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""The table of an experiment with folds: a row for each system and test set, all finished folds and seeds pooled.
+"""The table of an experiment with folds: a row for each system, test set and way to decode, all folds and seeds pooled.
 
     wer                       per cent: errors, of each fold the mean of its seeds, by the words of all finished folds
     wer_sd                    of one training: root mean square, over folds, of the deviation between their seeds
@@ -10,12 +10,11 @@
                               and for change_ci95?
     declared, endpoint        is it of the endpoint, written down before the first training? What the endpoint is, or
                               why there is none
-    own_token_bonus           the same figures, each training decoded with the token bonus that is best on its
-                              development set; None where that is not asked for
 
 Keys that ``table.rows`` has as well mean the same.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -24,7 +23,7 @@ import numpy as np
 from rnnt_kd import tables
 from rnnt_kd.experiments import table
 from rnnt_kd.experiments.endpoint import Endpoint
-from rnnt_kd.experiments.plan import Plan
+from rnnt_kd.experiments.plan import OWN_BONUS, Plan
 from rnnt_kd.experiments.results import OF_FOLDS, Reasons, Result, Results, as_list
 from rnnt_kd.scoring.bootstrap import clustered_comparison, too_few
 from rnnt_kd.tables import shown
@@ -34,7 +33,6 @@ POOLED = tuple(  # of pooled.json
     "corpus test_set system baseline sparsity words wer baseline_wer change p p_seeds folds seeds declared".split()
 )
 CONDITIONS = {"test": "clean", "test_far": "far"}  # in pooled.json
-OWN_BONUS = ", own token bonus"  # behind the condition
 _RATES = ("wer", "wer_sd", "words", *(f"{key}_mean" for key in COUNTS), "baseline_wer", "relative_change")
 _RATES += ("p_value", "p_value_seeds", "change_ci95", "seen_with_80", "seeds_drawn", "compared_wer", "compared_words")
 
@@ -43,12 +41,11 @@ Trainings = Dict[int, Dict[int, Result]]  # fold -> seed -> result
 
 @dataclass(frozen=True)
 class Fold:
-    """What is there of a fold; ``own``: with each system's own token bonus."""
+    """What is there of a fold."""
 
     plan: Plan
     found: Results
     reasons: Reasons
-    own: Results
 
 
 def listed(folds: Mapping[int, Fold], endpoint: Optional[Endpoint], undeclared: str) -> List[Dict[str, Any]]:
@@ -56,11 +53,12 @@ def listed(folds: Mapping[int, Fold], endpoint: Optional[Endpoint], undeclared: 
     is_declared = endpoint is not None and not undeclared
     rows = []
     for number, fold in folds.items():
-        for results, is_own in ((fold.found, False), (fold.own, True)):
-            bonuses = [float(result.decoding.get("token_bonus", 0.0)) for result in results.values()]
-            for row, bonus in zip(as_list(fold.plan, results), bonuses):
-                declared = is_declared and _is_endpoint(endpoint, row["system"], row["test_set"], is_own)
-                if bonus or not is_own:
+        for way in (fold.plan.search, OWN_BONUS):
+            results = [result for (_, _, its_way), result in fold.found.items() if its_way == way]
+            for row, result in zip(as_list(fold.plan, fold.found, way), results):
+                bonus = float(result.decoding.get("token_bonus", 0.0))
+                declared = is_declared and _is_endpoint(endpoint, row["system"], row["test_set"], way)
+                if bonus or way != OWN_BONUS:
                     rows.append({**row, **dict(zip(OF_FOLDS, (number, declared, bonus)))})
     return rows
 
@@ -81,69 +79,69 @@ def rows(
     first = next(iter(folds.values())).plan
     made = []
     for name in first.systems:
-        for test_set in first.places.test_sets:
-            row = table.described(first, name, test_set)
-            trainings = _trainings(folds, name, test_set, False)
+        for test_set, way in itertools.product(first.places.test_sets, first.ways):
+            row = table.described(first, name, test_set, way)
+            trainings, baseline = (
+                _trainings(folds, one, test_set, way) for one in (name, first.systems[name].baseline)
+            )
             every = [result for seeds in trainings.values() for result in seeds.values()]
             row["unfinished"] = {
-                f"fold {number} seed {job[1]}": fold.reasons[job, test_set]
+                f"fold {number} seed {job[1]}": fold.reasons[job, test_set, way]
                 for number, fold in folds.items()
                 for job in fold.plan.jobs_of(name)
-                if (job, test_set) in fold.reasons
+                if (job, test_set, way) in fold.reasons
             }
             row["seeds"] = sorted({one for seeds in trainings.values() for one in seeds})
             row["endpoint"] = _state(endpoint, undeclared)
             row["folds"] = [number for number, seeds in trainings.items() if seeds]
             row.update({**table.figures(every), "too_few": None, "characters": None, "ci95": None})
-            for is_own in (False, True):
-                pair = [_trainings(folds, one, test_set, is_own) for one in (name, first.systems[name].baseline)]
-                found = _rates(pair[0], pair[1], replications, seed)
-                found["declared"] = is_declared and _is_endpoint(endpoint, name, test_set, is_own)
-                if is_own:
-                    row["own_token_bonus"] = found if found["wer"] is not None else None
-                else:
-                    row.update(found)
+            row.update(_rates(trainings, baseline, replications, seed))
+            row["declared"] = is_declared and _is_endpoint(endpoint, name, test_set, way)
             made.append(row)
     return made
 
 
 def pooled(table_rows: Sequence[Mapping[str, Any]], corpus: str) -> List[Dict[str, Any]]:
-    """``pooled.json``: one object a system and test set with a figure, with exactly ``POOLED``.
+    """``pooled.json``: one object a system, test set and way to decode with a figure, with exactly ``POOLED``.
 
     ``wer`` and ``words`` are over the folds and seeds that the baseline has, too; ``folds`` and ``seeds`` how many.
     """
     found = []
     for row in table_rows:
-        condition = CONDITIONS.get(row["test_set"], row["test_set"])
-        for name, figures in ((condition, row), (condition + OWN_BONUS, row["own_token_bonus"])):
-            if figures is None or figures["wer"] is None:
-                continue
-            is_compared = figures["compared_wer"] is not None
-            values = (
-                *(corpus, name, row["system"], row["baseline"], row["sparsity"]),
-                figures["compared_words"] if is_compared else figures["words"],
-                _rounded(figures["compared_wer"] if is_compared else figures["wer"]),
-                *(_rounded(figures[key]) for key in ("baseline_wer", "relative_change")),
-                *(figures[key] for key in ("p_value", "p_value_seeds")),
-                *(len(row["folds"]), len(row["seeds"]), figures["declared"]),
-            )
-            found.append(dict(zip(POOLED, values)))
+        if row["wer"] is None:
+            continue
+        condition, way = CONDITIONS.get(row["test_set"], row["test_set"]), table.way_of(row)
+        is_compared, is_usual = row["compared_wer"] is not None, way == table_rows[0]["search"]
+        values = (
+            *(
+                corpus,
+                condition if is_usual else f"{condition}, {way}",
+                row["system"],
+                row["baseline"],
+                row["sparsity"],
+            ),
+            row["compared_words" if is_compared else "words"],
+            *(_rounded(row[key]) for key in ("compared_wer" if is_compared else "wer", "baseline_wer")),
+            *(_rounded(row["relative_change"]), row["p_value"], row["p_value_seeds"]),
+            *(len(row["folds"]), len(row["seeds"]), row["declared"]),
+        )
+        found.append(dict(zip(POOLED, values)))
     return found
 
 
-def _is_endpoint(endpoint: Optional[Endpoint], system: str, test_set: str, is_own: bool) -> bool:
+def _is_endpoint(endpoint: Optional[Endpoint], system: str, test_set: str, way: str) -> bool:
     """Is it one of the figures that the endpoint is about?"""
-    if endpoint is None or bool(endpoint.token_bonus) != is_own:
+    if endpoint is None or way != (OWN_BONUS if endpoint.token_bonus else endpoint.search):
         return False
     return system in (endpoint.system, endpoint.baseline) and test_set == endpoint.test_set
 
 
-def _trainings(folds: Mapping[int, Fold], name: Optional[str], test_set: str, is_own: bool) -> Trainings:
-    """What is finished of a system; ``is_own``: with its own token bonus."""
+def _trainings(folds: Mapping[int, Fold], name: Optional[str], test_set: str, way: str) -> Trainings:
+    """What is finished of a system."""
     found: Trainings = {}
     for number, fold in folds.items():
-        results, jobs = fold.own if is_own else fold.found, fold.plan.jobs_of(name) if name is not None else []
-        found[number] = {job[1]: results[job, test_set] for job in jobs if (job, test_set) in results}
+        keys = [(job, test_set, way) for job in (fold.plan.jobs_of(name) if name is not None else [])]
+        found[number] = {key[0][1]: fold.found[key] for key in keys if key in fold.found}
     return found
 
 
@@ -219,13 +217,10 @@ def markdown(
     commands: Sequence[str] = (),
 ) -> str:
     """For people, GitHub flavour.  ``title``: a sentence on what it is a table of; ``wanted``: folds."""
-    head = ["system", "test set", "folds", "seeds", "%WER", "sd of a training", "words", "ins", "del", "sub"]
+    head = ["system", "test set", "search", "folds", "seeds", "%WER", "sd of a training", "words", "ins", "del", "sub"]
     head += ["compared with", "change [95 %]", "p (these trainings)", "p (seeds too)", "seen with 80 %", "is"]
-    body = []
-    for row in sorted(table_rows, key=lambda row: not _any_declared(row)):
-        body.append(_cells(row, row, row["test_set"], wanted))
-        if row["own_token_bonus"] is not None:
-            body.append(_cells(row, row["own_token_bonus"], row["test_set"] + OWN_BONUS, wanted))
+    shown_rows = sorted(table.worth_a_line(table_rows), key=lambda row: not row["declared"])
+    body = [_cells(row, wanted) for row in shown_rows]
     lines = [
         f"{title}; {wanted} folds by speaker, each tested by systems that never heard its speakers. %WER: all folds "
         "together, mean over seeds; ins, del, sub: sums over folds, mean of a seed; sd of a training: between the "
@@ -235,7 +230,7 @@ def markdown(
         "",
         _answer(table_rows, endpoint),
         "",
-        tables.markdown(head, body, left=4),
+        tables.markdown(head, body, left=5),
     ]
     return "\n".join([*lines, *table.ending(table_rows, "", commands)]) + "\n"
 
@@ -252,40 +247,36 @@ def _answer(table_rows: Sequence[Mapping[str, Any]], endpoint: Optional[Endpoint
     """The endpoint's figures, if it counts."""
     state = table_rows[0]["endpoint"]
     for row in table_rows:
-        for figures in filter(None, (row, row["own_token_bonus"])):
-            if endpoint and figures["declared"] and row["system"] == endpoint.system:
-                if figures["relative_change"] is None:
-                    return f"{state} It is not finished."
-                p = [shown(figures[key], ".4f") for key in ("p_value", "p_value_seeds")]
-                rates = f"{figures['baseline_wer']:.2f} to {figures['compared_wer']:.2f} %WER"
-                return f"{state} **{rates}, {_change(figures)}; p {p[0]} of these trainings, {p[1]} seeds too.**"
+        if endpoint and row["declared"] and row["system"] == endpoint.system:
+            if row["relative_change"] is None:
+                return f"{state} It is not finished."
+            p = [shown(row[key], ".4f") for key in ("p_value", "p_value_seeds")]
+            rates = f"{row['baseline_wer']:.2f} to {row['compared_wer']:.2f} %WER"
+            return f"{state} **{rates}, {_change(row)}; p {p[0]} of these trainings, {p[1]} seeds too.**"
     return f"{state} It is not finished." if "Declared" in state else state
 
 
-def _cells(row: Mapping[str, Any], figures: Mapping[str, Any], test_set: str, wanted: int) -> List[str]:
+def _cells(row: Mapping[str, Any], wanted: int) -> List[str]:
     done = len(row["folds"])
     return [
         row["system"],
-        test_set,
+        row["test_set"],
+        table.way_of(row),
         str(done) if done == wanted else f"{done} of {wanted}",
         " ".join(map(str, row["seeds"])) or "-",
-        shown(figures["wer"], ".2f") if done else "not finished",
-        shown(figures["wer_sd"], ".2f"),
-        shown(figures["words"], ",d"),
-        *(shown(figures[f"{key}_mean"], ".1f") for key in COUNTS),
+        shown(row["wer"], ".2f") if done else "not finished",
+        shown(row["wer_sd"], ".2f"),
+        shown(row["words"], ",d"),
+        *(shown(row[f"{key}_mean"], ".1f") for key in COUNTS),
         row["baseline"] or "-",
-        _change(figures),
-        shown(figures["p_value"], ".4f"),
-        shown(figures["p_value_seeds"], ".4f"),
-        shown(figures["seen_with_80"], ".1f", " %"),
-        "declared" if figures["declared"] else "exploratory",
+        _change(row),
+        shown(row["p_value"], ".4f"),
+        shown(row["p_value_seeds"], ".4f"),
+        shown(row["seen_with_80"], ".1f", " %"),
+        "declared" if row["declared"] else "exploratory",
     ]
 
 
-def _change(figures: Mapping[str, Any]) -> str:
-    interval = " [{:+.1f}, {:+.1f}]".format(*figures["change_ci95"]) if figures["change_ci95"] else ""
-    return shown(figures["relative_change"], "+.1f", " %") + interval
-
-
-def _any_declared(row: Mapping[str, Any]) -> bool:
-    return row["declared"] or bool(row["own_token_bonus"] and row["own_token_bonus"]["declared"])
+def _change(row: Mapping[str, Any]) -> str:
+    interval = " [{:+.1f}, {:+.1f}]".format(*row["change_ci95"]) if row["change_ci95"] else ""
+    return shown(row["relative_change"], "+.1f", " %") + interval

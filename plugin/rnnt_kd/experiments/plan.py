@@ -20,10 +20,12 @@ from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.definition import TEACHER, Experiment, System, read_experiment
 from rnnt_kd.systems.compose import compose
+from rnnt_kd.systems.experiment_folder import GREEDY
 from rnnt_kd.text.normalization import FORMS
 from rnnt_kd.training import setup
 
 Job = Tuple[str, int]  # system, seed
+OWN_BONUS = "own token bonus"  # a way to decode: the preset's search with the bonus that is best on the dev set
 OLD_LAYOUT = ("teacher", "students", "experiments", "kd_cache")  # of EXP_DIR before version 0.2
 CACHE_NAMES = {"prune_range": "range", "rnnt_type": "", "min_seconds": "min", "max_seconds": "max"}  # of what differs
 CACHE_NAMES["temperature"] = "temperature"
@@ -118,6 +120,12 @@ class Plan:
     def search(self) -> str:
         return self.recipe.decoding.search
 
+    @property
+    def ways(self) -> List[str]:
+        """In which every system is decoded: by the preset's search, which stands first, greedily, ``OWN_BONUS``."""
+        tuned = [OWN_BONUS] if self.experiment.tune_token_bonus else []
+        return list(dict.fromkeys([self.search, GREEDY, *tuned]))
+
     def jobs(self) -> Iterator[Job]:
         """Every system and seed of the file, teachers first, else in the file's order."""
         for name in sorted(self.systems, key=lambda name: self.systems[name].role != TEACHER):
@@ -133,12 +141,11 @@ class Plan:
     def system_dir(self, job: Job) -> Path:
         return self.places.exp_dir / self.systems[job[0]].experiment / job[0] / f"seed{job[1]}"
 
-    def decode_dir(self, job: Job, test_set: str) -> Path:
-        return self.system_dir(job) / f"decode_{test_set}_{self.search}"
-
-    def own_bonus_dir(self, job: Job, test_set: str) -> Path:
-        """Its decoding with the token bonus that is best on its development set."""
-        return self.system_dir(job) / "token_bonus" / test_set
+    def decode_dir(self, job: Job, test_set: str, way: str = "") -> Path:
+        """``way``: one of ``ways``; "": the first."""
+        if way == OWN_BONUS:
+            return self.system_dir(job) / "token_bonus" / test_set
+        return self.system_dir(job) / f"decode_{test_set}_{way or self.search}"
 
     def export_dir(self, job: Job) -> Path:
         return self.dir / "export" / job[0]
@@ -241,12 +248,12 @@ class Plan:
         command += ["--bpe-dir", str(places.bpe_dir), "--cache-dir", str(cache.folder), *cache.options]
         return [*command, *places.device, *places.lattice]
 
-    def decode_command(self, job: Job, test_set: str) -> List[str]:
+    def decode_command(self, job: Job, test_set: str, search: str = "") -> List[str]:
         decoding, places = self.recipe.decoding, self.places
         command = _module("decode", "--system-dir", self.system_dir(job), "--cuts", places.cuts(test_set))
-        command += ["--bpe-dir", str(places.bpe_dir), "--test-set", test_set, "--search", decoding.search]
+        command += ["--bpe-dir", str(places.bpe_dir), "--test-set", test_set, "--search", search or self.search]
         command += ["--beam", str(decoding.beam), "--batch-seconds", str(decoding.batch_seconds)]
-        command += ["--out-dir", str(self.decode_dir(job, test_set)), *self._normalization()]
+        command += ["--out-dir", str(self.decode_dir(job, test_set, search)), *self._normalization()]
         return [*command, *(places.decode_device or places.device)]
 
     def tune_command(self, job: Job) -> List[str]:
@@ -257,12 +264,11 @@ class Plan:
         command += ["--batch-seconds", str(decoding.batch_seconds), *self._normalization()]
         return [*command, *(places.decode_device or places.device), *self._events()]
 
-    def score_arguments(self, job: Job, test_set: str, baseline: Optional[Job], own_bonus: bool = False) -> List[str]:
+    def score_arguments(self, job: Job, test_set: str, way: str, baseline: Optional[Job]) -> List[str]:
         """Of bin.score."""
-        folder = self.own_bonus_dir if own_bonus else self.decode_dir
-        words: List[Any] = ["--decode-dir", folder(job, test_set), "--test-set", test_set]
+        words: List[Any] = ["--decode-dir", self.decode_dir(job, test_set, way), "--test-set", test_set]
         words += ["--data-dir", self.places.test_sets[test_set]]
-        words += ["--baseline-decode-dir", folder(baseline, test_set)] if baseline else []
+        words += ["--baseline-decode-dir", self.decode_dir(baseline, test_set, way)] if baseline else []
         return [str(word) for word in words] + self._events()
 
     def export_command(self, job: Job) -> List[str]:

@@ -10,7 +10,7 @@ from typing import Dict, Optional, Tuple
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
-from rnnt_kd.experiments.plan import Job, Plan
+from rnnt_kd.experiments.plan import OWN_BONUS, Job, Plan
 from rnnt_kd.record import Record, file_digest, in_words, read_record, record_path
 from rnnt_kd.scoring import token_bonus
 from rnnt_kd.systems import store
@@ -58,14 +58,16 @@ class Progress:
             return str(error)
         return ""
 
-    def why_not_decoded(self, job: Job, test_set: str) -> str:
-        """ "" where the decoding is that of these weights, this BPE model, this test set and the preset's search."""
-        folder = self.plan.decode_dir(job, test_set)
+    def why_not_decoded(self, job: Job, test_set: str, way: str = "") -> str:
+        """ "" where the decoding is that of these weights, this BPE model, this test set and way (``Plan.ways``)."""
+        if way == OWN_BONUS:
+            return self.why_not_tuned(job)
+        folder, search = self.plan.decode_dir(job, test_set, way), way or self.plan.search
         path = record_path(folder, f"decode-{test_set}")
         if not path.exists():
             return f"decoding of {test_set} is not finished" if folder.exists() else f"not decoded: {test_set}"
         before, decoding = read_record(path).get("settings", {}), self.plan.recipe.decoding
-        settings = {"search": decoding.search, "beam": decoding.beam, "test_set": test_set}
+        settings = {"search": search, "beam": decoding.beam, "test_set": test_set}
         if self.plan.recipe.text.normalization != FORMS[0]:
             settings["normalization"] = self.plan.recipe.text.normalization
         settings.update({key: before[key] for key in HOW_FAST if key in before})
@@ -90,11 +92,9 @@ class Progress:
         return f"its token bonus is not chosen: {why}" if why else ""
 
     def why_not_finished(self, job: Job) -> str:
-        """ "" where trained and decoded on all test sets."""
-        reason = self.why_not_trained(job) or next(
-            (reason for name in self.places.test_sets if (reason := self.why_not_decoded(job, name))), ""
-        )
-        return reason or (self.why_not_tuned(job) if self.plan.experiment.tune_token_bonus else "")
+        """ "" where trained and decoded on all test sets, in all ways."""
+        each = ((name, way) for name in self.places.test_sets for way in self.plan.ways)
+        return self.why_not_trained(job) or next((why for one in each if (why := self.why_not_decoded(job, *one))), "")
 
     def refuse_foreign(self, job: Job) -> None:
         """Raises UserError where the folder holds a finished system of another corpus, BPE model or teacher."""

@@ -3,6 +3,7 @@
 Nothing is averaged here, and nothing that is not finished has a figure.
 """
 
+import itertools
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -50,12 +51,13 @@ class Result:
         return self.scores if rate == "wer" else self.scores["characters"] or {}
 
 
-Results = Dict[Tuple[Job, str], Result]
-Reasons = Dict[Tuple[Job, str], str]
+Key = Tuple[Job, str, str]  # test set, way of ``Plan.ways``
+Results = Dict[Key, Result]
+Reasons = Dict[Key, str]
 
 
-def collect(plan: Plan, progress: Progress, jobs: Sequence[Job], own_bonus: bool = False) -> Tuple[Results, Reasons]:
-    """What is there, and for the rest why not; ``own_bonus``: of the decodings with each system's own token bonus.
+def collect(plan: Plan, progress: Progress, jobs: Sequence[Job]) -> Tuple[Results, Reasons]:
+    """What is there, and for the rest why not.
 
     Raises:
       UserError: something of another corpus, BPE model or teacher stands among the systems, or two systems were
@@ -67,13 +69,12 @@ def collect(plan: Plan, progress: Progress, jobs: Sequence[Job], own_bonus: bool
         progress.refuse_foreign(job)
     for test_set in plan.places.test_sets:
         first: Optional[Tuple[List[Recognition], Path]] = None
-        for job in jobs:
-            folder = plan.own_bonus_dir(job, test_set) if own_bonus else plan.decode_dir(job, test_set)
-            why = progress.why_not_trained(job)
-            why = why or (progress.why_not_tuned(job) if own_bonus else progress.why_not_decoded(job, test_set))
+        for job, way in itertools.product(jobs, plan.ways):
+            folder = plan.decode_dir(job, test_set, way)
+            why = progress.why_not_trained(job) or progress.why_not_decoded(job, test_set, way)
             scored = folder / f"wer-{test_set}.json"
             if why or not scored.exists():
-                reasons[job, test_set] = why or f"{test_set} is not scored"
+                reasons[job, test_set, way] = why or f"{test_set} is not scored"
                 continue
             scores = read_scores(scored)
             path = folder / f"recogs-{test_set}.txt"
@@ -89,12 +90,12 @@ def collect(plan: Plan, progress: Progress, jobs: Sequence[Job], own_bonus: bool
                 errors["cer"] = errors_by_utterance(as_characters(counted))
             known = read_json(folder / f"speakers-{test_set}.json", default={})
             speakers = [str(known.get(item.utterance_id, "")) for item in recognitions]
-            results[job, test_set] = Result(job, test_set, system, scores, errors, decoding, delay, speakers)
+            results[job, test_set, way] = Result(job, test_set, system, scores, errors, decoding, delay, speakers)
     return results, reasons
 
 
-def as_list(plan: Plan, results: Results) -> List[Dict[str, Any]]:
-    """``results.json``: one object a system, seed and test set, with exactly ``KEYS``.
+def as_list(plan: Plan, results: Results, way: str) -> List[Dict[str, Any]]:
+    """``results.json``: one object a system, seed and test set, with exactly ``KEYS``; decoded in this way.
 
     ``p_value``: of the system against its baseline, seed by seed (paired bootstrap over utterances); None for a
     system that others are compared with, where the baseline has no such seed, and of too few utterances.  ``cer``:
@@ -102,7 +103,9 @@ def as_list(plan: Plan, results: Results) -> List[Dict[str, Any]]:
     """
     rows = []
     baselines = {system.baseline for system in plan.systems.values()}
-    for (job, test_set), result in results.items():
+    for (job, test_set, its_way), result in results.items():
+        if its_way != way:
+            continue
         config = plan.config(job)
         compared = job[0] not in baselines and plan.baseline_of(job) is not None
         values = {

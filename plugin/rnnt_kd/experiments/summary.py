@@ -1,6 +1,6 @@
 """The files that an experiment's figures go to, in EXP_DIR/<experiment>.
 
-summary.md, summary.json   the table, for people and as a row a system and test set
+summary.md, summary.json   the table, for people and as a row a system, test set and way to decode
 results.json               an object a system, seed and test set; of an experiment with folds, a fold as well
 pooled.json                with folds: what all of them say together
 experiment.json            what report, sizes and lattice pictures read
@@ -36,13 +36,7 @@ def write_summary(
     jobs = [job for name in plan.systems for job in plan.jobs_of(name)]
     collected = {fold: results.collect(*part, jobs) for fold, part in parts.items()}
     if plan.experiment.folds:
-        is_tuned = plan.experiment.tune_token_bonus
-        found = {
-            fold: fold_table.Fold(
-                part[0], *collected[fold], results.collect(*part, jobs, own_bonus=True)[0] if is_tuned else {}
-            )
-            for fold, part in parts.items()
-        }
+        found = {fold: fold_table.Fold(part[0], *collected[fold]) for fold, part in parts.items()}
         declared, why_not = endpoint.read_endpoint(plan), endpoint.why_not_declared(plan)
         listed = fold_table.listed(found, declared, why_not)
         rows = fold_table.rows(found, declared, why_not, **bootstrap)
@@ -50,7 +44,7 @@ def write_summary(
         atomic.write_text(plan.dir / "pooled.json", _json(fold_table.pooled(rows, corpus)))
     else:
         ((of_all, reasons),) = collected.values()
-        listed, rows = results.as_list(plan, of_all), table.rows(plan, of_all, reasons, **bootstrap)
+        listed, rows = results.as_list(plan, of_all, plan.search), table.rows(plan, of_all, reasons, **bootstrap)
         known, commands = table.known_spread(known_results), [*results.commands(of_all), command]
         shown = [table.markdown(rows, title, words, known) for words in ([], commands)]
     results.write_experiment(plan, corpus)

@@ -1,5 +1,6 @@
-"""The table of an experiment: a row for each system and test set, all finished seeds together.
+"""The table of an experiment: a row for each system, test set and way to decode, all finished seeds together.
 
+    search, token_bonus             the way (``Plan.ways``): "own" with each training's own token bonus, else ""
     wer, wer_sd, wer_min, wer_max   per cent, over the finished seeds; None where no word is spoken
     ins, del, sub                   sums over these; ins_mean, del_mean, sub_mean: of one seed
     relative_change                 of the mean against the baseline's, per cent; negative is better
@@ -17,13 +18,14 @@ System and baseline are compared over the seeds that both have finished (``compa
 finished is in no figure; ``unfinished`` says which and why.
 """
 
+import itertools
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from rnnt_kd import tables
-from rnnt_kd.experiments.plan import Plan
+from rnnt_kd.experiments.plan import OWN_BONUS, Plan
 from rnnt_kd.experiments.results import Reasons, Result, Results
 from rnnt_kd.files import parse_json
 from rnnt_kd.scoring.bootstrap import paired_p_value, spread
@@ -40,14 +42,15 @@ def rows(plan: Plan, results: Results, reasons: Reasons, *, replications: int = 
     """JSON values, one object a row; figures are None where no seed is finished."""
     table = []
     for name in plan.systems:
-        for test_set in plan.places.test_sets:
-            row = described(plan, name, test_set)
-            finished = _finished(plan, results, name, test_set)
-            unfinished = {key: reasons[key, test_set] for key in plan.jobs_of(name) if (key, test_set) in reasons}
+        for test_set, way in itertools.product(plan.places.test_sets, plan.ways):
+            row = described(plan, name, test_set, way)
+            finished = _finished(plan, results, name, test_set, way)
+            keys = [(job, test_set, way) for job in plan.jobs_of(name)]
+            unfinished = {key[0]: reasons[key] for key in keys if key in reasons}
             row["unfinished"] = {str(job[1]): reason for job, reason in unfinished.items()}
             row["seeds"] = list(finished)
             row.update(figures(list(finished.values())))
-            baseline = _finished(plan, results, plan.systems[name].baseline, test_set)
+            baseline = _finished(plan, results, plan.systems[name].baseline, test_set, way)
             row["compared_seeds"] = sorted(finished.keys() & baseline.keys())
             given = finished, baseline, row["compared_seeds"], {"replications": replications, "seed": seed}
             row.update(_rates("wer", *given))
@@ -90,9 +93,17 @@ def markdown(
         + (" Delay: how much later than from the teacher words come that are right in both." if with_delay else "")
         + (f" {TOO_FEW.capitalize()} to tell: {', '.join(f'{n} ({few[n]})' for n in few)}." if few else ""),
         "",
-        tables.markdown(head, [_cells(row, with_characters, with_delay, is_of_one, by_seed) for row in table], left=4),
+        tables.markdown(
+            head, [_cells(row, with_characters, with_delay, is_of_one, by_seed) for row in worth_a_line(table)], left=4
+        ),
     ]
     return "\n".join([*lines, *ending(table, "seed ", commands)]) + "\n"
+
+
+def worth_a_line(table: Sequence[Mapping[str, Any]]) -> List[Mapping[str, Any]]:
+    """Every system and test set has one; the further ways to decode, where there is a figure."""
+    usual = (table[0]["search"], "") if table else ()
+    return [row for row in table if row["seeds"] or (row["search"], row["token_bonus"]) == usual]
 
 
 def ending(table: Sequence[Mapping[str, Any]], what: str, commands: Sequence[str]) -> List[str]:
@@ -128,7 +139,7 @@ def known_spread(path: Path) -> Optional[float]:
     return float(np.sqrt(np.mean([(one.std(ddof=1) / one.mean()) ** 2 for one in several]))) if several else None
 
 
-def described(plan: Plan, name: str, test_set: str) -> Dict[str, Any]:
+def described(plan: Plan, name: str, test_set: str, way: str) -> Dict[str, Any]:
     """What a row says of a system beside its figures."""
     system = plan.systems[name]
     config = plan.config((name, system.seeds[0]))
@@ -143,14 +154,15 @@ def described(plan: Plan, name: str, test_set: str) -> Dict[str, Any]:
         "kd": config.kd is not None,
         **{f"kd_{key}": value for key, value in kd.items()},
         "test_set": test_set,
-        "search": plan.search,
+        "search": plan.search if way == OWN_BONUS else way,
+        "token_bonus": "own" if way == OWN_BONUS else "",
         "seeds_wanted": list(system.seeds),
     }
 
 
-def _finished(plan: Plan, results: Results, name: Optional[str], test_set: str) -> Dict[int, Result]:
+def _finished(plan: Plan, results: Results, name: Optional[str], test_set: str, way: str) -> Dict[int, Result]:
     jobs = plan.jobs_of(name) if name is not None else []
-    return {job[1]: results[job, test_set] for job in jobs if (job, test_set) in results}
+    return {job[1]: results[job, test_set, way] for job in jobs if (job, test_set, way) in results}
 
 
 def figures(results: Sequence[Result]) -> Dict[str, Any]:
@@ -208,7 +220,7 @@ def _rates(
 
 
 def _cells(
-    row: Dict[str, Any], with_characters: bool, with_delay: bool, is_of_one: bool, by_seed: Optional[float]
+    row: Mapping[str, Any], with_characters: bool, with_delay: bool, is_of_one: bool, by_seed: Optional[float]
 ) -> List[str]:
     done, wanted = row["seeds"], row["seeds_wanted"]
     seeds = " ".join(map(str, done)) or "-"
@@ -218,7 +230,7 @@ def _cells(
     cells = [
         row["system"],
         row["test_set"],
-        row["search"],
+        way_of(row),
         seeds if len(done) == len(wanted) else f"{seeds} of {' '.join(map(str, wanted))}",
         shown(row["params"], ",d"),
         shown(row["nonzero_params"], ",d"),
@@ -243,7 +255,12 @@ def _cells(
     return cells
 
 
-def _comparison(row: Dict[str, Any], figures: Dict[str, Any]) -> List[str]:
+def way_of(row: Mapping[str, Any]) -> str:
+    """How it was decoded, for people."""
+    return row["search"] + (f", {OWN_BONUS}" if row["token_bonus"] else "")
+
+
+def _comparison(row: Mapping[str, Any], figures: Mapping[str, Any]) -> List[str]:
     """Change and both p-values, of words or characters."""
     cells = [shown(figures["relative_change"], "+.1f", " %")]
     for key, is_wanted in (("p_value", row["compared_seeds"]), ("p_value_seeds", len(row["compared_seeds"]) > 1)):
@@ -251,7 +268,7 @@ def _comparison(row: Dict[str, Any], figures: Dict[str, Any]) -> List[str]:
     return cells
 
 
-def _rate(row: Dict[str, Any], figures: Dict[str, Any], rate: str) -> str:
+def _rate(row: Mapping[str, Any], figures: Mapping[str, Any], rate: str) -> str:
     if not row["seeds"]:
         return "not finished"
     if figures[rate] is None:

@@ -117,7 +117,7 @@ def averaged(
     if len(names) == 1:
         state = last["model"]
     else:
-        of = importlib.import_module("icefall.checkpoint" if find_spec("icefall") else "zipformer.utils.checkpoint")
+        of = _import("icefall.checkpoint" if find_spec("icefall") else "zipformer.utils.checkpoint", where)
         paths = [str(name) for name in names]
         if use_averaged_model and not all("model_avg" in one for one in (last, read_checkpoint(names[-1]))):
             raise UserError(where, "has no model_avg", "use_averaged_model false (--use-averaged-model 0)")
@@ -182,11 +182,7 @@ def import_train(path: Path) -> ModuleType:
     """The module of a train.py whose folder is the first to be searched.  UserError: it is none of icefall's."""
     if not path.is_file():
         raise UserError(path, "no such file", "train.py of an icefall recipe", "give the recipe's folder")
-    try:
-        train = importlib.import_module(path.stem)
-    except ImportError as error:
-        problem = f"does not import ({error})"
-        raise UserError(path, problem, "icefall, its requirements and PYTHONPATH as for training") from None
+    train = _import(path.stem, path)
     missing = [name for name in ("get_params", "compute_loss", "run", "main") if not hasattr(train, name)]
     if not any(hasattr(train, name) for name in BUILDERS):
         missing.append(BUILDERS[0])
@@ -197,6 +193,15 @@ def import_train(path: Path) -> ModuleType:
 
 def builder(train: ModuleType) -> Callable[..., nn.Module]:
     return getattr(train, next(name for name in BUILDERS if hasattr(train, name)))
+
+
+def _import(name: str, where: object) -> ModuleType:
+    """icefall's code, which ``where`` needs."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        problem = f"{name} does not import ({error})"
+        raise UserError(where, problem, "icefall, its requirements and PYTHONPATH as for training") from None
 
 
 def _is_script(path: Path) -> bool:

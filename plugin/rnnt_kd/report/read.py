@@ -1,8 +1,9 @@
 """What the page shows of an experiment, read from its folder; no torch.
 
     experiment.json    systems, their roles, baselines and folders (systems/experiment_folder.py)
-    summary.json       the table: a row a system and test set, all finished seeds together (experiments/table.py), and
-                       all folds where there are some (experiments/fold_table.py); all else is of the first fold then
+    summary.json       the table: a row a system, test set and way to decode, all finished seeds together
+                       (experiments/table.py), and all folds where there are some (experiments/fold_table.py); all else
+                       is of the first fold then
     results.json       single seeds
     sizes.json         bytes and %WER of every file format
     lattices/          pictures' data (report/lattice_data.py)
@@ -24,7 +25,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, create_model
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
 from rnnt_kd.systems import experiment_folder
-from rnnt_kd.systems.experiment_folder import ExperimentFolder, ListedSystem
+from rnnt_kd.systems.experiment_folder import GREEDY, ExperimentFolder, ListedSystem
 
 Row = Dict[str, Any]
 
@@ -55,7 +56,8 @@ _SUMMARY = _object_with(
     folds=(Optional[List[int]], None),
     declared=(Optional[bool], None),
     endpoint=(Optional[str], None),
-    **dict.fromkeys(("system", "test_set"), _Text),
+    **dict.fromkeys(("system", "test_set", "search"), _Text),
+    token_bonus=(str, ""),
     seeds=(List[_Number], ...),
     unfinished=(Dict[str, str], ...),
     characters=(Optional[_CHARACTERS], None),
@@ -72,7 +74,8 @@ class FinishedSystem:
     Attributes:
       twin:     the same without distillation, which it is compared with; "" where there is none.
       kind:     "teacher", "plain" (no distillation), "kd" (from the teacher's cache) or "online".
-      rows:     test set -> row of summary.json, with all ``FIGURES``.
+      rows:     test set -> row of summary.json of the preset's search, with all ``FIGURES``; its ``greedy`` is the
+                same of greedy search.
       metrics:  the lines of metrics.jsonl, of the first seed.
       matrices: name of a weight matrix -> (entries that are not zero, entries), of the first seed; empty before
                 training ends.
@@ -147,7 +150,8 @@ def read_finished(folder: Path) -> FinishedExperiment:
     failed = experiment_folder.failed_exports(folder)
     problems = [f"an export of {path.parent.stem}: the last one failed its check, see {path}" for path in failed]
     summary = _objects(folder / "summary.json", _SUMMARY, problems)
-    rows = {(row["system"], row["test_set"]): row for row in summary}
+    plain = [row for row in summary if not row.get("token_bonus")]
+    rows = {(row["system"], row["test_set"], row["search"]): row for row in plain}
     shards = _shards(about)
     return FinishedExperiment(
         folder,
@@ -226,7 +230,7 @@ def twin_of(about: ExperimentFolder, listed: ListedSystem) -> str:
 
 
 def _system(
-    about: ExperimentFolder, listed: ListedSystem, rows: Dict[Tuple[str, str], Row], problems: List[str]
+    about: ExperimentFolder, listed: ListedSystem, rows: Dict[Tuple[str, str, str], Row], problems: List[str]
 ) -> FinishedSystem:
     matrices: Dict[str, Tuple[int, int]] = {}
     try:
@@ -234,7 +238,14 @@ def _system(
     except UserError as error:
         problems.append(str(error))
     missing = {"seeds": [], "unfinished": dict.fromkeys(map(str, listed.seeds), "not in summary.json (stage 7)")}
-    test_sets = {name: {**dict.fromkeys(FIGURES), **rows.get((listed.name, name), missing)} for name in about.test_sets}
+    test_sets = {
+        name: {
+            **dict.fromkeys(FIGURES),
+            **rows.get((listed.name, name, about.search), missing),
+            "greedy": {**dict.fromkeys(FIGURES), **rows.get((listed.name, name, GREEDY), {})},
+        }
+        for name in about.test_sets
+    }
     metrics = tuple(read_metrics(listed.first / "metrics.jsonl"))
     return FinishedSystem(listed, twin_of(about, listed), kind_of(listed), test_sets, metrics, matrices)
 

@@ -24,6 +24,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.files import named_in
 
 FILE = "experiment.json"
+GREEDY = "greedy_search"  # what clients run by default: it stands beside the preset's search
 
 
 def _absolute(path: Path, info: ValidationInfo) -> Path:

@@ -1,0 +1,56 @@
+"""Put the figures of experiments, finished or partly, into files that can be committed.
+
+Reads results.json and pooled.json of each EXP_DIR/<experiment> (stage 7 writes them, of whatever is decoded by then).
+A row of RESULTS (or POOLED) with the same fold, system, seed, test set and token bonus (or corpus, test set and system)
+is replaced, the others stay, new ones are added behind.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
+
+from rnnt_kd import atomic
+from rnnt_kd.bin import options
+from rnnt_kd.bin.entry import command
+from rnnt_kd.errors import UserError
+from rnnt_kd.files import parse_json
+from rnnt_kd.text_files import read_text
+
+KEYS = {"results": ("fold", "system", "seed", "test_set", "token_bonus"), "pooled": ("corpus", "test_set", "system")}
+
+
+@command
+def main(argv: Optional[List[str]] = None) -> None:
+    parser = options.parser(__doc__)
+    parser.add_argument("--experiment-dir", type=Path, nargs="+", required=True, help="EXP_DIR/EXPERIMENT")
+    parser.add_argument("--results", type=Path, required=True, help="for example egs/an4/results.json")
+    parser.add_argument("--pooled", type=Path, help="for example egs/an4/pooled.json")
+    args = parser.parse_args(argv)
+    for name, path in (("results", args.results), ("pooled", args.pooled)):
+        if path is None:
+            continue
+        known = {_key(row, KEYS[name]): row for row in (_rows(path) if path.exists() else [])}
+        before = set(known)
+        for folder in args.experiment_dir:
+            known.update({_key(row, KEYS[name]): row for row in _rows(folder / f"{name}.json")})
+        atomic.write_text(path, json.dumps(list(known.values()), indent=1, ensure_ascii=False) + "\n")
+        print(f"{path}: {len(known)} rows, {len(known.keys() - before)} of them new")
+
+
+def _key(row: Dict[str, Any], names: Sequence[str]) -> str:
+    return json.dumps([row.get(name) for name in names])
+
+
+def _rows(path: Path) -> List[Dict[str, Any]]:
+    text = read_text(path, "figures of an experiment", "run its stage 7 (score) first")
+    try:
+        rows = parse_json(text)
+    except ValueError:
+        rows = None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UserError(path, "not a list of JSON objects", "figures of an experiment", "run its stage 7 (score) again")
+    return rows
+
+
+if __name__ == "__main__":
+    main()

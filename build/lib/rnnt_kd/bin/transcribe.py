@@ -1,0 +1,125 @@
+"""Text of recordings, or of a microphone, by an export in sherpa-onnx.
+
+Prints a line for each file, its name and its text; with a streaming export one for each segment between pauses,
+and on stderr what is heard so far, as it comes.  Any rate, of several channels the first.  An offline export gets
+recordings of more than --longest seconds in pieces, cut where it is quiet.  The export is verified first.  A file
+that cannot be read is an error line, the others are transcribed, and the command ends with status 1.
+
+    python -m rnnt_kd.bin.transcribe exp/an4/export/teacher speech.flac interview.wav
+"""
+
+import sys
+from pathlib import Path
+from typing import Callable, List, Optional
+
+from rnnt_kd.bin.entry import command
+from rnnt_kd.bin.options import parser
+from rnnt_kd.errors import UserError
+
+MICROPHONE = "microphone"
+
+
+@command
+def main(argv: Optional[List[str]] = None) -> None:
+    options = parser(__doc__)
+    options.add_argument("export_dir", type=Path, metavar="EXPORT_DIR", help="what rnnt_kd.bin.export made")
+    options.add_argument("files", type=Path, nargs="*", metavar="FILE", help="audio that libsndfile reads")
+    options.add_argument("--microphone", action="store_true", help="listen (a streaming export; Ctrl-C ends it)")
+    options.add_argument("--search", choices=["greedy_search", "modified_beam_search"], default="modified_beam_search")
+    options.add_argument("--beam", type=int, default=4, help="hypotheses of modified_beam_search")
+    options.add_argument(
+        "--longest",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="offline: longer audio comes in pieces; best about as long as the utterances of the training",
+    )
+    options.add_argument("--real-time", action="store_true", help="streaming: hear files at the pace of their speech")
+    args = options.parse_args(argv)
+    if args.microphone == bool(args.files):
+        raise UserError("arguments", "both or neither of audio files and --microphone", "one of them")
+
+    from rnnt_kd.export.verify import verify_static  # its packages are optional
+
+    streaming = verify_static(args.export_dir)["streaming"]
+    if not streaming and (args.microphone or args.real_time):
+        problem = "an offline export, which needs whole recordings"
+        raise UserError(args.export_dir, problem, "a streaming export", "export a streaming_student with --streaming")
+    transcribe = _listen if streaming else _offline
+    if not transcribe(args):
+        sys.exit(1)
+
+
+def _offline(args) -> bool:
+    """Transcribe the files; True where all could be read."""
+    from rnnt_kd.data.speech import load_samples
+    from rnnt_kd.export.transcribe import Transcriber
+
+    settings = {"search": args.search, "beam": args.beam, "longest_seconds": args.longest}
+    with Transcriber(args.export_dir, **settings) as transcriber:
+        return _each(args.files, lambda path: _print(path, transcriber.transcribe(load_samples(path)).text))
+
+
+def _listen(args) -> bool:
+    from rnnt_kd.data.speech import load_samples
+    from rnnt_kd.export.client import Listener
+    from rnnt_kd.export.transcribe import chunks_of, listen, microphone
+
+    with Listener(args.export_dir, search=args.search, beam=args.beam) as listener:
+
+        def follow(name: object, chunks) -> None:
+            printed = False
+            for heard in listen(listener, chunks):
+                if not heard.final:
+                    _partial(heard.seconds, heard.result.text)
+                elif heard.result.text:
+                    _print(name, heard.result.text)
+                    printed = True
+            if not printed:
+                _print(name, "")
+
+        if args.microphone:
+            try:
+                follow(MICROPHONE, _until_interrupted(microphone()))
+            except KeyboardInterrupt:  # in the middle of a chunk: what was heard so far stands on stderr
+                pass
+            return True
+        return _each(args.files, lambda path: follow(path, chunks_of(load_samples(path), args.real_time)))
+
+
+def _each(files: List[Path], transcribe: Callable[[Path], None]) -> bool:
+    read = 0
+    for path in files:
+        try:
+            transcribe(path)
+            read += 1
+        except UserError as error:
+            if error.where != str(path):  # not the file's fault
+                raise
+            print(f"error: {error}", file=sys.stderr, flush=True)
+    return read == len(files)
+
+
+def _until_interrupted(chunks):
+    """Ctrl-C is how one stops speaking."""
+    try:
+        yield from chunks
+    except KeyboardInterrupt:
+        return
+
+
+def _print(name: object, text: str) -> None:
+    print("\r\x1b[K" * sys.stderr.isatty(), end="", file=sys.stderr, flush=True)
+    print(f"{name}\t{text}", flush=True)
+
+
+def _partial(seconds: float, text: str) -> None:
+    line = f"{seconds:6.1f} s  {text}"
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{line[-78:]}", end="", file=sys.stderr, flush=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""The table of an experiment with folds: a row for each system and test set, all finished folds and seeds pooled.
+
+    wer                       per cent: errors, of each fold the mean of its seeds, by the words of all finished folds
+    wer_sd                    of one training: root mean square, over folds, of the deviation between their seeds
+    ins_mean, del_mean, sub_mean   summed over folds, mean of a seed
+    compared_wer, baseline_wer, compared_words   over the folds and seeds that system and baseline both have finished
+    relative_change, change_ci95, p_value        of these, per cent; speakers drawn (scoring.bootstrap.Comparison)
+    p_value_seeds             the seeds are drawn as well; None where a fold has but one
+    seen_with_80, seeds_drawn the smallest change that 80 % of such experiments would see; are the seeds drawn for it
+                              and for change_ci95?
+    declared, endpoint        is it of the endpoint, written down before the first training? What the endpoint is, or
+                              why there is none
+    own_token_bonus           the same figures, each training decoded with the token bonus that is best on its
+                              development set; None where that is not asked for
+
+Keys that ``table.rows`` has as well mean the same.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import numpy as np
+
+from rnnt_kd import tables
+from rnnt_kd.experiments import table
+from rnnt_kd.experiments.endpoint import Endpoint
+from rnnt_kd.experiments.plan import Plan
+from rnnt_kd.experiments.results import OF_FOLDS, Reasons, Result, Results, as_list
+from rnnt_kd.scoring.bootstrap import clustered_comparison, too_few
+from rnnt_kd.tables import shown
+
+COUNTS = ("ins", "del", "sub")
+POOLED = tuple(  # of pooled.json
+    "corpus test_set system baseline sparsity words wer baseline_wer change p p_seeds folds seeds declared".split()
+)
+CONDITIONS = {"test": "clean", "test_far": "far"}  # in pooled.json
+OWN_BONUS = ", own token bonus"  # behind the condition
+_RATES = ("wer", "wer_sd", "words", *(f"{key}_mean" for key in COUNTS), "baseline_wer", "relative_change")
+_RATES += ("p_value", "p_value_seeds", "change_ci95", "seen_with_80", "seeds_drawn", "compared_wer", "compared_words")
+
+Trainings = Dict[int, Dict[int, Result]]  # fold -> seed -> result
+
+
+@dataclass(frozen=True)
+class Fold:
+    """What is there of a fold; ``own``: with each system's own token bonus."""
+
+    plan: Plan
+    found: Results
+    reasons: Reasons
+    own: Results
+
+
+def listed(folds: Mapping[int, Fold], endpoint: Optional[Endpoint], undeclared: str) -> List[Dict[str, Any]]:
+    """``results.json``: an object a fold, system, seed and test set; two where it has a token bonus of its own."""
+    is_declared = endpoint is not None and not undeclared
+    rows = []
+    for number, fold in folds.items():
+        for results, is_own in ((fold.found, False), (fold.own, True)):
+            bonuses = [float(result.decoding.get("token_bonus", 0.0)) for result in results.values()]
+            for row, bonus in zip(as_list(fold.plan, results), bonuses):
+                declared = is_declared and _is_endpoint(endpoint, row["system"], row["test_set"], is_own)
+                if bonus or not is_own:
+                    rows.append({**row, **dict(zip(OF_FOLDS, (number, declared, bonus)))})
+    return rows
+
+
+def rows(
+    folds: Mapping[int, Fold],
+    endpoint: Optional[Endpoint],
+    undeclared: str,
+    *,
+    replications: int = 10000,
+    seed: int = 0,
+) -> List[Dict[str, Any]]:
+    """JSON values, one object a row; figures are None where nothing is finished.
+
+    ``undeclared``: what speaks against the endpoint as one that was declared before; "" for nothing.
+    """
+    is_declared = endpoint is not None and not undeclared
+    first = next(iter(folds.values())).plan
+    made = []
+    for name in first.systems:
+        for test_set in first.places.test_sets:
+            row = table.described(first, name, test_set)
+            trainings = _trainings(folds, name, test_set, False)
+            every = [result for seeds in trainings.values() for result in seeds.values()]
+            row["unfinished"] = {
+                f"fold {number} seed {job[1]}": fold.reasons[job, test_set]
+                for number, fold in folds.items()
+                for job in fold.plan.jobs_of(name)
+                if (job, test_set) in fold.reasons
+            }
+            row["seeds"] = sorted({one for seeds in trainings.values() for one in seeds})
+            row["endpoint"] = _state(endpoint, undeclared)
+            row["folds"] = [number for number, seeds in trainings.items() if seeds]
+            row.update({**table.figures(every), "too_few": None, "characters": None, "ci95": None})
+            for is_own in (False, True):
+                pair = [_trainings(folds, one, test_set, is_own) for one in (name, first.systems[name].baseline)]
+                found = _rates(pair[0], pair[1], replications, seed)
+                found["declared"] = is_declared and _is_endpoint(endpoint, name, test_set, is_own)
+                if is_own:
+                    row["own_token_bonus"] = found if found["wer"] is not None else None
+                else:
+                    row.update(found)
+            made.append(row)
+    return made
+
+
+def pooled(table_rows: Sequence[Mapping[str, Any]], corpus: str) -> List[Dict[str, Any]]:
+    """``pooled.json``: one object a system and test set with a figure, with exactly ``POOLED``.
+
+    ``wer`` and ``words`` are over the folds and seeds that the baseline has, too; ``folds`` and ``seeds`` how many.
+    """
+    found = []
+    for row in table_rows:
+        condition = CONDITIONS.get(row["test_set"], row["test_set"])
+        for name, figures in ((condition, row), (condition + OWN_BONUS, row["own_token_bonus"])):
+            if figures is None or figures["wer"] is None:
+                continue
+            is_compared = figures["compared_wer"] is not None
+            values = (
+                *(corpus, name, row["system"], row["baseline"], row["sparsity"]),
+                figures["compared_words"] if is_compared else figures["words"],
+                _rounded(figures["compared_wer"] if is_compared else figures["wer"]),
+                *(_rounded(figures[key]) for key in ("baseline_wer", "relative_change")),
+                *(figures[key] for key in ("p_value", "p_value_seeds")),
+                *(len(row["folds"]), len(row["seeds"]), figures["declared"]),
+            )
+            found.append(dict(zip(POOLED, values)))
+    return found
+
+
+def _is_endpoint(endpoint: Optional[Endpoint], system: str, test_set: str, is_own: bool) -> bool:
+    """Is it one of the figures that the endpoint is about?"""
+    if endpoint is None or bool(endpoint.token_bonus) != is_own:
+        return False
+    return system in (endpoint.system, endpoint.baseline) and test_set == endpoint.test_set
+
+
+def _trainings(folds: Mapping[int, Fold], name: Optional[str], test_set: str, is_own: bool) -> Trainings:
+    """What is finished of a system; ``is_own``: with its own token bonus."""
+    found: Trainings = {}
+    for number, fold in folds.items():
+        results, jobs = fold.own if is_own else fold.found, fold.plan.jobs_of(name) if name is not None else []
+        found[number] = {job[1]: results[job, test_set] for job in jobs if (job, test_set) in results}
+    return found
+
+
+def _rates(system: Trainings, baseline: Trainings, replications: int, seed: int) -> Dict[str, Any]:
+    values: Dict[str, Any] = dict.fromkeys(_RATES)
+    finished = {number: list(seeds.values()) for number, seeds in system.items() if seeds}
+    words = sum(results[0].scores["words"] for results in finished.values())
+    if not words:
+        return values
+    values["words"] = words
+    values.update({f"{key}_mean": sum(_mean(results, key) for results in finished.values()) for key in COUNTS})
+    values["wer"] = _pooled_wer(finished)
+    several = [[one.scores["wer"] for one in results] for results in finished.values() if len(results) > 1]
+    values["wer_sd"] = float(np.sqrt(np.mean([np.var(rates, ddof=1) for rates in several]))) if several else None
+    both = {number: sorted(system[number].keys() & baseline.get(number, {}).keys()) for number in finished}
+    both = {number: seeds for number, seeds in both.items() if seeds}
+    if not both:
+        return values
+    own, other = (
+        {number: [given[number][seed] for seed in seeds] for number, seeds in both.items()}
+        for given in (system, baseline)
+    )
+    values.update(compared_wer=_pooled_wer(own), baseline_wer=_pooled_wer(other))
+    values["compared_words"] = sum(results[0].scores["words"] for results in own.values())
+    if not values["baseline_wer"]:
+        return values
+    values["relative_change"] = 100.0 * (values["compared_wer"] / values["baseline_wer"] - 1.0)
+    utterances = [speaker for results in own.values() for speaker in results[0].speakers]
+    if too_few(len(utterances), set(utterances)):
+        return values
+    given = [[_by_speaker(results) for results in each.values()] for each in (own, other)]
+    trainings, seeds_too = (
+        clustered_comparison(given[0], given[1], draw_seeds=drawn, replications=replications, seed=seed)
+        for drawn in (False, True)
+    )
+    shown_one = seeds_too or trainings
+    if trainings is not None and shown_one is not None:
+        values.update(p_value=trainings.p_value, p_value_seeds=seeds_too and seeds_too.p_value)
+        values.update(
+            change_ci95=list(shown_one.ci95), seen_with_80=shown_one.seen_with_80, seeds_drawn=bool(seeds_too)
+        )
+    return values
+
+
+def _pooled_wer(folds: Mapping[int, Sequence[Result]]) -> float:
+    errors = sum(_mean(results, "errors") for results in folds.values())
+    return 100.0 * errors / sum(results[0].scores["words"] for results in folds.values())
+
+
+def _mean(results: Sequence[Result], key: str) -> float:
+    return sum(result.scores[key] for result in results) / len(results)
+
+
+def _by_speaker(results: Sequence[Result]) -> np.ndarray:
+    """(K, S) errors of each seed and speaker."""
+    speakers = results[0].speakers
+    places = {speaker: place for place, speaker in enumerate(sorted(set(speakers)))}
+    sums = np.zeros((len(results), len(places)), dtype=np.int64)
+    for number, result in enumerate(results):
+        np.add.at(sums[number], [places[speaker] for speaker in speakers], result.errors["wer"])
+    return sums
+
+
+def _rounded(value: Optional[float]) -> Optional[float]:
+    return None if value is None else round(value, 4)
+
+
+def markdown(
+    table_rows: Sequence[Mapping[str, Any]],
+    title: str,
+    wanted: int,
+    endpoint: Optional[Endpoint],
+    commands: Sequence[str] = (),
+) -> str:
+    """For people, GitHub flavour.  ``title``: a sentence on what it is a table of; ``wanted``: folds."""
+    head = ["system", "test set", "folds", "seeds", "%WER", "sd of a training", "words", "ins", "del", "sub"]
+    head += ["compared with", "change [95 %]", "p (these trainings)", "p (seeds too)", "seen with 80 %", "is"]
+    body = []
+    for row in sorted(table_rows, key=lambda row: not _any_declared(row)):
+        body.append(_cells(row, row, row["test_set"], wanted))
+        if row["own_token_bonus"] is not None:
+            body.append(_cells(row, row["own_token_bonus"], row["test_set"] + OWN_BONUS, wanted))
+    lines = [
+        f"{title}; {wanted} folds by speaker, each tested by systems that never heard its speakers. %WER: all folds "
+        "together, mean over seeds; ins, del, sub: sums over folds, mean of a seed; sd of a training: between the "
+        "seeds of a fold. Change: of the pooled %WER against the system compared with, over the folds and seeds that "
+        "both have. p: two-sided paired bootstrap over speakers; of these trainings, and with the seeds drawn as well; "
+        "the interval and the change that would be seen with 80 % are with seeds drawn where there are several.",
+        "",
+        _answer(table_rows, endpoint),
+        "",
+        tables.markdown(head, body, left=4),
+    ]
+    return "\n".join([*lines, *table.ending(table_rows, "", commands)]) + "\n"
+
+
+def _state(endpoint: Optional[Endpoint], undeclared: str) -> str:
+    """What was declared, in a sentence."""
+    if endpoint is not None and not undeclared:
+        return f"Declared before the first training: {endpoint.sentence()}. Everything else is exploratory."
+    asked = f"the endpoint too ({endpoint.sentence()})" if endpoint else "there is no endpoint"
+    return f"Everything here is exploratory, {asked}{f': {undeclared}' if undeclared else ''}."
+
+
+def _answer(table_rows: Sequence[Mapping[str, Any]], endpoint: Optional[Endpoint]) -> str:
+    """The endpoint's figures, if it counts."""
+    state = table_rows[0]["endpoint"]
+    for row in table_rows:
+        for figures in filter(None, (row, row["own_token_bonus"])):
+            if endpoint and figures["declared"] and row["system"] == endpoint.system:
+                if figures["relative_change"] is None:
+                    return f"{state} It is not finished."
+                p = [shown(figures[key], ".4f") for key in ("p_value", "p_value_seeds")]
+                rates = f"{figures['baseline_wer']:.2f} to {figures['compared_wer']:.2f} %WER"
+                return f"{state} **{rates}, {_change(figures)}; p {p[0]} of these trainings, {p[1]} seeds too.**"
+    return f"{state} It is not finished." if "Declared" in state else state
+
+
+def _cells(row: Mapping[str, Any], figures: Mapping[str, Any], test_set: str, wanted: int) -> List[str]:
+    done = len(row["folds"])
+    return [
+        row["system"],
+        test_set,
+        str(done) if done == wanted else f"{done} of {wanted}",
+        " ".join(map(str, row["seeds"])) or "-",
+        shown(figures["wer"], ".2f") if done else "not finished",
+        shown(figures["wer_sd"], ".2f"),
+        shown(figures["words"], ",d"),
+        *(shown(figures[f"{key}_mean"], ".1f") for key in COUNTS),
+        row["baseline"] or "-",
+        _change(figures),
+        shown(figures["p_value"], ".4f"),
+        shown(figures["p_value_seeds"], ".4f"),
+        shown(figures["seen_with_80"], ".1f", " %"),
+        "declared" if figures["declared"] else "exploratory",
+    ]
+
+
+def _change(figures: Mapping[str, Any]) -> str:
+    interval = " [{:+.1f}, {:+.1f}]".format(*figures["change_ci95"]) if figures["change_ci95"] else ""
+    return shown(figures["relative_change"], "+.1f", " %") + interval
+
+
+def _any_declared(row: Mapping[str, Any]) -> bool:
+    return row["declared"] or bool(row["own_token_bonus"] and row["own_token_bonus"]["declared"])

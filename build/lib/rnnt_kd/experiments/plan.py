@@ -1,0 +1,332 @@
+"""What an experiment's systems are on disk, and the commands that make them.
+
+EXP_DIR/cuts  EXP_DIR/bpe                        stages 1 and 2; all experiments share them
+EXP_DIR/data/<test set>_far                      far sets of stage 1, where the preset wants them
+EXP_DIR/<experiment>/<system>/seed<N>/           a system as bin.train makes it, decodings in it
+EXP_DIR/<experiment>/<teacher>/seed<N>/kd_cache  its cache; kd_cache_temperature2 ... for students that want another
+EXP_DIR/<experiment>/export/<system>/            its first seed, for a device
+
+With folds (data.folds) each is such an EXP_DIR, EXP_DIR/fold<K>of<N>; tables and exports lie in EXP_DIR/<experiment>.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+
+from rnnt_kd.config import KdConfig, RecipeConfig, SystemConfig, TrainingConfig
+from rnnt_kd.config_io import load_recipe, merged
+from rnnt_kd.data.source import open_source
+from rnnt_kd.errors import UserError
+from rnnt_kd.experiments.definition import TEACHER, Experiment, System, read_experiment
+from rnnt_kd.systems.compose import compose
+from rnnt_kd.text.normalization import FORMS
+from rnnt_kd.training import setup
+
+Job = Tuple[str, int]  # system, seed
+OLD_LAYOUT = ("teacher", "students", "experiments", "kd_cache")  # of EXP_DIR before version 0.2
+CACHE_NAMES = {"prune_range": "range", "rnnt_type": "", "min_seconds": "min", "max_seconds": "max"}  # of what differs
+CACHE_NAMES["temperature"] = "temperature"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where inputs are and results go: the same for every system.
+
+    Attributes:
+      preset:    file that the experiment is relative to.
+      train_dir, dev_dir, test_sets: Kaldi data directories; the last by the names of the sets.
+      bpe_model: to take in the place of one that is made of the text.
+      given_cuts: a source of cuts to train on (a manifest, a folder in Shar format) in the place of ``train_dir``.
+      overrides: ``--set`` of the command line.
+      device, lattice, pipes, ranks: options that say how to compute and do not change what a system is.
+      decode_device: of decoding, if another.
+    """
+
+    preset: Path
+    exp_dir: Path
+    dev_set: str
+    test_sets: Mapping[str, Path]
+    train_dir: Optional[Path] = None
+    dev_dir: Optional[Path] = None
+    overrides: Tuple[str, ...] = ()
+    device: Tuple[str, ...] = ()
+    decode_device: Tuple[str, ...] = ()
+    lattice: Tuple[str, ...] = ()
+    pipes: Tuple[str, ...] = ()
+    ranks: Tuple[str, ...] = ()
+    given_cuts: Optional[Path] = None
+    bpe_model: Optional[Path] = None
+
+    @property
+    def bpe_dir(self) -> Path:
+        return self.exp_dir / "bpe"
+
+    @property
+    def train_cuts(self) -> Path:
+        return self.given_cuts or self.cuts("train")
+
+    @property
+    def train_text(self) -> Path:
+        """Of which the BPE model is made."""
+        if self.given_cuts is not None:
+            return self.exp_dir / "cuts" / "train.text"
+        assert self.train_dir is not None
+        return self.train_dir / "text"
+
+    @property
+    def dev_cuts(self) -> Path:
+        return self.cuts(self.dev_set)
+
+    def cuts(self, name: str) -> Path:
+        return self.exp_dir / "cuts" / f"{name}.jsonl.gz"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """One teacher cache: where, of which system, and the options of bin.cache_teacher that make it."""
+
+    folder: Path
+    teacher: Job
+    options: Tuple[str, ...]
+
+
+class Plan:
+    """Raises UserError where a system cannot be: a value out of range, a missing teacher, a cache where the variant
+    compares whole logits, systems of an older layout in the folder.  Weights and data are not looked at.
+
+    ``folder``: of tables and exports, where it is not EXP_DIR/<experiment>."""
+
+    def __init__(self, file: Path, places: Places, folder: Optional[Path] = None):
+        sections = [section.name for section in dataclasses.fields(RecipeConfig)]
+        self.experiment: Experiment = read_experiment(file, places.overrides, sections)
+        self.recipe = load_recipe(places.preset, self.experiment.preset)
+        self._clean = {places.dev_set: places.dev_dir, **places.test_sets}
+        self.places = places = _with_far_sets(places) if self.recipe.features.far_sets else places
+        self.dir = folder or places.exp_dir / self.experiment.name
+        self.systems = self.experiment.systems
+        _refuse_old_layout(places.exp_dir)
+        self._configs = {name: self._composed(system) for name, system in self.systems.items()}
+        for job in self.first_jobs():
+            self.cache(job)
+        needs_audio = [key for key in ("far_copies", "far_sets") if getattr(self.recipe.features, key)]
+        if places.given_cuts is not None and (needs_audio or self.experiment.folds):
+            what = f"features.{needs_audio[0]}" if needs_audio else f"{file}: folds"
+            raise UserError("--train-cuts", f"{what} needs audio and speakers", "--train-dir, a Kaldi data directory")
+
+    @property
+    def search(self) -> str:
+        return self.recipe.decoding.search
+
+    def jobs(self) -> Iterator[Job]:
+        """Every system and seed of the file, teachers first, else in the file's order."""
+        for name in sorted(self.systems, key=lambda name: self.systems[name].role != TEACHER):
+            yield from self.jobs_of(name)
+
+    def jobs_of(self, name: str) -> List[Job]:
+        return [(name, seed) for seed in self.systems[name].seeds]
+
+    def first_jobs(self) -> List[Job]:
+        """One of each system: what is exported and pictured."""
+        return [self.jobs_of(name)[0] for name in self.systems]
+
+    def system_dir(self, job: Job) -> Path:
+        return self.places.exp_dir / self.systems[job[0]].experiment / job[0] / f"seed{job[1]}"
+
+    def decode_dir(self, job: Job, test_set: str) -> Path:
+        return self.system_dir(job) / f"decode_{test_set}_{self.search}"
+
+    def own_bonus_dir(self, job: Job, test_set: str) -> Path:
+        """Its decoding with the token bonus that is best on its development set."""
+        return self.system_dir(job) / "token_bonus" / test_set
+
+    def export_dir(self, job: Job) -> Path:
+        return self.dir / "export" / job[0]
+
+    def teacher_of(self, job: Job) -> Optional[Job]:
+        """The job that makes the teacher it starts or learns from; None where none is needed."""
+        system, config = self.systems[job[0]], self._configs[job[0]]
+        if system.role not in ("sparse_student", "streaming_student") and config.kd is None:
+            return None
+        if system.teacher is None:
+            where = f"{self.experiment.path}: system {system.name}"
+            raise UserError(where, "needs a teacher, and the file has none", "a system teacher: {role: teacher}")
+        return self.jobs_of(system.teacher)[0]
+
+    def teacher_dir(self, job: Job) -> Optional[Path]:
+        teacher = self.teacher_of(job)
+        return None if teacher is None else self.system_dir(teacher)
+
+    def baseline_of(self, job: Job) -> Optional[Job]:
+        """The same seed of the system's baseline; None where there is none."""
+        baseline = self.systems[job[0]].baseline
+        return (baseline, job[1]) if baseline is not None and job[1] in self.systems[baseline].seeds else None
+
+    def config(self, job: Job) -> SystemConfig:
+        """What tokenizer and teacher decide is not filled in."""
+        return dataclasses.replace(self._configs[job[0]], seed=job[1])
+
+    def is_streaming(self, job: Job) -> bool:
+        return self.systems[job[0]].role == "streaming_student"
+
+    def cache(self, job: Job) -> Optional[Cache]:
+        """What the system distils from; None where it distils from no cache."""
+        config, teacher = self.config(job), self.teacher_of(job)
+        if config.kd is None or config.kd.ranges != "teacher" or teacher is None:
+            return None
+        own, usual = {**vars(config.training), **vars(config.kd)}, {**vars(TrainingConfig()), **vars(KdConfig())}
+        changed = {name: own[key] for key, name in CACHE_NAMES.items() if own[key] != usual[key]}
+        names = [f"{name}{value:g}" if name else str(value) for name, value in changed.items()]
+        options = [word for key in CACHE_NAMES for word in (f"--{key.replace('_', '-')}", str(own[key]))]
+        return Cache(self.system_dir(teacher) / "_".join(["kd_cache", *names]), teacher, tuple(options))
+
+    def cache_to_make(self, job: Job) -> Optional[Cache]:
+        """``cache``; None where its training cuts carry their teacher.  UserError: these cannot be read."""
+        cache, cuts, kd = self.cache(job), self.places.train_cuts, self._configs[job[0]].kd
+        hears_them = kd is not None and kd.hears != "original"
+        return None if hears_them and cuts.exists() and open_source(cuts).teacher_cuts else cache
+
+    # Commands: what stands after "python".
+
+    def features_commands(self) -> Dict[str, List[str]]:
+        places = self.places
+        assert places.dev_dir is not None
+        clean = {name: self._features_command(name, folder) for name, folder in self._clean.items()}
+        if places.given_cuts is not None:
+            return clean
+        train = self._features_command("train", places.train_dir)
+        train += ["--speed-perturb", *map(str, self.recipe.features.speed_perturb), *self._far_copies()]
+        return {"train": train, **clean, **self.far_commands()}
+
+    def far_commands(self) -> Dict[str, List[str]]:
+        """Far sets from the clean ones: data directories, and their cuts."""
+        places, commands = self.places, {}
+        for name, folder in self._clean.items() if self.recipe.features.far_sets else ():
+            far = _far_dir(places, name)
+            audio = _module("far_data", "--data-dir", folder, "--train-dir", places.train_dir, "--out-dir", far)
+            commands[f"{far.name}, audio"] = [*audio, *self._surroundings(), *places.pipes]
+            commands[far.name] = self._features_command(far.name, far)
+        return commands
+
+    def _features_command(self, name: str, folder: Optional[Path]) -> List[str]:
+        command = _module("compute_features", "--data-dir", folder, "--out-dir", self.places.exp_dir / "cuts")
+        return [*command, "--name", name, *self._normalization(), *self.places.pipes]
+
+    def _far_copies(self) -> List[str]:
+        copies, folds = self.recipe.features.far_copies, self.experiment.folds
+        words = ["--far-copies", str(copies), "--keep-apart", *map(str, self._clean.values())]
+        return [*words, *(["--folds", str(folds)] if folds else []), *self._surroundings()] if copies else []
+
+    def _surroundings(self) -> List[str]:
+        features = self.recipe.features
+        folders = {"--noise-dir": features.noise_dir, "--rir-dir": features.rir_dir}
+        named = [word for option, folder in folders.items() if folder is not None for word in (option, folder)]
+        return ["--snr-db", *map(str, features.snr_db), *named]
+
+    def bpe_command(self) -> List[str]:
+        text, places = self.recipe.text, self.places
+        if places.bpe_model is not None:
+            return _module("train_bpe", "--bpe-model", places.bpe_model, "--out-dir", places.bpe_dir)
+        command = _module("train_bpe", "--text", places.train_text, "--out-dir", places.bpe_dir)
+        command += ["--vocab-size", str(text.vocab_size), "--model-type", text.model_type, *self._normalization()]
+        flags = ("shrink_to_fit", "enlarge_to_fit", "byte_fallback", "keep_events")
+        return command + [f"--{flag.replace('_', '-')}" for flag in flags if getattr(text, flag)]
+
+    def train_command(self, job: Job) -> List[str]:
+        return _module("train", *self.job_options(job), *self.places.device, *self.places.lattice, *self.places.ranks)
+
+    def cache_command(self, cache: Cache) -> List[str]:
+        places = self.places
+        command = _module("cache_teacher", "--teacher-dir", self.system_dir(cache.teacher), "--cuts", places.train_cuts)
+        command += ["--bpe-dir", str(places.bpe_dir), "--cache-dir", str(cache.folder), *cache.options]
+        return [*command, *places.device, *places.lattice]
+
+    def decode_command(self, job: Job, test_set: str) -> List[str]:
+        decoding, places = self.recipe.decoding, self.places
+        command = _module("decode", "--system-dir", self.system_dir(job), "--cuts", places.cuts(test_set))
+        command += ["--bpe-dir", str(places.bpe_dir), "--test-set", test_set, "--search", decoding.search]
+        command += ["--beam", str(decoding.beam), "--batch-seconds", str(decoding.batch_seconds)]
+        command += ["--out-dir", str(self.decode_dir(job, test_set)), *self._normalization()]
+        return [*command, *(places.decode_device or places.device)]
+
+    def tune_command(self, job: Job) -> List[str]:
+        decoding, places = self.recipe.decoding, self.places
+        command = _module("tune_token_bonus", "--system-dir", self.system_dir(job), "--bpe-dir", places.bpe_dir)
+        command += ["--dev-cuts", str(places.dev_cuts), "--test-cuts", *map(str, map(places.cuts, places.test_sets))]
+        command += ["--out-dir", str(self.system_dir(job) / "token_bonus"), "--beam", str(decoding.beam)]
+        command += ["--batch-seconds", str(decoding.batch_seconds), *self._normalization()]
+        return [*command, *(places.decode_device or places.device), *self._events()]
+
+    def score_arguments(self, job: Job, test_set: str, baseline: Optional[Job], own_bonus: bool = False) -> List[str]:
+        """Of bin.score."""
+        folder = self.own_bonus_dir if own_bonus else self.decode_dir
+        words: List[Any] = ["--decode-dir", folder(job, test_set), "--test-set", test_set]
+        words += ["--data-dir", self.places.test_sets[test_set]]
+        words += ["--baseline-decode-dir", folder(baseline, test_set)] if baseline else []
+        return [str(word) for word in words] + self._events()
+
+    def export_command(self, job: Job) -> List[str]:
+        check_dir = next(iter(self.places.test_sets.values()))
+        command = _module(
+            "export", self.system_dir(job), "--bpe-dir", self.places.bpe_dir, "--out", self.export_dir(job)
+        )
+        command += ["--check-data-dir", str(check_dir), *self.places.pipes, *self._events()]
+        command += ["--dev-cuts", str(self.places.dev_cuts)]
+        return command + (["--streaming"] if self.is_streaming(job) else [])
+
+    def job_options(self, job: Job) -> List[str]:
+        """Of bin.train: which system of which file, and where."""
+        places, words = self.places, []
+        words += ["--config", places.preset, "--experiment", self.experiment.path, "--system", job[0], "--seed", job[1]]
+        words += ["--exp-dir", places.exp_dir, "--dev-set", places.dev_set]
+        words += ["--train-cuts", places.given_cuts] if places.given_cuts else []
+        words += [word for override in places.overrides for word in ("--set", override)]
+        return [str(word) for word in words]
+
+    def _events(self) -> List[str]:
+        return [] if self.recipe.text.score_events else ["--ignore-events"]
+
+    def _normalization(self) -> List[str]:
+        form = self.recipe.text.normalization
+        return [] if form == FORMS[0] else ["--normalization", form]
+
+    def _composed(self, system: System) -> SystemConfig:
+        try:
+            values = system.values
+            if system.role == "sparse_student" and system.teacher is not None:  # it starts from its teacher's weights
+                teacher = self.systems[system.teacher].values
+                values = {**values, "model": merged(teacher.get("model", {}), values.get("model", {}))}
+            config = compose(self.recipe, name=system.name, role=system.role, seed=system.seeds[0], values=values)
+            setup.check_names(config)
+            return config
+        except UserError as error:
+            where = ": ".join(filter(None, (f"{self.experiment.path}: system {system.name}", str(error.where))))
+            raise UserError(where, error.problem, error.expected, error.next_step) from None
+
+
+def _far_dir(places: Places, name: str) -> Path:
+    return places.exp_dir / "data" / f"{name}_far"
+
+
+def _with_far_sets(places: Places) -> Places:
+    """UserError: a set has the name of another's far one."""
+    far = {folder.name: folder for folder in (_far_dir(places, name) for name in places.test_sets)}
+    same = sorted({*far} & {places.dev_set, *places.test_sets})
+    if same:
+        raise UserError("features.far_sets", f"makes {same[0]}, and there is one", "another name", "rename the folder")
+    return dataclasses.replace(places, test_sets={**places.test_sets, **far})
+
+
+def _refuse_old_layout(exp_dir: Path) -> None:
+    found = [name for name in OLD_LAYOUT if (exp_dir / name).is_dir()]
+    if found and not (exp_dir / TEACHER / "experiment.json").exists():
+        raise UserError(
+            exp_dir,
+            f"holds systems in the layout of version 0.1 ({', '.join(found)})",
+            "<experiment>/<system>/seed<N>",
+            "choose another --exp-dir, or move them as CHANGELOG.md says; nothing was touched",
+        )
+
+
+def _module(name: str, *words: Any) -> List[str]:
+    return ["-m", f"rnnt_kd.bin.{name}", *map(str, words)]

@@ -1,0 +1,165 @@
+"""How far each system of an experiment is, by its files.
+
+What a system *is* counts: definition, preset, data, BPE model, teacher.  Where it was made does not: a system trained
+on a GPU is finished for a table made on a CPU, and one that was trained by hand is, too, if it is the same.
+"""
+
+from pathlib import Path
+from typing import Dict, Optional, Tuple
+
+from rnnt_kd.config_io import read_system_config
+from rnnt_kd.data.source import open_source
+from rnnt_kd.errors import UserError
+from rnnt_kd.experiments.plan import Job, Plan
+from rnnt_kd.record import Record, file_digest, in_words, read_record, record_path
+from rnnt_kd.scoring import token_bonus
+from rnnt_kd.systems import store
+from rnnt_kd.systems.store import weights_file
+from rnnt_kd.teachers.cache import TeacherCache
+from rnnt_kd.teachers.carried import CarriedTeacher, StoredTeacher
+from rnnt_kd.text.normalization import FORMS
+from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd.training import setup, system_dir
+
+HOW_FAST = ("device", "num_threads", "batch_seconds")  # settings of a decoding that do not change what it is
+
+
+class Progress:
+    """Looks at the disk whenever it is asked, and reads again what has changed since."""
+
+    def __init__(self, plan: Plan):
+        self.plan, self.places = plan, plan.places
+        self._digests: Dict[Tuple[Path, int], str] = {}
+        self._tokenizer: Optional[Tokenizer] = None
+        self._compared: Dict[Job, Tuple[tuple, str]] = {}  # with the times of all files that matter
+
+    def why_not_trained(self, job: Job) -> str:
+        """ "" for a finished system, else what is missing, for people."""
+        folder = self.plan.system_dir(job)
+        if not (folder / system_dir.RECORD).exists():
+            return "not trained"
+        if not (folder / store.SYSTEM).exists() or not weights_file(folder).exists():
+            return "training is not finished"
+        if not read_record(folder / system_dir.RECORD):
+            return f"what it was made of cannot be told: {folder / system_dir.RECORD} is damaged"
+        teacher = self.plan.teacher_dir(job)
+        if teacher is not None and not (teacher / store.SYSTEM).exists():
+            return f"its teacher is not finished ({teacher})"
+        times = self._times(job)
+        if self._compared.get(job, (None,))[0] != times:
+            self._compared[job] = times, self._compare(job, teacher)
+        return self._compared[job][1]
+
+    def why_no_cache(self, job: Job) -> str:
+        """Why what the system distils from cannot be used, a cache or its cuts'; "" where it can, or none is needed."""
+        try:
+            self._cache(job)
+        except UserError as error:
+            return str(error)
+        return ""
+
+    def why_not_decoded(self, job: Job, test_set: str) -> str:
+        """ "" where the decoding is that of these weights, this BPE model, this test set and the preset's search."""
+        folder = self.plan.decode_dir(job, test_set)
+        path = record_path(folder, f"decode-{test_set}")
+        if not path.exists():
+            return f"decoding of {test_set} is not finished" if folder.exists() else f"not decoded: {test_set}"
+        before, decoding = read_record(path).get("settings", {}), self.plan.recipe.decoding
+        settings = {"search": decoding.search, "beam": decoding.beam, "test_set": test_set}
+        if self.plan.recipe.text.normalization != FORMS[0]:
+            settings["normalization"] = self.plan.recipe.text.normalization
+        settings.update({key: before[key] for key in HOW_FAST if key in before})
+        system, places = self.plan.system_dir(job), self.places
+        inputs = store.decoding_inputs(system, places.bpe_dir, places.cuts(test_set), self._bytes)
+        why = Record(folder, f"decode-{test_set}", settings, inputs).why_not()
+        return f"decoding of {test_set} is not finished: {why}" if why else ""
+
+    def why_not_tuned(self, job: Job) -> str:
+        """ "" where it is decoded with a token bonus of its own: of these weights, BPE model, sets and preset."""
+        folder, recipe = self.plan.system_dir(job) / "token_bonus", self.plan.recipe
+        if not record_path(folder, token_bonus.RECORD).exists():
+            return "its token bonus is not chosen"
+        inputs = {}
+        for name in (self.places.dev_set, *self.places.test_sets):
+            cuts, system = self.places.cuts(name), self.plan.system_dir(job)
+            digests = store.decoding_inputs(system, self.places.bpe_dir, cuts, self._bytes)
+            inputs.update({f"{'dev' if name == self.places.dev_set else name}: {key}": digests[key] for key in digests})
+        text = recipe.text
+        asked = (token_bonus.GRID, recipe.decoding.beam, not text.score_events, text.normalization)
+        why = Record(folder, token_bonus.RECORD, token_bonus.settings(*asked), inputs).why_not()
+        return f"its token bonus is not chosen: {why}" if why else ""
+
+    def why_not_finished(self, job: Job) -> str:
+        """ "" where trained and decoded on all test sets."""
+        reason = self.why_not_trained(job) or next(
+            (reason for name in self.places.test_sets if (reason := self.why_not_decoded(job, name))), ""
+        )
+        return reason or (self.why_not_tuned(job) if self.plan.experiment.tune_token_bonus else "")
+
+    def refuse_foreign(self, job: Job) -> None:
+        """Raises UserError where the folder holds a finished system of another corpus, BPE model or teacher."""
+        folder = self.plan.system_dir(job)
+        if not (folder / store.SYSTEM).exists():
+            return
+        config = read_system_config(folder / store.CONFIG)
+        next_step = "move the folder away, or choose the --exp-dir that it belongs to"
+        own = self.tokenizer().checksum
+        if config.bpe_checksum != own:
+            problem = f"trained with another BPE model (checksum {config.bpe_checksum[:12]})"
+            raise UserError(folder, problem, f"{own[:12]}, that of {self.places.bpe_dir}", next_step)
+        inputs = read_record(folder / system_dir.RECORD).get("inputs", {})
+        for name, path in (("train cuts", self.places.train_cuts), ("dev cuts", self.places.dev_cuts)):
+            if name in inputs and inputs[name] != open_source(path).content:
+                raise UserError(folder, f"trained with other {name}", f"those of {path}", next_step)
+        teacher = self.plan.teacher_dir(job)
+        weights = teacher and teacher / "model.safetensors"
+        if weights and config.teacher_checksum and weights.exists() and config.teacher_checksum != self._bytes(weights):
+            problem = f"its teacher had other weights (checksum {config.teacher_checksum[:12]})"
+            raise UserError(folder, problem, f"{self._bytes(weights)[:12]}, those of {weights}", next_step)
+
+    def tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            self._tokenizer = Tokenizer.load(self.places.bpe_dir)
+        return self._tokenizer
+
+    def _compare(self, job: Job, teacher: Optional[Path]) -> str:
+        """Is the finished system the one that the plan has there?"""
+        try:
+            cache = self._cache(job)
+            config = setup.resolve(self.plan.config(job), self.tokenizer(), teacher, cache)
+            inputs = setup.input_digests(self.places.train_cuts, self.places.dev_cuts, cache)
+            record = system_dir.system_record(self.plan.system_dir(job), config, inputs)
+            changed, why = in_words(record.changes()), record.why_not()
+        except UserError as error:
+            return f"cannot be checked: {error}"
+        return f"is another system: {changed}" if changed else f"training is not finished: {why}" if why else ""
+
+    def _times(self, job: Job) -> tuple:
+        folder, teacher, cache = self.plan.system_dir(job), self.plan.teacher_dir(job), self.plan.cache(job)
+        paths = [folder / name for name in (system_dir.RECORD, store.SYSTEM, store.CONFIG)] + [weights_file(folder)]
+        paths += [self.places.train_cuts, self.places.dev_cuts, self.places.bpe_dir / "bpe.model"]
+        paths += [teacher / "model.safetensors"] if teacher else []
+        paths += sorted(cache.folder.glob("*.safetensors")) if cache else []
+        return tuple((path, path.stat().st_mtime_ns) for path in paths if path.exists())
+
+    def _cache(self, job: Job) -> Optional[StoredTeacher]:
+        planned = self.plan.cache(job)
+        if planned is None:
+            return None
+        teacher = self._bytes(self.plan.system_dir(planned.teacher) / "model.safetensors")
+        facts = setup.expected_facts(self.plan.config(job), self.tokenizer(), self.places.train_cuts)
+        expected = {"teacher": teacher, **facts}
+        if self.plan.cache_to_make(job) is None:
+            return CarriedTeacher.of(open_source(self.places.train_cuts), expected)
+        return TeacherCache.open(planned.folder, expected)
+
+    def _bytes(self, path: Path) -> str:
+        try:
+            key = (path, path.stat().st_mtime_ns)
+        except FileNotFoundError:
+            if path.name.endswith(store.LEFT_OUT):
+                return "absent"
+            raise UserError(path, "no such file", "what the stages before made", "run them first") from None
+        if key not in self._digests:
+            self._digests[key] = file_digest(path)
+        return self._digests[key]

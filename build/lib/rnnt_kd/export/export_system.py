@@ -1,0 +1,157 @@
+"""A trained system -> the folder that another program runs, verified before anybody can find it.
+
+Which files, and how they are tried, is the target's: ``targets/<name>.py``, today sherpa-onnx alone.
+
+The files are written and verified in a hidden folder beside ``out_dir`` and renamed when all is right.  An
+export that does not hold what is promised stays beside it as ``<out_dir>.failed``, with ``check.json``, until one
+that does takes its place.
+"""
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import torch
+
+from rnnt_kd import atomic, choices
+from rnnt_kd.config import SystemConfig
+from rnnt_kd.data.speech import Speech, read_speech
+from rnnt_kd.errors import UserError
+from rnnt_kd.export import blank_penalty as blank
+from rnnt_kd.export import formats, model_json
+from rnnt_kd.export.client_text import tokens_txt
+from rnnt_kd.export.readme import readme
+from rnnt_kd.models.interfaces import StreamingEncoder
+from rnnt_kd.models.transducer import Transducer
+from rnnt_kd.systems.store import load_system
+from rnnt_kd.text.tokenizer import Tokenizer
+
+Say = Callable[[str], None]
+CHECK, FAILED = "check.json", ".failed"
+TARGETS = "rnnt_kd.export.targets"
+
+
+def export_system(
+    system_dir: Path,
+    bpe_dir: Path,
+    out_dir: Path,
+    *,
+    target: str = "sherpa-onnx",
+    streaming: bool = False,
+    int8: bool = False,
+    sparse: bool = False,
+    float16: bool = False,
+    check_data_dir: Optional[Path] = None,
+    allow_pipes: bool = False,
+    score_events: bool = True,
+    decode_dirs: Optional[Sequence[Path]] = None,
+    blank_penalty: float = 0.0,
+    dev_cuts: Optional[Path] = None,
+    say: Say,
+) -> Dict[str, Any]:
+    """Write and verify an export; returns what ``model.json`` says.
+
+    Args:
+      target:         a file of ``targets/``, with "-" for its "_".
+      streaming:      for ``OnlineRecognizer``; the system must have a streaming encoder.
+      check_data_dir: a Kaldi data directory whose utterances sherpa-onnx must recognise as we do; without it
+                      the client runs on a few seconds of noise.
+      allow_pipes:    run the shell pipes of its ``wav.scp``.
+      score_events:   words such as <unk> and [noise] count in the error rates of both sides.
+      decode_dirs:    whose ``wer-*.json`` to copy; None: those under ``system_dir``.
+      blank_penalty:  taken off the joiner's bias of blank, in nats; what is verified is the model with it.
+      dev_cuts:       choose the penalty on these cuts.
+    Raises:
+      UserError: an unknown target, the system cannot be exported, or the export is not what it should be.
+    """
+    system_dir, bpe_dir, out_dir = Path(system_dir), Path(bpe_dir), Path(out_dir)
+    choices.check(target, [name.replace("_", "-") for name in choices.names(TARGETS)], "--target")
+    writer = choices.load(TARGETS, target.replace("-", "_"))
+    if int8 and float16:
+        raise UserError("--int8 --float16", "both are given", "one of them")
+    if blank_penalty and dev_cuts is not None:
+        raise UserError("--blank-penalty --dev-cuts", "both are given", "one of them")
+    if not math.isfinite(blank_penalty):
+        raise UserError("--blank-penalty", f"{blank_penalty}", "a number")
+    weights = "int8" if int8 else "float16" if float16 else formats.BASE
+    model, config = load_system(system_dir)
+    tokenizer = Tokenizer.load(bpe_dir)
+    model_json.check_exportable(config, tokenizer, model, system_dir, bpe_dir)
+    _set_mode(model, config, streaming, system_dir)
+    speech = list(_speech(check_data_dir, allow_pipes))  # a defect of the data is an error before anything is written
+    lowered: Dict[str, Any] = {"value": blank_penalty}
+    if dev_cuts is not None:
+        lowered["value"], errors = blank.choose(model, tokenizer, dev_cuts, score_events)
+        lowered["errors"] = {f"{penalty:g}": number for penalty, number in errors.items()}
+        say(f"{config.name}: blank penalty {lowered['value']:g}, of {lowered['errors']} errors in {dev_cuts}")
+    lowered["bias"] = blank.lower(model, lowered["value"])
+    decode_dirs = sorted(system_dir.glob("decode_*")) if decode_dirs is None else decode_dirs
+    is_ours = out_dir.is_dir() and (not any(out_dir.iterdir()) or (out_dir / model_json.NAME).exists())
+    if out_dir.exists() and not is_ours:
+        raise UserError(out_dir, "holds files of something else", "a new folder, or an older export")
+    with atomic.new_dir(out_dir) as making:
+        form = {"unk_id": tokenizer.unk_id, "streaming": streaming, "weights": weights, "sparse": sparse}
+        values = {**model_json.describe_system(model, config), **form, "wer": model_json.scores_of(decode_dirs)}
+        values["blank_penalty"] = lowered
+        names = writer.write_files(model, formats.name_of(weights, sparse), streaming, making)
+        values["parameters"] = model_json.describe_parameters(model, names)
+        shutil.copyfile(bpe_dir / "bpe.model", making / "bpe.model")
+        atomic.write_text(making / "tokens.txt", tokens_txt(tokenizer.pieces()))
+        atomic.write_text(making / "bpe.vocab", tokenizer.scored_pieces())
+        atomic.write_text(making / "README.md", readme(values))
+        model_json.write_manifest(making, {**values, "check": {}})
+        failed = out_dir.with_name(out_dir.name + FAILED)
+        try:
+            check, fault = writer.verify(
+                making, model, tokenizer, speech, weights == formats.BASE, streaming, check_data_dir, score_events, say
+            )
+        except UserError as error:
+            _keep(making, failed, {"fault": error.problem})
+            raise
+        if fault:
+            _keep(making, failed, {"fault": fault, **check})
+            raise UserError(out_dir, fault, "none", f"the export is kept in {failed}; {CHECK} there lists them")
+        _write_check(making, check)
+        model_json.write_manifest(making, {**values, "check": _summary(check)})
+    shutil.rmtree(failed, ignore_errors=True)
+    return model_json.read_manifest(out_dir)
+
+
+def _write_check(folder: Path, check: Dict[str, Any]) -> None:
+    atomic.write_text(folder / CHECK, json.dumps(check, indent=1, ensure_ascii=False) + "\n")
+
+
+def _keep(made: Path, failed: Path, check: Dict[str, Any]) -> None:
+    _write_check(made, check)
+    atomic.replace_dir(made, failed)
+
+
+def _set_mode(model: Transducer, config: SystemConfig, streaming: bool, system_dir: Path) -> None:
+    """A streaming encoder that is exported for whole utterances looks at the whole utterance."""
+    if isinstance(model.encoder, StreamingEncoder):
+        if not streaming:
+            model.encoder.eval_chunk_frames = 0
+    elif streaming:
+        problem = f"its encoder {config.model.encoder} looks at the whole utterance"
+        raise UserError(
+            system_dir, problem, "a streaming encoder", "leave out --streaming, or train a streaming_student"
+        )
+
+
+def _speech(data_dir: Optional[Path], allow_pipes: bool) -> List[Speech]:
+    """Utterances that the client is tried on, unusable audio included."""
+    if data_dir is not None:
+        return list(read_speech(data_dir, allow_pipes))
+    generator = torch.Generator().manual_seed(0)
+    noise = [0.05 * torch.randn(n, generator=generator).numpy() for n in (16000, 4000, 48000, 1600)]
+    return [Speech(f"noise-{index}", "", "", samples) for index, samples in enumerate(noise)]
+
+
+def _summary(check: Dict[str, Any]) -> Dict[str, Any]:
+    """The part of ``check.json`` that ``model.json`` keeps: numbers of differences, not the list."""
+    texts = sum(item["what"] == "text" for item in check["differences"])
+    numbers = {"differences": len(check["differences"]), "differences_in_text": texts}
+    numbers.update({name: len(check[name]) for name in ("ties", "differences_in_blanks")})
+    return {**check, **numbers, "left_out": len(check["left_out"])}

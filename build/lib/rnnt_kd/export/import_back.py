@@ -1,0 +1,162 @@
+"""An export -> a system's folder again, to decode with or to look at.
+
+Every weight that decoding uses comes back bit for bit, or nothing does.  The heads that only training
+uses are in no export: they come back as zeros, and ``system.json`` says ``decoding_only``, so that no
+training takes the folder for a teacher.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor
+
+from rnnt_kd import atomic
+from rnnt_kd.config import SystemConfig
+from rnnt_kd.config_io import read_system_config, write_system_config
+from rnnt_kd.errors import UserError
+from rnnt_kd.export.blank_penalty import BIAS
+from rnnt_kd.export.graphs import TRAINING_ONLY
+from rnnt_kd.export.model_json import NAME, ONNX_FILES, tensor_digest
+from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, load_onnx, metadata_of
+from rnnt_kd.export.verify import session, verify_static
+from rnnt_kd.files import parse_json
+from rnnt_kd.record import Record, json_digest
+from rnnt_kd.systems.store import (
+    CONFIG,
+    DECODING_ONLY,
+    FINAL,
+    SYSTEM,
+    TRAINING,
+    build_model,
+    load_weights,
+    write_system,
+    write_tensors,
+)
+
+
+def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
+    """Make ``system_dir`` from the export in ``folder``; returns the export's ``model.json``.
+
+    Raises:
+      UserError: ``verify_static`` finds a fault; the weights are int8 or float16 (rounding cannot be undone);
+        the configuration, the BPE model or any weight is not what ``model.json`` holds; ``system_dir`` is not empty.
+    """
+    folder, system_dir = Path(folder), Path(system_dir)
+    if system_dir.exists() and (not system_dir.is_dir() or any(system_dir.iterdir())):
+        raise UserError(system_dir, "is there already", "a new folder", "choose another --system-dir")
+    manifest = verify_static(folder)
+    if manifest["weights"] != "float32":
+        problem = f"its weights are {manifest['weights']}: what was rounded cannot be undone"
+        raise UserError(
+            folder, problem, "an export with float32 weights", "export the system without --int8, --float16"
+        )
+    if manifest["files"]["bpe.model"]["sha256"] != manifest["bpe_sha256"]:
+        raise UserError(folder / "bpe.model", "is not the one the system was trained with", manifest["bpe_sha256"])
+    with atomic.new_dir(system_dir) as making:
+        config = _config(manifest, folder, making)
+        model = build_model(config)
+        tensors = _weights(folder, manifest)
+        if "blank_penalty" in manifest:
+            tensors[BIAS][manifest["blank_id"]] = manifest["blank_penalty"]["bias"]
+        heads = {name: value for name, value in model.state_dict().items() if name.startswith(TRAINING_ONLY)}
+        tensors.update({name: torch.zeros_like(value) for name, value in heads.items()})
+        load_weights(model, tensors, folder, AGAIN)
+        write_system_config(making / CONFIG, config)
+        write_tensors(making / FINAL, tensors)
+        write_system(making, _facts(manifest, folder, sorted(heads)))
+        Record(making, TRAINING, {"imported": manifest["sha256"]}, {}, [CONFIG, FINAL, SYSTEM]).finish()
+    return manifest
+
+
+def read_parameters(folder: Path, names: Mapping[str, Iterable[str]]) -> Dict[str, np.ndarray]:
+    """The values of parameters by name, as the transducer shapes them; sparse or packed ones are unpacked.
+
+    Args:
+      names: ONNX file -> the parameters to read from it.
+    Raises: UserError: the file has no such value.
+    """
+    found: Dict[str, np.ndarray] = {}
+    for file, wanted in names.items():
+        model = load_onnx(folder / file)
+        dense = {tensor.name: tensor for tensor in model.graph.initializer}
+        values = {name: numpy_helper.to_array(dense[name]) for name in wanted if name in dense}
+        values.update(_computed(model, [name for name in wanted if name not in dense], folder / file))
+        transposed = set(parse_json(metadata_of(model)[TRANSPOSED]))
+        found.update({name: value.T if name in transposed else value for name, value in values.items()})
+    return found
+
+
+def _computed(model: onnx.ModelProto, names: List[str], path: Path) -> Dict[str, np.ndarray]:
+    """Values that the graph computes from its weights alone, by running that part of it."""
+    if not names:
+        return {}
+    makers = {output: node for node in model.graph.node for output in node.output}
+    sparse = {tensor.values.name for tensor in model.graph.sparse_initializer}
+    needed, waiting = {}, list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in makers:
+            needed[makers[name].output[0]] = makers[name]
+            waiting += [
+                other for other in makers[name].input if other in makers and makers[other].output[0] not in needed
+            ]
+        elif name in names and name not in sparse:
+            raise UserError(path, f"has no weight '{name}'", f"what {NAME} lists", AGAIN)
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    del part.graph.node[:], part.graph.input[:], part.graph.output[:]
+    part.graph.node.extend(node for node in model.graph.node if node.output[0] in needed)
+    for index, name in enumerate(names):
+        part.graph.node.append(onnx.helper.make_node("Identity", [name], [f"out:{index}"]))
+        part.graph.output.append(onnx.helper.make_tensor_value_info(f"out:{index}", onnx.TensorProto.FLOAT, None))
+    try:
+        return dict(zip(names, session(path, part.SerializeToString()).run(None, {}), strict=True))
+    except Exception:
+        raise UserError(path, f"its weights cannot be unpacked ({', '.join(names[:2])} ...)", "", AGAIN) from None
+
+
+def _config(manifest: Dict[str, Any], folder: Path, making: Path) -> SystemConfig:
+    values = manifest["training_config"]
+    if json_digest(values) != manifest["training_config_sha256"]:
+        raise UserError(folder / NAME, "training_config is not what its checksum says", "", AGAIN)
+    atomic.write_text(making / CONFIG, json.dumps(values))  # JSON is YAML
+    config = read_system_config(making / CONFIG)
+    for key in ("vocab_size", "blank_id"):
+        if getattr(config, key) != manifest[key]:
+            raise UserError(folder / NAME, f"training_config.{key} is {getattr(config, key)}", f"{manifest[key]}")
+    return config
+
+
+def _weights(folder: Path, manifest: Dict[str, Any]) -> Dict[str, Tensor]:
+    names: Dict[str, List[str]] = {file: [] for file in ONNX_FILES}
+    for name, facts in manifest["parameters"].items():
+        names[facts["file"]].append(name)
+    tensors = {}
+    for name, value in read_parameters(folder, names).items():
+        facts = manifest["parameters"][name]
+        tensor = torch.from_numpy(np.array(value, order="C"))
+        if list(tensor.shape) != facts["shape"]:
+            problem = f"'{name}' is {tuple(tensor.shape)}"
+            raise UserError(folder / facts["file"], problem, f"{tuple(facts['shape'])}, as {NAME} says", AGAIN)
+        if tensor_digest(tensor) != facts["sha256"]:
+            raise UserError(folder / facts["file"], f"'{name}' holds other values than {NAME} says", "", AGAIN)
+        tensors[name] = tensor
+    return tensors
+
+
+def _facts(manifest: Dict[str, Any], folder: Path, heads: List[str]) -> Dict[str, Any]:
+    kept = ("system", "role", "params", "nonzero_params", "sparsity", "sparsity_total")
+    return {
+        **{key: manifest[key] for key in kept},
+        "kd": manifest["training_config"].get("kd") is not None,
+        "bpe_checksum": manifest["bpe_sha256"],
+        "train_seconds": None,
+        "imported_from": str(folder),
+        DECODING_ONLY: True,
+        "zeros": heads,
+    }

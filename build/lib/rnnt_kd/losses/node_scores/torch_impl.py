@@ -1,0 +1,140 @@
+"""Node scores in PyTorch alone: a block of nodes at a time, any device, any activation.
+
+On a CPU a block fits the cache, and its three matrix products run in oneDNN
+(``matrix_products.py``); on a GPU this is the version that needs nothing compiled.
+
+Deterministic: every sum is taken in a fixed order, on a CPU.  On CUDA ``index_add_`` adds in
+any order, unless ``torch.use_deterministic_algorithms`` is on.
+"""
+
+from typing import Callable, Optional, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from rnnt_kd.lattice.node_log_probs import log_rest_, split_gradient
+from rnnt_kd.losses.node_scores.matrix_products import linear, transposed_product
+from rnnt_kd.losses.precision import no_autocast
+
+BLOCK_ELEMENTS = 5 * 2**19  # logits held at once: 10 MB in float32, in the last-level cache of most CPUs
+GPU_BLOCK_ELEMENTS = 2**26
+MOST_ROWS = 1000  # nodes a block; not a power of two, for the sake of transposing
+
+
+def why_not(joiner) -> Optional[str]:
+    """None: this runs on anything."""
+    return None
+
+
+def split_logits(
+    am: Tensor,
+    lm: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    labels: Tensor,
+    am_rows: Tensor,
+    lm_rows: Tensor,
+    blank: int,
+    activation: Callable[[Tensor], Tensor],
+) -> Tuple[Tensor, Tensor, Tensor]:
+    """Of ``weight @ activation(am[am_rows[n]] + lm[lm_rows[n]]) + bias``, for every node n:
+
+    the logit of ``blank``, the logit of ``labels[n]``, and the log-sum-exp of all the others
+    (about -1e30 if there are none); each (N,), float32, or float64 for float64 inputs.
+
+    Args:
+      am, lm:   (A, J) and (L, J).
+      weight:   (C, J).
+      bias:     (C,) or None.
+      labels, am_rows, lm_rows:  (N,) int64.
+
+    Differentiable once, with respect to am, lm, weight and bias.
+    """
+    return _SplitLogits.apply(am, lm, weight, bias, labels, am_rows, lm_rows, blank, activation)
+
+
+class _SplitLogits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, am, lm, weight, bias, labels, am_rows, lm_rows, blank, activation):
+        block = _Blocks(am, lm, weight, bias, am_rows, lm_rows)
+        N = labels.numel()
+        blank_logit, label_logit, log_rest = (block.weight.new_empty(N) for _ in range(3))
+        for rows in block.slices():
+            logits = block.logits(activation(block.inputs(rows)))
+            columns = labels[rows].unsqueeze(1)
+            blank_logit[rows] = logits[:, blank]
+            label_logit[rows] = logits.gather(1, columns).squeeze(1)
+            log_rest[rows] = log_rest_(logits, columns, blank)
+        ctx.save_for_backward(am, lm, weight, bias, labels, am_rows, lm_rows, log_rest)
+        ctx.blank, ctx.activation = blank, activation
+        return blank_logit, label_logit, log_rest
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, blank_grad, label_grad, rest_grad):
+        am, lm, weight, bias, labels, am_rows, lm_rows, log_rest = ctx.saved_tensors
+        needs_am, needs_lm, needs_weight, needs_bias = ctx.needs_input_grad[:4]
+        with no_autocast(am):
+            block = _Blocks(am, lm, weight, bias, am_rows, lm_rows)
+            new_zeros = block.weight.new_zeros
+            am_grad = new_zeros(am.shape) if needs_am else None
+            lm_grad = new_zeros(lm.shape) if needs_lm else None
+            weight_grad = new_zeros(weight.shape) if needs_weight else None
+            bias_grad = new_zeros(weight.shape[0]) if needs_bias else None
+            weight_columns = block.weight.t().contiguous() if needs_am or needs_lm else None
+            blank_grad = blank_grad + label_grad.masked_fill(labels != ctx.blank, 0.0)
+            per_node = [x.unsqueeze(1) for x in (labels, log_rest, blank_grad, label_grad, rest_grad)]
+            for rows in block.slices():
+                inputs = block.inputs(rows)
+                with torch.enable_grad():
+                    inputs.requires_grad_()
+                    tracked = ctx.activation(inputs)
+                hidden = tracked.detach()
+                grad = block.logits(hidden)
+                columns, total, *grads = (x[rows] for x in per_node)
+                split_gradient(grad, columns, ctx.blank, total, grads, out=grad)
+                if weight_grad is not None:
+                    transposed_product(grad, hidden, add_to=weight_grad)
+                if bias_grad is not None:
+                    bias_grad += grad.sum(dim=0)
+                if weight_columns is None:
+                    continue
+                (inputs_grad,) = torch.autograd.grad(tracked, inputs, linear(grad, weight_columns, None))
+                if am_grad is not None:
+                    am_grad.index_add_(0, am_rows[rows], inputs_grad)
+                if lm_grad is not None:
+                    lm_grad.index_add_(0, lm_rows[rows], inputs_grad)
+        found = zip((am_grad, lm_grad, weight_grad, bias_grad), (am, lm, weight, bias))
+        return (*(None if grad is None else grad.to(x.dtype) for grad, x in found), *(None,) * 5)
+
+
+class _Blocks:
+    """The nodes, some rows at a time; ``weight`` and ``bias`` in the dtype of the work."""
+
+    def __init__(self, am, lm, weight, bias, am_rows, lm_rows):
+        dtype = torch.float64 if torch.float64 in (am.dtype, weight.dtype) else torch.float32
+        self.am, self.lm, self.am_rows, self.lm_rows = am, lm, am_rows, lm_rows
+        self.weight = weight.detach().to(dtype).contiguous()
+        self.bias = None if bias is None else bias.detach().to(dtype)
+        self.size = _rows_a_block(weight.shape[0], weight.device)
+
+    def slices(self):
+        N = self.am_rows.numel()
+        return (slice(start, min(start + self.size, N)) for start in range(0, N, self.size))
+
+    def inputs(self, rows: slice) -> Tensor:
+        """(R, J), what goes into the activation."""
+        am = self.am.detach().index_select(0, self.am_rows[rows]).to(self.weight.dtype)
+        lm = self.lm.detach().index_select(0, self.lm_rows[rows]).to(self.weight.dtype)
+        return am.add_(lm)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(R, C), fresh memory."""
+        return linear(hidden, self.weight, self.bias)
+
+
+def _rows_a_block(C: int, device: torch.device) -> int:
+    if device.type == "cpu":
+        return min(MOST_ROWS, max(1, BLOCK_ELEMENTS // C))
+    return max(1, GPU_BLOCK_ELEMENTS // C)

@@ -1,0 +1,189 @@
+"""Gradual magnitude sparsification of a model's weights while it is trained (Zhu & Gupta 2017).
+
+Use: ``optimizer.step(); sparsifier.step(global_step)`` after every update, ``sparsifier.finalize()`` at the end.
+
+How it works.  The model stays a plain nn.Module whose matched weights hold ``dense * weight_mask`` at any
+moment outside ``optimizer.step()``; so evaluation, checkpoints and averages see the sparse model, and the
+gradient, taken at the sparse weights, reaches every entry (straight-through).  What the mask hides is kept
+beside the model:
+
+    dense = weight + hidden          (of the two, one is exactly 0 in every entry)
+
+After an optimizer step the update of a hidden entry is in ``weight``; adding ``hidden`` gives the updated
+dense weights without rounding of what is kept.  On the ramp the masks are computed anew from the dense
+weights every ``update_every_steps`` steps, so a weight that grows comes back.  At ``end_step`` the last masks
+are computed, ``hidden`` is dropped, and from then on the masks are frozen.
+
+Two consequences worth knowing: decoupled weight decay does not act on hidden entries, and after the ramp
+gradients of dropped weights still count in a gradient norm unless ``mask_gradients()`` is called before it.
+
+What is sparsified by default (config.py): linear and pointwise maps of the encoder, the predictor's
+projection, the joiner with its output layer; never norms, biases, depthwise kernels, embeddings, or the heads
+that only training uses.  ``final_sparsity`` counts these weights alone.
+"""
+
+from typing import Dict, Iterable, List, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from rnnt_kd import choices
+from rnnt_kd.errors import UserError
+from rnnt_kd.sparsity import schedules
+from rnnt_kd.sparsity.report import select_parameters, sparsity_report
+from rnnt_kd.sparsity.structures import check_structure, get_structure
+
+SCOPES = ("per-layer", "global")
+
+
+class Sparsifier:
+    """Args:
+      model:              the model in training; its matched parameters are changed in place.
+      final_sparsity:     fraction in [0, 1) of the matched weights.
+      begin_step:         the ramp starts after this optimizer step ...
+      end_step:           ... and ends with this one; masks are frozen then.
+      update_every_steps: steps between two mask updates on the ramp.
+      structure:          a name of ``structures.py``: unstructured, 16x1, 2:4 ...
+      scope:              "per-layer": every matrix gets the target; "global": all matched weights compete,
+                          laid end to end in one vector, which has no blocks and no groups.
+      include, exclude:   regular expressions for whole parameter names.
+      schedule:           shape of the ramp, a function of ``schedules.py``.
+
+    Attributes: ``names`` of the matched parameters; ``frozen``; ``current_target``, the sparsity asked for
+    at the last mask update.
+
+    Raises:
+      UserError: a value out of range, an unknown structure, scope or schedule, a pattern that matches nothing,
+        a structure that does not go with the scope, the final sparsity or a matched weight.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        final_sparsity: float,
+        begin_step: int,
+        end_step: int,
+        update_every_steps: int = 10,
+        structure: str = "unstructured",
+        scope: str = "per-layer",
+        include: Iterable[str] = (r".*\.weight",),
+        exclude: Iterable[str] = (),
+        schedule: str = "cubic",
+    ):
+        if not 0.0 <= final_sparsity < 1.0:
+            raise UserError("target sparsity", str(final_sparsity), "a fraction in [0, 1)", "write 0.9 for 90 %")
+        if not 0 <= begin_step <= end_step:
+            raise UserError("sparsity ramp", f"from step {begin_step} to step {end_step}", "0 <= begin <= end")
+        if update_every_steps < 1:
+            raise UserError("sparsity.update_every_steps", str(update_every_steps), "at least 1")
+        if scope not in SCOPES:
+            raise UserError("sparsity.scope", f"unknown scope {scope!r}", f"one of {', '.join(SCOPES)}")
+        self.final_sparsity, self.begin_step, self.end_step = float(final_sparsity), int(begin_step), int(end_step)
+        self.update_every_steps, self.scope = int(update_every_steps), scope
+        check_structure(structure, final_sparsity=self.final_sparsity, scope=scope)
+        self._structure = get_structure(structure)
+        self._schedule = choices.function(schedules, schedule, "sparsity.schedule")
+        self._weights = select_parameters(model, include, exclude)
+        vectors = [name for name, weight in self._weights.items() if weight.dim() < 2]
+        if vectors and structure != "unstructured":
+            problem = f"{structure}, and {vectors[0]} is a vector"
+            raise UserError("sparsity.structure", problem, "matrices", "name it in sparsity.exclude")
+        self._masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in self._weights.items()}
+        self._hidden: Dict[str, Tensor] = {n: torch.zeros_like(w.data) for n, w in self._weights.items()}
+        self.current_target, self.frozen = 0.0, False
+
+    @property
+    def names(self) -> List[str]:
+        return list(self._weights)
+
+    @torch.no_grad()
+    def step(self, step: int) -> None:
+        """Call once after optimizer step number ``step`` (the first is 1); hides what the masks hide."""
+        if self.frozen:
+            self.apply_masks()
+            return
+        ending = step >= self.end_step
+        updating = step > self.begin_step and (step - self.begin_step) % self.update_every_steps == 0
+        for name, weight in self._weights.items():
+            weight.add_(self._hidden[name])  # dense weights
+        if ending or updating:
+            self.current_target = self._schedule(step, self.begin_step, self.end_step, self.final_sparsity)
+            self._masks = self._compute_masks(self.current_target)
+        for name, weight in self._weights.items():
+            self._hidden[name] = weight.masked_fill(self._masks[name], 0.0)
+            weight.masked_fill_(~self._masks[name], 0.0)
+        if ending:
+            self._freeze()
+
+    @torch.no_grad()
+    def mask_gradients(self) -> None:
+        """After the ramp, zero the gradients of dropped weights (call before clipping); on the ramp, nothing."""
+        if self.frozen:
+            for name, weight in self._weights.items():
+                if weight.grad is not None:
+                    weight.grad.masked_fill_(~self._masks[name], 0.0)
+
+    @torch.no_grad()
+    def apply_masks(self, model: Optional[nn.Module] = None) -> None:
+        """Set dropped weights to exactly 0, in the model in training or another one of the same architecture."""
+        weights = self._weights if model is None else dict(model.named_parameters())
+        for name, weight_mask in self._masks.items():
+            weights[name].masked_fill_(~weight_mask.to(weights[name].device), 0.0)
+
+    def finalize(self) -> None:
+        """End with the present masks: dropped weights are exactly 0 and nothing is kept to bring them back."""
+        self._freeze()
+        self.apply_masks()
+
+    def sparsity_report(self, model: nn.Module) -> Dict[str, Tuple[int, int]]:
+        """Name -> (non-zero weights, weights) of the matched parameters, counted in ``model``."""
+        return sparsity_report(model, self.names)
+
+    def state_dict(self) -> Dict[str, Tensor]:
+        """All that a resumed run needs beside the model's own weights: a flat dict of CPU or device tensors."""
+        state = {f"{n}.weight_mask": m.clone() for n, m in self._masks.items()}
+        state.update({f"{n}.hidden": h.clone() for n, h in self._hidden.items()})
+        state["frozen"] = torch.tensor(self.frozen)
+        state["current_target"] = torch.tensor(self.current_target, dtype=torch.float64)
+        state["settings"] = self._settings()
+        return state
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Dict[str, Tensor]) -> None:
+        """Continue from ``state_dict()``; the model must already hold the weights saved at the same time.
+
+        Raises:
+          UserError: the state belongs to other matrices, shapes, or another ramp; nothing is changed then.
+        """
+        frozen = bool(state["frozen"]) if "frozen" in state else False
+        expected = {f"{n}.weight_mask": w.shape for n, w in self._weights.items()}
+        if not frozen:
+            expected.update({f"{n}.hidden": w.shape for n, w in self._weights.items()})
+        expected.update({"frozen": torch.Size(), "current_target": torch.Size(), "settings": self._settings().shape})
+        wrong = sorted(k for k in expected.keys() | state.keys() if k not in state or state[k].shape != expected.get(k))
+        remedy = "use the settings of the interrupted run, or start afresh"
+        if wrong:
+            problem = f"{len(wrong)} entries missing, foreign or of another shape, e.g. {wrong[0]}"
+            raise UserError("sparsifier state", problem, "a checkpoint of this system", remedy)
+        if not torch.equal(state["settings"].cpu(), self._settings()):
+            problem = f"final sparsity, begin, end, interval = {state['settings'].tolist()}"
+            raise UserError("sparsifier state", problem, f"{self._settings().tolist()}", remedy)
+        self._masks = {n: state[f"{n}.weight_mask"].to(w.device, torch.bool).clone() for n, w in self._weights.items()}
+        self._hidden = {} if frozen else {n: state[f"{n}.hidden"].to(w).clone() for n, w in self._weights.items()}
+        self.current_target, self.frozen = float(state["current_target"]), frozen
+
+    def _settings(self) -> Tensor:
+        return torch.tensor(
+            [self.final_sparsity, self.begin_step, self.end_step, self.update_every_steps], dtype=torch.float64
+        )
+
+    def _compute_masks(self, sparsity: float) -> Dict[str, Tensor]:
+        """Masks from the dense weights, which the model holds at this moment."""
+        if self.scope == "per-layer":
+            return {n: self._structure(w.data, sparsity) for n, w in self._weights.items()}
+        flat = self._structure(torch.cat([w.data.flatten() for w in self._weights.values()]), sparsity)
+        pieces = flat.split([w.numel() for w in self._weights.values()])
+        return {n: m.view_as(w).clone() for (n, w), m in zip(self._weights.items(), pieces, strict=True)}
+
+    def _freeze(self) -> None:
+        self.frozen, self._hidden = True, {}

@@ -1,0 +1,152 @@
+"""Which weights of a matrix stay, and the names of the structures.
+
+    unstructured   any weight goes, those of least magnitude first
+    RxC            whole blocks go: R outputs by C inputs, for example 16x1, 1x16, 4x4, 16x16
+    N:M            of every M inputs of an output at most N stay, for example 2:4
+
+All three are ``(weight, sparsity) -> weight_mask``:
+
+  weight:      dense weights, floating point, any shape; the first dimension are the outputs (rows), all others
+               together the inputs (columns).  A vector is one column.
+  sparsity:    fraction in [0, 1) that becomes zero.
+  weight_mask: bool, shape and device of ``weight``, True = keep.
+
+They are deterministic and do not depend on masks of the past: a weight may come back.
+A further structure without parameters is a further function of this shape; its name is the config's value.
+"""
+
+import functools
+import inspect
+import re
+from typing import Callable, Dict, List, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from rnnt_kd.errors import UserError
+
+Structure = Callable[[Tensor, float], Tensor]
+COMMON = ("1x16", "16x1", "4x4", "16x16", "2:4")  # any RxC and N:M will do; these are named in messages
+
+
+def get_structure(name: str) -> Structure:
+    """The function that ``name`` stands for, bound to the numbers in the name.
+
+    Raises:
+      UserError: an unknown name, a block without rows or columns, N:M without 0 < N < M.
+    """
+    first, kind, second = _parts(name)
+    if kind == "x":
+        return functools.partial(blocks, rows=first, columns=second)
+    if kind == ":":
+        return functools.partial(groups, kept=first, size=second)
+    return _functions()[name]
+
+
+def check_structure(name: str, *, final_sparsity: float, scope: str) -> None:
+    """Raises UserError: an unknown name, an N:M whose sparsity is not 1 - N/M, blocks or N:M in the "global" scope."""
+    only = only_sparsity(name)
+    if only is not None and final_sparsity > 0.0 and abs(final_sparsity - only) > _ROUNDED:
+        problem = f"{name} with a target sparsity of {final_sparsity:g}"
+        raise UserError("sparsity.structure", problem, f"{only:g}, which is what {name} leaves")
+    if scope == "global" and name not in _functions():
+        problem = f"{name} with scope global, where all weights are one vector"
+        raise UserError("sparsity.structure", problem, "scope per-layer", "or structure unstructured")
+
+
+def only_sparsity(name: str) -> Optional[float]:
+    """The one sparsity that N:M can have, 1 - N/M; None for structures that can have any.  UserError: unknown."""
+    first, kind, second = _parts(name)
+    return 1.0 - first / second if kind == ":" else None
+
+
+def available_structures() -> List[str]:
+    """Names for messages: the functions of this file that need no numbers, and the common blocks and groups."""
+    return [*_functions(), *COMMON]
+
+
+def unstructured(weight: Tensor, sparsity: float) -> Tensor:
+    """Drop exactly ``round(sparsity * weight.numel())`` weights, those of least magnitude."""
+    weight_mask = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
+    dropped = int(round(sparsity * weight.numel()))
+    if dropped:
+        weight_mask[_matrix(weight).flatten().topk(dropped, largest=False, sorted=False).indices] = False
+    return weight_mask.view(weight.shape)
+
+
+def blocks(weight: Tensor, sparsity: float, *, rows: int, columns: int) -> Tensor:
+    """Drop whole blocks of ``rows`` x ``columns``, those of least mean magnitude first.
+
+    Blocks at the lower and right edge may be smaller; their mean is over the entries that exist.  As many go as fit
+    into the target: the matrix is less than one block denser than asked for, and never sparser.
+    """
+    magnitude = _matrix(weight)
+    height, width = magnitude.shape
+    rows, columns = min(rows, max(height, 1)), min(columns, max(width, 1))
+    down, across = -(-height // rows), -(-width // columns)
+
+    def per_block(entries: Tensor) -> Tensor:
+        padded = entries.new_zeros(down * rows, across * columns)
+        padded[:height, :width] = entries
+        return padded.view(down, rows, across, columns).sum((1, 3)).flatten()
+
+    sizes = per_block(torch.ones_like(magnitude, dtype=torch.int64))
+    dropped = _least(per_block(magnitude) / sizes, sizes, int(round(sparsity * weight.numel())))
+    spread = (~dropped).view(down, 1, across, 1).expand(down, rows, across, columns)
+    return spread.reshape(down * rows, across * columns)[:height, :width].reshape(weight.shape)
+
+
+def groups(weight: Tensor, sparsity: float, *, kept: int, size: int) -> Tensor:
+    """Keep the ``kept`` largest of every ``size`` neighbours in a row (N:M; Zhou et al. 2021, arXiv 2102.04010).
+
+    Below the sparsity 1 - kept / size only some groups are thinned, those that lose the least mean magnitude first; a
+    group is thinned wholly or not at all.  A shorter group at the end of a row keeps ``kept`` weights as well.
+    """
+    share = min(1.0, sparsity / (1.0 - kept / size) * (1.0 + _ROUNDED))
+    magnitude = _matrix(weight)
+    height, width = magnitude.shape
+    size = min(size, max(width, 1))
+    across = -(-width // size)
+    padded = magnitude.new_full((height, across * size), -1.0)  # what is not there is sorted last
+    padded[:, :width] = magnitude
+    ordered, order = padded.view(height * across, size).sort(dim=1, descending=True, stable=True)
+    goes = (torch.arange(size, device=weight.device) >= kept) & (ordered >= 0.0)
+    score = ordered.masked_fill(~goes, 0.0).sum(1) / goes.sum(1)  # nothing to lose: nan, sorted last
+    thinned = torch.zeros_like(score, dtype=torch.bool)
+    thinned[score.argsort(stable=True)[: int(round(share * len(score)))]] = True
+    weight_mask = torch.ones_like(goes).scatter_(1, order, ~(goes & thinned[:, None]))
+    return weight_mask.view(height, across * size)[:, :width].reshape(weight.shape)
+
+
+_ROUNDED = 1e-6  # the sparsity of 1:3 may be written 0.666667
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """Magnitudes as (outputs, inputs), in float32 at least."""
+    magnitude = weight.detach().abs().to(torch.promote_types(weight.dtype, torch.float32))
+    return magnitude.flatten(1) if magnitude.dim() > 1 else magnitude.reshape(-1, 1)
+
+
+def _least(score: Tensor, weights: Tensor, target: int) -> Tensor:
+    """True for the members of least score, as long as their weights together do not pass ``target``."""
+    order = score.argsort(stable=True)
+    chosen = torch.zeros_like(score, dtype=torch.bool)
+    chosen[order[weights[order].cumsum(0) <= target]] = True
+    return chosen
+
+
+def _parts(name: str) -> Tuple[int, str, int]:
+    """16x1 -> (16, "x", 1), 2:4 -> (2, ":", 4), a function's name -> (0, "", 0)."""
+    if name in _functions():
+        return 0, "", 0
+    match = re.fullmatch(r"([1-9]\d{0,5})([x:])([1-9]\d{0,5})", name)
+    first, kind, second = match.groups() if match else ("0", "", "0")
+    if not match or (kind == ":" and int(first) >= int(second)):
+        expected = f"one of {', '.join(available_structures())}; any other block RxC, or N:M with N < M"
+        raise UserError("sparsity.structure", f"unknown structure {name!r}", expected)
+    return int(first), kind, int(second)
+
+
+def _functions() -> Dict[str, Structure]:
+    public = {n: f for n, f in globals().items() if inspect.isfunction(f) and f.__module__ == __name__ and n[0] != "_"}
+    return {n: f for n, f in public.items() if list(inspect.signature(f).parameters) == ["weight", "sparsity"]}

@@ -1,0 +1,149 @@
+"""The training objective: one pruned lattice, the student on it, and the teacher on it.
+
+    L = simple_scale * L_simple + pruned_scale * L_pruned + ctc_scale * L_ctc + kd_scale * L_kd
+
+1. ``ranges`` say which nodes of the lattice are kept: the student's, from the gradient of its
+   smoothed loss, or the teacher's, from the cache of stage 4 (the student's where the cache has none).
+2. The student's joiner on these nodes gives the pruned transducer loss.
+3. The teacher's posteriors on the *same* nodes, of clean features, give the distillation term:
+   from its joiner, run here without gradient, or from the cache.  With ``kd.shift`` the teacher's
+   lattice is moved that many frames later.
+
+Every term is a sum over the batch, and all are divided by the same number (encoder
+frames), so no scale depends on the batch size.  Losses run in float32 with autocast off.
+
+B batch, T encoder frames, S symbols, C vocabulary with blank.
+"""
+
+from types import ModuleType
+from typing import Dict, Optional, Union
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rnnt_kd.config import KdConfig, TrainingConfig
+from rnnt_kd.losses import Distillation, transducer_terms
+from rnnt_kd.losses.precision import no_autocast
+from rnnt_kd.models.transducer import Transducer
+from rnnt_kd.teachers.interface import OurTransducer, Teacher, as_teacher
+from rnnt_kd.teachers.prune import prune
+from rnnt_kd.teachers.views import CachedTeacher, OnlineTeacher, kept_ranges
+
+TERMS = ("simple", "pruned", "ctc", "kd")
+
+
+def loss_scales(step: int, training: TrainingConfig, kd: Optional[KdConfig]) -> Dict[str, float]:
+    """Weight of each term at ``step`` (from 0).
+
+    While the simple heads are poor, so are the ranges: over ``pruned_loss_warmup_steps``
+    the pruned and distillation terms rise from 0.1 to 1 of their scale and the simple
+    term falls from 1 to ``simple_loss_scale``.
+    """
+    warm = min(1.0, step / training.pruned_loss_warmup_steps) if training.pruned_loss_warmup_steps > 0 else 1.0
+    pruned = 0.1 + 0.9 * warm
+    kd_scale = 0.0
+    if kd is not None:
+        ramp = min(1.0, (step + 1) / kd.ramp_steps) if kd.ramp_steps > 0 else 1.0
+        kd_scale = kd.scale * ramp * pruned
+    return {
+        "simple": 1.0 - warm * (1.0 - training.simple_loss_scale),
+        "pruned": pruned,
+        "ctc": training.ctc_loss_scale,
+        "kd": kd_scale,
+    }
+
+
+class Objective(nn.Module):
+    """Model in, loss terms out.  The only place that knows both models and losses.
+
+    Args:
+      model:    the transducer to train.
+      training: scales and lattice options.
+      backend:  a lattice backend module (``rnnt_kd.lattice.get_backend``).
+      kd:       distillation options, or None.
+      teacher:  in eval mode, for ``kd.ranges`` "student"; kept out of ``parameters()``.
+    """
+
+    def __init__(
+        self,
+        model: Transducer,
+        training: TrainingConfig,
+        backend: ModuleType,
+        kd: Optional[KdConfig] = None,
+        teacher: Union[None, Teacher, Transducer] = None,
+    ):
+        super().__init__()
+        assert (teacher is not None) == (kd is not None and kd.ranges == "student"), "online, and only then"
+        self.model, self.training_config, self.kd, self.backend = model, training, kd, backend
+        self.student = OurTransducer(model)
+        self.distillation = self.online = None
+        if kd is not None:
+            self.distillation = Distillation(kd.variant, kd.weighting, kd.temperature, kd.class_scales, kd.shift)
+        if teacher is not None and kd is not None:  # as no submodule: neither trained, saved nor put in train mode
+            self.online = OnlineTeacher(as_teacher(teacher), kd.shift, kd.align)
+
+    def forward(
+        self,
+        features: Tensor,
+        feature_lens: Tensor,
+        labels: Tensor,
+        label_lens: Tensor,
+        clean_features: Optional[Tensor] = None,
+        with_kd: bool = True,
+        cached: Optional[CachedTeacher] = None,
+    ) -> Dict[str, Tensor]:
+        """Sums over the batch of each term, unscaled, and the number of encoder frames.
+
+        Args:
+          features:     (B, frames, 80) float32, what the student hears.
+          feature_lens: (B,) int64.
+          labels:       (B, S) int64, padded with blank; S >= 1.
+          label_lens:   (B,) int64.
+          clean_features: what the teacher hears; ``features`` where None.
+          with_kd:      False leaves the distillation term 0, on the student's ranges (validation).
+          cached:       the teacher's ranges and posteriors, for ``kd.ranges`` "teacher".
+        Returns:
+          {"simple", "pruned", "ctc", "kd", "frames"}: 0-dim float32 tensors.
+        """
+        config, model, blank = self.training_config, self.model, self.model.blank_id
+        student = prune(
+            self.student, features, feature_lens, labels, label_lens, rnnt_type=config.rnnt_type,
+            lm_only_scale=config.lm_only_scale, am_only_scale=config.am_only_scale,
+            delay_penalty=config.delay_penalty, backend=self.backend,
+        )  # fmt: skip
+        frames, T = student.num_frames, student.encoder_out.size(1)
+        teacher = None
+        if with_kd and self.online is not None:
+            heard = features if clean_features is None else clean_features
+            teacher = self.online.view(heard, feature_lens, labels, frames, T)
+        elif with_kd and self.kd is not None:
+            assert cached is not None, "a batch without its cached teacher"
+            teacher = cached.view(frames, T, shift=self.kd.shift, align=self.kd.align, rnnt_type=config.rnnt_type)
+        ranges = kept_ranges(teacher, lambda: student.ranges(config.prune_range))
+        pruned, kd = transducer_terms(
+            student.joiner, labels, ranges, blank, student.boundary, config.rnnt_type, config.delay_penalty, "sum",
+            teacher=teacher, kd=self.distillation, backend=self.backend,
+        )  # fmt: skip
+        ctc = torch.zeros((), device=features.device)
+        if model.ctc_output is not None and config.ctc_loss_scale > 0:
+            ctc = _ctc_loss(model.ctc_output(student.encoder_out), labels, frames, label_lens, blank)
+        return {
+            "simple": student.simple_loss,
+            "pruned": pruned,
+            "ctc": ctc,
+            "kd": kd,
+            "frames": frames.sum().to(torch.float32),
+        }
+
+
+def weighted_sum(terms: Dict[str, Tensor], scales: Dict[str, float]) -> Tensor:
+    """The loss of all frames, one reduction for every term; divided by ``terms["frames"]``, that of a frame."""
+    return torch.stack([scales[name] * terms[name] for name in TERMS if scales[name] != 0.0]).sum()
+
+
+def _ctc_loss(logits: Tensor, labels: Tensor, frame_lens: Tensor, label_lens: Tensor, blank: int) -> Tensor:
+    """Sum over the batch; an utterance without any valid alignment counts 0."""
+    with no_autocast(logits):
+        log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)
+        return F.ctc_loss(log_probs, labels, frame_lens, label_lens, blank=blank, reduction="sum", zero_infinity=True)
