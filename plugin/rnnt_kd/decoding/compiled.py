@@ -5,7 +5,6 @@ most ``MOST_WEIGHTS`` output weights (beyond, products of all hypotheses of a ba
 Everything else runs as tensors; the results are the same to rounding.
 """
 
-import importlib
 from types import ModuleType
 from typing import List, Optional, Tuple
 
@@ -34,10 +33,13 @@ def loop_for(model, encoder_out: Tensor, options: SearchOptions) -> Optional[Mod
         and all(type(linear) is nn.Linear for linear in _maps(model))
         and joiner.output_linear.weight.numel() <= MOST_WEIGHTS
     )
+    if not plain:
+        return None
     try:
-        return importlib.import_module("rnnt_kd.decoding.compiled_loop") if plain else None
+        import rnnt_kd.decoding.compiled_loop as loop
     except ImportError:
         return None
+    return loop
 
 
 def search(
