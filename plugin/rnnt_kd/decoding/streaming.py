@@ -199,8 +199,8 @@ def _decode(streams: Sequence[StreamingRecognizer]) -> None:
         log_probs = first.model.joiner(am[:, None].expand_as(lm), lm).double().log_softmax(-1)  # (N, K, C)
         if not torch.isfinite(log_probs).all():
             raise UserError("the model's output", "not a number", "finite logits", "train the system again")
-        scores = [[path.score for path in stream._paths] for stream in streams]
-        scores = log_probs.new_tensor([row + [-math.inf] * (most - len(row)) for row in scores])
+        so_far = [[path.score for path in stream._paths] for stream in streams]
+        scores = log_probs.new_tensor([row + [-math.inf] * (most - len(row)) for row in so_far])
         totals, choices = first_maxima((log_probs + scores[:, :, None]).flatten(1), max(s._width for s in streams))
         sure, parents, labels = (
             log_probs.flatten(1).gather(1, choices),
