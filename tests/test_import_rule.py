@@ -73,7 +73,7 @@ DOORS = {
     "warprnnt_numba": (),
     "onnx": ("export/",),
     "onnxruntime": ("export/",),
-    "numba": ("inference/",),
+    "numba": ("inference/", "decoding/compiled_loop.py"),
     "llvmlite": ("inference/",),
     "sherpa_onnx": ("export/client_worker.py",),
     "argparse": ("bin/", "icefall/__main__.py"),

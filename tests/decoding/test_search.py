@@ -18,13 +18,26 @@ from search_cases import (
     reference_search,
 )
 
-from rnnt_kd.decoding import greedy_search, modified_beam_search
+from rnnt_kd.decoding import compiled, greedy_search, modified_beam_search
 from rnnt_kd.decoding.graphs import any_tokens
 from rnnt_kd.decoding.lookup import available_searches, get_search
+from rnnt_kd.decoding.options import SearchOptions
 from rnnt_kd.errors import UserError
 
 SEARCHES = {"greedy_search": greedy_search.search, "modified_beam_search": modified_beam_search.search}
 ALL = [*SEARCHES, "fast_beam_search"]
+
+
+@pytest.fixture(scope="module", autouse=True, params=["compiled", "tensors"])
+def way(request):
+    """All promises hold both ways; without numba, and where the case is not plain, tensors it is."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "tensors":
+            patch.setattr(compiled, "loop_for", lambda *_: None)
+        yield request.param
+
 
 lengths = st.lists(st.integers(0, 9), min_size=1, max_size=5)
 
@@ -62,6 +75,66 @@ def test_long_utterances_equal_plain_python(seed):
     encoder_out, lens = encoder_output(seed, [70, 16, 17, 43])
     found = modified_beam_search.search(model, encoder_out, lens, beam=6, nbest=6)
     assert_plain_python_finds(found, model, encoder_out, lens, 6)
+
+
+@pytest.mark.parametrize("blank_bias", [-100.0, 0.0, 100.0], ids=["a token a frame", "some", "all blank"])
+@pytest.mark.parametrize("vocab_size, dim, peak", [(3, 1, 1.0), (70, 19, 1.0), (131, 36, 1e4)])
+def test_sizes_of_all_kinds_equal_plain_python(blank_bias, vocab_size, dim, peak):
+    """More than a vector of numbers and a rest, one number, and probabilities that are 0 in float64."""
+    model = Model(5, vocab_size, peak, dim=dim)
+    with torch.no_grad():
+        model.joiner.output_linear.bias[[BLANK, UNK]] += blank_bias * peak
+    frames, lens = encoder_output(5, [25, 0, 1, 8], dim)
+    for name, beam in (("greedy_search", 1), ("modified_beam_search", 4)):
+        found = SEARCHES[name](model, frames, lens, beam=beam, nbest=beam)
+        assert_plain_python_finds(found, model, frames, lens, beam)
+        if blank_bias:
+            assert [len(best.tokens) for best, *_ in found] == ([0] * 4 if blank_bias > 0 else lens.tolist())
+
+
+def test_contexts_that_share_a_place_are_told_apart(monkeypatch):
+    monkeypatch.setattr(compiled, "CONTEXTS", 3)
+    model = Model(6, vocab_size=40)
+    frames, lens = encoder_output(6, [30, 30])
+    found = modified_beam_search.search(model, frames, lens, beam=5, nbest=5)
+    assert_plain_python_finds(found, model, frames, lens, 5)
+
+
+@given(seed=st.integers(0, 999), lens=lengths, beam=st.integers(1, 6), vocab_size=st.integers(3, 60))
+def test_float32_says_what_float64_says(seed, lens, beam, vocab_size):
+    model = Model(seed, vocab_size, peak=2.0, dim=16)
+    frames, lens = encoder_output(seed, lens, 16)
+    for search in SEARCHES.values():
+        expected = search(model.double(), frames, lens, beam=beam)
+        found = search(model.float(), frames.float(), lens, beam=beam)
+        for (ours,), (theirs,) in zip(found, expected, strict=True):
+            assert (ours.tokens, ours.timestamps) == (theirs.tokens, theirs.timestamps)
+            assert ours.score == pytest.approx(theirs.score, abs=1e-4)
+            assert ours.token_log_probs == pytest.approx(theirs.token_log_probs, abs=1e-4)
+
+
+def test_the_plain_case_is_compiled_and_others_are_tensors(way, monkeypatch):
+    def is_compiled(model=None, frames=None, **options):
+        frames = encoder_output(0, [1])[0] if frames is None else frames
+        return compiled.loop_for(model or Model(0), frames, SearchOptions(**options)) is not None
+
+    if way == "tensors":
+        return
+    assert is_compiled() and is_compiled(Model(0).float(), torch.zeros(1, 1, 8))
+    assert not is_compiled(scorers=[object()])
+    assert not is_compiled(Model(0).bfloat16(), torch.zeros(1, 1, 8).bfloat16())
+    assert not is_compiled(frames=torch.zeros(1, 1, 8, device="meta"))
+    for part, other in (("joiner", "Joiner"), ("predictor", "Predictor")):
+        model = Model(0)
+        getattr(model, part).__class__ = type(other, (type(getattr(model, part)),), {})  # may do anything
+        assert not is_compiled(model)
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "MOST_WEIGHTS", 47)  # 6 x 8 it is
+        assert not is_compiled()
+    monkeypatch.setitem(sys.modules, "numba", None)  # import numba fails
+    monkeypatch.delitem(sys.modules, "rnnt_kd.decoding.compiled_loop", raising=False)
+    assert not is_compiled()
+    assert greedy_search.search(Model(0), *encoder_output(0, [3]))
 
 
 @given(seed=st.integers(0, 999), lens=lengths, unk_id=st.sampled_from([UNK, None]), context_size=st.integers(1, 3))

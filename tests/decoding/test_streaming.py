@@ -7,7 +7,7 @@ import torch
 from model_cases import transducer
 
 from rnnt_kd.decoding.lookup import get_search
-from rnnt_kd.decoding.streaming import SEARCHES, StreamingRecognizer
+from rnnt_kd.decoding.streaming import SEARCHES, StreamingRecognizer, accept_together
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.encoders.streaming_conformer import SILENCE
 
@@ -158,6 +158,31 @@ def test_resets_go_on_as_sherpa_onnx_does(search, seed):
             begins = STEP * (index + 1)
             assert ours.result().tokens == [] and ours.processed == 0
     assert segments > 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_streams_together_are_the_streams_alone(seed):
+    """Whatever their lengths, searches and beams; some begin late, end early, are reset or have nothing to say now."""
+    model, draw = streaming_model(seed), torch.Generator().manual_seed(seed)
+    options = [dict(search=SEARCHES[place % 2], beam=1 + place) for place in range(5)]
+    alone, together = ([StreamingRecognizer(model, **chosen) for chosen in options] for _ in range(2))
+    tokens = 0
+    for step in range(30):
+        here = [place for place in range(5) if step >= 3 * place and not (place == 1 and step > 15)]
+        sizes = torch.randint(0, 60, (5,), generator=draw).tolist()
+        pieces = [log_mel(sizes[place], 100 * step + place) for place in here]
+        expected = [alone[place].accept(piece) for place, piece in zip(here, pieces, strict=True)]
+        found = accept_together([together[place] for place in here], pieces)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert (ours.tokens, ours.timestamps) == (theirs.tokens, theirs.timestamps)
+            assert ours.score == pytest.approx(theirs.score) and len(ours.token_log_probs) == len(theirs.tokens)
+            assert ours.token_log_probs == pytest.approx(theirs.token_log_probs)
+        tokens += sum(len(hypothesis.tokens) for hypothesis in found)
+        if step % 7 == 6:
+            alone[step % 5].reset(), together[step % 5].reset()
+    assert tokens > 100
+    assert [stream.finish().tokens for stream in together] == [stream.finish().tokens for stream in alone]
+    assert accept_together([], []) == []
 
 
 def test_endpoints_are_sherpa_onnxs():

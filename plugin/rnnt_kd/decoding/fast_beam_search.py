@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rnnt_kd.decoding.graphs import Graph, any_tokens
-from rnnt_kd.decoding.hypotheses import Hypothesis
+from rnnt_kd.decoding.hypotheses import Hypothesis, not_a_number
 from rnnt_kd.decoding.options import SearchOptions, takes_options
 from rnnt_kd.errors import UserError
 
@@ -104,9 +104,7 @@ def _lattice(
         lm = model.joiner.predictor_proj(predict(_with_start(contexts.long())))
         log_probs = model.joiner(am[rows, frame], lm).log_softmax(-1)
         if torch.isnan(log_probs).any():
-            where = f"utterance {names[int(rows[torch.isnan(log_probs).any(-1)][0])]} of the batch"
-            problem = "the model's output is not a number"
-            raise UserError(where, problem, "finite logits", "the weights are broken: train again")
+            raise not_a_number(names[int(rows[torch.isnan(log_probs).any(-1)][0])])
         if options.unk_id is not None:
             log_probs[:, 0] = torch.logaddexp(log_probs[:, 0], log_probs[:, options.unk_id])
         streams.advance(torch.where(ends[rows, None] > frame, log_probs.float(), silence))

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rnnt_kd.decoding.hypotheses import Hypothesis, is_emitted
+from rnnt_kd.decoding import compiled
+from rnnt_kd.decoding.hypotheses import Hypothesis, is_emitted, not_a_number
 from rnnt_kd.decoding.options import SearchOptions, takes_options
-from rnnt_kd.errors import UserError
 
 AHEAD = 8  # frames that the joiner looks at together: fewer need more steps, more are thrown away
 
@@ -30,6 +30,8 @@ def search(model, encoder_out: Tensor, encoder_out_lens: Tensor, options: Search
     choice = "follows one path, where a language model or hot words have nothing to choose from"
     options.refuse("scorers", "greedy_search", choice, "take modified_beam_search")
     options.refuse("graph", "greedy_search", "follows one path, which a graph may cut off", "take fast_beam_search")
+    if loop := compiled.loop_for(model, encoder_out, options):
+        return compiled.search(loop, model, encoder_out, encoder_out_lens, options, beam=1)
     blank_id, unk_id = options.blank_id, options.unk_id
     N, device, lens = len(encoder_out), encoder_out.device, encoder_out_lens.tolist()
     T = max(lens, default=0)
@@ -79,9 +81,7 @@ def _hypotheses(
         mine, begin = log_probs[begin : begin + length], begin + length
         score = float(sum(mine))
         if score != score:
-            what = "the model's output is not a number"
-            next_step = "the weights are broken: train again"
-            raise UserError(f"utterance {place} of the batch", what, "finite logits", next_step)
+            raise not_a_number(place)
         steps = [(token, start - place * T - 1) for token, start in zip(firsts[place], starts[place]) if token >= 0]
         steps = [(token, time) for token, time in steps if time < length]
         tokens, times = [token for token, _ in steps], [time for _, time in steps]

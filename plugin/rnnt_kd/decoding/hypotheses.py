@@ -162,12 +162,7 @@ class HypothesisTable:
         found: List[List[Hypothesis]] = [[] for _ in lengths]
         for row, place in enumerate(self._order.tolist()):
             if scores[row][0] != scores[row][0]:
-                raise UserError(
-                    f"utterance {place} of the batch",
-                    "the model's output is not a number",
-                    "finite logits",
-                    "the weights are broken: train again",
-                )
+                raise not_a_number(place)
             columns = zip(tokens[row], times[row], token_log_probs[row], lengths[row], scores[row])
             for rank, (*texts, length, score) in enumerate(columns):
                 if rank == 0 or score > -math.inf:  # slots that are not in use come last
@@ -198,6 +193,12 @@ class HypothesisTable:
         sure = log_probs.gather(2, path).permute(1, 2, 0).gather(2, times)
         nothing: List[List[List]] = [[[]] * slots.shape[1]] * (len(slots) - parents.shape[1])
         return times.tolist() + nothing, sure.tolist() + nothing
+
+
+def not_a_number(place: int) -> UserError:
+    """What to raise about an utterance of the batch."""
+    what, next_step = "the model's output is not a number", "the weights are broken: train again"
+    return UserError(f"utterance {place} of the batch", what, "finite logits", next_step)
 
 
 def is_emitted(tokens: Tensor, blank_id: int, unk_id) -> Tensor:

@@ -10,6 +10,7 @@ from typing import List, Tuple
 import torch
 from torch import Tensor
 
+from rnnt_kd.decoding import compiled
 from rnnt_kd.decoding.hypotheses import Hypothesis, HypothesisTable, is_emitted
 from rnnt_kd.decoding.options import SearchOptions, takes_options
 
@@ -24,6 +25,8 @@ def search(model, encoder_out: Tensor, encoder_out_lens: Tensor, options: Search
     Raises UserError: see ``options.py``; a graph was given.
     """
     options.refuse("graph", "modified_beam_search", "knows no graph", "take fast_beam_search")
+    if loop := compiled.loop_for(model, encoder_out, options):
+        return compiled.search(loop, model, encoder_out, encoder_out_lens, options, options.beam)
     beam, scorers, blank_id, unk_id = options.beam, options.scorers, options.blank_id, options.unk_id
     table = HypothesisTable(model, encoder_out, encoder_out_lens, beam, scorers)
     for frame in range(table.num_frames):
@@ -32,7 +35,7 @@ def search(model, encoder_out: Tensor, encoder_out_lens: Tensor, options: Search
         totals = table.scores[:n, :, None] + log_probs
         if scorers:
             totals += table.added(frame, blank_id, unk_id)
-        scores, choice = _first_maxima(totals.flatten(1), beam)
+        scores, choice = first_maxima(totals.flatten(1), beam)
         parents, tokens = choice // C, choice % C
         chosen = log_probs.flatten(1).gather(1, choice)
         table.extend(frame, parents, tokens, is_emitted(tokens, blank_id, unk_id), chosen, scores)
@@ -40,7 +43,7 @@ def search(model, encoder_out: Tensor, encoder_out_lens: Tensor, options: Search
     return table.n_best(options.nbest)
 
 
-def _first_maxima(values: Tensor, count: int) -> Tuple[Tensor, Tensor]:
+def first_maxima(values: Tensor, count: int) -> Tuple[Tensor, Tensor]:
     """The ``count`` largest of each row, and where: (n, count) twice; ``values`` is overwritten.
 
     Unlike ``torch.topk`` it orders equals by their index, on any device.  A row with too few

@@ -16,11 +16,14 @@ What sherpa-onnx's OnlineRecognizer does with the same model, step for step (ver
         if recognizer.is_endpoint():
             recognizer.reset()
     recognizer.finish()                          # what is left, with silence behind it
+
+Many streams in one process: ``accept_together`` puts those that have a chunk into one call of the encoder and, frame
+by frame, of the joiner.
 """
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Dict, List, Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -28,6 +31,7 @@ from torch import Tensor
 
 from rnnt_kd.data.audio_format import FRAME_SECONDS
 from rnnt_kd.decoding.hypotheses import Hypothesis
+from rnnt_kd.decoding.modified_beam_search import first_maxima
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.encoders.streaming_conformer import SILENCE
 from rnnt_kd.models.interfaces import StreamingEncoder
@@ -39,8 +43,7 @@ MOST_CONTEXTS = 10_000  # predictor outputs that are kept
 ENDPOINT_RULES = ((False, 2.4, 0.0), (True, 1.2, 0.0), (False, 0.0, 20.0))
 
 
-@dataclass(frozen=True)
-class _Path:
+class _Path(NamedTuple):
     """One hypothesis of a segment."""
 
     labels: Tuple[int, ...]  # the context first
@@ -95,6 +98,7 @@ class StreamingRecognizer:
         self._encoder, self._needed = encoder, encoder.feature_frames(chunk)
         self._step = encoder.subsampling_factor * chunk
         self._start = tuple(self.model.predictor.start_context())
+        self._width = 1 if self.search == "greedy_search" else self.beam
         self._caches = encoder.init_state(1)
         self._features = self._caches[0].new_zeros(0, 0)
         self._paths: List[_Path] = [_Path(self._start)]
@@ -103,13 +107,7 @@ class StreamingRecognizer:
 
     def accept(self, features: Tensor) -> Hypothesis:
         """Decode the chunks that (T, 80) float32 log-mel frames complete; T may be 0.  Returns ``result()``."""
-        features = features.to(self._caches[0])
-        self._features = torch.cat((self._features.view(-1, features.size(1)), features))
-        while self._features.size(0) > self._needed:
-            self._decode(self._features[: self._needed])
-            self._features = self._features[self._step :]
-            self.processed += self._step
-        return self.result()
+        return accept_together([self], [features])[0]
 
     def finish(self) -> Hypothesis:
         """Decode what is left, followed by as much silence as it takes.
@@ -147,45 +145,72 @@ class StreamingRecognizer:
         self.start_frame += self.processed
         self.processed = self._frames = 0
 
-    @torch.no_grad()
-    def _decode(self, features: Tensor) -> None:
-        processed = torch.tensor([self.processed], device=features.device)
-        out, *caches = self._encoder.streaming_forward(features[None], *self._caches, processed)
-        self._caches = tuple(caches)
-        for am in self.model.joiner.encoder_proj(out[0]):
-            lm = torch.stack([self._predicted(path.context(len(self._start))) for path in self._paths])
-            log_probs = self.model.joiner(am.expand_as(lm), lm).double().log_softmax(-1)  # (K, C)
-            if not torch.isfinite(log_probs).all():
-                raise UserError("the model's output", "not a number", "finite logits", "train the system again")
-            self._paths = self._extended(log_probs)
-            self._frames += 1
-
-    def _extended(self, log_probs: Tensor) -> List[_Path]:
-        size = log_probs.size(1)
-        if self.search == "greedy_search":
-            choices = [int(log_probs[0].argmax())]
-        else:
-            totals = log_probs + log_probs.new_tensor([[path.score] for path in self._paths])
-            choices = totals.flatten().sort(descending=True, stable=True).indices[: self.beam].tolist()
-        values = log_probs.tolist()
-        return _merged([self._with(self._paths[c // size], c % size, values[c // size][c % size]) for c in choices])
-
     def _with(self, path: _Path, label: int, log_prob: float) -> _Path:
         if label in (self.blank_id, self.unk_id):
-            return replace(path, score=path.score + log_prob, trailing_blanks=path.trailing_blanks + 1)
+            return path._replace(score=path.score + log_prob, trailing_blanks=path.trailing_blanks + 1)
         times, label_scores = (*path.times, self._frames), (*path.label_scores, log_prob)
         return _Path((*path.labels, label), times, path.score + log_prob, label_scores)
 
-    def _predicted(self, context: Tuple[int, ...]) -> Tensor:
+    def _predicted(self, contexts: List[Tuple[int, ...]]) -> Tensor:
         if len(self._known) > MOST_CONTEXTS:
             self._known.clear()
-        if context not in self._known:
-            y = torch.tensor([context], device=self._features.device)
-            self._known[context] = self.model.joiner.predictor_proj(self.model.predictor(y, need_pad=False))[0, 0]
-        return self._known[context]
+        new = list({context: None for context in contexts if context not in self._known})
+        if new:
+            y = torch.tensor(new, device=self._features.device)
+            self._known.update(
+                zip(new, self.model.joiner.predictor_proj(self.model.predictor(y, need_pad=False))[:, 0])
+            )
+        return torch.stack([self._known[context] for context in contexts])
 
     def _best(self) -> _Path:
         return max(self._paths, key=lambda path: path.score / len(path.labels))  # the first of equals
+
+
+def accept_together(streams: Sequence[StreamingRecognizer], features: Sequence[Tensor]) -> List[Hypothesis]:
+    """``accept`` of each stream with its features: the same results, to rounding, in less time.
+
+    The streams may begin, end and be reset when they like; they share the model and ``chunk_frames``.
+    """
+    for stream, more in zip(streams, features, strict=True):
+        assert stream.model is streams[0].model and stream.chunk_frames == streams[0].chunk_frames
+        more = more.to(stream._caches[0])
+        stream._features = torch.cat((stream._features.view(-1, more.size(1)), more))
+    while ready := [stream for stream in streams if stream._features.size(0) > stream._needed]:
+        _decode(ready)
+    return [stream.result() for stream in streams]
+
+
+@torch.no_grad()
+def _decode(streams: Sequence[StreamingRecognizer]) -> None:
+    """The next chunk of each."""
+    first, size = streams[0], len(streams[0]._start)
+    features = torch.stack([stream._features[: stream._needed] for stream in streams])
+    processed = torch.tensor([stream.processed for stream in streams], device=features.device)
+    caches = [torch.cat(parts, dim=2) for parts in zip(*(stream._caches for stream in streams), strict=True)]
+    out, *caches = first._encoder.streaming_forward(features, *caches, processed)
+    for place, stream in enumerate(streams):
+        stream._caches = tuple(cache[:, :, place : place + 1] for cache in caches)
+        stream._features = stream._features[stream._step :]
+        stream.processed += stream._step
+    for am in first.model.joiner.encoder_proj(out).transpose(0, 1):  # (N, J)
+        most = max(len(stream._paths) for stream in streams)
+        paths = [stream._paths + [stream._paths[0]] * (most - len(stream._paths)) for stream in streams]
+        lm = first._predicted([path.context(size) for row in paths for path in row]).view(len(streams), most, -1)
+        log_probs = first.model.joiner(am[:, None].expand_as(lm), lm).double().log_softmax(-1)  # (N, K, C)
+        if not torch.isfinite(log_probs).all():
+            raise UserError("the model's output", "not a number", "finite logits", "train the system again")
+        so_far = [[path.score for path in stream._paths] for stream in streams]
+        scores = log_probs.new_tensor([row + [-math.inf] * (most - len(row)) for row in so_far])
+        totals, choices = first_maxima((log_probs + scores[:, :, None]).flatten(1), max(s._width for s in streams))
+        sure, parents, labels = (
+            log_probs.flatten(1).gather(1, choices),
+            choices // log_probs.size(2),
+            choices % log_probs.size(2),
+        )
+        for stream, *columns in zip(streams, *(part.tolist() for part in (parents, labels, sure, totals))):
+            found = [(parent, label, value) for parent, label, value, total in zip(*columns) if total > -math.inf]
+            stream._paths = _merged([stream._with(stream._paths[p], *rest) for p, *rest in found[: stream._width]])
+            stream._frames += 1
 
 
 def _merged(paths: List[_Path]) -> List[_Path]:
@@ -193,7 +218,10 @@ def _merged(paths: List[_Path]) -> List[_Path]:
     together: Dict[Tuple[int, ...], List[_Path]] = {}
     for path in paths:
         together.setdefault(path.labels, []).append(path)
-    return [replace(same[0], score=_log_sum([path.score for path in same])) for same in together.values()]
+    return [
+        same[0] if len(same) == 1 else same[0]._replace(score=_log_sum([path.score for path in same]))
+        for same in together.values()
+    ]
 
 
 def _log_sum(values: List[float]) -> float:

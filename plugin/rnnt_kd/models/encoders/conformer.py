@@ -191,15 +191,18 @@ class SelfAttention(nn.Module):
         """(N, T', D) -> (N, T', D); ``score_bias`` (N, 1 or T', T') is very negative at keys not to be seen."""
         return self.attend(self.norm(x), score_bias, cos, sin)
 
-    def attend(self, x: Tensor, score_bias: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """``forward`` on an input that is normalised already."""
+    def attend(self, x: Tensor, score_bias: Tensor, cos: Tensor, sin: Tensor, past: int = 0) -> Tensor:
+        """``forward`` on an input that is normalised already; of the frames behind the first ``past``."""
         batch, frames, dim = x.size(0), x.size(1), x.size(2)
         heads, head_dim = self.num_heads, dim // self.num_heads
         qkv = self.qkv_proj(x).view(batch, frames, 3, heads, head_dim).permute(2, 0, 3, 1, 4)  # (3, N, H, T', E)
-        query, key = rotate(qkv[:2], cos, sin).unbind(0)
+        if past:
+            query, key = rotate(qkv[0, :, :, past:], cos[past:], sin[past:]), rotate(qkv[1], cos, sin)
+        else:
+            query, key = rotate(qkv[:2], cos, sin).unbind(0)
         scores = torch.matmul(query * head_dim**-0.5, key.transpose(2, 3)) + score_bias.unsqueeze(1)
         context = torch.matmul(scores.softmax(-1), qkv[2])  # (N, H, T', E)
-        return self.out_proj(context.transpose(1, 2).reshape(batch, frames, dim))
+        return self.out_proj(context.transpose(1, 2).reshape(batch, frames - past, dim))
 
 
 class ConvolutionModule(nn.Module):

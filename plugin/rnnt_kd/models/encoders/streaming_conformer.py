@@ -197,7 +197,7 @@ def _layer_chunk(
     left, past = cached_attn.size(0), cached_conv.size(0)
     x = torch.add(x, layer.feedforward1(x), alpha=0.5)
     rows = torch.cat((cached_attn.transpose(0, 1), layer.attention.norm(x)), dim=1)  # (N, left + chunk, D)
-    x = x + layer.attention.attend(rows, score_bias, cos, sin)[:, left:]
+    x = x + layer.attention.attend(rows, score_bias, cos, sin, left)
     gated = torch.cat((cached_conv.transpose(0, 1), layer.convolution.gate(x)), dim=1)
     x = x + layer.convolution.filter(gated)
     x = layer.output_norm(torch.add(x, layer.feedforward2(x), alpha=0.5))
