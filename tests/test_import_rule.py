@@ -53,7 +53,7 @@ MAY_IMPORT = {
     "record report scoring systems teachers text text_files training",
     "icefall": "atomic bin config losses models sparsity systems teachers text",
     "zipformer": "bin icefall losses",
-    "espnet": "bin lattice losses systems teachers",
+    "espnet": "bin lattice losses systems teachers text_files",
     "__init__": "losses",
 }
 

@@ -30,7 +30,7 @@ def commands(places, **text):
     job = ("x", 1)
     return {
         **plan.features_commands(), "bpe": plan.bpe_command(), "decode": plan.decode_command(job, "clean"),
-        "score": plan.score_arguments(job, "clean", ("teacher", 1)),
+        "score": plan.score_arguments(job, "clean", plan.search, ("teacher", 1)),
     }  # fmt: skip
 
 
