@@ -140,4 +140,6 @@ def _end(line: str, status: int) -> None:
     line = f"\n{line}\n" if sys.stderr.isatty() else f"{line}\n"
     sys.stderr.write(line)  # at once, where print writes the end of the line by itself: others write there, too
     sys.stderr.flush()
+    if "rnnt_kd.training.ranks" in sys.modules:  # else this process is not one of several
+        sys.modules["rnnt_kd.training.ranks"].leave(status)
     sys.exit(status)

@@ -203,12 +203,12 @@ class Ranks:
             raise UserError(self.name, problem, "the same bits in all", next_step)
 
 
-def leave() -> None:
-    """Ends this process, where it is one of several, as finished.
+def leave(status: int = 0) -> None:
+    """Ends this process, where it is one of several, with ``status``.
 
     Not by tidying up: torch 1.13 then aborts some of them ("terminate called without an active exception").
     """
     if distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(status)
