@@ -162,13 +162,16 @@ class KdConfig:
     variant: str = "collapsed"  # a function of losses/kd_variants.py
     weighting: str = "occupancy"  # a function of losses/kd_weightings.py
     scale: Scale = 1.0
-    hears: Literal["student", "original"] = "student"  # of a far copy, the teacher: the same audio, or the clean cut
+    # what a teacher hears: the same audio, of a far copy the clean original, or the very batch, SpecAugment and all
+    hears: Literal["student", "original", "same-view"] = "student"
     ranges: Literal["teacher", "student"] = "teacher"  # whose lattice nodes; student: the teacher runs online
     temperature: Positive = 1.0
     ramp_steps: Steps = 0  # kd scale grows linearly from 0 over these steps
     shift: Steps = 0  # encoder frames (40 ms) that the teacher's lattice is moved later, for streaming students
     align: Literal["strict", "crop-pad"] = "strict"  # encoder frames of teacher and student: teachers/views.py
     class_scales: Optional[Annotated[List[Scale], Field(min_length=3, max_length=3)]] = None  # of blank, label, rest
+    features: Scale = 0.0  # of the term by which encoder layers imitate the teacher's: losses/features.py
+    feature_layers: List[str] = field(default_factory=lambda: [r"encoder\.layers\.\d+"])  # in both
     missing: Literal["error", "skip"] = (
         "error"  # utterances that the cache does not have; skip: trained without this term
     )
@@ -180,6 +183,12 @@ class KdConfig:
         if self.ranges == "teacher" and needs_logits(get_variant(self.variant)):
             problem = f"{self.variant} compares whole logits, and with kd.ranges teacher there are cached posteriors"
             raise UserError("kd.variant", problem, "collapsed, or kd.ranges student", "set kd.ranges to student")
+        if self.hears == "same-view" and self.ranges == "teacher":
+            problem = "same-view, and with kd.ranges teacher there are cached posteriors, of clean features"
+            raise UserError("kd.hears", problem, "kd.ranges student", "set kd.ranges to student")
+        if self.features > 0 and self.hears != "same-view":
+            problem = f"{self.features:g} with kd.hears {self.hears}: layers are compared of the same batch"
+            raise UserError("kd.features", problem, "kd.hears same-view", "set kd.hears to same-view")
         return self
 
 

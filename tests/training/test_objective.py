@@ -1,5 +1,6 @@
 """The training objective against the plain loops, and what it promises about teacher and scales."""
 
+import copy
 import dataclasses
 import itertools
 
@@ -15,6 +16,7 @@ from rnnt_kd.lattice import get_backend
 from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed
 from rnnt_kd.losses import rnnt_kd_loss, rnnt_loss_pruned
 from rnnt_kd.losses.packed_posteriors import pack
+from rnnt_kd.models.encoders.conformer import rotary_tables
 from rnnt_kd.teachers.interface import as_teacher
 from rnnt_kd.teachers.views import CachedTeacher
 from rnnt_kd.text.labels import padded_labels
@@ -177,6 +179,66 @@ def test_validation_leaves_distillation_out():
     assert run(*make_batch(), with_kd=False)["kd"].item() == 0.0
 
 
+FEATURES = dict(ranges="student", hears="same-view", features=1.0)
+
+
+@pytest.mark.parametrize("dim, blocks", [(16, 2), (8, 1)], ids=["equal layers", "a narrower one of half as many"])
+def test_layers_imitate_the_teachers_on_the_same_batch(dim, blocks):
+    """Against the encoders' layers, called one after the other."""
+    model = transducer(0, encoder_options={**SMALL, "dim": dim, "num_layers": blocks}, dropout=0.0, vocab_size=4)
+    teacher = transducer(1, encoder_options={**SMALL, "num_layers": 2}, dropout=0.0, vocab_size=4)
+    (features, lens, labels, label_lens) = make_batch()
+    run = objective(model, kd=KdConfig(**FEATURES), teacher=teacher)
+    found = run(features, lens, labels, label_lens)["features"]
+    ours, frames = layers_of(model, features, lens)
+    theirs, _ = layers_of(teacher, features, lens)
+    expected = 0.0
+    for h, t in zip(ours, theirs if blocks == 2 else theirs[1:], strict=True):
+        if dim != 16:
+            h = h @ torch.linalg.lstsq(h, t).solution
+        expected += ((h - t) ** 2).sum().item() / (t**2).sum().item() / blocks
+    assert found.item() == pytest.approx(expected * sum(frames), rel=1e-3) and expected > 0.01
+    found.backward()
+    assert all(p.grad is None for p in teacher.parameters())
+    taught = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert taught == {"encoder"}
+    assert run(features, lens, labels, label_lens, with_kd=False)["features"].item() == 0.0
+    equal = objective(model, kd=KdConfig(**FEATURES), teacher=model)
+    assert equal(features, lens, labels, label_lens)["features"].item() == pytest.approx(0.0, abs=1e-3)
+
+
+def layers_of(model, features, lens):
+    """What each block gives on the valid frames of a batch, an utterance at a time, in float64; their number."""
+    model = copy.deepcopy(model).double()
+    found = [[] for _ in model.encoder.layers]
+    for x, length in zip(features.double(), lens.tolist(), strict=True):
+        x, own = model.encoder.subsampling(x[None, :length], torch.tensor([length]))
+        T = int(own)
+        cos, sin = rotary_tables(T, model.encoder.head_dim, x)
+        for values, layer in zip(found, model.encoder.layers, strict=True):
+            x = layer(x, torch.zeros(1, 1, T).double(), torch.zeros(1, T, 1, dtype=torch.bool), cos, sin)
+            values.append(x[0])
+    return [torch.cat(values) for values in found], [len(rows) for rows in found[0]]
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        (dict(features=1.0), "kd.features: 1 with kd.hears student: .*; expected kd.hears same-view"),
+        (dict(hears="same-view"), "kd.hears: same-view, .*; expected kd.ranges student"),
+        (dict(FEATURES, feature_layers=["encoder.blocks.0"]), "'encoder.blocks.0' is no module of the student"),
+        (dict(FEATURES, feature_layers=["("]), "a regular expression"),
+        (dict(FEATURES, feature_layers=["encoder"]), "encoder gives no"),
+        (dict(FEATURES, feature_layers=[".*norm"]), "more than the teacher has"),
+    ],
+)
+def test_features_that_cannot_be_compared_are_one_line(options, expected):
+    model = transducer(0, encoder_options={**SMALL, "num_layers": 2}, dropout=0.0, vocab_size=4)
+    with pytest.raises(ValueError, match=expected):  # pydantic's, of UserError's line, or that
+        objective(model, kd=KdConfig(**options), teacher=make_model(1))(*make_batch())
+    assert not any(module._forward_hooks for module in model.modules())
+
+
 @pytest.mark.skipif(torch.__version__.startswith("1."), reason="torch 1 has no mixed bfloat16 LayerNorm on a CPU")
 def test_losses_are_float32_whatever_the_model_runs_in():
     model, batch = make_model(0), make_batch()
@@ -191,10 +253,11 @@ def test_losses_are_float32_whatever_the_model_runs_in():
 def test_scales_rise_linearly_to_their_values():
     training = dataclasses.replace(TRAINING, pruned_loss_warmup_steps=10)
     kd = KdConfig(scale=2.0, ramp_steps=4)
+    kd = dataclasses.replace(kd, ranges="student", hears="same-view", features=3.0)
     first, middle, last = (loss_scales(step, training, kd) for step in (0, 5, 10))
-    assert first == pytest.approx({"simple": 1.0, "pruned": 0.1, "ctc": 0.2, "kd": 2.0 * 0.25 * 0.1})
-    assert middle == pytest.approx({"simple": 0.75, "pruned": 0.55, "ctc": 0.2, "kd": 2.0 * 0.55})
-    assert last == pytest.approx({"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 2.0})
+    assert first == pytest.approx({"simple": 1.0, "pruned": 0.1, "ctc": 0.2, "kd": 2.0 * 0.25 * 0.1, "features": 0.75})
+    assert middle == pytest.approx({"simple": 0.75, "pruned": 0.55, "ctc": 0.2, "kd": 2.0 * 0.55, "features": 3.0})
+    assert last == pytest.approx({"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 2.0, "features": 3.0})
     assert loss_scales(10**6, training, None)["kd"] == 0.0
     assert loss_scales(0, dataclasses.replace(training, pruned_loss_warmup_steps=0), None)["pruned"] == 1.0
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from command_cases import LONG, fails_on_a_full_disk, kill, start, writes_interrupted
+from safetensors.torch import load_file
 from training_cases import interrupted_after, metrics, system_json
 
 from rnnt_kd.errors import UserError
@@ -45,6 +46,40 @@ def test_the_moving_average_goes_on(tone_corpus, teacher_dir, tmp_path, saves):
     said = tone_corpus.train(config, tmp_path / "stopped", teacher_dir=teacher_dir)
     assert any("resumes from step-" in line for line in said)
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "stopped")
+    files = [tmp_path / name / "model.safetensors" for name in ("whole", "stopped")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_student_of_layers_goes_on_and_keeps_nothing_of_its_teacher(tone_corpus, teacher_dir, tmp_path):
+    kd = dict(ranges="student", hears="same-view", features=2.0)
+    config = tone_corpus.config("sparse_student", sparsity=0.5, with_kd=True, **kd)
+    tone_corpus.train(config, tmp_path / "whole", teacher_dir=teacher_dir)
+    with interrupted_after(2):
+        tone_corpus.train(config, tmp_path / "stopped", teacher_dir=teacher_dir)
+    tone_corpus.train(config, tmp_path / "stopped", teacher_dir=teacher_dir)
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "stopped")
+    files = [tmp_path / name / "model.safetensors" for name in ("whole", "stopped")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert load_file(files[0]).keys() == load_file(teacher_dir / "model.safetensors").keys()
+    lines = metrics(tmp_path / "whole", "train")
+    assert all(line["features_loss"] > 0 and line["features_scale"] == 2.0 for line in lines)
+    assert lines[-1]["loss"] > 2.0 * lines[-1]["features_loss"]
+    assert all("features_loss" not in line for line in metrics(tmp_path / "whole", "dev"))
+
+
+def test_a_checkpoint_of_a_release_with_fewer_terms_goes_on(tone_corpus, tmp_path, monkeypatch):
+    """The means since the last line begin anew; the weights are the same."""
+    config, real = tone_corpus.config("teacher"), checkpoint.save_checkpoint
+    tone_corpus.train(config, tmp_path / "whole")
+
+    def older(path, model, optimizer, masks, scalars, identity):
+        real(path, model, optimizer, masks, {**scalars, "window": scalars["window"][1:]}, identity)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_checkpoint", older)
+        with interrupted_after(1):
+            tone_corpus.train(config, tmp_path / "stopped")
+    tone_corpus.train(config, tmp_path / "stopped")
     files = [tmp_path / name / "model.safetensors" for name in ("whole", "stopped")]
     assert files[0].read_bytes() == files[1].read_bytes()
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Callable, NamedTuple, Optional
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.losses import Posteriors, TeacherView
 from rnnt_kd.losses.kd_shift import align_nodes, later, shift_nodes
 from rnnt_kd.losses.packed_posteriors import unpack
-from rnnt_kd.teachers.interface import Teacher
+from rnnt_kd.teachers.interface import OurTransducer, Teacher
 
 MOST_FRAMES = 2  # that align="crop-pad" crops or pads
 
@@ -32,6 +32,11 @@ class OnlineTeacher:
     teacher: Teacher
     shift: int = 0
     align: str = "strict"
+
+    @property
+    def model(self) -> nn.Module:
+        """Whose layers a student may imitate; one without any where the teacher is not ours."""
+        return self.teacher.model if isinstance(self.teacher, OurTransducer) else nn.Identity()
 
     @torch.no_grad()
     def view(self, features: Tensor, feature_lens: Tensor, labels: Tensor, num_frames: Tensor, T: int) -> TeacherView:

@@ -75,7 +75,7 @@ class Preparation(Dataset):
         if step is not None and kd is not None and kd.ranges == "student":  # its teacher runs online
             if kd.hears == "original":
                 inputs["clean_features"] = self._originals(planned, batch)
-            elif inputs["features"] is not batch.features:
+            elif kd.hears == "student" and inputs["features"] is not batch.features:
                 inputs["clean_features"] = batch.features
         if planned.teacher is not None and kd is not None:
             made = (labels.size(1), config.training.prune_range, kd.temperature != 1.0)

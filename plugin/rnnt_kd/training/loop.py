@@ -28,7 +28,7 @@ from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import checkpoint, learning_rates, moving_average, setup
 from rnnt_kd.training import system_dir as system_files
 from rnnt_kd.training.batches import Prepared, TrainingData
-from rnnt_kd.training.objective import TERMS, Objective, loss_scales, weighted_sum
+from rnnt_kd.training.objective import OF_TEACHER, TERMS, Objective, loss_scales, weighted_sum
 from rnnt_kd.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from rnnt_kd.training.progress import Metrics, Say, Silent
 from rnnt_kd.training.ranks import Ranks
@@ -253,7 +253,7 @@ class Training:
             "loss": loss / frames,
             **{f"{name}_loss": value / frames for name, value in zip(TERMS, sums, strict=True)},
         }
-        values.update({f"{name}_scale": scales[name] for name in ("simple", "pruned", "kd")})
+        values.update({f"{name}_scale": scales[name] for name in ("simple", "pruned", "kd", "features")})
         values.update(learning_rate=self._learning_rate(state.step - 1), gradient_norm=norm / batches)
         if self.sparsifier is not None:
             values["target_sparsity"] = self.sparsifier.current_target
@@ -285,11 +285,12 @@ class Training:
         sums = torch.zeros(len(TERMS) + 1, dtype=torch.float64, device=self.fabric.device)
         for batch in self.data.dev_batches():
             with self.fabric.autocast():  # DDP would wait here for the others, who may have no batch left
-                terms = self.objective(**self.fabric.to_device(batch.inputs), with_kd=False)
-            sums += torch.stack([terms[name] for name in TERMS] + [terms["frames"]]).double()
+                given = self.objective(**self.fabric.to_device(batch.inputs), with_kd=False)
+            sums += torch.stack([given[name] for name in (*TERMS, "frames")]).double()
         self.wrapped.train()
         *values, frames = self.ranks.total(sums).tolist()
-        means = {f"{name}_loss": value / frames for name, value in zip(TERMS, values, strict=True) if name != "kd"}
+        terms = dict(zip(TERMS, values, strict=True))
+        means = {f"{name}_loss": value / frames for name, value in terms.items() if name not in OF_TEACHER}
         if not math.isfinite(means["pruned_loss"]):
             means["pruned_loss"] = float("1e30")  # JSON has no infinity; never among the best
         return means
@@ -345,8 +346,9 @@ class Training:
         if self.sparsifier is not None:
             self.sparsifier.load_state_dict(masks)
         self.fabric.strategy.precision.load_state_dict(precision)
-        window = torch.tensor(state.window, dtype=torch.float64, device=self.fabric.device)
-        self.window = window * self.ranks.is_first
+        if len(state.window) == len(self.window):  # else of an earlier release, which had fewer terms
+            window = torch.tensor(state.window, dtype=torch.float64, device=self.fabric.device)
+            self.window = window * self.ranks.is_first
         position = f"epoch {state.epoch + 1}, step {state.step} of about {self.total_steps + state.first_step}"
         self.say(f"{self.config.name}: resumes from {path.name} ({position})")
 

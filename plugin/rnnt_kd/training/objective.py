@@ -1,6 +1,7 @@
 """The training objective: one pruned lattice, the student on it, and the teacher on it.
 
     L = simple_scale * L_simple + pruned_scale * L_pruned + ctc_scale * L_ctc + kd_scale * L_kd
+        + features_scale * L_features
 
 1. ``ranges`` say which nodes of the lattice are kept: the student's, from the gradient of its
    smoothed loss, or the teacher's, from the cache of stage 4 (the student's where the cache has none).
@@ -8,6 +9,8 @@
 3. The teacher's posteriors on the *same* nodes, of clean features, give the distillation term:
    from its joiner, run here without gradient, or from the cache.  With ``kd.shift`` the teacher's
    lattice is moved that many frames later.
+4. With ``kd.features`` the layers of the student's encoder imitate those of the online teacher's,
+   which hears the same batch: ``losses/features.py``.
 
 Every term is a sum over the batch, and all are divided by the same number (encoder
 frames), so no scale depends on the batch size.  Losses run in float32 with autocast off.
@@ -16,7 +19,7 @@ B batch, T encoder frames, S symbols, C vocabulary with blank.
 """
 
 from types import ModuleType
-from typing import Dict, Optional, Union
+from typing import Dict, List, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +27,15 @@ from torch import Tensor, nn
 
 from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.losses import Distillation, transducer_terms
+from rnnt_kd.losses.features import feature_loss, layer_names, paired, recorded
 from rnnt_kd.losses.precision import no_autocast
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.teachers.interface import OurTransducer, Teacher, as_teacher
 from rnnt_kd.teachers.prune import prune
 from rnnt_kd.teachers.views import CachedTeacher, OnlineTeacher, kept_ranges
 
-TERMS = ("simple", "pruned", "ctc", "kd")
+TERMS = ("simple", "pruned", "ctc", "kd", "features")
+OF_TEACHER = TERMS[3:]  # no validation has them
 
 
 def loss_scales(step: int, training: TrainingConfig, kd: Optional[KdConfig]) -> Dict[str, float]:
@@ -42,15 +47,16 @@ def loss_scales(step: int, training: TrainingConfig, kd: Optional[KdConfig]) -> 
     """
     warm = min(1.0, step / training.pruned_loss_warmup_steps) if training.pruned_loss_warmup_steps > 0 else 1.0
     pruned = 0.1 + 0.9 * warm
-    kd_scale = 0.0
+    kd_scale = features_scale = 0.0
     if kd is not None:
         ramp = min(1.0, (step + 1) / kd.ramp_steps) if kd.ramp_steps > 0 else 1.0
-        kd_scale = kd.scale * ramp * pruned
+        kd_scale, features_scale = kd.scale * ramp * pruned, kd.features * ramp
     return {
         "simple": 1.0 - warm * (1.0 - training.simple_loss_scale),
         "pruned": pruned,
         "ctc": training.ctc_loss_scale,
         "kd": kd_scale,
+        "features": features_scale,
     }
 
 
@@ -82,6 +88,12 @@ class Objective(nn.Module):
             self.distillation = Distillation(kd.variant, kd.weighting, kd.temperature, kd.class_scales, kd.shift)
         if teacher is not None and kd is not None:  # as no submodule: neither trained, saved nor put in train mode
             self.online = OnlineTeacher(as_teacher(teacher), kd.shift, kd.align)
+        self.layers: List[str] = []
+        self.teacher_layers: List[str] = []
+        if self.online is not None and kd is not None and kd.features > 0:
+            self.layers = layer_names(model, kd.feature_layers, "student")
+            of_teacher = layer_names(self.online.model, kd.feature_layers, "teacher")
+            self.teacher_layers = paired(self.layers, of_teacher)
 
     def forward(
         self,
@@ -104,19 +116,22 @@ class Objective(nn.Module):
           with_kd:      False leaves the distillation term 0, on the student's ranges (validation).
           cached:       the teacher's ranges and posteriors, for ``kd.ranges`` "teacher".
         Returns:
-          {"simple", "pruned", "ctc", "kd", "frames"}: 0-dim float32 tensors.
+          {"simple", "pruned", "ctc", "kd", "features", "frames"}: 0-dim float32 tensors.
         """
         config, model, blank = self.training_config, self.model, self.model.blank_id
-        student = prune(
-            self.student, features, feature_lens, labels, label_lens, rnnt_type=config.rnnt_type,
-            lm_only_scale=config.lm_only_scale, am_only_scale=config.am_only_scale,
-            delay_penalty=config.delay_penalty, backend=self.backend,
-        )  # fmt: skip
+        layers = self.layers if with_kd else []
+        with recorded(model, layers) as own:
+            student = prune(
+                self.student, features, feature_lens, labels, label_lens, rnnt_type=config.rnnt_type,
+                lm_only_scale=config.lm_only_scale, am_only_scale=config.am_only_scale,
+                delay_penalty=config.delay_penalty, backend=self.backend,
+            )  # fmt: skip
         frames, T = student.num_frames, student.encoder_out.size(1)
-        teacher = None
+        teacher, theirs = None, []
         if with_kd and self.online is not None:
             heard = features if clean_features is None else clean_features
-            teacher = self.online.view(heard, feature_lens, labels, frames, T)
+            with recorded(self.online.model, self.teacher_layers) as theirs:
+                teacher = self.online.view(heard, feature_lens, labels, frames, T)
         elif with_kd and self.kd is not None:
             assert cached is not None, "a batch without its cached teacher"
             teacher = cached.view(frames, T, shift=self.kd.shift, align=self.kd.align, rnnt_type=config.rnnt_type)
@@ -133,13 +148,14 @@ class Objective(nn.Module):
             "pruned": pruned,
             "ctc": ctc,
             "kd": kd,
+            "features": feature_loss(own, theirs, frames),
             "frames": frames.sum().to(torch.float32),
         }
 
 
 def weighted_sum(terms: Dict[str, Tensor], scales: Dict[str, float]) -> Tensor:
     """The loss of all frames, one reduction for every term; divided by ``terms["frames"]``, that of a frame."""
-    return torch.stack([scales[name] * terms[name] for name in TERMS if scales[name] != 0.0]).sum()
+    return torch.stack([scales[name] * terms[name] for name in TERMS if scales.get(name)]).sum()
 
 
 def _ctc_loss(logits: Tensor, labels: Tensor, frame_lens: Tensor, label_lens: Tensor, blank: int) -> Tensor:

@@ -17,6 +17,7 @@ WORDS = {
     "simple_loss": "simple transducer loss",
     "ctc_loss": "CTC loss",
     "kd_loss": "distillation",
+    "features_loss": "distillation of layers",
 }
 PANEL, TITLE, GAP = 82, 18, 8
 
