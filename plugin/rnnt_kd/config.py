@@ -86,6 +86,7 @@ class ModelConfig:
     predictor_dim: Count = 128
     joiner_dim: Count = 128
     dropout: Fraction = 0.1
+    label_dropout: Fraction = 0.0  # share of the labels that the predictor does not see in training
     ctc_head: Flag = True
 
 

@@ -88,6 +88,21 @@ def test_negative_labels_have_no_embedding_and_no_gradient():
     assert (predictor.embedding.weight.grad[[0, 1, 2, 4]] == 0).all()
 
 
+def test_label_dropout_takes_labels_away_in_training_alone():
+    predictor = StatelessPredictor(5, 4, dropout=0.4)
+    y = torch.randint(0, 5, (50, 40))
+    torch.manual_seed(1)
+    noisy = predictor(y)
+    torch.manual_seed(1)
+    gone = torch.rand(y.shape) < 0.4
+    assert torch.equal(noisy, predictor.eval()(y.masked_fill(gone, -1))) and 0.3 < gone.float().mean() < 0.5
+    assert not torch.equal(noisy, predictor(y)) and torch.equal(predictor(y), predictor(y))
+    without, state = build().predictor, torch.get_rng_state()
+    without(y)
+    assert torch.equal(state, torch.get_rng_state()), "older trainings draw what they drew"
+    assert build(label_dropout=0.4).predictor.dropout == 0.4
+
+
 @pytest.mark.parametrize("context_size", [1, 2, 3])
 def test_the_tables_give_what_forward_gives(context_size):
     predictor = StatelessPredictor(6, 5, context_size).double()
@@ -121,7 +136,9 @@ def test_joiner_is_linear_of_tanh_of_the_sum():
 def test_a_predictor_and_a_joiner_are_files_too(tmp_path, monkeypatch):
     for kind, code in {
         "predictors": "from rnnt_kd.models.predictors.stateless import StatelessPredictor\n"
-        "class WiderPredictor(StatelessPredictor):\n    pass\n",
+        "class WiderPredictor(StatelessPredictor):\n"
+        "    def __init__(self, *args, context_size, blank_id):\n"
+        "        super().__init__(*args, context_size=context_size, blank_id=blank_id)\n",
         "joiners": "import torch\nfrom rnnt_kd.models.joiners.tanh import TanhJoiner\n"
         "class ReluJoiner(TanhJoiner):\n    activation = staticmethod(torch.relu)\n",
     }.items():
@@ -131,6 +148,8 @@ def test_a_predictor_and_a_joiner_are_files_too(tmp_path, monkeypatch):
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path / kind)])
     model = build(predictor="wider", joiner="relu")
     assert type(model.predictor).__name__ == "WiderPredictor"
+    with pytest.raises(UserError, match="model.label_dropout: the predictor wider takes no dropout; expected 0"):
+        build(predictor="wider", label_dropout=0.1)
     encoder_out, predictor_out = torch.randn(2, 3, 96), torch.randn(2, 4, 128)
     parts = OurTransducer(model).joiner(encoder_out, predictor_out)
     inputs = parts.am[:, :, None] + parts.lm[:, None]

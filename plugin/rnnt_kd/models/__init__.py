@@ -33,6 +33,7 @@ def build_transducer(
     blank_id: int,
     predictor: str = "stateless",
     joiner: str = "tanh",
+    label_dropout: float = 0.0,
 ) -> Transducer:
     """A freshly initialised transducer (parameters drawn from torch's global generator).
 
@@ -40,6 +41,7 @@ def build_transducer(
       encoder, predictor, joiner:  files in ``encoders/``, ``predictors/``, ``joiners/``.
       size:            a row of that encoder's ``SIZES``.
       encoder_options: replaces single values of the row.
+      label_dropout:   of the predictor.
     Raises:
       UserError: an unknown name, size or option, options that make no encoder, or a blank outside the
         vocabulary; it lists the right ones.
@@ -65,7 +67,10 @@ def build_transducer(
             raise
         what = f"{encoder_options} ({type(error).__name__}: {error})"
         raise UserError(f"encoder_options of encoder {encoder}", what, "values that make an encoder") from error
-    labels = predictor_class(vocab_size, predictor_dim, context_size=CONTEXT_SIZE, blank_id=blank_id)
+    options: Dict[str, Any] = {"dropout": label_dropout} if label_dropout else {}
+    if options and "dropout" not in inspect.signature(predictor_class).parameters:
+        raise UserError("model.label_dropout", f"the predictor {predictor} takes no dropout", "0")
+    labels = predictor_class(vocab_size, predictor_dim, context_size=CONTEXT_SIZE, blank_id=blank_id, **options)
     joined = joiner_class(network.output_dim, labels.output_dim, joiner_dim, vocab_size)
     return Transducer(network, labels, joined, vocab_size, blank_id=blank_id, ctc_head=ctc_head)
 

@@ -76,7 +76,7 @@ def resolve(
     if config.role == "sparse_student":
         theirs, ours = as_plain_dict(teacher.model), as_plain_dict(config.model)
         for key in ours:
-            if key != "dropout" and theirs.get(key) != ours[key]:
+            if key not in ("dropout", "label_dropout") and theirs.get(key) != ours[key]:
                 raise UserError(
                     teacher_dir,
                     f"model.{key} is {theirs.get(key)}, and this preset's teacher has {ours[key]}",

@@ -18,15 +18,16 @@ class StatelessPredictor(nn.Module):
       dim:          of embedding and output.
       context_size: labels seen, at least 1.
       blank_id:     last label of the start context ``[-1, ..., -1, blank_id]``.
+      dropout:      share of the labels that are "no label" in training: it knows the training texts by heart, else.
 
     Attributes: ``output_dim``, ``context_size``, ``blank_id``.
     """
 
-    def __init__(self, vocab_size: int, dim: int, context_size: int = 2, blank_id: int = 0):
+    def __init__(self, vocab_size: int, dim: int, context_size: int = 2, blank_id: int = 0, dropout: float = 0.0):
         super().__init__()
         assert context_size >= 1, context_size
         self.vocab_size, self.context_size, self.blank_id = vocab_size, context_size, blank_id
-        self.output_dim = dim
+        self.output_dim, self.dropout = dim, dropout
         self.embedding = nn.Embedding(vocab_size, dim)
         self.context_proj = nn.Linear(context_size * dim, dim)
         nn.init.normal_(self.context_proj.weight, std=(2.0 / (context_size * dim)) ** 0.5)
@@ -42,6 +43,8 @@ class StatelessPredictor(nn.Module):
         Returns:
           (N, U, dim), or (N, U - context_size + 1, dim) without padding.
         """
+        if self.training and self.dropout > 0:
+            y = y.masked_fill(torch.rand(y.shape, device=y.device) < self.dropout, -1)
         embedded = self.embedding(y.clamp(min=0)) * (y >= 0).to(self.embedding.weight.dtype).unsqueeze(2)
         if need_pad:
             embedded = F.pad(embedded, (0, 0, self.context_size - 1, 0))
