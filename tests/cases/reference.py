@@ -185,6 +185,10 @@ def node_reads(logits, symbols, ranges, blank, frames, b, rnnt_type, best_only=F
 def node_weights(weighting, logits, teacher_logits, symbols, ranges, blank, frames, b, rnnt_type="regular"):
     """{(t, s): weight}, summing to T_b + S_b."""
     num_symbols, num_frames = len(symbols[b]), frames[b]
+    if weighting == "mixed":
+        given = logits, teacher_logits, symbols, ranges, blank, frames, b, rnnt_type
+        halves = [node_weights(half, *given) for half in ("uniform", "student-occupancy")]
+        return {node: sum(half.get(node, 0.0) for half in halves) / 2 for node in halves[0]}
     if weighting == "uniform":
         weights = {(t, int(s)): 1.0 for t in range(num_frames) for s in ranges[b][t] if int(s) <= num_symbols}
     else:
@@ -300,7 +304,7 @@ def shifted_kd_losses(
         nodes = [(t, s) for t in range(T) for s in ranges[b][t] if s <= S]
         reads = dict.fromkeys(nodes, 1.0)
         if weighting != "uniform":
-            of = student_log_prob if weighting == "student-occupancy" else teacher_log_prob
+            of = student_log_prob if weighting in ("student-occupancy", "mixed") else teacher_log_prob
             paths = _kept_paths(symbols, ranges, frames, b, rnnt_type)
             scores = [float(score) for score in path_scores(paths, of, T)]
             best = max(scores)
@@ -312,6 +316,9 @@ def shifted_kd_losses(
                 for t, s, _ in path:
                     reads[t, s] += share
         total = sum(reads.values())
+        if weighting == "mixed":
+            reads = {node: total / len(nodes) + share for node, share in reads.items()}
+            total *= 2
         value = torch.zeros((), dtype=torch.float64)
         for t, s in nodes:
             teacher = known(t, s)

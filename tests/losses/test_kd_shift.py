@@ -14,7 +14,7 @@ from rnnt_kd.losses.kd_shift import later, shift_nodes
 from rnnt_kd.losses.kept_nodes import kept_nodes
 from rnnt_kd.losses.node_scores import node_scores
 
-WEIGHTINGS = ("uniform", "occupancy", "student-occupancy", "one-best")
+WEIGHTINGS = ("uniform", "occupancy", "student-occupancy", "one-best", "mixed")
 shifts = st.integers(0, 7)
 
 

@@ -24,7 +24,10 @@ def changed(tensor: torch.Tensor, where, value) -> torch.Tensor:
 
 BAD_INPUT = {
     "variant": (dict(kd_variant="squashed"), "kd variant: .*'squashed'; expected one of: collapsed, full"),
-    "weighting": (dict(kd_weighting="student_occupancy"), "one of: uniform, occupancy, student-occupancy, one-best"),
+    "weighting": (
+        dict(kd_weighting="student_occupancy"),
+        "one of: uniform, occupancy, student-occupancy, one-best, mixed",
+    ),
     "weighting without a teacher": (dict(kd_weighting="x", teacher=None), "kd weighting: .*'x'; expected one of"),
     "activation that sums": (dict(activation=lambda h: h.sum(-1)), r"activation: makes \(1,\) of \(1, 4\)"),
     "activation that returns none": (dict(activation=lambda h: None), "activation: returns a NoneType"),

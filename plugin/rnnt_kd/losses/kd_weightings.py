@@ -44,6 +44,12 @@ def one_best(nodes: KeptNodes, scores: NodeScores, teacher_scores: NodeScores, b
     return _reads(nodes, teacher_scores, pruned_recursion_with(_best_path))
 
 
+def mixed(nodes: KeptNodes, scores: NodeScores, teacher_scores: NodeScores, backend: ModuleType) -> Tensor:
+    """Half as ``uniform``, half as ``student_occupancy``: on its paths for timing, off them for the search."""
+    on_paths = student_occupancy(nodes, scores, teacher_scores, backend) * nodes.node_mask
+    return on_paths + on_paths.sum(dim=(1, 2), keepdim=True) / nodes.node_mask.sum(dim=(1, 2)).reshape(-1, 1, 1)
+
+
 def _best_path(px, py, boundary, return_grad):
     score, px_grad, py_grad = scan_lattice(px, py, boundary, semiring="max")
     return score, (px_grad, py_grad)
