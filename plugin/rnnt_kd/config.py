@@ -141,7 +141,7 @@ class TrainingConfig:
     rnnt_type: Literal["regular", "modified", "constrained"] = "regular"
     delay_penalty: Scale = 0.0  # k2's, of the simple and the pruned loss: larger makes symbols come earlier
     specaugment: Optional[SpecAugmentConfig] = field(default_factory=SpecAugmentConfig)
-    babble: Optional[BabbleConfig] = None  # before SpecAugment; a teacher hears the batch without it
+    babble: Optional[BabbleConfig] = None  # before SpecAugment; see kd.hears
     validate_every_epochs: Count = 1
     averaging: Literal["best", "ema"] = "best"  # of checkpoints, or a moving average of the weights of every step
     average_best: Count = 5  # best: of how many checkpoints at most, by validation loss
@@ -172,7 +172,9 @@ class KdConfig:
     align: Literal["strict", "crop-pad"] = "strict"  # encoder frames of teacher and student: teachers/views.py
     class_scales: Optional[Annotated[List[Scale], Field(min_length=3, max_length=3)]] = None  # of blank, label, rest
     features: Scale = 0.0  # of the term by which encoder layers imitate the teacher's: losses/features.py
-    feature_layers: List[str] = field(default_factory=lambda: [r"encoder\.layers\.\d+"])  # in both
+    feature_layers: Annotated[List[str], Field(min_length=1)] = field(  # patterns of modules of teacher and student
+        default_factory=lambda: [r"encoder\.layers\.\d+"]
+    )
     missing: Literal["error", "skip"] = (
         "error"  # utterances that the cache does not have; skip: trained without this term
     )
@@ -184,12 +186,16 @@ class KdConfig:
         if self.ranges == "teacher" and needs_logits(get_variant(self.variant)):
             problem = f"{self.variant} compares whole logits, and with kd.ranges teacher there are cached posteriors"
             raise UserError("kd.variant", problem, "collapsed, or kd.ranges student", "set kd.ranges to student")
+        if self.features > 0 and (self.hears != "same-view" or self.ranges == "teacher"):
+            problem = f"with kd.hears {self.hears}, kd.ranges {self.ranges}: layers are compared of one batch"
+            both = "kd.ranges student and kd.hears same-view"
+            raise UserError("kd.features", problem, both, "set both")
+        if self.features > 0 and self.align != "strict":
+            problem = f"with kd.align {self.align}: layers are compared frame by frame"
+            raise UserError("kd.features", problem, "kd.align strict")
         if self.hears == "same-view" and self.ranges == "teacher":
             problem = "same-view, and with kd.ranges teacher there are cached posteriors, of clean features"
             raise UserError("kd.hears", problem, "kd.ranges student", "set kd.ranges to student")
-        if self.features > 0 and self.hears != "same-view":
-            problem = f"{self.features:g} with kd.hears {self.hears}: layers are compared of the same batch"
-            raise UserError("kd.features", problem, "kd.hears same-view", "set kd.hears to same-view")
         return self
 
 

@@ -19,7 +19,7 @@ def test_it_is_the_plain_loops_whatever_the_padding_holds(seed, widths, others):
     own, theirs = random_layers(generator, widths), random_layers(generator, others)
     frames = torch.tensor([7, 3, 5])
     own[0].requires_grad_()
-    found = feature_loss(own, theirs, frames)
+    found = feature_loss(own, theirs, frames, 7)
     valid = [(b, t) for b in range(3) for t in range(int(frames[b]))]
     expected = 0.0
     for h, t in zip(own, theirs, strict=True):
@@ -36,20 +36,38 @@ def test_it_is_the_plain_loops_whatever_the_padding_holds(seed, widths, others):
     torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-3)
     for layer in (*own, *theirs):
         layer.data[1, 3:] = 1e3
-    assert feature_loss(own, theirs, frames).item() == found.item()
+    assert feature_loss(own, theirs, frames, 7).item() == found.item()
 
 
 def test_a_teacher_that_is_silent_is_finite():
     zeros, own = torch.zeros(1, 4, 3), torch.ones(1, 4, 2, requires_grad=True)
-    feature_loss([own], [zeros], torch.tensor([4])).backward()
+    feature_loss([own], [zeros], torch.tensor([4]), 4).backward()
     assert torch.isfinite(own.grad).all()
-    assert torch.isfinite(feature_loss([zeros], [torch.ones(1, 4, 5)], torch.tensor([4])))
-    assert not torch.isfinite(feature_loss([own * torch.inf], [torch.ones(1, 4, 5)], torch.tensor([4])))
+    assert torch.isfinite(feature_loss([zeros], [torch.ones(1, 4, 5)], torch.tensor([4]), 4))
+    assert not torch.isfinite(feature_loss([own * torch.inf], [torch.ones(1, 4, 5)], torch.tensor([4]), 4))
 
 
-def test_other_frame_rates_are_named():
-    with pytest.raises(UserError, match=r"layers of \(1, 4, 3\) and of \(1, 5, 3\)"):
-        feature_loss([torch.ones(1, 4, 3)], [torch.ones(1, 5, 3)], torch.tensor([4]))
+@pytest.mark.parametrize(
+    "own, theirs",
+    [((2, 8, 3), (2, 9, 3)), ((8, 2, 3), (8, 2, 3)), ((2, 16, 3), (2, 16, 3)), ((2, 8, 3), (8, 2, 3))],
+    ids=["another rate", "time first", "before a subsampling", "the teacher's time first"],
+)
+def test_layers_of_another_shape_than_the_encoders_output_are_named(own, theirs):
+    with pytest.raises(UserError, match=r"kd.feature_layers: gives .*; expected \(2, 8, width\) in both"):
+        feature_loss([torch.ones(own)], [torch.ones(theirs)], torch.tensor([8, 4]), 8)
+
+
+def test_the_map_is_the_best_one_of_badly_scaled_layers_too():
+    generator = torch.Generator().manual_seed(0)
+    scales = torch.logspace(-3, 0, 24)
+    h = torch.randn(1, 900, 24, generator=generator) * scales + 3.0
+    t = torch.randn(1, 900, 40, generator=generator) * 0.05 + (h - 3.0) / scales @ torch.randn(
+        24, 40, generator=generator
+    )
+    rows, wanted = h[0].double(), t[0].double()
+    residual = wanted - rows @ torch.linalg.lstsq(rows, wanted).solution
+    expected = 900 * residual.pow(2).sum() / wanted.pow(2).sum()
+    assert feature_loss([h], [t], torch.tensor([900]), 900).item() == pytest.approx(expected.item(), rel=0.02)
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_loss_does_not_depend_on_how_often_the_batch_is_repeated():
     """All terms have one reduction: kd_scale means the same at any batch size."""
     model, teacher = make_model(0), make_model(1)
     run = objective(model, kd=KdConfig(ranges="student"), teacher=teacher)
-    once, scales = make_batch(), {"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 3.0}
+    once, scales = make_batch(), {"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 3.0, "features": 0.0}
     thrice = [torch.cat([tensor] * 3) for tensor in once]
     of_one, of_three = (weighted_sum(terms, scales) / terms["frames"] for terms in (run(*once), run(*thrice)))
     assert of_one.item() == pytest.approx(of_three.item(), rel=1e-5)
@@ -170,7 +170,7 @@ def test_empty_transcripts_are_finite():
     terms = objective(model, kd=KdConfig(ranges="student"), teacher=make_model(1))(
         features, lens, torch.zeros(3, 1, dtype=torch.int64), torch.zeros(3, dtype=torch.int64)
     )
-    weighted_sum(terms, {"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 1.0}).backward()
+    weighted_sum(terms, {"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 1.0, "features": 0.0}).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
@@ -224,9 +224,14 @@ def layers_of(model, features, lens):
 @pytest.mark.parametrize(
     "options, expected",
     [
-        (dict(features=1.0), "kd.features: 1 with kd.hears student: .*; expected kd.hears same-view"),
+        (dict(features=1.0), "kd.features: .*; expected kd.ranges student and kd.hears same-view"),
+        (dict(FEATURES, align="crop-pad"), "kd.features: with kd.align crop-pad"),
+        (dict(FEATURES, feature_layers=[]), "feature_layers"),
         (dict(hears="same-view"), "kd.hears: same-view, .*; expected kd.ranges student"),
-        (dict(FEATURES, feature_layers=["encoder.blocks.0"]), "'encoder.blocks.0' is no module of the student"),
+        (
+            dict(FEATURES, feature_layers=["encoder.blocks.0"]),
+            "encoder.blocks.0 is no module of the student; expected names as encoder.layers.0",
+        ),
         (dict(FEATURES, feature_layers=["("]), "a regular expression"),
         (dict(FEATURES, feature_layers=["encoder"]), "encoder gives no"),
         (dict(FEATURES, feature_layers=[".*norm"]), "more than the teacher has"),

@@ -143,7 +143,8 @@ def described(plan: Plan, name: str, test_set: str, way: str) -> Dict[str, Any]:
     """What a row says of a system beside its figures."""
     system = plan.systems[name]
     config = plan.config((name, system.seeds[0]))
-    kd = {key: getattr(config.kd, key, None) for key in ("variant", "weighting", "scale", "ranges", "temperature")}
+    shown = "variant weighting scale ranges temperature hears features".split()
+    kd = {key: getattr(config.kd, key, None) for key in shown}
     return {
         "system": name,
         "role": system.role,

@@ -4,8 +4,8 @@
 
 h, t: what a layer of the student and of the teacher gives, over the T valid frames of the batch (SquareHead, Kurtic et
 al., arXiv 2310.06927).  Where the widths differ, h W stands for h: W maps h to t best in this batch, by least squares,
-so it is neither learned nor stored.  Where the student has fewer layers, its k-th of n is compared with the
-teacher's round(k m / n)-th of m.
+so it is neither learned nor stored; the batch needs many more frames than h is wide.  Where the student has fewer
+layers, its k-th of n is compared with the teacher's round(k m / n)-th of m.
 
 B batch, T' encoder frames, D and E widths of student and teacher.
 """
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rnnt_kd.errors import UserError
 from rnnt_kd.losses.precision import at_least_float32, no_autocast
 
-RIDGE = 1e-5  # of the mean of the diagonal: W of widths that say the same twice
+RIDGE = 1e-9  # of the mean of the diagonal: W of widths that say the same twice
 
 
 def layer_names(model: nn.Module, patterns: Sequence[str], whose: str) -> List[str]:
@@ -34,10 +34,11 @@ def layer_names(model: nn.Module, patterns: Sequence[str], whose: str) -> List[s
         try:
             found = any(re.fullmatch(pattern, name) for name in names)
         except re.error as error:
-            raise UserError("kd.feature_layers", f"{pattern!r}: {error}", "a regular expression") from None
+            raise UserError("kd.feature_layers", f"{pattern}: {error}", "a regular expression") from None
         if not found:
-            outer = ", ".join(name for name in names if name.count(".") == 2)[:160]
-            raise UserError("kd.feature_layers", f"{pattern!r} is no module of the {whose}", f"some of {outer} ...")
+            lists = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+            expected = f"names as {lists[0]}.0" if lists else "names of modules"
+            raise UserError("kd.feature_layers", f"{pattern} is no module of the {whose}", expected)
     return [name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)]
 
 
@@ -71,31 +72,37 @@ def recorded(model: nn.Module, names: Sequence[str]) -> Iterator[List[Tensor]]:
         outputs.append(given[name])
 
 
-def feature_loss(own: Sequence[Tensor], theirs: Sequence[Tensor], num_frames: Tensor) -> Tensor:
+def feature_loss(own: Sequence[Tensor], theirs: Sequence[Tensor], num_frames: Tensor, T: int) -> Tensor:
     """The sum over the batch, 0-dim float32; 0 of no layers.
 
     Args:
       own, theirs: (B, T', D) and (B, T', E) of each layer.
       num_frames:  (B,) integers, how many of the T' are valid.
+      T:           T', to how many frames the student's encoder pads.
     Raises:
-      UserError: student and teacher give different numbers of frames.
+      UserError: layers of other shapes.
     """
     total = torch.zeros((), device=num_frames.device)
     for h, t in zip(own, theirs, strict=True):
-        if h.shape[:2] != t.shape[:2]:
-            problem = f"layers of {tuple(h.shape)} and of {tuple(t.shape)} (batch, frames, width)"
-            raise UserError("kd.features", problem, "one frame rate in teacher and student", "leave out kd.features")
+        if not h.shape[:2] == t.shape[:2] == (len(num_frames), T):
+            problem = f"gives {tuple(h.shape)} in the student and {tuple(t.shape)} in the teacher"
+            expected = f"({len(num_frames)}, {T}, width) in both: utterances, frames of the encoder's output"
+            raise UserError(
+                "kd.feature_layers", problem, expected, "name layers of that form, or leave out kd.features"
+            )
         with no_autocast(h):
             valid = torch.arange(h.shape[1], device=h.device) < num_frames.unsqueeze(1)
             h, t = at_least_float32(h)[valid], at_least_float32(t.detach())[valid]
             if h.shape[1] != t.shape[1]:
-                h = h @ _best_map(h.detach(), t)
+                h = h @ _best_map(h.detach(), t).to(h.dtype)
             total = total + (h - t).square().sum() / t.square().sum().clamp(min=1e-20)
     return total * num_frames.sum() / max(len(own), 1)
 
 
 def _best_map(h: Tensor, t: Tensor) -> Tensor:
     """(D, E): the W of least ||h W - t||^2; its own gradient would be zero there."""
+    h, t = h.double(), t.double()
     products = h.t() @ h
     products.diagonal().add_(RIDGE * products.diagonal().mean() + 1e-20)
-    return torch.linalg.solve_ex(products, h.t() @ t)[0]  # not finite where h is not: the batch is skipped then
+    # Not finite where h is not: the batch is skipped then.
+    return torch.linalg.solve_ex(products, h.t() @ t)[0]

@@ -48,7 +48,8 @@ class StreamingEncoder(Encoder, Protocol):
 
 
 class Predictor(Protocol):
-    """Labels -> what the joiner adds.  Made from ``vocab_size, dim, context_size=, blank_id=``."""
+    """Labels -> what the joiner adds.  Made from ``vocab_size, dim, context_size=, blank_id=``, and ``dropout=``
+    where ``model.label_dropout`` is to be had."""
 
     output_dim: int  # P
     context_size: int  # labels seen

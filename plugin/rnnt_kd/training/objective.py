@@ -6,7 +6,7 @@
 1. ``ranges`` say which nodes of the lattice are kept: the student's, from the gradient of its
    smoothed loss, or the teacher's, from the cache of stage 4 (the student's where the cache has none).
 2. The student's joiner on these nodes gives the pruned transducer loss.
-3. The teacher's posteriors on the *same* nodes, of clean features, give the distillation term:
+3. The teacher's posteriors on the *same* nodes, of what ``kd.hears`` says, give the distillation term:
    from its joiner, run here without gradient, or from the cache.  With ``kd.shift`` the teacher's
    lattice is moved that many frames later.
 4. With ``kd.features`` the layers of the student's encoder imitate those of the online teacher's,
@@ -148,14 +148,14 @@ class Objective(nn.Module):
             "pruned": pruned,
             "ctc": ctc,
             "kd": kd,
-            "features": feature_loss(own, theirs, frames),
+            "features": feature_loss(own, theirs, frames, T),
             "frames": frames.sum().to(torch.float32),
         }
 
 
 def weighted_sum(terms: Dict[str, Tensor], scales: Dict[str, float]) -> Tensor:
     """The loss of all frames, one reduction for every term; divided by ``terms["frames"]``, that of a frame."""
-    return torch.stack([scales[name] * terms[name] for name in TERMS if scales.get(name)]).sum()
+    return torch.stack([scales[name] * terms[name] for name in TERMS if scales[name] != 0.0]).sum()
 
 
 def _ctc_loss(logits: Tensor, labels: Tensor, frame_lens: Tensor, label_lens: Tensor, blank: int) -> Tensor:

@@ -73,6 +73,8 @@ class Ranks:
     Raises: UserError: the others cannot be reached.
     """
 
+    have_met = False  # this process has others to talk to
+
     def __init__(self, device: str, precision: Any, timeout: float):
         world = find_world()
         self.rank, self.size, self.is_first, self.timeout = world.rank, world.size, world.rank == 0, timeout
@@ -97,6 +99,7 @@ class Ranks:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         with self.in_touch():
             self.fabric.launch()
+        Ranks.have_met = True
 
     @contextlib.contextmanager
     def in_touch(self) -> Iterator[None]:
@@ -208,7 +211,7 @@ def leave(status: int = 0) -> None:
 
     Not by tidying up: torch 1.13 then aborts some of them ("terminate called without an active exception").
     """
-    if distributed.is_initialized():
+    if Ranks.have_met:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

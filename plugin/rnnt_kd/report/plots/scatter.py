@@ -160,7 +160,9 @@ def way_of(kd: Optional[Mapping[str, Any]]) -> str:
         words.insert(0, str(kd["variant"]))
     if kd.get("ranges") == "student":
         words.append("online")
-    for key, usual in (("scale", 1), ("temperature", 1), ("shift", 0)):
+    if kd.get("hears") not in (None, "student"):
+        words.append(f"hears {kd['hears']}")
+    for key, usual in (("scale", 1), ("temperature", 1), ("shift", 0), ("features", 0)):
         if kd.get(key) not in (None, usual):
             words.append(f"{key} {kd[key]:g}")
     return ", ".join(words)
