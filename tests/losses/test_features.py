@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.losses.features import feature_loss, layer_names, paired, recorded
+from rnnt_kd.losses.features import feature_loss, layer_names, paired_layers, recorded
 
 
 def random_layers(generator, widths, shape=(3, 7)):
@@ -74,12 +74,13 @@ def test_the_map_is_the_best_one_of_badly_scaled_layers_too():
     "own, theirs, expected", [(4, 4, [0, 1, 2, 3]), (2, 4, [1, 3]), (1, 4, [3]), (3, 4, [0, 2, 3]), (3, 5, [1, 2, 4])]
 )
 def test_layers_are_paired_from_the_last_one(own, theirs, expected):
-    assert paired([str(k) for k in range(own)], [str(k) for k in range(theirs)]) == [str(k) for k in expected]
+    student, teacher = (nn.ModuleList(nn.Linear(1, 1) for _ in range(count)) for count in (own, theirs))
+    assert paired_layers(student, teacher, [r"\d"]) == ([str(k) for k in range(own)], [str(k) for k in expected])
 
 
 def test_fewer_layers_of_the_teacher_are_named():
     with pytest.raises(UserError, match="2 of the student, 1 of the teacher"):
-        paired(["a", "b"], ["a"])
+        paired_layers(nn.ModuleList([nn.ReLU(), nn.ReLU()]), nn.ModuleList([nn.ReLU()]), [r"\d"])
 
 
 class Toy(nn.Module):

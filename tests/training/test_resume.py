@@ -65,6 +65,10 @@ def test_a_student_of_layers_goes_on_and_keeps_nothing_of_its_teacher(tone_corpu
     assert all(line["features_loss"] > 0 and line["features_scale"] == 2.0 for line in lines)
     assert lines[-1]["loss"] > 2.0 * lines[-1]["features_loss"]
     assert all("features_loss" not in line for line in metrics(tmp_path / "whole", "dev"))
+    wrong = tone_corpus.config("sparse_student", sparsity=0.5, with_kd=True, feature_layers=["blocks"], **kd)
+    with pytest.raises(UserError, match="kd.feature_layers: blocks is no module of the student"):
+        tone_corpus.train(wrong, tmp_path / "wrong", teacher_dir=teacher_dir)
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_a_checkpoint_of_a_release_with_fewer_terms_goes_on(tone_corpus, tmp_path, monkeypatch):

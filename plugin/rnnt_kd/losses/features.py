@@ -12,7 +12,7 @@ B batch, T' encoder frames, D and E widths of student and teacher.
 
 import contextlib
 import re
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -42,12 +42,17 @@ def layer_names(model: nn.Module, patterns: Sequence[str], whose: str) -> List[s
     return [name for name in names if any(re.fullmatch(pattern, name) for pattern in patterns)]
 
 
-def paired(own: Sequence[str], theirs: Sequence[str]) -> List[str]:
-    """For each of ``own`` layers, the one of ``theirs`` that it imitates.  UserError: there are fewer of these."""
+def paired_layers(student: nn.Module, teacher: nn.Module, patterns: Sequence[str]) -> Tuple[List[str], List[str]]:
+    """The student's layers, and for each the teacher's that it imitates.
+
+    Raises:
+      UserError: as ``layer_names``; or the teacher has fewer.
+    """
+    own, theirs = layer_names(student, patterns, "student"), layer_names(teacher, patterns, "teacher")
     if len(own) > len(theirs):
         problem = f"{len(own)} of the student, {len(theirs)} of the teacher"
         raise UserError("kd.feature_layers", problem, "no more than the teacher has")
-    return [theirs[(2 * k * len(theirs) + len(own)) // (2 * len(own)) - 1] for k in range(1, len(own) + 1)]
+    return own, [theirs[(2 * k * len(theirs) + len(own)) // (2 * len(own)) - 1] for k in range(1, len(own) + 1)]
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.losses import Distillation, transducer_terms
-from rnnt_kd.losses.features import feature_loss, layer_names, paired, recorded
+from rnnt_kd.losses.features import feature_loss, paired_layers, recorded
 from rnnt_kd.losses.precision import no_autocast
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.teachers.interface import OurTransducer, Teacher, as_teacher
@@ -91,9 +91,7 @@ class Objective(nn.Module):
         self.layers: List[str] = []
         self.teacher_layers: List[str] = []
         if self.online is not None and kd is not None and kd.features > 0:
-            self.layers = layer_names(model, kd.feature_layers, "student")
-            of_teacher = layer_names(self.online.model, kd.feature_layers, "teacher")
-            self.teacher_layers = paired(self.layers, of_teacher)
+            self.layers, self.teacher_layers = paired_layers(model, self.online.model, kd.feature_layers)
 
     def forward(
         self,

@@ -13,6 +13,7 @@ from rnnt_kd.config_io import as_plain_dict
 from rnnt_kd.data.source import open_source
 from rnnt_kd.data.stored_frames import AGAIN
 from rnnt_kd.errors import UserError
+from rnnt_kd.losses.features import paired_layers
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.sparsity import schedules
@@ -83,6 +84,8 @@ def resolve(
                     "a teacher of this preset: a sparse student starts from its weights",
                     "train the teacher again",
                 )
+    if config.kd is not None and config.kd.features > 0:
+        paired_layers(store.build_model(config), store.build_model(teacher), config.kd.feature_layers)
     if cache is None or starts_there:  # else nobody reads its weights
         store.load_system(teacher_dir)  # a damaged one is an error before anything is written
     return dataclasses.replace(config, teacher_checksum=weights_digest(teacher_dir))
