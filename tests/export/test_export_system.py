@@ -194,7 +194,7 @@ def test_a_result_that_the_tolerated_features_may_give_is_a_tie(monkeypatch, fra
         assert features[0].abs().max() <= check.FEATURE_TOLERANCE
         return [client.ClientResult("A", [" A"], [0.04 * float(features[0].mean() > 0)])]
 
-    monkeypatch.setattr(check, "_recognise", found_on)
+    monkeypatch.setattr(check, "recognise", found_on)
     theirs = client.ClientResult("A", [" A"], [0.04 * frame])
     assert check.is_tie(None, None, torch.zeros(10, 80), "greedy_search", [theirs]) == tie
     assert not check.Difference("u", "greedy_search", 1, "tie", "0.04", "0.00").decides
