@@ -194,7 +194,7 @@ def test_a_result_that_the_tolerated_features_may_give_is_a_tie(monkeypatch, fra
         assert features[0].abs().max() <= check.FEATURE_TOLERANCE
         return [client.ClientResult("A", [" A"], [0.04 * float(features[0].mean() > 0)])]
 
-    monkeypatch.setattr(check, "_recognise", found_on)
+    monkeypatch.setattr(check, "recognise", found_on)
     theirs = client.ClientResult("A", [" A"], [0.04 * frame])
     assert check.is_tie(None, None, torch.zeros(10, 80), "greedy_search", [theirs]) == tie
     assert not check.Difference("u", "greedy_search", 1, "tie", "0.04", "0.00").decides
@@ -215,7 +215,7 @@ def test_systems_that_sherpa_onnx_cannot_run_are_refused(argv, system, tmp_path,
         (["--format", "int8+float16"], "--format: 'int8+float16'; expected at most one of float16 and int8, then"),
         (["--format", "sparse+int8"], "'sparse+int8'; expected at most one of float16 and int8, then"),
         (["--format", "int4"], "--format: there is no 'int4'; expected one of: float32, float16, int8, sparse, "),
-        (["--target", "sherpa-onx"], "--target: there is no 'sherpa-onx'; expected one of: sherpa-onnx; did you"),
+        (["--target", "sherpa-onx"], "--target: there is no 'sherpa-onx'; expected one of: npu, sherpa-onnx; did you"),
     ):
         assert message in failure(capsys, [*argv, *more])
     for changed, message in (

@@ -41,7 +41,11 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     from rnnt_kd.export.check import verify_static  # its packages are optional
 
-    streaming = verify_static(args.export_dir)["streaming"]
+    manifest = verify_static(args.export_dir)
+    streaming = manifest["streaming"]
+    if manifest.get("static"):
+        problem, cure = "an export of fixed sizes, for NPUs", "export the system without --target npu"
+        raise UserError(args.export_dir, problem, "one for sherpa-onnx", cure)
     if not streaming and (args.microphone or args.real_time):
         problem = "an offline export, which needs whole recordings"
         raise UserError(args.export_dir, problem, "a streaming export", "export a streaming_student with --streaming")

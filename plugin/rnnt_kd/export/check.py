@@ -36,7 +36,7 @@ from rnnt_kd.export.graphs import (
     random_chunks,
 )
 from rnnt_kd.export.model_json import ONNX_FILES, read_manifest
-from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, first_line, load_onnx, metadata_of, run, session
+from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, OneByOne, first_line, load_onnx, metadata_of, run, session
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.scoring.bootstrap import one_seed_p_value
 from rnnt_kd.scoring.recognitions import Recognition, words_counted
@@ -96,7 +96,8 @@ _FIXED = (
     ("subsampling_factor", 4, "sherpa-onnx's times assume it"),
 )
 
-Values = List[Tuple[str, int, Tuple[Optional[int], ...]]]  # name, element type, sizes (None: any)
+Value = Tuple[str, int, Tuple[Optional[int], ...]]  # name, element type, sizes (None: any)
+Values = List[Value]
 
 
 def verify_static(folder: Path) -> Dict[str, Any]:
@@ -105,7 +106,8 @@ def verify_static(folder: Path) -> Dict[str, Any]:
     Raises:
       UserError: one line for the first thing that is wrong: a missing or changed file, what ``check_graphs`` refuses, a
         context other than 2, a blank other than 0, a vocabulary that tokens.txt, bpe.model, joiner and metadata do
-        not share, a graph that onnxruntime does not run.
+        not share, a size that is no number where ``static`` stands in ``model.json``, a graph that onnxruntime does
+        not run.
     """
     folder = Path(folder)
     manifest, path = read_manifest(folder), folder / "model.json"
@@ -125,9 +127,14 @@ def verify_static(folder: Path) -> Dict[str, Any]:
         raise UserError(f"{folder / 'tokens.txt'}:{wrong}", "is not the vocabulary of bpe.model", expected, AGAIN)
     if manifest.get("vocab_size") != len(pieces):
         raise UserError(path, f"vocab_size is {manifest.get('vocab_size')}", f"{len(pieces)}, the lines of tokens.txt")
-    C, J, streaming = len(pieces), manifest["joiner_dim"], manifest["streaming"]
-    signatures = check_signatures({name: folder / name for name in ONNX_FILES}, models, C, J, streaming)
-    known: Dict[str, Any] = {"x": np.float32(-7.5), "x_lens": np.array([9, 1]), "y": np.array([[-1, 0], [0, C - 1]])}
+    C, J, streaming, static = len(pieces), manifest["joiner_dim"], manifest["streaming"], manifest.get("static")
+    paths = {name: folder / name for name in ONNX_FILES}
+    signatures = check_signatures(paths, models, C, J, streaming, static=static)
+    for name in ONNX_FILES if static else ():
+        check_sizes(folder / name, models[name])
+    rows = 1 if static else 2
+    known: Dict[str, Any] = {"x_lens": np.array([9, 1])[:rows], "y": np.array([[-1, 0], [0, C - 1]])[:rows]}
+    known["x"] = np.float32(-7.5)
     for name, (inputs, outputs) in signatures.items():
         feeds = {value: _filled(element, sizes, known.get(value, 0)) for value, element, sizes in inputs}
         output = run(folder / name, feeds)[0]
@@ -168,10 +175,12 @@ def check_signatures(
     J: int,
     streaming: bool = False,
     model_type: Optional[str] = "conformer",
+    static: Optional[Mapping[str, int]] = None,
 ) -> Dict[str, Tuple[Values, Values]]:
     """The inputs and outputs of each file, as sherpa-onnx gives and takes them.
 
-    Raises UserError: other ones, or metadata that are missing or disagree.  ``model_type``: None for any.
+    Raises UserError: other ones, or metadata that are missing or disagree.  ``model_type``: None for any.  ``static``:
+    batches of one, and as many frames as there.
     """
     metadata = {name: metadata_of(model) for name, model in models.items()}
     encoder, told = paths["encoder.onnx"], metadata["encoder.onnx"]
@@ -208,12 +217,35 @@ def check_signatures(
                 *((f"new_{name}", FLOAT, cache) for name, _, cache in caches),
             ],
         )
+    if static:
+        lengths = {"x": static["feature_frames"], "encoder_out": static["encoder_frames"]}
+        for name, sides in found.items():
+            inputs, outputs = ([_numbers(value, lengths) for value in values] for values in sides)
+            found[name] = inputs, outputs
     for name, (inputs, outputs) in found.items():
         graph = models[name].graph
         weights = {tensor.name for tensor in graph.initializer}
         _check_values(paths[name], "input", [value for value in graph.input if value.name not in weights], inputs)
         _check_values(paths[name], "output", graph.output, outputs)
     return found
+
+
+def _numbers(value: Value, lengths: Mapping[str, int]) -> Value:
+    name, element, (first, *others) = value
+    return name, element, (first or 1, *(lengths.get(name, 1) if size is None else size for size in others))
+
+
+def check_sizes(path: Path, model: onnx.ModelProto) -> None:
+    """UserError: a value in the graph some of whose sizes are not told by those of the inputs."""
+    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
+    told = {
+        value.name
+        for value in (*graph.input, *graph.value_info, *graph.output)
+        if value.type.tensor_type.HasField("shape")
+        and all(size.HasField("dim_value") for size in value.type.tensor_type.shape.dim)
+    }
+    for name in (name for node in graph.node for name in node.output if name not in told):
+        raise UserError(path, f"the sizes of '{name}' are not fixed", "numbers alone", AGAIN)
 
 
 def _check_values(path: Path, kind: str, values: Sequence[onnx.ValueInfoProto], expected: Values) -> None:
@@ -262,10 +294,11 @@ def verify_numbers(folder: Path, model: Transducer, manifest: Dict[str, Any], se
     model = copy.deepcopy(model).eval()
     imitated = {"float32": None, "float16": _half, "int8": _eight_bit}[manifest["weights"]]
     found: Dict[str, float] = {}
-    for name, wrapper, batches in _cases(model, torch.Generator().manual_seed(seed), manifest["streaming"]):
+    static = manifest.get("static")
+    for name, wrapper, batches in _cases(model, torch.Generator().manual_seed(seed), manifest["streaming"], static):
         path = folder / name
         expected = [_forward(wrapper(model), batch) for batch in batches]
-        got = _run_all(path, batches)
+        got = _run_all(OneByOne(path) if static else session(path), batches)
         for one, other in zip(got, expected, strict=True):
             if [value.shape for value in one] != [value.shape for value in other]:
                 shapes = [tuple(values[0].shape) for values in (one, other)]
@@ -286,8 +319,13 @@ def verify_numbers(folder: Path, model: Transducer, manifest: Dict[str, Any], se
     return found
 
 
-def _cases(model: Transducer, generator: torch.Generator, streaming: bool) -> Iterator[Case]:
+def _cases(
+    model: Transducer, generator: torch.Generator, streaming: bool, static: Optional[Mapping[str, int]] = None
+) -> Iterator[Case]:
     lens = [[50, 31], [1], [7, 3, 123, 2], torch.randint(4, 900, (3,), generator=generator).tolist()]
+    if static:  # one at a time: what stands on padding is nobody's
+        longest = static["feature_frames"]
+        lens = [[1], [longest], *torch.randint(1, longest + 1, (8, 1), generator=generator).tolist()]
     if streaming:
         chunks = [chunk for size in (1, 3) for chunk in random_chunks(model, generator, size, 7)]
         yield "encoder.onnx", StreamingEncoderFile, chunks
@@ -307,8 +345,7 @@ def _forward(network: nn.Module, batch: Tuple[Tensor, ...]) -> List[np.ndarray]:
     return [value.numpy() for value in (output if isinstance(output, tuple) else (output,))]
 
 
-def _run_all(path: Path, batches: List[Tuple[Tensor, ...]]) -> List[List[np.ndarray]]:
-    loaded = session(path)
+def _run_all(loaded: Any, batches: List[Tuple[Tensor, ...]]) -> List[List[np.ndarray]]:
     names = [value.name for value in loaded.get_inputs()]
     feeds = [{name: value.numpy() for name, value in zip(names, batch, strict=True)} for batch in batches]
     return [loaded.run(None, values) for values in feeds]
@@ -444,7 +481,7 @@ def _batches(folder: Path, model: Transducer, tokenizer: Tokenizer, speech: Sequ
     features = [filter_banks(item) for item in samples]
     for search in client.SEARCHES:
         for size in BATCH_SIZES:
-            ours = _recognise(model, tokenizer, features, search, size)
+            ours = recognise(model, tokenizer, features, search, size)
             theirs = client.recognize(folder, samples, search=search, beam=BEAM, batch_size=size)
             facts = {"search": search, "batch_size": size}
             yield facts, list(speech), [[result] for result in ours], [[result] for result in theirs]
@@ -469,7 +506,7 @@ def _join(speech: Sequence[Speech]) -> List[Speech]:
     return found
 
 
-def _recognise(
+def recognise(
     model: Transducer, tokenizer: Tokenizer, features: Sequence[Tensor], search: str, batch_size: int
 ) -> List[ClientResult]:
     found: List[ClientResult] = []
@@ -521,7 +558,7 @@ def is_tie(model: Transducer, tokenizer: Tokenizer, features: Tensor, search: st
     generator = torch.Generator().manual_seed(0)
     for _ in range(TIE_TRIALS):
         moved = features + FEATURE_TOLERANCE * (2 * torch.rand(features.shape, generator=generator) - 1)
-        if not any(one.decides for one in compare("", "", 1, _recognise(model, tokenizer, [moved], search, 1), theirs)):
+        if not any(one.decides for one in compare("", "", 1, recognise(model, tokenizer, [moved], search, 1), theirs)):
             return True
     return False
 

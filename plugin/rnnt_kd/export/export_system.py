@@ -1,6 +1,6 @@
 """A trained system -> the folder that another program runs, verified before anybody can find it.
 
-Which files, and how they are tried, is the target's: ``targets/<name>.py``, today sherpa-onnx alone.
+Which files, and how they are tried, is the target's: ``targets/<name>.py``.
 
 The files are written and verified in a hidden folder beside ``out_dir`` and renamed when all is right.  An
 export that does not hold what is promised stays beside it as ``<out_dir>.failed``, with ``check.json``, until one
@@ -41,6 +41,7 @@ def export_system(
     target: str = "sherpa-onnx",
     check: bool = True,
     streaming: bool = False,
+    seconds: Optional[float] = None,
     form: str = formats.BASE,
     check_data_dir: Optional[Path] = None,
     allow_pipes: bool = False,
@@ -56,6 +57,7 @@ def export_system(
       target:         a file of ``targets/``, with "-" for its "_".
       check:          verify it; without, ``check`` in ``model.json`` is empty.
       streaming:      for ``OnlineRecognizer``; the system must have a streaming encoder.
+      seconds:        the length of an utterance, where the target takes no other.
       form:           steps of ``formats``, such as "int8+sparse".
       check_data_dir: a Kaldi data directory whose utterances sherpa-onnx must recognise as we do; without it
                       the client runs on a few seconds of noise.
@@ -79,6 +81,7 @@ def export_system(
     tokenizer = Tokenizer.load(bpe_dir)
     model_json.check_exportable(config, tokenizer, model, system_dir, bpe_dir)
     _set_mode(model, config, streaming, system_dir)
+    static = writer.static_sizes(model, form, streaming, seconds)
     speech = _speech(check_data_dir, allow_pipes) if check else []  # a defect of it comes before anything is written
     lowered: Dict[str, Any] = {"value": blank_penalty}
     if dev_cuts is not None:
@@ -92,10 +95,10 @@ def export_system(
         raise UserError(out_dir, "holds files of something else", "a new folder, or an older export")
     with atomic.new_dir(out_dir) as making:
         values = {**model_json.describe_system(model, config), "unk_id": tokenizer.unk_id, "streaming": streaming}
-        values.update({"weights": formats.weights_of(form), "sparse": formats.is_sparse(form)})
+        values.update({"weights": formats.weights_of(form), "sparse": formats.is_sparse(form), "static": static})
         values["wer"] = model_json.scores_of(decode_dirs)
         values["blank_penalty"] = lowered
-        names = writer.write_files(model, form, streaming, making)
+        names = writer.write_files(model, form, streaming, static, making)
         values["parameters"] = model_json.describe_parameters(model, names)
         shutil.copyfile(bpe_dir / "bpe.model", making / "bpe.model")
         atomic.write_text(making / "tokens.txt", tokens_txt(tokenizer.pieces()))

@@ -21,7 +21,7 @@ Letters: N utterances, T feature frames of 10 ms, T' encoder frames of 40 ms, J 
 L layers, D dimension of the encoder, K taps of its convolutions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, List, Tuple
 
 import torch
@@ -136,7 +136,7 @@ def streaming_encoder(model: Transducer) -> GraphSpec:
     }
     inputs = ["x", "cached_attn", "cached_conv", "processed_lens"]
     outputs = ["encoder_out", "new_cached_attn", "new_cached_conv"]
-    axes = {name: {2 if "cached" in name else 0: "N"} for name in (*inputs, *outputs)}
+    axes = {name: {batch_axis(name): "N"} for name in (*inputs, *outputs)}
     told = {key: str(value) for key, value in metadata.items()}
     processed = torch.tensor([0, step])
     return GraphSpec(StreamingEncoderFile(model), (*example, processed), inputs, outputs, axes, told)
@@ -158,6 +158,21 @@ def joiner_file(model: Transducer) -> GraphSpec:
     metadata = {"joiner_dim": str(dim), "model_author": _AUTHOR}
     example = torch.zeros(2, dim), torch.zeros(2, dim)
     return GraphSpec(JoinerFile(model), example, ["encoder_out", "decoder_out"], ["logit"], axes, metadata)
+
+
+def batch_axis(name: str) -> int:
+    """Of an input or output of that name, the axis of the utterances."""
+    return 2 if "cached" in name else 0
+
+
+def fixed(spec: GraphSpec, frames: int) -> GraphSpec:
+    """The same for one utterance of ``frames`` feature frames: no axis is dynamic."""
+    example = []
+    for name, value in zip(spec.input_names, spec.example, strict=True):
+        axes = spec.dynamic_axes[name]
+        sizes = [{"N": 1, "T": frames}[axes[axis]] if axis in axes else size for axis, size in enumerate(value.shape)]
+        example.append(value.new_full(sizes, frames if name == "x_lens" else value.flatten()[0].item()))
+    return replace(spec, example=tuple(example), dynamic_axes={})
 
 
 def encoder_of(model: Transducer) -> interfaces.StreamingEncoder:

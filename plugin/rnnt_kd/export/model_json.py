@@ -1,6 +1,7 @@
 """``model.json``: what an export is, where it comes from, and the checksums that hold it together.
 
     format, format_version      system, role, streaming, weights, sparse
+    static                      feature_frames, encoder_frames: every size is a number, the batch 1; null: any sizes
     vocab_size, context_size, blank_id, unk_id, joiner_dim, subsampling_factor, features
     params, nonzero_params      of the exported parameters; ``sparsity`` of those that training sparsified,
                                 ``sparsity_total`` of all: counted, never a target
@@ -19,7 +20,7 @@ Everything is written once, at the end of an export.
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Literal, Mapping, Sequence
+from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence
 
 import torch
 from pydantic import ConfigDict, ValidationError, create_model
@@ -60,6 +61,7 @@ FEATURES = {  # what sherpa-onnx computes by itself for this kind of model
 _STRICT = ConfigDict(strict=True)
 _File = create_model("_File", __config__=_STRICT, sha256=(str, ...))
 _Lowered = create_model("_Lowered", __config__=_STRICT, value=(float, ...), bias=(float, ...))
+_Static = create_model("_Static", __config__=_STRICT, feature_frames=(int, ...), encoder_frames=(int, ...))
 _SHAPE: Dict[str, Any] = {"file": (Literal[ONNX_FILES], ...), "shape": (List[int], ...), "sha256": (str, ...)}
 _Parameter = create_model("_Parameter", __config__=_STRICT, **_SHAPE)
 _FIELDS: Dict[str, Any] = {  # what its readers take from model.json
@@ -67,6 +69,7 @@ _FIELDS: Dict[str, Any] = {  # what its readers take from model.json
     **dict.fromkeys(("vocab_size", "blank_id", "joiner_dim", "params", "nonzero_params"), (int, ...)),
     **dict.fromkeys(("sparsity", "sparsity_total"), (float, ...)),
     "streaming": (bool, ...),
+    "static": (Optional[_Static], None),  # not in older ones
     "training_config": (Dict[str, Any], ...),
     "blank_penalty": (_Lowered, None),  # not in older ones
     "parameters": (Dict[str, _Parameter], ...),  # type: ignore[valid-type]

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.graphs import GraphSpec
-from rnnt_kd.export.rewriting import compact, rename_inputs
+from rnnt_kd.export.graphs import GraphSpec, batch_axis
+from rnnt_kd.export.rewriting import compact, rename_inputs, replace_nodes
 
 OPSET = 13  # the first with what the models need; torch 1.13 and 2.13 both write it
 AGAIN = "export the system again"
@@ -34,7 +34,7 @@ TRANSPOSED = "transposed"  # metadata key, a JSON list of parameter names
 def write_graph(spec: GraphSpec, path: Path) -> None:
     """Export a module in eval mode (opset 13, float32, weights inside) and check the result.
 
-    ``transposed`` is added to the metadata.
+    ``transposed`` is added to the metadata.  Without dynamic axes, sizes and what depends on sizes alone are constants.
     Raises:
       AssertionError: the exporter dropped an input, or a parameter cannot be found in the graph.
     """
@@ -44,6 +44,8 @@ def write_graph(spec: GraphSpec, path: Path) -> None:
     found = [value.name for value in model.graph.input]
     assert found == spec.input_names, f"the exporter changed the inputs: {found} instead of {spec.input_names}"
     assert [value.name for value in model.graph.output] == spec.output_names
+    if not spec.dynamic_axes:
+        _fold_sizes(model)
     compact(model.graph)
     model.producer_name, model.producer_version, model.doc_string = "rnnt_kd", "", ""
     onnx.helper.set_model_props(model, {**spec.metadata, TRANSPOSED: json.dumps(transposed)})
@@ -82,6 +84,33 @@ def session(path: Path, content: Optional[bytes] = None) -> onnxruntime.Inferenc
         raise UserError(path, f"onnxruntime does not load it ({first_line(error)})", "", AGAIN) from None
 
 
+class OneByOne:
+    """A session of a file for one utterance of a fixed length, which takes any number of utterances up to that length.
+
+    Raises: UserError: onnxruntime refuses the file.  ValueError, by ``run``: a longer utterance.
+    """
+
+    def __init__(self, path: Path):
+        self._session = session(path)
+        self.get_inputs = self._session.get_inputs
+
+    def run(self, _: None, feeds: Mapping[str, np.ndarray]) -> List[np.ndarray]:
+        """All outputs; padding behind the longest utterance is cut off."""
+        rows = [self._run_row(feeds, row) for row in range(len(next(iter(feeds.values()))))]
+        names = [value.name for value in self._session.get_outputs()]
+        found = [np.concatenate(parts, batch_axis(name)) for name, parts in zip(names, zip(*rows), strict=True)]
+        return [found[0][:, : found[1].max()], found[1]] if names[-1] == "encoder_out_lens" else found
+
+    def _run_row(self, feeds: Mapping[str, np.ndarray], row: int) -> List[np.ndarray]:
+        values = {}
+        for value in self.get_inputs():
+            one = feeds[value.name].take([row], batch_axis(value.name))
+            values[value.name] = np.pad(
+                one, [(0, all_of - n) for all_of, n in zip(value.shape, one.shape, strict=True)]
+            )
+        return self._session.run(None, values)
+
+
 def run(path: Path, feeds: Dict[str, np.ndarray], content: Optional[bytes] = None) -> List[np.ndarray]:
     """All outputs.  Raises UserError where onnxruntime refuses the file or the inputs."""
     loaded = session(path, content)
@@ -118,6 +147,29 @@ def _trace(spec: GraphSpec) -> bytes:
             **more,
         )
     return file.getvalue()
+
+
+def _fold_sizes(model: onnx.ModelProto) -> None:
+    """Replace what depends on no input and no weight by its value; every size of the inputs is a number."""
+    graph, known = model.graph, {""}  # "": an input that is left out
+    for node in graph.node:
+        if node.op_type == "Shape" or known.issuperset(node.input):
+            known.update(node.output)
+    left = [node for node in graph.node if not known.issuperset(node.output)]
+    read = sorted({name for node in left for name in node.input if name in known} - {""})
+    probe = onnx.ModelProto.FromString(model.SerializeToString())
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in read)
+    feeds = {}  # anything: sizes alone matter
+    for value in graph.input:
+        tensor = value.type.tensor_type
+        shape = [size.dim_value for size in tensor.shape.dim]
+        feeds[value.name] = np.ones(shape, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    values = run(Path("graph"), feeds, probe.SerializeToString())[len(graph.output) :]
+    made = [
+        onnx.helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value))
+        for name, value in zip(read, values, strict=True)
+    ]
+    replace_nodes(graph, [*made, *left])
 
 
 def _store_transposed(graph: onnx.GraphProto) -> List[str]:

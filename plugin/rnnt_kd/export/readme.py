@@ -65,12 +65,24 @@ or, with sherpa-onnx's own program,
 ```sh
 sherpa-onnx {_PROGRAM}"""
 
+_STATIC = """\
+Every size is a number and the batch is 1, as compilers for NPUs ask for.  The encoder takes {feature_frames} frames of
+10 ms and gives {encoder_frames}; `model.json` names the features.  {how}
+
+Greedy search: start with the labels -1, 0 in `decoder.onnx`; give each frame of `encoder_out`, and its output, to
+`joiner.onnx`; a largest logit that is neither blank (0) nor `<unk>` is the next label, and the decoder runs again.
+
+"""
+_STATIC_OFFLINE = """A shorter utterance is padded
+with zeros: `x_lens` says how many frames are its own, `encoder_out_lens` how many to read.  Cut longer ones."""
+_STATIC_STREAMING = """Caches begin as zeros;
+the next chunk begins {step} frames later, with `new_cached_attn` and `new_cached_conv` of this one."""
+
 
 def readme(values: Mapping[str, Any]) -> str:
     """Text for what ``model.json`` says of an export."""
     zeros = f", {100 * values['sparsity_total']:.1f} % of them zero" if values["sparsity_total"] > 0.001 else ""
     kind = "A streaming" if values["streaming"] else "An offline"
-    text_more = ", and it omits a punctuation mark at the beginning" if values["streaming"] else ""
     storage = "stored as " + values["weights"] + (", zeros left out" if values["sparse"] else "")
     scores = "".join(
         f"| {row['test_set']} | {row['search']}, beam {row['beam']} | {row['wer']:.2f} | {row['words']} "
@@ -84,16 +96,26 @@ def readme(values: Mapping[str, Any]) -> str:
         else "The system had not been scored when it was exported.\n"
     )
     return f"""\
-# {values["system"]}, for sherpa-onnx
+# {values["system"]}, for {"NPUs" if values["static"] else "sherpa-onnx"}
 
 {kind} transducer, exported by rnnt_kd: {values["params"]:,} parameters{zeros}, {storage};
 {values["vocab_size"]} BPE pieces; 16 kHz audio.  `model.json` says what it is and holds the checksum of every file.
 
 ## Run it
 
+{_static(values) if values["static"] else _by_client(values["streaming"])}## How good it is
+
+{_lowered(values)}The system in float32, decoded by rnnt_kd:
+
+{table}"""
+
+
+def _by_client(streaming: bool) -> str:
+    text_more = ", and it omits a punctuation mark at the beginning" if streaming else ""
+    return f"""\
 `pip install sherpa-onnx soundfile`, then in this folder
 
-{_STREAMING if values["streaming"] else _OFFLINE}
+{_STREAMING if streaming else _OFFLINE}
 From rnnt_kd, which checks the files first: `python -m rnnt_kd.bin.transcribe . speech.wav`.
 
 ## Text
@@ -112,11 +134,13 @@ line above that is a comment, or by
 --hotwords-file=hotwords.txt --hotwords-score=1.5 --modeling-unit=bpe --bpe-vocab=bpe.vocab
 ```
 
-## How good it is
+"""
 
-{_lowered(values)}The system in float32, decoded by rnnt_kd:
 
-{table}"""
+def _static(values: Mapping[str, Any]) -> str:
+    step = 4 * values["static"]["encoder_frames"]
+    how = _STATIC_STREAMING.format(step=step) if values["streaming"] else _STATIC_OFFLINE
+    return _STATIC.format(**values["static"], how=how)
 
 
 def _lowered(values: Mapping[str, Any]) -> str:

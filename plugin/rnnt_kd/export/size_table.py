@@ -176,8 +176,8 @@ class OnnxTransducer:
     Raises: UserError: onnxruntime does not load a file.
     """
 
-    def __init__(self, folder: Path):
-        self._encoder, predictor, joiner = (session(Path(folder) / name) for name in ONNX_FILES)
+    def __init__(self, folder: Path, load: Callable[[Path], Any] = session):
+        self._encoder, predictor, joiner = (load(Path(folder) / name) for name in ONNX_FILES)
         self.predictor, self.joiner = _Predictor(predictor), _Joiner(joiner)
 
     def encode(self, features: Tensor, lens: Tensor) -> Tuple[Tensor, Tensor]:
@@ -189,6 +189,10 @@ class OnnxTransducer:
 class _Predictor:
     def __init__(self, session):
         self._session = session
+
+    def __call__(self, y: Tensor, need_pad: bool) -> Tensor:
+        """(N, 2) int64 -> (N, 1, J)."""
+        return self.tabulated()(y)[:, None]
 
     def start_context(self) -> List[int]:
         return [-1, 0]
