@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_cases import change_model, change_weights, one_node_file, rewrite
+from export_cases import change_model, change_weights, one_node_file, rewrite, right_integers
 from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -261,6 +261,7 @@ def test_a_mask_that_forgets_padding_is_found(exported, model):
         verify_numbers(exported, model, read_manifest(exported))
 
 
+@right_integers
 def test_int8_may_err_as_eight_bits_err_and_no_more(folder, exported, model):
     manifest = {**read_manifest(exported), "weights": "int8"}
     for file in ONNX_FILES:
@@ -278,6 +279,14 @@ def test_int8_may_err_as_eight_bits_err_and_no_more(folder, exported, model):
     change_weights(folder / "encoder.onnx", six_bits)
     with pytest.raises(UserError, match="encoder.onnx: its output differs from torch"):
         verify_numbers(folder, model, manifest)
+
+
+@pytest.mark.parametrize("right, words", [(True, "a fault of the export"), (False, "this onnxruntime multiplies")])
+def test_a_runtime_that_multiplies_wrongly_is_named(folder, exported, model, monkeypatch, right, words):
+    monkeypatch.setattr("rnnt_kd.export.check.multiplies_integers", lambda: right)
+    change_weights(folder / "joiner.onnx", lambda name, values: values * 3)
+    with pytest.raises(UserError, match=f"its output differs from torch .*; {words}"):
+        verify_numbers(folder, model, {**read_manifest(exported), "weights": "int8"})
 
 
 def test_float16_may_err_as_float16_errs_and_no_more(folder, exported, model):

@@ -8,7 +8,7 @@ import export_cases as cases
 import pytest
 import sentencepiece
 import torch
-from export_cases import error_line, run_readme
+from export_cases import error_line, right_integers, run_readme
 
 from rnnt_kd.bin import export
 from rnnt_kd.config_io import read_system_config, write_system_config
@@ -242,6 +242,7 @@ def test_a_folder_of_something_else_is_not_replaced(argv, tmp_path, capsys):
     assert (tmp_path / "out" / "chapter1.tex").read_text() == "x"
 
 
+@right_integers
 def test_rounded_weights_may_differ_and_it_is_listed(workplace, tmp_path, deaf):
     """The export stands, with the differences and both word error rates; float32 would have failed."""
     deaf(1, "one")

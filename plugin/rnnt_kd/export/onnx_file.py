@@ -8,6 +8,7 @@ true values are put in by name.  The names of the transposed weights stand in th
 """
 
 import copy
+import functools
 import io
 import json
 import warnings
@@ -118,6 +119,27 @@ def run(path: Path, feeds: Dict[str, np.ndarray], content: Optional[bytes] = Non
         return loaded.run(None, feeds)
     except Exception as error:
         raise UserError(path, f"onnxruntime does not run it ({first_line(error)})", "", AGAIN) from None
+
+
+@functools.cache
+def multiplies_integers() -> bool:
+    """Are this onnxruntime's products of 8-bit integers right on this CPU?
+
+    Those of 1.23 are not on a CPU with AMX, where the inner size is a multiple of 64 and the outer one none of 16.
+    """
+    generator, helper = np.random.default_rng(0), onnx.helper
+    a, b = (generator.integers(0, 256, shape, np.uint8) for shape in ((40, 64), (64, 24)))
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])],
+        "integers",
+        [value("a", onnx.TensorProto.UINT8, a.shape)],
+        [value("y", onnx.TensorProto.INT32, (40, 24))],
+        [numpy_helper.from_array(b, "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=7)
+    (product,) = run(Path("integers.onnx"), {"a": a}, model.SerializeToString())
+    return np.array_equal(product, a.astype(np.int32) @ b.astype(np.int32))
 
 
 def first_line(error: Exception) -> str:
