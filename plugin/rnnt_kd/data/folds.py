@@ -93,12 +93,12 @@ def make_data(
     """Write the data directories of the union and of every fold; nothing where they are what would be written.
 
     Args:
-      sources: the corpus's own data directories.
+      sources: the corpus's own data directories; one with the very tables of another (a dev set that also tests) is it.
     Raises:
       UserError: a defect of one of them; an utterance or recording that stands in two; no speakers (every utterance
         has its own); what ``divide`` refuses.
     """
-    sources = list({os.path.realpath(source): Path(source) for source in sources}.values())
+    sources = list({tuple(_bytes(source / name) for name in TABLES): source for source in sources}.values())
     tables = [source / name for source in sources for name in TABLES]
     folders = [fold_dir(exp_dir, fold, folds) / "data" for fold in range(1, folds + 1)]
     outputs = [
@@ -180,6 +180,10 @@ def select_cuts(exp_dir: Path, fold: int, folds: int, sets: Mapping[str, Tuple[s
         atomic.write_text(folder / outputs[1], listed + "\n")
         atomic.write_bytes(folder / outputs[0], gzip.compress(lines, compresslevel=6, mtime=0))
         record.finish()
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b""
 
 
 def _united(data: Sequence[KaldiDataDir]) -> List[Utterance]:
