@@ -207,7 +207,9 @@ class SparsityConfig:
     begin_fraction: Fraction = 0.0
     end_fraction: Fraction = 0.5  # masks are frozen after this
     update_every_steps: Count = 10
-    structure: str = "unstructured"  # or a block such as 16x1 (outputs x inputs), or 2:4: sparsity/structures.py
+    # or a block such as 16x1 (outputs x inputs), 2:4, or units that are cut out, heads+ffn: sparsity/structures.py
+    structure: str = "unstructured"
+    score: Literal["magnitude", "taylor"] = "magnitude"  # of units: sparsity/units.py
     scope: Literal["per-layer", "global"] = "per-layer"
     schedule: str = "cubic"  # shape of the ramp, a function of sparsity/schedules.py
     include: List[str] = field(

@@ -146,7 +146,9 @@ def test_an_utterance_in_two_parts_is_refused(tmp_path, second, found):
     first = directory(tmp_path, "train", ["a1", "a2", "b1", "c1"])
     other = directory(tmp_path, "test", **second)
     if not found:
-        copied = shutil.copytree(first, tmp_path / "dev")  # a part that is given twice, or tests what validates, counts once
+        copied = shutil.copytree(
+            first, tmp_path / "dev"
+        )  # a part that is given twice, or tests what validates, counts once
         folds.make_data(tmp_path / "exp", 3, [first, other, first, copied], list)
         united = read_data_dir(folds.union_dir(tmp_path / "exp", 3) / "data")
         assert len(united.utterances) == 7

@@ -73,7 +73,7 @@ def test_dropout_acts_in_training_only():
 def test_attention_equals_plain_loops_with_complex_rotation():
     torch.manual_seed(2)
     dim, heads, frames, valid = 12, 2, 6, 5
-    attention = SelfAttention(dim, heads).double()
+    attention = SelfAttention(dim, heads, dim // heads).double()
     x = torch.randn(1, frames, dim, dtype=torch.float64)
     bias = torch.where(torch.arange(frames) >= valid, -1e4, 0.0).double().view(1, 1, frames)
     got = attention(x, bias, *rotary_tables(frames, dim // heads, x))[0]
@@ -101,7 +101,7 @@ def test_attention_equals_plain_loops_with_complex_rotation():
 def test_convolution_module_equals_plain_loops():
     torch.manual_seed(3)
     dim, kernel, frames, valid = 4, 5, 7, 6
-    module = ConvolutionModule(dim, kernel).double()
+    module = ConvolutionModule(dim, kernel, dim).double()
     x = torch.randn(1, frames, dim, dtype=torch.float64)
     got = module(x, (torch.arange(frames) >= valid).view(1, frames, 1))[0, :valid]
     inner = module.pointwise_in(module.norm(x[0]))

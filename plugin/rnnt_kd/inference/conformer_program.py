@@ -8,7 +8,7 @@ frames in rows of their own, and the odd ones once more a frame later), so every
 """
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -82,10 +82,12 @@ def conformer_program(model: Conformer, rows_a_group: Optional[int] = None, feat
     assert front.linear.in_features == front.conv2.out_channels * ((feature_dim + 3) // 4), feature_dim
     source = build.take(op.PHASES * feature_dim)
     x, normed = build.take(dim), build.take(dim)
-    wide = build.take(max(block.feedforward1.linear_in.out_features, 3 * dim))
+    layers: List[Any] = list(model.layers)
+    inner = [module.linear_in.out_features for layer in layers for module in (layer.feedforward1, layer.feedforward2)]
+    wide = build.take(max(*inner, 3 * dim))
     _front_end(build, front, feature_dim, source, x)
     for number, layer in enumerate(model.layers):
-        _layer(build, f"layers.{number}.", layer, dim, x, normed, wide)
+        _layer(build, f"layers.{number}.", layer, x, normed, wide)
     build.norm("final_norm", model.final_norm, x, x)
     return Program(
         np.array(build.steps, np.int64),
@@ -151,10 +153,10 @@ class _Convolution:
         self.build.step(self.name, op.MULTIPLY, self.rows, first, len(packed.groups), source, SILU)
 
 
-def _layer(build: _Builder, name: str, layer, dim: int, x: int, normed: int, wide: int) -> None:
+def _layer(build: _Builder, name: str, layer, x: int, normed: int, wide: int) -> None:
     _feedforward(build, name + "feedforward1.", layer.feedforward1, x, normed, wide)
-    _attention(build, name + "attention.", layer.attention, dim, x, normed, wide)
-    _convolution(build, name + "convolution.", layer.convolution, dim, x, normed, wide)
+    _attention(build, name + "attention.", layer.attention, x, normed, wide)
+    _convolution(build, name + "convolution.", layer.convolution, x, normed, wide)
     _feedforward(build, name + "feedforward2.", layer.feedforward2, x, normed, wide)
     build.norm(name + "output_norm", layer.output_norm, x, x)
 
@@ -166,11 +168,11 @@ def _feedforward(build: _Builder, name: str, module, x: int, normed: int, wide: 
     build.multiply(name + "linear_out", 0.5 * weight, 0.5 * bias, wide, x, ADD)
 
 
-def _attention(build: _Builder, name: str, module, dim: int, x: int, normed: int, wide: int) -> None:
-    heads, head_dim = module.num_heads, dim // module.num_heads
+def _attention(build: _Builder, name: str, module, x: int, normed: int, wide: int) -> None:
+    heads, head_dim = module.num_heads, module.head_dim
     weight, bias = (array.copy() for array in _linear(module.qkv_proj))
-    weight[:dim] *= head_dim**-0.5
-    bias[:dim] *= head_dim**-0.5
+    weight[: heads * head_dim] *= head_dim**-0.5
+    bias[: heads * head_dim] *= head_dim**-0.5
     build.norm(name + "norm", module.norm, x, normed)
     build.multiply(name + "qkv_proj", weight, bias, normed, wide, STORE)
     build.step(name + "rotate", op.ROTATE, wide, 2 * heads, head_dim)
@@ -178,8 +180,8 @@ def _attention(build: _Builder, name: str, module, dim: int, x: int, normed: int
     build.multiply(name + "out_proj", *_linear(module.out_proj), normed, x, ADD)
 
 
-def _convolution(build: _Builder, name: str, module, dim: int, x: int, normed: int, wide: int) -> None:
-    weight, bias = _linear(module.pointwise_in)
+def _convolution(build: _Builder, name: str, module, x: int, normed: int, wide: int) -> None:
+    dim, (weight, bias) = module.depthwise.in_channels, _linear(module.pointwise_in)
     build.norm(name + "norm", module.norm, x, normed)
     build.multiply(name + "pointwise_in", weight[:dim], bias[:dim], normed, wide, STORE)
     build.multiply(name + "pointwise_in", weight[dim:], bias[dim:], normed, wide, GATE)

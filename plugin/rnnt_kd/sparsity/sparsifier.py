@@ -31,7 +31,8 @@ from rnnt_kd import choices
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity import schedules
 from rnnt_kd.sparsity.report import select_parameters, sparsity_report
-from rnnt_kd.sparsity.structures import check_structure, get_structure
+from rnnt_kd.sparsity.structures import check_structure, get_structure, unit_kinds, unstructured
+from rnnt_kd.sparsity.units import Units
 
 SCOPES = ("per-layer", "global")
 
@@ -43,10 +44,11 @@ class Sparsifier:
       begin_step:         the ramp starts after this optimizer step ...
       end_step:           ... and ends with this one; masks are frozen then.
       update_every_steps: steps between two mask updates on the ramp.
-      structure:          a name of ``structures.py``: unstructured, 16x1, 2:4 ...
+      structure:          a name of ``structures.py``: unstructured, 16x1, 2:4, heads+ffn ...
       scope:              "per-layer": every matrix gets the target; "global": all matched weights compete,
                           laid end to end in one vector, which has no blocks and no groups.
-      include, exclude:   regular expressions for whole parameter names.
+      include, exclude:   regular expressions for whole parameter names; units have weights of their own.
+      score:              of units: ``units.Units``.
       schedule:           shape of the ramp, a function of ``schedules.py``.
 
     Attributes: ``names`` of the matched parameters; ``frozen``; ``current_target``, the sparsity asked for
@@ -69,6 +71,7 @@ class Sparsifier:
         include: Iterable[str] = (r".*\.weight",),
         exclude: Iterable[str] = (),
         schedule: str = "cubic",
+        score: str = "magnitude",
     ):
         if not 0.0 <= final_sparsity < 1.0:
             raise UserError("target sparsity", str(final_sparsity), "a fraction in [0, 1)", "write 0.9 for 90 %")
@@ -81,11 +84,16 @@ class Sparsifier:
         self.final_sparsity, self.begin_step, self.end_step = float(final_sparsity), int(begin_step), int(end_step)
         self.update_every_steps, self.scope = int(update_every_steps), scope
         check_structure(structure, final_sparsity=self.final_sparsity, scope=scope)
-        self._structure = get_structure(structure)
+        kinds = unit_kinds(structure)
+        self._units = Units(model, kinds, scope, score) if kinds else None
+        if self._units is not None and self.final_sparsity > self._units.most:
+            problem = f"{self.final_sparsity:g} with {structure}, of which one a module stays"
+            raise UserError("target sparsity", problem, f"at most {self._units.most:.3f} here")
+        self._structure = unstructured if kinds else get_structure(structure)
         self._schedule = choices.function(schedules, schedule, "sparsity.schedule")
-        self._weights = select_parameters(model, include, exclude)
+        self._weights = select_parameters(model, include, exclude) if self._units is None else self._units.weights
         vectors = [name for name, weight in self._weights.items() if weight.dim() < 2]
-        if vectors and structure != "unstructured":
+        if vectors and structure != "unstructured" and not kinds:
             problem = f"{structure}, and {vectors[0]} is a vector"
             raise UserError("sparsity.structure", problem, "matrices", "name it in sparsity.exclude")
         self._masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in self._weights.items()}
@@ -117,7 +125,9 @@ class Sparsifier:
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """After the ramp, zero the gradients of dropped weights (call before clipping); on the ramp, nothing."""
+        """After the ramp, zero the gradients of dropped weights (call before clipping); before, scores see them."""
+        if not self.frozen and self._units is not None:
+            self._units.see_gradients()
         if self.frozen:
             for name, weight in self._weights.items():
                 if weight.grad is not None:
@@ -139,6 +149,10 @@ class Sparsifier:
         """Name -> (non-zero weights, weights) of the matched parameters, counted in ``model``."""
         return sparsity_report(model, self.names)
 
+    def cut(self, tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """A state dict of the model without the units that are hidden; as it is where zeros have another structure."""
+        return self._units.cut(tensors, self._masks) if self._units is not None else tensors
+
     def state_dict(self) -> Dict[str, Tensor]:
         """All that a resumed run needs beside the model's own weights: a flat dict of CPU or device tensors."""
         state = {f"{n}.weight_mask": m.clone() for n, m in self._masks.items()}
@@ -146,6 +160,8 @@ class Sparsifier:
         state["frozen"] = torch.tensor(self.frozen)
         state["current_target"] = torch.tensor(self.current_target, dtype=torch.float64)
         state["settings"] = self._settings()
+        if self._units is not None:
+            state["changes"] = self._units.changes.clone()
         return state
 
     @torch.no_grad()
@@ -160,6 +176,8 @@ class Sparsifier:
         if not frozen:
             expected.update({f"{n}.hidden": w.shape for n, w in self._weights.items()})
         expected.update({"frozen": torch.Size(), "current_target": torch.Size(), "settings": self._settings().shape})
+        if self._units is not None:
+            expected["changes"] = self._units.changes.shape
         wrong = sorted(k for k in expected.keys() | state.keys() if k not in state or state[k].shape != expected.get(k))
         remedy = "use the settings of the interrupted run, or start afresh"
         if wrong:
@@ -171,6 +189,8 @@ class Sparsifier:
         self._masks = {n: state[f"{n}.weight_mask"].to(w.device, torch.bool).clone() for n, w in self._weights.items()}
         self._hidden = {} if frozen else {n: state[f"{n}.hidden"].to(w).clone() for n, w in self._weights.items()}
         self.current_target, self.frozen = float(state["current_target"]), frozen
+        if self._units is not None:
+            self._units.changes = state["changes"].to(self._units.changes)
 
     def _settings(self) -> Tensor:
         return torch.tensor(
@@ -179,6 +199,8 @@ class Sparsifier:
 
     def _compute_masks(self, sparsity: float) -> Dict[str, Tensor]:
         """Masks from the dense weights, which the model holds at this moment."""
+        if self._units is not None:
+            return self._units.masks(sparsity)
         if self.scope == "per-layer":
             return {n: self._structure(w.data, sparsity) for n, w in self._weights.items()}
         flat = self._structure(torch.cat([w.data.flatten() for w in self._weights.values()]), sparsity)

@@ -3,8 +3,9 @@
     unstructured   any weight goes, those of least magnitude first
     RxC            whole blocks go: R outputs by C inputs, for example 16x1, 1x16, 4x4, 16x16
     N:M            of every M inputs of an output at most N stay, for example 2:4
+    heads+ffn ...  whole units go, and leave a smaller dense network: units.py
 
-All three are ``(weight, sparsity) -> weight_mask``:
+The first three are ``(weight, sparsity) -> weight_mask``:
 
   weight:      dense weights, floating point, any shape; the first dimension are the outputs (rows), all others
                together the inputs (columns).  A vector is one column.
@@ -23,9 +24,11 @@ from typing import Callable, Dict, List, Optional, Tuple
 import torch
 from torch import Tensor
 
+from rnnt_kd import choices
 from rnnt_kd.errors import UserError
 
 Structure = Callable[[Tensor, float], Tensor]
+UNITS = ("heads", "ffn", "channels", "joiner", "predictor")  # units.py says what each is
 COMMON = ("1x16", "16x1", "4x4", "16x16", "2:4")  # any RxC and N:M will do; these are named in messages
 
 
@@ -43,8 +46,24 @@ def get_structure(name: str) -> Structure:
     return _functions()[name]
 
 
+def unit_kinds(name: str) -> Tuple[str, ...]:
+    """The kinds of units that ``name`` stands for, ("heads", "ffn") for heads+ffn; () for another structure.
+
+    Raises UserError: one that is unknown, or named twice."""
+    kinds = tuple(name.split("+"))
+    if not set(kinds) & set(UNITS):
+        return ()
+    for kind in kinds:
+        choices.check(kind, UNITS, "sparsity.structure")
+    if len(set(kinds)) < len(kinds):
+        raise UserError("sparsity.structure", f"{name} names one twice", "each once")
+    return kinds
+
+
 def check_structure(name: str, *, final_sparsity: float, scope: str) -> None:
     """Raises UserError: an unknown name, an N:M whose sparsity is not 1 - N/M, blocks or N:M in the "global" scope."""
+    if unit_kinds(name):
+        return
     only = only_sparsity(name)
     if only is not None and final_sparsity > 0.0 and abs(final_sparsity - only) > _ROUNDED:
         problem = f"{name} with a target sparsity of {final_sparsity:g}"
@@ -142,7 +161,8 @@ def _parts(name: str) -> Tuple[int, str, int]:
     match = re.fullmatch(r"([1-9]\d{0,5})([x:])([1-9]\d{0,5})", name)
     first, kind, second = match.groups() if match else ("0", "", "0")
     if not match or (kind == ":" and int(first) >= int(second)):
-        expected = f"one of {', '.join(available_structures())}; any other block RxC, or N:M with N < M"
+        units = f"units, joined by +, of {', '.join(UNITS)}"
+        expected = f"one of {', '.join(available_structures())}; any other block RxC, or N:M with N < M; {units}"
         raise UserError("sparsity.structure", f"unknown structure {name!r}", expected)
     return int(first), kind, int(second)
 

@@ -1,31 +1,32 @@
 """What is told of a finished system: its size and the sparsity measured from its weights."""
 
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
 import torch
+from torch import Tensor
 
 from rnnt_kd.config import SystemConfig
-from rnnt_kd.models.transducer import Transducer
-from rnnt_kd.sparsity.sparsifier import Sparsifier
 
 
 def describe(
     config: SystemConfig,
-    model: Transducer,
-    sparsifier: Optional[Sparsifier],
+    weights: Mapping[str, Tensor],
+    report: Mapping[str, Tuple[int, int]],
     teacher_dir: Optional[Path],
     say: Callable[[str], None],
 ) -> Dict[str, Any]:
     """The model's part of ``system.json``; says the sparsity of each matrix and of all.
 
-    ``sparsity`` counts the weights that the configuration sparsifies, ``sparsity_total`` every parameter.
+    Args:
+      weights: of the system as it is written.
+      report:  of the sparsified matrices, name -> (not zero, all); before units were cut out.
+    Returns: ``sparsity`` counts the weights of the report, ``sparsity_total`` every parameter that is left.
     """
-    params = sum(parameter.numel() for parameter in model.parameters())
-    nonzero = sum(int(torch.count_nonzero(parameter.detach())) for parameter in model.parameters())
+    params = sum(weight.numel() for weight in weights.values())
+    nonzero = sum(int(torch.count_nonzero(weight)) for weight in weights.values())
     sparsity = 0.0
-    if sparsifier is not None:
-        report = sparsifier.sparsity_report(model)
+    if report:
         width = max(len(name) for name in report)
         for name, (kept, total) in report.items():
             say(f"  {name:{width}}  {kept:8d} of {total:8d}  sparsity {1.0 - kept / total:.4f}")

@@ -9,6 +9,7 @@ system.json         size and sparsity; the mark of a finished training, written 
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Tuple
 
@@ -25,6 +26,7 @@ from rnnt_kd.files import parse_json
 from rnnt_kd.models import build_transducer
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.record import file_digest, verify
+from rnnt_kd.sparsity.structures import unit_kinds
 from rnnt_kd.systems.packed import PACKED, packed_digest, read_packed
 
 CONFIG, FINAL, SYSTEM = "config.yaml", "model.safetensors", "system.json"
@@ -122,6 +124,18 @@ def decoding_inputs(
 def build_model(config: SystemConfig) -> Transducer:
     """The transducer that ``config`` describes, freshly initialised."""
     return build_transducer(**vars(config.model), vocab_size=config.vocab_size, blank_id=config.blank_id)
+
+
+def as_cut(config: SystemConfig, tensors: Mapping[str, Tensor]) -> SystemConfig:
+    """``config`` with the widths that ``tensors``, its weights, have once units are cut out; else as it is."""
+    if config.sparsity is None or not unit_kinds(config.sparsity.structure):
+        return config
+    encoder: Any = build_model(config).encoder
+    of_encoder = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith("encoder.")}
+    options = {**config.model.encoder_options, **encoder.options_of(of_encoder)}
+    joiner, predictor = tensors["joiner.output_linear.weight"].size(1), tensors["simple_lm_proj.weight"].size(1)
+    model = replace(config.model, encoder_options=options, joiner_dim=joiner, predictor_dim=predictor)
+    return replace(config, model=model)
 
 
 def _check_sizes(config: SystemConfig, tensors: Tensors, where: Path) -> None:

@@ -44,5 +44,6 @@ def take_system(
         config = dataclasses.replace(asked, model=made_of, training=training)
         write_system_config(system_dir / store.CONFIG, config)
         store.write_tensors(system_dir / store.FINAL, model.state_dict())
-        store.write_system(system_dir, {**describe(config, model, None, None, say), "train_seconds": 0.0})
+        values = describe(config, dict(model.named_parameters()), {}, None, say)
+        store.write_system(system_dir, {**values, "train_seconds": 0.0})
         record.finish([store.CONFIG])

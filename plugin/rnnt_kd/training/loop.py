@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from rnnt_kd import choices, progress_bar
 from rnnt_kd.config import SystemConfig
+from rnnt_kd.config_io import write_system_config
 from rnnt_kd.data.selection import write_left_out
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
@@ -394,7 +395,12 @@ class Training:
         return [result.checkpoint for result in best]
 
     def _write_system(self, best: List[EpochResult], means: Dict[str, float]) -> None:
-        store.write_tensors(self.dir / store.FINAL, self.model.state_dict())
+        report, weights = {}, self.model.state_dict()
+        if self.sparsifier is not None:
+            report, weights = self.sparsifier.sparsity_report(self.model), self.sparsifier.cut(weights)
+        config = store.as_cut(self.config, weights)
+        write_system_config(self.dir / store.CONFIG, config)
+        store.write_tensors(self.dir / store.FINAL, weights)
         self.state.train_seconds += time.monotonic() - self.clock
         epochs = ", ".join(str(epoch) for epoch in sorted(result.epoch for result in best))
         what = "epochs" if self.moving_average is None else "the weights of all steps to epoch"
@@ -402,7 +408,8 @@ class Training:
             f"{self.config.name}: averaged {what} {epochs}, dev loss {means['pruned_loss']:.4f},"
             f" {self.dir / store.FINAL}"
         )
-        values = describe(self.config, self.model, self.sparsifier, self.teacher_dir, self.tell)
+        parameters = {name: weights[name] for name, _ in self.model.named_parameters()}
+        values = describe(config, parameters, report, self.teacher_dir, self.tell)
         values.update(
             train_seconds=round(self.state.train_seconds, 1),
             steps=self.state.step,

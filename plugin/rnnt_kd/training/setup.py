@@ -207,6 +207,7 @@ def sparsifier(config: SystemConfig, model: nn.Module, steps_per_epoch: int) -> 
         include=options.include,
         exclude=options.exclude,
         schedule=options.schedule,
+        score=options.score,
     )
 
 

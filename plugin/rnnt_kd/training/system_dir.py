@@ -15,7 +15,7 @@ from rnnt_kd.config import KdConfig, SparsityConfig, SystemConfig
 from rnnt_kd.config_io import as_plain_dict, write_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.record import Record, in_words, read_record, record_path
-from rnnt_kd.systems.store import CONFIG, FINAL, SYSTEM, TRAINING, weights_digest, weights_file
+from rnnt_kd.systems.store import CONFIG, FINAL, SYSTEM, TRAINING, as_cut, read_weights, weights_digest, weights_file
 from rnnt_kd.training.progress import Say
 
 RECORD = record_path(Path(), TRAINING).name
@@ -77,7 +77,7 @@ def open_system_dir(record: Record, config: SystemConfig, say: Say) -> bool:
     before = read_record(record.path)
     was_finished = "outputs" in before  # then its checkpoints are gone, and nothing can go on
     if was_finished and (system_dir / CONFIG).exists() and not record.is_whole(CONFIG, before) and not record.changes():
-        write_system_config(system_dir / CONFIG, config)
+        write_system_config(system_dir / CONFIG, as_cut(config, read_weights(system_dir)))
         say(f"{config.name}: {CONFIG} was not what was written, and is written again")
     changed = record.why_not() if was_finished else in_words(record.changes())
     if not before and inside - {"checkpoints", CONFIG}:  # else killed before it wrote more

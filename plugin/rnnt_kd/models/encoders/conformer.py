@@ -17,16 +17,18 @@ H heads, E = D / H.
 
 Names that other parts match by pattern: linear maps are ``*linear*`` or ``*proj*``,
 pointwise convolutions ``*pointwise*`` (they are nn.Linear), depthwise ones ``*depthwise*``.
+What can be cut out of a layer, and makes it smaller, is named by ``units()`` of its modules: ``sparsity/units.py``.
 """
 
 import math
-from typing import Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnnt_kd.errors import UserError
+from rnnt_kd.models.interfaces import Units
 from rnnt_kd.models.subsampling import INPUT_NORMS, ConvSubsampling, subsampled_lengths
 
 # Parameters are those of a whole transducer: tiny with 80 labels and a predictor and joiner of 128 dimensions,
@@ -63,6 +65,8 @@ class Conformer(nn.Module):
       subsampling_channels: channels of the two convolutions in front.
       input_norm:           "utterance" subtracts each bin's mean over the utterance, "fixed"
                             subtracts one constant (for streaming; no look at the future).
+      layer_widths:         of a conformer that is smaller than these numbers say, for each layer: heads, units of the
+                            first feed-forward module, channels, units of the second.  E stays D / H.
 
     Attributes: ``output_dim`` (D), ``subsampling_factor`` (4).
 
@@ -86,6 +90,7 @@ class Conformer(nn.Module):
         depthwise_kernel: int,
         subsampling_channels: int,
         input_norm: str = "utterance",
+        layer_widths: Optional[Sequence[Sequence[int]]] = None,
     ):
         super().__init__()
         self.output_dim = dim
@@ -98,10 +103,14 @@ class Conformer(nn.Module):
             raise UserError(
                 "encoder option input_norm", f"unknown value {input_norm!r}", f"one of {', '.join(INPUT_NORMS)}"
             )
+        widths = layer_widths or [[num_heads, feedforward_dim, dim, feedforward_dim]] * num_layers
+        if len(widths) != num_layers or not all(len(row) == 4 and min(row) >= 1 for row in widths):
+            expected = f"{num_layers} lists of four numbers, at least 1: heads, units, channels, units"
+            raise UserError("encoder option layer_widths", str(widths), expected)
         self.subsampling = self.front_end(feature_dim, dim, subsampling_channels, dropout, input_norm)
         self.layers = nn.ModuleList(
-            ConformerLayer(dim, num_heads, feedforward_dim, depthwise_kernel, dropout, self.causal_convolution)
-            for _ in range(num_layers)
+            ConformerLayer(dim, row, self.head_dim, depthwise_kernel, dropout, self.causal_convolution)
+            for row in widths
         )
         self.final_norm = nn.LayerNorm(dim)
         self._initialise()
@@ -130,6 +139,12 @@ class Conformer(nn.Module):
         """ceil(x_lens / 4), elementwise, int64."""
         return subsampled_lengths(subsampled_lengths(x_lens))
 
+    def options_of(self, weights: Dict[str, Tensor]) -> Dict[str, Any]:
+        """The options that make an encoder of the widths of ``weights``, this one's from which units are cut out."""
+        names = ("attention.qkv_proj", "feedforward1.linear_in", "convolution.depthwise", "feedforward2.linear_in")
+        rows = [[len(weights[f"layers.{n}.{name}.bias"]) for name in names] for n in range(len(self.layers))]
+        return {"layer_widths": [[row[0] // (3 * self.head_dim), *row[1:]] for row in rows]}
+
     def _initialise(self) -> None:
         """Unit-variance maps; maps that end a residual branch start small, so that depth does not matter at first."""
         branch_scale = (4 * len(self.layers)) ** -0.5
@@ -144,13 +159,14 @@ class ConformerLayer(nn.Module):
     """Half feed-forward, self-attention, convolution, half feed-forward, LayerNorm; all pre-norm residual branches."""
 
     def __init__(
-        self, dim: int, num_heads: int, feedforward_dim: int, depthwise_kernel: int, dropout: float, causal: bool
+        self, dim: int, widths: Sequence[int], head_dim: int, depthwise_kernel: int, dropout: float, causal: bool
     ):
         super().__init__()
-        self.feedforward1 = FeedForward(dim, feedforward_dim, dropout)
-        self.attention = SelfAttention(dim, num_heads)
-        self.convolution = ConvolutionModule(dim, depthwise_kernel, causal)
-        self.feedforward2 = FeedForward(dim, feedforward_dim, dropout)
+        heads, units1, channels, units2 = widths
+        self.feedforward1 = FeedForward(dim, units1, dropout)
+        self.attention = SelfAttention(dim, heads, head_dim)
+        self.convolution = ConvolutionModule(dim, depthwise_kernel, channels, causal)
+        self.feedforward2 = FeedForward(dim, units2, dropout)
         self.output_norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
@@ -176,16 +192,21 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_out(self.dropout(F.silu(self.linear_in(self.norm(x)))))
 
+    def units(self) -> Units:
+        each = torch.arange(self.linear_in.out_features).unsqueeze(1)
+        parts = [("linear_in.weight", 0, each), ("linear_in.bias", 0, each), ("linear_out.weight", 1, each)]
+        return {"ffn": parts}
+
 
 class SelfAttention(nn.Module):
     """Multi-head self-attention with rotary relative positions; one matrix makes queries, keys and values."""
 
-    def __init__(self, dim: int, num_heads: int):
+    def __init__(self, dim: int, num_heads: int, head_dim: int):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.head_dim = num_heads, head_dim
         self.norm = nn.LayerNorm(dim)
-        self.qkv_proj = nn.Linear(dim, 3 * dim)
-        self.out_proj = nn.Linear(dim, dim)
+        self.qkv_proj = nn.Linear(dim, 3 * num_heads * head_dim)
+        self.out_proj = nn.Linear(num_heads * head_dim, dim)
 
     def forward(self, x: Tensor, score_bias: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """(N, T', D) -> (N, T', D); ``score_bias`` (N, 1 or T', T') is very negative at keys not to be seen."""
@@ -193,8 +214,8 @@ class SelfAttention(nn.Module):
 
     def attend(self, x: Tensor, score_bias: Tensor, cos: Tensor, sin: Tensor, past: int = 0) -> Tensor:
         """``forward`` on an input that is normalised already; of the frames behind the first ``past``."""
-        batch, frames, dim = x.size(0), x.size(1), x.size(2)
-        heads, head_dim = self.num_heads, dim // self.num_heads
+        batch, frames = x.size(0), x.size(1)
+        heads, head_dim = self.num_heads, self.head_dim
         qkv = self.qkv_proj(x).view(batch, frames, 3, heads, head_dim).permute(2, 0, 3, 1, 4)  # (3, N, H, T', E)
         if past:
             query, key = rotate(qkv[0, :, :, past:], cos[past:], sin[past:]), rotate(qkv[1], cos, sin)
@@ -202,7 +223,12 @@ class SelfAttention(nn.Module):
             query, key = rotate(qkv[:2], cos, sin).unbind(0)
         scores = torch.matmul(query * head_dim**-0.5, key.transpose(2, 3)) + score_bias.unsqueeze(1)
         context = torch.matmul(scores.softmax(-1), qkv[2])  # (N, H, T', E)
-        return self.out_proj(context.transpose(1, 2).reshape(batch, frames - past, dim))
+        return self.out_proj(context.transpose(1, 2).reshape(batch, frames - past, heads * head_dim))
+
+    def units(self) -> Units:
+        rows = torch.arange(self.num_heads * self.head_dim).view(self.num_heads, -1)
+        every = torch.cat([rows + block * rows.numel() for block in range(3)], dim=1)  # of queries, keys and values
+        return {"heads": [("qkv_proj.weight", 0, every), ("qkv_proj.bias", 0, every), ("out_proj.weight", 1, rows)]}
 
 
 class ConvolutionModule(nn.Module):
@@ -211,14 +237,14 @@ class ConvolutionModule(nn.Module):
     ``causal``: the convolution ends at its frame, instead of having its middle there.
     """
 
-    def __init__(self, dim: int, kernel: int, causal: bool = False):
+    def __init__(self, dim: int, kernel: int, channels: int, causal: bool = False):
         super().__init__()
         self.past = kernel - 1 if causal else 0  # zeros in front, instead of the convolution's own
         self.norm = nn.LayerNorm(dim)
-        self.pointwise_in = nn.Linear(dim, 2 * dim)
-        self.depthwise = nn.Conv1d(dim, dim, kernel, padding=0 if causal else kernel // 2, groups=dim)
-        self.depthwise_norm = nn.LayerNorm(dim)
-        self.pointwise_out = nn.Linear(dim, dim)
+        self.pointwise_in = nn.Linear(dim, 2 * channels)
+        self.depthwise = nn.Conv1d(channels, channels, kernel, padding=0 if causal else kernel // 2, groups=channels)
+        self.depthwise_norm = ChannelNorm(channels)
+        self.pointwise_out = nn.Linear(channels, dim)
 
     def forward(self, x: Tensor, frame_padding: Tensor) -> Tensor:
         """(N, T', D) -> (N, T', D)."""
@@ -226,13 +252,38 @@ class ConvolutionModule(nn.Module):
         return self.filter(F.pad(x, (0, 0, self.past, 0)) if self.past else x)
 
     def gate(self, x: Tensor) -> Tensor:
-        """The part before the depthwise convolution: (N, T', D) -> (N, T', D)."""
+        """The part before the depthwise convolution: (N, T', D) -> (N, T', channels)."""
         return F.glu(self.pointwise_in(self.norm(x)), dim=-1)
 
     def filter(self, x: Tensor) -> Tensor:
-        """The depthwise convolution and what follows; (N, past + T', D) -> (N, T', D)."""
+        """The depthwise convolution and what follows; (N, past + T', channels) -> (N, T', D)."""
         x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
         return self.pointwise_out(F.silu(self.depthwise_norm(x)))
+
+    def units(self) -> Units:
+        each = torch.arange(self.depthwise.out_channels).unsqueeze(1)
+        gated = torch.cat((each, each + len(each)), dim=1)
+        own = [(f"{name}.{kind}", 0, each) for name in ("depthwise", "depthwise_norm") for kind in ("weight", "bias")]
+        into: List[Tuple[str, int, Tensor]] = [("pointwise_in.weight", 0, gated), ("pointwise_in.bias", 0, gated)]
+        return {"channels": [*own, *into, ("pointwise_out.weight", 1, each)]}
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the last axis; with ``skips_zeros`` as if the entries whose weight is 0 were not there.
+
+    So a network whose channels are hidden by masks is the one that is left when they are cut out.
+    """
+
+    skips_zeros = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.skips_zeros:
+            return super().forward(x)
+        kept = (self.weight != 0).float()
+        x = x.float() * kept
+        centred = (x - x.sum(-1, keepdim=True) / kept.sum()) * kept
+        variance = centred.square().sum(-1, keepdim=True) / kept.sum()
+        return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
 def rotary_tables(frames: int, head_dim: int, like: Tensor) -> Tuple[Tensor, Tensor]:

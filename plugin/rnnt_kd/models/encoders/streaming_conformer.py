@@ -18,7 +18,7 @@ Letters as in ``conformer.py``, and: L layers, K taps of the depthwise convoluti
 in output frames (40 ms).
 """
 
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,7 @@ class StreamingConformer(Conformer):
         input_norm: str = "fixed",
         chunk_frames: int = 16,
         left_frames: int = 64,
+        layer_widths: Optional[Sequence[Sequence[int]]] = None,
     ):
         if input_norm != "fixed":
             raise UserError("encoder option input_norm", f"{input_norm!r} in a streaming encoder", "fixed")
@@ -85,6 +86,7 @@ class StreamingConformer(Conformer):
             depthwise_kernel=depthwise_kernel,
             subsampling_channels=subsampling_channels,
             input_norm=input_norm,
+            layer_widths=layer_widths,
         )
         self.depthwise_kernel = depthwise_kernel
         self.chunk_frames, self.left_frames = chunk_frames, left_frames
@@ -126,7 +128,7 @@ class StreamingConformer(Conformer):
           x:              (N, 4 * chunk + 3, feature_dim) float32 log-mel energies.
           cached_attn:    (L, left, N, D) normalised inputs of the attentions.  A row of zeros is one that is not
                           there yet: how much left context there is cannot be had from ``processed_lens``.
-          cached_conv:    (L, K - 1, N, D) inputs of the depthwise convolutions.
+          cached_conv:    (L, K - 1, N, D) inputs of the depthwise convolutions; zeros where a layer has fewer channels.
           processed_lens: (N,) int64 feature frames so far.  Not used: the client counts from 0 again after an
                           endpoint and keeps the caches.  It stays an input of the graph, for the client passes it.
         Returns:
@@ -198,9 +200,12 @@ def _layer_chunk(
     x = torch.add(x, layer.feedforward1(x), alpha=0.5)
     rows = torch.cat((cached_attn.transpose(0, 1), layer.attention.norm(x)), dim=1)  # (N, left + chunk, D)
     x = x + layer.attention.attend(rows, score_bias, cos, sin, left)
-    gated = torch.cat((cached_conv.transpose(0, 1), layer.convolution.gate(x)), dim=1)
+    channels = layer.convolution.depthwise.in_channels
+    gated = torch.cat((cached_conv[..., :channels].transpose(0, 1), layer.convolution.gate(x)), dim=1)
     x = x + layer.convolution.filter(gated)
     x = layer.output_norm(torch.add(x, layer.feedforward2(x), alpha=0.5))
+    if channels < cached_conv.size(-1):
+        gated = F.pad(gated, (0, cached_conv.size(-1) - channels))
     return x, rows[:, -left:].transpose(0, 1), gated[:, -past:].transpose(0, 1)
 
 

@@ -7,6 +7,8 @@ part on the (N, T, s_range) nodes is one addition, one tanh and ``output_linear`
 import torch
 from torch import Tensor, nn
 
+from rnnt_kd.models.interfaces import Units
+
 
 class TanhJoiner(nn.Module):
     """``output_linear(tanh(am + lm))`` on projected inputs.
@@ -30,3 +32,9 @@ class TanhJoiner(nn.Module):
     def forward(self, am: Tensor, lm: Tensor) -> Tensor:
         """Raw logits (..., C) of two projected tensors (..., J) that broadcast against each other."""
         return self.output_linear(self.activation(am + lm))
+
+    def units(self) -> Units:
+        each = torch.arange(self.output_linear.in_features).unsqueeze(1)
+        maps = ("encoder_proj", "predictor_proj")
+        into = [(f"{name}.{kind}", 0, each) for name in maps for kind in ("weight", "bias")]
+        return {"joiner": [*into, ("output_linear.weight", 1, each)]}

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rnnt_kd.models.interfaces import Units
+
 
 class StatelessPredictor(nn.Module):
     """Args:
@@ -67,6 +69,13 @@ class StatelessPredictor(nn.Module):
             return F.relu(F.embedding(torch.where(contexts < 0, C, contexts) + places, rows).sum(1))
 
         return predict
+
+    def units(self) -> Units:
+        """Dimensions, of the embedding and of the output alike; the transducer adds who sees the output."""
+        each = torch.arange(self.output_dim).unsqueeze(1)
+        context = torch.cat([each + place * self.output_dim for place in range(self.context_size)], dim=1)
+        into = [("context_proj.weight", 1, context), ("context_proj.weight", 0, each), ("context_proj.bias", 0, each)]
+        return {"predictor": [("embedding.weight", 1, each), *into]}
 
     def start_context(self) -> list:
         """Labels before the first one: ``[-1, blank_id]`` for a context of 2, what sherpa-onnx feeds."""

@@ -1,0 +1,217 @@
+"""Units that are hidden while a model trains, and cut out of it: which go, and that the smaller model computes the same."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+
+from rnnt_kd.config import ModelConfig, SparsityConfig, SystemConfig
+from rnnt_kd.errors import UserError
+from rnnt_kd.sparsity.sparsifier import Sparsifier
+from rnnt_kd.sparsity.structures import UNITS, check_structure, unit_kinds
+from rnnt_kd.sparsity.units import Units, find_families
+from rnnt_kd.systems import store
+
+ALL = "+".join(UNITS)
+X, LENGTHS, LABELS = torch.randn(2, 90, 80), torch.tensor([90, 61]), torch.tensor([[1, 2, 3], [4, 5, -1]])
+
+
+def system(structure=ALL, target=0.75, encoder="conformer", **options):
+    sparsity = SparsityConfig(target=target, structure=structure)
+    small = {
+        "num_layers": 2,
+        "dim": 48,
+        "feedforward_dim": 40,
+        "depthwise_kernel": 7,
+        "subsampling_channels": 4,
+        **options,
+    }
+    model = ModelConfig(encoder=encoder, encoder_options=small, predictor_dim=24, joiner_dim=20)
+    return SystemConfig(name="x", role="sparse_student", model=model, sparsity=sparsity, vocab_size=11)
+
+
+def model_of(config, seed=0):
+    """One whose biases and norms are not those of a fresh model."""
+    torch.manual_seed(seed)
+    model = store.build_model(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name or "bias" in name:
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def outputs(model):
+    encoded, _ = model.encode(X, LENGTHS)
+    predicted = model.predict(LABELS)
+    projected = model.joiner.encoder_proj(encoded)[:, :, None], model.joiner.predictor_proj(predicted)[:, None]
+    return model.joiner(*projected), model.simple_am_proj(encoded), model.simple_lm_proj(predicted)
+
+
+def train(model, sparsifier, optimizer, first, last):
+    for step in range(first, last + 1):
+        torch.manual_seed(step)  # of dropout
+        optimizer.zero_grad()
+        sum(output.square().mean() for output in outputs(model)).backward()
+        sparsifier.mask_gradients()
+        optimizer.step()
+        sparsifier.step(step)
+
+
+def start(config, scope="per-layer", score="magnitude", end=5):
+    model, options = model_of(config), config.sparsity
+    sparsifier = Sparsifier(model, options.target, 0, end, 1, structure=options.structure, scope=scope, score=score)
+    return model, sparsifier, torch.optim.AdamW(model.parameters(), 1e-3)
+
+
+def trained(config, scope="per-layer", score="magnitude"):
+    model, sparsifier, optimizer = start(config, scope, score)
+    train(model, sparsifier, optimizer, 1, 6)
+    return model.eval(), sparsifier
+
+
+def cut(config, model, sparsifier):
+    weights = sparsifier.cut(model.state_dict())
+    smaller = store.as_cut(config, weights)
+    made = store.build_model(smaller)
+    store.load_weights(made, weights, "the cut", "")
+    return made.eval(), smaller
+
+
+@pytest.mark.parametrize("encoder", ["conformer", "streaming_conformer"])
+@pytest.mark.parametrize("structure", [ALL, *UNITS, "ffn+heads"])
+@pytest.mark.parametrize("scope, score", itertools.product(("per-layer", "global"), ("magnitude", "taylor")))
+def test_what_is_cut_out_computes_what_the_masked_model_does(encoder, structure, scope, score):
+    config = system(structure, 0.5, encoder)
+    model, sparsifier = trained(config, scope, score)
+    smaller, _ = cut(config, model, sparsifier)
+    for ours, theirs in zip(outputs(smaller), outputs(model), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    counts = sparsifier.sparsity_report(model)
+    hidden = sum(total - kept for kept, total in counts.values())
+    before, after = (sum(weight.numel() for weight in each.parameters()) for each in (model, smaller))
+    assert before - after == hidden > 0
+
+
+def test_a_cut_streaming_model_goes_chunk_by_chunk_as_it_goes_at_once():
+    config = system(encoder="streaming_conformer")
+    encoder = cut(config, *trained(config, "global"))[0].encoder
+    x, state, chunks = torch.randn(2, 4 * 32 + 3, 80), encoder.init_state(2), []
+    for start in range(0, 4 * 32, 32):
+        out, *state = encoder.streaming_forward(x[:, start : start + 35], *state, torch.full((2,), start))
+        chunks.append(out)
+    encoder.eval_chunk_frames = 8
+    at_once, _ = encoder(x, torch.tensor([131, 131]))
+    torch.testing.assert_close(torch.cat(chunks, 1), at_once[:, :32], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", [0.0, 0.1, 0.5, 0.83])
+@pytest.mark.parametrize("scope", ["per-layer", "global"])
+def test_as_many_units_go_as_fit_into_the_target(target, scope):
+    config = system(target=target)
+    model = model_of(config)
+    units = Units(model, UNITS, scope, "magnitude")
+    masks = units.masks(target)
+    total = sum(weight.numel() for weight in units.weights.values())
+    hidden = sum(int((~mask).sum()) for mask in masks.values())
+    ones = {name: torch.ones_like(weight.data) for name, weight in units.weights.items()}
+    largest = max(float(family.per_unit(ones).max()) for family in units.families)
+    assert target * total - largest < hidden <= target * total
+    assert all(family.kept(masks).any() for family in units.families)
+
+
+def test_the_units_of_least_weight_go_by_plain_loops():
+    config = system("ffn", 0.5, num_layers=1)
+    model = model_of(config)
+    layer = model.encoder.layers[0]
+    masks = Units(model, ["ffn"], "per-layer", "magnitude").masks(0.5)
+    for name in ("feedforward1", "feedforward2"):
+        module = getattr(layer, name)
+        tensors = [module.linear_in.weight, module.linear_in.bias[:, None], module.linear_out.weight.T]
+        worth = [sum(float((t[u] ** 2).sum() / (t**2).mean()) for t in tensors) for u in range(40)]
+        kept = masks[f"encoder.layers.0.{name}.linear_in.bias"].tolist()
+        assert sum(kept) == 20
+        assert min(w for w, k in zip(worth, kept) if k) >= max(w for w, k in zip(worth, kept) if not k)
+
+
+def test_taylor_scores_are_the_squared_first_order_change_of_the_loss():
+    config = system("heads", 0.5)
+    model = model_of(config)
+    units = Units(model, ["heads"], "global", "taylor")
+    expected = torch.zeros(8)
+    for _ in range(2):
+        model.zero_grad()
+        outputs(model)[0].square().sum().backward()
+        units.see_gradients()
+        for number in range(8):
+            module = model.encoder.layers[number // 4].attention
+            rows = [range(block * 48 + number % 4 * 12, block * 48 + number % 4 * 12 + 12) for block in range(3)]
+            rows = [row for block in rows for row in block]
+            weight, bias, out = module.qkv_proj.weight, module.qkv_proj.bias, module.out_proj.weight
+            columns = rows[:12]
+            change = (weight * weight.grad)[rows].sum() + (bias * bias.grad)[rows].sum()
+            change = change + (out * out.grad)[:, columns].sum()
+            expected[number] = 0.98 * expected[number] + 0.02 * change.detach() ** 2
+    torch.testing.assert_close(units.changes, expected, rtol=1e-4, atol=0)
+
+
+def test_channels_that_are_hidden_are_not_in_the_norm():
+    """The masked network's norm is over what is left, in float64 by hand."""
+    config = system("channels", 0.6)
+    model, _ = trained(config)
+    norm = model.encoder.layers[0].convolution.depthwise_norm
+    x, kept = torch.randn(3, 48), norm.weight != 0
+    assert 0 < kept.sum() < 48
+    rest = x[:, kept].double()
+    normed = (rest - rest.mean(1, keepdim=True)) / (rest.var(1, unbiased=False, keepdim=True) + norm.eps).sqrt()
+    expected = torch.zeros(3, 48, dtype=torch.float64)
+    expected[:, kept] = normed * norm.weight[kept].double() + norm.bias[kept].double()
+    torch.testing.assert_close(norm(x), expected.float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scope, score", [("per-layer", "magnitude"), ("global", "taylor")])
+def test_a_resumed_ramp_is_the_same(scope, score):
+    config = system(target=0.6)
+    whole = start(config, scope, score, end=7)
+    train(*whole, 1, 8)
+    parts = start(config, scope, score, end=7)
+    train(*parts, 1, 4)
+    again = start(config, scope, score, end=7)
+    for new, old in zip(again, parts, strict=True):
+        new.load_state_dict(copy.deepcopy(old.state_dict()))
+    train(*again, 5, 8)
+    assert all(torch.equal(a, b) for a, b in zip(whole[0].parameters(), again[0].parameters(), strict=True))
+
+
+def test_find_families_names_what_a_model_does_not_have():
+    with pytest.raises(UserError, match="this model has no heads to cut out"):
+        find_families(torch.nn.Linear(2, 2), ["heads"])
+
+
+@pytest.mark.parametrize("structure, found", [
+    ("heads+fnn", "no 'fnn'.*did you mean 'ffn'"),
+    ("ffn+ffn", "names one twice"),
+    ("heads+16x1", "no '16x1'"),
+])  # fmt: skip
+def test_a_wrong_name_is_one_line(structure, found):
+    with pytest.raises(UserError, match=found) as caught:
+        check_structure(structure, final_sparsity=0.5, scope="per-layer")
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_units():
+    assert unit_kinds("heads+ffn") == ("heads", "ffn") and unit_kinds("joiner") == ("joiner",)
+    assert unit_kinds("unstructured") == unit_kinds("16x1") == unit_kinds("2:4") == ()
+
+
+def test_a_target_that_would_leave_nothing_is_refused():
+    config = system("heads", 0.5)
+    with pytest.raises(UserError, match=r"0.9 with heads, of which one a module stays.*at most 0.750"):
+        Sparsifier(model_of(config), 0.9, 0, 5, 1, structure="heads")
+
+
+@pytest.mark.parametrize("widths", [[[1, 2, 3, 4]], [[1, 2, 3], [1, 2, 3]], [[0, 2, 3, 4], [1, 2, 3, 4]]])
+def test_widths_that_make_no_encoder_are_refused(widths):
+    with pytest.raises(UserError, match="encoder option layer_widths.*2 lists of four numbers, at least 1"):
+        store.build_model(system(layer_widths=widths))
