@@ -55,6 +55,13 @@ def subnormal_numbers():
     torch.set_flush_denormal(False)
 
 
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+
 def pytest_terminal_summary(terminalreporter):
     """Table of the tests that were skipped, by reason, the most frequent first."""
     tests, files = Counter(), Counter()

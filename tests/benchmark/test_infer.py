@@ -104,7 +104,7 @@ def test_mistakes_are_one_line(arguments, words, fails):
     assert all(word in line for word in words), line
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="2:4 kernels need a GPU")
+@pytest.mark.gpu
 def test_semi_structured(capsys):
     bench("--device", "cuda", "--size", "L", "--batch", "2", "--frames", "256", "--rounds", "1")
     assert "2:4" in capsys.readouterr().out

@@ -89,7 +89,7 @@ def test_half_precision_and_autocast_are_computed_in_float32(dtype, has_autocast
     assert found.dtype == torch.float32 and torch.equal(found, expected)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 @every_rnnt_type
 def test_gpu_equals_cpu(rnnt_type):
     case = make_case(1, B=4, T=60, S=15, C=30, s_range=5, blank=3, rnnt_type=rnnt_type)
