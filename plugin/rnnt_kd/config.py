@@ -212,7 +212,7 @@ class SparsityConfig:
     score: Literal["magnitude", "taylor"] = "magnitude"  # of units: sparsity/units.py
     scope: Literal["per-layer", "global"] = "per-layer"
     schedule: str = "cubic"  # shape of the ramp, a function of sparsity/schedules.py
-    include: List[str] = field(
+    include: List[str] = field(  # and exclude: not of units, which say their weights themselves
         default_factory=lambda: [
             r"encoder\..*(linear|pointwise|proj).*\.weight",
             r"predictor\..*proj.*\.weight",

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from experiment_cases import write_experiment
-from export_cases import error_line
+from export_cases import error_line, right_integers
 from torch.nn.utils.rnn import pad_sequence
 
 from rnnt_kd.bin import size_table as command
@@ -95,6 +95,7 @@ def test_onnxruntime_in_our_search_says_what_torch_says(workplace, exported, fea
     assert texts == expected and seconds > 0
 
 
+@right_integers
 def test_an_int8_encoder_does_not_hear_the_other_utterances(workplace, features, tokenizer, tmp_path):
     """One scale for a whole batch would make a text depend on its neighbours."""
     write_formats(load_system(workplace / "systems" / "dense")[0], tmp_path, ["int8"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rnnt_kd.config import ModelConfig, SparsityConfig, SystemConfig
+from rnnt_kd.config_io import write_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.sparsity.structures import UNITS, check_structure, unit_kinds
@@ -55,6 +56,7 @@ def train(model, sparsifier, optimizer, first, last):
         optimizer.zero_grad()
         sum(output.square().mean() for output in outputs(model)).backward()
         sparsifier.mask_gradients()
+        sparsifier.see_gradients()
         optimizer.step()
         sparsifier.step(step)
 
@@ -115,6 +117,8 @@ def test_as_many_units_go_as_fit_into_the_target(target, scope):
     masks = units.masks(target)
     total = sum(weight.numel() for weight in units.weights.values())
     hidden = sum(int((~mask).sum()) for mask in masks.values())
+    gone = torch.cat([~family.kept(masks) for family in units.families])
+    assert units._hidden(gone) == hidden
     ones = {name: torch.ones_like(weight.data) for name, weight in units.weights.items()}
     largest = max(float(family.per_unit(ones).max()) for family in units.families)
     assert target * total - largest < hidden <= target * total
@@ -211,7 +215,58 @@ def test_a_target_that_would_leave_nothing_is_refused():
         Sparsifier(model_of(config), 0.9, 0, 5, 1, structure="heads")
 
 
-@pytest.mark.parametrize("widths", [[[1, 2, 3, 4]], [[1, 2, 3], [1, 2, 3]], [[0, 2, 3, 4], [1, 2, 3, 4]]])
-def test_widths_that_make_no_encoder_are_refused(widths):
-    with pytest.raises(UserError, match="encoder option layer_widths.*2 lists of four numbers, at least 1"):
-        store.build_model(system(layer_widths=widths))
+@pytest.mark.parametrize("row", [
+    [1, 2, 3], [0, 2, 3, 4], [5, 2, 3, 4], [1, 41, 3, 4], [1, 2, 49, 4], [1, 2, 3, 10**12], [1.0, 2, 3, 4],
+    [True, 2, 3, 4], ["1", 2, 3, 4], {1: 1, 2: 2, 3: 3, 4: 4}, "1234", None,
+])  # fmt: skip
+def test_widths_that_make_no_encoder_are_refused(row):
+    expected = "encoder option layer_widths.*2 lists of heads, units, channels, units: from 1 to 4, 40, 48, 40"
+    for widths in ([row, [1, 2, 3, 4]], [row]):
+        with pytest.raises(UserError, match=expected) as caught:
+            store.build_model(system(layer_widths=widths))
+        assert "\n" not in str(caught.value)
+
+
+def write(folder, config, weights):
+    write_system_config(folder / "config.yaml", config)
+    store.write_tensors(folder / "model.safetensors", weights)
+    store.write_system(folder, {})
+
+
+def test_a_folder_that_asks_for_giant_widths_is_refused_before_they_are_made(tmp_path):
+    config = system(layer_widths=[[1, 10**12, 3, 4]] * 2, feedforward_dim=10**12)
+    write(tmp_path, config, {"a": torch.zeros(3)})
+    with pytest.raises(UserError, match="layer_widths: .*at most 1000, the largest size of its weights"):
+        store.load_system(tmp_path)
+
+
+def test_a_cut_of_a_module_wider_than_all_that_is_left_is_loaded(tmp_path):
+    config = system("heads+ffn+channels", 0.9, feedforward_dim=1536, dim=32)
+    model, sparsifier = trained(config)
+    weights = sparsifier.cut(model.state_dict())
+    write(tmp_path, store.as_cut(config, weights), weights)
+    loaded, _ = store.load_system(tmp_path)
+    torch.testing.assert_close(outputs(loaded)[0], outputs(model)[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("structure, changed", [
+    ("heads", {"encoder_options"}), ("joiner", {"joiner_dim"}), ("predictor", {"predictor_dim"}),
+])  # fmt: skip
+def test_only_what_was_cut_is_said_to_be_smaller(structure, changed):
+    config = system(structure, 0.5)
+    smaller = cut(config, *trained(config))[1]
+    before, after = vars(config.model), vars(smaller.model)
+    assert {key for key in before if before[key] != after[key]} == changed
+
+
+def test_attributes_of_others_called_units_are_left_alone():
+    other = torch.nn.Linear(2, 2)
+    other.units = 256
+    assert find_families(torch.nn.Sequential(other), []) == []
+
+
+@pytest.mark.parametrize("structure", UNITS)
+def test_a_zero_in_a_norm_is_a_channel_that_went_only_where_channels_go(structure):
+    config = system(structure, 0.25)
+    norm = trained(config)[0].encoder.layers[0].convolution.depthwise_norm
+    assert norm.skips_zeros == (structure == "channels")

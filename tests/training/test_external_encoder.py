@@ -11,6 +11,7 @@ from command_cases import words
 from training_cases import metrics
 
 from rnnt_kd.bin import decode
+from rnnt_kd.errors import UserError
 from rnnt_kd.systems import store
 
 TOY = {"factory": "toy_encoder:Toy", "dim": 16}
@@ -70,6 +71,16 @@ def test_the_matrices_of_a_foreign_encoder_are_sparsified_by_their_names(tone_co
     for matrix in (model.encoder.module.mix.weight, model.encoder.module.past.weight):
         assert int((matrix == 0).sum()) == matrix.numel() // 2
     assert not (model.encoder.module.mix.bias == 0).any()
+
+
+def test_the_label_side_of_a_foreign_encoder_is_cut_and_its_own_units_are_not(tone_corpus, toy_teacher, tmp_path):
+    config = of(tone_corpus, "sparse_student", "x", TOY, sparsity={"target": 0.5, "structure": "joiner+predictor"})
+    tone_corpus.train(config, tmp_path / "x", teacher_dir=toy_teacher)
+    model, read = store.load_system(tmp_path / "x")
+    assert read.model.joiner_dim < 16 > read.model.predictor_dim and read.model.encoder_options == TOY
+    config.sparsity.structure = "heads+joiner"
+    with pytest.raises(UserError, match="heads.joiner, and of the encoder external no unit can be cut out"):
+        tone_corpus.train(config, tmp_path / "y", teacher_dir=toy_teacher)
 
 
 @pytest.fixture

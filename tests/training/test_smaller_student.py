@@ -1,9 +1,11 @@
 """A student from which units are cut out: what training leaves is a smaller dense system, which is as any other."""
 
 import json
+import math
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from training_cases import interrupted_after, metrics, system_json
 
@@ -12,6 +14,7 @@ from rnnt_kd.bin import train as command
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.import_back import import_export
+from rnnt_kd.sparsity.units import Units
 from rnnt_kd.systems.store import load_system
 
 ZEROS = dict(target=0.5, structure="heads+ffn+channels+joiner+predictor", scope="global", score="taylor")
@@ -51,6 +54,36 @@ def test_it_is_finished_and_a_damaged_configuration_is_written_again(smaller, to
     said = tone_corpus.train(config, folder, teacher_dir=teacher_dir)
     assert "is written again" in said[0] and (folder / "config.yaml").read_bytes() == before
     load_system(folder)
+
+
+def test_a_damaged_configuration_without_its_weights_is_trained_anew(tone_corpus, teacher_dir, tmp_path):
+    config, folder = tone_corpus.config("sparse_student", sparsity=ZEROS), tmp_path / "x"
+    tone_corpus.train(config, folder, teacher_dir=teacher_dir)
+    (folder / "config.yaml").write_text("name: y\n")
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    assert "training anew" in " ".join(tone_corpus.train(config, folder, teacher_dir=teacher_dir))
+    load_system(folder)
+
+
+def test_a_batch_that_is_not_finite_leaves_no_trace_in_the_scores(tone_corpus, teacher_dir, tmp_path, monkeypatch):
+    seen, steps = [], []
+    backward, look = Fabric.backward, Units.see_gradients
+
+    def spoilt(self, loss, *rest, **more):
+        steps.append(loss)
+        backward(self, loss * (math.nan if len(steps) == 2 else 1.0), *rest, **more)
+
+    def looked(self):
+        look(self)
+        seen.append(self.changes)
+
+    monkeypatch.setattr(Fabric, "backward", spoilt)
+    monkeypatch.setattr(Units, "see_gradients", looked)
+    config = tone_corpus.config("sparse_student", sparsity=ZEROS)
+    tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
+    assert system_json(tmp_path / "x")["nonfinite_batches"] == 1
+    assert seen and all(torch.isfinite(changes).all() for changes in seen)
+    load_system(tmp_path / "x")
 
 
 def test_stopped_on_the_ramp_and_after_it_it_ends_with_the_same_bits(smaller, tone_corpus, teacher_dir, tmp_path):

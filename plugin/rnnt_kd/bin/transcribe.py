@@ -35,7 +35,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         help="offline: longer audio comes in pieces; best about as long as the utterances of the training",
     )
     options.add_argument("--real-time", action="store_true", help="streaming: hear files at the pace of their speech")
-    args = options.parse_args(argv)
+    args = options.parse_intermixed_args(argv)  # options may stand before the files, too
     if args.microphone == bool(args.files):
         raise UserError("arguments", "both or neither of audio files and --microphone", "one of them")
 

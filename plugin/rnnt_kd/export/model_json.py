@@ -36,6 +36,7 @@ from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.record import file_digest, json_digest
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.sparsity.report import measured_sparsity, select_parameters, sparsity_report
+from rnnt_kd.sparsity.structures import unit_kinds
 from rnnt_kd.systems.store import check_bpe
 
 FORMAT, FORMAT_VERSION = "rnnt_kd export", 1
@@ -85,7 +86,7 @@ def describe_system(model: Transducer, config: SystemConfig) -> Dict[str, Any]:
     exported = {name: value for name, value in model.named_parameters() if not name.startswith(TRAINING_ONLY)}
     counts = sparsity_report(model, exported)
     sparsity = 0.0
-    if config.sparsity is not None and config.sparsity.target > 0:
+    if config.sparsity is not None and config.sparsity.target > 0 and not unit_kinds(config.sparsity.structure):
         chosen = select_parameters(model, config.sparsity.include, config.sparsity.exclude)
         sparsity = measured_sparsity(sparsity_report(model, chosen))
     return {

@@ -8,6 +8,7 @@ a time in the encoder.
 import gzip
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
@@ -31,7 +32,7 @@ from rnnt_kd.scoring.recognitions import Recognition, words_counted
 from rnnt_kd.scoring.word_errors import count_all
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.systems.packed import read_packed, unpacked_bytes, write_packed
-from rnnt_kd.systems.store import build_model, load_system, weights_file, write_tensors
+from rnnt_kd.systems.store import as_cut, build_model, load_system, weights_file, write_tensors
 from rnnt_kd.tables import shown
 from rnnt_kd.text.tokenizer import Tokenizer
 
@@ -103,11 +104,15 @@ def measure_random(
     model_config = ModelConfig(
         encoder=encoder, size=size, encoder_options={}, predictor_dim=512, joiner_dim=512, dropout=0.0, ctc_head=False
     )
-    model = build_model(SystemConfig(model=model_config, vocab_size=vocab_size)).eval()
+    config = SystemConfig(model=model_config, vocab_size=vocab_size)
+    model = build_model(config).eval()
     name = f"random {size}"
     if sparsity:
         name = f"{name} {sparsity:.0%}" + ("" if structure == "unstructured" else f" {structure}")
-        sparsify(model, sparsity, structure)
+        weights = sparsify(model, sparsity, structure).cut(model.state_dict())
+        config = replace(config, sparsity=SparsityConfig(target=sparsity, structure=structure))
+        model = build_model(as_cut(config, weights)).eval()
+        model.load_state_dict(weights)
     with tempfile.TemporaryDirectory(prefix="rnnt_kd-sizes-") as made:
         write_tensors(Path(made) / DENSE, model.state_dict())
         files = _write_all(model, (Path(made) / DENSE).read_bytes(), Path(made))
@@ -257,8 +262,10 @@ def _scores(found: Sequence[Recognition], base: Sequence[Recognition]) -> SizeRo
     }
 
 
-def sparsify(model: nn.Module, sparsity: float, structure: str) -> None:
+def sparsify(model: nn.Module, sparsity: float, structure: str) -> Sparsifier:
     """Set the smallest weights of every layer that training would sparsify to zero, at once."""
     usual = SparsityConfig()
     chosen: Dict[str, Any] = {"structure": structure, "include": usual.include, "exclude": usual.exclude}
-    Sparsifier(model, sparsity, begin_step=0, end_step=1, update_every_steps=1, **chosen).step(1)
+    sparsifier = Sparsifier(model, sparsity, begin_step=0, end_step=1, update_every_steps=1, **chosen)
+    sparsifier.step(1)
+    return sparsifier

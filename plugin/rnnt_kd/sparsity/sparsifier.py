@@ -1,6 +1,7 @@
 """Gradual magnitude sparsification of a model's weights while it is trained (Zhu & Gupta 2017).
 
-Use: ``optimizer.step(); sparsifier.step(global_step)`` after every update, ``sparsifier.finalize()`` at the end.
+Use: ``sparsifier.see_gradients(); optimizer.step(); sparsifier.step(global_step)`` in every update,
+``sparsifier.finalize()`` at the end.
 
 How it works.  The model stays a plain nn.Module whose matched weights hold ``dense * weight_mask`` at any
 moment outside ``optimizer.step()``; so evaluation, checkpoints and averages see the sparse model, and the
@@ -16,6 +17,7 @@ are computed, ``hidden`` is dropped, and from then on the masks are frozen.
 
 Two consequences worth knowing: decoupled weight decay does not act on hidden entries, and after the ramp
 gradients of dropped weights still count in a gradient norm unless ``mask_gradients()`` is called before it.
+With units (``units.py``) there are none on the ramp either.
 
 What is sparsified by default (config.py): linear and pointwise maps of the encoder, the predictor's
 projection, the joiner with its output layer; never norms, biases, depthwise kernels, embeddings, or the heads
@@ -125,13 +127,17 @@ class Sparsifier:
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """After the ramp, zero the gradients of dropped weights (call before clipping); before, scores see them."""
-        if not self.frozen and self._units is not None:
-            self._units.see_gradients()
+        """After the ramp, zero the gradients of dropped weights (call before clipping); on the ramp, nothing."""
         if self.frozen:
             for name, weight in self._weights.items():
                 if weight.grad is not None:
                     weight.grad.masked_fill_(~self._masks[name], 0.0)
+
+    @torch.no_grad()
+    def see_gradients(self) -> None:
+        """Call before each optimizer step, with its gradients there: scores of units may be made of them."""
+        if not self.frozen and self._units is not None:
+            self._units.see_gradients()
 
     @torch.no_grad()
     def apply_masks(self, model: Optional[nn.Module] = None) -> None:

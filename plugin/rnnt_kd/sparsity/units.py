@@ -9,6 +9,7 @@
 A structure of these is their names joined by +, ``heads+ffn+channels``.  Which weights make up a unit is said by
 ``units()`` of the module that has it (``models.interfaces.Units``).  While a model is trained the units that go are
 hidden by masks, as other zeros are; ``cut`` then takes them out: the smaller model computes what the masked one did.
+No gradient reaches a hidden unit, whose other end is hidden, too: it comes back only where others become worth less.
 """
 
 from dataclasses import dataclass
@@ -37,26 +38,30 @@ class Family:
 
     def per_unit(self, tensors: Dict[str, Tensor]) -> Tensor:
         """Sum over the entries of each unit: (units,), in the tensors' type."""
-        sums = [_rows(tensors[name], dim)[places].flatten(1).sum(1) for name, dim, places in self.parts]
+        sums = [
+            _rows(tensors[name], dim)[places.to(tensors[name].device)].flatten(1).sum(1)
+            for name, dim, places in self.parts
+        ]
         return torch.stack(sums).sum(0)
 
     def kept(self, masks: Masks) -> Tensor:
         """(units,) bool: which of them the masks leave."""
         name, dim, places = self.parts[0]
-        return _rows(masks[name], dim)[places[:, 0]].flatten(1).any(1)
+        return _rows(masks[name], dim)[places[:, 0].to(masks[name].device)].flatten(1).any(1).cpu()
 
 
 def find_families(model: nn.Module, kinds: Sequence[str]) -> List[Family]:
     """Raises UserError: a kind that the model has no units of."""
     found = []
     for path, module in model.named_modules():
-        for kind, parts in module.units().items() if hasattr(module, "units") else ():
+        for kind, parts in module.units().items() if callable(getattr(type(module), "units", None)) else ():
             named = [(f"{path}.{name}" if path else name, dim, places) for name, dim, places in parts]
             found.append(Family(kind, named))
     consumers = {"predictor": ("joiner.predictor_proj.weight", "simple_lm_proj.weight")}  # of a module's output
+    named_parameters = dict(model.named_parameters())
     for family in found:
         each = torch.arange(len(family)).unsqueeze(1)
-        family.parts += [(name, 1, each) for name in consumers.get(family.kind, ())]
+        family.parts += [(name, 1, each) for name in consumers.get(family.kind, ()) if name in named_parameters]
     for kind in kinds:
         if not any(family.kind == kind for family in found):
             raise UserError("sparsity.structure", f"this model has no {kind} to cut out", "a structure without units")
@@ -69,7 +74,8 @@ class Units:
     Args:
       scope: "per-layer": every family loses about the same share; "global": all compete, by their worth a weight.
       score: "magnitude": a unit is worth its squared weights, each relative to its matrix's; "taylor": the squared
-             change of the loss, to first order, if it went (Molchanov et al. 2019), a mean over past steps.
+             change of the loss, to first order, if it went (Molchanov et al. 2019), a mean over past steps, of
+             gradients as the optimizer sees them (clipped).
     """
 
     def __init__(self, model: nn.Module, kinds: Sequence[str], scope: str, score: str):
@@ -77,22 +83,21 @@ class Units:
         parameters = dict(model.named_parameters())
         names = {name for family in self.families for name, _, _ in family.parts}
         self.weights = {name: weight for name, weight in parameters.items() if name in names}
-        device = next(iter(self.weights.values())).device
-        for family in self.families:
-            family.parts = [(name, dim, places.to(device)) for name, dim, places in family.parts]
-        norms: List[Any] = [module for module in model.modules() if hasattr(module, "skips_zeros")]
-        for norm in norms:
-            norm.skips_zeros = True
-        ones = {name: torch.ones_like(weight.data) for name, weight in self.weights.items()}
+        if "channels" in kinds:
+            norms: List[Any] = [module for module in model.modules() if hasattr(type(module), "skips_zeros")]
+            for norm in norms:
+                norm.skips_zeros = True
+        ones = {name: torch.ones_like(weight.data, device="cpu") for name, weight in self.weights.items()}
         self._costs = [family.per_unit(ones) for family in self.families]
         zeros = [cost.new_zeros(cost.shape) for cost in self._costs]
-        self.changes = torch.cat(zeros) if score == "taylor" else torch.empty(0)  # Taylor scores, families end to end
+        device = next(iter(self.weights.values())).device
+        self.changes = torch.cat(zeros).to(device) if score == "taylor" else torch.empty(0)  # families end to end
         self._total = self._hidden(torch.cat([torch.ones_like(zero, dtype=torch.bool) for zero in zeros]))
         everything = self._mask_of(self._in_order(), sum(len(family) for family in self.families))
         self.most = self._hidden(everything) / self._total
 
     def see_gradients(self) -> None:
-        """Call with the gradients of a step there; for Taylor scores."""
+        """Call with the gradients of a step there, finite ones; for Taylor scores."""
         if self.score == "taylor":
             products = {name: _product(weight) for name, weight in self.weights.items()}
             seen = torch.cat([family.per_unit(products).square() for family in self.families])
@@ -128,7 +133,7 @@ class Units:
     def _in_order(self) -> Tensor:
         """All units, families end to end, those that go first in front; the best of each family are last."""
         keys = []
-        for worth, cost in zip(self._worth(), self._costs, strict=True):
+        for worth, cost in zip((worth.cpu() for worth in self._worth()), self._costs, strict=True):
             rank = worth.argsort(stable=True).argsort()
             by_rank = (rank + 0.5) / len(worth)
             key = by_rank if self.scope == "per-layer" else worth / cost
@@ -141,15 +146,31 @@ class Units:
         goes[order[: min(number, len(order) - len(self.families))]] = True
         return goes
 
-    def _masks(self, goes: Tensor) -> Masks:
-        masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.weights.items()}
+    def _left(self, goes: Tensor) -> Dict[str, Dict[int, Tensor]]:
+        """Weight -> dimension -> (its size,) bool: what stays along it."""
+        left: Dict[str, Dict[int, Tensor]] = {name: {} for name in self.weights}
         for family, own in zip(self.families, goes.split([len(family) for family in self.families]), strict=True):
             for name, dim, places in family.parts:
-                masks[name].index_fill_(dim, places[own].flatten(), False)
+                stays = torch.ones(self.weights[name].size(dim), dtype=torch.bool)
+                left[name].setdefault(dim, stays)[places[own].flatten()] = False
+        return left
+
+    def _masks(self, goes: Tensor) -> Masks:
+        masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.weights.items()}
+        for name, dims in self._left(goes).items():
+            for dim, stays in dims.items():
+                masks[name].index_fill_(dim, (~stays).nonzero().flatten().to(masks[name].device), False)
         return masks
 
     def _hidden(self, goes: Tensor) -> int:
-        return sum(int((~mask).sum()) for mask in self._masks(goes).values())
+        """How many weights, without making masks."""
+        hidden = 0
+        for name, dims in self._left(goes).items():
+            kept = self.weights[name].numel()
+            for stays in dims.values():
+                kept = kept // len(stays) * int(stays.sum())
+            hidden += self.weights[name].numel() - kept
+        return hidden
 
 
 def _product(weight: Tensor) -> Tensor:

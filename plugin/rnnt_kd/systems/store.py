@@ -128,13 +128,15 @@ def build_model(config: SystemConfig) -> Transducer:
 
 def as_cut(config: SystemConfig, tensors: Mapping[str, Tensor]) -> SystemConfig:
     """``config`` with the widths that ``tensors``, its weights, have once units are cut out; else as it is."""
-    if config.sparsity is None or not unit_kinds(config.sparsity.structure):
-        return config
-    encoder: Any = build_model(config).encoder
-    of_encoder = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith("encoder.")}
-    options = {**config.model.encoder_options, **encoder.options_of(of_encoder)}
-    joiner, predictor = tensors["joiner.output_linear.weight"].size(1), tensors["simple_lm_proj.weight"].size(1)
-    model = replace(config.model, encoder_options=options, joiner_dim=joiner, predictor_dim=predictor)
+    kinds, model = unit_kinds(config.sparsity.structure) if config.sparsity is not None else (), config.model
+    if set(kinds) - {"joiner", "predictor"}:
+        encoder: Any = build_model(config).encoder
+        of_encoder = {name.partition(".")[2]: value for name, value in tensors.items() if name.startswith("encoder.")}
+        model = replace(model, encoder_options={**model.encoder_options, **encoder.options_of(of_encoder)})
+    if "joiner" in kinds:
+        model = replace(model, joiner_dim=tensors["joiner.output_linear.weight"].size(1))
+    if "predictor" in kinds:
+        model = replace(model, predictor_dim=tensors["predictor.embedding.weight"].size(1))
     return replace(config, model=model)
 
 
@@ -142,9 +144,15 @@ def _check_sizes(config: SystemConfig, tensors: Tensors, where: Path) -> None:
     """Raises UserError where the configuration asks for a size that no weight has, before such a model is built."""
     most = max(1000, *(size for tensor in tensors.values() for size in tensor.shape))
     options = {} if config.model.encoder == "external" else config.model.encoder_options
-    for key, value in {**vars(config.model), **options, "vocab_size": config.vocab_size}.items():
-        if isinstance(value, int) and value > most:
-            raise UserError(where, f"{key}: {value}", f"at most {most}, the largest size of its weights", "restore it")
+    values = {**vars(config.model), **options, "vocab_size": config.vocab_size}
+    if "layer_widths" in values:
+        values.pop("feedforward_dim", None)  # no weight has it any more
+    for key, value in values.items():
+        rows = value if isinstance(value, list) else [value]
+        for number in (number for row in rows for number in (row if isinstance(row, list) else [row])):
+            if isinstance(number, int) and number > most:
+                expected = f"at most {most}, the largest size of its weights"
+                raise UserError(where, f"{key}: {value}", expected, "restore it")
 
 
 def load_weights(model: nn.Module, tensors: Tensors, where: object, next_step: str) -> None:

@@ -190,6 +190,8 @@ class Training:
         state.step += 1
         state.batch_in_epoch += 1
         if self._is_finite(whole_loss, norm):  # all processes say the same
+            if self.sparsifier is not None:
+                self.sparsifier.see_gradients()
             self.wrapped_optimizer.step()
             state.nonfinite_in_a_row = 0
             self._add_to_window(terms, loss * divisor, norm)

@@ -18,6 +18,7 @@ from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.sparsity import schedules
 from rnnt_kd.sparsity.sparsifier import Sparsifier
+from rnnt_kd.sparsity.structures import unit_kinds
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import refuse_decoding_only, weights_digest
 from rnnt_kd.teachers.cache import TeacherCache, check_utterances
@@ -195,6 +196,9 @@ def sparsifier(config: SystemConfig, model: nn.Module, steps_per_epoch: int) -> 
     if options is None or options.target == 0.0:
         return None
     steps = steps_per_epoch * config.training.epochs
+    if set(unit_kinds(options.structure)) - {"joiner", "predictor"} and not hasattr(model.encoder, "options_of"):
+        problem = f"{options.structure}, and of the encoder {config.model.encoder} no unit can be cut out"
+        raise UserError("sparsity.structure", problem, "conformer or streaming_conformer", "or joiner+predictor")
     last_end = steps - steps_per_epoch if config.training.epochs > 1 else steps // 2
     return Sparsifier(
         model,

@@ -103,9 +103,10 @@ class Conformer(nn.Module):
             raise UserError(
                 "encoder option input_norm", f"unknown value {input_norm!r}", f"one of {', '.join(INPUT_NORMS)}"
             )
-        widths = layer_widths or [[num_heads, feedforward_dim, dim, feedforward_dim]] * num_layers
-        if len(widths) != num_layers or not all(len(row) == 4 and min(row) >= 1 for row in widths):
-            expected = f"{num_layers} lists of four numbers, at least 1: heads, units, channels, units"
+        whole = [num_heads, feedforward_dim, dim, feedforward_dim]
+        widths = [whole] * num_layers if layer_widths is None else layer_widths
+        if not _are_widths(widths, num_layers, whole):
+            expected = f"{num_layers} lists of heads, units, channels, units: from 1 to {', '.join(map(str, whole))}"
             raise UserError("encoder option layer_widths", str(widths), expected)
         self.subsampling = self.front_end(feature_dim, dim, subsampling_channels, dropout, input_norm)
         self.layers = nn.ModuleList(
@@ -279,11 +280,21 @@ class ChannelNorm(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.skips_zeros:
             return super().forward(x)
-        kept = (self.weight != 0).float()
-        x = x.float() * kept
+        wide = torch.promote_types(x.dtype, torch.float32)
+        kept = (self.weight != 0).to(wide)
+        x = x.to(wide) * kept
         centred = (x - x.sum(-1, keepdim=True) / kept.sum()) * kept
         variance = centred.square().sum(-1, keepdim=True) / kept.sum()
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
+
+
+def _are_widths(widths: Any, num_layers: int, whole: Sequence[int]) -> bool:
+    """A list for each layer, of whole numbers from 1 to those of ``whole``."""
+    if not isinstance(widths, (list, tuple)) or len(widths) != num_layers:
+        return False
+    if not all(isinstance(row, (list, tuple)) and len(row) == len(whole) for row in widths):
+        return False
+    return all(type(own) is int and 1 <= own <= most for row in widths for own, most in zip(row, whole, strict=True))
 
 
 def rotary_tables(frames: int, head_dim: int, like: Tensor) -> Tuple[Tensor, Tensor]:

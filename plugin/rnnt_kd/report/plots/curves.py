@@ -8,7 +8,6 @@ from rnnt_kd.report.plots import style
 from rnnt_kd.report.plots.inline_svg import PixelFigure, pixel_figure
 from rnnt_kd.report.plots.style import KINDS, WIDTH, Plot, legend
 from rnnt_kd.report.read import TERMS, FinishedExperiment, FinishedSystem
-from rnnt_kd.sparsity.structures import unit_kinds
 
 POINTS = 80  # of a line; training steps between two are averaged
 MOST = 6  # systems in a picture of curves
@@ -63,8 +62,7 @@ def schedule(experiment: FinishedExperiment) -> Iterator[Plot]:
 def matrices(experiment: FinishedExperiment) -> Iterator[Plot]:
     """The zeros of every weight matrix, a mark a system."""
     for family, systems in experiment.families().items():
-        systems = [system for system in systems if system.matrices and system.listed.sparsity]
-        systems = [system for system in systems if not unit_kinds(system.listed.structure or "")]  # these are gone
+        systems = [system for system in systems if system.listed.sparsity and _share(system.matrices)]  # else cut out
         if not systems:
             continue
         names = list(dict.fromkeys(name for system in systems for name in system.matrices))
