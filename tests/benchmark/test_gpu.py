@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +24,19 @@ def test_how_a_part_ends(words, limit, status, tmp_path):
     found = run(Part("tests", limit, words), tmp_path)
     assert found["status"] == status and found["rows"] == []
     assert time.monotonic() - started < 100
+
+
+def test_what_a_part_started_ends_with_it(tmp_path):
+    started = "import pathlib, subprocess; child = subprocess.Popen(['sleep', '300'])"
+    words = ["-c", f"{started}; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid)); child.wait()"]
+    assert run(Part("tests", 20, words), tmp_path)["status"] == "too long"
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(300):  # it is init's to take note of
+        state = Path(f"/proc/{pid}/stat").read_text().split()[2] if Path(f"/proc/{pid}").exists() else "gone"
+        if state in ("gone", "Z", "X"):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"process {pid} goes on")
 
 
 def test_all_parts_together_take_eight_minutes_at_most():

@@ -204,6 +204,11 @@ def test_a_wrong_name_is_one_line(structure, found):
     assert "\n" not in str(caught.value)
 
 
+def test_another_score_is_refused():
+    with pytest.raises(UserError, match="sparsity.score: there is no 'tailor'.*did you mean 'taylor'"):
+        Units(model_of(system()), UNITS, "global", "tailor")
+
+
 def test_names_of_units():
     assert unit_kinds("heads+ffn") == ("heads", "ffn") and unit_kinds("joiner") == ("joiner",)
     assert unit_kinds("unstructured") == unit_kinds("16x1") == unit_kinds("2:4") == ()

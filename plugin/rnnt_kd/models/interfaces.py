@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 # What a module's ``units()`` gives, where it has parts that can be cut out of it: kind of unit -> where the units are:
 # (parameter, its dimension, (units, n) int64: the places of each unit there).  sparsity/units.py
-Units = Dict[str, List[Tuple[str, int, Tensor]]]
+UnitPlaces = Dict[str, List[Tuple[str, int, Tensor]]]
 
 
 @runtime_checkable

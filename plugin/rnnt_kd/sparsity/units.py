@@ -7,8 +7,8 @@
     predictor  its dimensions, of embedding and output alike
 
 A structure of these is their names joined by +, ``heads+ffn+channels``.  Which weights make up a unit is said by
-``units()`` of the module that has it (``models.interfaces.Units``).  While a model is trained the units that go are
-hidden by masks, as other zeros are; ``cut`` then takes them out: the smaller model computes what the masked one did.
+``units()`` of the module that has it (``models.interfaces.UnitPlaces``).  While a model is trained the units that go
+are hidden by masks, as other zeros are; ``cut`` then takes them out: the smaller model computes what the masked did.
 No gradient reaches a hidden unit, whose other end is hidden, too: it comes back only where others become worth less.
 """
 
@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from rnnt_kd import choices
 from rnnt_kd.errors import UserError
 
 SCORES = ("magnitude", "taylor")
@@ -28,7 +29,7 @@ Masks = Dict[str, Tensor]
 
 @dataclass
 class Family:
-    """The units of one kind in one module; ``parts`` as in ``models.interfaces.Units``, names in full."""
+    """The units of one kind in one module; ``parts`` as in ``models.interfaces.UnitPlaces``, names in full."""
 
     kind: str
     parts: List[Tuple[str, int, Tensor]]
@@ -76,10 +77,14 @@ class Units:
       score: "magnitude": a unit is worth its squared weights, each relative to its matrix's; "taylor": the squared
              change of the loss, to first order, if it went (Molchanov et al. 2019), a mean over past steps, of
              gradients as the optimizer sees them (clipped).
+    Attributes: ``weights``, name -> parameter, all that are in units; ``most``, the sparsity when one unit of each
+      family is left.
+    Raises: UserError: a kind that the model has no units of, another score.
     """
 
     def __init__(self, model: nn.Module, kinds: Sequence[str], scope: str, score: str):
-        self.families, self.scope, self.score = find_families(model, kinds), scope, score
+        self.families, self.scope = find_families(model, kinds), scope
+        self.score = choices.check(score, SCORES, "sparsity.score")
         parameters = dict(model.named_parameters())
         names = {name for family in self.families for name, _, _ in family.parts}
         self.weights = {name: weight for name, weight in parameters.items() if name in names}

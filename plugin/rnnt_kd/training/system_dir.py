@@ -15,7 +15,6 @@ from rnnt_kd.config import KdConfig, SparsityConfig, SystemConfig
 from rnnt_kd.config_io import as_plain_dict, write_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.record import Record, in_words, read_record, record_path
-from rnnt_kd.sparsity.structures import unit_kinds
 from rnnt_kd.systems.store import CONFIG, FINAL, SYSTEM, TRAINING, as_cut, read_weights, weights_digest, weights_file
 from rnnt_kd.training.progress import Say
 
@@ -79,8 +78,7 @@ def open_system_dir(record: Record, config: SystemConfig, say: Say) -> bool:
     was_finished = "outputs" in before  # then its checkpoints are gone, and nothing can go on
     is_damaged = was_finished and (system_dir / CONFIG).exists() and not record.is_whole(CONFIG, before)
     if is_damaged and record.place(FINAL).exists() and record.is_whole(FINAL, before) and not record.changes():
-        is_cut = config.sparsity is not None and unit_kinds(config.sparsity.structure)
-        write_system_config(system_dir / CONFIG, as_cut(config, read_weights(system_dir)) if is_cut else config)
+        write_system_config(system_dir / CONFIG, as_cut(config, read_weights(system_dir)))
         say(f"{config.name}: {CONFIG} was not what was written, and is written again")
     changed = record.why_not() if was_finished else in_words(record.changes())
     if not before and inside - {"checkpoints", CONFIG}:  # else killed before it wrote more

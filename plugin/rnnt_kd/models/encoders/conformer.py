@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.models.interfaces import Units
+from rnnt_kd.models.interfaces import UnitPlaces
 from rnnt_kd.models.subsampling import INPUT_NORMS, ConvSubsampling, subsampled_lengths
 
 # Parameters are those of a whole transducer: tiny with 80 labels and a predictor and joiner of 128 dimensions,
@@ -193,7 +193,7 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_out(self.dropout(F.silu(self.linear_in(self.norm(x)))))
 
-    def units(self) -> Units:
+    def units(self) -> UnitPlaces:
         each = torch.arange(self.linear_in.out_features).unsqueeze(1)
         parts = [("linear_in.weight", 0, each), ("linear_in.bias", 0, each), ("linear_out.weight", 1, each)]
         return {"ffn": parts}
@@ -226,7 +226,7 @@ class SelfAttention(nn.Module):
         context = torch.matmul(scores.softmax(-1), qkv[2])  # (N, H, T', E)
         return self.out_proj(context.transpose(1, 2).reshape(batch, frames - past, heads * head_dim))
 
-    def units(self) -> Units:
+    def units(self) -> UnitPlaces:
         rows = torch.arange(self.num_heads * self.head_dim).view(self.num_heads, -1)
         every = torch.cat([rows + block * rows.numel() for block in range(3)], dim=1)  # of queries, keys and values
         return {"heads": [("qkv_proj.weight", 0, every), ("qkv_proj.bias", 0, every), ("out_proj.weight", 1, rows)]}
@@ -261,7 +261,7 @@ class ConvolutionModule(nn.Module):
         x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
         return self.pointwise_out(F.silu(self.depthwise_norm(x)))
 
-    def units(self) -> Units:
+    def units(self) -> UnitPlaces:
         each = torch.arange(self.depthwise.out_channels).unsqueeze(1)
         gated = torch.cat((each, each + len(each)), dim=1)
         own = [(f"{name}.{kind}", 0, each) for name in ("depthwise", "depthwise_norm") for kind in ("weight", "bias")]

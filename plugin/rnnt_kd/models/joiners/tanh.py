@@ -7,7 +7,7 @@ part on the (N, T, s_range) nodes is one addition, one tanh and ``output_linear`
 import torch
 from torch import Tensor, nn
 
-from rnnt_kd.models.interfaces import Units
+from rnnt_kd.models.interfaces import UnitPlaces
 
 
 class TanhJoiner(nn.Module):
@@ -33,7 +33,7 @@ class TanhJoiner(nn.Module):
         """Raw logits (..., C) of two projected tensors (..., J) that broadcast against each other."""
         return self.output_linear(self.activation(am + lm))
 
-    def units(self) -> Units:
+    def units(self) -> UnitPlaces:
         each = torch.arange(self.output_linear.in_features).unsqueeze(1)
         maps = ("encoder_proj", "predictor_proj")
         into = [(f"{name}.{kind}", 0, each) for name in maps for kind in ("weight", "bias")]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rnnt_kd.models.interfaces import Units
+from rnnt_kd.models.interfaces import UnitPlaces
 
 
 class StatelessPredictor(nn.Module):
@@ -70,7 +70,7 @@ class StatelessPredictor(nn.Module):
 
         return predict
 
-    def units(self) -> Units:
+    def units(self) -> UnitPlaces:
         """Dimensions, of the embedding and of the output alike; the transducer adds who sees the output."""
         each = torch.arange(self.output_dim).unsqueeze(1)
         context = torch.cat([each + place * self.output_dim for place in range(self.context_size)], dim=1)
