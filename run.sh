@@ -15,7 +15,7 @@ corpus= corpus_dir= train_dir= train_cuts= bpe_model= dev_dir= data_dir= exp_dir
 test_dirs=() stage=0 stop_stage=9 preset= experiment=default fold= set=() seed= data_root=() allow_storage=()
 cmd= decode_nj=1 gpu_inference=true
 cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1) nj=$((cores < 4 ? cores : 4))
-noise_dir= rir_dir= device=auto nproc= ngpu= num_nodes=1 lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
+noise_dir= rir_dir= unlabelled_dir= device=auto nproc= ngpu= num_nodes=1 lattice_backend=auto env=auto allow_pipes=false print_jobs=false dry_run=false
 experiments() { local name; for name in $(corpora); do echo "  $name: $(names_in "$root/egs/$name/conf/experiments" .yaml)"; done; }
 corpora() { echo $(for name in "$root"/egs/*/corpus.sh; do basename "${name%/*}"; done); }
 usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its students, from data directories to one page
@@ -37,11 +37,11 @@ usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its st
   --set              SYSTEM.KEY=VALUE, may be repeated: a value of these files, for example sparse90_kd.kd.scale=2
   --noise-dir        noise of far speech (--preset far): MUSAN, a Kaldi data directory or any tree of audio [pink, babble]
   --rir-dir          its room responses, the same: of RIRS_NOISES, simulated_rirs [drawn]
+  --unlabelled-dir   a Kaldi data directory without text: teachers write down what is said there, students learn it, too
   --seed             of made speech, and of every system that names no seeds [as in the experiment]
   --nj               processes side by side; with --cmd, jobs that share the features of a set, or a cache [$nj]
   --decode-nj        jobs that share a decoding [$decode_nj]
-  --cmd              runs the jobs of stages 1, 3 to 6 and 8, called as Kaldi's run.pl, queue.pl and slurm.pl are, such
-                       as \"$root/local/slurm_cmd.sh --mem 8G\" [this machine]
+  --cmd              runs the jobs of stages 1, 3 to 6 and 8 as Kaldi's run.pl does: \"local/slurm_cmd.sh --mem 8G\" [this machine]
   --gpu-inference    decode on a GPU where systems are trained on one [$gpu_inference]
   --device           auto, cpu or cuda [$device]
   --ngpu             GPUs of this machine that train a system together, the same as --device cuda --nproc [1]
@@ -129,7 +129,7 @@ pipes= failed=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 experiment() { # experiment WORD ...: rnnt_kd.bin.experiment with these words at the end
   run python -m rnnt_kd.bin.experiment --experiment "$conf/experiments/$experiment.yaml" --config "$conf/$preset.yaml" --exp-dir "$exp_dir" \
     ${train_dir:+--train-dir "$train_dir"} ${train_cuts:+--train-cuts "$train_cuts"} ${bpe_model:+--bpe-model "$bpe_model"} --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" --decode-nj "$decode_nj" ${cmd:+--cmd "$cmd"} --gpu-inference "$gpu_inference" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} ${allow_storage[@]+"${allow_storage[@]/#/--allow-storage=}"} \
-    --device "$device" --nproc "$nproc" --num-nodes "$num_nodes" --lattice-backend "$lattice_backend" ${fold:+--fold "$fold"} ${seed:+--set "seeds=[$seed]"} ${noise_dir:+--set "features.noise_dir=$noise_dir"} ${rir_dir:+--set "features.rir_dir=$rir_dir"} ${set[@]+"${set[@]/#/--set=}"} "$@"
+    --device "$device" --nproc "$nproc" --num-nodes "$num_nodes" --lattice-backend "$lattice_backend" ${fold:+--fold "$fold"} ${seed:+--set "seeds=[$seed]"} ${noise_dir:+--set "features.noise_dir=$noise_dir"} ${rir_dir:+--set "features.rir_dir=$rir_dir"} ${unlabelled_dir:+--set "features.unlabelled_dir=$unlabelled_dir"} ${set[@]+"${set[@]/#/--set=}"} "$@"
 }
 stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no other system from its figures
   { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; } || return 0
@@ -138,6 +138,7 @@ stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no ot
 }
 data() {
   local dir
+  [ -z "$unlabelled_dir" ] || run python -m rnnt_kd.bin.validate_data_dir "$unlabelled_dir" --unlabelled $pipes || return
   if [ "$corpus" = custom ]; then
     for dir in ${train_dir:+"$train_dir"} "$dev_dir" "${test_list[@]}"; do run python -m rnnt_kd.bin.validate_data_dir "$dir" $pipes || return; done
   else
@@ -151,7 +152,7 @@ trap 'echo "interrupted; run the same command again to go on from here" >&2; exi
 { # bash reads this to its end before it begins: who updates the file in the meantime disturbs no run
 if [ "$print_jobs" = true ]; then
   [ "$stage$stop_stage" != 09 ] || { experiment --print-jobs; exit; }
-  steps=(data features bpe teacher cache train decode score export report)
+  steps=(data features bpe teacher "pseudo_label cache" train decode score export report)
   if [ "$stage" = 0 ]; then echo "# data"; dry_run=true data | sed 's/^+ //'; fi
   steps=("${steps[@]:stage:stop_stage-stage+1}")
   experiment --print-jobs --steps "${steps[*]#data}"
@@ -162,7 +163,7 @@ stage 0 "data directories" data
 stage 1 "cuts and features" experiment --steps features
 stage 2 "byte-pair encoding" experiment --steps bpe
 stage 3 "dense teachers" experiment --steps teacher
-stage 4 "teachers' caches" experiment --steps cache
+stage 4 "teachers' words and caches" experiment --steps "pseudo_label cache"
 stage 5 "students" experiment --steps train
 stage 6 "decode" experiment --steps decode
 stage 7 "score" experiment --steps score

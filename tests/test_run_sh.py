@@ -152,7 +152,7 @@ def test_a_stage_that_fails_after_the_teachers_ends_nothing_but_the_status(root,
 
 
 def test_stages_keep_their_numbers(root, tmp_path):
-    steps = ["features", "bpe", "teacher", "cache", "train", "decode", "score", "export", "report"]
+    steps = ["features", "bpe", "teacher", "pseudo_label cache", "train", "decode", "score", "export", "report"]
     lines = commands(root, "--exp-dir", tmp_path / "exp")
     assert value(lines[0], "-m") == "rnnt_kd.bin.prepare_corpus" and not (tmp_path / "exp").exists()
     assert [value(words, "--steps") for words in lines[1:]] == steps
@@ -181,6 +181,9 @@ def test_own_directories_and_experiments_reach_the_commands(root, tmp_path):
     assert values(commands(root, *OWN, *more)[-1], "--test-dirs") == ["d/a", "d/b", str(tmp_path / "it's a b")]
     assert values(commands(root, "--data-dir", "d x")[-1], "--test-dirs") == ["d x/test"]
     assert value(commands(root, *OWN, "--bpe-model", "lang/bpe.model")[-1], "--bpe-model") == "lang/bpe.model"
+    first, *_, last = commands(root, *OWN, "--unlabelled-dir", "d/calls")
+    assert first[-2:] == ["d/calls", "--unlabelled"] and "rnnt_kd.bin.validate_data_dir" in first
+    assert "features.unlabelled_dir=d/calls" in values(last, "--set")
     (words,) = commands(root, "--experiment", "smoke", "--print-jobs")
     assert words[-1] == "--print-jobs" and value(words, "--experiment").endswith("/smoke.yaml")
 

@@ -49,9 +49,13 @@ class FeaturesConfig:
     snr_db: Annotated[List[Number], Field(min_length=2, max_length=2)] = field(default_factory=lambda: [2.0, 15.0])
     noise_dir: Optional[str] = None  # Kaldi data directory or tree of audio; null: pink noise, and babble
     rir_dir: Optional[str] = None  # the same, of room responses; null: they are drawn
+    unlabelled_dir: Optional[str] = None  # Kaldi data directory without text: students learn its teacher's words, too
 
     @model_validator(mode="after")
     def _used(self):
+        if self.unlabelled_dir is not None and 1.0 not in self.speed_perturb:
+            problem = f"{self.speed_perturb}, and the teacher hears unlabelled audio at its own speed"
+            raise UserError("features.speed_perturb", problem, "1.0 among them")
         given = next((name for name in ("noise_dir", "rir_dir") if getattr(self, name) is not None), None)
         if given and not (self.far_copies or self.far_sets):
             problem = "given, and nothing is heard there"
@@ -114,6 +118,21 @@ class BabbleConfig:
 
 
 @dataclass
+class ConsistencyConfig:
+    """Of every utterance a batch holds two augmented views, and each is to say what the other says: no teacher."""
+
+    lattice: Scale = 0.2  # of their divergence on the nodes of one pruned lattice, kd.variant collapsed
+    ctc: Scale = 0.2  # of their CTC posteriors, frame by frame (CR-CTC, arXiv 2410.05101)
+    weighting: str = "occupancy"  # of the nodes: losses/kd_weightings.py, the other view is the teacher
+    ramp_steps: Steps = 0  # both grow linearly from 0 over these steps
+
+    @model_validator(mode="after")
+    def _can_be(self):
+        choices.check(self.weighting, available_weightings(), "consistency.weighting")
+        return self
+
+
+@dataclass
 class TrainingConfig:
     epochs: Count = 30
     batch_seconds: Positive = 60.0  # audio a batch, padding included
@@ -142,7 +161,9 @@ class TrainingConfig:
     delay_penalty: Scale = 0.0  # k2's, of the simple and the pruned loss: larger makes symbols come earlier
     specaugment: Optional[SpecAugmentConfig] = field(default_factory=SpecAugmentConfig)
     babble: Optional[BabbleConfig] = None  # before SpecAugment; see kd.hears
+    consistency: Optional[ConsistencyConfig] = None  # batch_seconds counts both views
     validate_every_epochs: Count = 1
+    unlabelled: Flag = True  # a student: also learn from features.unlabelled_dir, where there is one
     averaging: Literal["best", "ema"] = "best"  # of checkpoints, or a moving average of the weights of every step
     average_best: Count = 5  # best: of how many checkpoints at most, by validation loss
     ema_decay: Annotated[Number, Field(ge=0, lt=1)] = 0.999  # ema: of the average in each step

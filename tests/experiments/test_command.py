@@ -420,7 +420,7 @@ def test_every_step_prints_its_jobs_before_anything_is_there(trial, capsys):
     modules = {name: {line.split("-m rnnt_kd.bin.")[1].split()[0] for line in of} for name, of in found.items()}
     assert modules == {
         "# features": {"compute_features"}, "# bpe": {"experiment"}, "# teacher": {"train"}, "# train": {"train"},
-        "# cache": {"cache_teacher"}, "# decode": {"decode"}, "# score": {"experiment"}, "# export": {"export"},
+        "# pseudo_label": set(), "# cache": {"cache_teacher"}, "# decode": {"decode"}, "# score": {"experiment"}, "# export": {"export"},
         "# then": {"experiment"}, "# report": {"experiment"},
     }  # fmt: skip
     counts = {name[2:]: len(of) for name, of in found.items()}

@@ -9,6 +9,7 @@ import soundfile
 from export_cases import error_line, noise
 
 from rnnt_kd.bin import transcribe
+from rnnt_kd.data.kaldi_dir import read_data_dir
 from rnnt_kd.data.pieces import cut_at_quiet
 from rnnt_kd.data.speech import load_samples
 from rnnt_kd.errors import UserError
@@ -42,6 +43,24 @@ def test_files_are_printed_with_their_text(exported, workplace, tmp_path, capsys
     assert errors == [] and found == [(str(path), item.text) for path, item in zip(paths, expected, strict=True)]
     transcribe.main([str(exported), str(paths[0]), "--search", "greedy_search"])
     assert lines(capsys)[0][0][1] == client.recognize(exported, audio[:1])[0].text
+
+
+def test_the_text_of_a_data_directory(exported, tmp_path, capsys):
+    """In the form that stage 0 reads; what cannot be used is named and has no words."""
+    folder, audio = tmp_path / "calls", noise(3.0, 4)
+    folder.mkdir()
+    write(tmp_path / "whole.wav", audio, 16000), write(tmp_path / "still.wav", np.zeros(16000))
+    (folder / "wav.scp").write_text(f"still {tmp_path / 'still.wav'}\nwhole {tmp_path / 'whole.wav'}\n")
+    (folder / "segments").write_text("a-1 whole 0.0 1.4\na-2 whole 1.5 -1\nz-1 still 0.0 1.0\n")
+    (folder / "utt2spk").write_text("a-1 a\na-2 a\nz-1 z\n")
+    transcribe.main([str(exported), "--data-dir", str(folder)])
+    said = capsys.readouterr()
+    expected = client.recognize(exported, [audio[:22400], audio[24000:]], search="modified_beam_search", beam=4)
+    assert said.out.splitlines() == [*(f"a-{n} {item.text}".rstrip() for n, item in enumerate(expected, 1)), "z-1"]
+    assert f"{folder}: z-1 is silent" in said.err
+    (folder / "text").write_text(said.out)
+    assert [one.text for one in read_data_dir(folder).utterances] == [*(item.text for item in expected), ""]
+    assert "not one of audio files" in failure(capsys, [exported, "--data-dir", folder, tmp_path / "whole.wav"])
 
 
 def test_long_audio_is_the_pieces_one_after_the_other(exported, tmp_path, capsys):

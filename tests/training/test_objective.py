@@ -8,9 +8,9 @@ import pytest
 import reference
 import torch
 from model_cases import transducer
-from training_cases import whole_lattice
+from objective_cases import SMALL, TRAINING, full_lattice, make_batch, make_model, objective, transcripts
 
-from rnnt_kd.config import KdConfig, TrainingConfig
+from rnnt_kd.config import ConsistencyConfig, KdConfig
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed
@@ -19,39 +19,7 @@ from rnnt_kd.losses.packed_posteriors import pack
 from rnnt_kd.models.encoders.conformer import rotary_tables
 from rnnt_kd.teachers.interface import as_teacher
 from rnnt_kd.teachers.views import CachedTeacher
-from rnnt_kd.text.labels import padded_labels
-from rnnt_kd.training.objective import Objective, loss_scales, weighted_sum
-
-SMALL = dict(num_layers=1, dim=16, feedforward_dim=16)
-TRAINING = TrainingConfig(prune_range=9, lm_only_scale=0.25, simple_loss_scale=0.5, ctc_loss_scale=0.2)
-
-
-def make_model(seed, blank_id=0):
-    model = transducer(seed, encoder_options=SMALL, dropout=0.0, vocab_size=4, blank_id=blank_id)
-    for head in (model.simple_am_proj, model.simple_lm_proj, model.ctc_output):
-        torch.nn.init.normal_(head.weight)  # far from uniform: differences show
-    return model
-
-
-def make_batch(frames=(16, 9, 12), labels=((1, 3), (2,), ())):
-    generator = torch.Generator().manual_seed(0)
-    features = torch.randn(len(frames), max(frames), 80, generator=generator) * 3 - 5
-    return (features, torch.tensor(frames), *padded_labels(labels, 0))
-
-
-def objective(model, training=TRAINING, kd=None, teacher=None, backend="torch"):
-    return Objective(model, training, get_backend(backend), kd, teacher)
-
-
-def full_lattice(model, features, lens, labels):
-    """Joiner logits of every node, ranges that keep all of them, and the frames of each utterance."""
-    logits, frames = whole_lattice(model, features, lens, labels)
-    ranges = torch.arange(labels.size(1) + 1).expand(len(labels), logits.size(1), -1)
-    return logits, ranges, frames
-
-
-def transcripts(labels, label_lens):
-    return [row[:length].tolist() for row, length in zip(labels, label_lens, strict=True)]
+from rnnt_kd.training.objective import loss_scales, weighted_sum
 
 
 @pytest.mark.parametrize("backend", ["torch", "k2"])
@@ -259,11 +227,15 @@ def test_scales_rise_linearly_to_their_values():
     training = dataclasses.replace(TRAINING, pruned_loss_warmup_steps=10)
     kd = KdConfig(scale=2.0, ramp_steps=4)
     kd = dataclasses.replace(kd, ranges="student", hears="same-view", features=3.0)
+    training = dataclasses.replace(training, consistency=ConsistencyConfig(lattice=0.5, ctc=0.25, ramp_steps=5))
     first, middle, last = (loss_scales(step, training, kd) for step in (0, 5, 10))
+    of_views = [(scales.pop("consistency"), scales.pop("ctc_consistency")) for scales in (first, middle, last)]
+    for found, expected in zip(of_views, [(0.5 * 0.2 * 0.1, 0.25 * 0.2), (0.5 * 0.55, 0.25), (0.5, 0.25)], strict=True):
+        assert found == pytest.approx(expected)
     assert first == pytest.approx({"simple": 1.0, "pruned": 0.1, "ctc": 0.2, "kd": 2.0 * 0.25 * 0.1, "features": 0.75})
     assert middle == pytest.approx({"simple": 0.75, "pruned": 0.55, "ctc": 0.2, "kd": 2.0 * 0.55, "features": 3.0})
     assert last == pytest.approx({"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 2.0, "features": 3.0})
-    assert loss_scales(10**6, training, None)["kd"] == 0.0
+    assert loss_scales(10**6, TRAINING, None)["kd"] == loss_scales(10**6, TRAINING, None)["consistency"] == 0.0
     assert loss_scales(0, dataclasses.replace(training, pruned_loss_warmup_steps=0), None)["pruned"] == 1.0
 
 

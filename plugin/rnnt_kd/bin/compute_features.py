@@ -14,6 +14,7 @@ from rnnt_kd.bin.options import (
     add_job,
     add_normalization,
     add_surroundings,
+    add_unlabelled,
     check_job,
     parser,
     recorded,
@@ -49,6 +50,7 @@ def arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
     )
     add_job(options, "processes; with --job, of how many jobs this is one")
     add_allow_pipes(options)
+    add_unlabelled(options)
     options.add_argument("--far-copies", type=int, default=0, help="of each cut, heard across a room and in noise")
     options.add_argument(
         "--keep-apart", type=Path, nargs="*", default=[], metavar="DIR", help="who is tested: not in --noise-dir"
@@ -67,7 +69,7 @@ def arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 def make_stage(args: argparse.Namespace) -> Tuple[FeaturesStage, Optional[Surroundings]]:
     """UserError: a defect of the data directory, or of the folders of rooms and noise."""
-    data, place = read_data_dir(args.data_dir, args.allow_pipes), None
+    data, place = read_data_dir(args.data_dir, args.allow_pipes, unlabelled=args.unlabelled), None
     settings: Dict[str, Any] = {
         name: getattr(args, name) for name in ("speed_perturb", "max_bad_fraction", "normalization")
     }
@@ -106,6 +108,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         args.normalization,
         surroundings=place,
         far_copies=args.far_copies,
+        unlabelled=args.unlabelled,
         job=args.job,
         record=stage,
     )

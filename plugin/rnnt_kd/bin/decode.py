@@ -17,6 +17,7 @@ import json
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
+import numpy as np
 import torch
 
 from rnnt_kd import atomic
@@ -39,6 +40,7 @@ from rnnt_kd.bin.options import (
 from rnnt_kd.bin.scorer_options import add_scorers, check_scorers, make_scorers, scorer_settings
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
+from rnnt_kd.data.features import originals
 from rnnt_kd.data.source import open_source
 from rnnt_kd.decoding.decode import Decoded, decode
 from rnnt_kd.decoding.graphs import words_of
@@ -91,6 +93,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         help="encoder frames (40 ms) a chunk, of a streaming system; 0: it sees the whole utterance "
         "(default: the system's encoder_options.chunk_frames)",
     )
+    options.add_argument(
+        "--originals", action="store_const", const=True, help="not their copies at other speeds, and far ones"
+    )
     add_job(options, "of how many jobs --job is one")
     add_scorers(options)
     add_normalization(options)
@@ -101,7 +106,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     settings: Dict[str, Any] = {"search": args.search, "beam": args.beam, "test_set": args.test_set}
     settings.update(device=chosen_device(args.device), num_threads=args.num_threads, batch_seconds=args.batch_seconds)
-    for name in ("chunk_frames", "nbest"):  # not in the settings of earlier decodings
+    for name in ("chunk_frames", "nbest", "originals"):  # not in the settings of earlier decodings
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
     settings.update(scorer_settings(args))
@@ -121,8 +126,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     if stage.is_finished():
         return
 
-    infos = load_cuts_info(args.cuts)
-    loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds)
+    infos, places = load_cuts_info(args.cuts), None
+    if args.originals:
+        original_of = originals([info.id for info in infos])
+        places = np.flatnonzero([original_of[info.id] == info.id for info in infos]).astype(np.int32)
+        infos = [infos[place] for place in places]
+    loader = make_dataloader(args.cuts, batch_seconds=args.batch_seconds, places=places)
     size = -(-len(loader) // MOST_PARTS)  # batches a part
     parts = Parts(args.out_dir, name, stage.identity(), -(-len(loader) // size))
     todo = parts.missing(args.job, args.nj)

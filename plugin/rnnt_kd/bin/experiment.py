@@ -2,7 +2,8 @@
 
 run.sh calls this for its stages 1 to 9, each a step; stage 0 must have made the data directories:
   features  bpe           cuts and the BPE model, EXP_DIR/cuts and EXP_DIR/bpe; all experiments share them
-  teacher  cache  train   teachers, what distillation needs of them, students: EXP_DIR/<experiment>/<system>/seed<N>
+  teacher  train          teachers, students: EXP_DIR/<experiment>/<system>/seed<N>
+  pseudo_label  cache     what students need of teachers: the words of unlabelled audio, posteriors for distillation
   decode  score           recogs and word error rates in each system's folder; then the table:
                           EXP_DIR/<experiment>/summary.md, summary.json (a row a system and test set),
                           results.json (an object a system, seed and test set)

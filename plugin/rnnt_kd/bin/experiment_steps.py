@@ -15,7 +15,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 from filelock import FileLock
 
 from rnnt_kd import atomic, choices
-from rnnt_kd.bin import compute_features, delay, export, options, score
+from rnnt_kd.bin import compute_features, delay, export, options, pseudo_label, score
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data import folds
 from rnnt_kd.data.features import num_parts
@@ -24,7 +24,7 @@ from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments import endpoint, results, summary
 from rnnt_kd.experiments.definition import TEACHER, System
-from rnnt_kd.experiments.plan import OWN_BONUS, Cache, Job, Plan
+from rnnt_kd.experiments.plan import OWN_BONUS, UNLABELLED, Cache, Job, Plan
 from rnnt_kd.experiments.progress import Progress
 from rnnt_kd.jobs import JOB, Jobs, portable, read_cmd, run_side_by_side
 from rnnt_kd.parts import are_left
@@ -134,6 +134,24 @@ class Run:
     def teacher(self) -> List[str]:
         return self._train(lambda system: system.role == TEACHER)
 
+    def pseudo_label(self) -> List[str]:
+        """The words of unlabelled audio, by each teacher that has students which learn from it."""
+        part = self.parts[0]  # with folds there is no unlabelled audio
+        students = [job for job in part.plan.jobs() if part.plan.is_pseudo_labelled(job)]
+        teachers = [teacher for teacher in dict.fromkeys(map(part.plan.teacher_of, students)) if teacher is not None]
+        for teacher in teachers:
+            self._must_be_trained(part, teacher)
+        asked = teachers if part.plan.needs_words else []
+        failed = self._run_decodings([(part, teacher, UNLABELLED, part.plan.search) for teacher in asked])
+        if asked and self.args.print_jobs:
+            print("# then")
+        jobs = []
+        for teacher in teachers if not failed else []:
+            words, log = part.plan.pseudo_label_command(teacher), part.log("pseudo_label", teacher)
+            if not self._is_made(pseudo_label.make_stage, pseudo_label.arguments(words[2:])):
+                jobs.append(Jobs(part.name(teacher, "pseudo-labels"), words, log))
+        return failed + self._run_here(jobs)
+
     def cache(self) -> List[str]:
         made = []
         for part in self.parts:
@@ -144,7 +162,7 @@ class Run:
                 if cache is not None:
                     users.setdefault(cache, []).append(job)
                 elif plan.cache(job) is not None:
-                    self._say(f"{part.name(job)}: {plan.places.train_cuts} carry its teacher, so no cache is made")
+                    self._say(f"{part.name(job)}: {plan.train_cuts(job)} carry its teacher, so no cache is made")
             for cache, jobs in sorted(users.items(), key=lambda item: str(item[0].folder)):
                 self._must_be_trained(part, cache.teacher)
                 if not any(progress.why_not_trained(job) or progress.why_no_cache(job) for job in jobs):
@@ -159,27 +177,31 @@ class Run:
         return self._train(lambda system: system.role != TEACHER)
 
     def decode(self) -> List[str]:
-        gpus = self._gpus() if self.args.gpu_inference == "true" else 0
-        arrays: Dict[str, Tuple[Jobs, Path, str]] = {}
-        tunings = []
+        wanted, tunings = [], []
         for part in self.parts:
             for job in [job for job in part.plan.jobs() if self._is_trained(part, job)]:
-                for test_set, way in part.decodings():
-                    if part.progress.why_not_decoded(job, test_set, way):
-                        words = part.plan.decode_command(job, test_set, way)
-                        name, log = part.name(job, f"{test_set}, {way}"), part.log("decode", job, f"{test_set}.{way}")
-                        one = self._array(name, words, log, self.args.decode_nj, gpus)
-                        arrays[one.name] = one, part.plan.decode_dir(job, test_set, way), test_set
+                wanted += [(part, job, *decoding) for decoding in part.decodings()]
                 if OWN_BONUS in part.plan.ways and part.progress.why_not_tuned(job):
                     name, words = part.name(job, "token bonus"), part.plan.tune_command(job)
                     log = part.log("token_bonus", job)
-                    tunings.append(Jobs(name, words, log, gpus=gpus, threads=self.args.num_threads))
+                    tunings.append(Jobs(name, words, log, gpus=self._decode_gpus(), threads=self.args.num_threads))
+        return self._run_decodings(wanted, tunings)
+
+    def _run_decodings(self, wanted: Sequence[Tuple[Part, Job, str, str]], others: Sequence[Jobs] = ()) -> List[str]:
+        """Those that are missing of ``wanted``, (part, job, test set, way) each; beside them ``others``."""
+        arrays: Dict[str, Tuple[Jobs, Path, str]] = {}
+        for part, job, test_set, way in wanted:
+            if part.progress.why_not_decoded(job, test_set, way):
+                words = part.plan.decode_command(job, test_set, way)
+                name, log = part.name(job, f"{test_set}, {way}"), part.log("decode", job, f"{test_set}.{way}")
+                one = self._array(name, words, log, self.args.decode_nj, self._decode_gpus())
+                arrays[one.name] = one, part.plan.decode_dir(job, test_set, way), test_set
 
         def is_late(one: Jobs) -> bool:
             _, folder, test_set = arrays[one.name]
             return are_left(folder, f"decode-{test_set}")
 
-        return self._run_arrays([one for one, _, _ in arrays.values()], is_late, tunings)
+        return self._run_arrays([one for one, _, _ in arrays.values()], is_late, others)
 
     def score(self) -> List[str]:
         """Every decoding; those that are scored already stay as they are.  Then the table."""
@@ -251,6 +273,13 @@ class Run:
                 if progress.why_not_trained(teacher):
                     self._must(part.name(teacher), plan.train_command(teacher), part.log("job", job, "teacher"))
         if progress.why_not_trained(job):
+            if teacher is not None and plan.is_pseudo_labelled(job):
+                with FileLock(str(folder.parent / f".{folder.name}.job.lock")):
+                    if plan.needs_words and progress.why_not_decoded(teacher, UNLABELLED):
+                        words = plan.decode_command(teacher, UNLABELLED)
+                        self._must(part.name(teacher, UNLABELLED), words, part.log("job", job, "decode.unlabelled"))
+                    words, log = plan.pseudo_label_command(teacher), part.log("job", job, "pseudo_label")
+                    self._must(part.name(teacher, "pseudo-labels"), words, log)
             if cache is not None and progress.why_no_cache(job):
                 self._must(f"cache {cache.folder.name}", plan.cache_command(cache), part.log("job", job, "cache"))
             self._must(part.name(job), plan.train_command(job), part.log("job", job, "train"))
@@ -354,6 +383,9 @@ class Run:
         print(printed(["-m", "rnnt_kd.bin.experiment", *words, "--steps", step]))
         return []
 
+    def _decode_gpus(self) -> int:
+        return self._gpus() if self.args.gpu_inference == "true" else 0
+
     def _gpus(self) -> int:
         return int(options.chosen_device(self.args.device) == "cuda")
 
@@ -374,6 +406,7 @@ STEPS: Dict[str, Callable[[Run], List[str]]] = {
     "features": Run.features,
     "bpe": Run.bpe,
     "teacher": Run.teacher,
+    "pseudo_label": Run.pseudo_label,
     "cache": Run.cache,
     "train": Run.train,
     "decode": Run.decode,

@@ -149,6 +149,11 @@ def add_allow_pipes(target: argparse.ArgumentParser) -> None:
     target.add_argument("--allow-pipes", action="store_true", help="run the shell pipes of wav.scp")
 
 
+def add_unlabelled(target: argparse.ArgumentParser) -> None:
+    """``--unlabelled``."""
+    target.add_argument("--unlabelled", action="store_true", help="there may be no text")
+
+
 def add_job(target: argparse.ArgumentParser, nj: str) -> None:
     """``--job`` and ``--nj``; check them with ``check_job``."""
     target.add_argument("--job", type=int, metavar="K", help="make part K of the work, from 1 to --nj")

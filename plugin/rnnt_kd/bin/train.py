@@ -62,7 +62,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     job = args.system, int(choices.check(str(seed), [str(seed) for _, seed in jobs], f"--seed of {args.system}"))
     cache = plan.cache_to_make(job)
     own = plan.config(job), plan.system_dir(job)
-    data: Any = dict(train_cuts=places.train_cuts, dev_cuts=places.dev_cuts, say=_say)
+    data: Any = dict(train_cuts=plan.train_cuts(job), dev_cuts=places.dev_cuts, say=_say)
     data.update(tokenizer=Tokenizer.load(places.bpe_dir))
     if is_external(own[0]):
         return take_system(*own, **data)

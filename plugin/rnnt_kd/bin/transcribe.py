@@ -5,6 +5,8 @@ and on stderr what is heard so far, as it comes.  Any rate, of several channels 
 recordings of more than --longest seconds in pieces, cut where it is quiet.  The export is verified first.  A file
 that cannot be read is an error line, the others are transcribed, and the command ends with status 1.
 
+With --data-dir it prints the file ``text`` of a Kaldi data directory that has none: an utterance a line.
+
     python -m rnnt_kd.bin.transcribe exp/an4/export/teacher speech.flac interview.wav
 """
 
@@ -12,9 +14,13 @@ import sys
 from pathlib import Path
 from typing import Callable, List, Optional
 
+import numpy as np
+
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import parser
+from rnnt_kd.bin.options import add_allow_pipes, parser
+from rnnt_kd.data.kaldi_dir import read_data_dir
 from rnnt_kd.errors import UserError
+from rnnt_kd.progress_bar import ProgressBar
 
 MICROPHONE = "microphone"
 
@@ -25,6 +31,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("export_dir", type=Path, metavar="EXPORT_DIR", help="what rnnt_kd.bin.export made")
     options.add_argument("files", type=Path, nargs="*", metavar="FILE", help="audio that libsndfile reads")
     options.add_argument("--microphone", action="store_true", help="listen (a streaming export; Ctrl-C ends it)")
+    options.add_argument(
+        "--data-dir", type=Path, help="in the place of files: all utterances of a Kaldi data directory"
+    )
+    add_allow_pipes(options)
     options.add_argument("--search", choices=["greedy_search", "modified_beam_search"], default="modified_beam_search")
     options.add_argument("--beam", type=int, default=4, help="hypotheses of modified_beam_search")
     options.add_argument(
@@ -36,8 +46,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     options.add_argument("--real-time", action="store_true", help="streaming: hear files at the pace of their speech")
     args = options.parse_intermixed_args(argv)  # options may stand before the files, too
-    if args.microphone == bool(args.files):
-        raise UserError("arguments", "both or neither of audio files and --microphone", "one of them")
+    if [bool(args.files), args.microphone, args.data_dir is not None].count(True) != 1:
+        raise UserError("arguments", "not one of audio files, --microphone and --data-dir", "one of them")
 
     from rnnt_kd.export.check import verify_static  # its packages are optional
 
@@ -61,6 +71,8 @@ def _offline(args) -> bool:
 
     settings = {"search": args.search, "beam": args.beam, "longest_seconds": args.longest}
     with Transcriber(args.export_dir, **settings) as transcriber:
+        if args.data_dir is not None:
+            return _each_utterance(args, lambda samples: transcriber.transcribe(samples).text)
         return _each(args.files, lambda path: _print(path, transcriber.transcribe(load_samples(path)).text))
 
 
@@ -81,6 +93,8 @@ def _listen(args) -> bool:
             if not printed:
                 _print(name, "")
 
+        if args.data_dir is not None:
+            return _each_utterance(args, lambda samples: _whole_text(listen(listener, chunks_of(samples))))
         if args.microphone:
             try:
                 follow(MICROPHONE, _until_interrupted(microphone()))
@@ -101,6 +115,24 @@ def _each(files: List[Path], transcribe: Callable[[Path], None]) -> bool:
                 raise
             print(f"error: {error}", file=sys.stderr, flush=True)
     return read == len(files)
+
+
+def _each_utterance(args, text_of: Callable[[np.ndarray], str]) -> bool:
+    """Print id and text of each; nothing but the id where the audio cannot be used, which is said."""
+    from rnnt_kd.data.speech import read_speech
+
+    total = len(read_data_dir(args.data_dir, args.allow_pipes, unlabelled=True).utterances)
+    with ProgressBar(f"text of {args.data_dir}", total, "utt") as progress:
+        for speech in progress.counted(read_speech(args.data_dir, args.allow_pipes, unlabelled=True)):
+            if speech.samples is None:
+                print(f"{args.data_dir}: {speech.id} {speech.reason}", file=sys.stderr, flush=True)
+            print(speech.id if speech.samples is None else f"{speech.id} {text_of(speech.samples)}".rstrip())
+    return True
+
+
+def _whole_text(heard) -> str:
+    """Of all segments that a ``Listener`` tells of."""
+    return " ".join(one.result.text for one in heard if one.final and one.result.text)
 
 
 def _until_interrupted(chunks):

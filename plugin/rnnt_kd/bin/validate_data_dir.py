@@ -5,7 +5,7 @@ from typing import List, Optional
 
 from rnnt_kd.bin.compute_features import add_max_bad_fraction, shortened
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import parser
+from rnnt_kd.bin.options import add_unlabelled, parser
 from rnnt_kd.data.check_audio import check_audio
 from rnnt_kd.data.kaldi_dir import read_data_dir
 
@@ -17,11 +17,12 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument(
         "--allow-pipes", action="store_true", help="take shell pipes in wav.scp; they are not run here"
     )
+    add_unlabelled(options)
     options.add_argument("--no-audio", action="store_true", help="do not open the audio files")
     add_max_bad_fraction(options)
     args = options.parse_args(argv)
     for path in args.data_dir:
-        data = read_data_dir(path, args.allow_pipes)
+        data = read_data_dir(path, args.allow_pipes, unlabelled=args.unlabelled)
         counts = f"{len(data.utterances)} utterances, {len(data.speakers)} speakers"
         if not args.no_audio:
             check = check_audio(data, args.max_bad_fraction)

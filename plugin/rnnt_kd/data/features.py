@@ -72,6 +72,7 @@ def compute_features(
     *,
     surroundings: Optional[Surroundings] = None,
     far_copies: int = 0,
+    unlabelled: bool = False,
     job: Optional[int] = None,
     record: Optional[Record] = None,
 ) -> Optional[FeaturesSummary]:
@@ -85,6 +86,7 @@ def compute_features(
       allow_pipes:      run the shell pipes of ``wav.scp``.
       max_bad_fraction: of the utterances, that may be left out for bad audio (silence not counted).
       normalization:    of the transcripts; see ``text.normalization``.
+      unlabelled:       the data directory may have no ``text``; cuts without any have none.
       surroundings:     where the far copies of each cut are heard; one or more ``far_copies`` need them.
       job:              make its part of the work (1 ... num_jobs) in this process; who ends last writes the cuts.
       record:           of this work: what a killed run made is taken over, and it is finished with the cuts.
@@ -96,7 +98,7 @@ def compute_features(
     """
     out_dir = Path(out_dir)
     copies = _Copies(_checked_speeds(speed_perturb), surroundings, far_copies)
-    data = read_data_dir(data_dir, allow_pipes, normalization)
+    data = read_data_dir(data_dir, allow_pipes, normalization, unlabelled)
     _check_ids(data.utterances, copies)
     work = _work(data)
     key = json_digest([record.identity(), record.sources]) if record is not None else "new"
@@ -214,6 +216,13 @@ def _together(
 def original_id(cut_id: str) -> str:
     """Of the cut that a far copy is a copy of; of any other, its own."""
     return re.sub(r"_far[0-9]+$", "", cut_id)
+
+
+def originals(cut_ids: Sequence[str]) -> Dict[str, str]:
+    """Of each of these cuts, the id of the one that it is a copy of, at another speed or far; of others, its own."""
+    known = set(cut_ids)
+    at_own_speed = {name: re.sub(r"_sp[0-9.]+$", "", original_id(name)) for name in cut_ids}
+    return {name: found if found in known else name for name, found in at_own_speed.items()}
 
 
 def archive_digest(cuts_path: Path, archive: Path) -> str:

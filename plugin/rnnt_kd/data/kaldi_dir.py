@@ -76,13 +76,16 @@ class KaldiDataDir:
         return sorted({utterance.speaker for utterance in self.utterances})
 
 
-def read_data_dir(path: Path, allow_pipes: bool = False, normalization: str = "nfc") -> KaldiDataDir:
+def read_data_dir(
+    path: Path, allow_pipes: bool = False, normalization: str = "nfc", unlabelled: bool = False
+) -> KaldiDataDir:
     """Read and check a data directory.
 
     Args:
       path:        the directory.
       allow_pipes: take ``wav.scp`` entries that are shell commands.  They are not run here.
       normalization: of the transcripts, one of ``text.normalization.FORMS``.
+      unlabelled:  ``text`` may be missing: then all transcripts are empty.
     Raises:
       UserError: no directory or file, empty, not UTF-8, unsorted, duplicate or mismatched ids,
         missing audio, a pipe without ``allow_pipes``, bad times in ``segments``.
@@ -92,7 +95,7 @@ def read_data_dir(path: Path, allow_pipes: bool = False, normalization: str = "n
         expected = "a Kaldi data directory with wav.scp, text and utt2spk"
         raise UserError(path, "no such directory", expected, "check the path")
     for name in ("wav.scp", "text", "utt2spk"):
-        if not (path / name).is_file():
+        if not (path / name).is_file() and not (unlabelled and name == "text" and not (path / name).exists()):
             raise UserError(
                 path, f"has no file {name}", "wav.scp, text and utt2spk", "prepare the data directory again"
             )
@@ -101,7 +104,6 @@ def read_data_dir(path: Path, allow_pipes: bool = False, normalization: str = "n
         key: _recording(path, key, value, where, allow_pipes)
         for key, (value, where) in read_table(path / "wav.scp").items()
     }
-    text = read_table(path / "text", value_may_be_empty=True)
     utt2spk = read_table(path / "utt2spk")
     has_segments = (path / "segments").is_file()
     if has_segments:
@@ -118,6 +120,9 @@ def read_data_dir(path: Path, allow_pipes: bool = False, normalization: str = "n
         wheres = {key: entry.where for key, entry in recordings.items()}
         origin = "wav.scp"
 
+    text = dict.fromkeys(spans, ("", ""))
+    if not unlabelled or (path / "text").exists():
+        text = read_table(path / "text", value_may_be_empty=True)
     drop, known = "remove the line or add the audio", f"an utterance id of {origin}"
     _all_in(spans, _wheres(text), 'transcript "{}" has no audio', known, drop)
     _all_in(text, wheres, 'audio "{}" has no transcript', "a line in text", "remove it or add the transcript")

@@ -47,13 +47,13 @@ class Speech:
         return 0.0 if self.samples is None else len(self.samples) / SAMPLING_RATE
 
 
-def read_speech(data_dir: Path, allow_pipes: bool = False) -> Iterator[Speech]:
+def read_speech(data_dir: Path, allow_pipes: bool = False, unlabelled: bool = False) -> Iterator[Speech]:
     """The utterances in the order of their ids, each read when it is asked for; what stage 1 would leave out
-    comes without samples.
+    comes without samples.  ``unlabelled``: there may be no ``text``.
 
     Raises: UserError: a defect of the data directory (see ``kaldi_dir``).
     """
-    data = read_data_dir(data_dir, allow_pipes)
+    data = read_data_dir(data_dir, allow_pipes, unlabelled=unlabelled)
     read_id, audio = "", Audio(np.zeros(0, dtype=np.float32), SAMPLING_RATE)
     for utterance in data.utterances:
         try:

@@ -4,6 +4,7 @@ EXP_DIR/cuts  EXP_DIR/bpe                        stages 1 and 2; all experiments
 EXP_DIR/data/<test set>_far                      far sets of stage 1, where the preset wants them
 EXP_DIR/<experiment>/<system>/seed<N>/           a system as bin.train makes it, decodings in it
 EXP_DIR/<experiment>/<teacher>/seed<N>/kd_cache  its cache; kd_cache_temperature2 ... for students that want another
+EXP_DIR/<experiment>/<teacher>/seed<N>/with_unlabelled.jsonl.gz   what its students train on, with unlabelled audio
 EXP_DIR/<experiment>/export/<system>/            its first seed, for a device
 
 With folds (data.folds) each is such an EXP_DIR, EXP_DIR/fold<K>of<N>; tables and exports lie in EXP_DIR/<experiment>.
@@ -25,6 +26,7 @@ from rnnt_kd.text.normalization import FORMS
 from rnnt_kd.training import setup
 
 Job = Tuple[str, int]  # system, seed
+UNLABELLED = "unlabelled"  # name of the cuts of features.unlabelled_dir
 OWN_BONUS = "own token bonus"  # a way to decode: the preset's search with the bonus that is best on the dev set
 OLD_LAYOUT = ("teacher", "students", "experiments", "kd_cache")  # of EXP_DIR before version 0.2
 CACHE_NAMES = {"prune_range": "range", "rnnt_type": "", "min_seconds": "min", "max_seconds": "max"}  # of what differs
@@ -86,10 +88,11 @@ class Places:
 
 @dataclass(frozen=True)
 class Cache:
-    """One teacher cache: where, of which system, and the options of bin.cache_teacher that make it."""
+    """One teacher cache: where, of which system and cuts, and the options of bin.cache_teacher that make it."""
 
     folder: Path
     teacher: Job
+    cuts: Path
     options: Tuple[str, ...]
 
 
@@ -115,6 +118,13 @@ class Plan:
         if places.given_cuts is not None and (needs_audio or self.experiment.folds):
             what = f"features.{needs_audio[0]}" if needs_audio else f"{file}: folds"
             raise UserError("--train-cuts", f"{what} needs audio and speakers", "--train-dir, a Kaldi data directory")
+        if self.unlabelled_dir is not None:
+            self._check_unlabelled()
+
+    @property
+    def unlabelled_dir(self) -> Optional[Path]:
+        folder = self.recipe.features.unlabelled_dir
+        return None if folder is None else Path(folder)
 
     @property
     def search(self) -> str:
@@ -153,7 +163,8 @@ class Plan:
     def teacher_of(self, job: Job) -> Optional[Job]:
         """The job that makes the teacher it starts or learns from; None where none is needed."""
         system, config = self.systems[job[0]], self._configs[job[0]]
-        if system.role not in ("sparse_student", "streaming_student") and config.kd is None:
+        starts_there = system.role in ("sparse_student", "streaming_student")
+        if not starts_there and config.kd is None and not self.is_pseudo_labelled(job):
             return None
         if system.teacher is None:
             where = f"{self.experiment.path}: system {system.name}"
@@ -163,6 +174,16 @@ class Plan:
     def teacher_dir(self, job: Job) -> Optional[Path]:
         teacher = self.teacher_of(job)
         return None if teacher is None else self.system_dir(teacher)
+
+    def is_pseudo_labelled(self, job: Job) -> bool:
+        """Does it learn from unlabelled audio, too?"""
+        is_student = self.systems[job[0]].role != TEACHER
+        return self.unlabelled_dir is not None and is_student and self._configs[job[0]].training.unlabelled
+
+    def train_cuts(self, job: Job) -> Path:
+        """What it is trained on."""
+        teacher = self.teacher_dir(job) if self.is_pseudo_labelled(job) else None
+        return self.places.train_cuts if teacher is None else teacher / "with_unlabelled.jsonl.gz"
 
     def baseline_of(self, job: Job) -> Optional[Job]:
         """The same seed of the system's baseline; None where there is none."""
@@ -184,12 +205,14 @@ class Plan:
         own, usual = {**vars(config.training), **vars(config.kd)}, {**vars(TrainingConfig()), **vars(KdConfig())}
         changed = {name: own[key] for key, name in CACHE_NAMES.items() if own[key] != usual[key]}
         names = [f"{name}{value:g}" if name else str(value) for name, value in changed.items()]
+        names += [UNLABELLED] if self.is_pseudo_labelled(job) else []
         options = [word for key in CACHE_NAMES for word in (f"--{key.replace('_', '-')}", str(own[key]))]
-        return Cache(self.system_dir(teacher) / "_".join(["kd_cache", *names]), teacher, tuple(options))
+        folder = self.system_dir(teacher) / "_".join(["kd_cache", *names])
+        return Cache(folder, teacher, self.train_cuts(job), tuple(options))
 
     def cache_to_make(self, job: Job) -> Optional[Cache]:
         """``cache``; None where its training cuts carry their teacher.  UserError: these cannot be read."""
-        cache, cuts, kd = self.cache(job), self.places.train_cuts, self._configs[job[0]].kd
+        cache, cuts, kd = self.cache(job), self.train_cuts(job), self._configs[job[0]].kd
         hears_them = kd is not None and kd.hears != "original"
         return None if hears_them and cuts.exists() and open_source(cuts).teacher_cuts else cache
 
@@ -201,9 +224,12 @@ class Plan:
         clean = {name: self._features_command(name, folder) for name, folder in self._clean.items()}
         if places.given_cuts is not None:
             return clean
-        train = self._features_command("train", places.train_dir)
-        train += ["--speed-perturb", *map(str, self.recipe.features.speed_perturb), *self._far_copies()]
-        return {"train": train, **clean, **self.far_commands()}
+        folders = {"train": places.train_dir, **({UNLABELLED: self.unlabelled_dir} if self.unlabelled_dir else {})}
+        copies = ["--speed-perturb", *map(str, self.recipe.features.speed_perturb), *self._far_copies()]
+        train = {name: self._features_command(name, folder) + copies for name, folder in folders.items()}
+        if self.unlabelled_dir is not None:
+            train[UNLABELLED].append("--unlabelled")
+        return {**train, **clean, **self.far_commands()}
 
     def far_commands(self) -> Dict[str, List[str]]:
         """Far sets from the clean ones: data directories, and their cuts."""
@@ -244,7 +270,7 @@ class Plan:
 
     def cache_command(self, cache: Cache) -> List[str]:
         places = self.places
-        command = _module("cache_teacher", "--teacher-dir", self.system_dir(cache.teacher), "--cuts", places.train_cuts)
+        command = _module("cache_teacher", "--teacher-dir", self.system_dir(cache.teacher), "--cuts", cache.cuts)
         command += ["--bpe-dir", str(places.bpe_dir), "--cache-dir", str(cache.folder), *cache.options]
         return [*command, *places.device, *places.lattice]
 
@@ -254,7 +280,20 @@ class Plan:
         command += ["--bpe-dir", str(places.bpe_dir), "--test-set", test_set, "--search", search or self.search]
         command += ["--beam", str(decoding.beam), "--batch-seconds", str(decoding.batch_seconds)]
         command += ["--out-dir", str(self.decode_dir(job, test_set, search)), *self._normalization()]
+        command += ["--originals"] if test_set == UNLABELLED else []
         return [*command, *(places.decode_device or places.device)]
+
+    def pseudo_label_command(self, teacher: Job) -> List[str]:
+        """Of bin.pseudo_label, for the students of a teacher."""
+        places, out = self.places, self.system_dir(teacher) / "with_unlabelled.jsonl.gz"
+        command = _module("pseudo_label", "--cuts", places.train_cuts, "--unlabelled-cuts", places.cuts(UNLABELLED))
+        command += ["--decode-dir", str(self.decode_dir(teacher, UNLABELLED))] if self.needs_words else []
+        return [*command, "--out", str(out)]
+
+    @property
+    def needs_words(self) -> bool:
+        """Has the unlabelled audio no text of its own?"""
+        return self.unlabelled_dir is not None and not (self.unlabelled_dir / "text").exists()
 
     def tune_command(self, job: Job) -> List[str]:
         decoding, places = self.recipe.decoding, self.places
@@ -295,6 +334,14 @@ class Plan:
     def _normalization(self) -> List[str]:
         form = self.recipe.text.normalization
         return [] if form == FORMS[0] else ["--normalization", form]
+
+    def _check_unlabelled(self) -> None:
+        where = "features.unlabelled_dir (--unlabelled-dir)"
+        if self.places.given_cuts is not None or self.experiment.folds:
+            problem = f"given with {'--train-cuts' if self.places.given_cuts is not None else 'folds'}"
+            raise UserError(where, problem, "--train-dir or a corpus, and an experiment without folds")
+        if UNLABELLED in (self.places.dev_set, *self.places.test_sets):
+            raise UserError(where, f"a set has the name {UNLABELLED}", "another name", "rename the folder")
 
     def _composed(self, system: System) -> SystemConfig:
         try:

@@ -10,7 +10,7 @@ from typing import Dict, Optional, Tuple
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
-from rnnt_kd.experiments.plan import OWN_BONUS, Job, Plan
+from rnnt_kd.experiments.plan import OWN_BONUS, UNLABELLED, Job, Plan
 from rnnt_kd.record import Record, file_digest, in_words, read_record, record_path
 from rnnt_kd.scoring import token_bonus
 from rnnt_kd.systems import store
@@ -70,6 +70,7 @@ class Progress:
         settings = {"search": search, "beam": decoding.beam, "test_set": test_set}
         if self.plan.recipe.text.normalization != FORMS[0]:
             settings["normalization"] = self.plan.recipe.text.normalization
+        settings.update({"originals": True} if test_set == UNLABELLED else {})
         settings.update({key: before[key] for key in HOW_FAST if key in before})
         system, places = self.plan.system_dir(job), self.places
         inputs = store.decoding_inputs(system, places.bpe_dir, places.cuts(test_set), self._bytes)
@@ -108,7 +109,7 @@ class Progress:
             problem = f"trained with another BPE model (checksum {config.bpe_checksum[:12]})"
             raise UserError(folder, problem, f"{own[:12]}, that of {self.places.bpe_dir}", next_step)
         inputs = read_record(folder / system_dir.RECORD).get("inputs", {})
-        for name, path in (("train cuts", self.places.train_cuts), ("dev cuts", self.places.dev_cuts)):
+        for name, path in (("train cuts", self.plan.train_cuts(job)), ("dev cuts", self.places.dev_cuts)):
             if name in inputs and inputs[name] != open_source(path).content:
                 raise UserError(folder, f"trained with other {name}", f"those of {path}", next_step)
         teacher = self.plan.teacher_dir(job)
@@ -127,7 +128,7 @@ class Progress:
         try:
             cache = self._cache(job)
             config = setup.resolve(self.plan.config(job), self.tokenizer(), teacher, cache)
-            inputs = setup.input_digests(self.places.train_cuts, self.places.dev_cuts, cache)
+            inputs = setup.input_digests(self.plan.train_cuts(job), self.places.dev_cuts, cache)
             record = system_dir.system_record(self.plan.system_dir(job), config, inputs)
             changed, why = in_words(record.changes()), record.why_not()
         except UserError as error:
@@ -137,7 +138,7 @@ class Progress:
     def _times(self, job: Job) -> tuple:
         folder, teacher, cache = self.plan.system_dir(job), self.plan.teacher_dir(job), self.plan.cache(job)
         paths = [folder / name for name in (system_dir.RECORD, store.SYSTEM, store.CONFIG)] + [weights_file(folder)]
-        paths += [self.places.train_cuts, self.places.dev_cuts, self.places.bpe_dir / "bpe.model"]
+        paths += [self.plan.train_cuts(job), self.places.dev_cuts, self.places.bpe_dir / "bpe.model"]
         paths += [teacher / "model.safetensors"] if teacher else []
         paths += sorted(cache.folder.glob("*.safetensors")) if cache else []
         return tuple((path, path.stat().st_mtime_ns) for path in paths if path.exists())
@@ -147,10 +148,10 @@ class Progress:
         if planned is None:
             return None
         teacher = self._bytes(self.plan.system_dir(planned.teacher) / "model.safetensors")
-        facts = setup.expected_facts(self.plan.config(job), self.tokenizer(), self.places.train_cuts)
+        facts = setup.expected_facts(self.plan.config(job), self.tokenizer(), self.plan.train_cuts(job))
         expected = {"teacher": teacher, **facts}
         if self.plan.cache_to_make(job) is None:
-            return CarriedTeacher.of(open_source(self.places.train_cuts), expected)
+            return CarriedTeacher.of(open_source(self.plan.train_cuts(job)), expected)
         return TeacherCache.open(planned.folder, expected)
 
     def _bytes(self, path: Path) -> str:

@@ -13,7 +13,7 @@ The work is in float32 (float64 for float64 inputs), whatever autocast says.
 import math
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Callable, NamedTuple, Optional, Union
+from typing import Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -35,6 +35,10 @@ class TransducerTerms(NamedTuple):
     kd: Tensor
 
 
+class OtherHalf(NamedTuple):
+    """The teacher of a batch whose halves are two views of the same utterances: the student, on the other half."""
+
+
 @dataclass(frozen=True)
 class TeacherView:
     """What a teacher says of a batch.
@@ -45,7 +49,7 @@ class TeacherView:
     ranges:    (B, T, s_range) int64, the nodes that it keeps and the student must; None: the student's own.
     """
 
-    on_nodes: Union[JoinerParts, Logits, Posteriors]
+    on_nodes: Union[JoinerParts, Logits, Posteriors, OtherHalf]
     is_known: Optional[Tensor] = None
     ranges: Optional[Tensor] = None
 
@@ -71,49 +75,88 @@ def transducer_terms(
         raise UserError("reduction", repr(reduction), "none, mean or sum")
     if rnnt_type not in ("regular", "modified", "constrained"):
         raise UserError("rnnt_type", repr(rnnt_type), "regular, modified or constrained")
-    kd = kd or Distillation()
     module = get_backend(backend, ranges.device)
     nodes = kept_nodes(symbols, ranges, termination_symbol, boundary, rnnt_type, use_hat_loss)
-    with no_autocast(ranges):
-        if teacher is None:
-            rnnt = reduce(rnnt_losses(student.scores(nodes, impl=impl), nodes, module, delay_penalty), reduction)
-            return TransducerTerms(rnnt, torch.zeros_like(rnnt))
-        compare, theirs, is_known = get_variant(kd.variant), teacher.on_nodes, teacher.is_known
-        if isinstance(theirs, JoinerParts) and isinstance(student, JoinerParts):
-            _check_vocabulary(theirs, student)
-        if needs_logits(compare):  # of both, and memory that grows with C
-            if isinstance(theirs, Posteriors):
+    taught = [] if teacher is None else [(teacher, kd or Distillation())]
+    rnnt, *terms = lattice_terms(student, nodes, taught, module, delay_penalty, impl)
+    return TransducerTerms(*(reduce(term, reduction) for term in (rnnt, *(terms or [torch.zeros_like(rnnt)]))))
+
+
+def lattice_terms(
+    student: Union[JoinerParts, Logits],
+    nodes: KeptNodes,
+    taught: Sequence[Tuple[TeacherView, Distillation]],
+    backend: ModuleType,
+    delay_penalty: float = 0.0,
+    impl: str = "auto",
+) -> List[Tensor]:
+    """(B,) each: the RNN-T loss, and for every teacher in ``taught`` its distillation term, unscaled."""
+    with no_autocast(nodes.ranges):
+        for teacher, kd in taught:
+            if isinstance(teacher.on_nodes, JoinerParts) and isinstance(student, JoinerParts):
+                _check_vocabulary(teacher.on_nodes, student)
+            if needs_logits(get_variant(kd.variant)) and isinstance(teacher.on_nodes, Posteriors):
                 raise UserError(
                     "kd variant",
                     f"{kd.variant!r} compares whole logits, and this teacher has posteriors of blank, label and rest",
                     "a variant that needs no more, such as collapsed",
                     "choose one, or let the teacher run online (--kd-ranges student)",
                 )
+        if any(needs_logits(get_variant(kd.variant)) for _, kd in taught):  # memory that grows with C
             student = Logits(student.logits(nodes))
-            with torch.no_grad():
-                theirs = Logits(theirs.logits(nodes).to(student.values.dtype))
         scores = student.scores(nodes, impl=impl)
-        rnnt = reduce(rnnt_losses(scores, nodes, module, delay_penalty), reduction)
+        losses = [rnnt_losses(scores, nodes, backend, delay_penalty)]
+        return losses + [_kd_term(student, scores, nodes, *pair, backend, impl) for pair in taught]
 
-        @torch.no_grad()
-        def of_teacher(temperature: float) -> NodeScores:
-            return as_constants(theirs.scores(nodes, temperature, impl), nodes, is_known)
 
-        teacher_scores = of_teacher(1.0)
+def _kd_term(
+    student: Union[JoinerParts, Logits],
+    scores: NodeScores,
+    nodes: KeptNodes,
+    teacher: TeacherView,
+    kd: Distillation,
+    backend: ModuleType,
+    impl: str,
+) -> Tensor:
+    """(B,): one teacher's term; ``scores`` are the student's at temperature 1."""
+    compare, theirs, is_known = get_variant(kd.variant), teacher.on_nodes, teacher.is_known
+    if needs_logits(compare):
+        assert isinstance(student, Logits) and not isinstance(theirs, Posteriors)
+        with torch.no_grad():
+            whole = other_half(student.values) if isinstance(theirs, OtherHalf) else theirs.logits(nodes)
+            theirs = Logits(whole.to(student.values.dtype))
 
-        def divergence() -> Tensor:
-            if needs_logits(compare):
-                assert isinstance(student, Logits) and isinstance(theirs, Logits)
-                both = (x.comparable(nodes, kd.temperature) for x in (student, theirs))
-                return compare(*both, nodes.labels, nodes.termination_symbol, kd.class_scales)
-            if kd.temperature == 1.0:
-                ours, tempered = scores, teacher_scores
-            else:
-                ours, tempered = student.scores(nodes, kd.temperature, impl), of_teacher(kd.temperature)
-            return compare(ours, NodeScores(*(x.to(ours[0].dtype) for x in tempered)), kd.class_scales)
+    def of_student(temperature: float) -> NodeScores:
+        return scores if temperature == 1.0 else student.scores(nodes, temperature, impl)
 
-        kd_term = kd_losses(divergence, scores, teacher_scores, nodes, module, kd.weighting, is_known)
-        return TransducerTerms(rnnt, reduce(kd_term, reduction))
+    @torch.no_grad()
+    def of_teacher(temperature: float) -> NodeScores:
+        if isinstance(theirs, OtherHalf):
+            found = NodeScores(*map(other_half, of_student(temperature)))
+        else:
+            found = theirs.scores(nodes, temperature, impl)
+        return as_constants(found, nodes, is_known)
+
+    teacher_scores = of_teacher(1.0)
+
+    def divergence() -> Tensor:
+        if needs_logits(compare):
+            assert isinstance(student, Logits) and isinstance(theirs, Logits)
+            both = (x.comparable(nodes, kd.temperature) for x in (student, theirs))
+            return compare(*both, nodes.labels, nodes.termination_symbol, kd.class_scales)
+        ours = of_student(kd.temperature)
+        tempered = teacher_scores if kd.temperature == 1.0 else of_teacher(kd.temperature)
+        return compare(ours, NodeScores(*(x.to(ours[0].dtype) for x in tempered)), kd.class_scales)
+
+    return kd_losses(divergence, scores, teacher_scores, nodes, backend, kd.weighting, is_known)
+
+
+def other_half(values: Tensor) -> Tensor:
+    """(2 B, ...) -> (2 B, ...): the halves of a batch in each other's place."""
+    if len(values) % 2:
+        problem = f"{len(values)} utterances"
+        raise UserError("two views of a batch", problem, "an even number: all in one view, then all in the other")
+    return values.roll(len(values) // 2, 0)
 
 
 def rnnt_losses(scores: NodeScores, nodes: KeptNodes, backend: ModuleType, delay_penalty: float) -> Tensor:

@@ -14,6 +14,7 @@ from rnnt_kd.lattice.prune_ranges import get_rnnt_prune_ranges
 from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed
 from rnnt_kd.losses import JoinerParts
 from rnnt_kd.losses.precision import at_least_float32, no_autocast
+from rnnt_kd.losses.terms import other_half
 from rnnt_kd.teachers.interface import Teacher
 
 
@@ -34,9 +35,14 @@ class Pruned(NamedTuple):
     simple_loss: Tensor
     occupancies: Tuple[Tensor, Tensor]
 
-    def ranges(self, prune_range: int) -> Tensor:
-        """(B, T, s_range) int64: the nodes to keep, min(prune_range, S + 1) a frame."""
-        return get_rnnt_prune_ranges(*self.occupancies, self.boundary, prune_range)
+    def ranges(self, prune_range: int, of_both: bool = False) -> Tensor:
+        """(B, T, s_range) int64: the nodes to keep, min(prune_range, S + 1) a frame.
+
+        ``of_both``: the halves of the batch are two views of the same utterances, and the same nodes are kept in both,
+        those that are probable in the mean.
+        """
+        px_grad, py_grad = ((x + other_half(x)) / 2 if of_both else x for x in self.occupancies)
+        return get_rnnt_prune_ranges(px_grad, py_grad, self.boundary, prune_range)
 
 
 def prune(

@@ -30,7 +30,10 @@ from rnnt_kd.training.state import draw_seed
 
 
 class Prepared(NamedTuple):
-    """A batch as a step takes it, on the CPU.  ``inputs``: arguments of ``Objective.forward``."""
+    """A batch as a step takes it, on the CPU.  ``inputs``: arguments of ``Objective.forward``.
+
+    With ``training.consistency`` the second half is the first once more, in another view.
+    """
 
     utterance_ids: List[str]
     inputs: Dict[str, Any]
@@ -176,6 +179,7 @@ class TrainingData:
         training = self.config.training
         order.update(batch_seconds=training.batch_seconds, num_buckets=training.num_buckets, seed=self.config.seed)
         if name == "train":
+            order["batch_seconds"] /= self._views
             order.update(rank=self.rank, world_size=self.size)
         loader = make_dataloader(self.paths[name], places=self.selections[name].places, **order)
         if name != "train":  # validation: nobody waits for another one before the end
@@ -196,7 +200,14 @@ class TrainingData:
             next_step = "run the same command again: it goes on from its last checkpoint"
             raise UserError("a worker process of the data loader", "was killed (memory?)", "", next_step) from None
 
+    @property
+    def _views(self) -> int:
+        """Of each utterance of a training batch."""
+        return 1 if self.config.training.consistency is None else 2
+
     def _planned(self, source: Source, step: Optional[int], places: List[int]) -> Planned:
+        if step is not None:
+            places = list(places) * self._views
         if step is None or self.cache is None:
             return Planned(places, source.path, step, None, [])
         frames = encoder_frames(source, places, self._encoder_frames)

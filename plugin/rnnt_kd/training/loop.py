@@ -226,7 +226,7 @@ class Training:
         state.nonfinite_in_a_row += 1
         state.nonfinite_batches += 1
         values = {name: str(self.ranks.total(terms[name]).item()) for name in TERMS}
-        utterances = [one for ids in self.ranks.gathered(batch.utterance_ids) for one in ids]
+        utterances = list(dict.fromkeys(one for ids in self.ranks.gathered(batch.utterance_ids) for one in ids))
         self.metrics.write("nonfinite", state.step, state.epoch + 1, {"utterances": utterances, **values})
         names = " ".join(utterances)
         self.tell(f"{self.config.name}: step {state.step}: loss or gradient not finite, batch skipped: {names}")
@@ -256,7 +256,7 @@ class Training:
             "loss": loss / frames,
             **{f"{name}_loss": value / frames for name, value in zip(TERMS, sums, strict=True)},
         }
-        values.update({f"{name}_scale": scales[name] for name in ("simple", "pruned", "kd", "features")})
+        values.update({f"{name}_scale": scales[name] for name in TERMS if name != "ctc"})
         values.update(learning_rate=self._learning_rate(state.step - 1), gradient_norm=norm / batches)
         if self.sparsifier is not None:
             values["target_sparsity"] = self.sparsifier.current_target

@@ -1,7 +1,7 @@
 """The training objective: one pruned lattice, the student on it, and the teacher on it.
 
     L = simple_scale * L_simple + pruned_scale * L_pruned + ctc_scale * L_ctc + kd_scale * L_kd
-        + features_scale * L_features
+        + features_scale * L_features + consistency_scale * L_consistency + ctc_consistency_scale * L_ctc_consistency
 
 1. ``ranges`` say which nodes of the lattice are kept: the student's, from the gradient of its
    smoothed loss, or the teacher's, from the cache of stage 4 (the student's where the cache has none).
@@ -11,6 +11,8 @@
    lattice is moved that many frames later.
 4. With ``kd.features`` the layers of the student's encoder imitate those of the online teacher's,
    which hears the same batch: ``losses/features.py``.
+5. With ``training.consistency`` the second half of a batch is another view of the first, on the same nodes.  Each is
+   the other's teacher, on the lattice and in the frames of CTC.
 
 Every term is a sum over the batch, and all are divided by the same number (encoder
 frames), so no scale depends on the batch size.  Losses run in float32 with autocast off.
@@ -26,16 +28,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rnnt_kd.config import KdConfig, TrainingConfig
-from rnnt_kd.losses import Distillation, transducer_terms
+from rnnt_kd.lattice.node_log_probs import LOG_ZERO
+from rnnt_kd.losses import Distillation, OtherHalf, TeacherView, kept_nodes, lattice_terms
 from rnnt_kd.losses.features import feature_loss, paired_layers, recorded
 from rnnt_kd.losses.precision import no_autocast
+from rnnt_kd.losses.terms import other_half
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.teachers.interface import OurTransducer, Teacher, as_teacher
 from rnnt_kd.teachers.prune import prune
 from rnnt_kd.teachers.views import CachedTeacher, OnlineTeacher, kept_ranges
 
-TERMS = ("simple", "pruned", "ctc", "kd", "features")
-OF_TEACHER = TERMS[3:]  # no validation has them
+TERMS = ("simple", "pruned", "ctc", "kd", "features", "consistency", "ctc_consistency")
+OF_TEACHER = TERMS[3:]  # or of the other view: no validation has them
 
 
 def loss_scales(step: int, training: TrainingConfig, kd: Optional[KdConfig]) -> Dict[str, float]:
@@ -47,17 +51,26 @@ def loss_scales(step: int, training: TrainingConfig, kd: Optional[KdConfig]) -> 
     """
     warm = min(1.0, step / training.pruned_loss_warmup_steps) if training.pruned_loss_warmup_steps > 0 else 1.0
     pruned = 0.1 + 0.9 * warm
-    kd_scale = features_scale = 0.0
+    kd_scale = features_scale = consistency = ctc_consistency = 0.0
     if kd is not None:
-        ramp = min(1.0, (step + 1) / kd.ramp_steps) if kd.ramp_steps > 0 else 1.0
+        ramp = _ramp(step, kd.ramp_steps)
         kd_scale, features_scale = kd.scale * ramp * pruned, kd.features * ramp
+    if training.consistency is not None:
+        ramp = _ramp(step, training.consistency.ramp_steps)
+        consistency, ctc_consistency = training.consistency.lattice * ramp * pruned, training.consistency.ctc * ramp
     return {
         "simple": 1.0 - warm * (1.0 - training.simple_loss_scale),
         "pruned": pruned,
         "ctc": training.ctc_loss_scale,
         "kd": kd_scale,
         "features": features_scale,
+        "consistency": consistency,
+        "ctc_consistency": ctc_consistency,
     }
+
+
+def _ramp(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / steps) if steps > 0 else 1.0
 
 
 class Objective(nn.Module):
@@ -111,10 +124,10 @@ class Objective(nn.Module):
           labels:       (B, S) int64, padded with blank; S >= 1.
           label_lens:   (B,) int64.
           clean_features: what the teacher hears; ``features`` where None.
-          with_kd:      False leaves the distillation term 0, on the student's ranges (validation).
+          with_kd:      False leaves the terms of teachers and of other views 0, on the student's ranges (validation).
           cached:       the teacher's ranges and posteriors, for ``kd.ranges`` "teacher".
         Returns:
-          {"simple", "pruned", "ctc", "kd", "features", "frames"}: 0-dim float32 tensors.
+          ``TERMS`` and "frames": 0-dim float32 tensors.
         """
         config, model, blank = self.training_config, self.model, self.model.blank_id
         layers = self.layers if with_kd else []
@@ -133,27 +146,29 @@ class Objective(nn.Module):
         elif with_kd and self.kd is not None:
             assert cached is not None, "a batch without its cached teacher"
             teacher = cached.view(frames, T, shift=self.kd.shift, align=self.kd.align, rnnt_type=config.rnnt_type)
-        ranges = kept_ranges(teacher, lambda: student.ranges(config.prune_range))
-        pruned, kd = transducer_terms(
-            student.joiner, labels, ranges, blank, student.boundary, config.rnnt_type, config.delay_penalty, "sum",
-            teacher=teacher, kd=self.distillation, backend=self.backend,
-        )  # fmt: skip
-        ctc = torch.zeros((), device=features.device)
+        consistency = config.consistency if with_kd else None
+        ranges = kept_ranges(teacher, lambda: student.ranges(config.prune_range, of_both=consistency is not None))
+        terms = dict.fromkeys(TERMS, torch.zeros((), device=features.device))
+        taught = {}
+        if teacher is not None and self.distillation is not None:
+            taught["kd"] = teacher, self.distillation
+        if consistency is not None and consistency.lattice > 0:
+            taught["consistency"] = TeacherView(OtherHalf()), Distillation(weighting=consistency.weighting)
+        nodes = kept_nodes(labels, ranges, blank, student.boundary, config.rnnt_type)
+        losses = lattice_terms(student.joiner, nodes, list(taught.values()), self.backend, config.delay_penalty)
+        terms.update((name, loss.sum()) for name, loss in zip(("pruned", *taught), losses))
         if model.ctc_output is not None and config.ctc_loss_scale > 0:
-            ctc = _ctc_loss(model.ctc_output(student.encoder_out), labels, frames, label_lens, blank)
-        return {
-            "simple": student.simple_loss,
-            "pruned": pruned,
-            "ctc": ctc,
-            "kd": kd,
-            "features": feature_loss(own, theirs, frames, T),
-            "frames": frames.sum().to(torch.float32),
-        }
+            logits = model.ctc_output(student.encoder_out)
+            terms["ctc"] = _ctc_loss(logits, labels, frames, label_lens, blank)
+            if consistency is not None and consistency.ctc > 0:
+                terms["ctc_consistency"] = _ctc_consistency(logits, frames)
+        terms.update(simple=student.simple_loss, features=feature_loss(own, theirs, frames, T))
+        return {**terms, "frames": frames.sum().to(torch.float32)}
 
 
 def weighted_sum(terms: Dict[str, Tensor], scales: Dict[str, float]) -> Tensor:
     """The loss of all frames, one reduction for every term; divided by ``terms["frames"]``, that of a frame."""
-    return torch.stack([scales[name] * terms[name] for name in TERMS if scales[name] != 0.0]).sum()
+    return torch.stack([scale * terms[name] for name, scale in scales.items() if scale != 0.0]).sum()
 
 
 def _ctc_loss(logits: Tensor, labels: Tensor, frame_lens: Tensor, label_lens: Tensor, blank: int) -> Tensor:
@@ -161,3 +176,13 @@ def _ctc_loss(logits: Tensor, labels: Tensor, frame_lens: Tensor, label_lens: Te
     with no_autocast(logits):
         log_probs = logits.float().log_softmax(dim=-1).transpose(0, 1)
         return F.ctc_loss(log_probs, labels, frame_lens, label_lens, blank=blank, reduction="sum", zero_infinity=True)
+
+
+def _ctc_consistency(logits: Tensor, frame_lens: Tensor) -> Tensor:
+    """Sum over frames of KL(other view || this), the other without gradient; (2 B, T, C) and (2 B,)."""
+    with no_autocast(logits):
+        log_probs = logits.float().log_softmax(dim=-1).clamp(min=LOG_ZERO)
+        other = other_half(log_probs.detach())
+        divergence = (other.exp() * (other - log_probs)).sum(dim=-1)
+        is_frame = torch.arange(logits.shape[1], device=logits.device) < frame_lens[:, None]
+        return divergence.masked_fill(~is_frame, 0.0).sum()

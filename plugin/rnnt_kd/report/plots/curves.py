@@ -18,6 +18,8 @@ WORDS = {
     "ctc_loss": "CTC loss",
     "kd_loss": "distillation",
     "features_loss": "distillation of layers",
+    "consistency_loss": "two views, lattice",
+    "ctc_consistency_loss": "two views, CTC",
 }
 PANEL, TITLE, GAP = 82, 18, 8
 
