@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from rnnt_kd import choices
 from rnnt_kd.errors import UserError
-from rnnt_kd.losses.choices import available_variants, available_weightings, get_variant, needs_logits
+from rnnt_kd.losses.choices import WEIGHTING, available_variants, available_weightings, get_variant, needs_logits
 from rnnt_kd.sparsity.structures import check_structure
 
 Role = Literal["teacher", "sparse_student", "small_student", "streaming_student"]
@@ -182,7 +182,7 @@ class TrainingConfig:
 @dataclass
 class KdConfig:
     variant: str = "collapsed"  # a function of losses/kd_variants.py
-    weighting: str = "occupancy"  # a function of losses/kd_weightings.py
+    weighting: str = WEIGHTING  # a function of losses/kd_weightings.py
     scale: Scale = 1.0
     # what a teacher hears: the same audio, of a far copy the clean original, or the very batch, SpecAugment and all
     hears: Literal["student", "original", "same-view"] = "student"

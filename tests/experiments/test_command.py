@@ -93,7 +93,7 @@ def test_results_are_the_scorers_figures(finished):
         assert item["p_value"] == (scored["p_value"] if item["kd"] else None)
         assert (scored["p_value"] is not None) == item["kd"]
         assert (item["kd"], item["kd_weighting"]) == {
-            "sparse50_kd": (True, "uniform"), "hot": (True, "uniform"), "small_large": (True, "occupancy"),
+            "sparse50_kd": (True, "uniform"), "hot": (True, "uniform"), "small_large": (True, "student-occupancy"),
         }.get(item["system"], (False, None))  # fmt: skip
 
 

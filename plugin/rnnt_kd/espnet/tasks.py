@@ -33,12 +33,13 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.espnet.models import EspnetTransducer, Kd, KdASRModel, KdTransducerModel, Pruning
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.losses import Distillation
+from rnnt_kd.losses.choices import WEIGHTING
 from rnnt_kd.teachers.same import check_same
 from rnnt_kd.teachers.views import OnlineTeacher
 
 DEFAULTS: Dict[str, Any] = {
     "teacher_model": None, "teacher_config": None, "cache": None, "scale": 1.0, "variant": "collapsed",
-    "weighting": "occupancy", "temperature": 1.0, "class_scales": None, "shift": 0, "align": "strict",
+    "weighting": WEIGHTING, "temperature": 1.0, "class_scales": None, "shift": 0, "align": "strict",
     "missing": "error", "backend": "auto", "pruned": None,
 }  # fmt: skip
 SOURCES = ("teacher_model", "cache")

@@ -31,7 +31,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--kd-cache", help="folder made by the command cache, in the place of a teacher")
     parser.add_argument("--kd-missing", choices=["error", "skip"], default="error", help="cuts that it does not have")
     parser.add_argument("--kd-scale", type=float, default=1.0, help="of the distillation term")
-    parser.add_argument("--kd-weighting", default="occupancy", help="which nodes of the lattice count: docs/method.md")
+    parser.add_argument("--kd-weighting", help="which nodes of the lattice count: docs/method.md")
     parser.add_argument("--kd-variant", default="collapsed", help="what is compared on a node: docs/method.md")
     parser.add_argument("--kd-temperature", type=float, default=1.0)
     parser.add_argument("--kd-shift", type=int, default=0, help="frames by which the teacher's lattice is moved later")
@@ -48,7 +48,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     from rnnt_kd.icefall.launch import Settings, launch
 
     names = ("scale", "weighting", "variant", "temperature", "shift", "align", "missing")
-    kd = {name: getattr(own, f"kd_{name}") for name in names}
+    kd = {name: value for name in names if (value := getattr(own, f"kd_{name}")) is not None}
     sparsity: Optional[Dict[str, Any]] = None
     if own.sparsity is not None:
         if own.sparsity_ramp is None:

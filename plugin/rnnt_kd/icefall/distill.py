@@ -21,6 +21,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.icefall.model import JOINER, IcefallModel, kind, output_layer, why_no_joiner
 from rnnt_kd.losses import Distillation, JoinerParts, Logits, TeacherView, transducer_terms
 from rnnt_kd.losses.as_k2 import as_k2
+from rnnt_kd.losses.choices import WEIGHTING
 from rnnt_kd.teachers.interface import Teacher
 from rnnt_kd.teachers.same import check_same, check_teacher
 from rnnt_kd.teachers.views import OnlineTeacher, kept_ranges
@@ -36,7 +37,7 @@ def distill(
     *,
     scale: float = 1.0,
     variant: str = "collapsed",
-    weighting: str = "occupancy",
+    weighting: str = WEIGHTING,
     temperature: float = 1.0,
     shift: int = 0,
     align: str = "strict",

@@ -9,6 +9,8 @@ from typing import Callable, List
 from rnnt_kd import choices
 from rnnt_kd.losses import kd_variants, kd_weightings
 
+WEIGHTING = "student-occupancy"  # of recipes and plug-ins, where nobody says another: egs/an4/RESULTS.md
+
 
 def available_variants() -> List[str]:
     """Option values, in the order of ``kd_variants.py``."""
