@@ -29,7 +29,7 @@ usage="./run.sh [--name value | --name=value | --flag] ...: a teacher and its st
   --data-dir         stage 0 writes Kaldi data directories here [data/CORPUS]
   --exp-dir          everything else is written here [exp/CORPUS]
   --bpe-model        in the place of stage 2's: the bpe.model of an icefall recipe, or of another run
-  --stage            first stage [$stage]: 0 data directories  1 cuts and features  2 BPE  3 teachers  4 teachers' caches
+  --stage            first stage [$stage]: 0 data directories  1 cuts and features  2 BPE  3 teachers  4 their words and caches
   --stop-stage       last stage [$stop_stage]: 5 students  6 decode  7 score  8 export  9 report
   --preset           a file egs/CORPUS/conf/PRESET.yaml: models, training, decoding [the corpus's, by device]
   --experiment       a file egs/CORPUS/conf/experiments/EXPERIMENT.yaml: systems and seeds [$experiment]
@@ -126,10 +126,11 @@ run() { # run COMMAND ...: print it under --dry-run, else run it
   if [ "$dry_run" = true ]; then printf '+'; printf ' %q' "$@"; echo; else "$@"; fi
 }
 pipes= failed=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
+yaml() { local quote="'"; printf "'%s'" "${1//$quote/$quote$quote}"; } # a text, whatever it holds
 experiment() { # experiment WORD ...: rnnt_kd.bin.experiment with these words at the end
   run python -m rnnt_kd.bin.experiment --experiment "$conf/experiments/$experiment.yaml" --config "$conf/$preset.yaml" --exp-dir "$exp_dir" \
     ${train_dir:+--train-dir "$train_dir"} ${train_cuts:+--train-cuts "$train_cuts"} ${bpe_model:+--bpe-model "$bpe_model"} --dev-dir "$dev_dir" --test-dirs "${test_list[@]}" --corpus "$corpus" --nj "$nj" --decode-nj "$decode_nj" ${cmd:+--cmd "$cmd"} --gpu-inference "$gpu_inference" $pipes ${data_root[@]+"${data_root[@]/#/--data-root=}"} ${allow_storage[@]+"${allow_storage[@]/#/--allow-storage=}"} \
-    --device "$device" --nproc "$nproc" --num-nodes "$num_nodes" --lattice-backend "$lattice_backend" ${fold:+--fold "$fold"} ${seed:+--set "seeds=[$seed]"} ${noise_dir:+--set "features.noise_dir=$noise_dir"} ${rir_dir:+--set "features.rir_dir=$rir_dir"} ${unlabelled_dir:+--set "features.unlabelled_dir=$unlabelled_dir"} ${set[@]+"${set[@]/#/--set=}"} "$@"
+    --device "$device" --nproc "$nproc" --num-nodes "$num_nodes" --lattice-backend "$lattice_backend" ${fold:+--fold "$fold"} ${seed:+--set "seeds=[$seed]"} ${noise_dir:+--set "features.noise_dir=$(yaml "$noise_dir")"} ${rir_dir:+--set "features.rir_dir=$(yaml "$rir_dir")"} ${unlabelled_dir:+--set "features.unlabelled_dir=$(yaml "$unlabelled_dir")"} ${set[@]+"${set[@]/#/--set=}"} "$@"
 }
 stage() { # stage NUMBER TITLE COMMAND ...; what fails after stage 4 keeps no other system from its figures
   { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ]; } || return 0

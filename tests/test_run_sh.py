@@ -183,7 +183,9 @@ def test_own_directories_and_experiments_reach_the_commands(root, tmp_path):
     assert value(commands(root, *OWN, "--bpe-model", "lang/bpe.model")[-1], "--bpe-model") == "lang/bpe.model"
     first, *_, last = commands(root, *OWN, "--unlabelled-dir", "d/calls")
     assert first[-2:] == ["d/calls", "--unlabelled"] and "rnnt_kd.bin.validate_data_dir" in first
-    assert "features.unlabelled_dir=d/calls" in values(last, "--set")
+    assert "features.unlabelled_dir='d/calls'" in values(last, "--set")
+    *_, last = commands(root, *OWN, "--noise-dir", "on: it's", "--rir-dir", "2024")
+    assert "features.noise_dir='on: it''s'" in last and "features.rir_dir='2024'" in last
     (words,) = commands(root, "--experiment", "smoke", "--print-jobs")
     assert words[-1] == "--print-jobs" and value(words, "--experiment").endswith("/smoke.yaml")
 

@@ -129,6 +129,8 @@ class ConsistencyConfig:
     @model_validator(mode="after")
     def _can_be(self):
         choices.check(self.weighting, available_weightings(), "consistency.weighting")
+        if self.lattice == self.ctc == 0.0:
+            raise UserError("consistency", "lattice 0 and ctc 0", "one of them above 0", "or consistency: null")
         return self
 
 
@@ -176,7 +178,15 @@ class TrainingConfig:
         if self.min_seconds > self.max_seconds:
             problem = f"{self.min_seconds} > {self.max_seconds} (max_seconds)"
             raise UserError("training.min_seconds", problem, "min_seconds <= max_seconds")
+        if self.consistency is not None and self.consistency.ctc > 0 and self.ctc_loss_scale == 0.0:
+            problem = f"{self.consistency.ctc}, and ctc_loss_scale is 0"
+            raise UserError("training.consistency.ctc", problem, "a CTC loss as well, or ctc: 0.0")
         return self
+
+    @property
+    def views(self) -> int:
+        """Of each utterance of a training batch."""
+        return 1 if self.consistency is None else 2
 
 
 @dataclass
@@ -317,3 +327,10 @@ class SystemConfig:
     blank_id: Steps = 0
     bpe_checksum: str = ""  # sha256 of bpe.model
     teacher_checksum: str = ""  # sha256 of the teacher's model.safetensors (sparse and streaming students, kd)
+
+    @model_validator(mode="after")
+    def _can_be(self):
+        if not self.model.ctc_head and self.training.consistency is not None and self.training.consistency.ctc > 0:
+            problem = f"{self.training.consistency.ctc}, and model.ctc_head is false"
+            raise UserError("training.consistency.ctc", problem, "a CTC head as well, or ctc: 0.0")
+        return self

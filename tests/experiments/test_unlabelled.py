@@ -58,12 +58,12 @@ def text(cut):
     return cut["supervisions"][0].get("text")
 
 
+def of_teacher(trial, name="with_unlabelled.trial.teacher.1"):
+    return trial.exp / "cuts" / f"{name}.jsonl.gz"
+
+
 def recogs(trial):
     return trial.teacher / "decode_unlabelled_modified_beam_search" / "recogs-unlabelled.txt"
-
-
-def merged(trial):
-    return trial.teacher / "with_unlabelled.jsonl.gz"
 
 
 def test_from_audio_to_students_that_learned_from_it(trial, capfd):
@@ -71,7 +71,7 @@ def test_from_audio_to_students_that_learned_from_it(trial, capfd):
         *(f"compute_features cuts {name}" for name in ("train", "unlabelled", "dev")),
         "train teacher/1",
         "decode teacher/1 unlabelled, modified_beam_search",
-        "pseudo_label teacher/1 pseudo-labels",
+        "pseudo_label pseudo-labels with_unlabelled.trial.teacher.1.jsonl.gz",
         "cache_teacher kd_cache_range3 of teacher/1",
         "cache_teacher kd_cache_range3_unlabelled of teacher/1",
         *(f"train {name}/1" for name in ("small", "small_kd", "without", "without_kd")),
@@ -79,7 +79,7 @@ def test_from_audio_to_students_that_learned_from_it(trial, capfd):
     heard = {one.utterance_id: " ".join(one.hyp) for one in read_recogs(recogs(trial))}
     labelled, unlabelled, both = (
         cuts(path)
-        for path in (*(trial.exp / "cuts" / f"{name}.jsonl.gz" for name in ("train", "unlabelled")), merged(trial))
+        for path in (*(trial.exp / "cuts" / f"{name}.jsonl.gz" for name in ("train", "unlabelled")), of_teacher(trial))
     )
     assert len(heard) == 24 and len(labelled) == len(unlabelled) == 48 and not any(map(text, unlabelled.values()))
     assert both == {
@@ -105,22 +105,51 @@ def test_from_audio_to_students_that_learned_from_it(trial, capfd):
     write_recogs(recogs(trial), items)
     record_again(recogs(trial), "decode-unlabelled")
     assert run(trial) == [
-        "pseudo_label teacher/1 pseudo-labels",
+        "pseudo_label pseudo-labels with_unlabelled.trial.teacher.1.jsonl.gz",
         "cache_teacher kd_cache_range3_unlabelled of teacher/1",
         "train small/1",
         "train small_kd/1",
     ]
-    assert text(cuts(merged(trial))[new[0]]).startswith("ab ")
+    assert text(cuts(of_teacher(trial))[new[0]]).startswith("ab ")
+
+    trial.exp.rename(trial.exp.with_name("moved"))
+    trial.exp = trial.exp.with_name("moved")
+    assert run(trial, "--set", "without.training.epochs=2") == [
+        "cache_teacher kd_cache_range3 of teacher/1",
+        "train without/1",
+        "train without_kd/1",
+    ]
+    assert run(trial, "--set", "small.training.epochs=2")[-2:] == ["train small/1", "train small_kd/1"]
 
 
 def test_words_of_another_recogniser(trial):
     """Its empty hypotheses are left out; teachers are not asked."""
     names = [line.split()[0] for line in (trial.unlabelled / "wav.scp").read_text().splitlines()]
     (trial.unlabelled / "text").write_text("".join(f"{name} {'abc de' * (name > 'new-train-010')}\n" for name in names))
-    started = run(trial)
-    assert not any("decode" in name for name in started) and "pseudo_label teacher/1 pseudo-labels" in started
-    new = {key: text(cut) for key, cut in cuts(merged(trial)).items() if key.startswith("new-")}
+    trial.file.write_text("systems: {small: {role: small_student}}\n")
+    words = "pseudo_label pseudo-labels with_unlabelled.jsonl.gz"
+    assert run(trial)[-2:] == [words, "train small/1"]
+    new = {key: text(cut) for key, cut in cuts(of_teacher(trial, "with_unlabelled")).items() if key.startswith("new-")}
     assert set(new.values()) == {"abc de"} and len(new) == 2 * 13
+
+
+def test_what_is_out_of_date_is_noticed(trial, capsys):
+    trial.file.write_text("systems: {teacher: {role: teacher}, small: {role: small_student}}\n")
+    run(trial)
+    names = [line.split()[0] for line in (trial.unlabelled / "wav.scp").read_text().splitlines()]
+    (trial.unlabelled / "text").write_text("".join(f"{name} abc de\n" for name in names))
+    assert f"{of_teacher(trial, 'with_unlabelled')}: not made; " in one_line(lambda: run(trial, steps="train"))
+    (trial.unlabelled / "text").rename(trial.unlabelled / "spoken")
+    assert run(trial, steps="train") == []
+    (trial.unlabelled / "spoken").rename(trial.unlabelled / "text")
+    assert "its text has no word in any of 48 cuts" in one_line(lambda: run(trial, steps="pseudo_label"))
+    run(trial, steps="features")
+    (trial.unlabelled / "text").unlink()
+    assert '"new-train-000" has text, and a teacher' in one_line(lambda: run(trial, steps="pseudo_label"))
+    capsys.readouterr()
+    run(trial, "--print-jobs", steps="pseudo_label train")
+    printed = capsys.readouterr().out
+    assert "bin.pseudo_label" in printed and "--system small" in printed and "--system teacher" not in printed
 
 
 def test_a_job_of_a_queue_makes_what_it_needs(trial):
@@ -145,6 +174,13 @@ def test_what_cannot_be_is_one_line(trial, tone_corpus):
     assert "(--unlabelled-dir): given with --train-cuts" in one_line(lambda: trial.run("--steps", "", *given))
     dev = shutil.copytree(tone_corpus.folder / "dev", trial.unlabelled.parent / "unlabelled")
     assert "a set has the name unlabelled" in one_line(lambda: run(trial, "--dev-dir", dev, steps=""))
+    lines = {name: (trial.unlabelled / name).read_text() for name in ("wav.scp", "utt2spk")}
+    for name, content in lines.items():
+        (trial.unlabelled / name).write_text(content.replace("new-train-000 ", "new-train-000_far1 "))
+    assert '"new-train-000_far1" ends as the name of a copy' in one_line(lambda: run(trial))
+    for name, content in lines.items():
+        (trial.unlabelled / name).write_text(content.replace("new-train-000 ", "dev-001 "))
+    assert f'"dev-001" is in {tone_corpus.folder / "dev"}, too' in one_line(lambda: run(trial))
     shutil.rmtree(trial.unlabelled)
     assert f"{trial.unlabelled}: no such directory" in one_line(lambda: run(trial))
 
@@ -158,7 +194,8 @@ def test_words_that_do_not_fit_the_cuts_are_one_line(trial, tone_corpus):
 
     def label(these, labelled="train", out="out.jsonl.gz"):
         write_recogs(words / "recogs-unlabelled.txt", these)
-        options = {"--cuts": names[labelled], "--unlabelled-cuts": names["unlabelled"], "--decode-dir": words}
+        options = {"--cuts": names[labelled], "--unlabelled-cuts": names["unlabelled"]}
+        options["--words"] = words / "recogs-unlabelled.txt"
         pseudo_label.main.__wrapped__([str(x) for pair in {**options, "--out": words / out}.items() for x in pair])
 
     lacking = [one for name, one in items.items() if name != "new-train-003"]

@@ -56,10 +56,14 @@ def test_the_text_of_a_data_directory(exported, tmp_path, capsys):
     transcribe.main([str(exported), "--data-dir", str(folder)])
     said = capsys.readouterr()
     expected = client.recognize(exported, [audio[:22400], audio[24000:]], search="modified_beam_search", beam=4)
-    assert said.out.splitlines() == [*(f"a-{n} {item.text}".rstrip() for n, item in enumerate(expected, 1)), "z-1"]
+    written = (folder / "text").read_text().splitlines()
+    assert written == [*(f"a-{n} {item.text}".rstrip() for n, item in enumerate(expected, 1)), "z-1"]
+    assert said.out == f"{folder / 'text'}: 3 utterances\n"
     assert f"{folder}: z-1 is silent" in said.err
-    (folder / "text").write_text(said.out)
     assert [one.text for one in read_data_dir(folder).utterances] == [*(item.text for item in expected), ""]
+    assert f"{folder / 'text'}: is there; expected a data directory without" in failure(
+        capsys, [exported, "--data-dir", folder]
+    )
     assert "not one of audio files" in failure(capsys, [exported, "--data-dir", folder, tmp_path / "whole.wav"])
 
 

@@ -9,8 +9,9 @@ import torch
 from objective_cases import TRAINING, full_lattice, make_batch, make_model, objective, transcripts
 from training_cases import interrupted_after, metrics
 
-from rnnt_kd.config import ConsistencyConfig, KdConfig
-from rnnt_kd.data.dataset import load_cuts_info
+from rnnt_kd.config import ConsistencyConfig, KdConfig, ModelConfig, SystemConfig, TrainingConfig
+from rnnt_kd.data.dataset import load_cuts_info, read_batches
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.lattice.prune_ranges import get_rnnt_prune_ranges
@@ -125,10 +126,22 @@ def test_equal_views_say_nothing_and_validation_has_none():
         objective(model, with_views(lattice=0.2, ctc=0.0))(*odd)
 
 
-@pytest.mark.parametrize("wrong", [dict(weighting="best"), dict(lattice=-1.0), dict(ctc=True), dict(views=3)])
+@pytest.mark.parametrize(
+    "wrong", [dict(weighting="best"), dict(lattice=-1.0), dict(ctc=True), dict(views=3), dict(lattice=0.0, ctc=0.0)]
+)
 def test_options_that_cannot_be(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         ConsistencyConfig(**wrong)
+
+
+def test_without_a_ctc_loss_its_views_are_not_compared():
+    for given in (dict(ctc_loss_scale=0.0), dict()):
+        config = dict(training=TrainingConfig(**given, consistency={"ctc": 0.0}), model=ModelConfig(ctc_head=not given))
+        SystemConfig(**config)
+    with pytest.raises(ValueError, match="training.consistency.ctc: 0.2, and ctc_loss_scale is 0"):
+        TrainingConfig(ctc_loss_scale=0.0, consistency={})
+    with pytest.raises(ValueError, match="training.consistency.ctc: 0.2, and model.ctc_head is false"):
+        SystemConfig(training=TrainingConfig(consistency={}), model=ModelConfig(ctc_head=False))
 
 
 OVERRIDES = ["small_student.training.consistency={lattice: 0.5}"]
@@ -155,6 +168,26 @@ def test_a_batch_holds_each_utterance_twice_and_no_more_seconds(tone_corpus):
                 assert not torch.equal(batch.inputs["features"][:half], batch.inputs["features"][half:])
         assert all(len(set(batch.utterance_ids)) == len(batch.utterance_ids) for batch in data.dev_batches())
     assert heard["views"] == sorted(heard["plain"] * 2)
+
+
+def test_no_view_is_the_babble_behind_the_other(tone_corpus):
+    training = "small_student.training"
+    options = [f"{training}.specaugment=null", f"{training}.babble={{share: 1.0, snr_db: [0, 0], talkers: 1}}"]
+    tokenizer = Tokenizer.load(tone_corpus.bpe_dir)
+    for seconds, is_alone in ((2, True), (12, False)):
+        overrides = [*OVERRIDES, *options, f"{training}.batch_seconds={seconds}"]
+        config = tone_corpus.config("small_student", overrides=overrides)
+        data = TrainingData(config, tokenizer, tone_corpus.train_cuts, tone_corpus.dev_cuts)
+        data.select(lambda lens: lens // 4, True)
+        for batch in data.train_batches(0, 0, 0):
+            heard = batch.inputs["features"]
+            (plain,) = read_batches(tone_corpus.train_cuts, [find(tone_corpus, batch.utterance_ids)])
+            assert torch.equal(heard, plain.features) == (is_alone or len(heard) == 2)
+
+
+def find(tone_corpus, ids):
+    source = open_source(tone_corpus.train_cuts)
+    return [source.find(id) for id in ids]
 
 
 @pytest.mark.parametrize("with_kd", [False, True], ids=["alone", "beside a cached teacher"])

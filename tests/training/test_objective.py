@@ -53,7 +53,7 @@ def test_terms_equal_the_plain_loops(backend):
 def test_delay_penalty_and_class_scales_reach_the_losses():
     model, teacher, (features, lens, labels, label_lens) = make_model(0), make_model(1), make_batch()
     training = dataclasses.replace(TRAINING, delay_penalty=2.0)
-    kd = KdConfig(ranges="student", class_scales=[0.5, 2.0, 3.0])
+    kd = KdConfig(ranges="student", weighting="occupancy", class_scales=[0.5, 2.0, 3.0])
     terms = objective(model, training, kd, teacher)(features, lens, labels, label_lens)
 
     logits, ranges, frames = full_lattice(model, features, lens, labels)
@@ -243,7 +243,7 @@ def test_scales_rise_linearly_to_their_values():
 def test_an_online_teacher_is_the_plain_loops_on_its_earlier_frames(shift):
     model, teacher, batch = make_model(0), make_model(1), make_batch()
     features, lens, labels, label_lens = batch
-    kd = KdConfig(ranges="student", temperature=2.0, shift=shift)
+    kd = KdConfig(ranges="student", weighting="occupancy", temperature=2.0, shift=shift)
     terms = objective(model, kd=kd, teacher=teacher)(*batch)
     logits, ranges, frames = full_lattice(model, features, lens, labels)
     teacher_logits, _, _ = full_lattice(teacher, features, lens, labels)

@@ -15,7 +15,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 from filelock import FileLock
 
 from rnnt_kd import atomic, choices
-from rnnt_kd.bin import compute_features, delay, export, options, pseudo_label, score
+from rnnt_kd.bin import compute_features, delay, export, options, score
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data import folds
 from rnnt_kd.data.features import num_parts
@@ -73,9 +73,22 @@ class Run:
         self.most_at_once = 0
 
     def features(self) -> List[str]:
+        if self.first.unlabelled_dir is not None and not self.args.print_jobs:
+            self._check_apart(self.first.unlabelled_dir)
         if self.folds:
             return self._features_of_folds()
         return self._make_cuts(self.first, self.first.features_commands())
+
+    def _check_apart(self, unlabelled: Path) -> None:
+        """UserError: unlabelled audio that is labelled or tested, too."""
+        places = self.first.places
+        ids = read_table(unlabelled / "utt2spk") if (unlabelled / "utt2spk").is_file() else {}
+        for folder in (places.train_dir, places.dev_dir, *places.test_sets.values()):
+            known = read_table(folder / "utt2spk") if folder is not None and (folder / "utt2spk").is_file() else {}
+            for key in ids if known else ():
+                if key in known:
+                    problem, cure = f'"{key}" is in {folder}, too', "remove it from --unlabelled-dir"
+                    raise UserError(ids[key][1], problem, "utterances that are neither labelled nor tested", cure)
 
     def _features_of_folds(self) -> List[str]:
         """Once for all folds, which select from them."""
@@ -137,19 +150,18 @@ class Run:
     def pseudo_label(self) -> List[str]:
         """The words of unlabelled audio, by each teacher that has students which learn from it."""
         part = self.parts[0]  # with folds there is no unlabelled audio
-        students = [job for job in part.plan.jobs() if part.plan.is_pseudo_labelled(job)]
-        teachers = [teacher for teacher in dict.fromkeys(map(part.plan.teacher_of, students)) if teacher is not None]
+        plan, progress = part.plan, part.progress
+        students = {plan.train_cuts(job): job for job in plan.jobs() if plan.is_pseudo_labelled(job)}
+        asked = [plan.teacher_of(job) for job in students.values()] if plan.needs_words else []
+        teachers = [teacher for teacher in asked if teacher is not None]
         for teacher in teachers:
             self._must_be_trained(part, teacher)
-        asked = teachers if part.plan.needs_words else []
-        failed = self._run_decodings([(part, teacher, UNLABELLED, part.plan.search) for teacher in asked])
-        if asked and self.args.print_jobs:
+        failed = self._run_decodings([(part, teacher, UNLABELLED, plan.search) for teacher in teachers])
+        if teachers and self.args.print_jobs:
             print("# then")
-        jobs = []
-        for teacher in teachers if not failed else []:
-            words, log = part.plan.pseudo_label_command(teacher), part.log("pseudo_label", teacher)
-            if not self._is_made(pseudo_label.make_stage, pseudo_label.arguments(words[2:])):
-                jobs.append(Jobs(part.name(teacher, "pseudo-labels"), words, log))
+        late = {cuts: job for cuts, job in students.items() if not failed and progress.why_no_pseudo_labels(job)}
+        name, log = "pseudo-labels", part.log("pseudo_label")
+        jobs = [Jobs(f"{name} {cuts.name}", plan.pseudo_label_command(job), log) for cuts, job in late.items()]
         return failed + self._run_here(jobs)
 
     def cache(self) -> List[str]:
@@ -273,13 +285,13 @@ class Run:
                 if progress.why_not_trained(teacher):
                     self._must(part.name(teacher), plan.train_command(teacher), part.log("job", job, "teacher"))
         if progress.why_not_trained(job):
-            if teacher is not None and plan.is_pseudo_labelled(job):
-                with FileLock(str(folder.parent / f".{folder.name}.job.lock")):
-                    if plan.needs_words and progress.why_not_decoded(teacher, UNLABELLED):
+            if progress.why_no_pseudo_labels(job):
+                with FileLock(str(plan.train_cuts(job)) + ".lock"):
+                    if teacher is not None and plan.needs_words and progress.why_not_decoded(teacher, UNLABELLED):
                         words = plan.decode_command(teacher, UNLABELLED)
                         self._must(part.name(teacher, UNLABELLED), words, part.log("job", job, "decode.unlabelled"))
-                    words, log = plan.pseudo_label_command(teacher), part.log("job", job, "pseudo_label")
-                    self._must(part.name(teacher, "pseudo-labels"), words, log)
+                    words, log = plan.pseudo_label_command(job), part.log("job", job, "pseudo_label")
+                    self._must("pseudo-labels", words, log)
             if cache is not None and progress.why_no_cache(job):
                 self._must(f"cache {cache.folder.name}", plan.cache_command(cache), part.log("job", job, "cache"))
             self._must(part.name(job), plan.train_command(job), part.log("job", job, "train"))
@@ -307,6 +319,11 @@ class Run:
                 teacher = part.plan.teacher_of(job)
                 if teacher is not None:
                     self._must_be_trained(part, teacher)
+                stale = part.progress.why_no_pseudo_labels(job)
+                if stale and not self.args.print_jobs:
+                    raise UserError(
+                        part.plan.train_cuts(job), stale, "made of today's cuts and words", "run stage 4 first"
+                    )
                 if part.progress.why_not_trained(job):
                     words, threads = part.plan.train_command(job), nproc * self.args.num_threads
                     jobs.append(

@@ -5,7 +5,7 @@ and on stderr what is heard so far, as it comes.  Any rate, of several channels 
 recordings of more than --longest seconds in pieces, cut where it is quiet.  The export is verified first.  A file
 that cannot be read is an error line, the others are transcribed, and the command ends with status 1.
 
-With --data-dir it prints the file ``text`` of a Kaldi data directory that has none: an utterance a line.
+With --data-dir it writes the file ``text`` of a Kaldi data directory that has none.
 
     python -m rnnt_kd.bin.transcribe exp/an4/export/teacher speech.flac interview.wav
 """
@@ -16,6 +16,7 @@ from typing import Callable, List, Optional
 
 import numpy as np
 
+from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import add_allow_pipes, parser
 from rnnt_kd.data.kaldi_dir import read_data_dir
@@ -118,15 +119,20 @@ def _each(files: List[Path], transcribe: Callable[[Path], None]) -> bool:
 
 
 def _each_utterance(args, text_of: Callable[[np.ndarray], str]) -> bool:
-    """Print id and text of each; nothing but the id where the audio cannot be used, which is said."""
+    """Write ``text``; without a word for audio that cannot be used, which is said."""
     from rnnt_kd.data.speech import read_speech
 
+    path, lines = args.data_dir / "text", []
+    if path.exists():
+        raise UserError(path, "is there", "a data directory without text", "move it away")
     total = len(read_data_dir(args.data_dir, args.allow_pipes, unlabelled=True).utterances)
     with ProgressBar(f"text of {args.data_dir}", total, "utt") as progress:
         for speech in progress.counted(read_speech(args.data_dir, args.allow_pipes, unlabelled=True)):
             if speech.samples is None:
                 print(f"{args.data_dir}: {speech.id} {speech.reason}", file=sys.stderr, flush=True)
-            print(speech.id if speech.samples is None else f"{speech.id} {text_of(speech.samples)}".rstrip())
+            lines.append(speech.id if speech.samples is None else f"{speech.id} {text_of(speech.samples)}".rstrip())
+    atomic.write_text(path, "".join(f"{line}\n" for line in lines))
+    print(f"{path}: {len(lines)} utterances")
     return True
 
 

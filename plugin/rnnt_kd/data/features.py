@@ -99,7 +99,7 @@ def compute_features(
     out_dir = Path(out_dir)
     copies = _Copies(_checked_speeds(speed_perturb), surroundings, far_copies)
     data = read_data_dir(data_dir, allow_pipes, normalization, unlabelled)
-    _check_ids(data.utterances, copies)
+    _check_ids(data.utterances, copies, unlabelled)
     work = _work(data)
     key = json_digest([record.identity(), record.sources]) if record is not None else "new"
     parts = Parts(out_dir, name, key, len(work), beside="feats/feats-{:05d}.lca")
@@ -245,7 +245,13 @@ def _checked_speeds(speed_perturb: Sequence[float]) -> List[float]:
     return speeds
 
 
-def _check_ids(utterances: List[Utterance], copies: _Copies) -> None:
+def _check_ids(utterances: List[Utterance], copies: _Copies, unlabelled: bool) -> None:
+    endings = r"_far[0-9]+" if copies.far else ""
+    endings = r"_far[0-9]+|_sp[0-9.]+" if unlabelled else endings
+    for utterance in utterances if endings else []:
+        if re.search(rf"({endings})$", utterance.id):
+            problem = f'"{utterance.id}" ends as the name of a copy'
+            raise UserError(utterance.where, problem, "ids without _sp0.9 or _far1 at the end", "rename it")
     seen: Dict[str, Utterance] = {}
     for utterance in utterances:
         for cut_id in copies.ids(utterance.id):

@@ -4,7 +4,7 @@ EXP_DIR/cuts  EXP_DIR/bpe                        stages 1 and 2; all experiments
 EXP_DIR/data/<test set>_far                      far sets of stage 1, where the preset wants them
 EXP_DIR/<experiment>/<system>/seed<N>/           a system as bin.train makes it, decodings in it
 EXP_DIR/<experiment>/<teacher>/seed<N>/kd_cache  its cache; kd_cache_temperature2 ... for students that want another
-EXP_DIR/<experiment>/<teacher>/seed<N>/with_unlabelled.jsonl.gz   what its students train on, with unlabelled audio
+EXP_DIR/cuts/with_unlabelled.<experiment>.<teacher>.<N>.jsonl.gz   what its students train on, with unlabelled audio
 EXP_DIR/<experiment>/export/<system>/            its first seed, for a device
 
 With folds (data.folds) each is such an EXP_DIR, EXP_DIR/fold<K>of<N>; tables and exports lie in EXP_DIR/<experiment>.
@@ -20,6 +20,7 @@ from rnnt_kd.config_io import load_recipe, merged
 from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.definition import TEACHER, Experiment, System, read_experiment
+from rnnt_kd.experiments.pseudo_labels import Sources
 from rnnt_kd.systems.compose import compose
 from rnnt_kd.systems.experiment_folder import GREEDY
 from rnnt_kd.text.normalization import FORMS
@@ -164,7 +165,7 @@ class Plan:
         """The job that makes the teacher it starts or learns from; None where none is needed."""
         system, config = self.systems[job[0]], self._configs[job[0]]
         starts_there = system.role in ("sparse_student", "streaming_student")
-        if not starts_there and config.kd is None and not self.is_pseudo_labelled(job):
+        if not starts_there and config.kd is None and not (self.needs_words and self.is_pseudo_labelled(job)):
             return None
         if system.teacher is None:
             where = f"{self.experiment.path}: system {system.name}"
@@ -182,8 +183,18 @@ class Plan:
 
     def train_cuts(self, job: Job) -> Path:
         """What it is trained on."""
-        teacher = self.teacher_dir(job) if self.is_pseudo_labelled(job) else None
-        return self.places.train_cuts if teacher is None else teacher / "with_unlabelled.jsonl.gz"
+        if not self.is_pseudo_labelled(job):
+            return self.places.train_cuts
+        teacher, names = self.teacher_of(job) if self.needs_words else None, ["with_unlabelled"]
+        if teacher is not None:
+            names += [self.systems[teacher[0]].experiment, teacher[0], str(teacher[1])]
+        return self.places.cuts(".".join(names))
+
+    def pseudo_labels(self, job: Job) -> Sources:
+        """What ``train_cuts`` of a job with unlabelled audio is made of."""
+        teacher = self.teacher_of(job) if self.needs_words else None
+        words = None if teacher is None else self.decode_dir(teacher, UNLABELLED) / f"recogs-{UNLABELLED}.txt"
+        return Sources(self.places.train_cuts, self.places.cuts(UNLABELLED), words)
 
     def baseline_of(self, job: Job) -> Optional[Job]:
         """The same seed of the system's baseline; None where there is none."""
@@ -283,12 +294,11 @@ class Plan:
         command += ["--originals"] if test_set == UNLABELLED else []
         return [*command, *(places.decode_device or places.device)]
 
-    def pseudo_label_command(self, teacher: Job) -> List[str]:
-        """Of bin.pseudo_label, for the students of a teacher."""
-        places, out = self.places, self.system_dir(teacher) / "with_unlabelled.jsonl.gz"
-        command = _module("pseudo_label", "--cuts", places.train_cuts, "--unlabelled-cuts", places.cuts(UNLABELLED))
-        command += ["--decode-dir", str(self.decode_dir(teacher, UNLABELLED))] if self.needs_words else []
-        return [*command, "--out", str(out)]
+    def pseudo_label_command(self, job: Job) -> List[str]:
+        """Makes ``train_cuts`` of a job with unlabelled audio."""
+        labelled, unlabelled, words = self.pseudo_labels(job)
+        command = _module("pseudo_label", "--cuts", labelled, "--unlabelled-cuts", unlabelled)
+        return [*command, *(["--words", str(words)] if words else []), "--out", str(self.train_cuts(job))]
 
     @property
     def needs_words(self) -> bool:

@@ -45,10 +45,22 @@ class Progress:
         teacher = self.plan.teacher_dir(job)
         if teacher is not None and not (teacher / store.SYSTEM).exists():
             return f"its teacher is not finished ({teacher})"
+        why = self.why_no_pseudo_labels(job)
+        if why:
+            return f"what it was trained on is not up to date: {why}"
         times = self._times(job)
         if self._compared.get(job, (None,))[0] != times:
             self._compared[job] = times, self._compare(job, teacher)
         return self._compared[job][1]
+
+    def why_no_pseudo_labels(self, job: Job) -> str:
+        """Why the cuts of what learns from unlabelled audio, too, cannot be used; "" for any other."""
+        plan = self.plan
+        if not plan.is_pseudo_labelled(job):
+            return ""
+        teacher = plan.teacher_of(job) if plan.needs_words else None
+        why = self.why_not_decoded(teacher, UNLABELLED) if teacher is not None else ""
+        return why or plan.pseudo_labels(job).record(plan.train_cuts(job)).why_not()
 
     def why_no_cache(self, job: Job) -> str:
         """Why what the system distils from cannot be used, a cache or its cuts'; "" where it can, or none is needed."""

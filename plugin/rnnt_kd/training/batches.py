@@ -74,7 +74,13 @@ class Preparation(Dataset):
             options = getattr(config.training, name)
             if options is not None and step is not None:
                 generator = torch.Generator().manual_seed(draw_seed(config.seed, name, step, self.rank))
-                inputs["features"] = augment(inputs["features"], batch.feature_lens, generator, **vars(options))
+                augmented = [
+                    augment(features, lens, generator, **vars(options))  # no view hears another
+                    for features, lens in zip(
+                        inputs["features"].chunk(config.training.views), batch.feature_lens.chunk(config.training.views)
+                    )
+                ]
+                inputs["features"] = torch.cat(augmented)
         if step is not None and kd is not None and kd.ranges == "student":  # its teacher runs online
             if kd.hears == "original":
                 inputs["clean_features"] = self._originals(planned, batch)
@@ -179,7 +185,7 @@ class TrainingData:
         training = self.config.training
         order.update(batch_seconds=training.batch_seconds, num_buckets=training.num_buckets, seed=self.config.seed)
         if name == "train":
-            order["batch_seconds"] /= self._views
+            order["batch_seconds"] /= training.views
             order.update(rank=self.rank, world_size=self.size)
         loader = make_dataloader(self.paths[name], places=self.selections[name].places, **order)
         if name != "train":  # validation: nobody waits for another one before the end
@@ -200,14 +206,9 @@ class TrainingData:
             next_step = "run the same command again: it goes on from its last checkpoint"
             raise UserError("a worker process of the data loader", "was killed (memory?)", "", next_step) from None
 
-    @property
-    def _views(self) -> int:
-        """Of each utterance of a training batch."""
-        return 1 if self.config.training.consistency is None else 2
-
     def _planned(self, source: Source, step: Optional[int], places: List[int]) -> Planned:
         if step is not None:
-            places = list(places) * self._views
+            places = list(places) * self.config.training.views
         if step is None or self.cache is None:
             return Planned(places, source.path, step, None, [])
         frames = encoder_frames(source, places, self._encoder_frames)
