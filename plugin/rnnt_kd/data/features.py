@@ -246,12 +246,6 @@ def _checked_speeds(speed_perturb: Sequence[float]) -> List[float]:
 
 
 def _check_ids(utterances: List[Utterance], copies: _Copies, unlabelled: bool) -> None:
-    endings = r"_far[0-9]+" if copies.far else ""
-    endings = r"_far[0-9]+|_sp[0-9.]+" if unlabelled else endings
-    for utterance in utterances if endings else []:
-        if re.search(rf"({endings})$", utterance.id):
-            problem = f'"{utterance.id}" ends as the name of a copy'
-            raise UserError(utterance.where, problem, "ids without _sp0.9 or _far1 at the end", "rename it")
     seen: Dict[str, Utterance] = {}
     for utterance in utterances:
         for cut_id in copies.ids(utterance.id):
@@ -259,6 +253,12 @@ def _check_ids(utterances: List[Utterance], copies: _Copies, unlabelled: bool) -
             if other is not utterance:
                 problem = f'"{cut_id}" would name two cuts: of "{other.id}" and of "{utterance.id}", as copies'
                 raise UserError(utterance.where, problem, "ids without _sp0.9 or _far1 at the end", "rename one")
+    endings = r"_far[0-9]+" if copies.far else ""
+    endings = r"_far[0-9]+|_sp[0-9.]+" if unlabelled else endings
+    for utterance in utterances if endings else []:
+        if re.search(rf"({endings})$", utterance.id):
+            problem = f'"{utterance.id}" ends as the name of a copy'
+            raise UserError(utterance.where, problem, "ids without _sp0.9 or _far1 at the end", "rename it")
 
 
 def _large_shares(utterances: Sequence[Utterance], left_out: Dict[str, BadAudio], seconds: float) -> List[str]:
