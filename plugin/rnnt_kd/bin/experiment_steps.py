@@ -26,6 +26,7 @@ from rnnt_kd.experiments import endpoint, results, summary
 from rnnt_kd.experiments.definition import TEACHER, System
 from rnnt_kd.experiments.plan import OWN_BONUS, UNLABELLED, Cache, Job, Plan
 from rnnt_kd.experiments.progress import Progress
+from rnnt_kd.experiments.pseudo_labels import check_apart
 from rnnt_kd.jobs import JOB, Jobs, portable, read_cmd, run_side_by_side
 from rnnt_kd.parts import are_left
 from rnnt_kd.text.coverage import coverage
@@ -74,21 +75,11 @@ class Run:
 
     def features(self) -> List[str]:
         if self.first.unlabelled_dir is not None and not self.args.print_jobs:
-            self._check_apart(self.first.unlabelled_dir)
+            places = self.first.places
+            check_apart(self.first.unlabelled_dir, [places.train_dir, places.dev_dir, *places.test_sets.values()])
         if self.folds:
             return self._features_of_folds()
         return self._make_cuts(self.first, self.first.features_commands())
-
-    def _check_apart(self, unlabelled: Path) -> None:
-        """UserError: unlabelled audio that is labelled or tested, too."""
-        places = self.first.places
-        ids = read_table(unlabelled / "utt2spk") if (unlabelled / "utt2spk").is_file() else {}
-        for folder in (places.train_dir, places.dev_dir, *places.test_sets.values()):
-            known = read_table(folder / "utt2spk") if folder is not None and (folder / "utt2spk").is_file() else {}
-            for key in ids if known else ():
-                if key in known:
-                    problem, cure = f'"{key}" is in {folder}, too', "remove it from --unlabelled-dir"
-                    raise UserError(ids[key][1], problem, "utterances that are neither labelled nor tested", cure)
 
     def _features_of_folds(self) -> List[str]:
         """Once for all folds, which select from them."""

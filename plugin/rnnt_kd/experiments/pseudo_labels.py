@@ -6,16 +6,30 @@ Copies at other speeds and far ones have the words of what they are copies of.
 import gzip
 import json
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from rnnt_kd import atomic
 from rnnt_kd.data.cuts import check_lhotse, parse_line, read_lines
 from rnnt_kd.data.features import originals
+from rnnt_kd.data.kaldi_dir import Table, read_table
 from rnnt_kd.errors import UserError
 from rnnt_kd.record import Record, file_digest
 from rnnt_kd.scoring.recognitions import read_recogs
 
 AGAIN = "run stage 1 again"
+
+
+def check_apart(unlabelled: Path, others: Sequence[Optional[Path]]) -> None:
+    """UserError: an utterance of one data directory is labelled or tested in another; what is missing has none."""
+    ids, *known = ({} if folder is None else _utterances(folder) for folder in (unlabelled, *others))
+    for folder, table in zip(others, known):
+        for key in filter(table.__contains__, ids):
+            problem, cure = f'"{key}" is in {folder}, too', "remove it from --unlabelled-dir"
+            raise UserError(ids[key][1], problem, "utterances that are neither labelled nor tested", cure)
+
+
+def _utterances(folder: Path) -> Table:
+    return read_table(folder / "utt2spk") if (folder / "utt2spk").is_file() else {}
 
 
 class Sources(NamedTuple):
