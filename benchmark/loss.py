@@ -1,10 +1,10 @@
 """Time and memory of the loss, forward and backward, beside other people's.
 
 Ours, without a teacher (none), with the teacher's joiner on the same nodes (online) and with its
-scores as they come from a cache (cache); the peers, without a teacher, or naive: our loss with whole
-logits; and the bare matrix products of the output layer (matmul; matmul_onednn: by the kernels that
-ours uses).  From the projected encoder and predictor outputs to the gradients of these and of the
-output layer.
+scores as they come from a cache (cache); ours_lean: the same without memory for logits; the peers,
+without a teacher, or naive: our loss with whole logits; and the bare matrix products of the output
+layer (matmul; matmul_onednn: by the kernels that ours uses).  From the projected encoder and
+predictor outputs to the gradients of these and of the output layer.
 
 Each has a process of its own and takes turns with the others.  Lengths are those of FILE, or drawn
 from a distribution fitted on LibriSpeech; ranges follow an alignment drawn at random.
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument("--impl", default="auto", help=f"of ours, some of: {join(['auto', *available_impls()])}")
     target.add_argument("--variants", default=",".join(ours_peer.VARIANTS), help="of ours, and of naive")
     known = f"some of: {join(available_peers())}; '' for none"
-    target.add_argument("--peers", default="k2,k2_indexed,naive,matmul_onednn", help=known)
+    target.add_argument("--peers", default="ours_lean,k2,k2_indexed,naive,matmul_onednn", help=known)
     target.add_argument("--dtype", choices=list(BYTES), default="float32", help="of all inputs")
     target.add_argument("--plot", type=Path, help="write a picture: .png, .svg or .pdf")
     options.add_measuring(target)

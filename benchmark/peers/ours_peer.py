@@ -1,4 +1,4 @@
-"""The project's loss without logits, with no teacher, its joiner online, or its scores from a cache.
+"""The project's loss from the joiner's inputs, with no teacher, its joiner online, or its scores from a cache.
 
 ``prepare`` has the implementation (``impl``) to choose.
 """
@@ -12,6 +12,7 @@ from benchmark.loss_inputs import BLANK, LossInputs
 from rnnt_kd.losses import pruned_transducer_loss
 from rnnt_kd.losses.kept_nodes import kept_nodes
 from rnnt_kd.losses.node_scores import JoinerParts, choose_impl, node_scores
+from rnnt_kd.losses.node_scores.torch_impl import CPU_MEMORY
 from rnnt_kd.losses.packed_posteriors import pack, unpack
 
 VARIANTS = ("none", "online", "cache")
@@ -23,7 +24,7 @@ def why_not(device: torch.device) -> Optional[str]:
 
 
 def estimated_bytes(B: int, T: int, S: int, s_range: int, C: int, J: int) -> int:
-    return 4 * (B * T * (s_range + 4) * J + 4 * C * J)
+    return 4 * (B * T * (s_range + 4) * J + 4 * C * J) + CPU_MEMORY
 
 
 def chosen_impl(inputs: LossInputs, impl: str) -> str:
@@ -32,7 +33,7 @@ def chosen_impl(inputs: LossInputs, impl: str) -> str:
     return module.__name__.rpartition(".")[2][: -len("_impl")]
 
 
-def prepare(inputs: LossInputs, variant: str, impl: str = "auto") -> Callable[[], Tensor]:
+def prepare(inputs: LossInputs, variant: str, impl: str = "auto", memory: Optional[int] = None) -> Callable[[], Tensor]:
     """``cache``: the teacher's scores lie ready as they come from the disk, two float16 a node."""
     packed = cached_scores(inputs, impl) if variant == "cache" else None
 
@@ -48,6 +49,7 @@ def prepare(inputs: LossInputs, variant: str, impl: str = "auto") -> Callable[[]
             kd_variant="collapsed",
             kd_weighting="occupancy",
             impl=impl,
+            memory=memory,
         )
 
     return loss

@@ -160,6 +160,7 @@ class TrainingConfig:
     pruned_loss_warmup_steps: Steps = 200  # pruned and distillation terms ramp 0.1 -> 1 while the ranges are poor
     ctc_loss_scale: Scale = 0.2
     rnnt_type: Literal["regular", "modified", "constrained"] = "regular"
+    loss_memory_mb: Optional[Scale] = None  # of logits kept for the backward pass: JoinerParts.memory
     delay_penalty: Scale = 0.0  # k2's, of the simple and the pruned loss: larger makes symbols come earlier
     specaugment: Optional[SpecAugmentConfig] = field(default_factory=SpecAugmentConfig)
     babble: Optional[BabbleConfig] = None  # before SpecAugment; see kd.hears

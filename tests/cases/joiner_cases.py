@@ -57,7 +57,7 @@ class JoinerCase:
 
 
 def moved(joiner: JoinerParts, where) -> JoinerParts:
-    return JoinerParts(*(None if x is None else x.to(where) for x in joiner[:4]), joiner.activation)
+    return JoinerParts(*(None if x is None else x.to(where) for x in joiner[:4]), *joiner[4:])
 
 
 def leaves_of(joiner: JoinerParts) -> Tuple[Tensor, ...]:
@@ -67,7 +67,7 @@ def leaves_of(joiner: JoinerParts) -> Tuple[Tensor, ...]:
 
 def with_leaves(joiner: JoinerParts, leaves) -> JoinerParts:
     am, lm, weight, *bias = leaves
-    return JoinerParts(am, lm, weight, bias[0] if bias else None, joiner.activation)
+    return JoinerParts(am, lm, weight, bias[0] if bias else None, *joiner[4:])
 
 
 def make_joiner_case(
@@ -221,7 +221,7 @@ def three_ways(case: JoinerCase, impl: str, temperature: float = 1.0):
 
 def loss(case: JoinerCase, joiner: JoinerParts, reduction="none", **options) -> Tensor:
     """The public function on this joiner."""
-    am, lm, weight, bias, activation = joiner
+    am, lm, weight, bias, activation, _ = joiner
     return pruned_transducer_loss(
         am, lm, weight, bias, *case.arguments, reduction=reduction, activation=activation, **options
     )

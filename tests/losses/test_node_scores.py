@@ -206,7 +206,7 @@ def test_pruned_without_a_copy_is_scored_once_per_frame():
 @every_impl
 def test_strides_of_the_inputs_do_not_matter(impl):
     case = place_for(impl, make_joiner_case(4, B=3, T=6, S=4, C=7, J=5).to(torch.float32))
-    nodes, (am, lm, weight, bias, _) = case.nodes, case.student
+    nodes, (am, lm, weight, bias, *_) = case.nodes, case.student
     other = JoinerParts(
         am.transpose(0, 1).contiguous().transpose(0, 1),
         lm.transpose(1, 2).contiguous().transpose(1, 2),

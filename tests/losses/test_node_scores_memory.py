@@ -1,5 +1,6 @@
 """Node scores: how much memory they hold, and that two runs agree bit for bit."""
 
+import dataclasses
 import json
 from functools import partial
 
@@ -52,6 +53,10 @@ def peak_bytes(run, tmp_path) -> int:
     return peak
 
 
+def with_memory(case, memory):
+    return dataclasses.replace(case, student=case.student._replace(memory=memory))
+
+
 def step(case):
     """A pass of the torch implementation, with the gradients of all inputs."""
     nodes, leaves = case.nodes, [x.requires_grad_() for x in leaves_of(case.student)]
@@ -70,7 +75,7 @@ def test_never_more_than_a_block_scores_of_logits(tmp_path, monkeypatch):
     N, (C, J) = int(nodes.node_mask.sum()), case.student.weight.shape
     assert N > 2000
     monkeypatch.setattr(torch_impl, "MOST_ROWS", 50)
-    run = step(case)
+    run = step(with_memory(case, 0))
     block, node_bytes, weight_bytes = 4 * 50 * C, 8 * nodes.ranges.numel(), 4 * C * J
     peak = peak_bytes(run, tmp_path)
     bound = 4 * block + 16 * node_bytes + 6 * weight_bytes + 4 * 4 * (case.student.am.numel() + case.student.lm.numel())
@@ -84,6 +89,41 @@ def test_memory_does_not_grow_with_the_vocabulary(tmp_path, monkeypatch):
     monkeypatch.setattr(torch_impl, "BLOCK_ELEMENTS", 2**14)
     above = {}
     for C in (200, 1600):
-        case = make_joiner_case(1, B=4, T=250, S=40, C=C, J=8, s_range=5).to(torch.float32)
+        case = with_memory(make_joiner_case(1, B=4, T=250, S=40, C=C, J=8, s_range=5).to(torch.float32), 0)
         above[C] = peak_bytes(step(case), tmp_path) - 4 * 4 * C * (8 + 1)
     assert above[1600] < 1.2 * above[200], above
+
+
+@pytest.mark.parametrize("activation", [torch.tanh, torch.relu])
+def test_memory_changes_no_bit_and_holds_what_was_asked_for(activation, tmp_path, monkeypatch):
+    """None, that of a third of the blocks and a byte less, and of all; a second backward pass finds the same."""
+    monkeypatch.setattr(torch_impl, "MOST_ROWS", 50)
+    case = make_joiner_case(1, B=4, T=250, S=40, C=600, J=8, s_range=5).to(torch.float32)
+    case = dataclasses.replace(case, student=case.student._replace(activation=activation))
+    blocks = -(-int(case.nodes.node_mask.sum()) // 50)
+    block = 4 * 50 * (600 + 8)
+    results, peaks = [], []
+    for memory in (0, blocks // 3 * block - 1, None):
+        made = with_memory(case, memory)
+        results.append(
+            value_and_gradients(made.student, lambda x: torch.stack(node_scores(x, case.nodes, impl="torch")))
+        )
+        peaks.append(peak_bytes(step(made), tmp_path))
+        leaves = [x.requires_grad_() for x in leaves_of(made.student)]
+        total = node_scores(with_leaves(made.student, leaves), case.nodes, impl="torch").log_rest.sum()
+        first, second = (torch.autograd.grad(total, leaves, retain_graph=True) for _ in range(2))
+        assert all(torch.equal(a, b) for a, b in zip(first, second))
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(other, results[0]))
+    least, some, all_kept = peaks
+    assert (blocks // 3 - 2) * block < some - least <= (blocks // 3 - 1) * block < all_kept - least, (peaks, block)
+
+
+def test_without_gradients_nothing_is_kept(tmp_path):
+    """A teacher, online."""
+    case = make_joiner_case(1, B=4, T=250, S=40, C=600, J=8, s_range=5).to(torch.float32)
+    held = []
+    peak_bytes(lambda: held.append(node_scores(case.student, case.nodes, impl="torch")), tmp_path)
+    assert held[0].log_blank.grad_fn is None
+    frozen = case.student._replace(am=case.student.am.requires_grad_())
+    with torch.no_grad():
+        assert node_scores(frozen, case.nodes, impl="torch").log_blank.grad_fn is None

@@ -78,6 +78,7 @@ BAD_INPUT = {
     "lm of another batch": (dict(lm=torch.zeros(1, 4, 4)), r"lm \(1, 4, 4\)"),
     "weight of no matrix": (dict(weight=torch.zeros(6)), r"output layer: weight \(6,\)"),
     "activation to train": (dict(activation=torch.nn.PReLU()), "activation: PReLU has parameters to train"),
+    "less than no memory": (dict(memory=-1), "memory: -1; expected a number of bytes, at least 0"),
     "weight of another width": (dict(weight=torch.zeros(6, 3)), r"\(B, T, J\) = \(2, 5, 3\)"),
     "bias of another vocabulary": (
         dict(bias=torch.zeros(5)),

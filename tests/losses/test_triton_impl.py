@@ -60,7 +60,7 @@ def test_any_number_of_nodes_around_the_block_sizes(monkeypatch, offset, frames,
 
 def test_less_than_log_zero_is_log_zero():
     """Classes may be switched off by -1e34 as well."""
-    am, lm, weight, bias, _ = case_of().student
+    am, lm, weight, bias, *_ = case_of().student
     bias = torch.full_like(bias, -1e34)
     rows = torch.zeros(5, dtype=torch.int64, device=am.device)
     _, _, log_rest = triton_impl.split_logits(am[0], lm[0], weight, bias, rows + 1, rows, rows, 0)
@@ -82,7 +82,7 @@ def test_float16_gradients_of_any_size(size):
 def test_mixed_dtypes_as_under_autocast():
     """bfloat16 activations with float32 weights: products in bfloat16, weight gradients in float32."""
     case = case_of(dtype=torch.bfloat16)
-    am, lm, weight, bias, _ = case.student
+    am, lm, weight, bias, *_ = case.student
     mixed = case.student._replace(weight=weight.float(), bias=bias.float())
     found, same = run(mixed, scored(case)), run(case.student, scored(case))
     assert all(torch.equal(a, b) for a, b in zip(found[:3], same[:3]))

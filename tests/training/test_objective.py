@@ -15,6 +15,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed
 from rnnt_kd.losses import rnnt_kd_loss, rnnt_loss_pruned
+from rnnt_kd.losses.node_scores import torch_impl
 from rnnt_kd.losses.packed_posteriors import pack
 from rnnt_kd.models.encoders.conformer import rotary_tables
 from rnnt_kd.teachers.interface import as_teacher
@@ -48,6 +49,15 @@ def test_terms_equal_the_plain_loops(backend):
     }  # fmt: skip
     for name, value in expected.items():
         assert terms[name].item() == pytest.approx(value.item(), rel=1e-4), name
+
+
+@pytest.mark.parametrize("megabytes, bytes_given", [(None, None), (0.0, 0), (1.5, 1_500_000)])
+def test_loss_memory_reaches_the_loss(megabytes, bytes_given, monkeypatch):
+    given = []
+    split = torch_impl.split_logits
+    monkeypatch.setattr(torch_impl, "split_logits", lambda *args: given.append(args[-1]) or split(*args))
+    objective(make_model(0), dataclasses.replace(TRAINING, loss_memory_mb=megabytes))(*make_batch())
+    assert given == [bytes_given]
 
 
 def test_delay_penalty_and_class_scales_reach_the_losses():

@@ -56,23 +56,30 @@ def hat_as_softmax(logits: Tensor, blank: int) -> Tensor:
     return torch.where(is_blank, logits + others, logits)
 
 
-def log_rest_(logits: Tensor, labels: Tensor, blank: int) -> Tensor:
-    """(N,), the log-sum-exp of all classes but blank and label; (N, C) ``logits`` are overwritten.  labels: (N, 1)."""
+def rest_(logits: Tensor, labels: Tensor, blank: int) -> Tuple[Tensor, Tensor]:
+    """(N, 1) each: the largest logit of the rest, all classes but blank and label, and the sum of their exponentials
+    relative to it, which overwrite (N, C) ``logits``.  labels: (N, 1)."""
     logits.scatter_(1, labels, LOG_ZERO)
     logits[:, blank] = LOG_ZERO
-    return logits.logsumexp(dim=1)
+    largest = logits.amax(dim=1, keepdim=True)
+    return largest, exponentials_(logits, largest).sum(dim=1, keepdim=True)
 
 
-def split_gradient(logits: Tensor, labels: Tensor, blank: int, log_rest: Tensor, grads: Sequence[Tensor], out: Tensor):
-    """Writes the gradient of (N, C) ``logits`` to ``out``, which may be ``logits``.
+def exponentials_(logits: Tensor, largest: Tensor) -> Tensor:
+    """Those that ``rest_`` leaves, of the rest; (N, C) ``logits`` are overwritten."""
+    return logits.sub_(largest).exp_()
 
-    labels, log_rest and the grads of blank, label and rest: (N, 1) each.  Where the label is blank, the label's
+
+def split_gradient(
+    exponentials: Tensor, labels: Tensor, blank: int, total: Tensor, grads: Sequence[Tensor], out: Tensor
+):
+    """Writes the gradient of (N, C) logits to ``out``, which may be the ``exponentials`` that ``rest_`` made of them.
+
+    labels, total and the grads of blank, label and rest: (N, 1) each.  Where the label is blank, the label's
     grad is not read: blank's must hold both.
-
-    Where the label is blank, the gradient of blank is that of both, see ``blank_gradient``.
     """
     blank_grad, label_grad, rest_grad = grads
-    torch.sub(logits, log_rest, out=out).exp_().mul_(rest_grad)
+    torch.mul(exponentials, rest_grad / total, out=out)
     # blank and label are no part of the rest: whatever stands there is replaced
     out.scatter_(1, labels, label_grad)
     out[:, blank] = blank_grad[:, 0]
@@ -89,21 +96,22 @@ class _Split(torch.autograd.Function):
         labels = labels.unsqueeze(-1)
         blank = logits[..., termination_symbol].clone()
         label = logits.gather(-1, labels).squeeze(-1)
-        log_rest = torch.empty_like(blank)
-        for rows, columns, out in _blocks(logits, labels, log_rest.unsqueeze(-1)):
-            out[:, 0] = log_rest_(rows.clone(), columns, termination_symbol)
-        ctx.save_for_backward(logits, labels, log_rest)
+        largest, total = torch.empty_like(labels, dtype=logits.dtype), torch.empty_like(labels, dtype=logits.dtype)
+        for rows, columns, *out in _blocks(logits, labels, largest, total):
+            out[0][:], out[1][:] = rest_(rows.clone(), columns, termination_symbol)
+        ctx.save_for_backward(logits, labels, largest, total)
         ctx.termination_symbol = termination_symbol
-        return blank, label, log_rest
+        return blank, label, (largest + total.log()).squeeze(-1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, blank_grad, label_grad, rest_grad):
-        logits, labels, log_rest = ctx.saved_tensors
+        logits, *per_node = ctx.saved_tensors
         grad = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-        per_node = (x.unsqueeze(-1) for x in (log_rest, blank_grad, label_grad, rest_grad))
-        for rows, out, columns, total, *grads in _blocks(logits, grad, labels, *per_node):
-            split_gradient(rows, columns, ctx.termination_symbol, total, grads, out=out)
+        per_node += (x.unsqueeze(-1) for x in (blank_grad, label_grad, rest_grad))
+        for rows, out, columns, largest, total, *grads in _blocks(logits, grad, *per_node):
+            exponentials_(out.copy_(rows), largest)
+            split_gradient(out, columns, ctx.termination_symbol, total, grads, out=out)
         return grad, None, None
 
 

@@ -4,9 +4,9 @@
     loss = pruned_transducer_loss(am, lm, output.weight, output.bias, symbols, ranges, blank, boundary,
                                   teacher=JoinerParts(...) or NodeScores(...) or None)
 
-The value and the gradient of ``rnnt_loss_pruned``, whose logits (B, T, s_range, C) are neither
-built nor kept: memory grows with B * T * s_range and not with C.  B = batch, T = frames after
-subsampling, S = symbols, C = classes with blank, J = joiner dimension.
+The value and the gradient of ``rnnt_loss_pruned``, whose logits (B, T, s_range, C) are never built; beyond ``memory``
+they are not kept either, and with ``memory=0`` what the loss needs grows with B * T * s_range and not with C.
+B = batch, T = frames after subsampling, S = symbols, C = classes with blank, J = joiner dimension.
 
 The work is in float32 (float64 for float64 inputs), whatever autocast says.
 """
@@ -40,6 +40,7 @@ def pruned_transducer_loss(
     use_hat_loss: bool = False,
     *,
     activation: Callable[[Tensor], Tensor] = torch.tanh,
+    memory: Optional[int] = None,
     teacher: Teacher = None,
     kd_scale: float = 1.0,
     kd_variant: str = "collapsed",
@@ -63,6 +64,7 @@ def pruned_transducer_loss(
       boundary:  (B, 4) int64, rows [0, 0, S_b, T_b]; None: no padding.
       rnnt_type, delay_penalty, reduction, use_hat_loss:  as in ``rnnt_loss_pruned``.
       activation:  elementwise; anything but ``torch.tanh`` runs in PyTorch.
+      memory:    bytes that may be kept for the backward pass: ``losses.node_scores.JoinerParts``.
       teacher:   ``JoinerParts`` of the teacher (its joiner runs here, on the same nodes), or
                  ``NodeScores`` (computed before, or from the cache); gets no gradient.
       kd_variant, kd_weighting, kd_temperature, kd_class_scales:  see ``losses.distillation.Distillation``.
@@ -79,9 +81,9 @@ def pruned_transducer_loss(
     """
     rnnt, kd = pruned_transducer_terms(
         am, lm, weight, bias, symbols, ranges, termination_symbol, boundary, rnnt_type, delay_penalty, reduction,
-        use_hat_loss, activation=activation, teacher=teacher if kd_scale != 0.0 else None, kd_variant=kd_variant,
-        kd_weighting=kd_weighting, kd_temperature=kd_temperature, kd_class_scales=kd_class_scales,
-        tempered_teacher=tempered_teacher, backend=backend, impl=impl,
+        use_hat_loss, activation=activation, memory=memory, teacher=teacher if kd_scale != 0.0 else None,
+        kd_variant=kd_variant, kd_weighting=kd_weighting, kd_temperature=kd_temperature,
+        kd_class_scales=kd_class_scales, tempered_teacher=tempered_teacher, backend=backend, impl=impl,
     )  # fmt: skip
     return rnnt + kd_scale * kd
 
@@ -93,6 +95,7 @@ def pruned_transducer_terms(
     bias: Optional[Tensor],
     *lattice,
     activation: Callable[[Tensor], Tensor] = torch.tanh,
+    memory: Optional[int] = None,
     teacher: Teacher = None,
     kd_variant: str = "collapsed",
     kd_weighting: str = "uniform",
@@ -115,5 +118,5 @@ def pruned_transducer_terms(
         view = TeacherView(Posteriors(teacher, tempered_teacher), teacher_mask)
     elif teacher is not None:
         raise UserError("teacher", type(teacher).__name__, "JoinerParts, NodeScores or None")
-    student = JoinerParts(am, lm, weight, bias, activation)
+    student = JoinerParts(am, lm, weight, bias, activation, memory)
     return transducer_terms(student, *lattice, teacher=view, kd=kd, **options)

@@ -96,6 +96,7 @@ class Objective(nn.Module):
         assert (teacher is not None) == (kd is not None and kd.ranges == "student"), "online, and only then"
         self.model, self.training_config, self.kd, self.backend = model, training, kd, backend
         self.student = OurTransducer(model)
+        self.memory = None if training.loss_memory_mb is None else int(training.loss_memory_mb * 1e6)
         self.distillation = self.online = None
         if kd is not None:
             self.distillation = Distillation(kd.variant, kd.weighting, kd.temperature, kd.class_scales, kd.shift)
@@ -155,7 +156,8 @@ class Objective(nn.Module):
         if consistency is not None and consistency.lattice > 0:
             taught["consistency"] = TeacherView(OtherHalf()), Distillation(weighting=consistency.weighting)
         nodes = kept_nodes(labels, ranges, blank, student.boundary, config.rnnt_type)
-        losses = lattice_terms(student.joiner, nodes, list(taught.values()), self.backend, config.delay_penalty)
+        joiner = student.joiner._replace(memory=self.memory)
+        losses = lattice_terms(joiner, nodes, list(taught.values()), self.backend, config.delay_penalty)
         terms.update((name, loss.sum()) for name, loss in zip(("pruned", *taught), losses))
         if model.ctc_output is not None and config.ctc_loss_scale > 0:
             logits = model.ctc_output(student.encoder_out)

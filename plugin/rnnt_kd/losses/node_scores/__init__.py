@@ -2,16 +2,16 @@
 
     scores = node_scores(JoinerParts(am, lm, weight, bias), nodes)
 
-The logits of the joiner, (B, T, s_range, C), never exist: three numbers of each node are all
-that the transducer loss and the collapsed distillation term read, so a block of logits is
-made, reduced and dropped, and made again in the backward pass.  Padded nodes are not
-computed at all.  Student (with gradient) and teacher (under ``torch.no_grad``) use the same
-function.
+The logits of the joiner, (B, T, s_range, C), never exist as a whole: three numbers of each node are
+all that the transducer loss and the collapsed distillation term read, so a block of logits is
+made, reduced and dropped, and made again in the backward pass, or kept for it while there is
+memory.  Padded nodes are not computed at all.  Student (with gradient) and teacher (under
+``torch.no_grad``) use the same function.
 
 An implementation is a module ``<name>_impl.py`` of this package with two functions:
 
     why_not(joiner) -> None, or the reason why it cannot run on these tensors
-    split_logits(am, lm, weight, bias, labels, am_rows, lm_rows, blank, activation)
+    split_logits(am, lm, weight, bias, labels, am_rows, lm_rows, blank, activation, memory)
         -> (blank, label, log_rest), see ``torch_impl.py``
 
 B = batch, T = frames, S = symbols, C = classes with blank, J = joiner dimension,
@@ -57,6 +57,9 @@ class JoinerParts(NamedTuple):
     bias:        (C,), or None.
     activation:  any differentiable function that works elementwise, without parameters to train; the
                  backward pass calls it again, and it must give the same.
+    memory:      bytes of logits and activations that a forward pass may keep for its backward pass, which then has
+                 a matrix product less; what does not fit is made again, and nothing changes but the time.  None:
+                 half a gigabyte on a CPU, nothing elsewhere.  Triton keeps nothing.
     """
 
     am: Tensor
@@ -64,6 +67,7 @@ class JoinerParts(NamedTuple):
     weight: Tensor
     bias: Optional[Tensor] = None
     activation: Callable[[Tensor], Tensor] = torch.tanh
+    memory: Optional[int] = None
 
     def scores(self, nodes: KeptNodes, temperature: float = 1.0, impl: str = "auto") -> NodeScores:
         """See ``node_scores``."""
@@ -152,7 +156,7 @@ def node_scores(joiner: JoinerParts, nodes: KeptNodes, *, temperature: float = 1
     with no_autocast(am):
         rows = (labels, am_rows, lm_rows, nodes.termination_symbol)
         blank, label, rest = module.split_logits(
-            am.reshape(-1, J), lm.reshape(-1, J), weight, bias, *rows, joiner.activation
+            am.reshape(-1, J), lm.reshape(-1, J), weight, bias, *rows, joiner.activation, joiner.memory
         )
         three = normalised(blank, label, rest, labels, nodes.termination_symbol, nodes.use_hat_loss)
 
@@ -230,6 +234,8 @@ def _check(joiner: JoinerParts, nodes: KeptNodes) -> None:
     am, lm, weight, bias = joiner.am, joiner.lm, joiner.weight, joiner.bias
     B, T, s_range = nodes.ranges.shape
     S = nodes.symbols.shape[1]
+    if joiner.memory is not None and joiner.memory < 0:
+        raise UserError("memory", str(joiner.memory), "a number of bytes, at least 0", "or None for the default")
     if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         bias_shape = None if bias is None else tuple(bias.shape)
         raise UserError("output layer", f"weight {tuple(weight.shape)}, bias {bias_shape}", "(C, J) and (C,)")

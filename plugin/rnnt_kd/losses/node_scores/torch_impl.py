@@ -2,23 +2,26 @@
 
 On a CPU a block fits the cache, and its three matrix products run in oneDNN
 (``matrix_products.py``); on a GPU this is the version that needs nothing compiled.
+While there is ``memory``, the backward pass finds what the forward pass made of a block; it
+makes the rest again, the same numbers to the last bit.
 
 Deterministic: every sum is taken in a fixed order, on a CPU.  On CUDA ``index_add_`` adds in
 any order, unless ``torch.use_deterministic_algorithms`` is on.
 """
 
-from typing import Callable, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rnnt_kd.lattice.node_log_probs import log_rest_, split_gradient
+from rnnt_kd.lattice.node_log_probs import exponentials_, rest_, split_gradient
 from rnnt_kd.losses.node_scores.matrix_products import linear, transposed_product
 from rnnt_kd.losses.precision import no_autocast
 
 BLOCK_ELEMENTS = 5 * 2**19  # logits held at once: 10 MB in float32, in the last-level cache of most CPUs
 GPU_BLOCK_ELEMENTS = 2**26
+CPU_MEMORY = 2**29  # kept if nobody says how much
 MOST_ROWS = 1000  # nodes a block; not a power of two, for the sake of transposing
 
 
@@ -37,6 +40,7 @@ def split_logits(
     lm_rows: Tensor,
     blank: int,
     activation: Callable[[Tensor], Tensor],
+    memory: Optional[int] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
     """Of ``weight @ activation(am[am_rows[n]] + lm[lm_rows[n]]) + bias``, for every node n:
 
@@ -48,32 +52,41 @@ def split_logits(
       weight:   (C, J).
       bias:     (C,) or None.
       labels, am_rows, lm_rows:  (N,) int64.
+      memory:   bytes, see ``JoinerParts``.
 
     Differentiable once, with respect to am, lm, weight and bias.
     """
-    return _SplitLogits.apply(am, lm, weight, bias, labels, am_rows, lm_rows, blank, activation)
+    if memory is None:
+        memory = CPU_MEMORY if am.device.type == "cpu" else 0
+    return _SplitLogits.apply(am, lm, weight, bias, labels, am_rows, lm_rows, blank, activation, memory)
 
 
 class _SplitLogits(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, am, lm, weight, bias, labels, am_rows, lm_rows, blank, activation):
+    def forward(ctx, am, lm, weight, bias, labels, am_rows, lm_rows, blank, activation, memory):
         block = _Blocks(am, lm, weight, bias, am_rows, lm_rows)
         N = labels.numel()
-        blank_logit, label_logit, log_rest = (block.weight.new_empty(N) for _ in range(3))
+        blank_logit, label_logit = block.weight.new_empty(N), block.weight.new_empty(N)
+        largest, total = block.weight.new_empty(N, 1), block.weight.new_empty(N, 1)
+        kept: List[Tensor] = []
         for rows in block.slices():
-            logits = block.logits(activation(block.inputs(rows)))
+            hidden = activation(block.inputs(rows))
+            logits = block.logits(hidden)
             columns = labels[rows].unsqueeze(1)
             blank_logit[rows] = logits[:, blank]
             label_logit[rows] = logits.gather(1, columns).squeeze(1)
-            log_rest[rows] = log_rest_(logits, columns, blank)
-        ctx.save_for_backward(am, lm, weight, bias, labels, am_rows, lm_rows, log_rest)
+            largest[rows], total[rows] = rest_(logits, columns, blank)
+            memory -= sum(x.numel() * x.element_size() for x in (logits, hidden))
+            if memory >= 0 and any(ctx.needs_input_grad):
+                kept += (logits, hidden)
+        ctx.save_for_backward(am, lm, weight, bias, labels, am_rows, lm_rows, largest, total, *kept)
         ctx.blank, ctx.activation = blank, activation
-        return blank_logit, label_logit, log_rest
+        return blank_logit, label_logit, (largest + total.log()).squeeze(1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, blank_grad, label_grad, rest_grad):
-        am, lm, weight, bias, labels, am_rows, lm_rows, log_rest = ctx.saved_tensors
+        am, lm, weight, bias, labels, am_rows, lm_rows, largest, total, *kept = ctx.saved_tensors
         needs_am, needs_lm, needs_weight, needs_bias = ctx.needs_input_grad[:4]
         with no_autocast(am):
             block = _Blocks(am, lm, weight, bias, am_rows, lm_rows)
@@ -84,29 +97,36 @@ class _SplitLogits(torch.autograd.Function):
             bias_grad = new_zeros(weight.shape[0]) if needs_bias else None
             weight_columns = block.weight.t().contiguous() if needs_am or needs_lm else None
             blank_grad = blank_grad + label_grad.masked_fill(labels != ctx.blank, 0.0)
-            per_node = [x.unsqueeze(1) for x in (labels, log_rest, blank_grad, label_grad, rest_grad)]
+            per_node = [largest, labels.unsqueeze(1), total]
+            per_node += (x.unsqueeze(1) for x in (blank_grad, label_grad, rest_grad))
             for rows in block.slices():
-                inputs = block.inputs(rows)
-                with torch.enable_grad():
-                    inputs.requires_grad_()
-                    tracked = ctx.activation(inputs)
-                hidden = tracked.detach()
-                grad = block.logits(hidden)
-                columns, total, *grads = (x[rows] for x in per_node)
-                split_gradient(grad, columns, ctx.blank, total, grads, out=grad)
+                most, columns, sums, *grads = (x[rows] for x in per_node)
+                if kept:
+                    found, hidden, *kept = kept
+                else:
+                    hidden = ctx.activation(block.inputs(rows))
+                    found = exponentials_(block.logits(hidden), most)
+                grad = torch.empty_like(found)
+                split_gradient(found, columns, ctx.blank, sums, grads, out=grad)
                 if weight_grad is not None:
                     transposed_product(grad, hidden, add_to=weight_grad)
                 if bias_grad is not None:
                     bias_grad += grad.sum(dim=0)
                 if weight_columns is None:
                     continue
-                (inputs_grad,) = torch.autograd.grad(tracked, inputs, linear(grad, weight_columns, None))
+                hidden_grad = linear(grad, weight_columns, None)
+                if ctx.activation is torch.tanh:
+                    inputs_grad = torch.ops.aten.tanh_backward(hidden_grad, hidden)
+                else:
+                    inputs = block.inputs(rows).requires_grad_()
+                    with torch.enable_grad():
+                        (inputs_grad,) = torch.autograd.grad(ctx.activation(inputs), inputs, hidden_grad)
                 if am_grad is not None:
                     am_grad.index_add_(0, am_rows[rows], inputs_grad)
                 if lm_grad is not None:
                     lm_grad.index_add_(0, lm_rows[rows], inputs_grad)
         found = zip((am_grad, lm_grad, weight_grad, bias_grad), (am, lm, weight, bias))
-        return (*(None if grad is None else grad.to(x.dtype) for grad, x in found), *(None,) * 5)
+        return (*(None if grad is None else grad.to(x.dtype) for grad, x in found), *(None,) * 6)
 
 
 class _Blocks:

@@ -81,8 +81,9 @@ def split_logits(
     lm_rows: Tensor,
     blank: int,
     activation: Callable[[Tensor], Tensor] = torch.tanh,
+    memory: Optional[int] = None,
 ) -> Tuple[Tensor, Tensor, Tensor]:
-    """As ``torch_impl.split_logits``, for ``activation`` torch.tanh; the results are float32."""
+    """As ``torch_impl.split_logits``, for ``activation`` torch.tanh; the results are float32.  Nothing is kept."""
     assert activation is torch.tanh, activation
     return _SplitLogits.apply(am, lm, weight, bias, labels, am_rows, lm_rows, blank)
 
