@@ -19,12 +19,12 @@ from rnnt_kd.config import SparsityConfig
 from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.errors import UserError
+from rnnt_kd.export.size_table import sparsify
 from rnnt_kd.inference import CompiledEncoder
 from rnnt_kd.inference.structure import structure_of
 from rnnt_kd.models import build_transducer
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.sparsity.report import select_parameters
-from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 
@@ -91,9 +91,7 @@ def make_model(specification: Dict[str, Any]) -> Transducer:
         return load_system(Path(specification["system_dir"]))[0]
     model = random_model(specification["size"], specification["seed"])
     if specification["sparsity"]:
-        choice = SparsityConfig()
-        sparsity, structure = specification["sparsity"], specification["structure"]
-        Sparsifier(model, sparsity, 0, 0, structure=structure, include=choice.include, exclude=choice.exclude).step(1)
+        sparsify(model, specification["sparsity"], specification["structure"])
     return model
 
 

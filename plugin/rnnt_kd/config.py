@@ -164,6 +164,7 @@ class TrainingConfig:
     delay_penalty: Scale = 0.0  # k2's, of the simple and the pruned loss: larger makes symbols come earlier
     specaugment: Optional[SpecAugmentConfig] = field(default_factory=SpecAugmentConfig)
     babble: Optional[BabbleConfig] = None  # before SpecAugment; see kd.hears
+    alignment_entropy: Scale = 0.0  # of a term that makes the model decide on one alignment: losses/terms.py
     consistency: Optional[ConsistencyConfig] = None  # batch_seconds counts both views
     validate_every_epochs: Count = 1
     unlabelled: Flag = True  # a student: also learn from features.unlabelled_dir, where there is one
@@ -236,13 +237,14 @@ class SparsityConfig:
     """Gradual magnitude sparsification (Zhu & Gupta 2017), fractions of the run's steps."""
 
     target: Annotated[Number, Field(ge=0, lt=1)] = 0.0  # share of the weights that are zero in the end
+    initial: Fraction = 0.0  # what the ramp begins with, at once
     begin_fraction: Fraction = 0.0
     end_fraction: Fraction = 0.5  # masks are frozen after this
     update_every_steps: Count = 10
     # or a block such as 16x1 (outputs x inputs), 2:4, or units that are cut out, heads+ffn: sparsity/structures.py
     structure: str = "unstructured"
     score: Literal["magnitude", "taylor"] = "magnitude"  # of units: sparsity/units.py
-    scope: Literal["per-layer", "global"] = "per-layer"
+    scope: Literal["global", "per-layer"] = "global"  # who competes: all weights (blocks, units), or those of a matrix
     schedule: str = "cubic"  # shape of the ramp, a function of sparsity/schedules.py
     include: List[str] = field(  # and exclude: not of units, which say their weights themselves
         default_factory=lambda: [
@@ -258,7 +260,9 @@ class SparsityConfig:
         if self.begin_fraction > self.end_fraction:
             problem = f"{self.begin_fraction} > {self.end_fraction} (end_fraction)"
             raise UserError("sparsity.begin_fraction", problem, "begin_fraction <= end_fraction")
-        check_structure(self.structure, final_sparsity=self.target, scope=self.scope)
+        if self.initial > self.target:
+            raise UserError("sparsity.initial", f"{self.initial} > {self.target} (target)", "initial <= target")
+        check_structure(self.structure, final_sparsity=self.target)
         return self
 
 

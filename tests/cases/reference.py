@@ -135,6 +135,17 @@ def rnnt_losses_pruned(logits, symbols, ranges, blank, frames, rnnt_type="regula
     return torch.stack(losses)
 
 
+def alignment_entropies(logits, symbols, ranges, blank, frames, rnnt_type="regular"):
+    """(B,): -log of the probability that two paths, drawn independently, are the same."""
+    entropies = []
+    for b in range(len(symbols)):
+        log_prob = _log_prob_of(logits, symbols, ranges, b, blank)
+        scores = path_scores(_kept_paths(symbols, ranges, frames, b, rnnt_type), log_prob, frames[b])
+        total = log_add(scores)
+        entropies.append(-sum(((score - total).exp() ** 2 for score in scores), torch.zeros(())).log())
+    return torch.stack(entropies)
+
+
 def rnnt_losses_smoothed(
     lm, am, symbols, blank, frames, lm_only_scale, am_only_scale, rnnt_type="regular", delay_penalty=0.0
 ):

@@ -200,7 +200,7 @@ def test_find_families_names_what_a_model_does_not_have():
 ])  # fmt: skip
 def test_a_wrong_name_is_one_line(structure, found):
     with pytest.raises(UserError, match=found) as caught:
-        check_structure(structure, final_sparsity=0.5, scope="per-layer")
+        check_structure(structure, final_sparsity=0.5)
     assert "\n" not in str(caught.value)
 
 

@@ -60,6 +60,16 @@ def test_loss_memory_reaches_the_loss(megabytes, bytes_given, monkeypatch):
     assert given == [bytes_given]
 
 
+def test_alignment_entropy_is_that_of_all_paths_and_not_there_in_validation():
+    model, batch = make_model(0), make_batch()
+    training = dataclasses.replace(TRAINING, alignment_entropy=0.3)
+    run = objective(model, training)
+    logits, ranges, frames = full_lattice(model, *batch[:3])
+    expected = reference.alignment_entropies(logits, transcripts(*batch[2:]), ranges, 0, frames)
+    assert run(*batch)["entropy"].item() == pytest.approx(expected.sum().item(), rel=1e-4) and expected.sum() > 0.1
+    assert run(*batch, with_kd=False)["entropy"] == 0.0 == objective(model)(*batch)["entropy"]
+
+
 def test_delay_penalty_and_class_scales_reach_the_losses():
     model, teacher, (features, lens, labels, label_lens) = make_model(0), make_model(1), make_batch()
     training = dataclasses.replace(TRAINING, delay_penalty=2.0)
@@ -238,8 +248,10 @@ def test_scales_rise_linearly_to_their_values():
     kd = KdConfig(scale=2.0, ramp_steps=4)
     kd = dataclasses.replace(kd, ranges="student", hears="same-view", features=3.0)
     training = dataclasses.replace(training, consistency=ConsistencyConfig(lattice=0.5, ctc=0.25, ramp_steps=5))
+    training = dataclasses.replace(training, alignment_entropy=0.3)
     first, middle, last = (loss_scales(step, training, kd) for step in (0, 5, 10))
     of_views = [(scales.pop("consistency"), scales.pop("ctc_consistency")) for scales in (first, middle, last)]
+    assert [scales.pop("entropy") for scales in (first, middle, last)] == pytest.approx([0.03, 0.165, 0.3])
     for found, expected in zip(of_views, [(0.5 * 0.2 * 0.1, 0.25 * 0.2), (0.5 * 0.55, 0.25), (0.5, 0.25)], strict=True):
         assert found == pytest.approx(expected)
     assert first == pytest.approx({"simple": 1.0, "pruned": 0.1, "ctc": 0.2, "kd": 2.0 * 0.25 * 0.1, "features": 0.75})

@@ -263,9 +263,13 @@ def _scores(found: Sequence[Recognition], base: Sequence[Recognition]) -> SizeRo
 
 
 def sparsify(model: nn.Module, sparsity: float, structure: str) -> Sparsifier:
-    """Set the smallest weights of every layer that training would sparsify to zero, at once."""
+    """Set the smallest weights of every layer that training would sparsify to zero, at once.
+
+    Random matrices do not compete: their scales say how large they are, and nothing else.
+    """
     usual = SparsityConfig()
-    chosen: Dict[str, Any] = {"structure": structure, "include": usual.include, "exclude": usual.exclude}
+    chosen: Dict[str, Any] = {"structure": structure, "scope": "per-layer"}
+    chosen.update(include=usual.include, exclude=usual.exclude)
     sparsifier = Sparsifier(model, sparsity, begin_step=0, end_step=1, update_every_steps=1, **chosen)
     sparsifier.step(1)
     return sparsifier

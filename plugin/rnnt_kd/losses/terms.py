@@ -89,8 +89,10 @@ def lattice_terms(
     backend: ModuleType,
     delay_penalty: float = 0.0,
     impl: str = "auto",
+    with_entropy: bool = False,
 ) -> List[Tensor]:
-    """(B,) each: the RNN-T loss, and for every teacher in ``taught`` its distillation term, unscaled."""
+    """(B,) each, unscaled: the RNN-T loss, for every teacher in ``taught`` its distillation term, and
+    ``alignment_entropies`` if asked for."""
     with no_autocast(nodes.ranges):
         for teacher, kd in taught:
             if isinstance(teacher.on_nodes, JoinerParts) and isinstance(student, JoinerParts):
@@ -106,7 +108,8 @@ def lattice_terms(
             student = Logits(student.logits(nodes))
         scores = student.scores(nodes, impl=impl)
         losses = [rnnt_losses(scores, nodes, backend, delay_penalty)]
-        return losses + [_kd_term(student, scores, nodes, *pair, backend, impl) for pair in taught]
+        losses += [_kd_term(student, scores, nodes, *pair, backend, impl) for pair in taught]
+        return losses + [alignment_entropies(scores, nodes, backend)] if with_entropy else losses
 
 
 def _kd_term(
@@ -164,6 +167,21 @@ def rnnt_losses(scores: NodeScores, nodes: KeptNodes, backend: ModuleType, delay
     return -backend.pruned_recursion(
         scores.log_blank, scores.log_label, nodes.ranges, nodes.boundary, nodes.rnnt_type, delay_penalty
     )
+
+
+def alignment_entropies(scores: NodeScores, nodes: KeptNodes, backend: ModuleType) -> Tensor:
+    """(B,): how undecided the model is between the alignments of an utterance, in nats, at least 0.
+
+    Rényi's entropy of order 2 of the paths, ``-log sum p(path | symbols)^2``: two recursions, where Shannon's
+    (Variani et al. 2022, arXiv 2212.11687) needs the recursion's second derivatives.
+    """
+    once, twice = (
+        backend.pruned_recursion(
+            order * scores.log_blank, order * scores.log_label, nodes.ranges, nodes.boundary, nodes.rnnt_type
+        )
+        for order in (1, 2)
+    )
+    return 2 * once - twice
 
 
 def kd_losses(

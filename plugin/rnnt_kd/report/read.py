@@ -38,6 +38,7 @@ TERMS = (
     "features_loss",
     "consistency_loss",
     "ctc_consistency_loss",
+    "entropy_loss",
 )  # of metrics.jsonl
 PACKED_BITS = ":bits"  # of systems/packed.py
 _UNITS = ("ins", "del", "sub", "ins_mean", "del_mean", "sub_mean", "relative_change", "p_value", "p_value_seeds")

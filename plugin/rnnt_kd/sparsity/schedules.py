@@ -4,11 +4,11 @@ A function here is a value of ``sparsity.schedule``; it is called as ``cubic`` i
 """
 
 
-def cubic(step: int, begin_step: int, end_step: int, final_sparsity: float) -> float:
-    """Sparsity after ``step`` optimizer steps (Zhu & Gupta 2017, arXiv 1710.01878, equation 1, from 0).
+def cubic(step: int, begin_step: int, end_step: int, final_sparsity: float, initial_sparsity: float = 0.0) -> float:
+    """Sparsity after ``step`` optimizer steps (Zhu & Gupta 2017, arXiv 1710.01878, equation 1).
 
-    ``final_sparsity * (1 - (1 - (step - begin_step) / (end_step - begin_step)) ** 3)`` on the ramp:
-    fast while many weights are superfluous, slow near the end.  0 before it, ``final_sparsity`` after it;
+    ``initial + (final - initial) * (1 - (1 - (step - begin_step) / (end_step - begin_step)) ** 3)`` on the ramp:
+    fast while many weights are superfluous, slow near the end.  0 up to its begin, ``final_sparsity`` after it;
     with ``begin_step == end_step`` a single jump.
     """
     if step >= end_step:
@@ -16,4 +16,4 @@ def cubic(step: int, begin_step: int, end_step: int, final_sparsity: float) -> f
     if step <= begin_step:
         return 0.0
     remaining = 1.0 - (step - begin_step) / (end_step - begin_step)
-    return float(final_sparsity) * (1.0 - remaining**3)
+    return initial_sparsity + (final_sparsity - initial_sparsity) * (1.0 - remaining**3)

@@ -36,7 +36,7 @@ from rnnt_kd.sparsity.report import select_parameters, sparsity_report
 from rnnt_kd.sparsity.structures import check_structure, get_structure, unit_kinds, unstructured
 from rnnt_kd.sparsity.units import Units
 
-SCOPES = ("per-layer", "global")
+SCOPES = ("global", "per-layer")
 
 
 class Sparsifier:
@@ -47,11 +47,12 @@ class Sparsifier:
       end_step:           ... and ends with this one; masks are frozen then.
       update_every_steps: steps between two mask updates on the ramp.
       structure:          a name of ``structures.py``: unstructured, 16x1, 2:4, heads+ffn ...
-      scope:              "per-layer": every matrix gets the target; "global": all matched weights compete,
-                          laid end to end in one vector, which has no blocks and no groups.
+      scope:              "global": all matched weights compete, or their blocks; "per-layer": every matrix gets
+                          the target.  Groups N:M are the same with both.
       include, exclude:   regular expressions for whole parameter names; units have weights of their own.
       score:              of units: ``units.Units``.
       schedule:           shape of the ramp, a function of ``schedules.py``.
+      initial_sparsity:   what the ramp begins with, at once; at most the final one.
 
     Attributes: ``names`` of the matched parameters; ``frozen``; ``current_target``, the sparsity asked for
     at the last mask update.
@@ -69,23 +70,27 @@ class Sparsifier:
         end_step: int,
         update_every_steps: int = 10,
         structure: str = "unstructured",
-        scope: str = "per-layer",
+        scope: str = "global",
         include: Iterable[str] = (r".*\.weight",),
         exclude: Iterable[str] = (),
         schedule: str = "cubic",
         score: str = "magnitude",
+        initial_sparsity: float = 0.0,
     ):
         if not 0.0 <= final_sparsity < 1.0:
             raise UserError("target sparsity", str(final_sparsity), "a fraction in [0, 1)", "write 0.9 for 90 %")
+        if not 0.0 <= initial_sparsity <= final_sparsity:
+            raise UserError("initial sparsity", str(initial_sparsity), f"from 0 to the final one, {final_sparsity:g}")
         if not 0 <= begin_step <= end_step:
             raise UserError("sparsity ramp", f"from step {begin_step} to step {end_step}", "0 <= begin <= end")
         if update_every_steps < 1:
             raise UserError("sparsity.update_every_steps", str(update_every_steps), "at least 1")
         if scope not in SCOPES:
             raise UserError("sparsity.scope", f"unknown scope {scope!r}", f"one of {', '.join(SCOPES)}")
-        self.final_sparsity, self.begin_step, self.end_step = float(final_sparsity), int(begin_step), int(end_step)
+        self.final_sparsity, self.initial_sparsity = float(final_sparsity), float(initial_sparsity)
+        self.begin_step, self.end_step = int(begin_step), int(end_step)
         self.update_every_steps, self.scope = int(update_every_steps), scope
-        check_structure(structure, final_sparsity=self.final_sparsity, scope=scope)
+        check_structure(structure, final_sparsity=self.final_sparsity)
         kinds = unit_kinds(structure)
         self._units = Units(model, kinds, scope, score) if kinds else None
         if self._units is not None and self.final_sparsity > self._units.most:
@@ -117,7 +122,8 @@ class Sparsifier:
         for name, weight in self._weights.items():
             weight.add_(self._hidden[name])  # dense weights
         if ending or updating:
-            self.current_target = self._schedule(step, self.begin_step, self.end_step, self.final_sparsity)
+            ramp = (self.begin_step, self.end_step, self.final_sparsity, self.initial_sparsity)
+            self.current_target = self._schedule(step, *ramp)
             self._masks = self._compute_masks(self.current_target)
         for name, weight in self._weights.items():
             self._hidden[name] = weight.masked_fill(self._masks[name], 0.0)
@@ -207,11 +213,11 @@ class Sparsifier:
         """Masks from the dense weights, which the model holds at this moment."""
         if self._units is not None:
             return self._units.masks(sparsity)
-        if self.scope == "per-layer":
-            return {n: self._structure(w.data, sparsity) for n, w in self._weights.items()}
-        flat = self._structure(torch.cat([w.data.flatten() for w in self._weights.values()]), sparsity)
-        pieces = flat.split([w.numel() for w in self._weights.values()])
-        return {n: m.view_as(w).clone() for (n, w), m in zip(self._weights.items(), pieces, strict=True)}
+        together = [self.names] if self.scope == "global" else [[name] for name in self.names]
+        masks: Dict[str, Tensor] = {}
+        for names in together:
+            masks.update(zip(names, self._structure([self._weights[name].data for name in names], sparsity)))
+        return masks
 
     def _freeze(self) -> None:
         self.frozen, self._hidden = True, {}

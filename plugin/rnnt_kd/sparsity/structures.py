@@ -5,12 +5,12 @@
     N:M            of every M inputs of an output at most N stay, for example 2:4
     heads+ffn ...  whole units go, and leave a smaller dense network: units.py
 
-The first three are ``(weight, sparsity) -> weight_mask``:
+The first three are ``(weights, sparsity) -> weight_masks``:
 
-  weight:      dense weights, floating point, any shape; the first dimension are the outputs (rows), all others
-               together the inputs (columns).  A vector is one column.
-  sparsity:    fraction in [0, 1) that becomes zero.
-  weight_mask: bool, shape and device of ``weight``, True = keep.
+  weights:      dense weights that compete with each other, floating point, any shapes; the first dimension are the
+                outputs (rows), all others together the inputs (columns).  A vector is one column.
+  sparsity:     fraction in [0, 1) of them all that becomes zero.
+  weight_masks: bool, shapes and devices of ``weights``, True = keep.
 
 They are deterministic and do not depend on masks of the past: a weight may come back.
 A further structure without parameters is a further function of this shape; its name is the config's value.
@@ -19,7 +19,7 @@ A further structure without parameters is a further function of this shape; its 
 import functools
 import inspect
 import re
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from torch import Tensor
 from rnnt_kd import choices
 from rnnt_kd.errors import UserError
 
-Structure = Callable[[Tensor, float], Tensor]
+Structure = Callable[[Sequence[Tensor], float], List[Tensor]]
 UNITS = ("heads", "ffn", "channels", "joiner", "predictor")  # units.py says what each is
 COMMON = ("1x16", "16x1", "4x4", "16x16", "2:4")  # any RxC and N:M will do; these are named in messages
 
@@ -60,17 +60,14 @@ def unit_kinds(name: str) -> Tuple[str, ...]:
     return kinds
 
 
-def check_structure(name: str, *, final_sparsity: float, scope: str) -> None:
-    """Raises UserError: an unknown name, an N:M whose sparsity is not 1 - N/M, blocks or N:M in the "global" scope."""
+def check_structure(name: str, *, final_sparsity: float) -> None:
+    """Raises UserError: an unknown name, an N:M whose sparsity is not 1 - N/M."""
     if unit_kinds(name):
         return
     only = only_sparsity(name)
     if only is not None and final_sparsity > 0.0 and abs(final_sparsity - only) > _ROUNDED:
         problem = f"{name} with a target sparsity of {final_sparsity:g}"
         raise UserError("sparsity.structure", problem, f"{only:g}, which is what {name} leaves")
-    if scope == "global" and name not in _functions():
-        problem = f"{name} with scope global, where all weights are one vector"
-        raise UserError("sparsity.structure", problem, "scope per-layer", "or structure unstructured")
 
 
 def only_sparsity(name: str) -> Optional[float]:
@@ -84,44 +81,66 @@ def available_structures() -> List[str]:
     return [*_functions(), *COMMON]
 
 
-def unstructured(weight: Tensor, sparsity: float) -> Tensor:
-    """Drop exactly ``round(sparsity * weight.numel())`` weights, those of least magnitude."""
-    weight_mask = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
-    dropped = int(round(sparsity * weight.numel()))
+def unstructured(weights: Sequence[Tensor], sparsity: float) -> List[Tensor]:
+    """Drop exactly ``round(sparsity * N)`` of all N weights, those of least magnitude."""
+    magnitude = torch.cat([_matrix(weight).flatten() for weight in weights])
+    kept = torch.ones_like(magnitude, dtype=torch.bool)
+    dropped = int(round(sparsity * magnitude.numel()))
     if dropped:
-        weight_mask[_matrix(weight).flatten().topk(dropped, largest=False, sorted=False).indices] = False
-    return weight_mask.view(weight.shape)
+        kept[magnitude.topk(dropped, largest=False, sorted=False).indices] = False
+    pieces = kept.split([weight.numel() for weight in weights])
+    return [piece.view(weight.shape).clone() for piece, weight in zip(pieces, weights)]
 
 
-def blocks(weight: Tensor, sparsity: float, *, rows: int, columns: int) -> Tensor:
+def blocks(weights: Sequence[Tensor], sparsity: float, *, rows: int, columns: int) -> List[Tensor]:
     """Drop whole blocks of ``rows`` x ``columns``, those of least mean magnitude first.
 
     Blocks at the lower and right edge may be smaller; their mean is over the entries that exist.  As many go as fit
-    into the target: the matrix is less than one block denser than asked for, and never sparser.
+    into the target: the weights are less than one block denser than asked for, and never sparser.
     """
-    magnitude = _matrix(weight)
-    height, width = magnitude.shape
-    rows, columns = min(rows, max(height, 1)), min(columns, max(width, 1))
-    down, across = -(-height // rows), -(-width // columns)
-
-    def per_block(entries: Tensor) -> Tensor:
-        padded = entries.new_zeros(down * rows, across * columns)
-        padded[:height, :width] = entries
-        return padded.view(down, rows, across, columns).sum((1, 3)).flatten()
-
-    sizes = per_block(torch.ones_like(magnitude, dtype=torch.int64))
-    dropped = _least(per_block(magnitude) / sizes, sizes, int(round(sparsity * weight.numel())))
-    spread = (~dropped).view(down, 1, across, 1).expand(down, rows, across, columns)
-    return spread.reshape(down * rows, across * columns)[:height, :width].reshape(weight.shape)
+    tiled = [_Tiles(weight, rows, columns) for weight in weights]
+    sizes = torch.cat([tiles.sizes for tiles in tiled])
+    score = torch.cat([tiles.magnitudes for tiles in tiled]) / sizes
+    kept = ~_least(score, sizes, int(round(sparsity * int(sizes.sum()))))
+    return [tiles.spread(piece) for tiles, piece in zip(tiled, kept.split([len(tiles.sizes) for tiles in tiled]))]
 
 
-def groups(weight: Tensor, sparsity: float, *, kept: int, size: int) -> Tensor:
+class _Tiles:
+    """The blocks of one matrix, in one row: how many entries each has, and the sum of their magnitudes."""
+
+    def __init__(self, weight: Tensor, rows: int, columns: int):
+        magnitude = _matrix(weight)
+        self.shape, (self.height, self.width) = weight.shape, magnitude.shape
+        self.rows, self.columns = min(rows, max(self.height, 1)), min(columns, max(self.width, 1))
+        self.down, self.across = -(-self.height // self.rows), -(-self.width // self.columns)
+        self.sizes = self._sums(torch.ones_like(magnitude, dtype=torch.int64))
+        self.magnitudes = self._sums(magnitude)
+
+    def _sums(self, entries: Tensor) -> Tensor:
+        padded = entries.new_zeros(self.down * self.rows, self.across * self.columns)
+        padded[: self.height, : self.width] = entries
+        return padded.view(self.down, self.rows, self.across, self.columns).sum((1, 3)).flatten()
+
+    def spread(self, values: Tensor) -> Tensor:
+        """One value a block -> one an entry, in the shape of the weight."""
+        each = values.view(self.down, 1, self.across, 1).expand(self.down, self.rows, self.across, self.columns)
+        whole = each.reshape(self.down * self.rows, self.across * self.columns)
+        return whole[: self.height, : self.width].reshape(self.shape)
+
+
+def groups(weights: Sequence[Tensor], sparsity: float, *, kept: int, size: int) -> List[Tensor]:
     """Keep the ``kept`` largest of every ``size`` neighbours in a row (N:M; Zhou et al. 2021, arXiv 2102.04010).
 
-    Below the sparsity 1 - kept / size only some groups are thinned, those that lose the least mean magnitude first; a
-    group is thinned wholly or not at all.  A shorter group at the end of a row keeps ``kept`` weights as well.
+    Matrices do not compete.  Below the sparsity 1 - kept / size only some groups are thinned, those that lose the
+    least mean magnitude first; a group is thinned wholly or not at all.  A shorter group at the end of a row keeps
+    ``kept`` weights as well.
     """
     share = min(1.0, sparsity / (1.0 - kept / size) * (1.0 + _ROUNDED))
+    return [_thinned(weight, share, kept, size) for weight in weights]
+
+
+def _thinned(weight: Tensor, share: float, kept: int, size: int) -> Tensor:
+    """One matrix, of which a ``share`` of the groups is thinned."""
     magnitude = _matrix(weight)
     height, width = magnitude.shape
     size = min(size, max(width, 1))
@@ -169,4 +188,4 @@ def _parts(name: str) -> Tuple[int, str, int]:
 
 def _functions() -> Dict[str, Structure]:
     public = {n: f for n, f in globals().items() if inspect.isfunction(f) and f.__module__ == __name__ and n[0] != "_"}
-    return {n: f for n, f in public.items() if list(inspect.signature(f).parameters) == ["weight", "sparsity"]}
+    return {n: f for n, f in public.items() if list(inspect.signature(f).parameters) == ["weights", "sparsity"]}

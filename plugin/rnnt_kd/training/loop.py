@@ -29,7 +29,7 @@ from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import checkpoint, learning_rates, moving_average, setup
 from rnnt_kd.training import system_dir as system_files
 from rnnt_kd.training.batches import Prepared, TrainingData
-from rnnt_kd.training.objective import OF_TEACHER, TERMS, Objective, loss_scales, weighted_sum
+from rnnt_kd.training.objective import ONLY_IN_TRAINING, TERMS, Objective, loss_scales, weighted_sum
 from rnnt_kd.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from rnnt_kd.training.progress import Metrics, Say, Silent
 from rnnt_kd.training.ranks import Ranks
@@ -293,7 +293,7 @@ class Training:
         self.wrapped.train()
         *values, frames = self.ranks.total(sums).tolist()
         terms = dict(zip(TERMS, values, strict=True))
-        means = {f"{name}_loss": value / frames for name, value in terms.items() if name not in OF_TEACHER}
+        means = {f"{name}_loss": value / frames for name, value in terms.items() if name not in ONLY_IN_TRAINING}
         if not math.isfinite(means["pruned_loss"]):
             means["pruned_loss"] = float("1e30")  # JSON has no infinity; never among the best
         return means

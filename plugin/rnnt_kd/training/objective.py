@@ -2,6 +2,7 @@
 
     L = simple_scale * L_simple + pruned_scale * L_pruned + ctc_scale * L_ctc + kd_scale * L_kd
         + features_scale * L_features + consistency_scale * L_consistency + ctc_consistency_scale * L_ctc_consistency
+        + entropy_scale * L_entropy
 
 1. ``ranges`` say which nodes of the lattice are kept: the student's, from the gradient of its
    smoothed loss, or the teacher's, from the cache of stage 4 (the student's where the cache has none).
@@ -13,6 +14,7 @@
    which hears the same batch: ``losses/features.py``.
 5. With ``training.consistency`` the second half of a batch is another view of the first, on the same nodes.  Each is
    the other's teacher, on the lattice and in the frames of CTC.
+6. With ``training.alignment_entropy`` the student is to decide on one alignment: ``losses.terms.alignment_entropies``.
 
 Every term is a sum over the batch, and all are divided by the same number (encoder
 frames), so no scale depends on the batch size.  Losses run in float32 with autocast off.
@@ -38,8 +40,8 @@ from rnnt_kd.teachers.interface import OurTransducer, Teacher, as_teacher
 from rnnt_kd.teachers.prune import prune
 from rnnt_kd.teachers.views import CachedTeacher, OnlineTeacher, kept_ranges
 
-TERMS = ("simple", "pruned", "ctc", "kd", "features", "consistency", "ctc_consistency")
-OF_TEACHER = TERMS[3:]  # or of the other view: no validation has them
+TERMS = ("simple", "pruned", "ctc", "kd", "features", "consistency", "ctc_consistency", "entropy")
+ONLY_IN_TRAINING = TERMS[3:]  # no validation has them
 
 
 def loss_scales(step: int, training: TrainingConfig, kd: Optional[KdConfig]) -> Dict[str, float]:
@@ -66,6 +68,7 @@ def loss_scales(step: int, training: TrainingConfig, kd: Optional[KdConfig]) -> 
         "features": features_scale,
         "consistency": consistency,
         "ctc_consistency": ctc_consistency,
+        "entropy": training.alignment_entropy * pruned,
     }
 
 
@@ -125,7 +128,7 @@ class Objective(nn.Module):
           labels:       (B, S) int64, padded with blank; S >= 1.
           label_lens:   (B,) int64.
           clean_features: what the teacher hears; ``features`` where None.
-          with_kd:      False leaves the terms of teachers and of other views 0, on the student's ranges (validation).
+          with_kd:      False leaves all but the first three terms 0, on the student's ranges (validation).
           cached:       the teacher's ranges and posteriors, for ``kd.ranges`` "teacher".
         Returns:
           ``TERMS`` and "frames": 0-dim float32 tensors.
@@ -157,8 +160,11 @@ class Objective(nn.Module):
             taught["consistency"] = TeacherView(OtherHalf()), Distillation(weighting=consistency.weighting)
         nodes = kept_nodes(labels, ranges, blank, student.boundary, config.rnnt_type)
         joiner = student.joiner._replace(memory=self.memory)
-        losses = lattice_terms(joiner, nodes, list(taught.values()), self.backend, config.delay_penalty)
-        terms.update((name, loss.sum()) for name, loss in zip(("pruned", *taught), losses))
+        losses = lattice_terms(
+            joiner, nodes, list(taught.values()), self.backend, config.delay_penalty,
+            with_entropy=with_kd and config.alignment_entropy > 0,
+        )  # fmt: skip
+        terms.update((name, loss.sum()) for name, loss in zip(("pruned", *taught, "entropy"), losses))
         if model.ctc_output is not None and config.ctc_loss_scale > 0:
             logits = model.ctc_output(student.encoder_out)
             terms["ctc"] = _ctc_loss(logits, labels, frames, label_lens, blank)

@@ -20,6 +20,7 @@ WORDS = {
     "features_loss": "distillation of layers",
     "consistency_loss": "two views, lattice",
     "ctc_consistency_loss": "two views, CTC",
+    "entropy_loss": "entropy of the alignments",
 }
 PANEL, TITLE, GAP = 82, 18, 8
 
