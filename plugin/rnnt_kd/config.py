@@ -237,7 +237,7 @@ class SparsityConfig:
     """Gradual magnitude sparsification (Zhu & Gupta 2017), fractions of the run's steps."""
 
     target: Annotated[Number, Field(ge=0, lt=1)] = 0.0  # share of the weights that are zero in the end
-    initial: Fraction = 0.0  # what the ramp begins with, at once
+    initial: Fraction = 0.75  # the share of the target that goes at once, where the ramp begins
     begin_fraction: Fraction = 0.0
     end_fraction: Fraction = 0.5  # masks are frozen after this
     update_every_steps: Count = 10
@@ -260,8 +260,6 @@ class SparsityConfig:
         if self.begin_fraction > self.end_fraction:
             problem = f"{self.begin_fraction} > {self.end_fraction} (end_fraction)"
             raise UserError("sparsity.begin_fraction", problem, "begin_fraction <= end_fraction")
-        if self.initial > self.target:
-            raise UserError("sparsity.initial", f"{self.initial} > {self.target} (target)", "initial <= target")
         check_structure(self.structure, final_sparsity=self.target)
         return self
 

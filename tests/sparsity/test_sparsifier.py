@@ -75,6 +75,16 @@ def test_equals_dense_masters_with_masked_forward(make, scope):
     assert sum(kept) < 288 / 4 and (scope == "global" or kept[0] < 160 / 4)
 
 
+def test_a_ramp_may_begin_with_a_jump():
+    model = make_model()
+    sparsifier = make_sparsifier(model, initial_sparsity=0.5)
+    train(model, make_optimizer(model), sparsifier, range(1, 5))
+    assert sparsifier.current_target == 0.0  # begins after step 2, the first masks come with step 5
+    train(model, make_optimizer(model), sparsifier, [5])
+    assert sparsifier.current_target == cubic(5, 2, 20, 0.8, 0.5) > 0.5
+    assert sparsifier.sparsity_report(model)["0.weight"][0] == 160 - round(sparsifier.current_target * 160)
+
+
 def test_weights_come_back_until_the_ramp_ends_and_never_after():
     model = make_model()
     sparsifier, optimizer = make_sparsifier(model, every=1), make_optimizer(model)
@@ -215,6 +225,8 @@ def test_gradients_of_dropped_weights_are_masked_only_after_the_ramp():
     (dict(structure="nn"), "unstructured"),
     (dict(scope="layer"), "global, per-layer"),
     (dict(final=1.0), "[0, 1)"),
+    (dict(initial_sparsity=0.9), "initial sparsity: 0.9; expected from 0 to the final one, 0.8"),
+    (dict(initial_sparsity=float("nan")), "initial sparsity: nan"),
     (dict(final=90), "0.9"),
     (dict(final=float("nan")), "[0, 1)"),
     (dict(begin=5, end=4), "begin <= end"),

@@ -278,13 +278,14 @@ def test_schedules_of_ones_own_are_functions_in_their_files(tone_corpus, teacher
         return peak / 4
 
     def jump(step, begin_step, end_step, final_sparsity, initial_sparsity):
+        assert initial_sparsity == 0.5 * 0.9
         return final_sparsity if step >= end_step else final_sparsity / 3
 
     for module, function in ((learning_rates, flat), (schedules, jump)):
         function.__module__ = module.__name__
         monkeypatch.setattr(module, function.__name__, function, raising=False)
     config = tone_corpus.config("sparse_student", sparsity=0.9)
-    config.training.schedule, config.sparsity.schedule = "flat", "jump"
+    config.training.schedule, config.sparsity.schedule, config.sparsity.initial = "flat", "jump", 0.5
     tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
     lines = metrics(tmp_path / "x", "train")
     assert {line["learning_rate"] for line in lines} == {config.training.learning_rate / 4}

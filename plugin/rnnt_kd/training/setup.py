@@ -212,7 +212,7 @@ def sparsifier(config: SystemConfig, model: nn.Module, steps_per_epoch: int) -> 
         exclude=options.exclude,
         schedule=options.schedule,
         score=options.score,
-        initial_sparsity=options.initial,
+        initial_sparsity=options.initial * options.target,
     )
 
 
