@@ -68,8 +68,14 @@ def test_the_matrices_of_a_foreign_encoder_are_sparsified_by_their_names(tone_co
     config = of(tone_corpus, "sparse_student", "sparse50", TOY, include, sparsity=0.5, epochs=2)
     tone_corpus.train(config, tmp_path / "sparse50", teacher_dir=toy_teacher)
     model, _ = store.load_system(tmp_path / "sparse50")
-    for matrix in (model.encoder.module.mix.weight, model.encoder.module.past.weight):
-        assert int((matrix == 0).sum()) == matrix.numel() // 2
+    own = [model.encoder.module.mix.weight, model.encoder.module.past.weight]
+    label_side = [weight for name, weight in model.joiner.named_parameters() if name.endswith("weight")]
+    assert all(((matrix == 0).any() and (matrix != 0).any()) for matrix in own)
+    zeros, weights = (
+        sum(int(count) for count in counts)
+        for counts in zip(*(((matrix == 0).sum(), matrix.numel()) for matrix in (*own, *label_side)))
+    )
+    assert zeros == weights // 2
     assert not (model.encoder.module.mix.bias == 0).any()
 
 
