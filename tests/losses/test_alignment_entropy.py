@@ -6,8 +6,10 @@ import pytest
 import reference
 import torch
 from hypothesis import given
+from joiner_cases import loss, make_joiner_case
 from lattice_cases import backend_on, every_backend, every_rnnt_type, gradients, lattice_cases, make_case, moved
 
+from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.losses import Logits, kept_nodes, lattice_terms
 
@@ -76,3 +78,17 @@ def test_less_of_it_means_a_best_path_that_has_more_of_the_probability():
 def test_a_delay_penalty_is_no_part_of_it():
     case, backend = make_case(2), get_backend("torch")
     assert torch.equal(entropies(case, case.logits, backend), entropies(case, case.logits, backend, 3.0))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_the_public_loss_adds_it_by_utterance(reduction):
+    case = make_joiner_case(3, B=3, T=7, S=4, C=6)
+    options = dict(teacher=case.teacher, kd_scale=0.5, reduction=reduction)
+    plain, more = (loss(case, case.student, entropy_scale=scale, **options) for scale in (0.0, 0.3))
+    each = lattice_terms(case.student, case.nodes, [], get_backend("torch"), with_entropy=True)[-1]
+    expected = {"none": each, "mean": each.mean(), "sum": each.sum()}[reduction]
+    assert each.max() > 0.1
+    torch.testing.assert_close(more - plain, 0.3 * expected)
+    for wrong in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="entropy_scale: .*; expected a number >= 0"):
+            loss(case, case.student, entropy_scale=wrong, **options)

@@ -29,7 +29,8 @@ from rnnt_kd.losses.precision import at_least_float32, no_autocast
 
 
 class TransducerTerms(NamedTuple):
-    """``rnnt`` and, unscaled, ``kd``: (B,) or 0-dim, as ``reduction`` says; kd is 0 without a teacher."""
+    """``rnnt``, with what ``entropy_scale`` adds, and, unscaled, ``kd``: (B,) or 0-dim, as ``reduction`` says; kd is 0
+    without a teacher."""
 
     rnnt: Tensor
     kd: Tensor
@@ -67,6 +68,7 @@ def transducer_terms(
     *,
     teacher: Optional[TeacherView] = None,
     kd: Optional[Distillation] = None,
+    entropy_scale: float = 0.0,
     backend: Union[str, ModuleType] = "auto",
     impl: str = "auto",
 ) -> TransducerTerms:
@@ -75,10 +77,14 @@ def transducer_terms(
         raise UserError("reduction", repr(reduction), "none, mean or sum")
     if rnnt_type not in ("regular", "modified", "constrained"):
         raise UserError("rnnt_type", repr(rnnt_type), "regular, modified or constrained")
+    if not 0.0 <= entropy_scale < math.inf:
+        raise UserError("entropy_scale", repr(entropy_scale), "a number >= 0")
     module = get_backend(backend, ranges.device)
     nodes = kept_nodes(symbols, ranges, termination_symbol, boundary, rnnt_type, use_hat_loss)
     taught = [] if teacher is None else [(teacher, kd or Distillation())]
-    rnnt, *terms = lattice_terms(student, nodes, taught, module, delay_penalty, impl)
+    rnnt, *terms = lattice_terms(student, nodes, taught, module, delay_penalty, impl, entropy_scale > 0.0)
+    if entropy_scale > 0.0:
+        rnnt = rnnt + entropy_scale * terms.pop()
     return TransducerTerms(*(reduce(term, reduction) for term in (rnnt, *(terms or [torch.zeros_like(rnnt)]))))
 
 

@@ -48,10 +48,12 @@ def pruned_transducer_loss(
     kd_temperature: float = 1.0,
     kd_class_scales: Optional[Tuple[float, float, float]] = None,
     tempered_teacher: Optional[NodeScores] = None,
+    entropy_scale: float = 0.0,
     backend: Union[str, ModuleType] = "auto",
     impl: str = "auto",
 ) -> Tensor:
-    """RNN-T loss over the kept nodes, plus ``kd_scale`` times the distillation term.
+    """RNN-T loss over the kept nodes, plus ``kd_scale`` times the distillation term, plus ``entropy_scale`` times
+    ``losses.terms.alignment_entropies``, which make the student decide on one alignment.
 
     Args:
       am:        (B, T, J), the student's encoder side, projected; or pruned, (B, T, s_range, J).
@@ -83,7 +85,8 @@ def pruned_transducer_loss(
         am, lm, weight, bias, symbols, ranges, termination_symbol, boundary, rnnt_type, delay_penalty, reduction,
         use_hat_loss, activation=activation, memory=memory, teacher=teacher if kd_scale != 0.0 else None,
         kd_variant=kd_variant, kd_weighting=kd_weighting, kd_temperature=kd_temperature,
-        kd_class_scales=kd_class_scales, tempered_teacher=tempered_teacher, backend=backend, impl=impl,
+        kd_class_scales=kd_class_scales, tempered_teacher=tempered_teacher, entropy_scale=entropy_scale,
+        backend=backend, impl=impl,
     )  # fmt: skip
     return rnnt + kd_scale * kd
 
