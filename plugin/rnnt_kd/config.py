@@ -237,14 +237,17 @@ class SparsityConfig:
     """Gradual magnitude sparsification (Zhu & Gupta 2017), fractions of the run's steps."""
 
     target: Annotated[Number, Field(ge=0, lt=1)] = 0.0  # share of the weights that are zero in the end
-    initial: Fraction = 0.75  # the share of the target that goes at once, where the ramp begins
+    initial: Optional[Fraction] = (
+        None  # share of the target that goes at once, with the first masks; null: 0.75, of units 0
+    )
     begin_fraction: Fraction = 0.0
     end_fraction: Fraction = 0.5  # masks are frozen after this
     update_every_steps: Count = 10
     # or a block such as 16x1 (outputs x inputs), 2:4, or units that are cut out, heads+ffn: sparsity/structures.py
     structure: str = "unstructured"
     score: Literal["magnitude", "taylor"] = "magnitude"  # of units: sparsity/units.py
-    scope: Literal["global", "per-layer"] = "global"  # who competes: all weights (blocks, units), or those of a matrix
+    # who competes: all weights, or those of a matrix; null: global, of units per-layer
+    scope: Optional[Literal["global", "per-layer"]] = None
     schedule: str = "cubic"  # shape of the ramp, a function of sparsity/schedules.py
     include: List[str] = field(  # and exclude: not of units, which say their weights themselves
         default_factory=lambda: [

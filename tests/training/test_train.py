@@ -15,10 +15,12 @@ from rnnt_kd.bin import train as command
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity import schedules
+from rnnt_kd.systems import store
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
 from rnnt_kd.training import learning_rates, setup
 from rnnt_kd.training.loop import Training
+from rnnt_kd.training.system_dir import system_record
 
 ONE_EPOCH = ["teacher.training.epochs=1", "sparse_student.training.epochs=1", "small_student.training.epochs=1"]
 
@@ -169,6 +171,47 @@ def test_distillation_is_logged_and_changes_the_student(tone_corpus, teacher_dir
     assert dataclasses.astuple(read_system_config(taught / "config.yaml").kd)[:3] == ("full", "uniform", 2.0)
     first, second = (load_file(folder / "model.safetensors") for folder in (plain, taught))
     assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def test_memory_for_logits_makes_no_system_stale_and_changes_no_bit(tone_corpus, tmp_path):
+    config = tone_corpus.config()
+    tone_corpus.train(config, tmp_path / "x")
+    config.training.loss_memory_mb = 0.0
+    assert "finished already" in tone_corpus.train(config, tmp_path / "x")[0]
+    tone_corpus.train(config, tmp_path / "y")
+    assert (
+        load_file(tmp_path / "x" / "model.safetensors").keys() == load_file(tmp_path / "y" / "model.safetensors").keys()
+    )
+    same = ((tmp_path / name / "model.safetensors").read_bytes() for name in "xy")
+    assert len(set(same)) == 1
+
+
+@pytest.mark.parametrize("role, structure, scope, first", [
+    ("sparse_student", "unstructured", "global", 0.75),
+    ("sparse_student", "4x1", "global", 0.75),
+    ("sparse_student", "ffn", "per-layer", 0.0),
+    ("streaming_student", "unstructured", "global", 0.75),
+])  # fmt: skip
+def test_matrices_compete_and_most_go_at_once_but_not_of_units(tone_corpus, role, structure, scope, first):
+    config = tone_corpus.config(role, sparsity={"target": 0.8, "structure": structure})
+    config.vocab_size = 12
+    made = setup.sparsifier(config, store.build_model(config), 10)
+    assert (made.scope, made.initial_sparsity) == (scope, pytest.approx(0.8 * first))
+    config.sparsity.scope, config.sparsity.initial = "global" if scope == "per-layer" else "per-layer", 0.25
+    made = setup.sparsifier(config, store.build_model(config), 10)
+    assert (made.scope, made.initial_sparsity) == (config.sparsity.scope, pytest.approx(0.2))
+
+
+def test_a_sparse_system_from_before_these_options_is_another(tone_corpus, tmp_path, monkeypatch):
+    """It had per-layer and nothing at once, whatever its record leaves out."""
+    config = tone_corpus.config("sparse_student", sparsity=0.5)
+    new = system_record(tmp_path, config, {})
+    config.sparsity.scope, config.sparsity.initial = "per-layer", 0.0
+    same = system_record(tmp_path, config, {})
+    old = {key: value for key, value in new.settings.items() if key not in ("sparsity.scope", "sparsity.initial")}
+    monkeypatch.setattr("rnnt_kd.record.read_record", lambda path: {"settings": old})
+    assert same.changes() == []
+    assert new.changes() == ["sparsity.initial was 0.0 and is None", "sparsity.scope was 'per-layer' and is None"]
 
 
 def test_finished_already_is_skipped(tone_corpus, teacher_dir):

@@ -331,6 +331,8 @@ def test_a_training_with_a_teacher_goes_on_with_one_or_not_at_all(launched, spaw
     assert "its checkpoint is of a training with a teacher; expected --kd-teacher as it had" in said
     said = launched(*words, *AVG0.split(), "--sparsity-structure", "4x1")
     assert "--sparsity-structure: 4x1, and its checkpoint has unstructured" in said
+    said = launched(*words, *AVG0.split(), "--sparsity-scope", "global")
+    assert "--sparsity-scope: global, and its checkpoint has per-layer" in said
 
 
 def test_tokens_are_those_of_the_teachers_own_checkout_and_a_file_has_its_folders_recipe(recipe, tmp_path, monkeypatch):

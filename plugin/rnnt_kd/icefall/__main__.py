@@ -41,6 +41,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--sparsity", type=float, help="share of the weights that are 0 in the end, such as 0.9")
     parser.add_argument("--sparsity-ramp", type=int, nargs=2, metavar=("BEGIN", "END"), help="steps of the optimizer")
     parser.add_argument("--sparsity-structure", default="unstructured", help="or blocks: 16x1, 2:4 (docs/sparse.md)")
+    parser.add_argument(
+        "--sparsity-scope", choices=["per-layer", "global"], default="per-layer", help="global: all matrices compete"
+    )
     own, rest = parser.parse_known_args(words)
     if wrong := [word for word in rest if word.startswith(("--kd-", "--sparsity"))]:
         raise UserError(wrong[0], "unknown option", "one of --help")
@@ -54,7 +57,9 @@ def main(argv: Optional[List[str]] = None) -> None:
         if own.sparsity_ramp is None:
             raise UserError("--sparsity", "without a ramp", "--sparsity-ramp BEGIN END", "END is its last step")
         begin, end = own.sparsity_ramp
-        sparsity = dict(target=own.sparsity, begin=begin, end=end, structure=own.sparsity_structure)
+        sparsity = dict(
+            target=own.sparsity, begin=begin, end=end, structure=own.sparsity_structure, scope=own.sparsity_scope
+        )
     launch(Settings(own.train, _teacher(own), own.kd_cache, kd, sparsity), rest)
 
 

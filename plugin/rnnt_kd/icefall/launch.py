@@ -195,9 +195,10 @@ class _Training:
         state, sparsity = before.get("sparsifier"), before.get("sparsity") or {}
         if self.sparse:
             ours = self.settings.sparsity or {}
-            if state is not None and sparsity.get("structure") != ours.get("structure"):
-                problem = f"{ours.get('structure')}, and its checkpoint has {sparsity.get('structure')}"
-                raise UserError("--sparsity-structure", problem, "the same")
+            for name, usual in (("structure", None), ("scope", "per-layer")):
+                if state is not None and sparsity.get(name, usual) != ours.get(name, usual):
+                    problem = f"{ours.get(name, usual)}, and its checkpoint has {sparsity.get(name, usual)}"
+                    raise UserError(f"--sparsity-{name}", problem, "the same")
             self.sparse.saved = state
         elif state is not None:
             raise UserError(

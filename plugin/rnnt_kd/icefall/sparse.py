@@ -33,8 +33,16 @@ class SparseTraining:
       saved:  ``state_dict()`` of the checkpoint that training goes on from, or None.
     """
 
-    def __init__(self, target: float, begin: int, end: int, structure: str = "unstructured", update_every: int = 10):
-        self._settings = (target, begin, end, update_every, structure)
+    def __init__(
+        self,
+        target: float,
+        begin: int,
+        end: int,
+        structure: str = "unstructured",
+        scope: str = "per-layer",
+        update_every: int = 10,
+    ):
+        self._settings = (target, begin, end, update_every, structure, scope)
         self.model: Optional[nn.Module] = None
         self.saved: Optional[Dict[str, Any]] = None
         self.steps = 0

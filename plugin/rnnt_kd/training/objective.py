@@ -48,7 +48,7 @@ def loss_scales(step: int, training: TrainingConfig, kd: Optional[KdConfig]) -> 
     """Weight of each term at ``step`` (from 0).
 
     While the simple heads are poor, so are the ranges: over ``pruned_loss_warmup_steps``
-    the pruned and distillation terms rise from 0.1 to 1 of their scale and the simple
+    the pruned, distillation and entropy terms rise from 0.1 to 1 of their scale and the simple
     term falls from 1 to ``simple_loss_scale``.
     """
     warm = min(1.0, step / training.pruned_loss_warmup_steps) if training.pruned_loss_warmup_steps > 0 else 1.0

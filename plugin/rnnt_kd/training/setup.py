@@ -199,6 +199,8 @@ def sparsifier(config: SystemConfig, model: nn.Module, steps_per_epoch: int) -> 
     if set(unit_kinds(options.structure)) - {"joiner", "predictor"} and not hasattr(model.encoder, "options_of"):
         problem = f"{options.structure}, and of the encoder {config.model.encoder} no unit can be cut out"
         raise UserError("sparsity.structure", problem, "conformer or streaming_conformer", "or joiner+predictor")
+    has_units = bool(unit_kinds(options.structure))
+    initial = options.initial if options.initial is not None else 0.0 if has_units else 0.75
     last_end = steps - steps_per_epoch if config.training.epochs > 1 else steps // 2
     return Sparsifier(
         model,
@@ -207,12 +209,12 @@ def sparsifier(config: SystemConfig, model: nn.Module, steps_per_epoch: int) -> 
         end_step=max(1, min(int(options.end_fraction * steps), last_end)),
         update_every_steps=options.update_every_steps,
         structure=options.structure,
-        scope=options.scope,
+        scope=options.scope or ("per-layer" if has_units else "global"),
         include=options.include,
         exclude=options.exclude,
         schedule=options.schedule,
         score=options.score,
-        initial_sparsity=options.initial * options.target,
+        initial_sparsity=initial * options.target,
     )
 
 

@@ -56,11 +56,12 @@ class SystemRecord(Record):
 
 
 def system_record(system_dir: Path, config: SystemConfig, inputs: Mapping[str, str], backend: str = "") -> SystemRecord:
-    """What a system is made of: its configuration but its name and ``num_workers``, and its inputs by digest."""
-    usual = SystemConfig(kd=KdConfig(), sparsity=SparsityConfig())  # what a record from before an option says of it
+    """What a system is made of: its configuration, but what no result depends on, and its inputs by digest."""
+    before = SparsityConfig(scope="per-layer", initial=0.0)
+    usual = SystemConfig(kd=KdConfig(), sparsity=before)  # what a record from before an option says of it
     settings, defaults = ({**as_plain_dict(values), "name": ""} for values in (config, usual))
     for values in (settings, defaults):
-        del values["training"]["num_workers"]
+        del values["training"]["num_workers"], values["training"]["loss_memory_mb"]
     notes = {"lattice backend": backend}
     return SystemRecord(system_dir, TRAINING, settings, inputs, [FINAL, SYSTEM], defaults=defaults, notes=notes)
 

@@ -59,7 +59,8 @@ class JoinerParts(NamedTuple):
                  backward pass calls it again, and it must give the same.
     memory:      bytes of logits and activations that a forward pass may keep for its backward pass, which then has
                  a matrix product less; what does not fit is made again, and nothing changes but the time.  None:
-                 half a gigabyte on a CPU, nothing elsewhere.  Triton keeps nothing.
+                 half a gigabyte on a CPU, nothing elsewhere.  Triton keeps nothing.  A loss with a temperature other
+                 than 1 has two passes.
     """
 
     am: Tensor

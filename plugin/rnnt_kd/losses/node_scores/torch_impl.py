@@ -56,7 +56,9 @@ def split_logits(
 
     Differentiable once, with respect to am, lm, weight and bias.
     """
-    if memory is None:
+    if not torch.is_grad_enabled():
+        memory = 0
+    elif memory is None:
         memory = CPU_MEMORY if am.device.type == "cpu" else 0
     return _SplitLogits.apply(am, lm, weight, bias, labels, am_rows, lm_rows, blank, activation, memory)
 
