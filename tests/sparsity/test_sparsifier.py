@@ -206,6 +206,22 @@ def test_global_scope_lets_matrices_compete():
     assert torch.equal(kept, flat * unstructured([flat], 0.5)[0])
 
 
+@pytest.mark.parametrize("structure, kept", [("unstructured", 3), ("2x1", 2)])
+def test_no_matrix_vanishes_however_small_its_weights(structure, kept):
+    """A tenth of what it would keep by itself, 0.02 of 160, stays; the others pay for it."""
+    model = make_model()
+    model[0].weight.data *= 1e-6
+    largest = model[0].weight.detach().abs().flatten().topk(kept).indices
+    Sparsifier(model, 0.8, 0, 1, 1, structure=structure, include=INCLUDE).step(1)
+    report = sparsity_report(model, ["0.weight", "2.weight"])
+    assert kept <= report["0.weight"][0] <= kept + 2 and torch.isfinite(model[0].weight).all()
+    assert structure != "unstructured" or set((model[0].weight.flatten() != 0).nonzero().squeeze(1).tolist()) == set(
+        largest.tolist()
+    )
+    total = sum(count for count, _ in report.values())
+    assert 288 - round(0.8 * 288) <= total <= 288 - round(0.8 * 288) + 1
+
+
 def test_gradients_of_dropped_weights_are_masked_only_after_the_ramp():
     model = make_model()
     sparsifier, optimizer = make_sparsifier(model), make_optimizer(model)

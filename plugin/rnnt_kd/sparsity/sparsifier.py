@@ -24,6 +24,7 @@ projection, the joiner with its output layer; never norms, biases, depthwise ker
 that only training uses.  ``final_sparsity`` counts these weights alone.
 """
 
+import math
 from typing import Dict, Iterable, List, Optional, Tuple
 
 import torch
@@ -37,6 +38,9 @@ from rnnt_kd.sparsity.structures import check_structure, get_structure, unit_kin
 from rnnt_kd.sparsity.units import Units
 
 SCOPES = ("global", "per-layer")
+LEAST_SHARE = (
+    0.1  # of the weights that a matrix would keep by itself: else one may vanish, and with it what it computes
+)
 
 
 class Sparsifier:
@@ -47,8 +51,9 @@ class Sparsifier:
       end_step:           ... and ends with this one; masks are frozen then.
       update_every_steps: steps between two mask updates on the ramp.
       structure:          a name of ``structures.py``: unstructured, 16x1, 2:4, heads+ffn ...
-      scope:              "global": all matched weights compete, or their blocks; "per-layer": every matrix gets
-                          the target.  Groups N:M are the same with both.
+      scope:              "global": all matched weights compete, or their blocks, and a matrix keeps at least a tenth
+                          of what it would keep by itself; "per-layer": every matrix gets the target.  Groups N:M are
+                          the same with both.
       include, exclude:   regular expressions for whole parameter names; units have weights of their own.
       score:              of units: ``units.Units``.
       schedule:           shape of the ramp, a function of ``schedules.py``.
@@ -213,11 +218,12 @@ class Sparsifier:
         """Masks from the dense weights, which the model holds at this moment."""
         if self._units is not None:
             return self._units.masks(sparsity)
-        together = [self.names] if self.scope == "global" else [[name] for name in self.names]
-        masks: Dict[str, Tensor] = {}
-        for names in together:
-            masks.update(zip(names, self._structure([self._weights[name].data for name in names], sparsity)))
-        return masks
+        weights = [weight.data for weight in self._weights.values()]
+        if self.scope == "per-layer":
+            return {name: self._structure([weight], sparsity)[0] for name, weight in zip(self.names, weights)}
+        least = 1.0 - LEAST_SHARE * (1.0 - sparsity)
+        competing = [weight.masked_fill(self._structure([weight], least)[0], math.inf) for weight in weights]
+        return dict(zip(self.names, self._structure(competing, sparsity)))
 
     def _freeze(self) -> None:
         self.frozen, self._hidden = True, {}
