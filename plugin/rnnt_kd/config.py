@@ -166,6 +166,7 @@ class TrainingConfig:
     babble: Optional[BabbleConfig] = None  # before SpecAugment; see kd.hears
     alignment_entropy: Scale = 0.0  # of a term that makes the model decide on one alignment: losses/terms.py
     consistency: Optional[ConsistencyConfig] = None  # batch_seconds counts both views
+    weight_bits: Optional[Literal[4, 8]] = None  # learn with weights rounded to so many bits: sparsity/rounding.py
     validate_every_epochs: Count = 1
     unlabelled: Flag = True  # a student: also learn from features.unlabelled_dir, where there is one
     averaging: Literal["best", "ema"] = "best"  # of checkpoints, or a moving average of the weights of every step

@@ -51,6 +51,7 @@ from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.scoring.bootstrap import one_seed_p_value
 from rnnt_kd.scoring.recognitions import Recognition, words_counted
 from rnnt_kd.scoring.word_errors import count_all
+from rnnt_kd.sparsity import rounding
 from rnnt_kd.text.tokenizer import Tokenizer
 
 Say = Callable[[str], None]
@@ -68,7 +69,7 @@ def check(
 ) -> Tuple[Dict[str, Any], str]:
     """Returns what was measured, and what is wrong with it ("" where nothing is); UserError: what is worse."""
     manifest = verify_static(folder)
-    exact = manifest["weights"] == "float32"
+    exact = manifest["weights"] != "int8" and _equal(_stored(model, manifest["weights"]), model)
     found: Dict[str, Any] = {"onnxruntime_against_torch": verify_numbers(folder, model, manifest)}
     usable = [item for item in speech if item.samples is not None]
     found["data_dir"] = str(data_dir) if data_dir else None
@@ -292,17 +293,19 @@ Case = Tuple[str, type, List[Tuple[Tensor, ...]]]  # file, wrapper of the model,
 
 
 def verify_numbers(folder: Path, model: Transducer, manifest: Dict[str, Any], seed: int = 0) -> Dict[str, float]:
-    """File -> largest difference; for int8 and float16 |difference| / |output|, over all batches together.
+    """File -> largest difference; for rounded weights |difference| / |output|, over all batches together.
 
-    float32: within 1e-4.  float16 and int8: at most twice as far from the system as a plain imitation of the rounding
-    in torch.  That of float16 rounds the weights; that of int8 weights and inputs of every linear map and convolution,
-    and the embedding, to 256 steps from least to largest.  (QInt8 weights saturate on CPUs with AVX2 and no VNNI, and
-    are eight times as far.)  A streaming encoder gets chunks in a row; its caches are compared, too.
+    float32, float16, int4: within 1e-4 of the system with the weights that are stored.  int8, whose inputs are rounded,
+    too: at most twice as far from the system as a plain imitation in torch, that rounds weights and inputs of every
+    linear map and convolution, and the embedding, to 256 steps from least to largest.  (QInt8 weights saturate on CPUs
+    with AVX2 and no VNNI, and are eight times as far.)  A streaming encoder gets chunks in a row; its caches are
+    compared, too.
 
     Raises: UserError: a difference above the bound, or other lengths.
     """
     model = copy.deepcopy(model).eval()
-    imitated = {"float32": None, "float16": _half, "int8": _eight_bit}[manifest["weights"]]
+    weights = manifest["weights"]
+    imitation = _eight_bit(model) if weights == "int8" else _stored(model, weights)
     found: Dict[str, float] = {}
     static = manifest.get("static")
     for name, wrapper, batches in _cases(model, torch.Generator().manual_seed(seed), manifest["streaming"], static):
@@ -316,17 +319,15 @@ def verify_numbers(folder: Path, model: Transducer, manifest: Dict[str, Any], se
             if not manifest["streaming"] and one[1:] and one[1].tolist() != other[1].tolist():
                 problem = f"encoder_out_lens {one[1].tolist()}"
                 raise UserError(path, problem, f"{other[1].tolist()}, as in torch")
-        if imitated:
-            imitation = [_forward(wrapper(imitated(model)), batch) for batch in batches]
-            found[name] = _relative(got, expected)
-            bound = max(ROUNDED_FACTOR * _relative(imitation, expected), ROUNDED_FLOOR)
-        else:
-            pairs = [pair for one, other in zip(got, expected, strict=True) for pair in zip(one, other, strict=True)]
-            found[name], bound = max(float(np.abs(a - b).max()) for a, b in pairs), TOLERANCE
-        if not found[name] <= bound:
-            problem = f"its output differs from torch by {found[name]:.2g}"
+        stored = [_forward(wrapper(imitation), batch) for batch in batches]
+        far, bound = _largest(got, stored), TOLERANCE
+        found[name] = far if weights == "float32" else _relative(got, expected)
+        if weights == "int8":
+            far, bound = found[name], max(ROUNDED_FACTOR * _relative(stored, expected), ROUNDED_FLOOR)
+        if not far <= bound:
+            problem = f"its output differs from torch by {far:.2g}"
             cure = "a fault of the export: report it"
-            if manifest["weights"] == "int8" and not multiplies_integers():
+            if weights == "int8" and not multiplies_integers():
                 cure = "this onnxruntime multiplies integers wrongly on this CPU: check with another version of it"
             raise UserError(path, problem, f"at most {bound:.2g}", cure)
     return found
@@ -369,12 +370,22 @@ def _relative(got: List[List[np.ndarray]], expected: List[List[np.ndarray]]) -> 
     return (error / max(sum(float((b[0] ** 2).sum(dtype=np.float64)) for b in expected), 1e-12)) ** 0.5
 
 
-def _half(model: Transducer) -> Transducer:
-    model = copy.deepcopy(model)
-    for value in model.state_dict().values():
+def _largest(got: List[List[np.ndarray]], expected: List[List[np.ndarray]]) -> float:
+    pairs = [pair for one, other in zip(got, expected, strict=True) for pair in zip(one, other, strict=True)]
+    return max(float(np.abs(a - b).max()) for a, b in pairs)
+
+
+def _stored(model: Transducer, weights: str) -> Transducer:
+    """The model with the weights that a file in float32, float16 or int4 holds."""
+    model = copy.deepcopy(model).requires_grad_(False)
+    for value in model.state_dict().values() if weights != "float32" else ():
         if value.is_floating_point():
-            value.copy_(value.half())
+            value.copy_(rounding.rounded(value, 4) if weights == "int4" else value.half())
     return model
+
+
+def _equal(one: Transducer, other: Transducer) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
 
 def _eight_bit(model: Transducer) -> Transducer:

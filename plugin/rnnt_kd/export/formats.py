@@ -3,6 +3,7 @@
 float32             no step
 float16             weights stored as float16, computed in float32: half the bytes, eleven bits of every number
 int8                weights as 8-bit integers (``QUInt8``): a quarter of the bytes, in the encoder integer products
+int4                weights as 4-bit integers, computed in float32: an eighth of the bytes
 sparse              zeros left out, unpacked by nodes of the graph itself (``packing``); every other bit stays
 sparse_initializer  the same by ONNX's own: float32 values, each with a 64-bit index
 
@@ -12,6 +13,11 @@ of int8:
   the encoder's matrix products      inputs rounded to 256 steps while they come, MatMulInteger
   all others                         float32 again when onnxruntime loads the file
 
+of int4:
+  every matrix, kernel, embedding    ``sparsity.rounding.grid``: a scale in float16 for each output
+  biases, norms                      float16
+  what a system was trained with     ``training.weight_bits: 4`` loses nothing: the file computes what the system does
+
 Zero is exactly 128, so what was sparse stays sparse.  (onnxruntime's own ``quantize_dynamic`` keeps zeros exact, too;
 but of an AN4 student its files are 9 % larger, and the encoder errs a third more.)  Unsigned because ``QInt8`` times
 uint8 saturates on CPUs that have AVX2 and no VNNI.  Predictor and joiner run on a few rows at a time, where integers
@@ -19,10 +25,11 @@ gain nothing.  Zeros save no time: onnxruntime multiplies them.
 """
 
 from pathlib import Path
-from typing import Callable, Dict, List, Tuple
+from typing import Callable, Dict, List, Set, Tuple
 
 import numpy as np
 import onnx
+import torch
 from onnx import numpy_helper
 from onnx.helper import make_node
 
@@ -32,6 +39,7 @@ from rnnt_kd.export import packing
 from rnnt_kd.export.onnx_file import load_onnx, metadata_of
 from rnnt_kd.export.packing import ZERO_POINT
 from rnnt_kd.export.rewriting import Rewriter, replace_nodes
+from rnnt_kd.sparsity import rounding
 
 BASE = "float32"
 
@@ -41,12 +49,13 @@ def steps_of(form: str) -> List[str]:
     names = [choices.check(name, (BASE, *STEPS), "--format") for name in form.split("+")]
     steps = [name for name in names if name != BASE]
     if steps not in [rounding + zeros for rounding in ([], *ROUNDING) for zeros in ([], *ZEROS)]:
-        raise UserError("--format", f"'{form}'", "at most one of float16 and int8, then at most one without zeros")
+        expected = "at most one of float16, int8 and int4, then at most one without zeros"
+        raise UserError("--format", f"'{form}'", expected)
     return steps
 
 
 def weights_of(form: str) -> str:
-    """ "float32", "float16" or "int8": how the weights are rounded."""
+    """ "float32", "float16", "int8" or "int4": how the weights are rounded."""
     return next((step for step in steps_of(form) if [step] in ROUNDING), BASE)
 
 
@@ -63,39 +72,82 @@ def convert(source: Path, path: Path, form: str) -> None:
     model = load_onnx(source)
     for name in steps_of(form):
         rewriter = Rewriter(model)
-        STEPS[name](rewriter, source)
+        STEPS[name](rewriter, source, is_sparse(form))
         rewriter.finish()
     atomic.write_bytes(Path(path), model.SerializeToString(deterministic=True))
 
 
-def make_float16(rewriter: Rewriter, source: Path) -> None:
+def make_float16(rewriter: Rewriter, source: Path, zeros_go: bool) -> None:
     """Each weight becomes a float16 initializer and a Cast."""
     for name in [name for name, values in rewriter.weights.items() if values.dtype == np.float32]:
         halves = _to_half(rewriter.weights.pop(name), f"{source}: '{name}'")
         rewriter.compute("Cast", [rewriter.constant(halves)], name, to=onnx.TensorProto.FLOAT)
 
 
-def make_int8(rewriter: Rewriter, source: Path) -> None:
+def make_int8(rewriter: Rewriter, source: Path, zeros_go: bool) -> None:
     """See above; a bias must fit into float16."""
     if "model_type" in metadata_of(rewriter.model):  # the encoder, offline or streaming
         _use_integer_products(rewriter)
-    vectors = []
-    for name, values in list(rewriter.weights.items()):
-        if values.dtype == np.float32 and values.ndim > 1:
-            q, scale = to_uint8(rewriter.weights.pop(name))
-            as_float = rewriter.compute("Cast", [rewriter.constant(q)], to=onnx.TensorProto.FLOAT)
-            centred = rewriter.compute("Sub", [as_float, rewriter.constant(np.float32(ZERO_POINT))])
-            rewriter.compute("Mul", [centred, rewriter.constant(scale)], rewriter.rename(name))
-        elif values.dtype == np.float32 and values.ndim == 1:
-            vectors.append(name)
-    if vectors:  # end to end in one: a Cast for each would weigh as much as a short vector
-        halves = [_to_half(rewriter.weights.pop(name), f"{source}: '{name}'") for name in vectors]
-        joined = rewriter.compute("Cast", [rewriter.constant(np.concatenate(halves))], to=onnx.TensorProto.FLOAT)
-        sizes = rewriter.constant(np.array([len(vector) for vector in halves], dtype=np.int64))
-        rewriter.compute_many("Split", [joined, sizes], [rewriter.rename(name) for name in vectors], axis=0)
+    for name, values in _matrices(rewriter).items():
+        q, scale = to_uint8(values)
+        as_float = rewriter.compute("Cast", [rewriter.constant(q)], to=onnx.TensorProto.FLOAT)
+        centred = rewriter.compute("Sub", [as_float, rewriter.constant(np.float32(ZERO_POINT))])
+        rewriter.compute("Mul", [centred, rewriter.constant(scale)], rewriter.rename(name))
+    _join_halves(rewriter, _vectors(rewriter, source))
 
 
-def make_sparse(rewriter: Rewriter, source: Path) -> None:
+def make_int4(rewriter: Rewriter, source: Path, zeros_go: bool) -> None:
+    """See above; where ``zeros_go``, codes are stored without their zeros if that is smaller."""
+    swapped = _stored_by_input(rewriter.model)
+    codes: Dict[packing.Code, Dict[str, np.ndarray]] = {}
+    scales: Dict[str, np.ndarray] = {}
+    products = []
+    for name, values in _matrices(rewriter).items():
+        by_output = torch.tensor(values.T.copy() if name in swapped else values)
+        q, scale = (part.numpy().T if name in swapped else part.numpy() for part in rounding.grid(by_output, 4))
+        _to_half(scale, f"{source}: the scales of '{name}'")
+        made, of_outputs = rewriter.fresh(), rewriter.fresh()
+        codes.setdefault(packing.best_code(q)[0] if zeros_go else packing.ALL, {})[made] = np.ascontiguousarray(q)
+        scales[of_outputs] = scale.reshape(-1)
+        products.append((made, of_outputs, scale.shape, rewriter.rename(name)))
+    for code, tensors in codes.items():
+        packing.pack(rewriter, tensors, code)
+    _join_halves(rewriter, {**_vectors(rewriter, source), **scales})
+    for made, of_outputs, shape, name in products:
+        is_row = shape[-1] > 1 or np.prod(shape) == 1
+        rewriter.compute("Mul", [made, of_outputs if is_row else rewriter.reshape(of_outputs, *shape)], name)
+
+
+def _stored_by_input(model: onnx.ModelProto) -> Set[str]:
+    """The matrices whose last index is the output."""
+    products = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
+    gemms = [node for node in model.graph.node if node.op_type == "Gemm"]
+    return products | {node.input[1] for node in gemms if not any(a.name == "transB" and a.i for a in node.attribute)}
+
+
+def _matrices(rewriter: Rewriter) -> Dict[str, np.ndarray]:
+    """Taken out of the weights: those in float32 of two dimensions and more."""
+    found = [name for name, values in rewriter.weights.items() if values.dtype == np.float32 and values.ndim > 1]
+    return {name: rewriter.weights.pop(name) for name in found}
+
+
+def _vectors(rewriter: Rewriter, source: Path) -> Dict[str, np.ndarray]:
+    """Taken out of the weights and renamed: the others in float32."""
+    found = [name for name, values in rewriter.weights.items() if values.dtype == np.float32 and values.ndim == 1]
+    halves = {name: _to_half(rewriter.weights.pop(name), f"{source}: '{name}'") for name in found}
+    return {rewriter.rename(name): values for name, values in halves.items()}
+
+
+def _join_halves(rewriter: Rewriter, vectors: Dict[str, np.ndarray]) -> None:
+    """Vectors that float16 holds, end to end in one: a Cast for each would weigh as much as a short one."""
+    if vectors:
+        whole = rewriter.constant(np.concatenate([values.astype(np.float16) for values in vectors.values()]))
+        sizes = rewriter.constant(np.array([len(values) for values in vectors.values()], dtype=np.int64))
+        joined = rewriter.compute("Cast", [whole], to=onnx.TensorProto.FLOAT)
+        rewriter.compute_many("Split", [joined, sizes], list(vectors), axis=0)
+
+
+def make_sparse(rewriter: Rewriter, source: Path, zeros_go: bool) -> None:
     """Weights that become smaller without their zeros, all of one type and code end to end."""
     sequences: Dict[Tuple[str, packing.Code], Dict[str, int]] = {}  # weights and the bytes that each saves
     for name, values in rewriter.weights.items():
@@ -108,7 +160,7 @@ def make_sparse(rewriter: Rewriter, source: Path) -> None:
             packing.pack(rewriter, {name: rewriter.weights.pop(name) for name in saved}, code)
 
 
-def make_sparse_initializers(rewriter: Rewriter, source: Path) -> None:
+def make_sparse_initializers(rewriter: Rewriter, source: Path, zeros_go: bool) -> None:
     """Only float32: onnxruntime's other types have no zero but 0."""
     for name in [name for name, values in rewriter.weights.items() if values.dtype == np.float32]:
         values = rewriter.weights[name]
@@ -121,21 +173,20 @@ def make_sparse_initializers(rewriter: Rewriter, source: Path) -> None:
             rewriter.model.graph.sparse_initializer.append(sparse)
 
 
-STEPS: Dict[str, Callable[[Rewriter, Path], None]] = {
+STEPS: Dict[str, Callable[[Rewriter, Path, bool], None]] = {
     "float16": make_float16,
     "int8": make_int8,
+    "int4": make_int4,
     "sparse": make_sparse,
     "sparse_initializer": make_sparse_initializers,
 }
-ROUNDING, ZEROS = (["float16"], ["int8"]), (["sparse"], ["sparse_initializer"])
+ROUNDING, ZEROS = (["float16"], ["int8"], ["int4"]), (["sparse"], ["sparse_initializer"])
 
 
 def to_uint8(values: np.ndarray) -> Tuple[np.ndarray, np.float32]:
     """float32 -> (q uint8, scale): values ~ (q - 128) * scale, within half a scale; 0 is exact."""
-    scale = np.float32(np.abs(values).max(initial=0.0) / 127)
-    if not scale > 0:
-        return np.full(values.shape, ZERO_POINT, dtype=np.uint8), np.float32(1)
-    return (np.clip(np.rint(values / scale), -127, 127) + ZERO_POINT).astype(np.uint8), scale
+    q, scale = rounding.grid(torch.tensor(values), 8)
+    return (q.numpy().astype(np.int16) + ZERO_POINT).astype(np.uint8), np.float32(scale)
 
 
 def _to_half(values: np.ndarray, where: str) -> np.ndarray:

@@ -3,13 +3,15 @@
 An ONNX ``sparse_initializer`` spends 64 bits on the place of every value.  Here all sparse weights of a file and a
 type lie end to end as one sequence, and that as
 
-    values   what is not zero, in order
-    places   either "gaps": 4 bits a value, the number of zeros before it; 15 means 15 zeros and no value yet
-             or "bits": 1 bit an entry, the first in the highest bit
+    values   what is not zero, in order; codes of 4 bits (int8, -8 .. 7) two in a byte, the first in the high half
+    places   "gaps": 4 bits a value, the number of zeros before it; 15 means 15 zeros and no value yet
+             "bits": 1 bit an entry, the first in the highest bit
+             "all": nothing, for codes of 4 bits alone: zeros are values, too
     unpack   some ten nodes of ONNX's own: places -> indices, ScatterND into zeros, Split, Reshape
 
 In blocks of ``g`` (neighbouring entries that are zero together) one place counts for g values.  The nodes depend on
-constants only, so onnxruntime runs them once, when it loads the file.  Every value keeps its bits.
+constants only, so onnxruntime runs them once, when it loads the file.  Every value keeps its bits; codes of 4 bits
+come out as float32.
 
 The graph states the sizes of Compress's and NonZero's outputs: onnxruntime from 1.27 on runs nothing at load whose
 size it cannot tell before (its issue 32130), and would unpack the weights anew for every utterance.
@@ -37,7 +39,10 @@ class Code:
     """The way in which the weights of one sequence are stored."""
 
     block: int
-    places: str  # "gaps" or "bits"
+    places: str  # "gaps", "bits" or "all"
+
+
+ALL = Code(1, "all")
 
 
 def zero_of(values: np.ndarray) -> int:
@@ -53,11 +58,12 @@ def filled_blocks(values: np.ndarray, block: int) -> np.ndarray:
 
 def best_code(values: np.ndarray) -> Tuple[Code, int]:
     """The code with the fewest bytes, and their number."""
-    sizes = {}
+    sizes = {ALL: values.size // 2 + OVERHEAD} if values.dtype == np.int8 else {}
     for block in BLOCKS:
         if values.size % block == 0:
             filled = filled_blocks(values, block)
-            content = int(filled.sum()) * block * values.dtype.itemsize + OVERHEAD
+            bits = 4 if values.dtype == np.int8 else 8 * values.dtype.itemsize
+            content = int(filled.sum()) * block * bits // 8 + OVERHEAD
             sizes[Code(block, "gaps")] = content + len(encode_gaps(filled))
             sizes[Code(block, "bits")] = content + len(encode_bits(filled))
     code = min(sizes, key=sizes.__getitem__)
@@ -80,28 +86,53 @@ def encode_bits(filled: np.ndarray) -> np.ndarray:
     return np.packbits(filled)
 
 
+def encode_halves(codes: np.ndarray) -> np.ndarray:
+    """(n,) int8, -8 .. 7 -> uint8, two codes a byte, 8 more than they are; the last may have a 0 beside it."""
+    halves = np.append(codes + 8, np.full(len(codes) % 2, 8)).astype(np.uint8)
+    return halves[0::2] << 4 | halves[1::2]
+
+
 def pack(rewriter: Rewriter, tensors: Dict[str, np.ndarray], code: Code) -> None:
     """Add sequence and nodes that make each of ``tensors`` (one dtype, whole blocks) under its name."""
     flat = np.concatenate([values.reshape(-1) for values in tensors.values()])
-    filled = filled_blocks(flat, code.block)
-    encode, indices = {"gaps": (encode_gaps, _indices_of_gaps), "bits": (encode_bits, _indices_of_bits)}[code.places]
-    where = indices(rewriter, rewriter.constant(encode(filled)), int(filled.sum()))
-    kept = rewriter.constant(flat.reshape(-1, code.block)[filled])
-    shape = rewriter.constant(np.array([len(filled), code.block], dtype=np.int64))
-    fill = np.array([zero_of(flat)], dtype=f"u{flat.dtype.itemsize}").view(flat.dtype)
-    zeros = rewriter.compute("ConstantOfShape", [shape], value=numpy_helper.from_array(fill))
-    blocks = rewriter.compute("ScatterND", [zeros, where, kept])
-    sequence = rewriter.reshape(blocks, -1)
+    filled = filled_blocks(flat, code.block) if code != ALL else np.ones(len(flat), dtype=bool)
+    kept = flat.reshape(-1, code.block)[filled]
+    stored = _decode_halves(rewriter, kept) if flat.dtype == np.int8 else rewriter.constant(kept)
+    if code != ALL:
+        places = {"gaps": (encode_gaps, _indices_of_gaps), "bits": (encode_bits, _indices_of_bits)}
+        encode, indices = places[code.places]
+        where = indices(rewriter, rewriter.constant(encode(filled)), int(filled.sum()))
+        shape = rewriter.constant(np.array([len(filled), code.block], dtype=np.int64))
+        fill = np.array([zero_of(flat)], dtype=f"u{flat.dtype.itemsize}").view(flat.dtype)
+        fill = fill.astype(np.float32) if flat.dtype == np.int8 else fill
+        zeros = rewriter.compute("ConstantOfShape", [shape], value=numpy_helper.from_array(fill))
+        stored = rewriter.compute("ScatterND", [zeros, where, stored])
+    sequence = rewriter.reshape(stored, -1)
     sizes = rewriter.constant(np.array([values.size for values in tensors.values()], dtype=np.int64))
     pieces = rewriter.compute_many("Split", [sequence, sizes], [rewriter.fresh() for _ in tensors], axis=0)
     for piece, (name, values) in zip(pieces, tensors.items(), strict=True):
         rewriter.compute("Reshape", [piece, rewriter.constant(np.array(values.shape, dtype=np.int64))], name)
 
 
+def _decode_halves(rewriter: Rewriter, codes: np.ndarray) -> str:
+    """float32 in the shape of ``codes``, which are stored by ``encode_halves``."""
+    flat = _halves(rewriter, rewriter.constant(encode_halves(codes.reshape(-1))))
+    if codes.size % 2:
+        first, size = (rewriter.constant(np.array([number], dtype=np.int64)) for number in (0, codes.size))
+        flat = rewriter.compute("Slice", [flat, first, size])
+    centred = rewriter.compute("Sub", [flat, rewriter.constant(np.int32(8))])
+    return rewriter.reshape(rewriter.compute("Cast", [centred], to=onnx.TensorProto.FLOAT), *codes.shape)
+
+
+def _halves(rewriter: Rewriter, packed: str) -> str:
+    """(n,) uint8 -> (2 n,) int32: both halves of each byte, the high one first."""
+    digits = rewriter.compute("Mod", [_digits(rewriter, packed, [16, 1]), rewriter.constant(np.int32(16))])
+    return rewriter.reshape(digits, -1)
+
+
 def _indices_of_gaps(rewriter: Rewriter, packed: str, m: int) -> str:
     """(m, 1) int64: where the m values are."""
-    halves = rewriter.compute("Mod", [_digits(rewriter, packed, [16, 1]), rewriter.constant(np.int32(16))])
-    codes = rewriter.reshape(halves, -1)
+    codes = _halves(rewriter, packed)
     has_value = rewriter.compute("Less", [codes, rewriter.constant(np.int32(SKIP))])
     steps = rewriter.compute("Add", [codes, rewriter.compute("Cast", [has_value], to=_INT32)])
     ends = rewriter.compute("CumSum", [steps, rewriter.constant(np.int32(0))])

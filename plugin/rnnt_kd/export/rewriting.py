@@ -71,9 +71,11 @@ class Rewriter:
         return short
 
     def finish(self) -> None:
-        """Put nodes and initializers into the model, and check it."""
+        """Put nodes, without names, and initializers into the model, and check it."""
         graph = self.model.graph
         replace_nodes(graph, [*self._before, *graph.node])
+        for node in graph.node:
+            node.name = ""  # which nobody reads, and which weigh five bytes each
         for index in reversed(range(len(graph.initializer))):
             if graph.initializer[index].name not in self.weights:
                 del graph.initializer[index]

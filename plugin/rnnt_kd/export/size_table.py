@@ -1,6 +1,6 @@
 """A system in every format that its files can have: bytes, bytes after gzip, what it recognises; the table of that.
 
-The three ONNX files in seven ``formats``; "safetensors" and "packed safetensors", our checkpoint, whole and without its
+The three ONNX files in nine ``formats``; "safetensors" and "packed safetensors", our checkpoint, whole and without its
 zeros.  The ONNX formats are decoded by onnxruntime with our own search, the checkpoints by torch, both one utterance at
 a time in the encoder.
 """
@@ -37,7 +37,8 @@ from rnnt_kd.tables import shown
 from rnnt_kd.text.tokenizer import Tokenizer
 
 SizeRow = Dict[str, Any]
-_STEPS = (BASE, "float16", "int8", "sparse", "float16+sparse", "int8+sparse", "sparse_initializer")
+_ROUNDED = ("float16", "int8", "int4")
+_STEPS = (BASE, *_ROUNDED, "sparse", *(f"{name}+sparse" for name in _ROUNDED), "sparse_initializer")
 ONNX_FORMATS = {" ".join(reversed(steps.split("+"))): steps for steps in _STEPS}  # what the table calls it -> steps
 DENSE, PACKED = "safetensors", "packed safetensors"
 FORMATS = (*ONNX_FORMATS, DENSE, PACKED)

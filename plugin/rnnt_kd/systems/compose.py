@@ -44,9 +44,10 @@ def compose(
         if "sparsity" in given:
             raise UserError("sparsity", f"given for a {role}, which is dense", "a sparse or streaming student")
         del options["sparsity"]
-    elif role == "sparse_student" and not target:
-        raise UserError("sparsity.target", f"{target} for a sparse student", "between 0 and 1", "for example 0.9")
     elif not target:
+        if role == "sparse_student" and mapping(options["training"], "training").get("weight_bits") is None:
+            expected = "between 0 and 1, or training.weight_bits: rounded, with no zeros"
+            raise UserError("sparsity.target", f"{target} for a sparse student", expected, "for example 0.9")
         if set(given.get("sparsity", {})) - {"target"}:
             problem = "options of sparsity without a target"
             raise UserError("sparsity", problem, f"a target as well, or no sparsity: this {role} is dense")

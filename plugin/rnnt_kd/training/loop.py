@@ -22,6 +22,8 @@ from rnnt_kd.config_io import write_system_config
 from rnnt_kd.data.selection import write_left_out
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
+from rnnt_kd.sparsity import rounding
+from rnnt_kd.sparsity.rounding import Rounder
 from rnnt_kd.systems import store
 from rnnt_kd.systems.compose import check_device
 from rnnt_kd.systems.describe import describe
@@ -139,6 +141,7 @@ class Training:
             if self.training.averaging == "ema"
             else None
         )
+        self.rounder = Rounder(self.model, self.training.weight_bits)
         self.objective = Objective(self.model, self.training, backend, config.kd, teacher)
         self.optimizer = make_optimizer(self.model, self.training)
         self.wrapped, self.wrapped_optimizer = fabric.setup(Weighted(self.objective, ranks), self.optimizer)
@@ -171,7 +174,7 @@ class Training:
             return self._finish()
 
     def _train_step(self, batch: Prepared) -> None:
-        """One batch: forward, backward, clipped update, sparsification."""
+        """One batch: forward, backward, clipped update, sparsification, rounding."""
         state, training = self.state, self.training
         step = state.step
         for group in self.optimizer.param_groups:
@@ -199,10 +202,12 @@ class Training:
             self._skip(batch, terms)
         self.optimizer.zero_grad(set_to_none=True)
         masks_move = self.sparsifier is not None and not self.sparsifier.frozen
+        self.rounder.restore()
         if self.sparsifier is not None:
             self.sparsifier.step(state.position(state.step))
         if self.moving_average is not None:
             self.moving_average.restart() if masks_move else self.moving_average.update()
+        self.rounder.round()
 
     def _learning_rate(self, step: int) -> float:
         training = self.training
@@ -309,7 +314,7 @@ class Training:
         now = time.monotonic()
         state.train_seconds, self.clock = state.train_seconds + now - self.clock, now
         averaged = self.moving_average.tensors() if self.moving_average is not None else {}
-        optimizer = {**optimizer_tensors(self.optimizer, self.model), **averaged}
+        optimizer = {**optimizer_tensors(self.optimizer, self.model), **averaged, **self.rounder.tensors()}
         scalars = {**state.to_dict(), "precision": self.fabric.strategy.precision.state_dict()}
 
         def write() -> None:
@@ -342,10 +347,14 @@ class Training:
                 masks["settings"] = self.sparsifier.state_dict()["settings"]
         next_step = f"delete {path}"
         store.load_weights(self.model, model, path / checkpoint.MODEL, next_step)
-        averaged, of_optimizer = moving_average.split(optimizer)
-        load_optimizer_tensors(self.optimizer, self.model, of_optimizer, path / checkpoint.OPTIMIZER, next_step)
+        averaged, rests = (
+            {name: optimizer.pop(name) for name in list(optimizer) if name.startswith(prefix)}
+            for prefix in (moving_average.PREFIX, rounding.PREFIX)
+        )
+        load_optimizer_tensors(self.optimizer, self.model, optimizer, path / checkpoint.OPTIMIZER, next_step)
         if self.moving_average is not None:
             self.moving_average.load(averaged)
+        self.rounder.load(rests)
         if self.sparsifier is not None:
             self.sparsifier.load_state_dict(masks)
         self.fabric.strategy.precision.load_state_dict(precision)
@@ -370,8 +379,7 @@ class Training:
         to ``average_best``, as do best together.  Returns the epochs that they come from, and their dev loss."""
         if self.moving_average is not None:
             self.moving_average.copy_to_model()
-            if self.sparsifier is not None:
-                self.sparsifier.finalize()
+            self._end_weights()
             return self.state.results[-1:], self._validate()
         trials = []
         best = self.ranks.first(self._best)
@@ -379,8 +387,7 @@ class Training:
             folders = [self.checkpoints / result.checkpoint for result in best[:count]]
             weights = self.ranks.tensors(functools.partial(checkpoint.average, folders, self.identity))
             store.load_weights(self.model, weights, self._weights(best[0]), "")
-            if self.sparsifier is not None:
-                self.sparsifier.finalize()
+            self._end_weights()
             trials.append(
                 (self._validate(), {name: tensor.clone() for name, tensor in self.model.state_dict().items()})
             )
@@ -388,6 +395,12 @@ class Training:
         means, weights = trials[chosen]
         self.model.load_state_dict(weights)
         return best[: chosen + 1], means
+
+    def _end_weights(self) -> None:
+        """After averaging: zero what the masks drop, and back to the grid."""
+        if self.sparsifier is not None:
+            self.sparsifier.finalize()
+        self.rounder.round()
 
     def _finish(self) -> List[str]:
         """Average the best epochs, measure, and write what marks the system as finished."""

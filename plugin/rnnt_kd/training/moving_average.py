@@ -6,7 +6,7 @@ so that the first weights do not weigh for ever.  While the masks of a sparse st
 weights: it begins anew with the last change, and what the masks drop stays exactly 0.
 """
 
-from typing import Dict, Tuple
+from typing import Dict
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +52,3 @@ class MovingAverage:
         self.updates = int(tensors[UPDATES])
         for name, average in self._average.items():
             average.copy_(tensors[PREFIX + name])
-
-
-def split(tensors: Dict[str, Tensor]) -> Tuple[Dict[str, Tensor], Dict[str, Tensor]]:
-    """Of a checkpoint: those of a moving average, and the others."""
-    own = {name: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
-    return own, {name: tensor for name, tensor in tensors.items() if name not in own}
