@@ -119,11 +119,11 @@ right_integers = pytest.mark.skipif(
 )
 
 
-def one_node_file(path: Path, operator: str, weight, inputs, output, name: str = "w") -> Path:
+def one_node_file(path: Path, operator: str, weight, inputs, output, name: str = "w", **attributes) -> Path:
     """y = operator(x, weight), with the sizes of x and y."""
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node(operator, ["x", name], ["y"])],
+        [onnx.helper.make_node(operator, ["x", name], ["y"], **attributes)],
         "one",
         [value("x", onnx.TensorProto.FLOAT, inputs)],
         [value("y", onnx.TensorProto.FLOAT, output)],

@@ -12,6 +12,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.check import HIGHEST_IR, HIGHEST_OPSET, verify_numbers, verify_static
+from rnnt_kd.export.formats import convert
 from rnnt_kd.export.model_json import FILES, ONNX_FILES, json_digest, read_manifest
 from rnnt_kd.export.onnx_file import session
 from rnnt_kd.systems.store import load_system
@@ -289,18 +290,12 @@ def test_a_runtime_that_multiplies_wrongly_is_named(folder, exported, model, mon
         verify_numbers(folder, model, {**read_manifest(exported), "weights": "int8"})
 
 
-def test_float16_may_err_as_float16_errs_and_no_more(folder, exported, model):
-    manifest = {**read_manifest(exported), "weights": "float16"}
-
-    def rounded(name, values):
-        return values.astype(np.float16).astype(np.float32) if values.dtype == np.float32 else values
-
-    def bfloat16(name, values):  # 8 bits of 11
-        return torch.tensor(values).bfloat16().float().numpy() if values.dtype == np.float32 else values
-
+@pytest.mark.parametrize("weights, other", [("float16", "int4"), ("int4", "float16")])
+def test_the_weights_that_are_stored_are_the_promised_ones(folder, exported, model, weights, other):
+    manifest = {**read_manifest(exported), "weights": weights}
     for file in ONNX_FILES:
-        change_weights(folder / file, rounded)
-    assert 0 < max(verify_numbers(folder, model, manifest).values()) < 1e-2
-    change_weights(folder / "encoder.onnx", bfloat16)
+        convert(exported / file, folder / file, weights)
+    assert 1e-5 < max(verify_numbers(folder, model, manifest).values()) < {"float16": 1e-2, "int4": 0.5}[weights]
+    convert(exported / "encoder.onnx", folder / "encoder.onnx", other)
     with pytest.raises(UserError, match="encoder.onnx: its output differs from torch"):
         verify_numbers(folder, model, manifest)

@@ -212,9 +212,12 @@ def test_systems_that_sherpa_onnx_cannot_run_are_refused(argv, system, tmp_path,
     config = read_system_config(system / "config.yaml")
     for more, message in (
         (["--streaming"], "looks at the whole utterance; expected a streaming encoder"),
-        (["--format", "int8+float16"], "--format: 'int8+float16'; expected at most one of float16 and int8, then"),
-        (["--format", "sparse+int8"], "'sparse+int8'; expected at most one of float16 and int8, then"),
-        (["--format", "int4"], "--format: there is no 'int4'; expected one of: float32, float16, int8, sparse, "),
+        (
+            ["--format", "int8+float16"],
+            "--format: 'int8+float16'; expected at most one of float16, int8 and int4, then",
+        ),
+        (["--format", "sparse+int8"], "'sparse+int8'; expected at most one of float16, int8 and int4, then"),
+        (["--format", "int2"], "--format: there is no 'int2'; expected one of: float32, float16, int8, int4, sparse, "),
         (["--target", "sherpa-onx"], "--target: there is no 'sherpa-onx'; expected one of: npu, sherpa-onnx; did you"),
     ):
         assert message in failure(capsys, [*argv, *more])

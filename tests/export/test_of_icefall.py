@@ -86,6 +86,7 @@ def run(folder, *options):
 
 @pytest.mark.parametrize("form, most, times", [
     ("float32", 0.0, 1.0), ("sparse", 0.0, 2.0), ("float16", 1e-2, 1.5), ("int8", 0.1, 1.8), ("int8+sparse", 0.1, 2.5),
+    ("int4", 0.3, 1.8),
 ])  # fmt: skip
 def test_every_format_computes_what_the_original_computes(tmp_path, form, most, times):
     export(tmp_path)
@@ -144,5 +145,5 @@ def test_what_is_no_such_folder_is_one_line(tmp_path, spoil, message):
     with pytest.raises(UserError, match=message):
         run(tmp_path)
     assert (tmp_path / "out").exists() == before
-    with pytest.raises(UserError, match="at most one of float16 and int8"):
+    with pytest.raises(UserError, match="at most one of float16, int8 and int4"):
         run(tmp_path, "--format", "int8+float16")

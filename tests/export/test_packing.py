@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from rnnt_kd.export.formats import convert
 from rnnt_kd.export.onnx_file import load_onnx, session
-from rnnt_kd.export.packing import Code, best_code, encode_bits, encode_gaps, pack
+from rnnt_kd.export.packing import ALL, Code, best_code, encode_bits, encode_gaps, encode_halves, pack
 from rnnt_kd.export.rewriting import Rewriter
 
 MASKS = st.lists(st.booleans(), max_size=60) | st.lists(st.integers(0, 40).map(lambda n: n == 0), max_size=300)
@@ -34,6 +34,12 @@ def places_of_gaps(packed):
 def test_gaps_are_coded_as_documented(mask):
     filled = np.array(mask, dtype=bool)
     assert places_of_gaps(encode_gaps(filled)) == [index for index, value in enumerate(mask) if value]
+
+
+@given(st.lists(st.integers(-8, 7), max_size=60))
+def test_two_codes_of_four_bits_are_a_byte(codes):
+    text = "".join(f"{byte:02x}" for byte in encode_halves(np.array(codes, dtype=np.int8)).tolist())
+    assert len(text) in (len(codes), len(codes) + 1) and [int(half, 16) - 8 for half in text][: len(codes)] == codes
 
 
 @given(MASKS)
@@ -114,18 +120,32 @@ def test_every_weight_keeps_its_bits(tmp_path, dtype):
         assert_same_bits(values_of(tmp_path / "after.onnx"), {name: tensors[name]})
 
 
-@settings(max_examples=25, deadline=None)
-@given(st.sampled_from(["gaps", "bits"]), st.sampled_from([1, 4, 16]), st.floats(0, 1), st.integers(1, 30))
-def test_either_code_with_any_block(tmp_path_factory, places, block, density, rows):
-    folder = tmp_path_factory.mktemp("code")
-    tensors = {name: sparse_array((rows, block), density, "float32", index) for index, name in enumerate("ab")}
-    rewriter = Rewriter(load_onnx(write_weights(folder / "before.onnx", tensors)))
+CODES = [Code(block, places) for places in ("gaps", "bits") for block in (1, 4, 16)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.one_of(
+        st.tuples(st.just("float32"), st.sampled_from(CODES)),
+        st.tuples(st.just("int8"), st.sampled_from([ALL, *CODES])),
+    ),
+    st.floats(0, 1),
+    st.integers(1, 30),
+)
+def test_each_code_with_any_block(tmp_path_factory, kind, density, rows):
+    """Codes of 4 bits come out as float32."""
+    folder, (dtype, code) = tmp_path_factory.mktemp("code"), kind
+    tensors = {name: sparse_array((rows, code.block), density, dtype, index) for index, name in enumerate("ab")}
+    if dtype == "int8":
+        tensors = {name: ((values + 8) % 16 - 8).astype(np.int8) for name, values in tensors.items()}
+    expected = {name: values.astype(np.float32) for name, values in tensors.items()}
+    rewriter = Rewriter(load_onnx(write_weights(folder / "before.onnx", expected)))
     for name in tensors:
         del rewriter.weights[name]
-    pack(rewriter, tensors, Code(block, places))
+    pack(rewriter, tensors, code)
     rewriter.finish()
     onnx.save(rewriter.model, folder / "after.onnx")
-    assert_same_bits(values_of(folder / "after.onnx"), tensors)
+    assert_same_bits(values_of(folder / "after.onnx"), expected)
 
 
 def test_the_code_with_the_fewest_bytes_is_taken():
@@ -137,6 +157,8 @@ def test_the_code_with_the_fewest_bytes_is_taken():
         (0.5, 16, Code(16, "bits")),
     ):
         assert best_code(sparse_array((160, 160), density, "float32", 3, block))[0] == expected
+    for density, expected in ((0.1, Code(1, "gaps")), (0.4, Code(1, "bits")), (0.9, ALL)):
+        assert best_code(sparse_array((160, 160), density, "int8"))[0] == expected
     _, size = best_code(sparse_array((320, 320), 0.1, "uint8"))
     nonzero = int((sparse_array((320, 320), 0.1, "uint8") != 128).sum())
     assert nonzero * (1 + 0.469 / 0.1 / 8) < size < nonzero * 1.66 + 100  # entropy of the places below, 5.3 bits above

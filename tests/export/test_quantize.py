@@ -1,4 +1,4 @@
-"""8-bit and float16 files: the rounding that is promised, no worse than onnxruntime's own quantiser, in fewer bytes."""
+"""Rounded files: the rounding that is promised, no worse than onnxruntime's own quantiser, in fewer bytes."""
 
 import shutil
 
@@ -16,6 +16,7 @@ from rnnt_kd.export.formats import ZERO_POINT, convert, to_uint8
 from rnnt_kd.export.model_json import ONNX_FILES
 from rnnt_kd.export.onnx_file import session
 from rnnt_kd.export.size_table import write_formats
+from rnnt_kd.sparsity.rounding import rounded
 from rnnt_kd.systems.store import load_system
 
 
@@ -102,7 +103,34 @@ def test_float16_computes_in_float32_with_rounded_weights(files, tmp_path, file)
     assert error(files / "float16" / file, files / "float32" / file, file) > 1e-6
 
 
-@pytest.mark.parametrize("name", ["float32", "float16", pytest.param("int8", marks=right_integers)])
+@pytest.mark.parametrize("file", ONNX_FILES)
+def test_four_bits_compute_what_the_rounded_system_computes(files, workplace, tmp_path, file):
+    """A scale an output, however ONNX stores the matrix; what is rounded already loses nothing more."""
+    model = load_system(workplace / "systems" / "sparse")[0].requires_grad_(False)
+    for value in model.parameters():
+        value.copy_(rounded(value, 4))
+    write_formats(model, tmp_path, ["int4"])
+    assert error(files / "int4" / file, tmp_path / "float32" / file, file) < 1e-6
+    assert error(tmp_path / "int4" / file, tmp_path / "float32" / file, file) < 1e-6
+    assert 1e-3 < error(files / "int4" / file, files / "float32" / file, file) < 0.5
+    if file == "encoder.onnx":  # the others are nodes more than weights here
+        assert (files / "int4" / file).stat().st_size < 0.8 * (files / "int8" / file).stat().st_size
+
+
+@pytest.mark.parametrize("operator, attributes", [("MatMul", {}), ("Gemm", {}), ("Gemm", {"transB": 1})], ids=str)
+def test_scales_of_four_bits_are_of_outputs(tmp_path, operator, attributes):
+    """Outputs of very different sizes: one scale for all would lose the small ones."""
+    outputs = np.float32(10.0) ** -np.arange(4, dtype=np.float32)
+    weight = outputs[:, None] * np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 6)
+    weight = weight if attributes else np.ascontiguousarray(weight.T)
+    one_node_file(tmp_path / "before.onnx", operator, weight, [2, 6], [2, 4], "layer.weight", **attributes)
+    convert(tmp_path / "before.onnx", tmp_path / "after.onnx", "int4")
+    x = {"x": np.random.default_rng(0).standard_normal((2, 6)).astype(np.float32)}
+    got, expected = (session(tmp_path / name).run(None, x)[0] for name in ("after.onnx", "before.onnx"))
+    assert not np.array_equal(got, expected) and (np.abs(got - expected) < 0.3 * outputs).all()
+
+
+@pytest.mark.parametrize("name", ["float32", "float16", pytest.param("int8", marks=right_integers), "int4"])
 @pytest.mark.parametrize("file", ONNX_FILES)
 def test_without_its_zeros_a_file_computes_the_same_bits(files, name, file):
     sparse = files / f"sparse {name}".removesuffix(" float32") / file
@@ -117,16 +145,21 @@ def test_without_its_zeros_a_file_computes_the_same_bits(files, name, file):
 def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
     before, after = tmp_path / "before.onnx", tmp_path / "after.onnx"
     one_node_file(before, "Add", np.full(4, 7e4, np.float32), [4], [4], "layer.bias")
-    for form in ("float16", "int8"):
+    for form in ("float16", "int8", "int4"):
         with pytest.raises(UserError, match=r"'layer.bias': holds 70000; expected at most 65504"):
             convert(before, after, form)
     one_node_file(before, "Add", np.full((4, 4), 7e4, np.float32), [4], [4, 4], "layer.bias")
-    convert(before, after, "int8")  # a matrix has its own scale
-    assert session(after).run(None, {"x": np.zeros(4, dtype=np.float32)})[0].tolist() == [[7e4] * 4] * 4
+    for form in ("int8", "int4"):
+        convert(before, after, form)  # a matrix has its own scale, or one for each output
+        got = session(after).run(None, {"x": np.zeros(4, dtype=np.float32)})[0]
+        assert np.allclose(got, 7e4, rtol=1e-7 if form == "int8" else 1e-3)
+    one_node_file(before, "Add", np.full((4, 4), 7e5, np.float32), [4], [4, 4], "layer.bias")
+    with pytest.raises(UserError, match=r"the scales of 'layer.bias': holds inf; expected at most 65504"):
+        convert(before, after, "int4")
 
 
 def test_files_that_cannot_be_read_are_one_line(tmp_path):
-    for form in ("float16", "int8", "sparse"):
+    for form in ("float16", "int8", "int4", "sparse"):
         for content in (b"", b"not a model", b"\x00\x01", bytes(range(256))):
             (tmp_path / "bad.onnx").write_bytes(content)
             with pytest.raises(UserError, match="bad.onnx: damaged or not an ONNX file"):

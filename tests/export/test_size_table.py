@@ -122,7 +122,12 @@ def test_every_exported_system_has_every_format_with_its_bytes_on_the_disk(table
 
 def test_what_zeros_are_worth(table):
     size = {key: row["bytes"] for key, row in table[0].items()}
-    for plain, sparse in (("float32", "sparse"), ("float16", "sparse float16"), ("int8", "sparse int8")):
+    for plain, sparse in (
+        ("float32", "sparse"),
+        ("float16", "sparse float16"),
+        ("int8", "sparse int8"),
+        ("int4", "sparse int4"),
+    ):
         assert size["thin", sparse] < size["thin", plain] == size["teacher", plain] == size["teacher", sparse]
     assert size["thin", "sparse"] < 0.6 * size["thin", "float32"]
     assert size["thin", "sparse"] < size["thin", "sparse_initializer"] < size["thin", "float32"]
@@ -143,7 +148,7 @@ def test_words_are_counted_and_exact_formats_recognise_the_same(table, workplace
         assert (row["ins"], row["del"], row["sub"]) == (counts.ins, counts.dels, counts.subs), form
         assert row["words"] == counts.words and row["changed"] == 0
         assert row["p_value"] == (1 if len(speech) >= 20 else None)
-    for form in ("int8", "float16"):
+    for form in ("int8", "int4", "float16"):
         for key in ("wer", "ins", "del", "sub", "p_value", "changed"):
             assert rows["thin", form][key] == rows["thin", f"sparse {form}"][key]
 
@@ -218,6 +223,7 @@ def test_random_models_are_measured_in_bytes(monkeypatch):
     dense, sparse, blocks = found.values()
     assert dense["float32"] == sparse["float32"] == blocks["float32"]
     assert blocks["sparse int8"] < sparse["sparse int8"] < 0.4 * sparse["int8"]
+    assert sparse["int4"] < 0.65 * sparse["int8"] and sparse["sparse int4"] < 0.9 * sparse["sparse int8"]
 
 
 @pytest.mark.parametrize("more, message", [

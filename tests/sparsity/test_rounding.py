@@ -56,11 +56,22 @@ def test_eight_bits_have_one_scale_a_tensor(shape):
 def test_what_is_on_the_grid_stays_bit_for_bit(shape, scale):
     once = rounded(weights(shape, seed=3) * scale, 4)
     assert torch.equal(rounded(once, 4), once)
+    for length in (9, 64):
+        vector = rounded(weights((length,)) * scale, 4)
+        assert torch.equal(rounded(vector, 4), vector)
     assert torch.equal(rounded(weights((9,)), 4), weights((9,)).half().float())
 
 
+def test_vectors_have_a_scale_for_each_sixteen_entries():
+    vector = weights((64,)) * torch.logspace(1, -6, 4).repeat_interleave(16)
+    for index, (group, found) in enumerate(zip(vector.reshape(4, 16), rounded(vector, 4).reshape(4, 16))):
+        scale = max(float(np.float16(float(group.abs().max()) / np.float32(127))), 2.0**-14)
+        assert (found - group).abs().max() <= 0.50001 * scale, index
+    assert torch.equal(rounded(vector, 8), vector.half().float())
+
+
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("shape", [(3, 4), (0, 4), (4, 0), (0, 0, 3)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 4), (0, 4), (4, 0), (0, 0, 3), (0,), (16,), ()], ids=str)
 def test_nothing_and_zeros(bits, shape):
     assert torch.equal(rounded(torch.zeros(shape), bits), torch.zeros(shape))
 

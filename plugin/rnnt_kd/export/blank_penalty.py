@@ -58,7 +58,7 @@ def choose(
 
 def lower(model: Transducer, penalty: float) -> float:
     """Take ``penalty`` off the bias of blank's logit, to what float16 holds; returns the bias as it was."""
-    before = float(model.joiner.output_linear.bias[model.blank_id])
+    before = model.joiner.output_linear.bias[model.blank_id].item()
     if penalty:
         _set(model, float(torch.tensor(before - penalty).half()))
     return before

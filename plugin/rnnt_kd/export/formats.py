@@ -14,8 +14,8 @@ of int8:
   all others                         float32 again when onnxruntime loads the file
 
 of int4:
-  every matrix, kernel, embedding    ``sparsity.rounding.grid``: a scale in float16 for each output
-  biases, norms                      float16
+  every matrix, kernel, embedding    a scale in float16 for each output (``sparsity.rounding.grid``)
+  biases, norms                      8-bit integers, a scale for each 16 of them; float16, where there are not whole 16s
   what a system was trained with     ``training.weight_bits: 4`` loses nothing: the file computes what the system does
 
 Zero is exactly 128, so what was sparse stays sparse.  (onnxruntime's own ``quantize_dynamic`` keeps zeros exact, too;
@@ -99,23 +99,31 @@ def make_int8(rewriter: Rewriter, source: Path, zeros_go: bool) -> None:
 def make_int4(rewriter: Rewriter, source: Path, zeros_go: bool) -> None:
     """See above; where ``zeros_go``, codes are stored without their zeros if that is smaller."""
     swapped = _stored_by_input(rewriter.model)
-    codes: Dict[packing.Code, Dict[str, np.ndarray]] = {}
-    scales: Dict[str, np.ndarray] = {}
-    products = []
+    vectors = _vectors(rewriter, source)
+    whole = {name: vectors.pop(name) for name in list(vectors) if len(vectors[name]) % rounding.GROUP == 0}
+    codes: Dict[str, np.ndarray] = {}
+    scaled = []  # name of the codes, their scales, name of the product
     for name, values in _matrices(rewriter).items():
         by_output = torch.tensor(values.T.copy() if name in swapped else values)
-        q, scale = (part.numpy().T if name in swapped else part.numpy() for part in rounding.grid(by_output, 4))
-        _to_half(scale, f"{source}: the scales of '{name}'")
-        made, of_outputs = rewriter.fresh(), rewriter.fresh()
-        codes.setdefault(packing.best_code(q)[0] if zeros_go else packing.ALL, {})[made] = np.ascontiguousarray(q)
-        scales[of_outputs] = scale.reshape(-1)
-        products.append((made, of_outputs, scale.shape, rewriter.rename(name)))
-    for code, tensors in codes.items():
-        packing.pack(rewriter, tensors, code)
-    _join_halves(rewriter, {**_vectors(rewriter, source), **scales})
-    for made, of_outputs, shape, name in products:
-        is_row = shape[-1] > 1 or np.prod(shape) == 1
-        rewriter.compute("Mul", [made, of_outputs if is_row else rewriter.reshape(of_outputs, *shape)], name)
+        q, scales = (part.numpy().T if name in swapped else part.numpy() for part in rounding.grid(by_output, 4))
+        _to_half(scales, f"{source}: the scales of '{name}'")
+        scaled.append((rewriter.fresh(), scales, rewriter.rename(name)))
+        codes[scaled[-1][0]] = np.ascontiguousarray(q)
+    if zeros_go:
+        _pack_sparse(rewriter, codes)
+    if codes:
+        packing.pack(rewriter, codes, packing.ALL)
+    if whole:
+        groups, scales_of_groups = rounding.vector_grid(torch.tensor(np.concatenate(list(whole.values()))))
+        as_float = rewriter.compute("Cast", [rewriter.constant(groups.numpy())], to=onnx.TensorProto.FLOAT)
+        scaled.append((as_float, scales_of_groups.numpy(), rewriter.fresh()))
+    names = [rewriter.fresh() for _ in scaled]
+    _join_halves(rewriter, {**vectors, **{one: scales.reshape(-1) for one, (_, scales, _) in zip(names, scaled)}})
+    for one, (made, scales, name) in zip(names, scaled, strict=True):
+        is_row = scales.shape[-1] > 1 or scales.size == 1
+        rewriter.compute("Mul", [made, one if is_row else rewriter.reshape(one, *scales.shape)], name)
+    if whole:
+        _split(rewriter, rewriter.reshape(name, -1), {vector: len(values) for vector, values in whole.items()})
 
 
 def _stored_by_input(model: onnx.ModelProto) -> Set[str]:
@@ -132,32 +140,47 @@ def _matrices(rewriter: Rewriter) -> Dict[str, np.ndarray]:
 
 
 def _vectors(rewriter: Rewriter, source: Path) -> Dict[str, np.ndarray]:
-    """Taken out of the weights and renamed: the others in float32."""
+    """Taken out of the weights and renamed: the others in float32, which float16 must hold."""
     found = [name for name, values in rewriter.weights.items() if values.dtype == np.float32 and values.ndim == 1]
-    halves = {name: _to_half(rewriter.weights.pop(name), f"{source}: '{name}'") for name in found}
-    return {rewriter.rename(name): values for name, values in halves.items()}
+    vectors = {name: rewriter.weights.pop(name) for name in found}
+    for name, values in vectors.items():
+        _to_half(values, f"{source}: '{name}'")
+    return {rewriter.rename(name): values for name, values in vectors.items()}
 
 
 def _join_halves(rewriter: Rewriter, vectors: Dict[str, np.ndarray]) -> None:
-    """Vectors that float16 holds, end to end in one: a Cast for each would weigh as much as a short one."""
+    """Vectors as float16, end to end in one: a Cast for each would weigh as much as a short one."""
     if vectors:
         whole = rewriter.constant(np.concatenate([values.astype(np.float16) for values in vectors.values()]))
-        sizes = rewriter.constant(np.array([len(values) for values in vectors.values()], dtype=np.int64))
         joined = rewriter.compute("Cast", [whole], to=onnx.TensorProto.FLOAT)
-        rewriter.compute_many("Split", [joined, sizes], list(vectors), axis=0)
+        _split(rewriter, joined, {name: len(values) for name, values in vectors.items()})
+
+
+def _split(rewriter: Rewriter, joined: str, sizes: Dict[str, int]) -> None:
+    sizes_name = rewriter.constant(np.array(list(sizes.values()), dtype=np.int64))
+    rewriter.compute_many("Split", [joined, sizes_name], list(sizes), axis=0)
 
 
 def make_sparse(rewriter: Rewriter, source: Path, zeros_go: bool) -> None:
     """Weights that become smaller without their zeros, all of one type and code end to end."""
-    sequences: Dict[Tuple[str, packing.Code], Dict[str, int]] = {}  # weights and the bytes that each saves
-    for name, values in rewriter.weights.items():
-        if values.dtype in (np.float32, np.float16, np.uint8) and values.size:
-            code, size = packing.best_code(values)
-            if size < values.nbytes:
-                sequences.setdefault((values.dtype.str, code), {})[name] = values.nbytes - size
-    for (_, code), saved in sequences.items():
+    for dtype in (np.float32, np.float16, np.uint8):
+        weights = {name: values for name, values in rewriter.weights.items() if values.dtype == dtype and values.size}
+        for name in set(weights) - set(_pack_sparse(rewriter, dict(weights))):
+            del rewriter.weights[name]
+
+
+def _pack_sparse(rewriter: Rewriter, weights: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    """Take out of ``weights`` (one dtype) and store those that become smaller without zeros; returns what is left."""
+    sequences: Dict[packing.Code, Dict[str, int]] = {}  # weights and the bytes that each saves
+    for name, values in weights.items():
+        code, size = packing.best_code(values)
+        whole = values.nbytes if values.dtype != np.int8 else values.size // 2 + packing.OVERHEAD
+        if size < whole:
+            sequences.setdefault(code, {})[name] = whole - size
+    for code, saved in sequences.items():
         if sum(saved.values()) > packing.SEQUENCE_OVERHEAD:
-            packing.pack(rewriter, {name: rewriter.weights.pop(name) for name in saved}, code)
+            packing.pack(rewriter, {name: weights.pop(name) for name in saved}, code)
+    return weights
 
 
 def make_sparse_initializers(rewriter: Rewriter, source: Path, zeros_go: bool) -> None:

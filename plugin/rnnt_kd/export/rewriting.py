@@ -71,11 +71,9 @@ class Rewriter:
         return short
 
     def finish(self) -> None:
-        """Put nodes, without names, and initializers into the model, and check it."""
+        """Put nodes and initializers into the model, and check it."""
         graph = self.model.graph
         replace_nodes(graph, [*self._before, *graph.node])
-        for node in graph.node:
-            node.name = ""  # which nobody reads, and which weigh five bytes each
         for index in reversed(range(len(graph.initializer))):
             if graph.initializer[index].name not in self.weights:
                 del graph.initializer[index]
@@ -88,9 +86,9 @@ def compact(graph: onnx.GraphProto) -> None:
     """The same graph in fewer bytes: of a small sparse model's file, the exporter's long names are the half.
 
     Constants that hold the same value become one, so do nodes that compute the same from the same inputs; values that
-    no node reads are dropped; values and nodes inside are renamed ``v1``, ``n1``, ... in their order.  Inputs, outputs
-    and initializers keep their names, and every result its bits.  It must have no subgraphs (no If, Loop, Scan) and
-    no random nodes.
+    no node reads are dropped; values inside are renamed ``v1``, ``v2``, ... in their order, and nodes lose their names.
+    Inputs, outputs and initializers keep theirs, and every result its bits.  It must have no subgraphs (no If, Loop,
+    Scan) and no random nodes.
     """
     assert not has_subgraphs(graph)
     _merge_equal_nodes(graph)
@@ -143,8 +141,8 @@ def _merge_equal_nodes(graph: onnx.GraphProto) -> None:
 def _shorten_names(graph: onnx.GraphProto) -> None:
     fixed = {value.name for value in [*graph.input, *graph.output]} | {tensor.name for tensor in graph.initializer}
     renamed: Dict[str, str] = {name: name for name in ["", *fixed]}
-    for number, node in enumerate(graph.node, 1):
-        node.name = f"n{number}"
+    for node in graph.node:
+        node.name = ""
         for names in (node.input, node.output):
             for index, name in enumerate(names):
                 if name not in renamed:

@@ -3,10 +3,11 @@
     8 bits      q * scale, q in -127 .. 127, one scale a tensor, float32: max |w| / 127
     4 bits      q * scale, q in -7 .. 7, one scale an output (first index), which float16 holds: of max |w| / 7 and
                 some smaller ones, which clip, the one with the least squared error
-    vectors     (biases, norms) as float16 holds them
+    vectors     (biases, norms) beside 4 bits: 8 bits, one scale for each 16 entries, which float16 holds; beside 8
+                bits, and where their length is no multiple of 16: as float16 holds them
 
-Zero is on every grid, so what is sparse stays sparse.  What lies on a grid of 4 bits stays as it is when it is rounded
-again, bit for bit; so a system that has learned on it loses nothing when its export is written with 4 bits.
+Zero is on every grid, so what is sparse stays sparse.  What lies on the grids of 4 bits stays as it is when it is
+rounded again, bit for bit; so a system that has learned on them loses nothing when its export is written with 4 bits.
 """
 
 from typing import Dict, Optional, Tuple
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 PREFIX = "rounding."
 CLIPPED = (1.0, 0.9, 0.8, 0.7)  # of the largest weight; the first that is best wins
 LEAST_SCALE = 2.0**-24  # float16's least number
+GROUP = 16  # entries of a vector that share a scale
+LEAST_OF_VECTORS = 2.0**-14  # below, float16 is too coarse for 127 steps to come out again
 
 
 def grid(weight: Tensor, bits: int) -> Tuple[Tensor, Tensor]:
@@ -24,25 +27,38 @@ def grid(weight: Tensor, bits: int) -> Tuple[Tensor, Tensor]:
     or more; ``bits``: 4 or 8.  ``codes * scales`` is the rounded weight."""
     top = 2 ** (bits - 1) - 1
     rows = weight.reshape(1 if bits == 8 else len(weight), -1) if weight.numel() else weight.new_zeros(1, 1)
-    largest = rows.abs().amax(1, keepdim=True) / top
     if bits == 8:
-        scale = torch.where(largest > 0, largest, torch.ones_like(largest))[0, 0]
+        largest = rows.abs().amax() / top
+        scale = torch.where(largest > 0, largest, torch.ones_like(largest))
     else:
-        scales = torch.stack([(largest * share).half().float().clamp(min=LEAST_SCALE) for share in CLIPPED])
-        errors = torch.stack(
-            [((rows / one).round_().clamp_(-top, top) * one - rows).square_().sum(1) for one in scales]
-        )
+        scales = torch.stack([_scales(rows, top, share) for share in CLIPPED])
+        tried = [(rows / one).round_().clamp_(-top, top) * one for one in scales]
+        errors = torch.stack([(values - rows).square_().sum(1) for values in tried])
         best = scales.gather(0, errors.argmin(0)[None, :, None])
         scale = best.reshape(-1, *[1] * (weight.dim() - 1))
     return (weight / scale).round_().clamp_(-top, top).to(torch.int8), scale
 
 
+def vector_grid(vector: Tensor) -> Tuple[Tensor, Tensor]:
+    """(n / 16, 16) int8 and (n / 16, 1) float32 of a vector of n entries, a multiple of 16."""
+    rows = vector.reshape(-1, GROUP)
+    scale = _scales(rows, 127).clamp(min=LEAST_OF_VECTORS)
+    return (rows / scale).round_().clamp_(-127, 127).to(torch.int8), scale
+
+
 def rounded(weight: Tensor, bits: int) -> Tensor:
-    """The nearest on the grid; vectors and numbers: as float16 holds them."""
-    if weight.dim() < 2:
-        return weight.half().to(weight.dtype)
-    codes, scales = grid(weight, bits)
-    return codes * scales
+    """The nearest on the grid."""
+    if weight.dim() > 1:
+        codes, scales = grid(weight, bits)
+    elif bits == 4 and weight.dim() == 1 and len(weight) and len(weight) % GROUP == 0:
+        codes, scales = vector_grid(weight)
+    else:
+        return weight.half().to(weight)
+    return (codes * scales).reshape(weight.shape)
+
+
+def _scales(rows: Tensor, top: int, share: float = 1.0) -> Tensor:
+    return (rows.abs().amax(1, keepdim=True) / top * share).half().float().clamp(min=LEAST_SCALE)
 
 
 class Rounder:
