@@ -57,10 +57,9 @@ def choose(
 
 
 def lower(model: Transducer, penalty: float) -> float:
-    """Take ``penalty`` off the bias of blank's logit, to what float16 holds; returns the bias as it was."""
+    """Take ``penalty`` off the bias of blank's logit; returns the bias as it was."""
     before = model.joiner.output_linear.bias[model.blank_id].item()
-    if penalty:
-        _set(model, float(torch.tensor(before - penalty).half()))
+    _set(model, before - penalty)
     return before
 
 

@@ -20,6 +20,8 @@ import onnx
 import onnxruntime
 import torch
 from onnx import numpy_helper
+from onnxruntime.transformers.fusion_layernorm import FusionLayerNormalization
+from onnxruntime.transformers.onnx_model import OnnxModel
 from torch import Tensor
 
 from rnnt_kd import atomic
@@ -28,14 +30,16 @@ from rnnt_kd.export.graphs import GraphSpec, batch_axis
 from rnnt_kd.export.rewriting import compact, rename_inputs, replace_nodes
 
 OPSET = 13  # the first with what the models need; torch 1.13 and 2.13 both write it
+OPSET_OF_NORMS, IR_OF_NORMS = 17, 8  # the first with LayerNormalization; else the nodes here mean the same in both
 AGAIN = "export the system again"
 TRANSPOSED = "transposed"  # metadata key, a JSON list of parameter names
 
 
 def write_graph(spec: GraphSpec, path: Path) -> None:
-    """Export a module in eval mode (opset 13, float32, weights inside) and check the result.
+    """Export a module in eval mode (float32, weights inside) and check the result.
 
-    ``transposed`` is added to the metadata.  Without dynamic axes, sizes and what depends on sizes alone are constants.
+    ``transposed`` is added to the metadata.  With dynamic axes it is opset 17, whose LayerNormalization is one node
+    instead of nine; without, opset 13, and sizes and what depends on sizes alone are constants.
     Raises:
       AssertionError: the exporter dropped an input, or a parameter cannot be found in the graph.
     """
@@ -45,7 +49,9 @@ def write_graph(spec: GraphSpec, path: Path) -> None:
     found = [value.name for value in model.graph.input]
     assert found == spec.input_names, f"the exporter changed the inputs: {found} instead of {spec.input_names}"
     assert [value.name for value in model.graph.output] == spec.output_names
-    if not spec.dynamic_axes:
+    if spec.dynamic_axes:
+        _fuse_norms(model)
+    else:
         _fold_sizes(model)
     compact(model.graph)
     model.producer_name, model.producer_version, model.doc_string = "rnnt_kd", "", ""
@@ -169,6 +175,15 @@ def _trace(spec: GraphSpec) -> bytes:
             **more,
         )
     return file.getvalue()
+
+
+def _fuse_norms(model: onnx.ModelProto) -> None:
+    """LayerNormalization in the place of the nine nodes that a traced one is."""
+    whole = OnnxModel(model)
+    FusionLayerNormalization(whole).apply()
+    whole.topological_sort()
+    if any(node.op_type == "LayerNormalization" for node in model.graph.node):
+        model.opset_import[0].version, model.ir_version = OPSET_OF_NORMS, IR_OF_NORMS
 
 
 def _fold_sizes(model: onnx.ModelProto) -> None:
