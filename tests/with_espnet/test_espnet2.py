@@ -11,7 +11,7 @@ import yaml
 pytest.importorskip("espnet2.tasks.asr_transducer", reason="ESPnet is not here (tests/run.sh --env espnet)")
 
 from espnet_cases import HYBRID, TOKENS, TRANSDUCER  # noqa: E402
-from reference import rnnt_losses_pruned  # noqa: E402
+from reference import alignment_entropies, rnnt_losses_pruned  # noqa: E402
 
 from rnnt_kd.errors import UserError  # noqa: E402
 from rnnt_kd.espnet import KdASRTask, KdTransducerTask  # noqa: E402
@@ -103,6 +103,8 @@ def test_the_full_lattice_is_the_loss_of_plain_loops(world, kind):
     model = build(world, kind, **({"model_conf": {}} if kind == "transducer" else {"model_conf": {"ctc_weight": 0.0}}))
     data = batch()
     loss = model(**data)[0]
+    model.kd = dataclasses.replace(model.kd, alignment_entropy=0.3)
+    decided = model(**data)[0]
     run = EspnetTransducer(model)
     labels = data["text"].clamp(min=0)
     out, lens = run.encode(data["speech"], data["speech_lengths"])
@@ -112,6 +114,8 @@ def test_the_full_lattice_is_the_loss_of_plain_loops(world, kind):
     frames = lens.tolist()
     expected = rnnt_losses_pruned(logits, [[2, 3, 4, 2], [5, 6]], ranges.tolist(), 0, frames)
     torch.testing.assert_close(loss.double().squeeze(), torch.stack(list(expected)).mean(), rtol=1e-5, atol=1e-5)
+    entropy = alignment_entropies(logits, [[2, 3, 4, 2], [5, 6]], ranges.tolist(), 0, frames, "regular").mean()
+    torch.testing.assert_close((decided - loss).double().squeeze(), 0.3 * entropy, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["transducer", "hybrid", "hybrid pruned"])

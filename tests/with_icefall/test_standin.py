@@ -11,6 +11,7 @@ import types
 from pathlib import Path
 
 import pytest
+import reference
 import torch
 
 from rnnt_kd import rnnt_kd_loss, rnnt_loss_pruned
@@ -179,6 +180,31 @@ def test_value_and_gradient_are_those_of_whole_logits(models, batch, weighting):
     assert all(weight.grad is None for weight in teacher.parameters())
 
 
+@pytest.mark.parametrize("taught", [True, False], ids=["with a teacher", "alone"])
+def test_a_model_may_be_made_to_decide_on_an_alignment(models, batch, taught):
+    student, teacher = models
+    plain = copy.deepcopy(student)
+    kd = distill(student, teacher=teacher if taught else None, alignment_entropy=0.3)
+    found = {}
+    for scale in (0.3, 0.0):
+        kd.alignment_entropy = scale
+        found[scale] = student(**given(batch))[1].item()
+    if not taught:
+        assert found[0.0] == pytest.approx(plain(**given(batch))[1].item(), rel=1e-5) and kd.last == 0
+    k2, seen = type(plain).forward.__globals__["k2"], {}
+    keep = k2.get_rnnt_prune_ranges
+    k2.get_rnnt_prune_ranges = lambda **tensors: seen.setdefault("ranges", keep(**tensors))
+    try:
+        plain(**given(batch))
+    finally:
+        k2.get_rnnt_prune_ranges = keep
+    logits, lens = logits_of(plain, batch, seen["ranges"]).double(), batch["supervisions"]["num_frames"]
+    transcripts = [row[:n].tolist() for row, n in zip(batch["y"], batch["y_lens"].tolist())]
+    frames = ((lens + 3) // 4).tolist()
+    expected = reference.alignment_entropies(logits, transcripts, seen["ranges"], 0, frames, "regular").sum().item()
+    assert found[0.3] - found[0.0] == pytest.approx(0.3 * expected, rel=1e-3) and expected > 0.1
+
+
 def test_validation_is_the_recipes_own_to_the_last_bit(models, batch):
     student, teacher = models
     expected = copy.deepcopy(student).eval()(**given(batch))[1]
@@ -293,6 +319,7 @@ AVG0 = "--kd-teacher t --kd-teacher-epoch 1 --kd-teacher-avg 0 --kd-teacher-reci
     (AVG0 + " --kd-scale inf", "kd scale: inf"),
     (AVG0 + " --kd-shift -1", "kd shift: -1"),
     (AVG0 + " --kd-weighting nothing", "nothing"),
+    ("--alignment-entropy -1", "alignment entropy: -1"),
     (AVG0 + " --kd-scal 1", "--kd-scal: unknown option"),
     (AVG0 + " --kd-cache c", "--kd-cache: and --kd-teacher"),
     ("--kd-cache c", "80: SpecAugment moves frames by up to 80"),

@@ -91,6 +91,7 @@ class Kd:
     options: Distillation
     align: str = "strict"
     missing: str = "error"
+    alignment_entropy: float = 0.0
     backend: str = "auto"
     online: Optional[OnlineTeacher] = None
     cache: Any = None  # a ``teachers.cache.TeacherCache``, whose packages an online teacher does without
@@ -160,7 +161,7 @@ class Distilling(AbsESPnetModel):
             simple_scale, pruned_scale = self._scales(options.simple_loss_scaling)
         pruned, distilled = transducer_terms(
             student, labels, kept_ranges(view, lambda: own), blank, boundary, options.loss_type, 0.0, "sum",
-            teacher=view, kd=kd.options, backend=backend,
+            teacher=view, kd=kd.options, entropy_scale=kd.alignment_entropy if self.training else 0.0, backend=backend,
         )  # fmt: skip
         divisor = B if options.reduction == "mean" else 1
         self._logged = {"loss_pruned": pruned.detach() / divisor}

@@ -6,6 +6,7 @@ teacher_model    a trained model of either task, to run online
 teacher_config   its config.yaml, where that is not beside it
 cache            folder that ``python -m rnnt_kd.espnet cache`` filled, looked up by utterance id; ESPnet2 only
 scale, variant, weighting, temperature, class_scales, shift, align, missing   as in ``config.KdConfig``
+alignment_entropy   scale of the term that makes the model decide on one alignment (``losses.terms``), also alone
 backend          of the lattice
 pruned           of the hybrid task, which has no ``k2_pruned_loss_args``: their keys, and ``warmup_steps``
 """
@@ -40,7 +41,7 @@ from rnnt_kd.teachers.views import OnlineTeacher
 DEFAULTS: Dict[str, Any] = {
     "teacher_model": None, "teacher_config": None, "cache": None, "scale": 1.0, "variant": "collapsed",
     "weighting": WEIGHTING, "temperature": 1.0, "class_scales": None, "shift": 0, "align": "strict",
-    "missing": "error", "backend": "auto", "pruned": None,
+    "missing": "error", "alignment_entropy": 0.0, "backend": "auto", "pruned": None,
 }  # fmt: skip
 SOURCES = ("teacher_model", "cache")
 
@@ -94,7 +95,8 @@ class Distil(AbsTask):
                 "rnnt_kd: the model's SpecAugment warps time, by frames that the teacher does not know of; "
                 "set specaug_conf: apply_time_warp: false"
             )
-        model.kd = Kd(conf["scale"], options, conf["align"], conf["missing"], conf["backend"], online, cache)
+        settings = {key: conf[key] for key in ("scale", "align", "missing", "alignment_entropy", "backend")}
+        model.kd = Kd(options=options, online=online, cache=cache, **settings)
         what = {
             None: "no teacher",
             "teacher_model": f"teacher {conf['teacher_model']}",
@@ -156,7 +158,8 @@ def read_conf(conf: Optional[Dict[str, Any]]) -> Dict[str, Any]:
         if key in SOURCES and not conf[key]:
             raise UserError(f"kd_conf.{key}", "is empty", "a path", "leave it out to train without a teacher")
     conf = {**DEFAULTS, **conf}
-    conf["scale"], conf["temperature"] = (_number(conf[key], f"kd_conf.{key}") for key in ("scale", "temperature"))
+    for key in ("scale", "temperature", "alignment_entropy"):
+        conf[key] = _number(conf[key], f"kd_conf.{key}")
     conf["shift"] = _whole(conf["shift"], "kd_conf.shift")
     for key in (*SOURCES, "teacher_config"):
         if not isinstance(conf[key], (str, type(None))):

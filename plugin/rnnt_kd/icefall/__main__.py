@@ -38,6 +38,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument(
         "--kd-align", choices=["strict", "crop-pad"], default="strict", help="crop-pad: up to two frames may differ"
     )
+    parser.add_argument(
+        "--alignment-entropy", type=float, help="scale of the term for greedy search, such as 0.3: docs/method.md"
+    )
     parser.add_argument("--sparsity", type=float, help="share of the weights that are 0 in the end, such as 0.9")
     parser.add_argument("--sparsity-ramp", type=int, nargs=2, metavar=("BEGIN", "END"), help="steps of the optimizer")
     parser.add_argument("--sparsity-structure", default="unstructured", help="or blocks: 16x1, 2:4 (docs/sparse.md)")
@@ -52,6 +55,8 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     names = ("scale", "weighting", "variant", "temperature", "shift", "align", "missing")
     kd = {name: value for name in names if (value := getattr(own, f"kd_{name}")) is not None}
+    if own.alignment_entropy is not None:
+        kd["alignment_entropy"] = own.alignment_entropy
     sparsity: Optional[Dict[str, Any]] = None
     if own.sparsity is not None:
         if own.sparsity_ramp is None:

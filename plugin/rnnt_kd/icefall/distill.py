@@ -42,6 +42,7 @@ def distill(
     shift: int = 0,
     align: str = "strict",
     missing: str = "error",
+    alignment_entropy: float = 0.0,
 ) -> "Distiller":
     """Let ``model`` learn from ``teacher``, which runs in each step, or from ``cache``.
 
@@ -56,17 +57,21 @@ def distill(
       variant, weighting, temperature, shift:  see ``losses.distillation.Distillation``.
       align:    "strict", or "crop-pad" where the teacher makes up to two frames more or fewer (``teachers.views``).
       missing:  "error", or "skip": utterances that the cache does not have are trained without the term.
+      alignment_entropy:  scale of the term that makes the model decide on one alignment (``losses.terms``); alone, too,
+                which needs neither teacher nor cache.
     Raises:
       UserError: not one of teacher and cache, an unknown name, a model that is no transducer of icefall's, or a teacher
         that differs in its classes, blank or context size.
     """
-    if (teacher is None) == (cache is None):
+    for what, number in (("kd scale", scale), ("alignment entropy", alignment_entropy)):
+        if isinstance(number, str) or not 0.0 <= number < float("inf"):
+            raise UserError(what, repr(number), "a number >= 0")
+    alone = teacher is None and cache is None and alignment_entropy > 0.0
+    if (teacher is None) == (cache is None) and not alone:
         raise UserError("distill", f"{'no' if cache is None else 'both'} teacher and cache", "one of them")
     for what, value, known in (("align", align, ("strict", "crop-pad")), ("missing", missing, ("error", "skip"))):
         if value not in known:
             raise UserError(what, repr(value), " or ".join(known))
-    if isinstance(scale, str) or not 0.0 <= scale < float("inf"):
-        raise UserError("kd scale", repr(scale), "a number >= 0")
     base: Any = type(model)
     if hasattr(base, "_rnnt_kd"):
         raise UserError("student", "learns from a teacher already", "one call of distill")
@@ -74,14 +79,14 @@ def distill(
         problem = "has no decoder with blank_id, or its module does not use k2"
         raise UserError(f"student {base.__name__}", problem, "a transducer of icefall's (--use-transducer 1)")
     options = Distillation(variant, weighting, temperature, shift=shift)
-    kd = Distiller(model, _globals(base), scale, options, align, missing)
+    kd = Distiller(model, _globals(base), scale, options, align, missing, alignment_entropy)
     if cache is not None:
         kd.cache = cache
         check_same(cache.folder, {"blank": cache.facts.blank_id}, kind(model))
         if temperature not in (1.0, cache.facts.temperature):
             problem, expected = f"made at temperature {cache.facts.temperature}", f"{temperature}, that of the student"
             raise UserError(cache.folder, problem, expected, "make it again with --temperature")
-    else:
+    elif not alone:
         if isinstance(teacher, nn.Module):
             teacher = IcefallModel(teacher)
         if isinstance(teacher, IcefallModel):
@@ -118,15 +123,16 @@ class Distiller:
     Attributes:
       batch:    the batch that is being trained on, a dict of Lhotse's K2SpeechRecognitionDataset: for a cache.
       last:     0-dim, the distillation term of the last step, unscaled, summed over the batch.
-      scale:    its factor; may be changed between steps.
+      scale:    its factor, ``alignment_entropy`` that of the other term; may be changed between steps.
       steps:    in how many steps there was one.
       skipped:  how many utterances were trained without it, as the cache did not have them.
     """
 
     def __init__(
-        self, model: nn.Module, space: Dict[str, Any], scale: float, options: Distillation, align: str, missing: str
-    ):
-        self._space = space
+        self, model: nn.Module, space: Dict[str, Any], scale: float, options: Distillation, align: str, missing: str,
+        alignment_entropy: float = 0.0,
+    ):  # fmt: skip
+        self._space, self.alignment_entropy = space, alignment_entropy
         self.scale, self.options, self.align, self.missing = scale, options, align, missing
         self.online: Optional[OnlineTeacher] = None
         self.cache: Optional[TeacherCache] = None
@@ -235,7 +241,7 @@ class _Lattice:
         student = Logits(logits) if self._parts is None else self._parts
         rnnt, term = transducer_terms(
             student, symbols, ranges, termination_symbol, boundary, rnnt_type, delay_penalty, reduction,
-            teacher=self._view, kd=kd.options, **more,
+            teacher=self._view, kd=kd.options, entropy_scale=kd.alignment_entropy, **more,
         )  # fmt: skip
         kd.last = term.detach().sum() * len(kd.given) / len(symbols)
         kd.steps += 1

@@ -77,7 +77,7 @@ class Settings:
 
     train:     train.py.
     teacher, cache:  at most one of them.
-    kd:        keyword arguments of ``distill``.
+    kd:        keyword arguments of ``distill``; ``alignment_entropy`` needs no teacher.
     sparsity:  of ``SparseTraining``; None: dense.
     """
 
@@ -95,8 +95,9 @@ def launch(settings: Settings, argv: Sequence[str]) -> None:
     """
     train = import_as_main(Path(settings.train))
     is_zipformer = _without_k2()
-    if settings.teacher is None and settings.cache is None and settings.sparsity is None and not is_zipformer:
-        expected = "--kd-teacher, --kd-cache or --sparsity"
+    asked = (settings.teacher, settings.cache, settings.sparsity, settings.kd.get("alignment_entropy"))
+    if all(one is None for one in asked) and not is_zipformer:
+        expected = "--kd-teacher, --kd-cache, --sparsity or --alignment-entropy"
         raise UserError(settings.train, "no teacher, no cache, no sparsity", expected, "or run it by itself")
     if settings.teacher is not None and settings.cache is not None:
         raise UserError("--kd-cache", "and --kd-teacher", "one of them: the cache holds what its teacher said")
@@ -163,6 +164,8 @@ class _Training:
             check_same(settings.cache, {"subsampling": cache.facts.subsampling}, {"subsampling": _factor(params)})
             self.kd = distill(model, cache=cache, **settings.kd)
             logging.info(f"rnnt-kd: learns from {len(cache)} utterances of {settings.cache}, {settings.kd}")
+        elif settings.kd.get("alignment_entropy") is not None:
+            self.kd = distill(model, **settings.kd)
         if self.sparse:
             self.sparse.model = model
         params[OURS] = _Saved(settings, self.sparse)
