@@ -261,18 +261,6 @@ def test_scales_rise_linearly_to_their_values():
     assert loss_scales(0, dataclasses.replace(training, pruned_loss_warmup_steps=0), None)["pruned"] == 1.0
 
 
-def test_the_teachers_terms_fade_to_nothing():
-    kd = KdConfig(scale=2.0, fade_from=0.6, ranges="student", hears="same-view", features=3.0)
-    training = dataclasses.replace(TRAINING, pruned_loss_warmup_steps=0)
-    scales = [loss_scales(10, training, kd, progress) for progress in (0.0, 0.6, 0.7, 0.8, 0.999, 1.0)]
-    for name, whole in (("kd", 2.0), ("features", 3.0)):
-        found = [one[name] / whole for one in scales]
-        assert found == pytest.approx([1.0, 1.0, 0.75, 0.5, 0.0025, 0.0]), name
-    assert all(one["pruned"] == 1.0 for one in scales)
-    assert loss_scales(10, training, KdConfig(), 0.999)["kd"] == 1.0
-    assert loss_scales(10, training, KdConfig(fade_from=0.0), 0.25)["kd"] == 0.75
-
-
 @pytest.mark.parametrize("shift", [1, 2, 50])
 def test_an_online_teacher_is_the_plain_loops_on_its_earlier_frames(shift):
     model, teacher, batch = make_model(0), make_model(1), make_batch()

@@ -180,7 +180,7 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(step)
         torch.manual_seed(draw_seed(self.config.seed, "dropout", step, self.ranks.rank))
-        scales = self._loss_scales(step)
+        scales = loss_scales(state.position(step), training, self.config.kd)
         weighted, terms = self.wrapped(scales, **self.fabric.to_device(batch.inputs))
         loss, divisor, whole_loss = self.ranks.shared_loss(weighted, terms["frames"])
         self.fabric.backward(loss)
@@ -208,10 +208,6 @@ class Training:
         if self.moving_average is not None:
             self.moving_average.restart() if masks_move else self.moving_average.update()
         self.rounder.round()
-
-    def _loss_scales(self, step: int) -> Dict[str, float]:
-        position = self.state.position(step)
-        return loss_scales(position, self.training, self.config.kd, position / self.total_steps)
 
     def _learning_rate(self, step: int) -> float:
         training = self.training
@@ -260,7 +256,7 @@ class Training:
         if batches == 0:
             return None
         state = self.state
-        scales = self._loss_scales(state.step - 1)
+        scales = loss_scales(state.position(state.step - 1), self.training, self.config.kd)
         values = {
             "loss": loss / frames,
             **{f"{name}_loss": value / frames for name, value in zip(TERMS, sums, strict=True)},

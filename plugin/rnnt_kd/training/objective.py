@@ -44,20 +44,18 @@ TERMS = ("simple", "pruned", "ctc", "kd", "features", "consistency", "ctc_consis
 ONLY_IN_TRAINING = TERMS[3:]  # no validation has them
 
 
-def loss_scales(step: int, training: TrainingConfig, kd: Optional[KdConfig], progress: float = 0.0) -> Dict[str, float]:
-    """Weight of each term at ``step`` (from 0), with a share ``progress`` of all steps done.
+def loss_scales(step: int, training: TrainingConfig, kd: Optional[KdConfig]) -> Dict[str, float]:
+    """Weight of each term at ``step`` (from 0).
 
     While the simple heads are poor, so are the ranges: over ``pruned_loss_warmup_steps``
     the pruned, distillation and entropy terms rise from 0.1 to 1 of their scale and the simple
-    term falls from 1 to ``simple_loss_scale``.  From ``kd.fade_from`` on, the teacher's terms fall to 0.
+    term falls from 1 to ``simple_loss_scale``.
     """
     warm = min(1.0, step / training.pruned_loss_warmup_steps) if training.pruned_loss_warmup_steps > 0 else 1.0
     pruned = 0.1 + 0.9 * warm
     kd_scale = features_scale = consistency = ctc_consistency = 0.0
     if kd is not None:
         ramp = _ramp(step, kd.ramp_steps)
-        if progress > kd.fade_from:
-            ramp *= (1.0 - progress) / (1.0 - kd.fade_from)
         kd_scale, features_scale = kd.scale * ramp * pruned, kd.features * ramp
     if training.consistency is not None:
         ramp = _ramp(step, training.consistency.ramp_steps)
