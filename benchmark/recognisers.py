@@ -44,7 +44,7 @@ def make_recogniser(specification: Dict[str, Any]) -> Recogniser:
 
 def check_same_weights(folder: Path, model: Transducer) -> None:
     """UserError: sherpa-onnx cannot run the export, it is a streaming one, or its weights are not the model's."""
-    from rnnt_kd.export.check import verify_static
+    from rnnt_kd.export.check_files import verify_static
     from rnnt_kd.export.model_json import tensor_digest
 
     manifest = verify_static(folder)

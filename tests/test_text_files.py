@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "plugin" / "rnnt_kd"
 # These read by themselves what rnnt_kd wrote, or the system
 THEIR_OWN = {
     "bin/score.py", "bin/size_table.py", "children.py", "data/folds.py", "decoding/arpa_worker.py",
-    "experiments/table.py", "export/check.py", "jobs.py", "record.py",
+    "experiments/table.py", "export/check_files.py", "jobs.py", "record.py",
     "report/lattice_data.py", "report/page.py", "report/read.py", "scoring/results.py", "systems/store.py",
     "training/checkpoint.py",
 }  # fmt: skip

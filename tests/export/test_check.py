@@ -11,7 +11,8 @@ from onnx import numpy_helper
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.check import HIGHEST_IR, HIGHEST_OPSET, verify_numbers, verify_static
+from rnnt_kd.export.check_files import HIGHEST_IR, HIGHEST_OPSET, verify_static
+from rnnt_kd.export.check_numbers import verify_numbers
 from rnnt_kd.export.formats import convert
 from rnnt_kd.export.model_json import FILES, ONNX_FILES, json_digest, read_manifest
 from rnnt_kd.export.onnx_file import session
@@ -284,7 +285,7 @@ def test_int8_may_err_as_eight_bits_err_and_no_more(folder, exported, model):
 
 @pytest.mark.parametrize("right, words", [(True, "a fault of the export"), (False, "this onnxruntime multiplies")])
 def test_a_runtime_that_multiplies_wrongly_is_named(folder, exported, model, monkeypatch, right, words):
-    monkeypatch.setattr("rnnt_kd.export.check.multiplies_integers", lambda: right)
+    monkeypatch.setattr("rnnt_kd.export.check_numbers.multiplies_integers", lambda: right)
     change_weights(folder / "joiner.onnx", lambda name, values: values * 3)
     with pytest.raises(UserError, match=f"its output differs from torch .*; {words}"):
         verify_numbers(folder, model, {**read_manifest(exported), "weights": "int8"})

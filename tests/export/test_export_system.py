@@ -14,8 +14,9 @@ from rnnt_kd.bin import export
 from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding import greedy_search, modified_beam_search
-from rnnt_kd.export import check, client
-from rnnt_kd.export.check import CHECK, compare
+from rnnt_kd.export import check, check_client, client
+from rnnt_kd.export.check import CHECK
+from rnnt_kd.export.check_client import compare
 from rnnt_kd.export.export_system import export_system
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.import_back import import_export as import_back
@@ -167,7 +168,7 @@ def test_without_the_check_nothing_is_verified_and_it_is_said(argv, tmp_path, mo
 
 
 def test_a_failure_is_kept_with_its_reason(argv, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("rnnt_kd.export.check.FEATURE_TOLERANCE", -1.0)
+    monkeypatch.setattr("rnnt_kd.export.check_client.FEATURE_TOLERANCE", -1.0)
     assert "features differ by" in failure(capsys, argv)
     assert "features differ by" in json.loads((tmp_path / "out.failed" / CHECK).read_text())["fault"]
     assert not (tmp_path / "out").exists()
@@ -191,13 +192,13 @@ def test_tokens_times_and_letters_decide_and_blanks_do_not(changed, what, decide
 @pytest.mark.parametrize("frame, tie", [(1, True), (2, False)])
 def test_a_result_that_the_tolerated_features_may_give_is_a_tie(monkeypatch, frame, tie):
     def found_on(model, tokenizer, features, search, batch_size):
-        assert features[0].abs().max() <= check.FEATURE_TOLERANCE
+        assert features[0].abs().max() <= check_client.FEATURE_TOLERANCE
         return [client.ClientResult("A", [" A"], [0.04 * float(features[0].mean() > 0)])]
 
-    monkeypatch.setattr(check, "recognise", found_on)
+    monkeypatch.setattr(check_client, "recognise", found_on)
     theirs = client.ClientResult("A", [" A"], [0.04 * frame])
-    assert check.is_tie(None, None, torch.zeros(10, 80), "greedy_search", [theirs]) == tie
-    assert not check.Difference("u", "greedy_search", 1, "tie", "0.04", "0.00").decides
+    assert check_client.is_tie(None, None, torch.zeros(10, 80), "greedy_search", [theirs]) == tie
+    assert not check_client.Difference("u", "greedy_search", 1, "tie", "0.04", "0.00").decides
 
 
 def test_a_killed_export_leaves_nothing_that_looks_like_one(argv, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding import greedy_search
 from rnnt_kd.decoding.streaming import StreamingRecognizer
 from rnnt_kd.errors import UserError
-from rnnt_kd.export import check
+from rnnt_kd.export import check_files, check_numbers
 from rnnt_kd.export.import_back import import_export
 from rnnt_kd.export.model_json import ONNX_FILES, read_manifest
 from rnnt_kd.export.onnx_file import session
@@ -106,7 +106,7 @@ def test_padding_changes_no_valid_frame(offline, any_size):
             padded = np.pad(x, [(0, 0), (0, FRAMES - frames), (0, 0)], constant_values=filling)
             got, got_lens = session(offline / "encoder.onnx").run(None, {"x": padded, "x_lens": x_lens})
             assert got.shape[1] == 34 and got_lens.tolist() == lens.tolist() == [-(-frames // 4)]
-            assert np.abs(got[:, : lens[0]] - out).max() < check.TOLERANCE
+            assert np.abs(got[:, : lens[0]] - out).max() < check_numbers.TOLERANCE
 
 
 def test_the_other_files_give_the_numbers_of_those_of_any_size(offline, any_size, chunks, hears):
@@ -115,13 +115,15 @@ def test_the_other_files_give_the_numbers_of_those_of_any_size(offline, any_size
         ((one, other),) = pairs_of(any_size / "decoder.onnx", offline / "decoder.onnx", {"y": np.array([y])})
         rows = {"encoder_out": generator.normal(size=other.shape).astype(np.float32), "decoder_out": other}
         ((logit, own),) = pairs_of(any_size / "joiner.onnx", offline / "joiner.onnx", rows)
-        assert np.abs(one - other).max() < check.TOLERANCE and np.abs(logit - own).max() < check.TOLERANCE
+        assert (
+            np.abs(one - other).max() < check_numbers.TOLERANCE and np.abs(logit - own).max() < check_numbers.TOLERANCE
+        )
     shapes = sizes(onnx.load(chunks / "encoder.onnx").graph.input)
     feeds = {name: np.zeros(shapes[name], np.float32) for name in ("cached_attn", "cached_conv")}
     for chunk in range(4):
         feeds.update(x=generator.normal(-7.5, 3.5, size=(1, 67, 80)).astype(np.float32), processed_lens=np.array([0]))
         pairs = list(pairs_of(hears / "encoder.onnx", chunks / "encoder.onnx", feeds))
-        assert all(np.abs(one - other).max() < check.TOLERANCE for one, other in pairs), chunk
+        assert all(np.abs(one - other).max() < check_numbers.TOLERANCE for one, other in pairs), chunk
         feeds.update(cached_attn=pairs[1][1], cached_conv=pairs[2][1])
 
 
@@ -189,7 +191,7 @@ def test_a_size_that_is_no_number_or_hangs_on_data_is_refused(offline, any_size,
         change_model(out / "joiner.onnx", change)
         rewrite(out, **values)
         with pytest.raises(UserError) as caught:
-            check.verify_static(out)
+            check_files.verify_static(out)
         return str(caught.value)
 
     def hang_on_data(model):

@@ -3,7 +3,7 @@
 import pytest
 
 from rnnt_kd.bin import transcribe
-from rnnt_kd.export.check import verify_static
+from rnnt_kd.export.check_files import verify_static
 
 pytest.importorskip("sherpa_onnx")
 WORDS = {"fvap/cen3-fvap-b": "THREE ZERO TWO ONE", "mjwl/an395-mjwl-b": "ENTER ONE OH FOUR"}

@@ -15,7 +15,7 @@ from rnnt_kd.bin import size_table as command
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.export import size_table
-from rnnt_kd.export.check import word_errors
+from rnnt_kd.export.check_client import word_errors
 from rnnt_kd.export.client import ClientResult
 from rnnt_kd.export.model_json import ONNX_FILES
 from rnnt_kd.export.size_table import recognise_onnx, recognise_torch, write_formats

@@ -14,8 +14,9 @@ from rnnt_kd.bin import export
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding.streaming import StreamingRecognizer
 from rnnt_kd.errors import UserError
-from rnnt_kd.export import check, client
-from rnnt_kd.export.check import verify_numbers, verify_static
+from rnnt_kd.export import check_client, client
+from rnnt_kd.export.check_files import verify_static
+from rnnt_kd.export.check_numbers import verify_numbers
 from rnnt_kd.export.model_json import read_manifest
 from rnnt_kd.export.onnx_file import load_onnx, metadata_of, session
 from rnnt_kd.systems.store import load_system, write_tensors
@@ -114,7 +115,7 @@ def test_the_client_hears_what_our_streaming_decoder_hears(streaming, model, wor
     tokenizer = Tokenizer.load(workplace / "bpe")
     audio = [speech(3.0), speech(1.0, seed=6), np.zeros(800, np.float32), np.zeros(0, np.float32)]
     theirs = client.recognize_streaming(streaming, audio, search=search, beam=4, endpoints=endpoints)
-    ours = [check.stream(model, tokenizer, samples, search, endpoints) for samples in audio]
+    ours = [check_client.stream(model, tokenizer, samples, search, endpoints) for samples in audio]
     assert len(theirs) == 4 and len(theirs[0]) in segments
     assert sum(len(segment.tokens) for segment in theirs[0]) > 6
     for own, other in zip(ours, theirs, strict=True):
@@ -148,17 +149,17 @@ def test_our_decoder_differs_where_the_model_does(streaming, system, workplace):
     items, model = list(read_speech(workplace / "data")), load_system(system)[0]
     with torch.no_grad():
         model.joiner.output_linear.bias[5] += 4.0
-    found = check.check_client(streaming, model, Tokenizer.load(workplace / "bpe"), items, streaming=True)
+    found = check_client.check_client(streaming, model, Tokenizer.load(workplace / "bpe"), items, streaming=True)
     assert {item["search"] for item in found["differences"]} == set(SEARCHES)
     assert len(found["differences"]) == sum(run["differences"] for run in found["runs"])
 
 
 def test_a_segment_that_begins_elsewhere_is_a_difference():
     one, two = (client.ClientResult("A", ["A"], [0.4], start) for start in (0.0, 0.64))
-    assert check.compare("u", "greedy_search", 1, [one], [one]) == []
-    assert [item.what for item in check.compare("u", "greedy_search", 1, [one], [two])] == ["times"]
+    assert check_client.compare("u", "greedy_search", 1, [one], [one]) == []
+    assert [item.what for item in check_client.compare("u", "greedy_search", 1, [one], [two])] == ["times"]
     empty = client.ClientResult("", [], [], 0.64), client.ClientResult("", [], [], 1.28)
-    found = check.compare("u", "greedy_search", 1, [one, empty[0]], [one, empty[1]])
+    found = check_client.compare("u", "greedy_search", 1, [one, empty[0]], [one, empty[1]])
     assert [item.what for item in found] == ["segments"]
 
 
@@ -166,7 +167,7 @@ def test_frames_are_ready_when_the_client_has_them():
     """Windows of 400 samples, 160 apart, the first one centred on the first 160."""
     for samples in range(0, 3000, 7):
         complete = [t for t in range(40) if t * 160 + 80 + 200 <= samples]
-        assert check.frames_ready(samples) == len(complete)
+        assert check_client.frames_ready(samples) == len(complete)
 
 
 @pytest.mark.parametrize(

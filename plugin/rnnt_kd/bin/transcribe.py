@@ -50,7 +50,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if [bool(args.files), args.microphone, args.data_dir is not None].count(True) != 1:
         raise UserError("arguments", "not one of audio files, --microphone and --data-dir", "one of them")
 
-    from rnnt_kd.export.check import verify_static  # its packages are optional
+    from rnnt_kd.export.check_files import verify_static  # its packages are optional
 
     manifest = verify_static(args.export_dir)
     streaming = manifest["streaming"]

@@ -1,8 +1,8 @@
 """sherpa-onnx in a process of its own: it recognises whole utterances, bit by bit, recordings of any length.
 
 The client ends its process where it does not like a model, by ``_Exit`` or a segmentation fault.  Here that ends
-nothing else, and is one line; verify the export first (``check.verify_static``).  Samples are (n,) float32 at 16 kHz in
-[-1, 1].
+nothing else, and is one line; verify the export first (``check_files.verify_static``).  Samples are (n,) float32 at
+16 kHz in [-1, 1].
 """
 
 import importlib.util

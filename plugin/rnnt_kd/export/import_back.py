@@ -19,7 +19,7 @@ from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.blank_penalty import BIAS
-from rnnt_kd.export.check import verify_static
+from rnnt_kd.export.check_files import verify_static
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.model_json import NAME, ONNX_FILES, tensor_digest
 from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, load_onnx, metadata_of, run

@@ -14,7 +14,7 @@ import onnx
 from rnnt_kd import atomic
 from rnnt_kd.data.audio_format import FEATURE_DIM
 from rnnt_kd.errors import UserError
-from rnnt_kd.export import check
+from rnnt_kd.export import check_files
 from rnnt_kd.export.formats import BASE, convert, steps_of, weights_of
 from rnnt_kd.export.model_json import ONNX_FILES
 from rnnt_kd.export.onnx_file import load_onnx, metadata_of, run
@@ -69,7 +69,7 @@ def _found(folder: Path, name: str) -> Path:
 
 def _check(paths: Dict[str, Path], models: Dict[str, onnx.ModelProto], C: int, tokens: Path) -> None:
     for name, model in models.items():
-        check.check_file(paths[name], model)
+        check_files.check_file(paths[name], model)
     theirs = metadata_of(models["decoder.onnx"]).get("vocab_size")
     if theirs != str(C):
         problem, again = f"its vocab_size is {theirs}", "give the tokens.txt it was made with"
@@ -77,7 +77,7 @@ def _check(paths: Dict[str, Path], models: Dict[str, onnx.ModelProto], C: int, t
     J = metadata_of(models["joiner.onnx"]).get("joiner_dim", "")
     if not J.isdigit():
         raise UserError(paths["joiner.onnx"], f"metadata joiner_dim is {J or 'missing'}", "a number", AGAIN)
-    check.check_signatures(paths, models, C, int(J), model_type=None)
+    check_files.check_signatures(paths, models, C, int(J), model_type=None)
 
 
 def _differences(before: Dict[str, Path], after: Dict[str, Path]) -> Dict[str, float]:

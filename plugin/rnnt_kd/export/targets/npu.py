@@ -16,7 +16,10 @@ from rnnt_kd.data.audio_format import FRAME_SECONDS
 from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import client, formats
-from rnnt_kd.export.check import Say, compare, is_tie, recognise, stream, verify_numbers, verify_static
+from rnnt_kd.export.check import Say
+from rnnt_kd.export.check_client import compare, is_tie, recognise, stream
+from rnnt_kd.export.check_files import verify_static
+from rnnt_kd.export.check_numbers import verify_numbers
 from rnnt_kd.export.graphs import encoder_of
 from rnnt_kd.export.onnx_file import OneByOne
 from rnnt_kd.export.size_table import OnnxTransducer
