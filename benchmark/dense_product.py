@@ -4,10 +4,10 @@ from typing import Callable
 
 import numpy as np
 
-from rnnt_kd.inference import operations as op
-from rnnt_kd.inference.kernels import STORE
-from rnnt_kd.inference.numba_engine import aligned
-from rnnt_kd.inference.packing import Packed
+from rnnt_kd_engine import operations as op
+from rnnt_kd_engine.kernels import STORE
+from rnnt_kd_engine.numba_engine import aligned
+from rnnt_kd_engine.packing import Packed
 
 
 def dense_product(weight: np.ndarray, bias: np.ndarray, x: np.ndarray) -> Callable[[], np.ndarray]:

@@ -20,13 +20,13 @@ from rnnt_kd.data.speech import Speech, filter_banks
 from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.size_table import sparsify
-from rnnt_kd.inference import CompiledEncoder
-from rnnt_kd.inference.structure import structure_of
 from rnnt_kd.models import build_transducer
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.sparsity.report import select_parameters
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
+from rnnt_kd_engine import CompiledEncoder
+from rnnt_kd_engine.structure import structure_of
 
 VOCAB, DIM = 500, 512  # of random systems, which are not decoded
 RANDOM_SECONDS = (1.5, 2.5, 3.5, 5.0, 7.5)  # of speech, where there is none

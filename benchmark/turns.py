@@ -127,8 +127,9 @@ def _ask(job: Measurement, worker: Worker, request: Dict[str, Any]) -> None:
 
 
 def _environment(job: Measurement) -> Dict[str, str]:
-    """Numbers of threads are read when Python starts; so is the path to this folder and the package."""
+    """Numbers of threads are read when Python starts; so is the path to this folder and the packages."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-    sources = [str(Path(file).resolve().parents[1]) for file in (__file__, rnnt_kd.__file__)]
+    root, package = (Path(file).resolve().parents[1] for file in (__file__, rnnt_kd.__file__))
+    sources = [str(path) for path in (root, package, root / "packages" / "engine")]
     path = os.pathsep.join(filter(None, [*sources, os.environ.get("PYTHONPATH")]))
     return {"PYTHONPATH": path, **dict.fromkeys(names, str(job.specification["num_threads"]))}

@@ -13,7 +13,7 @@ if [ "$RNNT_KD_ENV" != none ]; then # complete as it is: what others export for 
   export PATH="$rnnt_kd_root/.venv/$RNNT_KD_ENV/bin:$PATH"
   unset PYTHONHOME PYTHONINSPECT PYTHONOPTIMIZE PYTHONWARNINGS
 fi
-export PYTHONPATH="$rnnt_kd_root/plugin:$rnnt_kd_root${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$rnnt_kd_root/plugin:$rnnt_kd_root/packages/engine:$rnnt_kd_root${PYTHONPATH:+:$PYTHONPATH}"
 export HOME=${HOME:-~} # libraries ask for it, and a user of a container may have no entry that names one
 export PYTHONUNBUFFERED=1 PYTHONUTF8=1 PYTHONIOENCODING=utf-8:surrogateescape
 # One thread a process, whatever others export: jobs run side by side (--nj), and results are the same everywhere.

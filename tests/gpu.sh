@@ -21,5 +21,5 @@ while [ $# -gt 0 ]; do
   esac
 done
 cd "$root"
-export PYTHONPATH=$root/plugin:$root:$packages
+export PYTHONPATH=$root/plugin:$root/packages/engine:$root:$packages
 exec "$python" -m benchmark.gpu ${arguments[@]+"${arguments[@]}"}

@@ -45,7 +45,6 @@ MAY_IMPORT = {
     "training": "atomic children config config_io data lattice losses models progress_bar record sparsity systems "
     "teachers text",
     "decoding": "children data models scoring text text_files",
-    "inference": "models",
     "export": "atomic children config config_io data decoding models record scoring sparsity systems tables text",
     "experiments": "atomic config config_io data record scoring systems tables teachers text training",
     "report": "atomic config data lattice losses models scoring systems teachers text",
@@ -73,8 +72,9 @@ DOORS = {
     "warprnnt_numba": (),
     "onnx": ("export/",),
     "onnxruntime": ("export/",),
-    "numba": ("inference/", "decoding/compiled_loop.py"),
-    "llvmlite": ("inference/",),
+    "numba": ("decoding/compiled_loop.py",),
+    "llvmlite": (),
+    "rnnt_kd_engine": (),  # a package of its own, which imports from here
     "sherpa_onnx": ("export/client_worker.py",),
     "argparse": ("bin/", "icefall/__main__.py"),
     "tabulate": ("tables.py",),
@@ -140,6 +140,16 @@ def test_each_part_imports_exactly_the_parts_it_is_allowed_to(part):
     new = {other: file for other, file in found.items() if other not in {*allowed, "errors", "choices", "files"}}
     assert not new, f"arrows that are not allowed: {part} -> {new}"
     assert not allowed - set(found), f"arrows that nobody uses: {part} -> {sorted(allowed - set(found))}"
+
+
+def test_the_engine_knows_encoders_and_nothing_else():
+    files = sorted((PACKAGE.parents[1] / "packages" / "engine").rglob("*.py"))
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
+    found = {
+        node.module for node in nodes if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("rnnt_kd")
+    }
+    others = {name for name in found if not name.startswith(("rnnt_kd.models.", "rnnt_kd_engine"))}
+    assert files and others == {"rnnt_kd", "rnnt_kd.errors"}  # choices and errors
 
 
 def test_arrows_point_to_earlier_rows():

@@ -78,7 +78,7 @@ def test_the_shell_of_a_user_takes_path_sh_from_anywhere_or_says_why_not(root, t
     if shell == "dash":
         assert done.stdout == "" and done.stderr.startswith("error: local/path.sh: ") and done.stderr.count("\n") == 1
     else:
-        assert (done.stdout, done.stderr) == (f"{root}/plugin:{root}\n", "")
+        assert (done.stdout, done.stderr) == (f"{root}/plugin:{root}/packages/engine:{root}\n", "")
 
 
 NEWER_THAN_BASH_3_2 = re.compile(
@@ -206,7 +206,7 @@ def test_what_others_export_for_their_python_hides_nothing_of_ours(checkout):
     lines = done.stdout.splitlines()
     venv = checkout / ".venv" / "k2"
     assert lines[0] == f"{venv}/bin/python"
-    assert f"PYTHONPATH={checkout}/plugin:{checkout}:/theirs" in lines
+    assert f"PYTHONPATH={checkout}/plugin:{checkout}/packages/engine:{checkout}:/theirs" in lines
     assert {"OMP_NUM_THREADS=1", "PYTHONUTF8=1"} <= set(lines)
     assert not [line for line in lines if line.startswith(("PYTHONHOME=", "PYTHONWARNINGS="))]
 

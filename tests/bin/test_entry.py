@@ -62,7 +62,7 @@ def missing(package):
     (FULL, "--nj 2 --out-dir exp/cuts", "exp/cuts: the disk is full"),
     (FULL, "", "the disk is full"),
     (missing("onnxruntime"), "", "the package onnxruntime is not installed*rnnt-kd[[]export]"),
-    (missing("numba"), "", "the package numba is not installed*rnnt-kd[[]inference]"),
+    (missing("numba"), "", "the package numba is not installed*rnnt-kd[[]compiled]"),
     (of_the_system(errno.ENOENT), "", "exp/cache: No such file or directory; expected a path that exists"),
     (of_the_system(errno.EEXIST), "", "exp/cache: File exists; expected a folder"),
     (of_the_system(errno.ENOTDIR), "", "exp/cache: Not a directory; expected a folder"),

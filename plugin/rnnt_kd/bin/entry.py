@@ -34,7 +34,7 @@ EXTRAS = {  # the extra of pyproject.toml -> its packages, by the names they are
     "export": "onnx onnxruntime sherpa_onnx",
     "report": "matplotlib jinja2",
     "lm": "kaldilm",
-    "inference": "numba",
+    "compiled": "numba",
 }
 INSTALL = {
     **{name: f"pip install 'rnnt-kd[{extra}]'" for extra, names in EXTRAS.items() for name in names.split()},

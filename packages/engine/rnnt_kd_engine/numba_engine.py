@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.inference import operations
-from rnnt_kd.inference.conformer_program import conformer_program
-from rnnt_kd.inference.vectors import LANES
 from rnnt_kd.models.encoders.conformer import Conformer
+from rnnt_kd_engine import operations
+from rnnt_kd_engine.conformer_program import conformer_program
+from rnnt_kd_engine.vectors import LANES
 
 CACHE_LINE = 64  # bytes
 

@@ -11,7 +11,7 @@ from typing import Dict, List, Optional, Tuple
 
 import numpy as np
 
-from rnnt_kd.inference.kernels import TILES
+from rnnt_kd_engine.kernels import TILES
 
 # Time a weight and vector of frames takes, relative to a group of 8; and what a group costs beside, in weights.
 # Measured on matrices of 96 to 576 rows and columns, 96 to 256 frames.

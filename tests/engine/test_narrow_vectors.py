@@ -11,7 +11,7 @@ features = llvmlite.binding.get_host_cpu_features()
 features.update({name: False for name in features if name.startswith("avx512")})
 llvmlite.binding.get_host_cpu_features = lambda: features  # numba asks here, too
 import torch
-from rnnt_kd.inference import compile_encoder, vectors
+from rnnt_kd_engine import compile_encoder, vectors
 from rnnt_kd.models.encoders.conformer import Conformer
 torch.manual_seed(1)
 encoder = Conformer(dim=32, num_layers=1, num_heads=4, feedforward_dim=48, depthwise_kernel=7, subsampling_channels=8)
@@ -28,7 +28,8 @@ print(vectors.LANES, max(differences))
 
 
 def test_vectors_of_eight_equal_torch(tmp_path):
-    paths = [str(Path(__file__).resolve().parents[2] / "plugin"), os.environ.get("PYTHONPATH", "")]
+    root = Path(__file__).resolve().parents[2]
+    paths = [str(root / "plugin"), str(root / "packages" / "engine"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "NUMBA_CACHE_DIR": str(tmp_path)}
     result = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rnnt_kd.inference.packing import Packed, cheapest_rows
-from rnnt_kd.inference.structure import structure_of
+from rnnt_kd_engine.packing import Packed, cheapest_rows
+from rnnt_kd_engine.structure import structure_of
 
 
 def block_matrix(outputs, inputs, height, width, kept, seed=0):

@@ -13,8 +13,8 @@ from llvmlite import ir
 from numba import extending
 from numba.core import cgutils, types
 
-from rnnt_kd.inference import vectors
-from rnnt_kd.inference.vectors import LANES, VECTOR
+from rnnt_kd_engine import vectors
+from rnnt_kd_engine.vectors import LANES, VECTOR
 
 intrinsic: Callable[[Callable], Callable] = extending.intrinsic  # its own types count the first argument
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from numba import njit
 
-from rnnt_kd.inference import vectors
-from rnnt_kd.inference.kernels import elementwise
+from rnnt_kd_engine import vectors
+from rnnt_kd_engine.kernels import elementwise
 
 LANES = vectors.LANES
 

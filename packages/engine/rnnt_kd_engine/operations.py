@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 from numba import njit
 
-from rnnt_kd.inference.kernels import TILES, layer_norm, move, product, softmax, strided_product
-from rnnt_kd.inference.vectors import LANES
+from rnnt_kd_engine.kernels import TILES, layer_norm, move, product, softmax, strided_product
+from rnnt_kd_engine.vectors import LANES
 
 MULTIPLY, LAYER_NORM, ROTATE, ATTENTION, DEPTHWISE, SHIFT = range(6)
 ARGUMENTS = 6  # numbers an operation, at most

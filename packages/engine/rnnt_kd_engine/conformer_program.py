@@ -12,11 +12,11 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from rnnt_kd.inference import operations as op
-from rnnt_kd.inference.kernels import ADD, GATE, SILU, STORE
-from rnnt_kd.inference.packing import Packed
 from rnnt_kd.models.encoders.conformer import Conformer, ConformerLayer
 from rnnt_kd.models.subsampling import FEATURE_MEAN, FEATURE_SCALE
+from rnnt_kd_engine import operations as op
+from rnnt_kd_engine.kernels import ADD, GATE, SILU, STORE
+from rnnt_kd_engine.packing import Packed
 
 EVEN, ODD, ODD_LATER = range(3)  # rows of a band of the first convolution, channels in each
 

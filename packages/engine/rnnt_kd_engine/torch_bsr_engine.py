@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.inference.structure import structure_of
-from rnnt_kd.inference.torch_engine import TorchEncoder
+from rnnt_kd_engine.structure import structure_of
+from rnnt_kd_engine.torch_engine import TorchEncoder
 
 SQUARE = ("16x16", "4x4")
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.inference import available_engines, compile_encoder
-from rnnt_kd.inference import operations as op
-from rnnt_kd.inference.kernels import ADD, GATE, SILU, STORE
-from rnnt_kd.inference.numba_engine import NumbaEncoder
-from rnnt_kd.inference.packing import Packed
 from rnnt_kd.models.encoders.conformer import SIZES, Conformer
+from rnnt_kd_engine import available_engines, compile_encoder
+from rnnt_kd_engine import operations as op
+from rnnt_kd_engine.kernels import ADD, GATE, SILU, STORE
+from rnnt_kd_engine.numba_engine import NumbaEncoder
+from rnnt_kd_engine.packing import Packed
 
 SMALL = dict(dim=32, num_layers=2, num_heads=4, feedforward_dim=48, depthwise_kernel=7, subsampling_channels=8)
 SPARSE = ("linear", "proj", "pointwise")
