@@ -14,7 +14,9 @@ SPECIFICATION = dict(
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_step_of_several_processes_is_measured_as_one_of_one_is(processes, root):
-    with Worker("benchmark.worker", environment={"PYTHONPATH": f"{root}:{root}/plugin:{root}/packages/engine"}) as worker:
+    with Worker(
+        "benchmark.worker", environment={"PYTHONPATH": f"{root}:{root}/plugin:{root}/packages/engine"}
+    ) as worker:
         assert worker.ask({**SPECIFICATION, "processes": processes}) == {"facts": {}}
         for batch in (0, 1):
             assert worker.ask({"batch": batch, "with_memory": False})["seconds"] > 0.0

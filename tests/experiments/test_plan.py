@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rnnt_kd.bin import cache_teacher, train
+from rnnt_kd.bin import cache_teacher, export, train
 from rnnt_kd.config import KdConfig
 from rnnt_kd.config_io import load_recipe
 from rnnt_kd.errors import UserError
@@ -205,3 +205,13 @@ def test_every_experiment_on_disk_is_valid_with_its_presets(root):
             plan = Plan(path, Places(path.parents[1] / f"{preset}.yaml", EXP, "dev", {}))
             for job in plan.jobs():
                 assert plan.train_command(job) and (plan.cache(job) is None or plan.cache_command(plan.cache(job)))
+
+
+def test_a_system_with_rounded_weights_is_exported_as_it_learned(tmp_path, root):
+    text = "systems:\n  teacher: {role: teacher}\n"
+    for name, training in (("four", {"weight_bits": 4}), ("eight", {"weight_bits": 8}), ("plain", {})):
+        text += f"  {name}: {{role: sparse_student, sparsity: 0.5, training: {training}}}\n"
+    plan = made(tmp_path, root, text)
+    for name, form in (("four", "int4+sparse"), ("eight", "int8+sparse"), ("plain", "float32"), ("teacher", "float32")):
+        command = plan.export_command((name, 1))
+        assert command[:2] == ["-m", "rnnt_kd.bin.export"] and export.arguments(command[2:]).form == form

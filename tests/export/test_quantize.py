@@ -154,7 +154,7 @@ def test_a_weight_that_float16_cannot_hold_is_named(tmp_path):
         got = session(after).run(None, {"x": np.zeros(4, dtype=np.float32)})[0]
         assert np.allclose(got, 7e4, rtol=1e-7 if form == "int8" else 1e-3)
     one_node_file(before, "Add", np.full((4, 4), 7e5, np.float32), [4], [4, 4], "layer.bias")
-    with pytest.raises(UserError, match=r"the scales of 'layer.bias': holds inf; expected at most 65504"):
+    with pytest.raises(UserError, match=r"the scales of 'layer.bias': holds 100000; expected at most 65504"):
         convert(before, after, "int4")
 
 
@@ -167,3 +167,19 @@ def test_files_that_cannot_be_read_are_one_line(tmp_path):
         with pytest.raises(UserError, match="missing"):
             convert(tmp_path / "no.onnx", tmp_path / "out.onnx", form)
     assert not (tmp_path / "out.onnx").exists()
+
+
+def test_a_matrix_without_entries_and_one_that_is_used_as_it_lies(tmp_path):
+    """Of a file of ours the metadata say how a matrix is stored; its grid is the one that a system learns with."""
+    one_node_file(tmp_path / "empty.onnx", "MatMul", np.zeros((7, 0), np.float32), [2, 7], [2, 0], "w")
+    convert(tmp_path / "empty.onnx", tmp_path / "out.onnx", "int4")
+    weight = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32) * 10.0 ** -np.arange(6)[:, None]
+    weight = rounded(torch.tensor(weight.astype(np.float32)), 4).numpy()  # a scale for each row of x @ weight
+    one_node_file(tmp_path / "before.onnx", "MatMul", weight, [2, 6], [2, 4], "w")
+    model = onnx.load(tmp_path / "before.onnx")
+    onnx.helper.set_model_props(model, {"transposed": "[]"})
+    onnx.save(model, tmp_path / "before.onnx")
+    convert(tmp_path / "before.onnx", tmp_path / "after.onnx", "int4")
+    x = {"x": np.eye(6, dtype=np.float32)[:2]}
+    got, expected = (session(tmp_path / name).run(None, x)[0] for name in ("after.onnx", "before.onnx"))
+    np.testing.assert_array_equal(got, expected)

@@ -320,6 +320,7 @@ AVG0 = "--kd-teacher t --kd-teacher-epoch 1 --kd-teacher-avg 0 --kd-teacher-reci
     (AVG0 + " --kd-shift -1", "kd shift: -1"),
     (AVG0 + " --kd-weighting nothing", "nothing"),
     ("--alignment-entropy -1", "alignment entropy: -1"),
+    ("--alignment-entropy 0", "no teacher, no cache, no sparsity"),
     (AVG0 + " --kd-scal 1", "--kd-scal: unknown option"),
     (AVG0 + " --kd-cache c", "--kd-cache: and --kd-teacher"),
     ("--kd-cache c", "80: SpecAugment moves frames by up to 80"),
@@ -354,8 +355,9 @@ def test_weights_without_options_and_damaged_files_are_refused(recipe, launched,
 
 def test_a_training_with_a_teacher_goes_on_with_one_or_not_at_all(launched, spawned):
     words = ["--exp-dir", str(spawned), "--start-epoch", "3", "--sparsity", "0.9", "--sparsity-ramp", "1", "5"]
-    said = launched(*words)
-    assert "its checkpoint is of a training with a teacher; expected --kd-teacher as it had" in said
+    for more in ((), ("--alignment-entropy", "0.3")):
+        said = launched(*words, *more)
+        assert "its checkpoint is of a training with a teacher; expected --kd-teacher as it had" in said
     said = launched(*words, *AVG0.split(), "--sparsity-structure", "4x1")
     assert "--sparsity-structure: 4x1, and its checkpoint has unstructured" in said
     said = launched(*words, *AVG0.split(), "--sparsity-scope", "global")

@@ -7,9 +7,9 @@ make the fewest errors there; model.json says which.
 
 Verified before the folder appears (--check, the default): the ONNX checker; onnxruntime against torch on random
 lengths; what sherpa-onnx recognises (in a process of its own; greedy and modified beam search, single and batched)
-against our own decoder, on every utterance of --check-data-dir.  Tokens, times and letters decide.  With exact weights
-any difference is an error, and the export is kept as OUT.failed; in int8 or float16 differences are listed, with both
-word error rates.  With --target npu onnxruntime runs the files, one utterance at a time, in sherpa-onnx's place.
+against our own decoder, on every utterance of --check-data-dir.  Tokens, times and letters decide.  Where no
+weight is rounded any difference is an error, and the export is kept as OUT.failed; else differences are listed, with
+both word error rates.  With --target npu onnxruntime runs the files, one utterance at a time, in sherpa-onnx's place.
 """
 
 import argparse

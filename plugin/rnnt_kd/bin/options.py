@@ -29,7 +29,7 @@ def add_train_cuts(target: argparse.ArgumentParser) -> None:
 
 def add_format(target: argparse.ArgumentParser) -> None:
     """``--format``: as ``form``."""
-    help = 'of the ONNX files, steps joined by "+": float16 or int8 (rounded weights), sparse (no zeros): int8+sparse'
+    help = 'of the ONNX files, steps joined by "+": float16, int8 or int4 (rounded), sparse (no zeros): int4+sparse'
     target.add_argument("--format", dest="form", default="float32", metavar="STEPS", help=help)
 
 

@@ -1,4 +1,4 @@
-"""The ONNX files of icefall's export-onnx.py, checked and made smaller: int8, float16, without their zeros.
+"""The ONNX files of icefall's export-onnx.py, checked and made smaller: int8, int4, float16, without zeros.
 
 Writes to OUT  encoder.onnx decoder.onnx joiner.onnx tokens.txt, which sherpa-onnx loads in the place of the originals.
 Where no weight is rounded every output stays bit for bit what it was; else the largest relative difference is said.

@@ -327,6 +327,8 @@ class Plan:
         )
         command += ["--check-data-dir", str(check_dir), *self.places.pipes, *self._events()]
         command += ["--dev-cuts", str(self.places.dev_cuts)]
+        if bits := self.config(job).training.weight_bits:
+            command += ["--format", f"int{bits}+sparse"]
         return command + (["--streaming"] if self.is_streaming(job) else [])
 
     def job_options(self, job: Job) -> List[str]:

@@ -24,6 +24,7 @@ uint8 saturates on CPUs that have AVX2 and no VNNI.  Predictor and joiner run on
 gain nothing.  Zeros save no time: onnxruntime multiplies them.
 """
 
+import json
 from pathlib import Path
 from typing import Callable, Dict, List, Set, Tuple
 
@@ -36,7 +37,7 @@ from onnx.helper import make_node
 from rnnt_kd import atomic, choices
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import packing
-from rnnt_kd.export.onnx_file import load_onnx, metadata_of
+from rnnt_kd.export.onnx_file import TRANSPOSED, load_onnx, metadata_of
 from rnnt_kd.export.packing import ZERO_POINT
 from rnnt_kd.export.rewriting import Rewriter, replace_nodes
 from rnnt_kd.sparsity import rounding
@@ -48,7 +49,7 @@ def steps_of(form: str) -> List[str]:
     """The names in ``form``; UserError: one that is none, or an order that makes no sense."""
     names = [choices.check(name, (BASE, *STEPS), "--format") for name in form.split("+")]
     steps = [name for name in names if name != BASE]
-    if steps not in [rounding + zeros for rounding in ([], *ROUNDING) for zeros in ([], *ZEROS)]:
+    if steps not in [first + second for first in ([], *ROUNDING) for second in ([], *ZEROS)]:
         expected = "at most one of float16, int8 and int4, then at most one without zeros"
         raise UserError("--format", f"'{form}'", expected)
     return steps
@@ -98,7 +99,8 @@ def make_int8(rewriter: Rewriter, source: Path, zeros_go: bool) -> None:
 
 def make_int4(rewriter: Rewriter, source: Path, zeros_go: bool) -> None:
     """See above; where ``zeros_go``, codes are stored without their zeros if that is smaller."""
-    swapped = _stored_by_input(rewriter.model)
+    metadata = metadata_of(rewriter.model)
+    swapped = set(json.loads(metadata[TRANSPOSED])) if TRANSPOSED in metadata else _by_input(rewriter.model)
     vectors = _vectors(rewriter, source)
     whole = {name: vectors.pop(name) for name in list(vectors) if len(vectors[name]) % rounding.GROUP == 0}
     codes: Dict[str, np.ndarray] = {}
@@ -106,7 +108,7 @@ def make_int4(rewriter: Rewriter, source: Path, zeros_go: bool) -> None:
     for name, values in _matrices(rewriter).items():
         by_output = torch.tensor(values.T.copy() if name in swapped else values)
         q, scales = (part.numpy().T if name in swapped else part.numpy() for part in rounding.grid(by_output, 4))
-        _to_half(scales, f"{source}: the scales of '{name}'")
+        _to_half(np.abs(values).max() / np.float32(7), f"{source}: the scales of '{name}'")
         scaled.append((rewriter.fresh(), scales, rewriter.rename(name)))
         codes[scaled[-1][0]] = np.ascontiguousarray(q)
     if zeros_go:
@@ -126,8 +128,8 @@ def make_int4(rewriter: Rewriter, source: Path, zeros_go: bool) -> None:
         _split(rewriter, rewriter.reshape(name, -1), {vector: len(values) for vector, values in whole.items()})
 
 
-def _stored_by_input(model: onnx.ModelProto) -> Set[str]:
-    """The matrices whose last index is the output."""
+def _by_input(model: onnx.ModelProto) -> Set[str]:
+    """The matrices whose last index is the output, in a file of others."""
     products = {node.input[1] for node in model.graph.node if node.op_type == "MatMul"}
     gemms = [node for node in model.graph.node if node.op_type == "Gemm"]
     return products | {node.input[1] for node in gemms if not any(a.name == "transB" and a.i for a in node.attribute)}
@@ -135,7 +137,8 @@ def _stored_by_input(model: onnx.ModelProto) -> Set[str]:
 
 def _matrices(rewriter: Rewriter) -> Dict[str, np.ndarray]:
     """Taken out of the weights: those in float32 of two dimensions and more."""
-    found = [name for name, values in rewriter.weights.items() if values.dtype == np.float32 and values.ndim > 1]
+    weights = rewriter.weights.items()
+    found = [name for name, values in weights if values.dtype == np.float32 and values.ndim > 1 and values.size]
     return {name: rewriter.weights.pop(name) for name in found}
 
 

@@ -42,7 +42,7 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
     """Make ``system_dir`` from the export in ``folder``; returns the export's ``model.json``.
 
     Raises:
-      UserError: ``verify_static`` finds a fault; the weights are int8 or float16 (rounding cannot be undone);
+      UserError: ``verify_static`` finds a fault; the weights are rounded, which cannot be undone;
         the configuration, the BPE model or any weight is not what ``model.json`` holds; ``system_dir`` is not empty.
     """
     folder, system_dir = Path(folder), Path(system_dir)
@@ -51,7 +51,7 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
     manifest = verify_static(folder)
     if manifest["weights"] != "float32":
         problem = f"its weights are {manifest['weights']}: what was rounded cannot be undone"
-        raise UserError(folder, problem, "an export with float32 weights", "export the system without int8, float16")
+        raise UserError(folder, problem, "an export with float32 weights", "export the system in float32, or sparse")
     if manifest["files"]["bpe.model"]["sha256"] != manifest["bpe_sha256"]:
         raise UserError(folder / "bpe.model", "is not the one the system was trained with", manifest["bpe_sha256"])
     with atomic.new_dir(system_dir) as making:

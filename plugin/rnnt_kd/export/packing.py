@@ -57,8 +57,8 @@ def filled_blocks(values: np.ndarray, block: int) -> np.ndarray:
 
 
 def best_code(values: np.ndarray) -> Tuple[Code, int]:
-    """The code with the fewest bytes, and their number."""
-    sizes = {ALL: values.size // 2 + OVERHEAD} if values.dtype == np.int8 else {}
+    """The code without zeros that has the fewest bytes, and their number."""
+    sizes = {}
     for block in BLOCKS:
         if values.size % block == 0:
             filled = filled_blocks(values, block)

@@ -105,7 +105,7 @@ def readme(values: Mapping[str, Any]) -> str:
 
 {_static(values) if values["static"] else _by_client(values["streaming"])}## How good it is
 
-{_lowered(values)}The system in float32, decoded by rnnt_kd:
+{_lowered(values)}The system itself, decoded by rnnt_kd:
 
 {table}"""
 

@@ -55,7 +55,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     names = ("scale", "weighting", "variant", "temperature", "shift", "align", "missing")
     kd = {name: value for name in names if (value := getattr(own, f"kd_{name}")) is not None}
-    if own.alignment_entropy is not None:
+    if own.alignment_entropy:
         kd["alignment_entropy"] = own.alignment_entropy
     sparsity: Optional[Dict[str, Any]] = None
     if own.sparsity is not None:

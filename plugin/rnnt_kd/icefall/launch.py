@@ -192,7 +192,7 @@ class _Training:
         saved = original(*args, **kwargs)
         before: Dict[str, Any] = (saved or {}).get(OURS) or {}
         taught = next((f"--kd-{name}" for name in ("teacher", "cache") if before.get(name)), None)
-        if taught and self.kd is None:
+        if taught and self.settings.teacher is None and self.settings.cache is None:
             expected = f"{taught} as it had, or another, or --kd-scale 0 beside it"
             raise UserError("--start-epoch", "its checkpoint is of a training with a teacher", expected)
         state, sparsity = before.get("sparsifier"), before.get("sparsity") or {}

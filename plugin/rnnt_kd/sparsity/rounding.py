@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 PREFIX = "rounding."
 CLIPPED = (1.0, 0.9, 0.8, 0.7)  # of the largest weight; the first that is best wins
-LEAST_SCALE = 2.0**-24  # float16's least number
+LEAST_SCALE, LARGEST_SCALE = 2.0**-21, 65504.0  # float16 is too coarse below for 7 steps to come out again; its largest
 GROUP = 16  # entries of a vector that share a scale
 LEAST_OF_VECTORS = 2.0**-14  # below, float16 is too coarse for 127 steps to come out again
 
@@ -40,10 +40,13 @@ def grid(weight: Tensor, bits: int) -> Tuple[Tensor, Tensor]:
 
 
 def vector_grid(vector: Tensor) -> Tuple[Tensor, Tensor]:
-    """(n / 16, 16) int8 and (n / 16, 1) float32 of a vector of n entries, a multiple of 16."""
+    """(n / 16, 16) int8 and (n / 16, 1) float32 of a vector of n entries, a multiple of 16.
+
+    What is not 0 stays so, for a norm that leaves out what is 0 (``ChannelNorm.skips_zeros``)."""
     rows = vector.reshape(-1, GROUP)
     scale = _scales(rows, 127).clamp(min=LEAST_OF_VECTORS)
-    return (rows / scale).round_().clamp_(-127, 127).to(torch.int8), scale
+    codes = (rows / scale).round_().clamp_(-127, 127)
+    return torch.where(codes == 0, rows.sign(), codes).to(torch.int8), scale
 
 
 def rounded(weight: Tensor, bits: int) -> Tensor:
@@ -53,12 +56,14 @@ def rounded(weight: Tensor, bits: int) -> Tensor:
     elif bits == 4 and weight.dim() == 1 and len(weight) and len(weight) % GROUP == 0:
         codes, scales = vector_grid(weight)
     else:
-        return weight.half().to(weight)
+        return weight.clamp(-LARGEST_SCALE, LARGEST_SCALE).half().to(weight)
     return (codes * scales).reshape(weight.shape)
 
 
 def _scales(rows: Tensor, top: int, share: float = 1.0) -> Tensor:
-    return (rows.abs().amax(1, keepdim=True) / top * share).half().float().clamp(min=LEAST_SCALE)
+    return (
+        (rows.abs().amax(1, keepdim=True) / top * share).clamp(max=LARGEST_SCALE).half().float().clamp(min=LEAST_SCALE)
+    )
 
 
 class Rounder:
@@ -92,6 +97,10 @@ class Rounder:
             on_grid = rounded(weight.detach(), self._bits)
             self._rest[name] = weight.detach() - on_grid
             weight.copy_(on_grid)
+
+    def on_grid(self, tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """A state dict of the model, from which units may be cut: they leave vectors with other groups."""
+        return {name: rounded(value, self._bits) if name in self._weights else value for name, value in tensors.items()}
 
     def tensors(self) -> Dict[str, Tensor]:
         """For a checkpoint."""

@@ -412,7 +412,10 @@ class Training:
     def _write_system(self, best: List[EpochResult], means: Dict[str, float]) -> None:
         report, weights = {}, self.model.state_dict()
         if self.sparsifier is not None:
-            report, weights = self.sparsifier.sparsity_report(self.model), self.sparsifier.cut(weights)
+            report, weights = (
+                self.sparsifier.sparsity_report(self.model),
+                self.rounder.on_grid(self.sparsifier.cut(weights)),
+            )
         config = store.as_cut(self.config, weights)
         write_system_config(self.dir / store.CONFIG, config)
         store.write_tensors(self.dir / store.FINAL, weights)
