@@ -11,7 +11,9 @@ from rnnt_kd.report.plots.style import KINDS, WIDTH, Plot, finished, label, lege
 from rnnt_kd.report.read import FinishedExperiment, FinishedSystem, Row
 
 HEIGHT = 300
-FORMATS = {"float32": "o", "float16": "v", "int8": "s", "sparse": "D", "sparse int8": "*"}  # shown of sizes.json
+FORMATS = {  # shown of sizes.json
+    "float32": "o", "float16": "v", "int8": "s", "sparse": "D", "sparse int8": "*", "sparse int4": "X",
+}  # fmt: skip
 
 NOT_DISTILLED = "not distilled"
 MOST_NAMES = 10  # more would stand on one another
