@@ -74,8 +74,11 @@ def file_bytes(experiment: FinishedExperiment) -> Iterator[Plot]:
         ax.plot(point.x, point.y, FORMATS[row["format"]], color=KINDS[point.kind].colour, markersize=6, alpha=0.85)
         smallest[system.family] = min(smallest.get(system.family, point), point, key=lambda one: (one.x, -one.y))
     if len(smallest) <= MOST_NAMES:
+        room = 0.1 * max(row["wer"] for row in rows)
         for family, point in smallest.items():
-            _name(ax, family, point, 6)
+            others = smallest.values()
+            in_its_way = any(1 < other.x / point.x < 2 and abs(other.y - point.y) < room for other in others)
+            _name(ax, family, point, 6, ha="right" if in_its_way else "left")
     _rates(ax, [row["wer"] for row in rows])
     label(ax, "bytes of the files", "%WER")
     kinds, forms = dict.fromkeys(systems[row["system"]].kind for row in rows), {row["format"] for row in rows}
