@@ -35,10 +35,10 @@ def verify_static(folder: Path) -> Dict[str, Any]:
     """Check everything that can be checked without the system; returns ``model.json``.
 
     Raises:
-      UserError: one line for the first thing that is wrong: a missing or changed file, what ``check_graphs`` refuses, a
-        context other than 2, a blank other than 0, a vocabulary that tokens.txt, bpe.model, joiner and metadata do
-        not share, a size that is no number where ``static`` stands in ``model.json``, a graph that onnxruntime does
-        not run.
+      UserError: one line for the first thing that is wrong: a missing or changed file, what ``check_file`` or
+        ``check_signatures`` refuses, a context other than 2, a blank other than 0, a vocabulary that tokens.txt,
+        bpe.model, joiner and metadata do not share, a size that is no number where ``static`` stands in ``model.json``,
+        a graph that onnxruntime does not run.
     """
     folder = Path(folder)
     manifest, path = read_manifest(folder), folder / "model.json"

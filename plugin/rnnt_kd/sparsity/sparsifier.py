@@ -38,9 +38,7 @@ from rnnt_kd.sparsity.structures import check_structure, get_structure, unit_kin
 from rnnt_kd.sparsity.units import Units
 
 SCOPES = ("global", "per-layer")
-LEAST_SHARE = (
-    0.1  # of the weights that a matrix would keep by itself: else one may vanish, and with it what it computes
-)
+LEAST_SHARE = 0.1  # of the weights that a matrix would keep by itself: else it may vanish, with what it computes
 
 
 class Sparsifier:
