@@ -75,6 +75,7 @@ def test_every_structure_of_zeros_and_kind_of_group(block, kept, rows):
         dict(depthwise_kernel=31),
         dict(num_layers=1),
         dict(layer_widths=[[1, 5, 9, 47], [3, 40, 32, 3]]),  # what is left when units are cut out
+        dict(layer_widths=[[0] * 4, [3, 40, 32, 3]]),  # and a layer
     ],
     ids=str,
 )

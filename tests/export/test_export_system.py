@@ -269,6 +269,23 @@ def test_a_file_without_its_zeros_recognises_the_same_and_its_weights_come_back(
         assert name.startswith(TRAINING_ONLY) or torch.equal(value, original[name]), name
 
 
+@pytest.mark.parametrize("streaming, gone", [(False, 1), (True, 0)])
+def test_a_system_without_one_of_its_layers_is_exported_and_comes_back(streaming, gone, workplace, tmp_path):
+    """Its graphs and its words are compared with ours by the export itself."""
+    widths = [[0] * 4 if number == gone else [3, 20, 17, 9] for number in range(2)]
+    encoder, folder = "streaming_conformer" if streaming else "conformer", tmp_path / "system"
+    cases.make_system(folder, workplace / "bpe", encoder=encoder, layer_widths=widths, seed=3)
+    out = cases.export(workplace, folder, tmp_path / "out", streaming=streaming, check_data_dir=workplace / "data")
+    values = read_manifest(out)
+    assert values["streaming"] == streaming and values["check"]["utterances"] == 6
+    assert values["check"]["differences"] == 0
+    import_back(out, tmp_path / "back")
+    (ours, _), (theirs, config) = load_system(folder), load_system(tmp_path / "back")
+    assert config.model.encoder_options["layer_widths"] == widths
+    x, lens = torch.randn(2, 60, 80), torch.tensor([60, 41])
+    torch.testing.assert_close(theirs.encode(x, lens)[0], ours.encode(x, lens)[0], atol=1e-5, rtol=1e-5)
+
+
 def test_a_streaming_system_exports_for_whole_utterances_too(hears, workplace, tmp_path):
     """Then it sees all of the utterance: as our decoder does with full context, not with chunks."""
     data = workplace / "data"

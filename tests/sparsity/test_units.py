@@ -82,7 +82,7 @@ def cut(config, model, sparsifier):
 
 
 @pytest.mark.parametrize("encoder", ["conformer", "streaming_conformer"])
-@pytest.mark.parametrize("structure", [ALL, *UNITS, "ffn+heads"])
+@pytest.mark.parametrize("structure", [ALL, *UNITS, "ffn+heads", "channels+layers"])
 @pytest.mark.parametrize("scope, score", itertools.product(("per-layer", "global"), ("magnitude", "taylor")))
 def test_what_is_cut_out_computes_what_the_masked_model_does(encoder, structure, scope, score):
     config = system(structure, 0.5, encoder)
@@ -96,9 +96,11 @@ def test_what_is_cut_out_computes_what_the_masked_model_does(encoder, structure,
     assert before - after == hidden > 0
 
 
-def test_a_cut_streaming_model_goes_chunk_by_chunk_as_it_goes_at_once():
-    config = system(encoder="streaming_conformer")
-    encoder = cut(config, *trained(config, "global"))[0].encoder
+@pytest.mark.parametrize("gone", [[], [0], [2], [0, 1]])
+def test_a_cut_streaming_model_goes_chunk_by_chunk_as_it_goes_at_once(gone):
+    widths = [[0] * 4 if number in gone else [number + 1, 5, 9, 4] for number in range(3)]
+    encoder = model_of(system(encoder="streaming_conformer", num_layers=3, layer_widths=widths)).eval().encoder
+    assert len(encoder.init_state(2)[0]) == 3 - len(gone)
     x, state, chunks = torch.randn(2, 4 * 32 + 3, 80), encoder.init_state(2), []
     for start in range(0, 4 * 32, 32):
         out, *state = encoder.streaming_forward(x[:, start : start + 35], *state, torch.full((2,), start))
@@ -122,7 +124,53 @@ def test_as_many_units_go_as_fit_into_the_target(target, scope):
     ones = {name: torch.ones_like(weight.data) for name, weight in units.weights.items()}
     largest = max(float(family.per_unit(ones).max()) for family in units.families)
     assert target * total - largest < hidden <= target * total
-    assert all(family.kept(masks).any() for family in units.families)
+    left = next(family.kept(masks) for family in units.families if family.kind == "layers").tolist()
+    assert any(left)
+    for family in units.families:
+        inside = [int(name.split(".")[2]) for name, _, _ in family.parts if name.startswith("encoder.layers.")]
+        assert family.kind == "layers" or family.kept(masks).any() == all(left[number] for number in inside)
+
+
+@pytest.mark.parametrize("score", ["magnitude", "taylor"])
+@pytest.mark.parametrize("scope", ["per-layer", "global"])
+def test_the_layers_of_least_worth_go_by_plain_loops(scope, score):
+    model = model_of(system("layers", 0.6, num_layers=4))
+    units, alike = Units(model, ["layers"], scope, score), {}
+    outputs(model)[0].square().sum().backward()
+    units.see_gradients()
+    changes = [0.0] * 4
+    for name, weight in model.named_parameters():
+        _, is_layer, rest = name.partition("encoder.layers.")
+        number, _, tail = rest.partition(".")
+        if is_layer and not tail.startswith("output_norm"):
+            alike.setdefault(tail, []).append((weight.detach().square().sum().item(), weight.numel()))
+            changes[int(number)] += (weight * weight.grad).sum().item()
+    means = {tail: sum(square for square, _ in four) / 4 / four[0][1] for tail, four in alike.items()}
+    squares = [sum(four[number][0] / means[tail] for tail, four in alike.items()) for number in range(4)]
+    worth = squares if score == "magnitude" else [change**2 for change in changes]
+    gone = sorted(range(4), key=lambda number: worth[number])[:2]
+    masks = units.masks(0.6)
+    for name, mask in masks.items():
+        assert mask.any() == mask.all() == (int(name.split(".")[2]) not in gone), name
+
+
+@pytest.mark.parametrize("encoder", ["conformer", "streaming_conformer"])
+def test_of_a_layer_that_went_the_last_norm_is_left(encoder):
+    """And the masked layer is that norm, whatever its biases were."""
+    config = system("layers+heads+channels", 0.7, encoder, num_layers=3)
+    model, sparsifier = trained(config)
+    smaller, written = cut(config, model, sparsifier)
+    widths = written.model.encoder_options["layer_widths"]
+    gone = [number for number, row in enumerate(widths) if row == [0] * 4]
+    assert gone and len(gone) < 3 and all(min(row) for row in widths if row != [0] * 4)
+    x, nothing = torch.randn(2, 7, 48), torch.zeros(2, 1, 7)
+    turned = torch.ones(7, 6), torch.zeros(7, 6)
+    for number in gone:
+        layer, left = model.encoder.layers[number], smaller.encoder.layers[number]
+        assert [name for name, _ in left.named_parameters()] == ["output_norm.weight", "output_norm.bias"]
+        masked = layer(x, nothing, torch.zeros(2, 7, 1, dtype=torch.bool), *turned)
+        torch.testing.assert_close(masked, layer.output_norm(x), atol=1e-6, rtol=1e-6)
+        assert torch.equal(left(x), layer.output_norm(x))
 
 
 def test_the_units_of_least_weight_go_by_plain_loops():
@@ -222,7 +270,7 @@ def test_a_target_that_would_leave_nothing_is_refused():
 
 @pytest.mark.parametrize("row", [
     [1, 2, 3], [0, 2, 3, 4], [5, 2, 3, 4], [1, 41, 3, 4], [1, 2, 49, 4], [1, 2, 3, 10**12], [1.0, 2, 3, 4],
-    [True, 2, 3, 4], ["1", 2, 3, 4], {1: 1, 2: 2, 3: 3, 4: 4}, "1234", None,
+    [True, 2, 3, 4], ["1", 2, 3, 4], [0, 0, 0, 4], [1, 2, 0, 4], [0, 0, 0, -1], [0.0] * 4, {1: 1, 2: 2, 3: 3, 4: 4}, "1234", None,
 ])  # fmt: skip
 def test_widths_that_make_no_encoder_are_refused(row):
     expected = "encoder option layer_widths.*2 lists of heads, units, channels, units: from 1 to 4, 40, 48, 40"
@@ -230,6 +278,11 @@ def test_widths_that_make_no_encoder_are_refused(row):
         with pytest.raises(UserError, match=expected) as caught:
             store.build_model(system(layer_widths=widths))
         assert "\n" not in str(caught.value)
+
+
+def test_an_encoder_without_any_layer_is_refused():
+    with pytest.raises(UserError, match="or, but not in all, only 0"):
+        store.build_model(system(layer_widths=[[0] * 4] * 2))
 
 
 def write(folder, config, weights):

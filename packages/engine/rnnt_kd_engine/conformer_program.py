@@ -77,17 +77,18 @@ def conformer_program(model: Conformer, rows_a_group: Optional[int] = None, feat
       feature_dim:  mel bins of the input.
     """
     build, front = _Builder(rows_a_group), model.subsampling
-    dim, block = model.output_dim, model.layers[0]
-    assert isinstance(block, ConformerLayer)
+    dim = model.output_dim
+    layers: List[Any] = [layer for layer in model.layers if isinstance(layer, ConformerLayer)]
     assert front.linear.in_features == front.conv2.out_channels * ((feature_dim + 3) // 4), feature_dim
     source = build.take(op.PHASES * feature_dim)
     x, normed = build.take(dim), build.take(dim)
-    layers: List[Any] = list(model.layers)
     inner = [module.linear_in.out_features for layer in layers for module in (layer.feedforward1, layer.feedforward2)]
     wide = build.take(max(*inner, 3 * dim))
     _front_end(build, front, feature_dim, source, x)
     for number, layer in enumerate(model.layers):
-        _layer(build, f"layers.{number}.", layer, x, normed, wide)
+        if layer in layers:
+            _branches(build, f"layers.{number}.", layer, x, normed, wide)
+        build.norm(f"layers.{number}.output_norm", layer.output_norm, x, x)
     build.norm("final_norm", model.final_norm, x, x)
     return Program(
         np.array(build.steps, np.int64),
@@ -97,7 +98,7 @@ def conformer_program(model: Conformer, rows_a_group: Optional[int] = None, feat
         output_row=x,
         dim=dim,
         head_dim=model.head_dim,
-        taps=block.convolution.depthwise.kernel_size[0],
+        taps=layers[0].convolution.depthwise.kernel_size[0],
         feature_dim=feature_dim,
         per_utterance=front.input_norm == "utterance",
     )
@@ -153,12 +154,11 @@ class _Convolution:
         self.build.step(self.name, op.MULTIPLY, self.rows, first, len(packed.groups), source, SILU)
 
 
-def _layer(build: _Builder, name: str, layer, x: int, normed: int, wide: int) -> None:
+def _branches(build: _Builder, name: str, layer, x: int, normed: int, wide: int) -> None:
     _feedforward(build, name + "feedforward1.", layer.feedforward1, x, normed, wide)
     _attention(build, name + "attention.", layer.attention, x, normed, wide)
     _convolution(build, name + "convolution.", layer.convolution, x, normed, wide)
     _feedforward(build, name + "feedforward2.", layer.feedforward2, x, normed, wide)
-    build.norm(name + "output_norm", layer.output_norm, x, x)
 
 
 def _feedforward(build: _Builder, name: str, module, x: int, normed: int, wide: int) -> None:

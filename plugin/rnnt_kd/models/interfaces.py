@@ -12,7 +12,8 @@ from typing import Callable, Dict, List, Protocol, Tuple, runtime_checkable
 from torch import Tensor, nn
 
 # What a module's ``units()`` gives, where it has parts that can be cut out of it: kind of unit -> where the units are:
-# (parameter, its dimension, (units, n) int64: the places of each unit there).  sparsity/units.py
+# (parameter, its dimension, (units, n) int64: the places of each unit there, -1 alone where it has none).
+# sparsity/units.py
 UnitPlaces = Dict[str, List[Tuple[str, int, Tensor]]]
 
 

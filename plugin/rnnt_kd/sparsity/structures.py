@@ -28,7 +28,7 @@ from rnnt_kd import choices
 from rnnt_kd.errors import UserError
 
 Structure = Callable[[Sequence[Tensor], float], List[Tensor]]
-UNITS = ("heads", "ffn", "channels", "joiner", "predictor")  # units.py says what each is
+UNITS = ("layers", "heads", "ffn", "channels", "joiner", "predictor")  # units.py says what each is
 COMMON = ("1x16", "16x1", "4x4", "16x16", "2:4")  # any RxC and N:M will do; these are named in messages
 
 

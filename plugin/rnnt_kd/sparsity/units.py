@@ -1,5 +1,6 @@
-"""Zeros that leave a smaller dense network: attention heads, feed-forward units, channels, widths of the label side.
+"""Zeros that leave a smaller dense network: layers, heads, feed-forward units, channels, widths of the label side.
 
+    layers     whole ones of the encoder, but their last LayerNorm
     heads      of each self-attention: their rows of queries, keys and values, and their columns of the output map
     ffn        inner units of each feed-forward module
     channels   of each convolution module
@@ -39,16 +40,16 @@ class Family:
 
     def per_unit(self, tensors: Dict[str, Tensor]) -> Tensor:
         """Sum over the entries of each unit: (units,), in the tensors' type."""
-        sums = [
-            _rows(tensors[name], dim)[places.to(tensors[name].device)].flatten(1).sum(1)
-            for name, dim, places in self.parts
-        ]
+        sums = []
+        for name, dim, places in self.parts:
+            there = places[:, 0] >= 0
+            of_part = _rows(tensors[name], dim)[places[there].to(tensors[name].device)].flatten(1).sum(1)
+            sums.append(of_part.new_zeros(len(self)).masked_scatter(there.to(of_part.device), of_part))
         return torch.stack(sums).sum(0)
 
     def kept(self, masks: Masks) -> Tensor:
         """(units,) bool: which of them the masks leave."""
-        name, dim, places = self.parts[0]
-        return _rows(masks[name], dim)[places[:, 0].to(masks[name].device)].flatten(1).any(1).cpu()
+        return self.per_unit({name: masks[name].long() for name, _, _ in self.parts}).cpu() > 0
 
 
 def find_families(model: nn.Module, kinds: Sequence[str]) -> List[Family]:
@@ -124,16 +125,16 @@ class Units:
         for family in self.families:
             kept = family.kept(masks)
             for name, dim, places in family.parts:
-                rest = places[kept].flatten().sort().values
-                smaller[name] = smaller[name].index_select(dim, rest.to(smaller[name].device))
-        return smaller
+                if not kept[places[:, 0] >= 0].all():
+                    rest = _those(places[kept]).sort().values
+                    smaller[name] = smaller[name].index_select(dim, rest.to(smaller[name].device))
+        return {name: tensor for name, tensor in smaller.items() if tensor.numel() or not tensors[name].numel()}
 
     def _worth(self) -> List[Tensor]:
         if self.score == "taylor":
             return list(self.changes.split([len(family) for family in self.families]))
         squares = {name: weight.data.square() for name, weight in self.weights.items()}
-        relative = {name: square / square.mean().clamp(min=1e-20) for name, square in squares.items()}
-        return [family.per_unit(relative) for family in self.families]
+        return [family.per_unit(_relative(squares, family)) for family in self.families]
 
     def _in_order(self) -> Tensor:
         """All units, families end to end, those that go first in front; the best of each family are last."""
@@ -157,7 +158,7 @@ class Units:
         for family, own in zip(self.families, goes.split([len(family) for family in self.families]), strict=True):
             for name, dim, places in family.parts:
                 stays = torch.ones(self.weights[name].size(dim), dtype=torch.bool)
-                left[name].setdefault(dim, stays)[places[own].flatten()] = False
+                left[name].setdefault(dim, stays)[_those(places[own])] = False
         return left
 
     def _masks(self, goes: Tensor) -> Masks:
@@ -176,6 +177,20 @@ class Units:
                 kept = kept // len(stays) * int(stays.sum())
             hidden += self.weights[name].numel() - kept
         return hidden
+
+
+def _relative(squares: Dict[str, Tensor], family: Family) -> Dict[str, Tensor]:
+    """Of a family, relative to the mean of the weight; for layers to its mean in all layers."""
+    alike: Dict[str, List[Tensor]] = {}
+    tails = {name: name.split(f"{family.kind}.")[-1].lstrip("0123456789") for name, _, _ in family.parts}
+    for name, tail in tails.items():
+        alike.setdefault(tail, []).append(squares[name].mean())
+    means = {tail: torch.stack(values).mean().clamp(min=1e-20) for tail, values in alike.items()}
+    return {name: squares[name] / means[tail] for name, tail in tails.items()}
+
+
+def _those(places: Tensor) -> Tensor:
+    return places[places >= 0]
 
 
 def _product(weight: Tensor) -> Tensor:

@@ -66,7 +66,8 @@ class Conformer(nn.Module):
       input_norm:           "utterance" subtracts each bin's mean over the utterance, "fixed"
                             subtracts one constant (for streaming; no look at the future).
       layer_widths:         of a conformer that is smaller than these numbers say, for each layer: heads, units of the
-                            first feed-forward module, channels, units of the second.  E stays D / H.
+                            first feed-forward module, channels, units of the second; all 0: the layer is gone, but
+                            its last LayerNorm.  E stays D / H.
 
     Attributes: ``output_dim`` (D), ``subsampling_factor`` (4).
 
@@ -107,10 +108,12 @@ class Conformer(nn.Module):
         widths = [whole] * num_layers if layer_widths is None else layer_widths
         if not _are_widths(widths, num_layers, whole):
             expected = f"{num_layers} lists of heads, units, channels, units: from 1 to {', '.join(map(str, whole))}"
-            raise UserError("encoder option layer_widths", str(widths), expected)
+            raise UserError("encoder option layer_widths", str(widths), f"{expected}; or, but not in all, only 0")
         self.subsampling = self.front_end(feature_dim, dim, subsampling_channels, dropout, input_norm)
         self.layers = nn.ModuleList(
             ConformerLayer(dim, row, self.head_dim, depthwise_kernel, dropout, self.causal_convolution)
+            if any(row)
+            else GoneLayer(dim)
             for row in widths
         )
         self.final_norm = nn.LayerNorm(dim)
@@ -143,8 +146,19 @@ class Conformer(nn.Module):
     def options_of(self, weights: Dict[str, Tensor]) -> Dict[str, Any]:
         """The options that make an encoder of the widths of ``weights``, this one's from which units are cut out."""
         names = ("attention.qkv_proj", "feedforward1.linear_in", "convolution.depthwise", "feedforward2.linear_in")
-        rows = [[len(weights[f"layers.{n}.{name}.bias"]) for name in names] for n in range(len(self.layers))]
+        rows = [[len(weights.get(f"layers.{n}.{name}.bias", ())) for name in names] for n in range(len(self.layers))]
         return {"layer_widths": [[row[0] // (3 * self.head_dim), *row[1:]] for row in rows]}
+
+    def units(self) -> UnitPlaces:
+        """Whole layers, each all its branches; a layer of which nothing is left there is none any more."""
+        parts = []
+        for number, layer in enumerate(self.layers):
+            for name, parameter in layer.named_parameters():
+                if not name.startswith("output_norm."):
+                    places = torch.full((len(self.layers), len(parameter)), -1)
+                    places[number] = torch.arange(len(parameter))
+                    parts.append((f"layers.{number}.{name}", 0, places))
+        return {"layers": parts}
 
     def _initialise(self) -> None:
         """Unit-variance maps; maps that end a residual branch start small, so that depth does not matter at first."""
@@ -177,6 +191,17 @@ class ConformerLayer(nn.Module):
         x = x + self.dropout(self.attention(x, score_bias, cos, sin))
         x = x + self.dropout(self.convolution(x, frame_padding))
         x = torch.add(x, self.dropout(self.feedforward2(x)), alpha=0.5)
+        return self.output_norm(x)
+
+
+class GoneLayer(nn.Module):
+    """What is left of a ``ConformerLayer`` whose branches are cut out: its last LayerNorm."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.output_norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, *_: Tensor) -> Tensor:
         return self.output_norm(x)
 
 
@@ -282,19 +307,22 @@ class ChannelNorm(nn.LayerNorm):
             return super().forward(x)
         wide = torch.promote_types(x.dtype, torch.float32)
         kept = (self.weight != 0).to(wide)
+        number = kept.sum().clamp(min=1.0)
         x = x.to(wide) * kept
-        centred = (x - x.sum(-1, keepdim=True) / kept.sum()) * kept
-        variance = centred.square().sum(-1, keepdim=True) / kept.sum()
+        centred = (x - x.sum(-1, keepdim=True) / number) * kept
+        variance = centred.square().sum(-1, keepdim=True) / number
         return centred * torch.rsqrt(variance + self.eps) * self.weight + self.bias
 
 
 def _are_widths(widths: Any, num_layers: int, whole: Sequence[int]) -> bool:
-    """A list for each layer, of whole numbers from 1 to those of ``whole``."""
+    """A list for each layer, of whole numbers from 1 to those of ``whole``, or of 0 alone, but not all of them."""
     if not isinstance(widths, (list, tuple)) or len(widths) != num_layers:
         return False
     if not all(isinstance(row, (list, tuple)) and len(row) == len(whole) for row in widths):
         return False
-    return all(type(own) is int and 1 <= own <= most for row in widths for own, most in zip(row, whole, strict=True))
+    if not all(type(own) is int and own <= most for row in widths for own, most in zip(row, whole, strict=True)):
+        return False
+    return any(map(any, widths)) and all(min(row) >= 1 or not any(row) for row in widths)
 
 
 def rotary_tables(frames: int, head_dim: int, like: Tensor) -> Tuple[Tensor, Tensor]:

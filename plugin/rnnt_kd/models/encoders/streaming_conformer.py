@@ -18,7 +18,7 @@ Letters as in ``conformer.py``, and: L layers, K taps of the depthwise convoluti
 in output frames (40 ms).
 """
 
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +116,8 @@ class StreamingConformer(Conformer):
     def init_state(self, batch_size: int) -> Tuple[Tensor, Tensor]:
         """cached_attn (L, left, N, D) and cached_conv (L, K - 1, N, D) before the first chunk: zeros."""
         like = self.final_norm.weight
-        shape = (len(self.layers), self.left_frames, batch_size, self.output_dim)
+        layers = sum(isinstance(layer, ConformerLayer) for layer in self.layers)
+        shape = (layers, self.left_frames, batch_size, self.output_dim)
         return like.new_zeros(shape), like.new_zeros(shape[0], self.depthwise_kernel - 1, *shape[2:])
 
     def streaming_forward(
@@ -126,8 +127,9 @@ class StreamingConformer(Conformer):
 
         Args:
           x:              (N, 4 * chunk + 3, feature_dim) float32 log-mel energies.
-          cached_attn:    (L, left, N, D) normalised inputs of the attentions.  A row of zeros is one that is not
-                          there yet: how much left context there is cannot be had from ``processed_lens``.
+          cached_attn:    (L, left, N, D) normalised inputs of the attentions; of L layers, those that are not cut out.
+                          A row of zeros is one that is not there yet: how much left context there is cannot be had from
+                          ``processed_lens``.
           cached_conv:    (L, K - 1, N, D) inputs of the depthwise convolutions; zeros where a layer has fewer channels.
           processed_lens: (N,) int64 feature frames so far.  Not used: the client counts from 0 again after an
                           endpoint and keeps the caches.  It stays an input of the graph, for the client passes it.
@@ -140,10 +142,14 @@ class StreamingConformer(Conformer):
         absent = (cached_attn[0].abs().sum(2) == 0).transpose(0, 1)  # (N, left)
         score_bias = F.pad(absent.to(x.dtype) * MASKED_SCORE, (0, frames)).unsqueeze(1)  # (N, 1, left + chunk)
         cos, sin = rotary_tables(left + frames, self.head_dim, x)
-        new_attn, new_conv = [], []
-        for index, layer in enumerate(self.layers):
-            assert isinstance(layer, ConformerLayer)
-            x, attn, conv = _layer_chunk(layer, x, cached_attn[index], cached_conv[index], score_bias, cos, sin)
+        new_attn: List[Tensor] = []
+        new_conv: List[Tensor] = []
+        for layer in self.layers:
+            if not isinstance(layer, ConformerLayer):
+                x = layer(x)
+                continue
+            caches = cached_attn[len(new_attn)], cached_conv[len(new_conv)]
+            x, attn, conv = _layer_chunk(layer, x, *caches, score_bias, cos, sin)
             new_attn.append(attn)
             new_conv.append(conv)
         return self.final_norm(x), torch.stack(new_attn), torch.stack(new_conv)
