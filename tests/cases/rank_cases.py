@@ -39,7 +39,7 @@ def ready(corpus, folder, ranks, name, dtype):
     """A training before its step 100, and what makes its batches."""
     given = {**SYSTEMS[name], "name": name, "overrides": [*SYSTEMS[name].get("overrides", ()), *QUIET]}
     config, tokenizer, teacher = corpus.config(**given), Tokenizer.load(corpus.bpe_dir), folder / "teacher"
-    cache = setup.teacher_cache(config, tokenizer, folder / "cache", teacher, corpus.train_cuts)
+    cache = setup.teacher_cache(config, tokenizer, folder / "cache", [teacher], corpus.train_cuts)
     config = setup.resolve(config, tokenizer, teacher, cache)
     cuts = corpus.train_cuts, corpus.dev_cuts
     data = TrainingData(config, tokenizer, *cuts, cache, rank=ranks.rank, size=ranks.size)

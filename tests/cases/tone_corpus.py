@@ -11,7 +11,7 @@ from rnnt_kd.config_io import load_recipe
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import write_data_dir
 from rnnt_kd.systems.compose import compose
-from rnnt_kd.teachers.cache_teacher import CacheSettings, cache_teacher, our_teacher
+from rnnt_kd.teachers.cache_teacher import CacheSettings, cache_teacher, our_teachers
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
 from rnnt_kd.training.loop import train_system
@@ -57,15 +57,16 @@ class Corpus:
         words = ["--config", self.preset, "--experiment", file, "--system", "x", "--exp-dir", exp_dir]
         return [*map(str, words), "--device", "cpu", "--lattice-backend", "torch"]
 
-    def cache(self, teacher_dir: Path, folder: Path, overrides=(), cuts: Optional[Path] = None, **options) -> Path:
-        """The teacher's cache in ``folder``, with the settings that small students of the preset have."""
+    def cache(self, teacher_dirs, folder: Path, overrides=(), cuts: Optional[Path] = None, **options) -> Path:
+        """The cache of a teacher, or of a list of them, in ``folder``, with the settings that small students of the preset have."""
         recipe = load_recipe(self.preset, list(overrides))
         training = recipe.small_student.training
         limits = training.min_seconds, training.max_seconds
         settings = CacheSettings(training.prune_range, training.rnnt_type, recipe.kd.temperature, *limits)
         given = dict(shard_utterances=7, backend_name="torch", say=lambda line: None)
         tokenizer = Tokenizer.load(self.bpe_dir)
-        teacher = our_teacher(teacher_dir, tokenizer, "cpu")
+        folders = teacher_dirs if isinstance(teacher_dirs, list) else [teacher_dirs]
+        teacher = our_teachers(folders, tokenizer, "cpu")
         cache_teacher(teacher, cuts or self.train_cuts, tokenizer, folder, settings, **{**given, **options})
         return folder
 

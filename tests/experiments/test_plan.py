@@ -24,6 +24,8 @@ systems:
   small_kd: {base: small, kd: {}}
   small_large: {base: small, teacher: large, kd: {}}
   large: {role: teacher, seeds: [5], model: {encoder_options: {dim: 64}}}
+  small_both: {base: small, teacher: [large, teacher], kd: {}}
+  sparse_both: {base: sparse90, teacher: [teacher, large], kd: {temperature: 2.0}}
 """
 
 
@@ -66,7 +68,8 @@ def test_training_commands_say_what_the_plan_says(tmp_path, root, trained, monke
         config, folder, options = trained(plan.train_command(job))
         assert config == plan.config(job)
         assert folder == plan.system_dir(job) == EXP / "trial" / job[0] / f"seed{job[1]}"
-        assert options["teacher_dir"] == plan.teacher_dir(job)
+        teachers = [plan.system_dir(teacher) for teacher in plan.teachers_of(job)] or [None]
+        assert [options["teacher_dir"], *options["more_teachers"]] == teachers
         cache = plan.cache(job)
         assert options["kd_cache"] == (cache.folder if cache else None)
 
@@ -74,7 +77,7 @@ def test_training_commands_say_what_the_plan_says(tmp_path, root, trained, monke
 def test_every_seed_of_every_system_teachers_first(plan):
     jobs = list(plan.jobs())
     assert jobs[:4] == [("teacher", 1), ("large", 5), ("sparse90", 1), ("sparse90", 2)]
-    assert len(jobs) == len(set(jobs)) == 2 + 8 * 2
+    assert len(jobs) == len(set(jobs)) == 2 + 10 * 2
 
 
 def test_options_not_in_the_file_are_the_presets(plan):
@@ -139,8 +142,12 @@ def test_a_cache_lies_with_its_teacher_and_caches_differ_where_their_contents_do
         "sparse90": None, "uniform": teacher / "kd_cache", "hot": teacher / "kd_cache_temperature2",
         "wide": teacher / "kd_cache_range7_temperature2", "online": None, "small": None,
         "small_kd": teacher / "kd_cache", "small_large": large / "kd_cache",
+        "small_both": large / "kd_cache_with-teacher", "sparse_both": teacher / "kd_cache_temperature2_with-large",
     }  # fmt: skip
     assert plan.teacher_dir(("small_large", 1)) == large and plan.teacher_dir(("small", 1)) is None
+    assert plan.teachers_of(("small_both", 1)) == [("large", 5), ("teacher", 1)]
+    assert plan.teachers_of(("sparse_both", 1)) == [("teacher", 1), ("large", 5)]
+    assert plan.teachers_of(("small", 1)) == plan.teachers_of(("large", 5)) == []
     assert plan.teacher_of(("small_large", 2)) == ("large", 5) and plan.teacher_of(("uniform", 1)) == ("teacher", 1)
 
 
@@ -149,16 +156,23 @@ def test_cache_commands_make_the_lattice_that_the_student_needs(plan, monkeypatc
     monkeypatch.setattr(
         "rnnt_kd.teachers.cache_teacher.cache_teacher", lambda *args, **options: calls.append((args, options))
     )
-    monkeypatch.setattr("rnnt_kd.teachers.cache_teacher.our_teacher", lambda folder, *_: folder)
+    monkeypatch.setattr("rnnt_kd.teachers.cache_teacher.our_teachers", lambda folder, *_: folder)
     monkeypatch.setattr("rnnt_kd.text.tokenizer.Tokenizer.load", lambda folder: folder)
-    for name, temperature, prune_range in (("uniform", 1, 5), ("hot", 2, 5), ("wide", 2, 7), ("small_large", 1, 5)):
+    settings_of = {"uniform": (1, 5), "hot": (2, 5), "wide": (2, 7), "small_large": (1, 5), "sparse_both": (2, 5)}
+    for name, (temperature, prune_range) in settings_of.items():
         cache = plan.cache((name, 1))
         for job in (1, 2, 3):
             cache_teacher.main.__wrapped__([*plan.cache_command(cache)[2:], "--job", str(job), "--nj", "3"])
-            (teacher_dir, cuts, bpe_dir, folder, settings), options = calls[-1]
-            assert (folder, teacher_dir) == (cache.folder, plan.system_dir(cache.teacher))
+            (folders, cuts, bpe_dir, folder, settings), options = calls[-1]
+            assert (folder, folders) == (cache.folder, [plan.system_dir(teacher) for teacher in cache.teachers])
             assert (settings.temperature, settings.prune_range) == (temperature, prune_range)
             assert (options["job"], options["num_jobs"], cuts) == (job, 3, EXP / "cuts" / "train.jsonl.gz")
+
+
+def test_several_teachers_run_from_a_cache_alone(tmp_path, root):
+    online = "  x: {base: small, teacher: [teacher, large], kd: {ranges: student}}\n"
+    with pytest.raises(UserError, match="system x: several teachers, and kd.ranges student.*kd.ranges teacher"):
+        made(tmp_path, root, SYSTEMS + online)
 
 
 @pytest.mark.parametrize(

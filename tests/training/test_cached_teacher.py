@@ -214,6 +214,24 @@ def test_a_sparse_student_takes_its_weights_from_the_teacher_and_the_rest_from_t
     assert system["sparsity"] == pytest.approx(0.5, abs=0.01) and system["teacher"] == str(teacher_dir)
 
 
+def test_the_mean_of_two_teachers_is_learned_and_no_other_cache_is_taken_for_it(
+    tone_corpus, teacher_dir, kd_cache, tmp_path
+):
+    other = tmp_path / "other"
+    tone_corpus.train(dataclasses.replace(tone_corpus.config("teacher"), seed=7), other)
+    both = tone_corpus.cache([teacher_dir, other], tmp_path / "both")
+    known = TeacherCache.open(kd_cache), TeacherCache.open(both)
+    assert known[0].digest != known[1].digest and known[0].facts.teacher != known[1].facts.teacher
+    config = tone_corpus.config("sparse_student", sparsity=0.5, with_kd=True)
+    tone_corpus.train(config, tmp_path / "x", kd_cache=both, teacher_dir=teacher_dir, more_teachers=[other])
+    assert system_json(tmp_path / "x")["teacher"] == str(teacher_dir)
+    for folder, more in ((kd_cache, [other]), (both, []), (both, [other, other])):
+        with pytest.raises(UserError, match="the teacher cache was made with teacher weights"):
+            tone_corpus.train(config, tmp_path / "y", kd_cache=folder, teacher_dir=teacher_dir, more_teachers=more)
+    with pytest.raises(UserError, match="the teacher cache was made with teacher weights"):
+        tone_corpus.train(config, tmp_path / "y", kd_cache=both, teacher_dir=other, more_teachers=[teacher_dir])
+
+
 def test_speed_perturbed_copies_have_their_own_entries(tone_corpus, teacher_dir, tmp_path):
     cuts = compute_features(tone_corpus.folder / "train", tmp_path / "cuts", "train", [0.9, 1.0, 1.1]).cuts_path
     folder = tone_corpus.cache(teacher_dir, tmp_path / "kd_cache", cuts=cuts)

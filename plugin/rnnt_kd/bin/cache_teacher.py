@@ -22,7 +22,9 @@ from rnnt_kd.errors import UserError
 @command
 def main(argv: Optional[List[str]] = None) -> None:
     parser = options.parser(__doc__)
-    parser.add_argument("--teacher-dir", type=Path, required=True, help="a trained system")
+    parser.add_argument(
+        "--teacher-dir", type=Path, nargs="+", required=True, help="a trained system; of several, their mean posteriors"
+    )
     parser.add_argument("--cuts", type=Path, required=True, help="for training: of stage 1, of Lhotse, or Shar")
     parser.add_argument("--bpe-dir", type=Path, required=True, help="folder of stage 2")
     parser.add_argument("--cache-dir", type=Path, required=True, help="made where it is missing")
@@ -45,14 +47,14 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     import torch
 
-    from rnnt_kd.teachers.cache_teacher import CacheSettings, cache_teacher, our_teacher
+    from rnnt_kd.teachers.cache_teacher import CacheSettings, cache_teacher, our_teachers
     from rnnt_kd.text.tokenizer import Tokenizer
 
     torch.set_num_threads(arguments.num_threads)
     shared = ("prune_range", "rnnt_type", "temperature", "min_seconds", "max_seconds")
     tokenizer, device = Tokenizer.load(arguments.bpe_dir), options.chosen_device(arguments.device)
     cache_teacher(
-        our_teacher(arguments.teacher_dir, tokenizer, device),
+        our_teachers(arguments.teacher_dir, tokenizer, device),
         arguments.cuts,
         tokenizer,
         arguments.cache_dir,

@@ -167,12 +167,13 @@ class Run:
                 elif plan.cache(job) is not None:
                     self._say(f"{part.name(job)}: {plan.train_cuts(job)} carry its teacher, so no cache is made")
             for cache, jobs in sorted(users.items(), key=lambda item: str(item[0].folder)):
-                self._must_be_trained(part, cache.teacher)
+                for teacher in cache.teachers:
+                    self._must_be_trained(part, teacher)
                 if not any(progress.why_not_trained(job) or progress.why_no_cache(job) for job in jobs):
                     self._say(f"{cache.folder}: nobody waits for it, skipped")
                     continue
-                log = part.log("cache", cache.teacher, cache.folder.name)
-                name = f"{cache.folder.name} of {part.name(cache.teacher)}"
+                log = part.log("cache", cache.teachers[0], cache.folder.name)
+                name = f"{cache.folder.name} of {part.name(cache.teachers[0])}"
                 made.append(self._array(name, plan.cache_command(cache), log, self.args.nj, self._gpus()))
         return self._run(made)
 
@@ -268,8 +269,8 @@ class Run:
             print(f"{name}: finished already, skipped ({plan.system_dir(job)})", file=sys.stderr)
             return
         self._record_endpoint()
-        teacher, cache = plan.teacher_of(job), plan.cache_to_make(job)
-        if teacher is not None:
+        cache = plan.cache_to_make(job)
+        for teacher in plan.teachers_of(job):
             folder = plan.system_dir(teacher)
             folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(str(folder.parent / f".{folder.name}.job.lock")):  # its other students wait here
@@ -277,10 +278,11 @@ class Run:
                     self._must(part.name(teacher), plan.train_command(teacher), part.log("job", job, "teacher"))
         if progress.why_not_trained(job):
             if progress.why_no_pseudo_labels(job):
+                first = plan.teacher_of(job)
                 with FileLock(str(plan.train_cuts(job)) + ".lock"):
-                    if teacher is not None and plan.needs_words and progress.why_not_decoded(teacher, UNLABELLED):
-                        words = plan.decode_command(teacher, UNLABELLED)
-                        self._must(part.name(teacher, UNLABELLED), words, part.log("job", job, "decode.unlabelled"))
+                    if first is not None and plan.needs_words and progress.why_not_decoded(first, UNLABELLED):
+                        words = plan.decode_command(first, UNLABELLED)
+                        self._must(part.name(first, UNLABELLED), words, part.log("job", job, "decode.unlabelled"))
                     words, log = plan.pseudo_label_command(job), part.log("job", job, "pseudo_label")
                     self._must("pseudo-labels", words, log)
             if cache is not None and progress.why_no_cache(job):
@@ -307,8 +309,7 @@ class Run:
             for job in part.plan.jobs():
                 if not wanted(part.plan.systems[job[0]]):
                     continue
-                teacher = part.plan.teacher_of(job)
-                if teacher is not None:
+                for teacher in part.plan.teachers_of(job):
                     self._must_be_trained(part, teacher)
                 stale = part.progress.why_no_pseudo_labels(job)
                 if stale and not self.args.print_jobs:

@@ -70,6 +70,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         *own,
         **data,
         teacher_dir=plan.teacher_dir(job),
+        more_teachers=[plan.system_dir(teacher) for teacher in plan.teachers_of(job)[1:]],
         kd_cache=cache.folder if cache else None,
         device=options.chosen_device(args.device),
         backend_name=args.lattice_backend,

@@ -18,7 +18,8 @@ Keys of a system:
     role       teacher, sparse_student, small_student or streaming_student: the part of the preset
     model, training, sparsity, kd   values over the preset's part, key by key; ``sparsity: 0.9`` is its target;
                ``kd: {}`` distils with the preset's options, ``kd: null`` takes distillation away
-    teacher    a system of the file with one seed; default: the one called teacher
+    teacher    a system of the file with one seed, or a list of them, whose mean posteriors a student learns from a
+               cache and of which it starts from the first; default: the one called teacher
     external   icefall: the teacher that icefall's train.py made; with path (folder of checkpoints), epoch, avg, and
                perhaps iter, use_averaged_model, recipe, tokens and options (docs/icefall.md), and no other key
     seeds      of data order, dropout and new weights
@@ -63,6 +64,7 @@ class System:
       values:     for ``systems.compose.compose``: model, training, sparsity, kd.
       experiment: whose folder it lies in.
       teacher:    name of its teacher; None for a teacher, and where the file has none.
+      others:     of further teachers, whose posteriors are in the mean.
     """
 
     name: str
@@ -71,6 +73,7 @@ class System:
     experiment: str
     values: Dict[str, Any] = field(default_factory=dict)
     teacher: Optional[str] = None
+    others: Tuple[str, ...] = ()
     baseline: Optional[str] = None
 
 
@@ -192,7 +195,8 @@ class _Resolver:
             raise UserError(where, problem, "only of, seeds, baseline", "set it there, or give the system a base")
         system = self._shared(name, str(entry["of"]), where)
         self.shared[name] = system
-        return {"role": system.role, "teacher": system.teacher, **system.values, **entry}
+        teachers = [system.teacher, *system.others] if system.teacher else None
+        return {"role": system.role, "teacher": teachers, **system.values, **entry}
 
     def _shared(self, name: str, experiment: str, where: str) -> System:
         choices.check(experiment, sorted(file.stem for file in self.path.parent.glob("*.yaml")), f"{where}: of")
@@ -215,13 +219,15 @@ class _Resolver:
             raise UserError(where, "has no role", f"one of: {', '.join(ROLES)}")
         choices.check(role, ROLES, f"{where}: role")
         shared = self.shared.get(name)
+        teachers = [] if role == TEACHER else self._teachers(entry.get("teacher"), where)
         return System(
             name=name,
             role=role,
             seeds=tuple(entry.get("seeds") or (shared.seeds if shared else self.whole["seeds"])),
             experiment=shared.experiment if shared else self.path.stem,
             values={key: entry[key] for key in SECTIONS if key in entry},
-            teacher=None if role == TEACHER else self._teacher(entry.get("teacher"), where),
+            teacher=teachers[0] if teachers else None,
+            others=tuple(teachers[1:]),
             baseline=self._baseline(name, chain, role),
         )
 
@@ -236,10 +242,13 @@ class _Resolver:
             chain.append(base)
         return chain
 
-    def _teacher(self, name: Optional[str], where: str) -> Optional[str]:
-        if name is None:
-            return TEACHER if TEACHER in self.given else None
-        return self._known(name, f"{where}: teacher")
+    def _teachers(self, given: Any, where: str) -> List[str]:
+        if given is None:
+            return [TEACHER] if TEACHER in self.given else []
+        names = given if isinstance(given, list) else [given]
+        if not names or len(set(map(str, names))) < len(names):
+            raise UserError(f"{where}: teacher", str(given), "a system, or a list of some, each once")
+        return [self._known(name, f"{where}: teacher") for name in names]
 
     def _baseline(self, name: str, chain: List[str], role: str) -> Optional[str]:
         where = f"{self._where(name)}: baseline"
@@ -262,9 +271,11 @@ class _Resolver:
         where = f"{self._where(system.name)}: teacher"
         if system.role == TEACHER and self.given[system.name].get("teacher"):
             raise UserError(where, "given for a teacher", "only students with one", "omit it")
-        if system.teacher is None:
-            return
-        teacher = systems[system.teacher]
+        for name in (system.teacher, *system.others):
+            if name is not None:
+                self._check_one_teacher(system, systems[name], where)
+
+    def _check_one_teacher(self, system: System, teacher: System, where: str) -> None:
         if EXTERNAL in teacher.values.get("model", {}).get("encoder_options", {}) and system.role == "sparse_student":
             problem = f"{teacher.name} is {EXTERNAL}, and a sparse student starts from its teacher's weights"
             raise UserError(
@@ -277,7 +288,7 @@ class _Resolver:
             raise UserError(where, problem, "one: all its students learn from the same", "for example seeds: [1]")
         shared = self.shared.get(system.name)
         if shared and teacher != replace(
-            self.others[shared.experiment].systems[system.teacher], baseline=teacher.baseline
+            self.others[shared.experiment].systems[teacher.name], baseline=teacher.baseline
         ):
             problem = f"{teacher.name} is not that of experiment {shared.experiment}, which makes {system.name}"
             raise UserError(where, problem, f"{teacher.name}: {{of: {shared.experiment}}}")

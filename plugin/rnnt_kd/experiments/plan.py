@@ -89,10 +89,10 @@ class Places:
 
 @dataclass(frozen=True)
 class Cache:
-    """One teacher cache: where, of which system and cuts, and the options of bin.cache_teacher that make it."""
+    """One teacher cache: where, of which systems and cuts, and the options of bin.cache_teacher that make it."""
 
     folder: Path
-    teacher: Job
+    teachers: Tuple[Job, ...]
     cuts: Path
     options: Tuple[str, ...]
 
@@ -172,6 +172,11 @@ class Plan:
             raise UserError(where, "needs a teacher, and the file has none", "a system teacher: {role: teacher}")
         return self.jobs_of(system.teacher)[0]
 
+    def teachers_of(self, job: Job) -> List[Job]:
+        """``teacher_of`` first, then those that are in the mean with it."""
+        teacher = self.teacher_of(job)
+        return [] if teacher is None else [teacher, *(self.jobs_of(name)[0] for name in self.systems[job[0]].others)]
+
     def teacher_dir(self, job: Job) -> Optional[Path]:
         teacher = self.teacher_of(job)
         return None if teacher is None else self.system_dir(teacher)
@@ -210,16 +215,22 @@ class Plan:
 
     def cache(self, job: Job) -> Optional[Cache]:
         """What the system distils from; None where it distils from no cache."""
-        config, teacher = self.config(job), self.teacher_of(job)
-        if config.kd is None or config.kd.ranges != "teacher" or teacher is None:
+        config, teachers = self.config(job), self.teachers_of(job)
+        if config.kd is not None and config.kd.ranges != "teacher" and len(teachers) > 1:
+            where = f"{self.experiment.path}: system {job[0]}"
+            raise UserError(
+                where, "several teachers, and kd.ranges student", "one that runs online, or kd.ranges teacher"
+            )
+        if config.kd is None or config.kd.ranges != "teacher" or not teachers:
             return None
         own, usual = {**vars(config.training), **vars(config.kd)}, {**vars(TrainingConfig()), **vars(KdConfig())}
         changed = {name: own[key] for key, name in CACHE_NAMES.items() if own[key] != usual[key]}
         names = [f"{name}{value:g}" if name else str(value) for name, value in changed.items()]
         names += [UNLABELLED] if self.is_pseudo_labelled(job) else []
+        names += [f"with-{name}" for name, _ in teachers[1:]]
         options = [word for key in CACHE_NAMES for word in (f"--{key.replace('_', '-')}", str(own[key]))]
-        folder = self.system_dir(teacher) / "_".join(["kd_cache", *names])
-        return Cache(folder, teacher, self.train_cuts(job), tuple(options))
+        folder = self.system_dir(teachers[0]) / "_".join(["kd_cache", *names])
+        return Cache(folder, tuple(teachers), self.train_cuts(job), tuple(options))
 
     def cache_to_make(self, job: Job) -> Optional[Cache]:
         """``cache``; None where its training cuts carry their teacher.  UserError: these cannot be read."""
@@ -281,7 +292,8 @@ class Plan:
 
     def cache_command(self, cache: Cache) -> List[str]:
         places = self.places
-        command = _module("cache_teacher", "--teacher-dir", self.system_dir(cache.teacher), "--cuts", cache.cuts)
+        folders = map(self.system_dir, cache.teachers)
+        command = _module("cache_teacher", "--teacher-dir", *folders, "--cuts", cache.cuts)
         command += ["--bpe-dir", str(places.bpe_dir), "--cache-dir", str(cache.folder), *cache.options]
         return [*command, *places.device, *places.lattice]
 

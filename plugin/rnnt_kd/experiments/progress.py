@@ -17,6 +17,7 @@ from rnnt_kd.systems import store
 from rnnt_kd.systems.store import weights_file
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.teachers.carried import CarriedTeacher, StoredTeacher
+from rnnt_kd.teachers.shards import digest_of_all
 from rnnt_kd.text.normalization import FORMS
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import setup, system_dir
@@ -43,8 +44,9 @@ class Progress:
         if not read_record(folder / system_dir.RECORD):
             return f"what it was made of cannot be told: {folder / system_dir.RECORD} is damaged"
         teacher = self.plan.teacher_dir(job)
-        if teacher is not None and not (teacher / store.SYSTEM).exists():
-            return f"its teacher is not finished ({teacher})"
+        for one in map(self.plan.system_dir, self.plan.teachers_of(job)):
+            if not (one / store.SYSTEM).exists():
+                return f"its teacher is not finished ({one})"
         why = self.why_no_pseudo_labels(job)
         if why:
             return f"what it was trained on is not up to date: {why}"
@@ -148,10 +150,11 @@ class Progress:
         return f"is another system: {changed}" if changed else f"training is not finished: {why}" if why else ""
 
     def _times(self, job: Job) -> tuple:
-        folder, teacher, cache = self.plan.system_dir(job), self.plan.teacher_dir(job), self.plan.cache(job)
+        folder, cache = self.plan.system_dir(job), self.plan.cache(job)
+        teachers = map(self.plan.system_dir, self.plan.teachers_of(job))
         paths = [folder / name for name in (system_dir.RECORD, store.SYSTEM, store.CONFIG)] + [weights_file(folder)]
         paths += [self.plan.train_cuts(job), self.places.dev_cuts, self.places.bpe_dir / "bpe.model"]
-        paths += [teacher / "model.safetensors"] if teacher else []
+        paths += [teacher / "model.safetensors" for teacher in teachers]
         paths += sorted(cache.folder.glob("*.safetensors")) if cache else []
         return tuple((path, path.stat().st_mtime_ns) for path in paths if path.exists())
 
@@ -159,9 +162,9 @@ class Progress:
         planned = self.plan.cache(job)
         if planned is None:
             return None
-        teacher = self._bytes(self.plan.system_dir(planned.teacher) / "model.safetensors")
+        weights = [self.plan.system_dir(teacher) / "model.safetensors" for teacher in planned.teachers]
         facts = setup.expected_facts(self.plan.config(job), self.tokenizer(), self.plan.train_cuts(job))
-        expected = {"teacher": teacher, **facts}
+        expected = {"teacher": digest_of_all(list(map(self._bytes, weights))), **facts}
         if self.plan.cache_to_make(job) is None:
             return CarriedTeacher.of(open_source(self.plan.train_cuts(job)), expected)
         return TeacherCache.open(planned.folder, expected)

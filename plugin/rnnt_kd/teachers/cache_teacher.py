@@ -5,9 +5,9 @@ made of, and is computed by itself: so its bytes do not depend on which job make
 there before, or on how often the work was interrupted.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Callable, Iterator, List
+from typing import Callable, Iterator, List, Sequence
 
 import torch
 from filelock import FileLock, Timeout
@@ -22,8 +22,9 @@ from rnnt_kd.lattice import get_backend
 from rnnt_kd.progress_bar import ProgressBar
 from rnnt_kd.systems import store
 from rnnt_kd.systems.store import refuse_decoding_only, weights_digest
+from rnnt_kd.teachers.ensemble import Ensemble
 from rnnt_kd.teachers.interface import Teacher, as_teacher
-from rnnt_kd.teachers.shards import CacheFacts, Shard, shard_indices, shard_path
+from rnnt_kd.teachers.shards import CacheFacts, Shard, digest_of_all, shard_indices, shard_path
 from rnnt_kd.teachers.write_cache import Batch, why_not_finished, write_cache
 from rnnt_kd.text.tokenizer import Tokenizer
 
@@ -60,7 +61,21 @@ class CachedModel:
     am_only_scale: float
 
 
-def our_teacher(teacher_dir: Path, tokenizer: Tokenizer, device: str) -> CachedModel:
+def our_teachers(teacher_dirs: Sequence[Path], tokenizer: Tokenizer, device: str) -> CachedModel:
+    """One finished system, or the mean of several, on the lattice that the first would prune.
+
+    UserError: as of ``_our_teacher``; or they have other frames."""
+    models = [_our_teacher(folder, tokenizer, device) for folder in teacher_dirs]
+    first = models[0]
+    for other in models[1:]:
+        if other.subsampling != first.subsampling:
+            problem = f"{other.subsampling} feature frames an encoder frame"
+            raise UserError(other.where, problem, f"{first.subsampling}, as {first.where} has")
+    teacher = first.teacher if len(models) == 1 else Ensemble([model.teacher for model in models])
+    return replace(first, teacher=teacher, digest=digest_of_all([model.digest for model in models]))
+
+
+def _our_teacher(teacher_dir: Path, tokenizer: Tokenizer, device: str) -> CachedModel:
     """A finished system of ours.  UserError: none, or trained with another BPE model than ``tokenizer``."""
     refuse_decoding_only(teacher_dir)
     model, config = store.load_system(teacher_dir, device)

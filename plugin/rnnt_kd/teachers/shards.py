@@ -43,7 +43,7 @@ class CacheFacts:
     A student must agree on all but the scales, the limits in seconds and the size of the shards.
     """
 
-    teacher: str  # SHA-256 of the teacher's weights
+    teacher: str  # SHA-256 of the teacher's weights; ``digest_of_all`` of several teachers'
     bpe: str  # SHA-256 of bpe.model
     cuts: str  # data.source.Source.digest
     blank_id: int
@@ -91,6 +91,11 @@ class Entry(NamedTuple):
 
 class Damaged(Exception):
     """A shard that is not what was written; the text says what is wrong."""
+
+
+def digest_of_all(digests: Sequence[str]) -> str:
+    """Of the weights of teachers, of which each has a digest; of one, its own."""
+    return digests[0] if len(digests) == 1 else _sha256(" ".join(digests))
 
 
 def shard_path(folder: Path, index: int) -> Path:

@@ -23,6 +23,7 @@ from rnnt_kd.losses import JoinerParts
 from rnnt_kd.losses.kept_nodes import KeptNodes, kept_nodes
 from rnnt_kd.losses.packed_posteriors import pack
 from rnnt_kd.systems.store import tensors_digest
+from rnnt_kd.teachers.ensemble import Ensemble
 from rnnt_kd.teachers.interface import Teacher
 from rnnt_kd.teachers.prune import prune
 from rnnt_kd.teachers.shards import CacheFacts, Damaged, Entry, Shard, shard_path, write_shard
@@ -107,7 +108,7 @@ def cache_facts(
       UserError: no ``digest``, and a teacher that is no module.
     """
     if digest is None:
-        if not isinstance(teacher, nn.Module):
+        if not isinstance(teacher, (nn.Module, Ensemble)):
             raise UserError("teacher", f"{type(teacher).__name__} has no state_dict()", "digest= of its weights")
         digest = tensors_digest(teacher.state_dict())
     return CacheFacts(

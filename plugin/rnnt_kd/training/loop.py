@@ -11,7 +11,7 @@ import functools
 import math
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,7 @@ def train_system(
     dev_cuts: Path,
     tokenizer: Tokenizer,
     teacher_dir: Optional[Path] = None,
+    more_teachers: Sequence[Path] = (),
     kd_cache: Optional[Path] = None,
     device: str = "cpu",
     backend_name: str = "auto",
@@ -58,6 +59,7 @@ def train_system(
 
     Args:
       config: ``vocab_size``, ``blank_id`` and the checksums are filled in here.
+      more_teachers: whose posteriors are in the cache, in the mean with those of ``teacher_dir``.
       kd_cache: of stage 4, for ``config.kd.ranges`` "teacher"; then no teacher runs.
       timeout: seconds that the processes of this training, if there are several, wait for one another.
       say:    takes a line for the user.
@@ -69,7 +71,8 @@ def train_system(
     ranks = Ranks(device, config.training.precision, timeout)
     with contextlib.ExitStack() as held, ranks.in_touch():
         backend = get_backend(backend_name, torch.device(device))
-        cache = setup.teacher_cache(config, tokenizer, kd_cache, teacher_dir, train_cuts)
+        teachers = [*([teacher_dir] if teacher_dir else []), *more_teachers]
+        cache = setup.teacher_cache(config, tokenizer, kd_cache, teachers, train_cuts)
         config = ranks.first(lambda: setup.resolve(config, tokenizer, teacher_dir, cache))
         inputs = setup.input_digests(train_cuts, dev_cuts, cache)
         record = system_files.system_record(system_dir, config, inputs, backend.__name__.rpartition(".")[2])

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from rnnt_kd.systems import store
 from rnnt_kd.systems.store import refuse_decoding_only, weights_digest
 from rnnt_kd.teachers.cache import TeacherCache, check_utterances
 from rnnt_kd.teachers.carried import CarriedTeacher, StoredTeacher
+from rnnt_kd.teachers.shards import digest_of_all
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import learning_rates, optimizers
 from rnnt_kd.training.batches import TrainingData, encoder_frames, heard_by_teacher
@@ -93,7 +94,7 @@ def resolve(
 
 
 def teacher_cache(
-    config: SystemConfig, tokenizer: Tokenizer, kd_cache: Optional[Path], teacher_dir: Optional[Path], train_cuts: Path
+    config: SystemConfig, tokenizer: Tokenizer, kd_cache: Optional[Path], teachers: Sequence[Path], train_cuts: Path
 ) -> Optional[StoredTeacher]:
     """What ``config`` distils from, a cache or what the cuts carry; None where it distils from none.
 
@@ -105,9 +106,10 @@ def teacher_cache(
     expected = expected_facts(config, tokenizer, train_cuts)
     if config.kd.missing == "skip":
         del expected["cuts"]  # some are not in the cache, so it may be of others
-    if teacher_dir is not None:
-        store.read_system(teacher_dir)
-        expected = {"teacher": weights_digest(teacher_dir), **expected}
+    for teacher in teachers:
+        store.read_system(teacher)
+    if teachers:
+        expected = {"teacher": digest_of_all(list(map(weights_digest, teachers))), **expected}
     if kd_cache is not None:
         return TeacherCache.open(kd_cache, expected, partial=config.kd.missing == "skip")
     carried = CarriedTeacher.of(open_source(train_cuts), expected)

@@ -1,0 +1,100 @@
+"""Several teachers that fill one cache: plain means in float64 of what each says, on the ranges of the first."""
+
+import dataclasses
+import functools
+
+import pytest
+import reference
+import torch
+from foreign_teacher import BLANK, FRAMES, C, Recipe, batch, facts_of
+from torch import nn
+
+from rnnt_kd.errors import UserError
+from rnnt_kd.losses.packed_posteriors import unpack
+from rnnt_kd.teachers.cache import TeacherCache
+from rnnt_kd.teachers.ensemble import Ensemble
+from rnnt_kd.teachers.write_cache import write_cache
+
+
+def wider(seed):
+    """Another size, the same labels."""
+    teacher = Recipe(seed)
+    teacher.enc, teacher.dec = nn.Linear(21, 12), nn.Embedding(C, 12)
+    teacher.out = nn.Linear(12, C, bias=False)
+    return teacher.eval()
+
+
+def sure(teacher):
+    """The same, surer: so a mean of probabilities is no mean of logarithms."""
+    with torch.no_grad():
+        teacher.out.weight.mul_(6.0)
+    return teacher
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_cache_holds_the_mean_of_all_on_the_ranges_of_the_first(tmp_path, count, temperature):
+    teachers = [Recipe().eval(), sure(wider(1)), wider(2)][:count]
+    facts = facts_of(Ensemble(teachers), temperature=temperature)
+    assert write_cache(Ensemble(teachers), iter([batch("c", "a"), batch("b-σ")]), tmp_path / "all", facts)
+    assert write_cache(teachers[0], iter([batch("c", "a"), batch("b-σ")]), tmp_path / "first", facts_of(teachers[0]))
+    ids, features, lens, texts = batch("a", "b-σ", "c")
+    found, first = (TeacherCache.open(tmp_path / name).lookup(ids, lens // 3, 3) for name in ("all", "first"))
+    assert torch.equal(found.starts, first.starts)
+    if count == 1:
+        assert torch.equal(found.packed, first.packed)
+    for b, (name, text) in enumerate(zip(ids, texts)):
+        T, labels = FRAMES[name] // 3, torch.tensor([text + [BLANK] * (3 - len(text))])
+        logits = []
+        for teacher in teachers:
+            encoder_out, _ = teacher.encode(features[b : b + 1, : FRAMES[name]], lens[b : b + 1])
+            parts = encoder_out, teacher.predict(labels), teacher.out.weight
+            parts = [x.detach().double() for x in parts]
+            logits.append(reference.joiner_logits(*parts, None, found.ranges()[b : b + 1, :T], torch.relu))
+        for at, stored in ((1.0, found.packed), (temperature, found.packed if temperature == 1.0 else found.tempered)):
+            for t, k in ((t, k) for t in range(T) for k in range(3) if int(found.starts[b, t]) + k <= len(text)):
+                s = int(found.starts[b, t]) + k
+                label = text[s] if s < len(text) else None
+                each = [reference.posteriors(own[0, t, k] / at, label, BLANK) for own in logits]
+                for which, log_posterior in enumerate(unpack(stored[b, t, k])):
+                    own = [0.0 if one[which] is None else float(one[which].exp()) for one in each]
+                    assert float(log_posterior.exp()) == pytest.approx(sum(own) / count, rel=0.01, abs=1e-3)
+
+
+def test_another_member_is_another_cache():
+    digests = {facts_of(Ensemble([Recipe(a).eval(), Recipe(b).eval()])).teacher for a, b in ((0, 1), (1, 0), (0, 2))}
+    assert len(digests) == 3
+
+
+def slow(teacher):
+    teacher.encode = functools.partial(lambda encode, x, lens: encode(x, lens - 3), teacher.encode)
+    return teacher
+
+
+def blank_of(teacher, blank):
+    teacher.blank_id = blank
+    return teacher
+
+
+def with_classes(teacher, classes):
+    teacher.out = nn.Linear(8, classes, bias=False)
+    return teacher
+
+
+@pytest.mark.parametrize("second, found", [
+    (lambda: slow(Recipe(1).eval()), r"ensemble: \[5, 7\] and \[4, 6\] encoder frames.*the same subsampling"),
+    (lambda: blank_of(Recipe(1).eval(), 0), "ensemble: blank ids 3, 0.*the same labels"),
+    (lambda: with_classes(Recipe(1).eval(), 9), "ensemble: 6, 9 classes.*the same labels"),
+    (lambda: Recipe(1).train(), "is in train mode"),
+])  # fmt: skip
+def test_teachers_that_do_not_go_together_are_refused(second, found, tmp_path):
+    first = Recipe().eval()
+    facts = dataclasses.replace(facts_of(first), teacher="x")
+    with pytest.raises(UserError, match=found) as caught:
+        write_cache(Ensemble([first, second()]), [batch("c", "a")], tmp_path, facts)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_teacher_is_no_ensemble():
+    with pytest.raises(UserError, match="no teacher"):
+        Ensemble([])
