@@ -197,6 +197,7 @@ class KdConfig:
     variant: str = "collapsed"  # a function of losses/kd_variants.py
     weighting: str = WEIGHTING  # a function of losses/kd_weightings.py
     scale: Scale = 1.0
+    label_scale: Scale = 1.0  # of the pruned RNN-T loss beside it; 0: of this lattice the teacher alone is learned
     # what a teacher hears: the same audio, of a far copy the clean original, or the very batch, SpecAugment and all
     hears: Literal["student", "original", "same-view"] = "student"
     ranges: Literal["teacher", "student"] = "teacher"  # whose lattice nodes; student: the teacher runs online

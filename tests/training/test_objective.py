@@ -257,6 +257,9 @@ def test_scales_rise_linearly_to_their_values():
     assert first == pytest.approx({"simple": 1.0, "pruned": 0.1, "ctc": 0.2, "kd": 2.0 * 0.25 * 0.1, "features": 0.75})
     assert middle == pytest.approx({"simple": 0.75, "pruned": 0.55, "ctc": 0.2, "kd": 2.0 * 0.55, "features": 3.0})
     assert last == pytest.approx({"simple": 0.5, "pruned": 1.0, "ctc": 0.2, "kd": 2.0, "features": 3.0})
+    alone = loss_scales(5, training, dataclasses.replace(kd, label_scale=0.5))
+    assert alone.pop("pruned") == 0.5 * middle.pop("pruned") and {name: alone[name] for name in middle} == middle
+    assert loss_scales(5, training, dataclasses.replace(kd, label_scale=0.0))["pruned"] == 0.0
     assert loss_scales(10**6, TRAINING, None)["kd"] == loss_scales(10**6, TRAINING, None)["consistency"] == 0.0
     assert loss_scales(0, dataclasses.replace(training, pruned_loss_warmup_steps=0), None)["pruned"] == 1.0
 

@@ -52,17 +52,17 @@ def loss_scales(step: int, training: TrainingConfig, kd: Optional[KdConfig]) -> 
     term falls from 1 to ``simple_loss_scale``.
     """
     warm = min(1.0, step / training.pruned_loss_warmup_steps) if training.pruned_loss_warmup_steps > 0 else 1.0
-    pruned = 0.1 + 0.9 * warm
+    pruned, label_scale = 0.1 + 0.9 * warm, 1.0
     kd_scale = features_scale = consistency = ctc_consistency = 0.0
     if kd is not None:
-        ramp = _ramp(step, kd.ramp_steps)
+        ramp, label_scale = _ramp(step, kd.ramp_steps), kd.label_scale
         kd_scale, features_scale = kd.scale * ramp * pruned, kd.features * ramp
     if training.consistency is not None:
         ramp = _ramp(step, training.consistency.ramp_steps)
         consistency, ctc_consistency = training.consistency.lattice * ramp * pruned, training.consistency.ctc * ramp
     return {
         "simple": 1.0 - warm * (1.0 - training.simple_loss_scale),
-        "pruned": pruned,
+        "pruned": label_scale * pruned,
         "ctc": training.ctc_loss_scale,
         "kd": kd_scale,
         "features": features_scale,
