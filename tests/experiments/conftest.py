@@ -24,7 +24,7 @@ systems:
   sparse50_kd: {base: sparse50, kd: {weighting: uniform}}
   hot: {base: sparse50_kd, seeds: [1], kd: {temperature: 2.0}}
   large: {role: teacher, seeds: [3], model: {encoder_options: {dim: 48}}}
-  small_large: {role: small_student, teacher: large, kd: {}, seeds: [1]}
+  small_large: {role: small_student, teacher: [large, teacher], kd: {}, seeds: [1]}
 """
 STEPS = "teacher cache train decode score"
 

@@ -55,7 +55,7 @@ def test_from_nothing_teachers_then_caches_then_students(finished):
     students = ("sparse50/1", "sparse50/2", "sparse50_kd/1", "sparse50_kd/2", "hot/1", "small_large/1")
     assert started == [
         "train large/3",
-        "cache_teacher kd_cache_range3 of large/3", "cache_teacher kd_cache_range3 of teacher/1",
+        "cache_teacher kd_cache_range3_with-teacher of large/3", "cache_teacher kd_cache_range3 of teacher/1",
         "cache_teacher kd_cache_range3_temperature2 of teacher/1",
         *(f"train {job}" for job in students),
         *(line for job in ("teacher/1", "large/3", *students) for line in decodings(job)),
@@ -458,7 +458,7 @@ def test_a_job_makes_what_it_needs(trial):
     shutil.rmtree(trial.dir / "large")
     shutil.rmtree(trial.dir / "small_large")
     assert trial.run("--job", "small_large/1") == [
-        "train large/3", "cache_teacher cache kd_cache_range3", "train small_large/1", *decodings("small_large/1"),
+        "train large/3", "cache_teacher cache kd_cache_range3_with-teacher", "train small_large/1", *decodings("small_large/1"),
     ]  # fmt: skip
     assert trial.run("--job", "small_large/1") == []
     assert trial.run("--job", "large/3") == decodings("large/3")
