@@ -243,6 +243,7 @@ class SparsityConfig:
     initial: Optional[Fraction] = (
         None  # share of the target that goes at once, with the first masks; null: 0.75, of units 0
     )
+    nested: List[Fraction] = field(default_factory=list)  # lower ones, trained with it in the same weights: a family
     begin_fraction: Fraction = 0.0
     end_fraction: Fraction = 0.5  # masks are frozen after this
     update_every_steps: Count = 10

@@ -19,13 +19,17 @@ Two consequences worth knowing: decoupled weight decay does not act on hidden en
 gradients of dropped weights still count in a gradient norm unless ``mask_gradients()`` is called before it.
 With units (``units.py``) there are none on the ramp either.
 
+A family (``nested``) has several sparsities in one set of weights: what a sparser member keeps, a denser one keeps.
+The model is the densest of them; under ``shown`` it is another one in each step, and learns as such.
+
 What is sparsified by default (config.py): linear and pointwise maps of the encoder, the predictor's
 projection, the joiner with its output layer; never norms, biases, depthwise kernels, embeddings, or the heads
 that only training uses.  ``final_sparsity`` counts these weights alone.
 """
 
+import contextlib
 import math
-from typing import Dict, Iterable, List, Optional, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +38,7 @@ from rnnt_kd import choices
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity import schedules
 from rnnt_kd.sparsity.report import select_parameters, sparsity_report
-from rnnt_kd.sparsity.structures import check_structure, get_structure, unit_kinds, unstructured
+from rnnt_kd.sparsity.structures import check_structure, get_structure, only_sparsity, unit_kinds, unstructured
 from rnnt_kd.sparsity.units import Units
 
 SCOPES = ("global", "per-layer")
@@ -56,6 +60,7 @@ class Sparsifier:
       score:              of units: ``units.Units``.
       schedule:           shape of the ramp, a function of ``schedules.py``.
       initial_sparsity:   what the ramp begins with, at once; at most the final one.
+      nested:             lower sparsities, of the denser members of a family; the final one is that of the sparsest.
 
     Attributes: ``names`` of the matched parameters; ``frozen``; ``current_target``, the sparsity asked for
     at the last mask update.
@@ -79,6 +84,7 @@ class Sparsifier:
         schedule: str = "cubic",
         score: str = "magnitude",
         initial_sparsity: float = 0.0,
+        nested: Sequence[float] = (),
     ):
         if not 0.0 <= final_sparsity < 1.0:
             raise UserError("target sparsity", str(final_sparsity), "a fraction in [0, 1)", "write 0.9 for 90 %")
@@ -90,6 +96,11 @@ class Sparsifier:
             raise UserError("sparsity.update_every_steps", str(update_every_steps), "at least 1")
         if scope not in SCOPES:
             raise UserError("sparsity.scope", f"unknown scope {scope!r}", f"one of {', '.join(SCOPES)}")
+        self.sparsities = [*sorted(map(float, nested)), float(final_sparsity)]  # of the members, the densest first
+        if len(set(self.sparsities)) < len(self.sparsities) or not 0.0 < self.sparsities[0] <= self.sparsities[-1]:
+            problem = f"{list(nested)} beside a target of {final_sparsity:g}"
+            if nested:
+                raise UserError("sparsity.nested", problem, "different numbers between 0 and the target")
         self.final_sparsity, self.initial_sparsity = float(final_sparsity), float(initial_sparsity)
         self.begin_step, self.end_step = int(begin_step), int(end_step)
         self.update_every_steps, self.scope = int(update_every_steps), scope
@@ -106,13 +117,45 @@ class Sparsifier:
         if vectors and structure != "unstructured" and not kinds:
             problem = f"{structure}, and {vectors[0]} is a vector"
             raise UserError("sparsity.structure", problem, "matrices", "name it in sparsity.exclude")
-        self._masks = {n: torch.ones_like(w, dtype=torch.bool) for n, w in self._weights.items()}
+        if nested and not kinds and only_sparsity(structure) is not None:
+            raise UserError("sparsity.nested", f"{list(nested)} with {structure}", "a structure of any sparsity")
+        self._members = [
+            {n: torch.ones_like(w, dtype=torch.bool) for n, w in self._weights.items()} for _ in self.sparsities
+        ]
         self._hidden: Dict[str, Tensor] = {n: torch.zeros_like(w.data) for n, w in self._weights.items()}
         self.current_target, self.frozen = 0.0, False
 
     @property
     def names(self) -> List[str]:
         return list(self._weights)
+
+    @property
+    def _masks(self) -> Dict[str, Tensor]:
+        """Of the densest member: those of the model."""
+        return self._members[0]
+
+    @contextlib.contextmanager
+    def shown(self, step: int) -> Iterator[None]:
+        """For forward and backward pass of update number ``step``: the model is one of its members, in turns.
+
+        The sparsest is first, then the densest, then those between.  What that member does not keep and the densest
+        does gets no gradient.
+        """
+        last = len(self.sparsities) - 1
+        number = [last, 0, *range(1, last)][step % (last + 1)] if last else 0
+        if number == 0:
+            yield
+            return
+        masks, kept = self._members[number], {name: weight.detach().clone() for name, weight in self._weights.items()}
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.masked_fill_(~masks[name], 0.0)
+        yield
+        with torch.no_grad():
+            for name, weight in self._weights.items():
+                weight.copy_(kept[name])
+                if weight.grad is not None:
+                    weight.grad.masked_fill_(self._masks[name] & ~masks[name], 0.0)
 
     @torch.no_grad()
     def step(self, step: int) -> None:
@@ -125,9 +168,12 @@ class Sparsifier:
         for name, weight in self._weights.items():
             weight.add_(self._hidden[name])  # dense weights
         if ending or updating:
-            ramp = (self.begin_step, self.end_step, self.final_sparsity, self.initial_sparsity)
-            self.current_target = self._schedule(step, *ramp)
-            self._masks = self._compute_masks(self.current_target)
+            begin = self.initial_sparsity / self.final_sparsity if self.final_sparsity else 0.0
+            ramps = [(self.begin_step, self.end_step, final, begin * final) for final in self.sparsities[:-1]]
+            ramps += [(self.begin_step, self.end_step, self.final_sparsity, self.initial_sparsity)]
+            targets = [self._schedule(step, *ramp) for ramp in ramps]
+            self.current_target = targets[-1]
+            self._members = self._compute_members(targets)
         for name, weight in self._weights.items():
             self._hidden[name] = weight.masked_fill(self._masks[name], 0.0)
             weight.masked_fill_(~self._masks[name], 0.0)
@@ -160,17 +206,29 @@ class Sparsifier:
         self._freeze()
         self.apply_masks()
 
-    def sparsity_report(self, model: nn.Module) -> Dict[str, Tuple[int, int]]:
-        """Name -> (non-zero weights, weights) of the matched parameters, counted in ``model``."""
-        return sparsity_report(model, self.names)
+    def sparsity_report(self, model: nn.Module, member: int = 0) -> Dict[str, Tuple[int, int]]:
+        """Name -> (non-zero weights, weights) of the matched parameters, counted in ``model``; or in what of it a
+        sparser member has."""
+        masks, weights = self._members[member], dict(model.named_parameters())
+        if member == 0:
+            return sparsity_report(model, self.names)
+        return {n: (int(torch.count_nonzero(weights[n] * masks[n])), masks[n].numel()) for n in self.names}
 
-    def cut(self, tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        """A state dict of the model without the units that are hidden; as it is where zeros have another structure."""
-        return self._units.cut(tensors, self._masks) if self._units is not None else tensors
+    def cut(self, tensors: Dict[str, Tensor], member: int = 0) -> Dict[str, Tensor]:
+        """A state dict of the model without the units that are hidden; as it is where zeros have another structure.
+
+        ``member``: number in ``sparsities``; of a sparser one than the model, its zeros are put in first.
+        """
+        masks = self._members[member]
+        hidden = {name: tensors[name].masked_fill(~mask.to(tensors[name].device), 0.0) for name, mask in masks.items()}
+        tensors = {**tensors, **hidden} if member else tensors
+        return self._units.cut(tensors, masks) if self._units is not None else tensors
 
     def state_dict(self) -> Dict[str, Tensor]:
         """All that a resumed run needs beside the model's own weights: a flat dict of CPU or device tensors."""
-        state = {f"{n}.weight_mask": m.clone() for n, m in self._masks.items()}
+        state = {
+            f"{n}.weight_mask{_of(k)}": m.clone() for k, masks in enumerate(self._members) for n, m in masks.items()
+        }
         state.update({f"{n}.hidden": h.clone() for n, h in self._hidden.items()})
         state["frozen"] = torch.tensor(self.frozen)
         state["current_target"] = torch.tensor(self.current_target, dtype=torch.float64)
@@ -187,7 +245,8 @@ class Sparsifier:
           UserError: the state belongs to other matrices, shapes, or another ramp; nothing is changed then.
         """
         frozen = bool(state["frozen"]) if "frozen" in state else False
-        expected = {f"{n}.weight_mask": w.shape for n, w in self._weights.items()}
+        members = range(len(self._members))
+        expected = {f"{n}.weight_mask{_of(k)}": w.shape for k in members for n, w in self._weights.items()}
         if not frozen:
             expected.update({f"{n}.hidden": w.shape for n, w in self._weights.items()})
         expected.update({"frozen": torch.Size(), "current_target": torch.Size(), "settings": self._settings().shape})
@@ -201,16 +260,31 @@ class Sparsifier:
         if not torch.equal(state["settings"].cpu(), self._settings()):
             problem = f"final sparsity, begin, end, interval = {state['settings'].tolist()}"
             raise UserError("sparsifier state", problem, f"{self._settings().tolist()}", remedy)
-        self._masks = {n: state[f"{n}.weight_mask"].to(w.device, torch.bool).clone() for n, w in self._weights.items()}
+        self._members = [
+            {n: state[f"{n}.weight_mask{_of(k)}"].to(w.device, torch.bool).clone() for n, w in self._weights.items()}
+            for k in members
+        ]
         self._hidden = {} if frozen else {n: state[f"{n}.hidden"].to(w).clone() for n, w in self._weights.items()}
         self.current_target, self.frozen = float(state["current_target"]), frozen
         if self._units is not None:
             self._units.changes = state["changes"].to(self._units.changes)
 
     def _settings(self) -> Tensor:
-        return torch.tensor(
-            [self.final_sparsity, self.begin_step, self.end_step, self.update_every_steps], dtype=torch.float64
-        )
+        ramp = [self.final_sparsity, self.begin_step, self.end_step, self.update_every_steps]
+        return torch.tensor([*ramp, *self.sparsities[:-1]], dtype=torch.float64)
+
+    def _compute_members(self, sparsities: Sequence[float]) -> List[Dict[str, Tensor]]:
+        """Masks of all members, the densest first; each sparser one of what the one before it keeps."""
+        dense = {name: weight.clone() for name, weight in self._weights.items()} if len(sparsities) > 1 else {}
+        members: List[Dict[str, Tensor]] = []
+        for sparsity in sparsities:
+            members.append(self._compute_masks(sparsity))
+            if dense and self._units is None:  # units have an order, of which each member takes the first
+                for name, weight in self._weights.items():
+                    weight.masked_fill_(~members[-1][name], 0.0)
+        for name, values in dense.items():
+            self._weights[name].copy_(values)
+        return members
 
     def _compute_masks(self, sparsity: float) -> Dict[str, Tensor]:
         """Masks from the dense weights, which the model holds at this moment."""
@@ -225,3 +299,8 @@ class Sparsifier:
 
     def _freeze(self) -> None:
         self.frozen, self._hidden = True, {}
+
+
+def _of(member: int) -> str:
+    """What the names of its masks end with; of the model's own, nothing."""
+    return f".{member}" if member else ""

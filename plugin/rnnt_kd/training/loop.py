@@ -7,6 +7,7 @@ batch of its own, and the loss is that of all their frames.  The first one write
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 import time
@@ -184,9 +185,10 @@ class Training:
             group["lr"] = self._learning_rate(step)
         torch.manual_seed(draw_seed(self.config.seed, "dropout", step, self.ranks.rank))
         scales = loss_scales(state.position(step), training, self.config.kd)
-        weighted, terms = self.wrapped(scales, **self.fabric.to_device(batch.inputs))
-        loss, divisor, whole_loss = self.ranks.shared_loss(weighted, terms["frames"])
-        self.fabric.backward(loss)
+        with self.sparsifier.shown(step) if self.sparsifier is not None else contextlib.nullcontext():
+            weighted, terms = self.wrapped(scales, **self.fabric.to_device(batch.inputs))
+            loss, divisor, whole_loss = self.ranks.shared_loss(weighted, terms["frames"])
+            self.fabric.backward(loss)
         if self.sparsifier is not None:
             self.sparsifier.mask_gradients()
         norm = self.fabric.clip_gradients(
@@ -413,15 +415,13 @@ class Training:
         return [result.checkpoint for result in best]
 
     def _write_system(self, best: List[EpochResult], means: Dict[str, float]) -> None:
-        report, weights = {}, self.model.state_dict()
-        if self.sparsifier is not None:
-            report, weights = (
-                self.sparsifier.sparsity_report(self.model),
-                self.rounder.on_grid(self.sparsifier.cut(weights)),
-            )
-        config = store.as_cut(self.config, weights)
-        write_system_config(self.dir / store.CONFIG, config)
-        store.write_tensors(self.dir / store.FINAL, weights)
+        """Sparser members of a family are systems in a folder of their own; the densest is this one."""
+        for member, sparsity in enumerate(self.sparsifier.sparsities if self.sparsifier is not None else [0.0]):
+            if member:
+                folder = self.dir / "members" / f"{sparsity:g}"
+                folder.mkdir(parents=True, exist_ok=True)
+                store.write_system(folder, self._write_weights(folder, member))
+        values = self._write_weights(self.dir)
         self.state.train_seconds += time.monotonic() - self.clock
         epochs = ", ".join(str(epoch) for epoch in sorted(result.epoch for result in best))
         what = "epochs" if self.moving_average is None else "the weights of all steps to epoch"
@@ -429,8 +429,6 @@ class Training:
             f"{self.config.name}: averaged {what} {epochs}, dev loss {means['pruned_loss']:.4f},"
             f" {self.dir / store.FINAL}"
         )
-        parameters = {name: weights[name] for name, _ in self.model.named_parameters()}
-        values = describe(config, parameters, report, self.teacher_dir, self.tell)
         values.update(
             train_seconds=round(self.state.train_seconds, 1),
             steps=self.state.step,
@@ -441,6 +439,24 @@ class Training:
             nonfinite_batches=self.state.nonfinite_batches,
         )
         store.write_system(self.dir, values)
+
+    def _write_weights(self, folder: Path, member: int = 0) -> Dict[str, Any]:
+        """Weights and configuration of a member; returns what ``describe`` says."""
+        report, weights, config = {}, self.model.state_dict(), self.config
+        if self.sparsifier is not None:
+            sparsities = self.sparsifier.sparsities
+            report = self.sparsifier.sparsity_report(self.model, member)
+            weights = self.rounder.on_grid(self.sparsifier.cut(weights, member))
+            if len(sparsities) > 1:
+                assert config.sparsity is not None
+                sparsity = dataclasses.replace(config.sparsity, target=sparsities[member], nested=[])
+                name = f"{config.name}-{sparsities[member]:g}" if member else config.name
+                config = dataclasses.replace(config, name=name, sparsity=sparsity)
+        config = store.as_cut(config, weights)
+        write_system_config(folder / store.CONFIG, config)
+        store.write_tensors(folder / store.FINAL, weights)
+        parameters = {name: weights[name] for name, _ in self.model.named_parameters() if name in weights}
+        return describe(config, parameters, report, self.teacher_dir, self.tell)
 
 
 def _nothing(line: str) -> None:

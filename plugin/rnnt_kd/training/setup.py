@@ -217,6 +217,7 @@ def sparsifier(config: SystemConfig, model: nn.Module, steps_per_epoch: int) -> 
         schedule=options.schedule,
         score=options.score,
         initial_sparsity=initial * options.target,
+        nested=options.nested,
     )
 
 

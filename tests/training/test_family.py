@@ -1,0 +1,91 @@
+"""A family of sparsities out of one training: whole systems, of which each decodes and is exported as any other."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_cases import interrupted_after, metrics, system_json
+
+from rnnt_kd.bin import decode, export
+from rnnt_kd.errors import UserError
+from rnnt_kd.systems.store import load_system
+
+UNITS = dict(target=0.6, nested=[0.3], structure="heads+ffn+channels", scope="global")
+WEIGHTS = dict(target=0.9, nested=[0.8, 0.5])
+
+
+@pytest.fixture(scope="module", params=[WEIGHTS, UNITS], ids=["weights", "units"])
+def family(request, tone_corpus, teacher_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("family") / "x"
+    config = tone_corpus.config("sparse_student", sparsity=request.param, with_kd=True, ranges="student")
+    tone_corpus.train(config, folder, teacher_dir=teacher_dir)
+    return config, folder
+
+
+def members(config, folder):
+    """Sparsity -> folder, the densest first."""
+    densest, *others = sorted([*config.sparsity.nested, config.sparsity.target])
+    return {densest: folder, **{sparsity: folder / "members" / f"{sparsity:g}" for sparsity in others}}
+
+
+def test_every_member_is_a_system_of_its_sparsity(family):
+    config, folder = family
+    found = members(config, folder)
+    assert sorted(path.name for path in (folder / "members").iterdir()) == [f"{s:g}" for s in list(found)[1:]]
+    sizes = []
+    for sparsity, place in found.items():
+        model, read = load_system(place)
+        about = system_json(place)
+        assert read.sparsity.target == sparsity and read.sparsity.nested == []
+        assert about["sparsity"] == pytest.approx(sparsity, abs=0.12)
+        assert about["nonzero_params"] == sum(int(weight.count_nonzero()) for weight in model.parameters())
+        sizes.append(about["nonzero_params"])
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
+
+
+def test_a_sparser_one_has_weights_of_the_denser_one_alone(family):
+    config, folder = family
+    if config.sparsity.structure != "unstructured":
+        pytest.skip("units are cut out: the shapes differ")
+    tensors = [load_file(place / "model.safetensors") for place in members(config, folder).values()]
+    for denser, sparser in zip(tensors, tensors[1:]):
+        assert all(torch.equal(sparser[name], denser[name] * (sparser[name] != 0)) for name in denser)
+
+
+def test_members_decode_and_are_exported(family, tone_corpus, tmp_path):
+    config, folder = family
+    sparsest = list(members(config, folder).values())[-1]
+    words = ["--system-dir", sparsest, "--cuts", tone_corpus.dev_cuts, "--bpe-dir", tone_corpus.bpe_dir]
+    words += ["--test-set", "dev", "--out-dir", tmp_path / "decode", "--device", "cpu"]
+    decode.main([str(word) for word in words])
+    assert (tmp_path / "decode" / "recogs-dev.txt").stat().st_size > 0
+    export.main([str(sparsest), "--bpe-dir", str(tone_corpus.bpe_dir), "--out", str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out" / "model.json").read_text())["system"] == f"x-{config.sparsity.target:g}"
+
+
+def test_stopped_on_the_ramp_and_after_it_it_ends_with_the_same_bits(family, tone_corpus, teacher_dir, tmp_path):
+    config, whole = family
+    for saves in (1, 1, 2):
+        with interrupted_after(saves):
+            tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
+    tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
+    assert metrics(tmp_path / "x", "dev") == metrics(whole, "dev")
+    for ours, right in zip(members(config, tmp_path / "x").values(), members(config, whole).values()):
+        for name in ("model.safetensors", "config.yaml"):
+            assert (ours / name).read_bytes() == (right / name).read_bytes(), (right, name)
+
+
+def test_rounded_weights_are_on_the_grid_of_each_member(tone_corpus, teacher_dir, tmp_path):
+    overrides = ["sparse_student.training.weight_bits=4"]
+    config = tone_corpus.config("sparse_student", sparsity=WEIGHTS, overrides=overrides)
+    tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
+    for place in members(config, tmp_path / "x").values():
+        weight = load_file(place / "model.safetensors")["encoder.layers.0.feedforward1.linear_in.weight"]
+        assert max(len(row.unique()) for row in weight) <= 16
+
+
+def test_a_family_that_cannot_be_is_refused_before_anything_is_written(tone_corpus, teacher_dir, tmp_path):
+    config = tone_corpus.config("sparse_student", sparsity=dict(target=0.5, nested=[0.6]))
+    with pytest.raises(UserError, match="sparsity.nested: "):
+        tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
