@@ -203,7 +203,6 @@ class KdConfig:
     ranges: Literal["teacher", "student"] = "teacher"  # whose lattice nodes; student: the teacher runs online
     temperature: Positive = 1.0
     ramp_steps: Steps = 0  # kd scale grows linearly from 0 over these steps
-    path: Scale = 0.0  # of the term by which alignments imitate the teacher's, relative to scale: losses/terms.py
     shift: Steps = 0  # encoder frames (40 ms) that the teacher's lattice is moved later, for streaming students
     align: Literal["strict", "crop-pad"] = "strict"  # encoder frames of teacher and student: teachers/views.py
     class_scales: Optional[Annotated[List[Scale], Field(min_length=3, max_length=3)]] = None  # of blank, label, rest

@@ -146,19 +146,6 @@ def alignment_entropies(logits, symbols, ranges, blank, frames, rnnt_type="regul
     return torch.stack(entropies)
 
 
-def path_losses(logits, teacher_logits, symbols, ranges, blank, frames, rnnt_type="regular"):
-    """(B,): the mean of log p(path; teacher) - log p(path; student) over the teacher's paths."""
-    losses = []
-    for b in range(len(symbols)):
-        paths = _kept_paths(symbols, ranges, frames, b, rnnt_type)
-        theirs, ours = (
-            path_scores(paths, _log_prob_of(x, symbols, ranges, b, blank), frames[b]) for x in (teacher_logits, logits)
-        )
-        total = log_add(theirs)
-        losses.append(sum((their - total).exp() * (their - our) for their, our in zip(theirs, ours)))
-    return torch.stack(losses)
-
-
 def rnnt_losses_smoothed(
     lm, am, symbols, blank, frames, lm_only_scale, am_only_scale, rnnt_type="regular", delay_penalty=0.0
 ):

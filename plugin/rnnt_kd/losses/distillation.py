@@ -15,7 +15,6 @@ class Distillation:
     weighting:     a function of ``losses/kd_weightings.py``.
     temperature:   > 0; divides the logits of both in the comparison (not in the weights).
     class_scales:  factors >= 0 of the classes blank, label and rest, or None.
-    path_scale:    factor >= 0 of ``terms.path_losses``, which is added.
     shift:         frames that the teacher's lattice is moved later, see ``losses/kd_shift.py``.  The terms of the
                    loss do not read it: who makes the teacher's view of a batch does (``rnnt_kd.teachers.views``).
 
@@ -28,15 +27,12 @@ class Distillation:
     temperature: float = 1.0
     class_scales: Optional[Sequence[float]] = None
     shift: int = 0
-    path_scale: float = 0.0
 
     def __post_init__(self):
         get_variant(self.variant), get_weighting(self.weighting)
         scales = self.class_scales
         if isinstance(self.temperature, str) or not 0.0 < self.temperature < float("inf"):
             raise UserError("kd temperature", str(self.temperature), "a number above 0")
-        if isinstance(self.path_scale, str) or not 0.0 <= self.path_scale < float("inf"):
-            raise UserError("kd path scale", str(self.path_scale), "a number >= 0")
         if scales is not None and (
             isinstance(scales, (str, float, int))
             or len(scales) != 3

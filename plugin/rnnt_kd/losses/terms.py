@@ -157,10 +157,7 @@ def _kd_term(
         tempered = teacher_scores if kd.temperature == 1.0 else of_teacher(kd.temperature)
         return compare(ours, NodeScores(*(x.to(ours[0].dtype) for x in tempered)), kd.class_scales)
 
-    term = kd_losses(divergence, scores, teacher_scores, nodes, backend, kd.weighting, is_known)
-    if kd.path_scale > 0.0:
-        term = term + kd.path_scale * path_losses(scores, teacher_scores, nodes, backend, is_known)
-    return term
+    return kd_losses(divergence, scores, teacher_scores, nodes, backend, kd.weighting, is_known)
 
 
 def other_half(values: Tensor) -> Tensor:
@@ -191,29 +188,6 @@ def alignment_entropies(scores: NodeScores, nodes: KeptNodes, backend: ModuleTyp
         for order in (1, 2)
     )
     return 2 * once - twice
-
-
-def path_losses(
-    scores: NodeScores,
-    teacher_scores: NodeScores,
-    nodes: KeptNodes,
-    backend: ModuleType,
-    is_known: Optional[Tensor] = None,
-) -> Tensor:
-    """(B,): the mean of ``log p(path; teacher) - log p(path; student)`` over the teacher's paths of the labels.
-
-    So the student learns the teacher's alignments, and of the labels what its RNN-T loss says (Chang et al., ICLR
-    2023).  Scores at temperature 1; ``is_known`` as in ``TeacherView``, arcs from elsewhere do not count.
-    """
-    with torch.no_grad():
-        _, reads = backend.pruned_recursion(
-            teacher_scores.log_blank, teacher_scores.log_label, nodes.ranges, nodes.boundary, nodes.rnnt_type,
-            return_grad=True,
-        )  # fmt: skip
-        if is_known is not None:
-            reads = tuple(read.masked_fill(~is_known, 0.0) for read in reads)
-    ratios = (theirs - ours for theirs, ours in zip(teacher_scores[:2], scores[:2]))
-    return torch.stack([(read * ratio).sum(dim=(1, 2)) for read, ratio in zip(reads, ratios)]).sum(dim=0)
 
 
 def kd_losses(

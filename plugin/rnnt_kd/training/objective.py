@@ -102,8 +102,7 @@ class Objective(nn.Module):
         self.memory = None if training.loss_memory_mb is None else int(training.loss_memory_mb * 1e6)
         self.distillation = self.online = None
         if kd is not None:
-            options = (kd.variant, kd.weighting, kd.temperature, kd.class_scales, kd.shift, kd.path)
-            self.distillation = Distillation(*options)
+            self.distillation = Distillation(kd.variant, kd.weighting, kd.temperature, kd.class_scales, kd.shift)
         if teacher is not None and kd is not None:  # as no submodule: neither trained, saved nor put in train mode
             self.online = OnlineTeacher(as_teacher(teacher), kd.shift, kd.align)
         self.layers: List[str] = []
