@@ -228,6 +228,11 @@ class KdConfig:
         if self.features > 0 and self.align != "strict":
             problem = f"with kd.align {self.align}: layers are compared frame by frame"
             raise UserError("kd.features", problem, "kd.align strict")
+        if self.scale == self.label_scale == self.features == 0.0:
+            raise UserError("kd", "scale, label_scale and features are 0", "one of them above 0", "or kd: null")
+        if self.label_scale != 1.0 and self.missing == "skip":
+            problem = f"{self.label_scale:g} with kd.missing skip: an utterance without a teacher has its labels alone"
+            raise UserError("kd.label_scale", problem, "1, or kd.missing error")
         if self.hears == "same-view" and self.ranges == "teacher":
             problem = "same-view, and with kd.ranges teacher there are cached posteriors, of clean features"
             raise UserError("kd.hears", problem, "kd.ranges student", "set kd.ranges to student")

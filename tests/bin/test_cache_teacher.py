@@ -53,6 +53,19 @@ def whole(made, tmp_path_factory):
     return folder
 
 
+def test_both_spellings_of_two_teachers_make_one_cache_which_is_of_neither(made, whole, tmp_path):
+    other, first = tmp_path / "other", made / "exp/teacher"
+    random_system(other, Tokenizer.load(made / "exp/bpe"), seed=5)
+    spellings = [[first, other]], [[first], [other]]
+    for number, folders in enumerate(spellings):
+        given = arguments(made, tmp_path / str(number))
+        at = given.index("--teacher-dir")
+        teachers = [str(word) for some in folders for word in ("--teacher-dir", *some)]
+        command.main([*given[:at], *given[at + 2 :], *teachers])
+    one, two = (contents(tmp_path / name) for name in "01")
+    assert one == two and set(one) == set(contents(whole)) and one != contents(whole)
+
+
 @pytest.fixture
 def copy(whole, tmp_path):
     return shutil.copytree(whole, tmp_path / "copy")

@@ -137,6 +137,7 @@ def test_an_override_of_what_is_not_there_is_one_line(tmp_path, override, words)
     ("systems: {a: {of: other}}", ["system a: of other", "there is no 'a'", "one of: teacher, student"]),
     ("systems: {student: {of: other, kd: {}}}", ["kd given beside of", "set it there"]),
     ("systems: {student: {of: other}, teacher: {role: teacher}}", ["not that of experiment other", "{of: other}"]),
+    ("systems: {teacher: {role: teacher}, alone: {of: lonely}}", ["system alone: teacher", "not that of experiment lonely"]),
     ("systems: {a: {of: circle}}", ["experiments in a circle: trial.yaml -> circle.yaml -> trial.yaml"]),
     ("systems: {a: [", ["trial.yaml", "not YAML"]),
 ])  # fmt: skip
@@ -144,6 +145,7 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, text, words):
     (tmp_path / "other.yaml").write_text(
         "systems: {teacher: {role: teacher}, student: {role: sparse_student, sparsity: 0.5}}"
     )
+    (tmp_path / "lonely.yaml").write_text("systems: {alone: {role: small_student}}")
     (tmp_path / "circle.yaml").write_text("systems: {a: {of: trial}}")
     with pytest.raises(UserError) as caught:
         experiment(tmp_path, text)

@@ -26,6 +26,7 @@ systems:
   large: {role: teacher, seeds: [5], model: {encoder_options: {dim: 64}}}
   small_both: {base: small, teacher: [large, teacher], kd: {}}
   sparse_both: {base: sparse90, teacher: [teacher, large], kd: {temperature: 2.0}}
+  sparse_none: {base: sparse_both, kd: null}
 """
 
 
@@ -77,7 +78,7 @@ def test_training_commands_say_what_the_plan_says(tmp_path, root, trained, monke
 def test_every_seed_of_every_system_teachers_first(plan):
     jobs = list(plan.jobs())
     assert jobs[:4] == [("teacher", 1), ("large", 5), ("sparse90", 1), ("sparse90", 2)]
-    assert len(jobs) == len(set(jobs)) == 2 + 10 * 2
+    assert len(jobs) == len(set(jobs)) == 2 + 11 * 2
 
 
 def test_options_not_in_the_file_are_the_presets(plan):
@@ -142,11 +143,13 @@ def test_a_cache_lies_with_its_teacher_and_caches_differ_where_their_contents_do
         "sparse90": None, "uniform": teacher / "kd_cache", "hot": teacher / "kd_cache_temperature2",
         "wide": teacher / "kd_cache_range7_temperature2", "online": None, "small": None,
         "small_kd": teacher / "kd_cache", "small_large": large / "kd_cache",
-        "small_both": large / "kd_cache_with-teacher", "sparse_both": teacher / "kd_cache_temperature2_with-large",
+        "small_both": large / "kd_cache_mean-79690471", "sparse_both": teacher / "kd_cache_temperature2_mean-d1f84a70",
+        "sparse_none": None,
     }  # fmt: skip
     assert plan.teacher_dir(("small_large", 1)) == large and plan.teacher_dir(("small", 1)) is None
     assert plan.teachers_of(("small_both", 1)) == [("large", 5), ("teacher", 1)]
     assert plan.teachers_of(("sparse_both", 1)) == [("teacher", 1), ("large", 5)]
+    assert plan.teachers_of(("sparse_none", 1)) == [("teacher", 1)]
     assert plan.teachers_of(("small", 1)) == plan.teachers_of(("large", 5)) == []
     assert plan.teacher_of(("small_large", 2)) == ("large", 5) and plan.teacher_of(("uniform", 1)) == ("teacher", 1)
 
@@ -187,6 +190,8 @@ def test_several_teachers_run_from_a_cache_alone(tmp_path, root):
         ("{role: small_student, kd: {scale: much}}", ["system x", "scale", "much"]),
         ("{role: small_student, kd: {weighting: unform}}", ["system x", "kd.weighting", "unform", "uniform"]),
         ("{role: small_student, kd: {temperature: 0}}", ["system x", "kd.temperature"]),
+        ("{role: small_student, kd: {label_scale: 0, missing: skip}}", ["kd.label_scale", "kd.missing error"]),
+        ("{role: small_student, kd: {label_scale: 0, scale: 0}}", ["system x: kd", "one of them above 0"]),
         ("{role: small_student, kd: {variant: full}}", ["system x", "kd", "full"]),
         ("{role: small_student, modl: {size: tiny}}", ["system x", "modl", "did you mean 'model'"]),
         ("{role: small_student, training: {epochs: 0}}", ["system x", "training.epochs"]),

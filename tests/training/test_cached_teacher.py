@@ -230,6 +230,9 @@ def test_the_mean_of_two_teachers_is_learned_and_no_other_cache_is_taken_for_it(
             tone_corpus.train(config, tmp_path / "y", kd_cache=folder, teacher_dir=teacher_dir, more_teachers=more)
     with pytest.raises(UserError, match="the teacher cache was made with teacher weights"):
         tone_corpus.train(config, tmp_path / "y", kd_cache=both, teacher_dir=other, more_teachers=[teacher_dir])
+    online = tone_corpus.config("sparse_student", sparsity=0.5, with_kd=True, ranges="student")
+    with pytest.raises(UserError, match="other: a further teacher, and kd.ranges student"):
+        tone_corpus.train(online, tmp_path / "y", teacher_dir=teacher_dir, more_teachers=[other])
 
 
 def test_speed_perturbed_copies_have_their_own_entries(tone_corpus, teacher_dir, tmp_path):

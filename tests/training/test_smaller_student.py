@@ -96,6 +96,31 @@ def test_stopped_on_the_ramp_and_after_it_it_ends_with_the_same_bits(smaller, to
         assert (tmp_path / "x" / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("options, bits", [
+    (dict(structure="layers"), None), (dict(structure="layers+heads+ffn+channels", score="taylor"), 4),
+    (dict(structure="layers+channels", scope="global", nested=[0.3]), None),
+])  # fmt: skip
+def test_whole_layers_go_and_stopped_on_the_way_it_ends_with_the_same_bits(tone_corpus, tmp_path, options, bits):
+    deep = ["teacher.model.encoder_options.num_layers=3"]
+    tone_corpus.train(tone_corpus.config("teacher", overrides=deep), tmp_path / "teacher")
+    overrides = [*deep, *([f"sparse_student.training.weight_bits={bits}"] if bits else [])]
+    config = tone_corpus.config("sparse_student", sparsity=dict(target=0.66, **options), overrides=overrides)
+    tone_corpus.train(config, tmp_path / "x", teacher_dir=tmp_path / "teacher")
+    places = [".", *(["members/0.66"] if "nested" in options else [])]
+    for place in places:
+        model, read = load_system(tmp_path / "x" / place)
+        widths = read.model.encoder_options["layer_widths"]
+        assert ([0] * 4 in widths) == (place == places[-1]) and any(map(any, widths))
+        params = sum(weight.numel() for weight in model.parameters())
+        assert system_json(tmp_path / "x" / place)["params"] == params < system_json(tmp_path / "teacher")["params"]
+    for saves in (1, 2):
+        with interrupted_after(saves):
+            tone_corpus.train(config, tmp_path / "y", teacher_dir=tmp_path / "teacher")
+    tone_corpus.train(config, tmp_path / "y", teacher_dir=tmp_path / "teacher")
+    for name in [f"{place}/{file}" for place in places for file in ("model.safetensors", "config.yaml")]:
+        assert (tmp_path / "y" / name).read_bytes() == (tmp_path / "x" / name).read_bytes(), name
+
+
 def test_it_can_teach_a_small_student_and_itself_be_none_of_a_sparse_one(smaller, tone_corpus, tmp_path):
     folder = smaller[1]
     small = tone_corpus.config("small_student", with_kd=True, ranges="student")

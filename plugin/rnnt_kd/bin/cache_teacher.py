@@ -23,7 +23,12 @@ from rnnt_kd.errors import UserError
 def main(argv: Optional[List[str]] = None) -> None:
     parser = options.parser(__doc__)
     parser.add_argument(
-        "--teacher-dir", type=Path, nargs="+", required=True, help="a trained system; of several, their mean posteriors"
+        "--teacher-dir",
+        type=Path,
+        nargs="+",
+        action="extend",
+        required=True,
+        help="a trained system; of several, their mean posteriors",
     )
     parser.add_argument("--cuts", type=Path, required=True, help="for training: of stage 1, of Lhotse, or Shar")
     parser.add_argument("--bpe-dir", type=Path, required=True, help="folder of stage 2")

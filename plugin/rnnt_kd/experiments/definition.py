@@ -150,6 +150,7 @@ class _Resolver:
         self.given: Dict[str, Dict[str, Any]] = {}  # only the keys that stand in the file
         self.others: Dict[str, Experiment] = {}
         self.shared: Dict[str, System] = {}
+        self.theirs: Dict[str, Mapping[str, System]] = {}  # of a shared one, all systems of the file it is taken from
         for name, entry in entries.items():
             if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _RESERVED or name.endswith(_FILES):
                 problem = f"'{name}' is no name for a system"
@@ -207,6 +208,7 @@ class _Resolver:
         if experiment not in self.others:
             self.others[experiment] = _read(path, (), (), self.above)
         known = self.others[experiment].systems
+        self.theirs[name] = known
         return known[choices.check(name, list(known), f"{where}: of {experiment}")]
 
     def _system(self, name: str) -> System:
@@ -286,10 +288,8 @@ class _Resolver:
         if len(teacher.seeds) != 1:
             problem = f"{teacher.name} has {len(teacher.seeds)} seeds"
             raise UserError(where, problem, "one: all its students learn from the same", "for example seeds: [1]")
-        shared = self.shared.get(system.name)
-        if shared and teacher != replace(
-            self.others[shared.experiment].systems[teacher.name], baseline=teacher.baseline
-        ):
+        shared, theirs = self.shared.get(system.name), self.theirs.get(system.name, {}).get(teacher.name)
+        if shared and (theirs is None or teacher != replace(theirs, baseline=teacher.baseline)):
             problem = f"{teacher.name} is not that of experiment {shared.experiment}, which makes {system.name}"
             raise UserError(where, problem, f"{teacher.name}: {{of: {shared.experiment}}}")
 

@@ -21,6 +21,7 @@ from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.definition import TEACHER, Experiment, System, read_experiment
 from rnnt_kd.experiments.pseudo_labels import Sources
+from rnnt_kd.record import json_digest
 from rnnt_kd.systems.compose import compose
 from rnnt_kd.systems.experiment_folder import GREEDY
 from rnnt_kd.text.normalization import FORMS
@@ -173,9 +174,9 @@ class Plan:
         return self.jobs_of(system.teacher)[0]
 
     def teachers_of(self, job: Job) -> List[Job]:
-        """``teacher_of`` first, then those that are in the mean with it."""
-        teacher = self.teacher_of(job)
-        return [] if teacher is None else [teacher, *(self.jobs_of(name)[0] for name in self.systems[job[0]].others)]
+        """``teacher_of`` first, then those that are in the mean with it, where it distils from any."""
+        teacher, others = self.teacher_of(job), self.systems[job[0]].others if self._configs[job[0]].kd else ()
+        return [] if teacher is None else [teacher, *(self.jobs_of(name)[0] for name in others)]
 
     def teacher_dir(self, job: Job) -> Optional[Path]:
         teacher = self.teacher_of(job)
@@ -227,7 +228,9 @@ class Plan:
         changed = {name: own[key] for key, name in CACHE_NAMES.items() if own[key] != usual[key]}
         names = [f"{name}{value:g}" if name else str(value) for name, value in changed.items()]
         names += [UNLABELLED] if self.is_pseudo_labelled(job) else []
-        names += [f"with-{name}" for name, _ in teachers[1:]]
+        if len(teachers) > 1:
+            members = [(self.systems[name].experiment, name, seed) for name, seed in teachers]
+            names.append(f"mean-{json_digest(members)[:8]}")
         options = [word for key in CACHE_NAMES for word in (f"--{key.replace('_', '-')}", str(own[key]))]
         folder = self.system_dir(teachers[0]) / "_".join(["kd_cache", *names])
         return Cache(folder, tuple(teachers), self.train_cuts(job), tuple(options))

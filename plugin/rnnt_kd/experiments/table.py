@@ -143,13 +143,14 @@ def described(plan: Plan, name: str, test_set: str, way: str) -> Dict[str, Any]:
     """What a row says of a system beside its figures."""
     system = plan.systems[name]
     config = plan.config((name, system.seeds[0]))
-    shown = "variant weighting scale ranges temperature hears features".split()
+    shown = "variant weighting scale label_scale ranges temperature hears features".split()
     kd = {key: getattr(config.kd, key, None) for key in shown}
     return {
         "system": name,
         "role": system.role,
         "baseline": system.baseline,
         "teacher": system.teacher if plan.teacher_of((name, system.seeds[0])) else None,
+        "more_teachers": [name for name, _ in plan.teachers_of((name, system.seeds[0]))[1:]],
         "structure": config.sparsity.structure if config.sparsity else None,
         "sparsity": config.sparsity.target if config.sparsity else 0.0,
         "kd": config.kd is not None,

@@ -109,7 +109,9 @@ class Sparsifier:
         self._units = Units(model, kinds, scope, score) if kinds else None
         if self._units is not None and self.final_sparsity > self._units.most:
             problem = f"{self.final_sparsity:g} with {structure}, of which one a module stays"
-            raise UserError("target sparsity", problem, f"at most {self._units.most:.3f} here")
+            raise UserError(
+                "target sparsity", problem, f"at most {math.floor(1000 * self._units.most) / 1000:.3f} here"
+            )
         self._structure = unstructured if kinds else get_structure(structure)
         self._schedule = choices.function(schedules, schedule, "sparsity.schedule")
         self._weights = select_parameters(model, include, exclude) if self._units is None else self._units.weights

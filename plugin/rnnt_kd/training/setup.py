@@ -101,6 +101,8 @@ def teacher_cache(
     Raises:
       UserError: it is missing, not finished, or made with something else than this training has.
     """
+    if config.kd is not None and config.kd.ranges != "teacher" and len(teachers) > 1:
+        raise UserError(teachers[1], "a further teacher, and kd.ranges student", "one teacher, or kd.ranges teacher")
     if config.kd is None or config.kd.ranges != "teacher":
         return None
     expected = expected_facts(config, tokenizer, train_cuts)
