@@ -26,11 +26,9 @@ def usable_speech(data_dir: Path, most: Optional[int] = None) -> List[Speech]:
 
 
 def named_systems(folders: Sequence[Path]) -> List[Tuple[str, Path]]:
-    """(name, folder): the folder's name or, of several called alike, its path.  UserError: it holds no system."""
+    """(name, folder): the system's name or, of several called alike, its path.  UserError: it holds no system."""
     folders = [folder.resolve() for folder in folders]
-    for folder in folders:
-        read_system(folder)
-    short = [folder.name for folder in folders]
+    short = [read_system(folder).name for folder in folders]
     return [(name if short.count(name) == 1 else str(folder), folder) for name, folder in zip(short, folders)]
 
 

@@ -11,6 +11,7 @@ from export_cases import TEXTS
 from benchmark import decode
 from benchmark.decode import make_batches, rows_of_group
 from benchmark.recognisers import LOOP, OURS, SHERPA
+from benchmark.speech import named_systems
 from benchmark.turns import Measurement
 from rnnt_kd.data.speech import Speech
 
@@ -23,6 +24,15 @@ def options(place, *more, systems=("dense",)):
     folders = [place / "systems" / name for name in systems]
     fixed = ["--data-dir", place / "data", "--bpe-dir", place / "bpe", "--rounds", "1"]
     return list(map(str, ["--systems", *folders, *fixed, *more]))
+
+
+def test_systems_in_folders_of_seeds_are_called_by_their_names(place, tmp_path):
+    """As the exports beside them are."""
+    names = ("dense", "sparse")
+    folders = [shutil.copytree(place / "systems" / name, tmp_path / name / "seed1") for name in names]
+    assert named_systems(folders) == [("dense", folders[0]), ("sparse", folders[1])]
+    again = shutil.copytree(folders[0], tmp_path / "dense" / "seed2")
+    assert [name for name, _ in named_systems([folders[0], again])] == [str(folders[0]), str(again)]
 
 
 def test_rows_table_and_files(place, tmp_path, capsys):
