@@ -342,6 +342,11 @@ class SystemConfig:
     bpe_checksum: str = ""  # sha256 of bpe.model
     teacher_checksum: str = ""  # sha256 of the teacher's model.safetensors (sparse and streaming students, kd)
 
+    @property
+    def zeros(self) -> float:
+        """Share of the weights that is to be zero; of a family, in its densest member."""
+        return 0.0 if self.sparsity is None else min([*self.sparsity.nested, self.sparsity.target])
+
     @model_validator(mode="after")
     def _can_be(self):
         if not self.model.ctc_head and self.training.consistency is not None and self.training.consistency.ctc > 0:

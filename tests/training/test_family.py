@@ -44,6 +44,16 @@ def test_every_member_is_a_system_of_its_sparsity(family):
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
 
 
+def test_it_is_finished_and_a_damaged_configuration_is_written_again(family, tone_corpus, teacher_dir):
+    config, folder = family
+    assert config.zeros == min(config.sparsity.nested)  # what tables call it
+    before = (folder / "config.yaml").read_bytes()
+    (folder / "config.yaml").write_text("name: y\n")
+    said = tone_corpus.train(config, folder, teacher_dir=teacher_dir)
+    assert "is written again" in said[0] and (folder / "config.yaml").read_bytes() == before
+    assert "finished already" in tone_corpus.train(config, folder, teacher_dir=teacher_dir)[-1]
+
+
 def test_a_sparser_one_has_weights_of_the_denser_one_alone(family):
     config, folder = family
     if config.sparsity.structure != "unstructured":

@@ -61,7 +61,7 @@ def read_endpoint(plan: Plan) -> Optional[Endpoint]:
     choices.check(str(given["test_set"]), list(plan.places.test_sets), f"{where}: test_set")
     choices.check(str(given["search"]), [plan.search], f"{where}: search")
     config = plan.config(plan.jobs_of(given["system"])[0])
-    sparsity = config.sparsity.target if config.sparsity else 0.0
+    sparsity = config.zeros
     if given["sparsity"] != sparsity:
         raise UserError(f"{where}: sparsity", repr(given["sparsity"]), f"{sparsity:g}, that of {given['system']}")
     bonus = given.get("token_bonus") or ""

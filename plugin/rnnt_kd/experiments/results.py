@@ -111,7 +111,7 @@ def as_list(plan: Plan, results: Results, way: str) -> List[Dict[str, Any]]:
         values = {
             "system": job[0],
             "seed": job[1],
-            "sparsity": config.sparsity.target if config.sparsity else 0.0,
+            "sparsity": config.zeros,
             "kd": config.kd is not None,
             "kd_weighting": config.kd.weighting if config.kd else None,
             "kd_scale": config.kd.scale if config.kd else None,
@@ -149,7 +149,7 @@ def write_experiment(plan: Plan, corpus: str) -> None:
                 folders={job[1]: plan.system_dir(job).absolute() for job in plan.jobs_of(name)},
                 baseline=system.baseline,
                 teacher=teacher and teacher[0],
-                sparsity=config.sparsity.target if config.sparsity else 0.0,
+                sparsity=config.zeros,
                 structure=config.sparsity.structure if config.sparsity else None,
                 kd=asdict(config.kd) if config.kd else None,
             )

@@ -152,7 +152,7 @@ def described(plan: Plan, name: str, test_set: str, way: str) -> Dict[str, Any]:
         "teacher": system.teacher if plan.teacher_of((name, system.seeds[0])) else None,
         "more_teachers": [name for name, _ in plan.teachers_of((name, system.seeds[0]))[1:]],
         "structure": config.sparsity.structure if config.sparsity else None,
-        "sparsity": config.sparsity.target if config.sparsity else 0.0,
+        "sparsity": config.zeros,
         "kd": config.kd is not None,
         **{f"kd_{key}": value for key, value in kd.items()},
         "test_set": test_set,

@@ -30,7 +30,7 @@ def describe(
         width = max(len(name) for name in report)
         for name, (kept, total) in report.items():
             say(f"  {name:{width}}  {kept:8d} of {total:8d}  sparsity {1.0 - kept / total:.4f}")
-        target = config.sparsity.target if config.sparsity else 0.0
+        target = config.zeros
         kept, total = (sum(pair[index] for pair in report.values()) for index in (0, 1))
         sparsity = 1.0 - kept / total
         say(f"{config.name}: sparsity {sparsity:.4f} of {total} weights asked for {target}")

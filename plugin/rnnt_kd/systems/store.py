@@ -126,8 +126,13 @@ def build_model(config: SystemConfig) -> Transducer:
     return build_transducer(**vars(config.model), vocab_size=config.vocab_size, blank_id=config.blank_id)
 
 
-def as_cut(config: SystemConfig, tensors: Mapping[str, Tensor]) -> SystemConfig:
-    """``config`` with the widths that ``tensors``, its weights, have once units are cut out; else as it is."""
+def as_cut(config: SystemConfig, tensors: Mapping[str, Tensor], member: int = 0) -> SystemConfig:
+    """``config`` with the widths that ``tensors``, its weights, have once units are cut out, of a family as that of a
+    member alone, the densest first; else as it is."""
+    if config.sparsity is not None and config.sparsity.nested:
+        target = sorted([*config.sparsity.nested, config.sparsity.target])[member]
+        name = f"{config.name}-{target:g}" if member else config.name
+        config = replace(config, name=name, sparsity=replace(config.sparsity, target=target, nested=[]))
     kinds, model = unit_kinds(config.sparsity.structure) if config.sparsity is not None else (), config.model
     if set(kinds) - {"joiner", "predictor"}:
         encoder: Any = build_model(config).encoder

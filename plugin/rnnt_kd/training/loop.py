@@ -7,7 +7,6 @@ batch of its own, and the loss is that of all their frames.  The first one write
 """
 
 import contextlib
-import dataclasses
 import functools
 import math
 import time
@@ -442,17 +441,11 @@ class Training:
 
     def _write_weights(self, folder: Path, member: int = 0) -> Dict[str, Any]:
         """Weights and configuration of a member; returns what ``describe`` says."""
-        report, weights, config = {}, self.model.state_dict(), self.config
+        report, weights = {}, self.model.state_dict()
         if self.sparsifier is not None:
-            sparsities = self.sparsifier.sparsities
             report = self.sparsifier.sparsity_report(self.model, member)
             weights = self.rounder.on_grid(self.sparsifier.cut(weights, member))
-            if len(sparsities) > 1:
-                assert config.sparsity is not None
-                sparsity = dataclasses.replace(config.sparsity, target=sparsities[member], nested=[])
-                name = f"{config.name}-{sparsities[member]:g}" if member else config.name
-                config = dataclasses.replace(config, name=name, sparsity=sparsity)
-        config = store.as_cut(config, weights)
+        config = store.as_cut(self.config, weights, member)
         write_system_config(folder / store.CONFIG, config)
         store.write_tensors(folder / store.FINAL, weights)
         parameters = {name: weights[name] for name, _ in self.model.named_parameters() if name in weights}
