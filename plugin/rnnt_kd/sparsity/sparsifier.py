@@ -97,10 +97,9 @@ class Sparsifier:
         if scope not in SCOPES:
             raise UserError("sparsity.scope", f"unknown scope {scope!r}", f"one of {', '.join(SCOPES)}")
         self.sparsities = [*sorted(map(float, nested)), float(final_sparsity)]  # of the members, the densest first
-        if len(set(self.sparsities)) < len(self.sparsities) or not 0.0 < self.sparsities[0] <= self.sparsities[-1]:
+        if nested and sorted({0.0, *self.sparsities}) != [0.0, *self.sparsities]:
             problem = f"{list(nested)} beside a target of {final_sparsity:g}"
-            if nested:
-                raise UserError("sparsity.nested", problem, "different numbers between 0 and the target")
+            raise UserError("sparsity.nested", problem, "different numbers between 0 and the target")
         self.final_sparsity, self.initial_sparsity = float(final_sparsity), float(initial_sparsity)
         self.begin_step, self.end_step = int(begin_step), int(end_step)
         self.update_every_steps, self.scope = int(update_every_steps), scope
@@ -222,8 +221,9 @@ class Sparsifier:
         ``member``: number in ``sparsities``; of a sparser one than the model, its zeros are put in first.
         """
         masks = self._members[member]
-        hidden = {name: tensors[name].masked_fill(~mask.to(tensors[name].device), 0.0) for name, mask in masks.items()}
-        tensors = {**tensors, **hidden} if member else tensors
+        if member:
+            zeros = {name: ~mask.to(tensors[name].device) for name, mask in masks.items()}
+            tensors = {**tensors, **{name: tensors[name].masked_fill(zeros[name], 0.0) for name in zeros}}
         return self._units.cut(tensors, masks) if self._units is not None else tensors
 
     def state_dict(self) -> Dict[str, Tensor]:
