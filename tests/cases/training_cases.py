@@ -42,3 +42,11 @@ def interrupted_after(saves):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpoint, "save_checkpoint", save)
         yield
+
+
+def train_with_stops(corpus, config, folder, saves, **options):
+    """To the end, stopped first instead of each of these checkpoints, counted from the last stop."""
+    for number in saves:
+        with interrupted_after(number):
+            corpus.train(config, folder, **options)
+    corpus.train(config, folder, **options)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning_fabric import Fabric
 from safetensors.torch import load_file
-from training_cases import interrupted_after, metrics, system_json
+from training_cases import metrics, system_json, train_with_stops
 
 from rnnt_kd.bin import export
 from rnnt_kd.bin import train as command
@@ -88,10 +88,7 @@ def test_a_batch_that_is_not_finite_leaves_no_trace_in_the_scores(tone_corpus, t
 
 def test_stopped_on_the_ramp_and_after_it_it_ends_with_the_same_bits(smaller, tone_corpus, teacher_dir, tmp_path):
     config, whole = smaller
-    for saves in (1, 1, 2):
-        with interrupted_after(saves):
-            tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
-    tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
+    train_with_stops(tone_corpus, config, tmp_path / "x", (1, 1, 2), teacher_dir=teacher_dir)
     for name in ("model.safetensors", "config.yaml"):
         assert (tmp_path / "x" / name).read_bytes() == (whole / name).read_bytes(), name
 
@@ -113,10 +110,7 @@ def test_whole_layers_go_and_stopped_on_the_way_it_ends_with_the_same_bits(tone_
         assert ([0] * 4 in widths) == (place == places[-1]) and any(map(any, widths))
         params = sum(weight.numel() for weight in model.parameters())
         assert system_json(tmp_path / "x" / place)["params"] == params < system_json(tmp_path / "teacher")["params"]
-    for saves in (1, 2):
-        with interrupted_after(saves):
-            tone_corpus.train(config, tmp_path / "y", teacher_dir=tmp_path / "teacher")
-    tone_corpus.train(config, tmp_path / "y", teacher_dir=tmp_path / "teacher")
+    train_with_stops(tone_corpus, config, tmp_path / "y", (1, 2), teacher_dir=tmp_path / "teacher")
     for name in [f"{place}/{file}" for place in places for file in ("model.safetensors", "config.yaml")]:
         assert (tmp_path / "y" / name).read_bytes() == (tmp_path / "x" / name).read_bytes(), name
 

@@ -2,8 +2,8 @@
 
     write_cache(Ensemble([teacher, another]), batches, "kd_cache", cache_facts(...))
 
-The lattice is pruned where the first of them would; the mean is that of probabilities, so a teacher that is sure
-outvotes none that is not.
+The lattice is pruned where the first of them would.  The mean is that of probabilities, not of their logarithms: what
+one teacher thinks impossible keeps what the others give it.
 """
 
 import math
