@@ -271,8 +271,15 @@ def test_a_partly_finished_experiment_has_a_table_of_what_is_there_and_one_fold_
 
 
 def test_rows_are_collected_as_they_come_and_replace_their_older_selves(trial, tmp_path):
-    old = [{"system": "half", "seed": 1, "test_set": "test", "wer": 12.5}]  # of an experiment without folds
+    old = [  # of an experiment without folds, and of another with the same names
+        {"system": "half", "seed": 1, "test_set": "test", "wer": 12.5},
+        {"experiment": "far", **trial.read("results.json")[0], "wer": 50.0},
+    ]
     (tmp_path / "results.json").write_text(json.dumps(old))
+
+    def named(rows):
+        return [{"experiment": "trial", **row} for row in rows]
+
     words = [
         "--experiment-dir",
         trial.dir,
@@ -283,8 +290,8 @@ def test_rows_are_collected_as_they_come_and_replace_their_older_selves(trial, t
     ]
     for _ in range(2):
         collect_results.main.__wrapped__([str(word) for word in words])
-        assert json.loads((tmp_path / "results.json").read_text()) == old + trial.read("results.json")
-        assert json.loads((tmp_path / "pooled.json").read_text()) == trial.read("pooled.json")
+        assert json.loads((tmp_path / "results.json").read_text()) == old + named(trial.read("results.json"))
+        assert json.loads((tmp_path / "pooled.json").read_text()) == named(trial.read("pooled.json"))
     (trial.dir / "pooled.json").unlink()
     with pytest.raises(UserError, match="no such file"):
         collect_results.main.__wrapped__([str(word) for word in words])

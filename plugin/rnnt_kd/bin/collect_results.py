@@ -1,8 +1,8 @@
 """Put the figures of experiments, finished or partly, into files that can be committed.
 
 Reads results.json and pooled.json of each EXP_DIR/<experiment> (stage 7 writes them, of whatever is decoded by then).
-A row of RESULTS (or POOLED) with the same fold, system, seed, test set and token bonus (or corpus, test set and system)
-is replaced, the others stay, new ones are added behind.
+There, each row says its experiment. One of the same experiment, fold, system, seed, test set and token bonus (POOLED: of
+the same experiment, corpus, test set and system) is replaced, the others stay, new ones are added behind.
 """
 
 import json
@@ -16,7 +16,10 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
 from rnnt_kd.text_files import read_text
 
-KEYS = {"results": ("fold", "system", "seed", "test_set", "token_bonus"), "pooled": ("corpus", "test_set", "system")}
+KEYS = {
+    "results": ("experiment", "fold", "system", "seed", "test_set", "token_bonus"),
+    "pooled": ("experiment", "corpus", "test_set", "system"),
+}
 
 
 @command
@@ -32,7 +35,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         known = {_key(row, KEYS[name]): row for row in (_rows(path) if path.exists() else [])}
         before = set(known)
         for folder in args.experiment_dir:
-            known.update({_key(row, KEYS[name]): row for row in _rows(folder / f"{name}.json")})
+            rows = [{"experiment": folder.resolve().name, **row} for row in _rows(folder / f"{name}.json")]
+            known.update({_key(row, KEYS[name]): row for row in rows})
         atomic.write_text(path, json.dumps(list(known.values()), indent=1, ensure_ascii=False) + "\n")
         print(f"{path}: {len(known)} rows, {len(known.keys() - before)} of them new")
 

@@ -131,7 +131,7 @@ def known_spread(path: Path) -> Optional[float]:
     rates: Dict[Tuple[str, ...], List[float]] = {}
     try:
         for row in parse_json(path.read_text(encoding="utf-8")):
-            key = tuple(str(row.get(name)) for name in ("fold", "system", "test_set", "token_bonus"))
+            key = tuple(str(row.get(name)) for name in ("experiment", "fold", "system", "test_set", "token_bonus"))
             rates.setdefault(key, []).append(float(row["wer"]))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
