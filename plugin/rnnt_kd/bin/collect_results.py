@@ -1,8 +1,8 @@
 """Put the figures of experiments, finished or partly, into files that can be committed.
 
 Reads results.json and pooled.json of each EXP_DIR/<experiment> (stage 7 writes them, of whatever is decoded by then).
-There, each row says its experiment. One of the same experiment, fold, system, seed, test set and token bonus (POOLED: of
-the same experiment, corpus, test set and system) is replaced, the others stay, new ones are added behind.
+There, each row says its experiment. One of the same experiment, fold, system, seed, test set and token bonus (in
+POOLED: experiment, corpus, test set and system) is replaced, the others stay, new ones are added behind.
 """
 
 import json
