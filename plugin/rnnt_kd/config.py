@@ -213,6 +213,9 @@ class KdConfig:
     missing: Literal["error", "skip"] = (
         "error"  # utterances that the cache does not have; skip: trained without this term
     )
+    in_place: Flag = (
+        False  # of a family (sparsity.nested): sparser members learn from the densest, which has no teacher
+    )
 
     @model_validator(mode="after")
     def _can_be(self):
@@ -230,9 +233,16 @@ class KdConfig:
             raise UserError("kd.features", problem, "kd.align strict")
         if self.scale == self.label_scale == self.features == 0.0:
             raise UserError("kd", "scale, label_scale and features are 0", "one of them above 0", "or kd: null")
-        if self.label_scale != 1.0 and self.missing == "skip":
-            problem = f"{self.label_scale:g} with kd.missing skip: an utterance without a teacher has its labels alone"
-            raise UserError("kd.label_scale", problem, "1, or kd.missing error")
+        if self.in_place and ((self.ranges, self.hears) != ("student", "same-view") or self.features > 0 or self.shift):
+            problem = (
+                f"with kd.ranges {self.ranges}, hears {self.hears}, features {self.features:g}, shift {self.shift}"
+            )
+            expected = "ranges student, hears same-view, and neither of the others: members of one model hear one batch"
+            raise UserError("kd.in_place", problem, expected)
+        if self.label_scale != 1.0 and (self.missing == "skip" or self.in_place):
+            problem = f"{self.label_scale:g} with kd.{'in_place' if self.in_place else 'missing skip'}"
+            expected = "1: what has no teacher, an utterance or the densest member, has its labels alone"
+            raise UserError("kd.label_scale", problem, expected)
         if self.hears == "same-view" and self.ranges == "teacher":
             problem = "same-view, and with kd.ranges teacher there are cached posteriors, of clean features"
             raise UserError("kd.hears", problem, "kd.ranges student", "set kd.ranges to student")

@@ -1,25 +1,33 @@
 """A family of sparsities out of one training: whole systems, of which each decodes and is exported as any other."""
 
+import copy
+import dataclasses
 import json
 
 import pytest
 import torch
+from objective_cases import make_batch, make_model, objective
 from safetensors.torch import load_file
 from training_cases import metrics, system_json, train_with_stops
 
 from rnnt_kd.bin import decode, export
+from rnnt_kd.config import KdConfig
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity.rounding import rounded
+from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.systems.store import load_system
 
 UNITS = dict(target=0.6, nested=[0.3], structure="heads+ffn+channels", scope="global")
 WEIGHTS = dict(target=0.9, nested=[0.8, 0.5])
+IN_PLACE = dict(hears="same-view", in_place=True)
 
 
-@pytest.fixture(scope="module", params=[WEIGHTS, UNITS], ids=["weights", "units"])
+@pytest.fixture(scope="module", params=["weights", "units", "in place"])
 def family(request, tone_corpus, teacher_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("family") / "x"
-    config = tone_corpus.config("sparse_student", sparsity=request.param, with_kd=True, ranges="student")
+    sparsity, kd = {"weights": (WEIGHTS, {}), "units": (UNITS, {}), "in place": (WEIGHTS, IN_PLACE)}[request.param]
+    config = tone_corpus.config("sparse_student", sparsity=sparsity, with_kd=True, ranges="student", **kd)
+    config.training.log_every_steps = 1
     tone_corpus.train(config, folder, teacher_dir=teacher_dir)
     return config, folder
 
@@ -82,6 +90,56 @@ def test_stopped_on_the_ramp_and_after_it_it_ends_with_the_same_bits(family, ton
     for ours, right in zip(members(config, tmp_path / "x").values(), members(config, whole).values()):
         for name in ("model.safetensors", "config.yaml"):
             assert (ours / name).read_bytes() == (right / name).read_bytes(), (right, name)
+
+
+def test_in_place_a_sparser_member_learns_from_the_densest_as_from_a_teacher_that_is_a_copy_of_it():
+    """The same losses and gradients as with a second model of the densest member's weights, run online."""
+    online = KdConfig(ranges="student", hears="same-view")
+    model, batch, found = make_model(1), make_batch(), {}
+    sparsifier = Sparsifier(model, 0.8, 0, 1, 1, nested=[0.3], include=[r"(encoder|joiner)\..*\.weight"])
+    sparsifier.step(1)
+    densest = copy.deepcopy(model).eval().requires_grad_(False)
+    ours = objective(model, kd=dataclasses.replace(online, in_place=True)).train()
+    view = ours.in_place(*batch[:3])
+    assert model.training
+    with sparsifier.shown(0):
+        assert not torch.equal(model.joiner.output_linear.weight, densest.joiner.output_linear.weight)
+        for name, terms in (
+            ("in place", ours(*batch, densest=view)),
+            ("copy", objective(model, kd=online, teacher=densest).train()(*batch)),
+            ("no teacher", ours(*batch)),
+        ):
+            model.zero_grad()
+            (terms["pruned"] + terms["kd"]).backward()
+            gradients = [weight.grad.clone() for weight in model.parameters() if weight.grad is not None]
+            found[name] = [*terms.values(), *gradients]
+            assert (terms["kd"] > 1e-3) == (name != "no teacher")
+    assert len(found["in place"]) == len(found["copy"]) and all(map(torch.equal, found["in place"], found["copy"]))
+
+
+def test_in_place_each_member_but_the_densest_has_a_teacher(family):
+    config, folder = family
+    has_teacher = [line["kd_loss"] > 0 for line in metrics(folder, "train")]
+    turns = 1 + len(config.sparsity.nested)
+    assert len(has_teacher) > 2 * turns
+    wanted = [not config.kd.in_place or step % turns != 1 for step in range(len(has_teacher))]
+    assert has_teacher == wanted
+
+
+@pytest.mark.parametrize("kd, message", [
+    (dict(), "with kd.ranges teacher, hears student"),
+    (dict(ranges="student", hears="same-view", features=1.0), "features 1"),
+    (dict(ranges="student", hears="same-view", shift=1), "shift 1"),
+    (dict(ranges="student", hears="same-view", label_scale=0.5), "kd.label_scale: 0.5 with kd.in_place"),
+])  # fmt: skip
+def test_a_family_cannot_learn_in_place_from_what_is_not_there(kd, message):
+    with pytest.raises(ValueError, match=message):
+        KdConfig(in_place=True, **kd)
+
+
+def test_a_system_that_is_no_family_cannot_learn_in_place(tone_corpus):
+    with pytest.raises(UserError, match="kd.in_place: without sparsity.nested"):
+        tone_corpus.config("sparse_student", sparsity=0.5, with_kd=True, ranges="student", **IN_PLACE)
 
 
 def test_rounded_weights_are_on_the_grid_of_each_member(tone_corpus, teacher_dir, tmp_path):

@@ -135,15 +135,18 @@ class Sparsifier:
         """Of the densest member: those of the model."""
         return self._members[0]
 
+    def turn(self, step: int) -> int:
+        """Whose turn update number ``step`` is: the sparsest member's, the densest's (0), then those between."""
+        last = len(self.sparsities) - 1
+        return [last, 0, *range(1, last)][step % (last + 1)] if last else 0
+
     @contextlib.contextmanager
     def shown(self, step: int) -> Iterator[None]:
-        """For forward and backward pass of update number ``step``: the model is one of its members, in turns.
+        """For forward and backward pass of update number ``step``: the model is the member whose turn it is.
 
-        The sparsest is first, then the densest, then those between.  What that member does not keep and the densest
-        does gets no gradient.
+        What that member does not keep and the densest does gets no gradient.
         """
-        last = len(self.sparsities) - 1
-        number = [last, 0, *range(1, last)][step % (last + 1)] if last else 0
+        number = self.turn(step)
         if number == 0:
             yield
             return

@@ -56,6 +56,8 @@ def compose(
     if role == "streaming_student" and not config.model.encoder.startswith("streaming_"):
         problem = f"{config.model.encoder} for a streaming student"
         raise UserError("model.encoder", problem, "one that streams", "for example streaming_conformer")
+    if config.kd is not None and config.kd.in_place and not (config.sparsity and config.sparsity.nested):
+        raise UserError("kd.in_place", "without sparsity.nested", "a family: lower sparsities in sparsity.nested")
     return config
 
 

@@ -184,8 +184,12 @@ class Training:
             group["lr"] = self._learning_rate(step)
         torch.manual_seed(draw_seed(self.config.seed, "dropout", step, self.ranks.rank))
         scales = loss_scales(state.position(step), training, self.config.kd)
+        inputs = self.fabric.to_device(batch.inputs)
+        if self.config.kd is not None and self.config.kd.in_place and self.sparsifier and self.sparsifier.turn(step):
+            with self.fabric.autocast():
+                inputs["densest"] = self.objective.in_place(**inputs)
         with self.sparsifier.shown(step) if self.sparsifier is not None else contextlib.nullcontext():
-            weighted, terms = self.wrapped(scales, **self.fabric.to_device(batch.inputs))
+            weighted, terms = self.wrapped(scales, **inputs)
             loss, divisor, whole_loss = self.ranks.shared_loss(weighted, terms["frames"])
             self.fabric.backward(loss)
         if self.sparsifier is not None:

@@ -9,7 +9,8 @@
 2. The student's joiner on these nodes gives the pruned transducer loss.
 3. The teacher's posteriors on the *same* nodes, of what ``kd.hears`` says, give the distillation term:
    from its joiner, run here without gradient, or from the cache.  With ``kd.shift`` the teacher's
-   lattice is moved that many frames later.
+   lattice is moved that many frames later.  With ``kd.in_place`` the teacher is the densest member of a family, while
+   the model is a sparser one.
 4. With ``kd.features`` the layers of the student's encoder imitate those of the online teacher's,
    which hears the same batch: ``losses/features.py``.
 5. With ``training.consistency`` the second half of a batch is another view of the first, on the same nodes.  Each is
@@ -23,7 +24,7 @@ B batch, T encoder frames, S symbols, C vocabulary with blank.
 """
 
 from types import ModuleType
-from typing import Dict, List, Optional, Union
+from typing import Any, Dict, List, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +85,7 @@ class Objective(nn.Module):
       training: scales and lattice options.
       backend:  a lattice backend module (``rnnt_kd.lattice.get_backend``).
       kd:       distillation options, or None.
-      teacher:  in eval mode, for ``kd.ranges`` "student"; kept out of ``parameters()``.
+      teacher:  in eval mode, for ``kd.ranges`` "student" but for ``kd.in_place``; kept out of ``parameters()``.
     """
 
     def __init__(
@@ -96,7 +97,8 @@ class Objective(nn.Module):
         teacher: Union[None, Teacher, Transducer] = None,
     ):
         super().__init__()
-        assert (teacher is not None) == (kd is not None and kd.ranges == "student"), "online, and only then"
+        is_online = kd is not None and kd.ranges == "student" and not kd.in_place
+        assert (teacher is not None) == is_online, "online, and only then"
         self.model, self.training_config, self.kd, self.backend = model, training, kd, backend
         self.student = OurTransducer(model)
         self.memory = None if training.loss_memory_mb is None else int(training.loss_memory_mb * 1e6)
@@ -110,6 +112,15 @@ class Objective(nn.Module):
         if self.online is not None and kd is not None and kd.features > 0:
             self.layers, self.teacher_layers = paired_layers(model, self.online.model, kd.feature_layers)
 
+    @torch.no_grad()
+    def in_place(self, features: Tensor, feature_lens: Tensor, labels: Tensor, **unused: Any) -> TeacherView:
+        """What the model as it is now says of a batch, without dropout; arguments as those of ``forward``."""
+        self.model.eval()
+        encoder_out, _ = self.student.encode(features, feature_lens)
+        parts = self.student.joiner(encoder_out, self.student.predict(labels))
+        self.model.train()
+        return TeacherView(parts._replace(weight=parts.weight.clone()))  # of what a member may hide, the only part
+
     def forward(
         self,
         features: Tensor,
@@ -119,6 +130,7 @@ class Objective(nn.Module):
         clean_features: Optional[Tensor] = None,
         with_kd: bool = True,
         cached: Optional[CachedTeacher] = None,
+        densest: Optional[TeacherView] = None,
     ) -> Dict[str, Tensor]:
         """Sums over the batch of each term, unscaled, and the number of encoder frames.
 
@@ -130,6 +142,7 @@ class Objective(nn.Module):
           clean_features: what the teacher hears; ``features`` where None.
           with_kd:      False leaves all but the first three terms 0, on the student's ranges (validation).
           cached:       the teacher's ranges and posteriors, for ``kd.ranges`` "teacher".
+          densest:      for ``kd.in_place``, what the densest member says; None: the model is that, and has no teacher.
         Returns:
           ``TERMS`` and "frames": 0-dim float32 tensors.
         """
@@ -142,12 +155,12 @@ class Objective(nn.Module):
                 delay_penalty=config.delay_penalty, backend=self.backend,
             )  # fmt: skip
         frames, T = student.num_frames, student.encoder_out.size(1)
-        teacher, theirs = None, []
+        teacher, theirs = densest, []
         if with_kd and self.online is not None:
             heard = features if clean_features is None else clean_features
             with recorded(self.online.model, self.teacher_layers) as theirs:
                 teacher = self.online.view(heard, feature_lens, labels, frames, T)
-        elif with_kd and self.kd is not None:
+        elif with_kd and self.kd is not None and not self.kd.in_place:
             assert cached is not None, "a batch without its cached teacher"
             teacher = cached.view(frames, T, shift=self.kd.shift, align=self.kd.align, rnnt_type=config.rnnt_type)
         consistency = config.consistency if with_kd else None
