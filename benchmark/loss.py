@@ -3,8 +3,8 @@
 Ours, without a teacher (none), with the teacher's joiner on the same nodes (online) and with its
 scores as they come from a cache (cache); ours_lean: the same without memory for logits; the peers,
 without a teacher, or naive: our loss with whole logits; and the bare matrix products of the output
-layer (matmul; matmul_onednn: by the kernels that ours uses).  From the projected encoder and
-predictor outputs to the gradients of these and of the output layer.
+layer (matmul).  From the projected encoder and predictor outputs to the gradients of these and of
+the output layer.
 
 Each has a process of its own and takes turns with the others.  Lengths are those of FILE, or drawn
 from a distribution fitted on LibriSpeech; ranges follow an alignment drawn at random.
@@ -18,7 +18,7 @@ import torch
 
 from benchmark import options, plot
 from benchmark.loss_inputs import make_inputs
-from benchmark.loss_rows import FLOORS, Row, disagreements, growth_table, results_table, rows_of_group
+from benchmark.loss_rows import FLOOR, Row, disagreements, growth_table, results_table, rows_of_group
 from benchmark.measure import Subject, measure, warm_up
 from benchmark.peers import available_peers, get_peer, ours_peer
 from benchmark.shapes import SMALL_BATCH, Batch
@@ -88,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument("--impl", default="auto", help=f"of ours, some of: {join(['auto', *available_impls()])}")
     target.add_argument("--variants", default=",".join(ours_peer.VARIANTS), help="of ours, and of naive")
     known = f"some of: {join(available_peers())}; '' for none"
-    target.add_argument("--peers", default="ours_lean,k2,k2_indexed,naive,matmul_onednn", help=known)
+    target.add_argument("--peers", default="ours_lean,k2,k2_indexed,naive", help=known)
     target.add_argument("--dtype", choices=list(BYTES), default="float32", help="of all inputs")
     target.add_argument("--plot", type=Path, help="write a picture: .png, .svg or .pdf")
     options.add_measuring(target)
@@ -125,7 +125,7 @@ def _jobs(
     for who in taking_part:
         name, peer = who["subject"], get_peer(who["subject"])
         title = f"{name} {who['impl']}" if name == "ours" else name
-        title += "" if name in FLOORS else f" {who['variant']}"
+        title += "" if name == FLOOR else f" {who['variant']}"
         sizes = [(len(batch), max(T for T, _ in batch), max(S for _, S in batch)) for batch in batches]
         needs = max(peer.estimated_bytes(*size, arguments.prune_range, vocab, arguments.joiner_dim) for size in sizes)
         if free is not None and needs > 0.8 * free:

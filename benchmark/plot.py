@@ -4,7 +4,7 @@ import importlib.util
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Sequence, Tuple
 
-from benchmark.loss_rows import FLOORS, Row, name_of
+from benchmark.loss_rows import FLOOR, Row, name_of
 from rnnt_kd.errors import UserError
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -38,7 +38,7 @@ def plot_results(rows: Sequence[Row], path: Path, title: str) -> None:
     figure, axes = pyplot.subplots(2, 3, figsize=(13, 7.2), sharey="row", constrained_layout=True)
     for name, variant in subjects:
         mine = [row for row in rows if _subject(row) == (name, variant)]
-        is_floor = mine[0]["peer"] in FLOORS  # its memory is there before it starts
+        is_floor = mine[0]["peer"] == FLOOR  # its memory is there before it starts
         teacher = "no teacher" if variant == "none" else f"teacher {variant}"
         label = name if is_floor else f"{name}, {teacher}"
         style = dict(color=colours[name], linestyle=STYLES[variant], marker="o", markersize=4, linewidth=1.5)

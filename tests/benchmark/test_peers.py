@@ -103,29 +103,6 @@ def test_matmul_does_the_three_products_of_the_valid_nodes(small, monkeypatch):
     assert sizes == [((N, 4), (4, 5)), ((N, 5), (5, 4)), ((5, N), (N, 4))]
 
 
-def test_the_other_matmul_does_the_same_products(small, monkeypatch):
-    """Over all blocks: every valid node once, through (J -> C), (C -> J) and into (C, J)."""
-    peer = get_peer("matmul_onednn")
-    monkeypatch.setattr(peer, "MOST_ROWS", 10)
-    sizes = []
-
-    def record(name, true):
-        def recorded(x, y, *more, **keywords):
-            sizes.append((name, tuple(x.shape), tuple(y.shape)))
-            return true(x, y, *more, **keywords)
-
-        monkeypatch.setattr(peer, name, recorded)
-
-    record("linear", peer.linear)
-    record("transposed_product", peer.transposed_product)
-    assert peer.prepare(small, "none")() is None
-    expected = []
-    for rows in (10, 10, 7):
-        expected += [("linear", (rows, 4), (5, 4)), ("linear", (rows, 5), (4, 5))]
-        expected += [("transposed_product", (rows, 5), (rows, 4))]
-    assert sizes == expected
-
-
 def test_every_peer_has_the_whole_interface():
     for name in [*available_peers(), *ALWAYS]:
         peer = get_peer(name)

@@ -1,7 +1,6 @@
 """Node scores in PyTorch alone: a block of nodes at a time, any device, any activation.
 
-On a CPU a block fits the cache, and its three matrix products run in oneDNN
-(``matrix_products.py``); on a GPU this is the version that needs nothing compiled.
+On a CPU a block fits the cache; on a GPU this is the version that needs nothing compiled.
 While there is ``memory``, the backward pass finds what the forward pass made of a block; it
 makes the rest again, the same numbers to the last bit.
 
@@ -16,7 +15,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rnnt_kd.lattice.node_log_probs import exponentials_, rest_, split_gradient
-from rnnt_kd.losses.node_scores.matrix_products import linear, transposed_product
 from rnnt_kd.losses.precision import no_autocast
 
 BLOCK_ELEMENTS = 5 * 2**19  # logits held at once: 10 MB in float32, in the last-level cache of most CPUs
@@ -97,7 +95,6 @@ class _SplitLogits(torch.autograd.Function):
             lm_grad = new_zeros(lm.shape) if needs_lm else None
             weight_grad = new_zeros(weight.shape) if needs_weight else None
             bias_grad = new_zeros(weight.shape[0]) if needs_bias else None
-            weight_columns = block.weight.t().contiguous() if needs_am or needs_lm else None
             blank_grad = blank_grad + label_grad.masked_fill(labels != ctx.blank, 0.0)
             per_node = [largest, labels.unsqueeze(1), total]
             per_node += (x.unsqueeze(1) for x in (blank_grad, label_grad, rest_grad))
@@ -111,12 +108,12 @@ class _SplitLogits(torch.autograd.Function):
                 grad = torch.empty_like(found)
                 split_gradient(found, columns, ctx.blank, sums, grads, out=grad)
                 if weight_grad is not None:
-                    transposed_product(grad, hidden, add_to=weight_grad)
+                    weight_grad.addmm_(grad.t(), hidden)
                 if bias_grad is not None:
                     bias_grad += grad.sum(dim=0)
-                if weight_columns is None:
+                if am_grad is None and lm_grad is None:
                     continue
-                hidden_grad = linear(grad, weight_columns, None)
+                hidden_grad = grad @ block.weight
                 if ctx.activation is torch.tanh:
                     inputs_grad = torch.ops.aten.tanh_backward(hidden_grad, hidden)
                 else:
@@ -153,7 +150,7 @@ class _Blocks:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(R, C), fresh memory."""
-        return linear(hidden, self.weight, self.bias)
+        return torch.nn.functional.linear(hidden, self.weight, self.bias)
 
 
 def _rows_a_block(C: int, device: torch.device) -> int:
