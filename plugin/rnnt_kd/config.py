@@ -241,8 +241,8 @@ class KdConfig:
             raise UserError("kd.in_place", problem, expected)
         if self.label_scale != 1.0 and (self.missing == "skip" or self.in_place):
             problem = f"{self.label_scale:g} with kd.{'in_place' if self.in_place else 'missing skip'}"
-            expected = "1: what has no teacher, an utterance or the densest member, has its labels alone"
-            raise UserError("kd.label_scale", problem, expected)
+            problem += ": what has no teacher, an utterance or the densest member, has its labels alone"
+            raise UserError("kd.label_scale", problem, "1, or kd.missing error and no kd.in_place")
         if self.hears == "same-view" and self.ranges == "teacher":
             problem = "same-view, and with kd.ranges teacher there are cached posteriors, of clean features"
             raise UserError("kd.hears", problem, "kd.ranges student", "set kd.ranges to student")

@@ -70,6 +70,15 @@ class Trial:
         return started
 
 
+def printed(trial, capsys, *arguments):
+    """The lines of ``--print-jobs``, for a queue."""
+    capsys.readouterr()
+    words = [word for word in trial.arguments("--print-jobs", *arguments)]
+    del words[words.index("--steps") : words.index("--steps") + 2]
+    command.main.__wrapped__(words)
+    return capsys.readouterr().out.splitlines()
+
+
 @pytest.fixture(scope="session")
 def untrained(tone_corpus, teacher_dir, tmp_path_factory):  # noqa: F811
     """What stages 0 to 3 leave, but for the second teacher."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from command_cases import edit_record, record_again
-from experiments.conftest import Trial
+from experiments.conftest import Trial, printed
 
 from rnnt_kd.bin import attach_teacher, decode
 from rnnt_kd.bin import experiment as command
@@ -391,14 +391,6 @@ def test_a_one_off_change_runs_again_what_depends_on_it(trial):
     assert read_system_config(trial.dir / "hot" / "seed1" / "config.yaml").kd.scale == 2.0
     assert "did you mean 'scale'" in refused(trial, "--set", "hot.kd.scal=2")
     assert "kd.scale" in refused(trial, "--set", "hot.kd.scale=-1")
-
-
-def printed(trial, capsys, *arguments):
-    capsys.readouterr()
-    words = [word for word in trial.arguments("--print-jobs", *arguments)]
-    del words[words.index("--steps") : words.index("--steps") + 2]
-    command.main.__wrapped__(words)
-    return capsys.readouterr().out.splitlines()
 
 
 def test_printing_needs_nothing_but_the_file_and_each_line_is_whole(trial, tmp_path, capsys):

@@ -183,7 +183,7 @@ class Run:
     def decode(self) -> List[str]:
         wanted, tunings = [], []
         for part in self.parts:
-            for job in [job for job in part.plan.jobs() if self._is_trained(part, job)]:
+            for job in [job for job in part.plan.made() if self._is_trained(part, job)]:
                 wanted += [(part, job, *decoding) for decoding in part.decodings()]
                 if OWN_BONUS in part.plan.ways and part.progress.why_not_tuned(job):
                     name, words = part.name(job, "token bonus"), part.plan.tune_command(job)
@@ -212,7 +212,7 @@ class Run:
         if self.args.print_jobs:
             return self._print_step("score")
         for part in self.parts:
-            for job in part.plan.jobs():
+            for job in part.plan.made():
                 for test_set, way in itertools.product(part.plan.places.test_sets, part.plan.ways):
                     if _is_decoded(part, job, test_set, way):
                         self._score(part, job, test_set, way)
@@ -288,11 +288,14 @@ class Run:
             if cache is not None and progress.why_no_cache(job):
                 self._must(f"cache {cache.folder.name}", plan.cache_command(cache), part.log("job", job, "cache"))
             self._must(part.name(job), plan.train_command(job), part.log("job", job, "train"))
-        for test_set, way in part.decodings():
-            words, log = plan.decode_command(job, test_set, way), part.log("job", job, f"decode.{test_set}.{way}")
-            self._must(part.name(job, f"{test_set}, {way}"), words, log)
-        if OWN_BONUS in plan.ways:
-            self._must(part.name(job, "token bonus"), plan.tune_command(job), part.log("job", job, "token_bonus"))
+        for system in plan.made_by(job):
+            for test_set, way in part.decodings():
+                words = plan.decode_command(system, test_set, way)
+                log = part.log("job", system, f"decode.{test_set}.{way}")
+                self._must(part.name(system, f"{test_set}, {way}"), words, log)
+            if OWN_BONUS in plan.ways:
+                words, log = plan.tune_command(system), part.log("job", system, "token_bonus")
+                self._must(part.name(system, "token bonus"), words, log)
 
     def _say_what_can_be_written(self, part: Part, name: str, folder: Optional[Path]) -> None:
         """One line, before hours of training: text in another case than that of the training set is 100 % wrong."""

@@ -57,7 +57,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     given = dict(given_cuts=args.train_cuts, overrides=tuple(args.overrides))
     places = Places(args.config, args.exp_dir, args.dev_set, {}, **given)
     plan = Plan(args.experiment, places)
-    jobs = plan.jobs_of(choices.check(args.system, list(plan.systems), "--system"))
+    jobs = plan.jobs_of(choices.check(args.system, list(plan.experiment.systems), "--system"))
     seed = jobs[0][1] if args.seed is None else args.seed
     job = args.system, int(choices.check(str(seed), [str(seed) for _, seed in jobs], f"--seed of {args.system}"))
     cache = plan.cache_to_make(job)

@@ -65,6 +65,7 @@ class System:
       experiment: whose folder it lies in.
       teacher:    name of its teacher; None for a teacher, and where the file has none.
       others:     of further teachers, whose posteriors are in the mean.
+      family:     of a sparser member of a family: the system whose training makes it.
     """
 
     name: str
@@ -75,6 +76,7 @@ class System:
     teacher: Optional[str] = None
     others: Tuple[str, ...] = ()
     baseline: Optional[str] = None
+    family: Optional[str] = None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.definition import TEACHER, Experiment, System, read_experiment
 from rnnt_kd.experiments.pseudo_labels import Sources
 from rnnt_kd.record import json_digest
+from rnnt_kd.systems import store
 from rnnt_kd.systems.compose import compose
 from rnnt_kd.systems.experiment_folder import GREEDY
 from rnnt_kd.text.normalization import FORMS
@@ -111,9 +112,11 @@ class Plan:
         self._clean = {places.dev_set: places.dev_dir, **places.test_sets}
         self.places = places = _with_far_sets(places) if self.recipe.features.far_sets else places
         self.dir = folder or places.exp_dir / self.experiment.name
-        self.systems = self.experiment.systems
         _refuse_old_layout(places.exp_dir)
-        self._configs = {name: self._composed(system) for name, system in self.systems.items()}
+        self.systems: Dict[str, System] = {}
+        self._configs: Dict[str, SystemConfig] = {}
+        for system in self.experiment.systems.values():
+            self._add(system)
         for job in self.first_jobs():
             self.cache(job)
         needs_audio = [key for key in ("far_copies", "far_sets") if getattr(self.recipe.features, key)]
@@ -139,9 +142,22 @@ class Plan:
         return list(dict.fromkeys([self.search, GREEDY, *tuned]))
 
     def jobs(self) -> Iterator[Job]:
-        """Every system and seed of the file, teachers first, else in the file's order."""
-        for name in sorted(self.systems, key=lambda name: self.systems[name].role != TEACHER):
+        """Every training, system and seed of the file, teachers first, else in the file's order."""
+        systems = self.experiment.systems
+        for name in sorted(systems, key=lambda name: systems[name].role != TEACHER):
             yield from self.jobs_of(name)
+
+    def made_by(self, job: Job) -> List[Job]:
+        """The systems that a training makes: of a family, its members, the densest first."""
+        return [(name, job[1]) for name, one in self.systems.items() if job[0] in (name, one.family)]
+
+    def made(self) -> Iterator[Job]:
+        """Every system and seed that there will be."""
+        return (system for job in self.jobs() for system in self.made_by(job))
+
+    def training_of(self, job: Job) -> Job:
+        """Which training makes it: of a sparser member of a family, that of the family."""
+        return self.systems[job[0]].family or job[0], job[1]
 
     def jobs_of(self, name: str) -> List[Job]:
         return [(name, seed) for seed in self.systems[name].seeds]
@@ -151,7 +167,10 @@ class Plan:
         return [self.jobs_of(name)[0] for name in self.systems]
 
     def system_dir(self, job: Job) -> Path:
-        return self.places.exp_dir / self.systems[job[0]].experiment / job[0] / f"seed{job[1]}"
+        name, seed = self.training_of(job)
+        folder, sparsity = self.places.exp_dir / self.systems[name].experiment / name, self._configs[job[0]].sparsity
+        own = folder / f"seed{seed}"
+        return own if name == job[0] or sparsity is None else store.member_dir(own, sparsity.target)
 
     def decode_dir(self, job: Job, test_set: str, way: str = "") -> Path:
         """``way``: one of ``ways``; "": the first."""
@@ -370,11 +389,22 @@ class Plan:
         if UNLABELLED in (self.places.dev_set, *self.places.test_sets):
             raise UserError(where, f"a set has the name {UNLABELLED}", "another name", "rename the folder")
 
+    def _add(self, system: System) -> None:
+        """A system of the file; of a family, its sparser members as well, which are decoded and shown as any other."""
+        config = self._composed(system)
+        self.systems[system.name], self._configs[system.name] = system, config
+        for member in store.members(config)[1:]:
+            if member.name in self.experiment.systems:
+                problem = f"names one as the member of {system.name} with that sparsity"
+                raise UserError(f"{self.experiment.path}: system {member.name}", problem, "another name")
+            self.systems[member.name] = dataclasses.replace(system, name=member.name, family=system.name)
+            self._configs[member.name] = member
+
     def _composed(self, system: System) -> SystemConfig:
         try:
             values = system.values
             if system.role == "sparse_student" and system.teacher is not None:  # it starts from its teacher's weights
-                teacher = self.systems[system.teacher].values
+                teacher = self.experiment.systems[system.teacher].values
                 values = {**values, "model": merged(teacher.get("model", {}), values.get("model", {}))}
             config = compose(self.recipe, name=system.name, role=system.role, seed=system.seeds[0], values=values)
             setup.check_names(config)

@@ -4,6 +4,7 @@ What a system *is* counts: definition, preset, data, BPE model, teacher.  Where 
 on a GPU is finished for a table made on a CPU, and one that was trained by hand is, too, if it is the same.
 """
 
+import itertools
 from pathlib import Path
 from typing import Dict, Optional, Tuple
 
@@ -36,6 +37,7 @@ class Progress:
 
     def why_not_trained(self, job: Job) -> str:
         """ "" for a finished system, else what is missing, for people."""
+        job = self.plan.training_of(job)
         folder = self.plan.system_dir(job)
         if not (folder / system_dir.RECORD).exists():
             return "not trained"
@@ -107,12 +109,13 @@ class Progress:
         return f"its token bonus is not chosen: {why}" if why else ""
 
     def why_not_finished(self, job: Job) -> str:
-        """ "" where trained and decoded on all test sets, in all ways."""
-        each = ((name, way) for name in self.places.test_sets for way in self.plan.ways)
-        return self.why_not_trained(job) or next((why for one in each if (why := self.why_not_decoded(job, *one))), "")
+        """ "" where trained, and all that the training makes is decoded on all test sets, in all ways."""
+        each = itertools.product(self.plan.made_by(job), self.places.test_sets, self.plan.ways)
+        return self.why_not_trained(job) or next((why for one in each if (why := self.why_not_decoded(*one))), "")
 
     def refuse_foreign(self, job: Job) -> None:
         """Raises UserError where the folder holds a finished system of another corpus, BPE model or teacher."""
+        job = self.plan.training_of(job)
         folder = self.plan.system_dir(job)
         if not (folder / store.SYSTEM).exists():
             return

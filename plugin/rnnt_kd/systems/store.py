@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Mapping, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Tuple
 
 import safetensors
 import safetensors.torch
@@ -126,13 +126,24 @@ def build_model(config: SystemConfig) -> Transducer:
     return build_transducer(**vars(config.model), vocab_size=config.vocab_size, blank_id=config.blank_id)
 
 
+def members(config: SystemConfig) -> List[SystemConfig]:
+    """Each member of a family as a system of its own, the densest first; of any other system, itself alone."""
+    if config.sparsity is None or not config.sparsity.nested:
+        return [config]
+    targets = sorted([*config.sparsity.nested, config.sparsity.target])
+    names = [config.name, *(f"{config.name}-{target:g}" for target in targets[1:])]
+    zeros = [replace(config.sparsity, target=target, nested=[]) for target in targets]
+    return [replace(config, name=name, sparsity=sparsity) for name, sparsity in zip(names, zeros)]
+
+
+def member_dir(system_dir: Path, sparsity: float) -> Path:
+    """Where a family has a sparser member."""
+    return system_dir / "members" / f"{sparsity:g}"
+
+
 def as_cut(config: SystemConfig, tensors: Mapping[str, Tensor], member: int = 0) -> SystemConfig:
-    """``config`` with the widths that ``tensors``, its weights, have once units are cut out, of a family as that of a
-    member alone, the densest first; else as it is."""
-    if config.sparsity is not None and config.sparsity.nested:
-        target = sorted([*config.sparsity.nested, config.sparsity.target])[member]
-        name = f"{config.name}-{target:g}" if member else config.name
-        config = replace(config, name=name, sparsity=replace(config.sparsity, target=target, nested=[]))
+    """``members(config)[member]`` with the widths that ``tensors``, its weights, have once units are cut out."""
+    config = members(config)[member]
     kinds, model = unit_kinds(config.sparsity.structure) if config.sparsity is not None else (), config.model
     if set(kinds) - {"joiner", "predictor"}:
         encoder: Any = build_model(config).encoder

@@ -419,12 +419,12 @@ class Training:
 
     def _write_system(self, best: List[EpochResult], means: Dict[str, float]) -> None:
         """Sparser members of a family are systems in a folder of their own; the densest is this one."""
-        for member, sparsity in enumerate(self.sparsifier.sparsities if self.sparsifier is not None else [0.0]):
-            if member:
-                folder = self.dir / "members" / f"{sparsity:g}"
-                folder.mkdir(parents=True, exist_ok=True)
-                store.write_system(folder, self._write_weights(folder, member))
-        values = self._write_weights(self.dir)
+        members = self.sparsifier.sparsities[1:] if self.sparsifier is not None else []
+        folders = [self.dir, *(store.member_dir(self.dir, sparsity) for sparsity in members)]
+        described = []
+        for member, folder in enumerate(folders):
+            folder.mkdir(parents=True, exist_ok=True)
+            described.append(self._write_weights(folder, member))
         self.state.train_seconds += time.monotonic() - self.clock
         epochs = ", ".join(str(epoch) for epoch in sorted(result.epoch for result in best))
         what = "epochs" if self.moving_average is None else "the weights of all steps to epoch"
@@ -432,7 +432,7 @@ class Training:
             f"{self.config.name}: averaged {what} {epochs}, dev loss {means['pruned_loss']:.4f},"
             f" {self.dir / store.FINAL}"
         )
-        values.update(
+        trained = dict(
             train_seconds=round(self.state.train_seconds, 1),
             steps=self.state.step,
             epochs=self.state.epoch,
@@ -441,7 +441,8 @@ class Training:
             averaged_epochs=sorted(result.epoch for result in best),
             nonfinite_batches=self.state.nonfinite_batches,
         )
-        store.write_system(self.dir, values)
+        for folder, about in reversed(list(zip(folders, described))):  # the one that says it is finished, last
+            store.write_system(folder, {**about, **trained})
 
     def _write_weights(self, folder: Path, member: int = 0) -> Dict[str, Any]:
         """Weights and configuration of a member; returns what ``describe`` says."""

@@ -1,0 +1,83 @@
+"""A family in an experiment: one training, whose members are decoded, scored, exported and shown as systems."""
+
+import json
+import shutil
+
+import pytest
+from experiments.conftest import Trial, printed
+
+from rnnt_kd.bin import train
+from rnnt_kd.errors import UserError
+from rnnt_kd.systems.store import read_system
+
+SYSTEMS = """
+systems:
+  teacher: {role: teacher}
+  family: {role: sparse_student, sparsity: {target: 0.8, nested: [0.5, 0.65]}, baseline: plain}
+  plain: {role: sparse_student, sparsity: 0.5}
+"""
+MEMBERS = ["family", "family-0.65", "family-0.8"]
+
+
+@pytest.fixture(scope="module")
+def made(untrained, tmp_path_factory):
+    shutil.copytree(untrained.file.parent, folder := tmp_path_factory.mktemp("family") / "copy", symlinks=True)
+    trial = Trial(folder, untrained.corpus)
+    trial.file.write_text(SYSTEMS)
+    return trial, trial.run()
+
+
+def read(trial, name):
+    return json.loads((trial.dir / name).read_text())
+
+
+def test_it_is_trained_once_and_each_member_is_decoded_scored_and_exported(made):
+    trial, started = made
+    assert [line for line in started if line.startswith("train ")] == ["train family/1", "train plain/1"]
+    assert [line for line in started if line.startswith("decode family")] == [
+        f"decode {name}/1 dev, {search}" for name in MEMBERS for search in ("modified_beam_search", "greedy_search")
+    ]
+    results = {item["system"]: item for item in read(trial, "results.json")}
+    assert list(results) == ["teacher", *MEMBERS, "plain"]
+    assert [results[name]["sparsity"] for name in MEMBERS] == [0.5, 0.65, 0.8]
+    rows = {item["system"]: item for item in read(trial, "summary.json")}
+    assert {rows[name]["baseline"] for name in MEMBERS} == {"plain"}
+    sizes = [rows[name]["nonzero_params"] for name in MEMBERS]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 3
+    assert len({rows[name]["train_seconds"] for name in MEMBERS}) == 1
+    listed = {item["name"]: item["folders"]["1"] for item in read(trial, "experiment.json")["systems"]}
+    for name, folder in zip(MEMBERS, ("seed1", "seed1/members/0.65", "seed1/members/0.8")):
+        assert listed[name].endswith(f"family/{folder}") and read_system(trial.dir / "family" / folder).name == name
+
+
+def test_what_is_there_is_not_made_again_and_a_members_lost_decoding_is(made):
+    trial, _ = made
+    assert trial.run("--steps", "train decode") == []
+    shutil.rmtree(trial.dir / "family" / "seed1" / "members" / "0.8" / "decode_dev_greedy_search")
+    assert trial.run("--steps", "train decode") == ["decode family-0.8/1 dev, greedy_search"]
+
+
+def test_a_queue_has_one_job_for_all_members(made, tmp_path, capsys):
+    trial = Trial(shutil.copytree(made[0].file.parent, tmp_path / "copy", symlinks=True), made[0].corpus)
+    shutil.rmtree(trial.dir / "family")
+    (line,) = printed(trial, capsys)
+    assert "--job family/1 " in line
+    started = trial.run("--job", "family/1")
+    assert started[0] == "train family/1" and [one.split()[1] for one in started[1::2]] == [f"{n}/1" for n in MEMBERS]
+    assert printed(trial, capsys) == []
+    with pytest.raises(UserError, match="family-0.8/1"):
+        trial.run("--job", "family-0.8/1")
+
+
+def test_a_member_is_not_trained_by_itself(made):
+    trial, _ = made
+    words = ["--config", trial.corpus.preset, "--experiment", trial.file, "--exp-dir", trial.exp, "--dev-set", "dev"]
+    with pytest.raises(UserError, match="--system.*family-0.8"):
+        train.main.__wrapped__([*map(str, words), "--system", "family-0.8"])
+
+
+def test_a_system_with_the_name_of_a_member_is_refused(made, tmp_path):
+    trial = Trial(shutil.copytree(made[0].file.parent, tmp_path / "copy", symlinks=True), made[0].corpus)
+    trial.file.write_text(SYSTEMS + "  family-0.8: {base: plain}\n")
+    with pytest.raises(UserError, match="system family-0.8: names one as the member of family"):
+        trial.run()
