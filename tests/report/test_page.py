@@ -216,8 +216,10 @@ def test_long_test_sets_keep_the_largest_differences(tmp_path, monkeypatch):
 def test_ways_to_distil_are_distinguished():
     changed = [{"scale": 2.0}, {"temperature": 4.0}, {"ranges": "student"}, {"variant": "full"}, {"shift": 2}]
     changed += [{"hears": "original"}, {"hears": "same-view"}, {"hears": "same-view", "features": 1.0}]
+    changed.append({"hears": "same-view", "ranges": "student", "in_place": True})
     ways = [None, *({**KD, **change} for change in [{}, {"weighting": "uniform"}, *changed])]
-    assert len({way_of(way) for way in ways}) == 11
+    assert len({way_of(way) for way in ways}) == 12
+    assert way_of(ways[-1]) == f"{KD['weighting']}, in place"
 
 
 def test_two_test_sets_stand_side_by_side(tmp_path):

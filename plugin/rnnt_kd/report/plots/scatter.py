@@ -163,10 +163,11 @@ def way_of(kd: Optional[Mapping[str, Any]]) -> str:
     words = [str(kd.get("weighting") or kd.get("variant") or "distilled")]
     if kd.get("variant") not in (None, "collapsed"):
         words.insert(0, str(kd["variant"]))
-    if kd.get("ranges") == "student":
-        words.append("online")
-    if kd.get("hears") not in (None, "student"):
-        words.append(f"hears {kd['hears']}")
+    is_online, hears = kd.get("ranges") == "student", kd.get("hears")
+    if kd.get("in_place"):
+        words.append("in place")  # which is online, of the same view
+    else:
+        words += ["online"] * is_online + [f"hears {hears}"] * (hears not in (None, "student"))
     for key, usual in (("scale", 1), ("temperature", 1), ("shift", 0), ("features", 0)):
         if kd.get(key) not in (None, usual):
             words.append(f"{key} {kd[key]:g}")
