@@ -281,7 +281,7 @@ class SparsityConfig:
         if self.begin_fraction > self.end_fraction:
             problem = f"{self.begin_fraction} > {self.end_fraction} (end_fraction)"
             raise UserError("sparsity.begin_fraction", problem, "begin_fraction <= end_fraction")
-        check_structure(self.structure, final_sparsity=self.target)
+        check_structure(self.structure, final_sparsity=self.target, nested=self.nested if self.target else [])
         return self
 
 

@@ -161,17 +161,20 @@ def read_record(path: Path) -> Dict[str, Any]:
     return values if all(isinstance(digest, str) for digest in digests) else {}
 
 
-def verify(path: Path, name: str, next_step: str, output: str = "", digest: str = "") -> None:
+def verify(
+    path: Path, name: str, next_step: str, output: str = "", digest: str = "", folder: Optional[Path] = None
+) -> None:
     """Hold a file against the record of the work ``name`` in its folder, where there is one.
 
     Args:
       output: the file's name in the record, if another.
       digest: of the file, if known.
+      folder: where the record is, if elsewhere; then ``output`` is the path from there.
     Raises:
       UserError: it is not what was written, or the record is damaged.  Files from elsewhere have no record.
     """
     path = Path(path)
-    where = record_path(path.parent, name)
+    where = record_path(folder or path.parent, name)
     record = read_record(where)
     on_purpose = f"{next_step}; or remove {where} to use what is there as it is"
     if not record and where.exists():

@@ -2,12 +2,17 @@
 
 import json
 import shutil
+from argparse import Namespace
 
 import pytest
 from experiments.conftest import Trial, printed
 
 from rnnt_kd.bin import train
+from rnnt_kd.bin.experiment_steps import Part, Run
 from rnnt_kd.errors import UserError
+from rnnt_kd.experiments.plan import Places, Plan
+from rnnt_kd.experiments.progress import Progress
+from rnnt_kd.record import record_path
 from rnnt_kd.systems.store import read_system
 
 SYSTEMS = """
@@ -67,6 +72,40 @@ def test_a_queue_has_one_job_for_all_members(made, tmp_path, capsys):
     assert printed(trial, capsys) == []
     with pytest.raises(UserError, match="family-0.8/1"):
         trial.run("--job", "family-0.8/1")
+
+
+def test_a_member_is_compared_with_the_member_of_its_sparsity(tmp_path, made):
+    nested = "{base: family, kd: {}, baseline: family"
+    text = f"""{SYSTEMS.replace(", baseline: plain", "")}
+  family_kd: {nested}}}
+  other: {nested}, sparsity: {{target: 0.7, nested: [0.5]}}}}
+  alone: {{base: plain, baseline: family}}
+"""
+    (tmp_path / "trial.yaml").write_text(text)
+    plan = Plan(tmp_path / "trial.yaml", Places(made[0].corpus.preset, tmp_path / "exp", "dev", {}))
+    assert {name: plan.systems[name].baseline for name in list(plan.systems)[4:]} == {
+        "plain": None,
+        "family_kd": "family", "family_kd-0.65": "family-0.65", "family_kd-0.8": "family-0.8",
+        "other": "family", "other-0.7": None, "alone": "family",
+    }  # fmt: skip
+
+
+def test_an_endpoint_of_a_member_comes_too_late_once_its_family_is_trained(made, tmp_path):
+    path = tmp_path / "trial.yaml"
+    asked = "{system: family-0.8, baseline: plain, sparsity: 0.8, test_set: dev, search: modified_beam_search}"
+    path.write_text(f"folds: 3\nendpoint: {asked}\n{SYSTEMS}")
+    plan = Plan(path, Places(made[0].corpus.preset, tmp_path / "exp", "dev", {"dev": tmp_path}))
+    run = Run([Part(plan, Progress(plan), 1)], Namespace(cmd=None, fold=None), [])
+    found = []
+    for is_trained in (False, True):
+        if is_trained:
+            (folder := plan.system_dir(("family", 1))).mkdir(parents=True)
+            record_path(folder, "training").write_text("{}")
+        run._record_endpoint()
+        record = record_path(plan.dir, "endpoint")
+        found.append("declared.system" in json.loads(record.read_text())["settings"])
+        record.unlink()
+    assert found == [True, False]
 
 
 def test_a_member_is_not_trained_by_itself(made):

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from rnnt_kd.config import KdConfig
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity.rounding import rounded
 from rnnt_kd.sparsity.sparsifier import Sparsifier
-from rnnt_kd.systems.store import load_system
+from rnnt_kd.systems.store import load_system, read_system
 
 UNITS = dict(target=0.6, nested=[0.3], structure="heads+ffn+channels", scope="global")
 WEIGHTS = dict(target=0.9, nested=[0.8, 0.5])
@@ -96,14 +97,17 @@ def test_in_place_a_sparser_member_learns_from_the_densest_as_from_a_teacher_tha
     """The same losses and gradients as with a second model of the densest member's weights, run online."""
     online = KdConfig(ranges="student", hears="same-view")
     model, batch, found = make_model(1), make_batch(), {}
-    sparsifier = Sparsifier(model, 0.8, 0, 1, 1, nested=[0.3], include=[r"(encoder|joiner)\..*\.weight"])
+    torch.nn.init.normal_(model.joiner.output_linear.bias)
+    matched = dict(include=[r"encoder\..*\.weight", r"joiner\..*"], scope="per-layer")
+    sparsifier = Sparsifier(model, 0.8, 0, 1, 1, nested=[0.3], **matched)
     sparsifier.step(1)
     densest = copy.deepcopy(model).eval().requires_grad_(False)
     ours = objective(model, kd=dataclasses.replace(online, in_place=True)).train()
     view = ours.in_place(*batch[:3])
     assert model.training
     with sparsifier.shown(0):
-        assert not torch.equal(model.joiner.output_linear.weight, densest.joiner.output_linear.weight)
+        for name, weight in densest.joiner.output_linear.named_parameters():
+            assert not torch.equal(model.joiner.output_linear.get_parameter(name), weight)
         for name, terms in (
             ("in place", ours(*batch, densest=view)),
             ("copy", objective(model, kd=online, teacher=densest).train()(*batch)),
@@ -142,6 +146,33 @@ def test_a_system_that_is_no_family_cannot_learn_in_place(tone_corpus):
         tone_corpus.config("sparse_student", sparsity=0.5, with_kd=True, ranges="student", **IN_PLACE)
 
 
+@pytest.mark.skipif(torch.__version__.startswith("1."), reason="torch 1 has no LayerNorm of mixed precision on a CPU")
+def test_in_place_with_mixed_precision(tone_corpus, teacher_dir, tmp_path):
+    overrides = ["sparse_student.training.precision=bf16-mixed"]
+    kd = dict(with_kd=True, ranges="student", **IN_PLACE)
+    config = tone_corpus.config("sparse_student", sparsity=WEIGHTS, overrides=overrides, **kd)
+    tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
+    assert all(line["kd_loss"] > 0 for line in metrics(tmp_path / "x", "train"))
+
+
+def test_a_members_files_are_held_against_what_was_written(family, tone_corpus, teacher_dir, tmp_path):
+    config, folder = family[0], shutil.copytree(family[1], tmp_path / "x")
+    sparsest = list(members(config, folder).values())[-1]
+    (sparsest / "config.yaml").write_text("name: y\n")
+    with pytest.raises(UserError, match="config.yaml: is not what was written"):
+        read_system(sparsest)
+    assert "is written again" in tone_corpus.train(config, folder, teacher_dir=teacher_dir)[0]
+    weights = bytearray((sparsest / "model.safetensors").read_bytes())
+    weights[-5] ^= 1
+    (sparsest / "model.safetensors").write_bytes(weights)
+    with pytest.raises(UserError, match="model.safetensors: is not what was written"):
+        load_system(sparsest)
+    said = tone_corpus.train(config, folder, teacher_dir=teacher_dir)
+    assert "moved the run" in said[0] and "model.safetensors is not what was written" in said[0]
+    wanted = members(config, family[1])[config.sparsity.target] / "model.safetensors"
+    assert (sparsest / "model.safetensors").read_bytes() == wanted.read_bytes()
+
+
 def test_rounded_weights_are_on_the_grid_of_each_member(tone_corpus, teacher_dir, tmp_path):
     overrides = ["sparse_student.training.weight_bits=4"]
     config = tone_corpus.config("sparse_student", sparsity=WEIGHTS, overrides=overrides)
@@ -151,7 +182,12 @@ def test_rounded_weights_are_on_the_grid_of_each_member(tone_corpus, teacher_dir
         assert weight.any() and torch.equal(rounded(weight, 4), weight)
 
 
-def test_a_family_that_cannot_be_is_refused_before_anything_is_written(tone_corpus, teacher_dir, tmp_path):
-    config = tone_corpus.config("sparse_student", sparsity=dict(target=0.5, nested=[0.6]))
-    with pytest.raises(UserError, match="sparsity.nested: "):
-        tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
+@pytest.mark.parametrize("sparsity", [
+    dict(target=0.5, nested=[0.6]),
+    dict(target=0.5, nested=[0.3], structure="2:4"),
+    dict(target=0.9000001, nested=[0.5]),  # members are called by their sparsity, of six digits
+    dict(target=0.9, nested=[0.8, 0.8]),
+])  # fmt: skip
+def test_a_family_that_cannot_be_is_refused_by_its_configuration(tone_corpus, sparsity):
+    with pytest.raises(UserError, match="^sparsity.nested: "):
+        tone_corpus.config("sparse_student", sparsity=sparsity)

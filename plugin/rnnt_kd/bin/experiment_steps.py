@@ -339,9 +339,10 @@ class Run:
         if not self.folds:
             return
         asked = self.first.experiment.endpoint or {}
-        jobs = [(part, job) for part in self.all_parts for job in part.plan.jobs()]
-        two = [pair for pair in jobs if pair[1][0] in (asked.get("system"), asked.get("baseline"))]
-        endpoint.record_endpoint(self.first, any((part.plan.system_dir(job) / RECORD).exists() for part, job in two))
+        names = asked.get("system"), asked.get("baseline")
+        jobs = [(part.plan, job) for part in self.all_parts for job in part.plan.made()]
+        two = [(plan, plan.training_of(job)) for plan, job in jobs if job[0] in names]
+        endpoint.record_endpoint(self.first, any((plan.system_dir(job) / RECORD).exists() for plan, job in two))
 
     def _is_trained(self, part: Part, job: Job) -> bool:
         why = part.progress.why_not_trained(job)

@@ -117,6 +117,7 @@ class Plan:
         self._configs: Dict[str, SystemConfig] = {}
         for system in self.experiment.systems.values():
             self._add(system)
+        self.systems = {name: self._like_with_like(system) for name, system in self.systems.items()}
         for job in self.first_jobs():
             self.cache(job)
         needs_audio = [key for key in ("far_copies", "far_sets") if getattr(self.recipe.features, key)]
@@ -168,9 +169,9 @@ class Plan:
 
     def system_dir(self, job: Job) -> Path:
         name, seed = self.training_of(job)
-        folder, sparsity = self.places.exp_dir / self.systems[name].experiment / name, self._configs[job[0]].sparsity
-        own = folder / f"seed{seed}"
-        return own if name == job[0] or sparsity is None else store.member_dir(own, sparsity.target)
+        config = self._configs[name]
+        places = dict(zip((one.name for one in store.members(config)), store.member_dirs(config)))
+        return self.places.exp_dir / self.systems[name].experiment / name / f"seed{seed}" / places[job[0]]
 
     def decode_dir(self, job: Job, test_set: str, way: str = "") -> Path:
         """``way``: one of ``ways``; "": the first."""
@@ -399,6 +400,15 @@ class Plan:
                 raise UserError(f"{self.experiment.path}: system {member.name}", problem, "another name")
             self.systems[member.name] = dataclasses.replace(system, name=member.name, family=system.name)
             self._configs[member.name] = member
+
+    def _like_with_like(self, system: System) -> System:
+        """A member whose baseline is a family is compared with the member of its own sparsity, if there is one."""
+        family = [name for name, one in self.systems.items() if system.baseline in (name, one.family)]
+        if system.family is None or len(family) < 2:
+            return system
+        zeros = self._configs[system.name].zeros
+        same = next((name for name in family if self._configs[name].zeros == zeros), None)
+        return dataclasses.replace(system, baseline=same)
 
     def _composed(self, system: System) -> SystemConfig:
         try:

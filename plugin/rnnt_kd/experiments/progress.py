@@ -155,7 +155,9 @@ class Progress:
     def _times(self, job: Job) -> tuple:
         folder, cache = self.plan.system_dir(job), self.plan.cache(job)
         teachers = map(self.plan.system_dir, self.plan.teachers_of(job))
-        paths = [folder / name for name in (system_dir.RECORD, store.SYSTEM, store.CONFIG)] + [weights_file(folder)]
+        folders = [folder / place for place in store.member_dirs(self.plan.config(job))]
+        paths = [folder / system_dir.RECORD, *(weights_file(one) for one in folders)]
+        paths += [one / name for one in folders for name in (store.SYSTEM, store.CONFIG)]
         paths += [self.plan.train_cuts(job), self.places.dev_cuts, self.places.bpe_dir / "bpe.model"]
         paths += [teacher / "model.safetensors" for teacher in teachers]
         paths += sorted(cache.folder.glob("*.safetensors")) if cache else []

@@ -38,7 +38,7 @@ from rnnt_kd import choices
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity import schedules
 from rnnt_kd.sparsity.report import select_parameters, sparsity_report
-from rnnt_kd.sparsity.structures import check_structure, get_structure, only_sparsity, unit_kinds, unstructured
+from rnnt_kd.sparsity.structures import check_structure, get_structure, unit_kinds, unstructured
 from rnnt_kd.sparsity.units import Units
 
 SCOPES = ("global", "per-layer")
@@ -97,13 +97,10 @@ class Sparsifier:
         if scope not in SCOPES:
             raise UserError("sparsity.scope", f"unknown scope {scope!r}", f"one of {', '.join(SCOPES)}")
         self.sparsities = [*sorted(map(float, nested)), float(final_sparsity)]  # of the members, the densest first
-        if nested and sorted({0.0, *self.sparsities}) != [0.0, *self.sparsities]:
-            problem = f"{list(nested)} beside a target of {final_sparsity:g}"
-            raise UserError("sparsity.nested", problem, "different numbers between 0 and the target")
         self.final_sparsity, self.initial_sparsity = float(final_sparsity), float(initial_sparsity)
         self.begin_step, self.end_step = int(begin_step), int(end_step)
         self.update_every_steps, self.scope = int(update_every_steps), scope
-        check_structure(structure, final_sparsity=self.final_sparsity)
+        check_structure(structure, final_sparsity=self.final_sparsity, nested=nested)
         kinds = unit_kinds(structure)
         self._units = Units(model, kinds, scope, score) if kinds else None
         if self._units is not None and self.final_sparsity > self._units.most:
@@ -118,8 +115,6 @@ class Sparsifier:
         if vectors and structure != "unstructured" and not kinds:
             problem = f"{structure}, and {vectors[0]} is a vector"
             raise UserError("sparsity.structure", problem, "matrices", "name it in sparsity.exclude")
-        if nested and not kinds and only_sparsity(structure) is not None:
-            raise UserError("sparsity.nested", f"{list(nested)} with {structure}", "a structure of any sparsity")
         self._members = [
             {n: torch.ones_like(w, dtype=torch.bool) for n, w in self._weights.items()} for _ in self.sparsities
         ]

@@ -60,11 +60,18 @@ def unit_kinds(name: str) -> Tuple[str, ...]:
     return kinds
 
 
-def check_structure(name: str, *, final_sparsity: float) -> None:
-    """Raises UserError: an unknown name, an N:M whose sparsity is not 1 - N/M."""
-    if unit_kinds(name):
-        return
-    only = only_sparsity(name)
+def check_structure(name: str, *, final_sparsity: float, nested: Sequence[float] = ()) -> None:
+    """Raises UserError: an unknown name, an N:M whose sparsity is not 1 - N/M, a family that cannot be."""
+    only = None if unit_kinds(name) else only_sparsity(name)
+    sparsities = [*nested, final_sparsity]
+    if nested and (
+        sorted({0.0, *sparsities}) != [0.0, *sorted(nested), final_sparsity]
+        or any(float(f"{one:g}") != one for one in sparsities)  # members are called by it
+    ):
+        problem = f"{list(nested)} beside a target of {final_sparsity}"
+        raise UserError("sparsity.nested", problem, "different numbers between 0 and that, of at most six digits")
+    if nested and only is not None:
+        raise UserError("sparsity.nested", f"{list(nested)} with {name}", "a structure of any sparsity")
     if only is not None and final_sparsity > 0.0 and abs(final_sparsity - only) > _ROUNDED:
         problem = f"{name} with a target sparsity of {final_sparsity:g}"
         raise UserError("sparsity.structure", problem, f"{only:g}, which is what {name} leaves")

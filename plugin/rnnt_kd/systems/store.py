@@ -32,6 +32,7 @@ from rnnt_kd.systems.packed import PACKED, packed_digest, read_packed
 CONFIG, FINAL, SYSTEM = "config.yaml", "model.safetensors", "system.json"
 LEFT_OUT = ".left_out.json"  # beside cuts
 TRAINING = "training"  # the record of a system
+MEMBERS = "members"  # in the folder of a family, its sparser members
 DECODING_ONLY = "decoding_only"  # key of system.json: imported from an export, which lacks the heads of training
 
 Tensors = Dict[str, Tensor]
@@ -56,7 +57,7 @@ def read_weights(system_dir: Path) -> Tensors:
     path = weights_file(system_dir)
     is_packed = path.name == PACKED
     tensors = read_packed(path) if is_packed else read_tensors(path, _again(system_dir))
-    verify(path, TRAINING, _again(system_dir), FINAL, weights_digest(system_dir))
+    _verify(path, FINAL, weights_digest(system_dir))
     return tensors
 
 
@@ -74,8 +75,16 @@ def read_system(system_dir: Path) -> SystemConfig:
             system_dir / FINAL, "missing: this system is not trained to the end", "", "run its training again"
         )
     for name in (CONFIG, SYSTEM):
-        verify(system_dir / name, TRAINING, _again(system_dir))
+        _verify(system_dir / name, name)
     return read_system_config(system_dir / CONFIG)
+
+
+def _verify(path: Path, name: str, digest: str = "") -> None:
+    """``path``: of the file that a record calls ``name``; a member's stands in the record of its family."""
+    system_dir = path.parent
+    family = system_dir.parent.parent if system_dir.parent.name == MEMBERS else system_dir
+    output = (system_dir / name).relative_to(family).as_posix()
+    verify(path, TRAINING, _again(family), output, digest, family)
 
 
 def check_bpe(config: SystemConfig, tokenizer, system_dir: Path, bpe_dir: Path) -> None:
@@ -129,16 +138,17 @@ def build_model(config: SystemConfig) -> Transducer:
 def members(config: SystemConfig) -> List[SystemConfig]:
     """Each member of a family as a system of its own, the densest first; of any other system, itself alone."""
     if config.sparsity is None or not config.sparsity.nested:
-        return [config]
+        return [config]  # of a member, too
     targets = sorted([*config.sparsity.nested, config.sparsity.target])
     names = [config.name, *(f"{config.name}-{target:g}" for target in targets[1:])]
     zeros = [replace(config.sparsity, target=target, nested=[]) for target in targets]
     return [replace(config, name=name, sparsity=sparsity) for name, sparsity in zip(names, zeros)]
 
 
-def member_dir(system_dir: Path, sparsity: float) -> Path:
-    """Where a family has a sparser member."""
-    return system_dir / "members" / f"{sparsity:g}"
+def member_dirs(config: SystemConfig) -> List[Path]:
+    """Where ``members(config)`` are, in the folder of the system: the first in itself."""
+    sparsities = [one.sparsity.target for one in members(config)[1:] if one.sparsity is not None]
+    return [Path(), *(Path(MEMBERS) / f"{sparsity:g}" for sparsity in sparsities)]
 
 
 def as_cut(config: SystemConfig, tensors: Mapping[str, Tensor], member: int = 0) -> SystemConfig:

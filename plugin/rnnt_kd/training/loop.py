@@ -89,7 +89,7 @@ def train_system(
         if ranks.first(is_to_do):
             training = Training(config, system_dir, data, ranks, backend, teacher_dir, say, record.identity())
             averaged = training.run()
-            ranks.first(lambda: record.finish([store.CONFIG]))  # before checkpoints go: killed here, it ends again
+            ranks.first(record.finish)  # before checkpoints go: killed here, it ends again
             ranks.first(lambda: checkpoint.tidy(training.checkpoints, 0, averaged))
 
 
@@ -419,9 +419,7 @@ class Training:
 
     def _write_system(self, best: List[EpochResult], means: Dict[str, float]) -> None:
         """Sparser members of a family are systems in a folder of their own; the densest is this one."""
-        members = self.sparsifier.sparsities[1:] if self.sparsifier is not None else []
-        folders = [self.dir, *(store.member_dir(self.dir, sparsity) for sparsity in members)]
-        described = []
+        folders, described = [self.dir / folder for folder in store.member_dirs(self.config)], []
         for member, folder in enumerate(folders):
             folder.mkdir(parents=True, exist_ok=True)
             described.append(self._write_weights(folder, member))

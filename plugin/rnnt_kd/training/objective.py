@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from rnnt_kd.config import KdConfig, TrainingConfig
 from rnnt_kd.lattice.node_log_probs import LOG_ZERO
-from rnnt_kd.losses import Distillation, OtherHalf, TeacherView, kept_nodes, lattice_terms
+from rnnt_kd.losses import Distillation, JoinerParts, OtherHalf, TeacherView, kept_nodes, lattice_terms
 from rnnt_kd.losses.features import feature_loss, paired_layers, recorded
 from rnnt_kd.losses.precision import no_autocast
 from rnnt_kd.losses.terms import other_half
@@ -113,13 +113,14 @@ class Objective(nn.Module):
             self.layers, self.teacher_layers = paired_layers(model, self.online.model, kd.feature_layers)
 
     @torch.no_grad()
-    def in_place(self, features: Tensor, feature_lens: Tensor, labels: Tensor, **unused: Any) -> TeacherView:
+    def in_place(self, features: Tensor, feature_lens: Tensor, labels: Tensor, **unused: Any) -> JoinerParts:
         """What the model as it is now says of a batch, without dropout; arguments as those of ``forward``."""
         self.model.eval()
         encoder_out, _ = self.student.encode(features, feature_lens)
         parts = self.student.joiner(encoder_out, self.student.predict(labels))
         self.model.train()
-        return TeacherView(parts._replace(weight=parts.weight.clone()))  # of what a member may hide, the only part
+        weight, bias = parts.weight.clone(), None if parts.bias is None else parts.bias.clone()  # a member hides some
+        return parts._replace(weight=weight, bias=bias)
 
     def forward(
         self,
@@ -130,7 +131,7 @@ class Objective(nn.Module):
         clean_features: Optional[Tensor] = None,
         with_kd: bool = True,
         cached: Optional[CachedTeacher] = None,
-        densest: Optional[TeacherView] = None,
+        densest: Optional[JoinerParts] = None,
     ) -> Dict[str, Tensor]:
         """Sums over the batch of each term, unscaled, and the number of encoder frames.
 
@@ -155,7 +156,7 @@ class Objective(nn.Module):
                 delay_penalty=config.delay_penalty, backend=self.backend,
             )  # fmt: skip
         frames, T = student.num_frames, student.encoder_out.size(1)
-        teacher, theirs = densest, []
+        teacher, theirs = None if densest is None else TeacherView(densest), []
         if with_kd and self.online is not None:
             heard = features if clean_features is None else clean_features
             with recorded(self.online.model, self.teacher_layers) as theirs:

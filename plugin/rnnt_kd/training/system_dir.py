@@ -15,7 +15,17 @@ from rnnt_kd.config import KdConfig, SparsityConfig, SystemConfig
 from rnnt_kd.config_io import as_plain_dict, write_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.record import Record, in_words, read_record, record_path
-from rnnt_kd.systems.store import CONFIG, FINAL, SYSTEM, TRAINING, as_cut, read_weights, weights_digest, weights_file
+from rnnt_kd.systems.store import (
+    CONFIG,
+    FINAL,
+    SYSTEM,
+    TRAINING,
+    as_cut,
+    member_dirs,
+    read_weights,
+    weights_digest,
+    weights_file,
+)
 from rnnt_kd.training.progress import Say
 
 RECORD = record_path(Path(), TRAINING).name
@@ -49,21 +59,27 @@ class SystemRecord(Record):
     """Weights may be packed."""
 
     def place(self, name: str) -> Path:
-        return weights_file(self.folder) if name == FINAL else super().place(name)
+        path = super().place(name)
+        return weights_file(path.parent) if path.name == FINAL else path
 
     def digest(self, name: str) -> str:
-        return weights_digest(self.folder) if name == FINAL else super().digest(name)
+        path = super().place(name)
+        return weights_digest(path.parent) if path.name == FINAL else super().digest(name)
 
 
 def system_record(system_dir: Path, config: SystemConfig, inputs: Mapping[str, str], backend: str = "") -> SystemRecord:
-    """What a system is made of: its configuration, but what no result depends on, and its inputs by digest."""
+    """What a system is made of: its configuration, but what no result depends on, and its inputs by digest.
+
+    Its files are those of all its members, if it is a family.
+    """
     before = SparsityConfig(scope="per-layer", initial=0.0)
     usual = SystemConfig(kd=KdConfig(), sparsity=before)  # what a record from before an option says of it
     settings, defaults = ({**as_plain_dict(values), "name": ""} for values in (config, usual))
     for values in (settings, defaults):
         del values["training"]["num_workers"], values["training"]["loss_memory_mb"]
     notes = {"lattice backend": backend}
-    return SystemRecord(system_dir, TRAINING, settings, inputs, [FINAL, SYSTEM], defaults=defaults, notes=notes)
+    outputs = [(folder / name).as_posix() for folder in member_dirs(config) for name in (FINAL, SYSTEM, CONFIG)]
+    return SystemRecord(system_dir, TRAINING, settings, inputs, outputs, defaults=defaults, notes=notes)
 
 
 def open_system_dir(record: Record, config: SystemConfig, say: Say) -> bool:
@@ -77,10 +93,12 @@ def open_system_dir(record: Record, config: SystemConfig, say: Say) -> bool:
     inside = {path.name for path in system_dir.iterdir()} if system_dir.exists() else set()
     before = read_record(record.path)
     was_finished = "outputs" in before  # then its checkpoints are gone, and nothing can go on
-    is_damaged = was_finished and (system_dir / CONFIG).exists() and not record.is_whole(CONFIG, before)
-    if is_damaged and record.place(FINAL).exists() and record.is_whole(FINAL, before) and not record.changes():
-        write_system_config(system_dir / CONFIG, as_cut(config, read_weights(system_dir)))
-        say(f"{config.name}: {CONFIG} was not what was written, and is written again")
+    for member, folder in enumerate(member_dirs(config)):
+        path, weights = (folder / CONFIG).as_posix(), (folder / FINAL).as_posix()
+        is_damaged = was_finished and (system_dir / path).exists() and not record.is_whole(path, before)
+        if is_damaged and record.place(weights).exists() and record.is_whole(weights, before) and not record.changes():
+            write_system_config(system_dir / path, as_cut(config, read_weights(system_dir / folder), member))
+            say(f"{config.name}: {path} was not what was written, and is written again")
     changed = record.why_not() if was_finished else in_words(record.changes())
     if not before and inside - {"checkpoints", CONFIG}:  # else killed before it wrote more
         if record.path.name in inside:
