@@ -46,4 +46,4 @@ def take_system(
         store.write_tensors(system_dir / store.FINAL, model.state_dict())
         values = describe(config, dict(model.named_parameters()), {}, None, say)
         store.write_system(system_dir, {**values, "train_seconds": 0.0})
-        record.finish([store.CONFIG])
+        record.finish()
