@@ -248,6 +248,11 @@ class KdConfig:
             raise UserError("kd.hears", problem, "kd.ranges student", "set kd.ranges to student")
         return self
 
+    @property
+    def runs_teacher(self) -> bool:
+        """In each step: another system, neither a cache of it nor a member of the student's own family."""
+        return self.ranges == "student" and not self.in_place
+
 
 @dataclass
 class SparsityConfig:

@@ -97,8 +97,7 @@ class Objective(nn.Module):
         teacher: Union[None, Teacher, Transducer] = None,
     ):
         super().__init__()
-        is_online = kd is not None and kd.ranges == "student" and not kd.in_place
-        assert (teacher is not None) == is_online, "online, and only then"
+        assert (teacher is not None) == (kd is not None and kd.runs_teacher), "online, and only then"
         self.model, self.training_config, self.kd, self.backend = model, training, kd, backend
         self.student = OurTransducer(model)
         self.memory = None if training.loss_memory_mb is None else int(training.loss_memory_mb * 1e6)

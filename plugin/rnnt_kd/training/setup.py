@@ -175,7 +175,7 @@ def models(
 ) -> Tuple[Transducer, Optional[Transducer]]:
     """The model to train, on the CPU still, and the teacher that runs online on ``device`` (or None)."""
     model = store.build_model(config)
-    is_online = config.kd is not None and config.kd.ranges == "student" and not config.kd.in_place
+    is_online = config.kd is not None and config.kd.runs_teacher
     if teacher_dir is None:
         assert not is_online and config.role not in STARTS_FROM_TEACHER, "resolve() asks for a teacher"
         return model, None
