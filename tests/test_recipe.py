@@ -82,8 +82,19 @@ def test_a_minute_of_synth_from_nothing_killed_and_on_to_the_page_and_from_a_que
     second = run(root, *own)
     assert "epoch " not in second.stdout + second.stderr  # nothing is trained again; one decoding has another speed
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
-    again = beam_rows(folder)
-    assert [{**row, "rtf": 0} for row in again] == [{**row, "rtf": 0} for row in rows]  # one was decoded again
+    again = [{**row, "rtf": 0} for row in beam_rows(folder)]  # one was decoded again
+    assert again == [{**row, "rtf": 0} for row in rows]
+
+    for name in ("data", "exp"):
+        (tmp_path / name).rename(tmp_path / f"moved {name}")
+    own[3], own[5] = tmp_path / "moved data", tmp_path / "moved exp"
+    moved = run(root, *own, "--stop-stage", 7)
+    assert "out_dir was" in moved.stdout and "epoch " not in moved.stdout + moved.stderr  # audio is made again
+    folder = tmp_path / "moved exp" / "default"
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("**/*.safetensors")} == {
+        tmp_path / "moved exp" / path.relative_to(tmp_path / "exp"): time for path, time in trained.items()
+    }
+    assert [{**row, "rtf": 0} for row in beam_rows(folder)] == again
 
 
 def test_a_second_run_in_the_same_folder_is_one_clear_error(root, tmp_path):

@@ -1,6 +1,8 @@
 """Features: equal to Lhotse's own reading of the same audio; every kind of audio; bad audio is named."""
 
+import copy
 import gzip
+import hashlib
 import json
 import multiprocessing
 from pathlib import Path
@@ -15,6 +17,7 @@ from rnnt_kd.data.audio import BadAudio, load_recording
 from rnnt_kd.data.check_audio import check_audio
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import RecordingEntry, read_data_dir
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 
 LILCOM = 2.0**-5  # a tick: stored values are off by at most this, and a little more at chunk starts
@@ -68,6 +71,39 @@ def kinds(tmp_path_factory):
     }
     summary = compute_features(make_dir(folder / "data", audio), folder / "cuts", "x", [0.9, 1.0, 1.1])
     return folder, summary, cuts_of(folder / "cuts", "x")
+
+
+def test_what_cuts_are_does_not_depend_on_where_they_lie(kinds, tmp_path):
+    """But on features, words and lengths; ``lines``, as earlier versions recorded it, on folders, too."""
+    folder, _, _ = kinds
+    before = open_source(folder / "cuts" / "x.jsonl.gz")
+    lines = [json.loads(line) for line in gzip.open(before.path)]
+    assert before.lines == hashlib.sha256(gzip.open(before.path).read()).hexdigest() != before.content
+    made = compute_features(folder / "data", tmp_path / "cuts", "x", [0.9, 1.0, 1.1])
+    elsewhere = open_source(made.cuts_path)
+    assert (elsewhere.content, elsewhere.digest) == (before.content, before.digest)
+    assert elsewhere.lines != before.lines
+    assert before.content_as(None) == before.content_as(elsewhere.lines) == before.content
+    assert before.content_as(before.lines) == before.lines
+
+    def content(name, change):
+        """Of other cuts, a manifest of Lhotse's."""
+        changed = copy.deepcopy(lines)
+        change(changed[4])
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(line) + "\n" for line in changed))
+        return open_source(path).content
+
+    same = content("same", lambda cut: cut["recording"]["sources"][0].update(source="/elsewhere/a.wav"))
+    assert same == content("moved", lambda cut: cut["features"].update(storage_path="/elsewhere/feats.lca"))
+    others = {
+        content("words", lambda cut: cut["supervisions"][0].update(text="OTHER")),
+        content("features", lambda cut: cut["custom"].update(features_sha256=64 * "0")),
+        content("place", lambda cut: cut["features"].update(storage_key="0,1")),
+        content("unknown", lambda cut: cut.pop("custom")),  # then where they lie is all that is known
+        content("unknown moved", lambda cut: [cut.pop("custom"), cut["features"].update(storage_path="/elsewhere")]),
+    }
+    assert len(others) == 5 and same not in others
 
 
 def test_every_kind_of_audio_gives_three_cuts(kinds):

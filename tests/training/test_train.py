@@ -13,7 +13,9 @@ from training_cases import metrics, system_json
 
 from rnnt_kd.bin import train as command
 from rnnt_kd.config_io import read_system_config
+from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
+from rnnt_kd.record import json_digest, read_record
 from rnnt_kd.sparsity import schedules
 from rnnt_kd.systems import store
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -219,6 +221,19 @@ def test_finished_already_is_skipped(tone_corpus, teacher_dir):
     said = tone_corpus.train(tone_corpus.config(name="teacher"), teacher_dir)
     assert len(said) == 1 and "finished already, skipped" in said[0]
     assert (teacher_dir / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_record_of_an_earlier_version_has_the_folders_of_cuts_in_it(tone_corpus, teacher_dir, tmp_path):
+    shutil.copytree(teacher_dir, tmp_path / "teacher")
+    path = tmp_path / "teacher" / ".training.record.json"
+    values = read_record(path)
+    sources = {"train cuts": open_source(tone_corpus.train_cuts), "dev cuts": open_source(tone_corpus.dev_cuts)}
+    assert values["inputs"] == {name: source.content for name, source in sources.items()}
+    values["inputs"] = {name: source.lines for name, source in sources.items()}
+    assert not set(values["inputs"].values()) & {source.content for source in sources.values()}
+    path.write_text(json.dumps({**values, "sha256": json_digest(values)}))
+    said = tone_corpus.train(tone_corpus.config(name="teacher"), tmp_path / "teacher")
+    assert len(said) == 1 and "finished already, skipped" in said[0]
 
 
 def test_another_configuration_is_not_continued(tone_corpus, teacher_dir, tmp_path):

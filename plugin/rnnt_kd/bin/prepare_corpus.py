@@ -39,7 +39,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         pairs[key] = value
 
     settings = {"corpus": args.corpus, "corpus_dir": str(args.corpus_dir or ""), "seed": args.seed, "options": pairs}
-    stage = Stage(args.out_dir, "corpus", settings, inputs=[], outputs=[])
+    place = {"out_dir": str(args.out_dir.absolute())}  # wav.scp names it
+    stage = Stage(args.out_dir, "corpus", {**settings, **place}, inputs=[], outputs=[], defaults=place)
     if stage.is_finished():
         return
     out_dir = args.out_dir.absolute()

@@ -28,6 +28,7 @@ LONGEST_LINE = 1 << 20  # bytes of one cut
 MOST_SECONDS = 1_000_000  # of a recording
 TOLERANCE = 0.005  # seconds, of times that are rounded in two ways
 AGAIN = "run stage 1 again"
+FEATURES_DIGEST = "features_sha256"  # custom field of a cut: of the bytes that its features are stored as
 
 Id = Annotated[str, Field(pattern=r"^\S+$", max_length=10_000)]
 Start = Annotated[float, Field(ge=0, le=MOST_SECONDS, allow_inf_nan=False)]
@@ -178,12 +179,13 @@ STORAGES = ("lilcom_chunky", "lilcom_files", "numpy_files", "lilcom_hdf5", "chun
 class Manifest:
     """The checked cuts of a file, one after the other, as dictionaries for ``MonoCut.from_dict``.
 
-    UserError: missing or damaged file, a cut that cannot be used.  ``digest``: SHA-256 of the lines read so far, as
-    they were before they carried a teacher; ``teachers``: of what they carry.
+    UserError: missing or damaged file, a cut that cannot be used.  ``digests``: SHA-256 of the lines read so far, as
+    ``without_teacher`` gives them; ``teachers``: of what they carry.
     """
 
     def __init__(self, path: Path):
-        self.path, self.digest, self.teachers = Path(path), hashlib.sha256(), hashlib.sha256()
+        self.path, self.teachers = Path(path), hashlib.sha256()
+        self.digests = hashlib.sha256(), hashlib.sha256()
         name = _stem(self.path)
         of_stage_1 = (self.path.parent / f"{name}_feats").is_dir()
         of_stage_1 = of_stage_1 or record_path(self.path.parent, f"features_{name}").exists()
@@ -197,7 +199,8 @@ class Manifest:
         verify(self.path, f"features_{_stem(self.path)}", f"move {self.path} away and run stage 1 again")
         for place, line in enumerate(read_lines(self.path)):
             values = parse_line(line, self.where(place))
-            self.digest.update(without_teacher(line, values, self.teachers))
+            for digest, form in zip(self.digests, without_teacher(line, values, self.teachers)):
+                digest.update(form)
             yield self._check(values, self.where(place))
 
 
@@ -216,15 +219,27 @@ def read_lines(path: Path) -> Iterator[bytes]:
         raise UserError(path, problem, "a cuts file (.jsonl.gz) of stage 1 or of Lhotse", AGAIN) from None
 
 
-def without_teacher(line: bytes, values: Any, teachers: Any) -> bytes:
-    """A cut's line as Lhotse wrote it before a teacher was attached; what that is goes to the digest ``teachers``."""
+def without_teacher(line: bytes, values: Any, teachers: Any) -> Tuple[bytes, bytes]:
+    """A cut's line as Lhotse wrote it before a teacher was attached; what that is goes to the digest ``teachers``.
+
+    And once more without the places of its features and audio, where the SHA-256 of its features stands there.
+    """
     custom = values.get("custom") if isinstance(values, dict) else None
-    if not isinstance(custom, dict) or not {*TEACHER_FIELDS} & {*custom}:
-        return line
-    teachers.update(json.dumps([custom.get(key) for key in TEACHER_FIELDS], sort_keys=True).encode() + b"\n")
-    rest = {key: value for key, value in custom.items() if key not in TEACHER_FIELDS}
-    plain = {key: value for key, value in {**values, "custom": rest}.items() if key != "custom" or rest}
-    return (json.dumps(plain, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
+    if not isinstance(custom, dict):
+        return line, line
+    if {*TEACHER_FIELDS} & {*custom}:
+        teachers.update(json.dumps([custom.get(key) for key in TEACHER_FIELDS], sort_keys=True).encode() + b"\n")
+        rest = {key: value for key, value in custom.items() if key not in TEACHER_FIELDS}
+        values = {key: value for key, value in {**values, "custom": rest}.items() if key != "custom" or rest}
+        line = _line(values)
+    if FEATURES_DIGEST not in custom or not isinstance(features := values.get("features"), dict):
+        return line, line
+    features = {key: value for key, value in features.items() if key != "storage_path"}
+    return line, _line({**{key: value for key, value in values.items() if key != "recording"}, "features": features})
+
+
+def _line(values: Dict[str, Any]) -> bytes:
+    return (json.dumps(values, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")
 
 
 def parse_line(line: bytes, where: str) -> Any:

@@ -34,10 +34,11 @@ from rnnt_kd.atomic import replace_dir, temporary_prefix, write_bytes, write_tex
 from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio import BadAudio, read_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
+from rnnt_kd.data.cuts import FEATURES_DIGEST
 from rnnt_kd.data.far import Surroundings
 from rnnt_kd.data.kaldi_dir import KaldiDataDir, RecordingEntry, Utterance, read_data_dir
 from rnnt_kd.data.source import open_source
-from rnnt_kd.data.stored_features import FEATURES_DIGEST, stored_digest
+from rnnt_kd.data.stored_features import stored_digest
 from rnnt_kd.data.utterance_audio import MAX_BAD_FRACTION, check_left_out, cut_of, recording_manifest, span_of
 from rnnt_kd.errors import UserError
 from rnnt_kd.parts import Parts

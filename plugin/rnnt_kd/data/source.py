@@ -36,7 +36,7 @@ from rnnt_kd.record import json_digest
 
 KEPT_BYTES = 4 << 20  # of manifests as they are on the disk
 BLOCK = 16  # cuts that are compressed together
-VERSION = 2  # of the index, and of what is checked before a cut gets into it
+VERSION = 3  # of the index, and of what is checked before a cut gets into it
 TYPES = {"durations": "<f8", "num_frames": "<i4", "id_ends": "<i8", "ids": "u1", "hashes": "<u8"}
 TYPES.update(teacher_frames="<i4", block_ends="<i8", blocks="u1")
 CHECKED = [name for name in TYPES if name != "blocks"]  # by SHA-256 when it is opened; zlib checks each block
@@ -64,12 +64,15 @@ class Source(Sequence[MonoCut]):
                   features lie (which changes with them); not the folders.
       teacher_frames: (N,) int32, of the teacher's array that a cut carries; -1: it carries none.
       teacher_cuts: places of the first cut that carries a teacher, and of the first that carries another; 0, 1 or 2.
-      content:    SHA-256 of the unpacked manifest; of a Shar folder, with the sizes of its archives.  As it was before
-                  cuts carried a teacher; what they carry has one of its own, ``teacher_content``.
+      content:    SHA-256 of the unpacked manifest, without the folders that its features lie in where it says what
+                  these are; of a Shar folder, with the sizes of its archives.  As it was before cuts carried a
+                  teacher; what they carry has one of its own, ``teacher_content``.
+      lines:      as ``content``, with the folders: how earlier versions recorded it.
     """
 
     def __init__(self, path: Path, facts: Dict[str, Any], columns: Dict[str, np.ndarray], folder: Optional[Path]):
-        self.path, self.digest, self.content, self._folder = path, facts["digest"], facts["content"], folder
+        self.path, self.digest, self._folder = path, facts["digest"], folder
+        self.lines, self.content = facts["lines"], facts["content"]
         self.teacher_content = facts["teacher_content"]
         self.durations, self.num_frames = columns["durations"], columns["num_frames"]
         self.teacher_frames, self.teacher_cuts = columns["teacher_frames"], facts["teacher_cuts"]
@@ -89,6 +92,10 @@ class Source(Sequence[MonoCut]):
 
     def __reduce__(self):
         return open_source, (self.path,)
+
+    def content_as(self, recorded: Optional[str]) -> str:
+        """``content``; or ``lines`` where that is what a record has."""
+        return self.lines if self.lines == recorded else self.content
 
     def ids(self, places: Iterable[int]) -> List[str]:
         """Ids of some cuts."""
@@ -283,7 +290,7 @@ def _read(path: Path, blocks: BinaryIO) -> Tuple[Dict[str, Any], Dict[str, np.nd
     _refuse_twins(manifest, columns["hashes"], columns["ids"], columns["id_ends"])
     facts: Dict[str, Any] = {
         "digest": digest.hexdigest(),
-        "content": manifest.digest.hexdigest(),
+        **{name: digest.hexdigest() for name, digest in zip(("lines", "content"), manifest.digests)},
         "bytes": blocks.tell(),
     }
     facts.update(teacher_content=manifest.teachers.hexdigest(), teacher_cuts=[place for place, _ in teachers])

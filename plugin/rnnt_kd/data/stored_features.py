@@ -30,12 +30,11 @@ from lhotse.features.io import (
 )
 
 from rnnt_kd.data.audio_format import SAMPLING_RATE
-from rnnt_kd.data.cuts import AGAIN, STORAGES, frames_of
+from rnnt_kd.data.cuts import AGAIN, FEATURES_DIGEST, STORAGES, frames_of
 from rnnt_kd.data.stored_frames import SHAR
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import allowed_storages, bytes_at, named_in
 
-FEATURES_DIGEST = "features_sha256"  # custom field of a cut: of the bytes that its features are stored as
 READERS = {reader.name: reader for reader in (LilcomFilesReader, NumpyFilesReader)}  # a file for each matrix
 HDF5 = {reader.name: reader for reader in (NumpyHdf5Reader, LilcomHdf5Reader, ChunkedLilcomHdf5Reader)}
 

@@ -127,7 +127,7 @@ class Progress:
             raise UserError(folder, problem, f"{own[:12]}, that of {self.places.bpe_dir}", next_step)
         inputs = read_record(folder / system_dir.RECORD).get("inputs", {})
         for name, path in (("train cuts", self.plan.train_cuts(job)), ("dev cuts", self.places.dev_cuts)):
-            if name in inputs and inputs[name] != open_source(path).content:
+            if name in inputs and inputs[name] != open_source(path).content_as(inputs[name]):
                 raise UserError(folder, f"trained with other {name}", f"those of {path}", next_step)
         teacher = self.plan.teacher_dir(job)
         weights = teacher and teacher / "model.safetensors"
@@ -145,8 +145,9 @@ class Progress:
         try:
             cache = self._cache(job)
             config = setup.resolve(self.plan.config(job), self.tokenizer(), teacher, cache)
-            inputs = setup.input_digests(self.plan.train_cuts(job), self.places.dev_cuts, cache)
-            record = system_dir.system_record(self.plan.system_dir(job), config, inputs)
+            folder = self.plan.system_dir(job)
+            inputs = setup.input_digests(folder, self.plan.train_cuts(job), self.places.dev_cuts, cache)
+            record = system_dir.system_record(folder, config, inputs)
             changed, why = in_words(record.changes()), record.why_not()
         except UserError as error:
             return f"cannot be checked: {error}"

@@ -34,7 +34,8 @@ def take_system(
     where = f"external teacher {config.name}"
     kind = importlib.import_module(KINDS[choices.check(str(given.pop(EXTERNAL)), list(KINDS), where)])
     asked = setup.resolve(config, tokenizer, None)
-    record = system_files.system_record(system_dir, asked, setup.input_digests(train_cuts, dev_cuts, None))
+    inputs = setup.input_digests(system_dir, train_cuts, dev_cuts, None)
+    record = system_files.system_record(system_dir, asked, inputs)
     with system_files.locked(system_dir):
         is_to_do = system_files.open_system_dir(record, asked, say)
         if not is_to_do and not is_external(read_system_config(system_dir / store.CONFIG)):

@@ -74,7 +74,7 @@ def train_system(
         teachers = [*([teacher_dir] if teacher_dir else []), *more_teachers]
         cache = setup.teacher_cache(config, tokenizer, kd_cache, teachers, train_cuts)
         config = ranks.first(lambda: setup.resolve(config, tokenizer, teacher_dir, cache))
-        inputs = setup.input_digests(train_cuts, dev_cuts, cache)
+        inputs = setup.input_digests(system_dir, train_cuts, dev_cuts, cache)
         record = system_files.system_record(system_dir, config, inputs, backend.__name__.rpartition(".")[2])
         data = TrainingData(
             config, tokenizer, train_cuts, dev_cuts, cache, device == "cuda", rank=ranks.rank, size=ranks.size

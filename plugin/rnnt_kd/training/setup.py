@@ -16,6 +16,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.losses.features import paired_layers
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.models.transducer import Transducer
+from rnnt_kd.record import read_record, record_path
 from rnnt_kd.sparsity import schedules
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.sparsity.structures import unit_kinds
@@ -140,9 +141,11 @@ def expected_facts(config: SystemConfig, tokenizer: Tokenizer, train_cuts: Path)
     }
 
 
-def input_digests(train_cuts: Path, dev_cuts: Path, cache: Optional[StoredTeacher]) -> Dict[str, str]:
-    """What a system is trained on, for its record."""
-    digests = {"train cuts": open_source(train_cuts).content, "dev cuts": open_source(dev_cuts).content}
+def input_digests(system_dir: Path, train_cuts: Path, dev_cuts: Path, cache: Optional[StoredTeacher]) -> Dict[str, str]:
+    """What the system in a folder is trained on, for its record."""
+    recorded = read_record(record_path(system_dir, store.TRAINING)).get("inputs", {})
+    sources = {"train cuts": open_source(train_cuts), "dev cuts": open_source(dev_cuts)}
+    digests = {name: source.content_as(recorded.get(name)) for name, source in sources.items()}
     return digests if cache is None else {**digests, "teacher cache": cache.digest}
 
 
