@@ -2,7 +2,8 @@
 
 Recognisers of the same weights take turns on the same batches, on the CPU:
 
-    ours         the batched searches of this project (fast_beam_search where k2 is installed)
+    ours         the searches of this project (fast_beam_search where k2 is installed)
+    ours, numba  with --engine numba: the same behind the encoder in compiled code, which skips zeros
     plain loop   the same search written as a loop over utterances and frames, as it often is
     sherpa-onnx  the export of the system, where --exports has one (from audio to text only)
 
@@ -23,6 +24,7 @@ from benchmark.recognisers import LOOP, OURS, SHERPA, check_same_weights, make_r
 from benchmark.rows import real_time_factor, times_as_fast
 from benchmark.speech import WORD_HEAD, WORD_KEYS, named_systems, own_tokenizer, usable_speech, word_figures
 from benchmark.turns import Measurement, run_groups
+from rnnt_kd import choices
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import parser
 from rnnt_kd.data.speech import Speech
@@ -30,6 +32,7 @@ from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.errors import UserError
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.tables import markdown, shown
+from rnnt_kd_engine import available_engines
 
 PARTS = {"search": "search", "encoder_search": "encoder_search", "whole": None}
 
@@ -58,6 +61,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         searches = options.names("--searches", arguments.searches, available_searches())
     for search in searches:
         get_search(search)
+    if arguments.engine is not None:
+        choices.check(arguments.engine, available_engines(), "--engine")
     systems = named_systems(arguments.systems)
     own_tokenizer(arguments.bpe_dir, [folder for _, folder in systems])
     for name, folder in systems if arguments.exports is not None else []:
@@ -88,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     target.add_argument("--data-dir", type=Path, required=True, help="a Kaldi data directory: real speech")
     target.add_argument("--bpe-dir", type=Path, required=True, help="holds bpe.model of the systems")
     target.add_argument("--exports", type=Path, help="folder of exports, each called as its system")
+    target.add_argument("--engine", metavar="NAME", help="also with the encoder in this engine of rnnt_kd_engine")
     target.add_argument("--searches", default="", help="some, with commas (default: all that can be used here)")
     words = "text of a Kaldi data directory: fast_beam_search on its words"
     target.add_argument("--graph-text", type=Path, help=words)
@@ -135,6 +141,7 @@ def _jobs(
     jobs = []
     for search in searches:
         pairs = {OURS: True, LOOP: search in plain_search.SEARCHES}
+        pairs[f"{OURS}, {arguments.engine}"] = arguments.engine is not None
         pairs[SHERPA] = pairs[LOOP] and arguments.exports is not None
         for by in (by for by, takes_part in pairs.items() if takes_part):
             subject = by if by == SHERPA else "ours"  # a failure of ours is a bug

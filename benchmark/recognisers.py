@@ -18,6 +18,7 @@ from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.text.transcripts import read_transcripts
+from rnnt_kd_engine import Batches
 
 OURS, LOOP, SHERPA = "ours", "plain loop", "sherpa-onnx"
 TIMEOUT = 600.0  # seconds in which sherpa-onnx recognises a batch
@@ -29,7 +30,7 @@ Recogniser = Callable[[Sequence[Speech]], Tuple[List[str], Dict[str, float]]]
 
 def make_recogniser(specification: Dict[str, Any]) -> Recogniser:
     """That of "by": the "search" with "beam" of "system_dir" and "bpe_dir", over the words of "graph_text", if given;
-    or of "export_dir"."""
+    or of "export_dir".  "by" may be ``OURS`` with the encoder in an engine: "ours, numba"."""
     search, beam = specification["search"], specification["beam"]
     if specification["by"] == SHERPA:
         return _sherpa_onnx(Path(specification["export_dir"]), search, beam)
@@ -39,6 +40,8 @@ def make_recogniser(specification: Dict[str, Any]) -> Recogniser:
     if specification["graph_text"] is not None:
         text = Path(specification["graph_text"])
         function = partial(function, graph=words_of(read_transcripts([text]), tokenizer, source=text))
+    if specification["by"] not in (OURS, LOOP):
+        model.encoder = Batches(model.encoder, specification["by"].removeprefix(f"{OURS}, "))
     return _in_torch(model, tokenizer, beam, function)
 
 

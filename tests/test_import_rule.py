@@ -74,7 +74,7 @@ DOORS = {
     "onnxruntime": ("export/",),
     "numba": ("decoding/compiled_loop.py",),
     "llvmlite": (),
-    "rnnt_kd_engine": (),  # a package of its own, which imports from here
+    "rnnt_kd_engine": ("bin/decode.py",),  # a package of its own, which imports from here; --engine asks for it
     "sherpa_onnx": ("export/client_worker.py",),
     "argparse": ("bin/", "icefall/__main__.py"),
     "tabulate": ("tables.py",),

@@ -37,10 +37,10 @@ def test_systems_in_folders_of_seeds_are_called_by_their_names(place, tmp_path):
 
 def test_rows_table_and_files(place, tmp_path, capsys):
     files = ["--json", tmp_path / "new" / "rows.json", "--md", tmp_path / "rows.md"]
-    bench(place, "--batch-sizes", "1,16", "--searches", "greedy_search", *files)
+    bench(place, "--batch-sizes", "1,16", "--searches", "greedy_search", "--engine", "numba", *files)
     written = json.loads((tmp_path / "new" / "rows.json").read_text())
     rows = {(row["batch"], row["by"]): row for row in written["rows"]}
-    assert set(rows) == {(batch, by) for batch in (1, 16) for by in (OURS, LOOP)}
+    assert set(rows) == {(batch, by) for batch in (1, 16) for by in (OURS, LOOP, "ours, numba")}
     for row in written["rows"]:
         assert 0.0 < row["search_rtf"] < row["encoder_search_rtf"] < row["whole_rtf"]
         assert row["other_words"] == 0 and row["words"] == sum(len(TEXTS[key].split()) for key in TEXTS if key != "a-1")

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shutil
+import sys
 
 import pytest
 import torch
@@ -40,6 +41,29 @@ def made(tmp_path_factory):
 def options(made, out_dir, **changed):
     values = {"system_dir": made / "exp/teacher", "cuts": made / "exp/cuts/test.jsonl.gz", "bpe_dir": made / "exp/bpe"}
     return words(**{**values, "out_dir": out_dir, "test_set": "test", "device": "cpu", **changed})
+
+
+def test_in_an_engine_it_says_the_same_at_the_same_times(made, tmp_path, capsys, monkeypatch):
+    """Batches of several utterances of different lengths, too: padding is not encoded."""
+    ways = {"torch": {}, "numba": {"engine": "numba"}, "alone": {"engine": "numba", "batch_seconds": 0.1}}
+    for name, more in ways.items():
+        decode.main(options(made, tmp_path / name, **more))
+    said = {name: read_emissions(tmp_path / name / "tokens-test.jsonl") for name in ways}
+    assert said["torch"] == said["numba"] == said["alone"] and any(item.words for item in said["torch"].values())
+    record = json.loads((tmp_path / "numba" / "decode.json").read_text())
+    assert record["engine"] == "numba" and "engine" not in json.loads((tmp_path / "torch" / "decode.json").read_text())
+
+
+def test_an_engine_that_cannot_run_is_one_clear_error(made, tmp_path, capsys, monkeypatch):
+    def said(**more):
+        return refused(capsys, decode.main, *options(made, tmp_path / "x", **{"engine": "numba", **more}))
+
+    assert "there is no 'number'" in (line := said(engine="number")) and "did you mean 'numba'?" in line
+    monkeypatch.setitem(sys.modules, "rnnt_kd_engine", None)
+    assert "rnnt_kd_engine is not installed" in (line := said()) and "packages/engine" in line
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert "--engine: given for cuda" in said(device="cuda")
+    assert not (tmp_path / "x").exists() or not list((tmp_path / "x").glob("recogs*"))
 
 
 def test_fast_beam_search_says_words_of_the_text_only(made, tmp_path):

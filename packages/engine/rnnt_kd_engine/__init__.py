@@ -2,13 +2,15 @@
 
     encode = compile_encoder(model.encoder, engine="numba")
     encoder_out = encode(features)              # (T, 80) float32 -> (ceil(T / 4), D) float32
+    model.encoder = Batches(model.encoder)      # for whoever calls it with batches, as ``bin.decode --engine`` does
 
 An engine named ``fast`` is the file ``fast_engine.py`` with a function ``compile_encoder(encoder)``.
 """
 
-from typing import List, Protocol
+from typing import Any, Callable, List, Protocol, Tuple
 
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from rnnt_kd import choices
 
@@ -36,3 +38,21 @@ def compile_encoder(encoder: nn.Module, engine: str = "numba") -> CompiledEncode
       ModuleNotFoundError: the engine's optional package is not installed.
     """
     return choices.load(__name__, engine, "_engine", "engine").compile_encoder(encoder.eval())
+
+
+class Batches(nn.Module):
+    """An ``Encoder`` that runs each utterance of a batch alone, in ``engine``.  Raises: as ``compile_encoder``."""
+
+    output_dim: int
+    subsampling_factor: int
+    output_lengths: Callable[[Tensor], Tensor]
+
+    def __init__(self, encoder: Any, engine: str = "numba"):
+        super().__init__()
+        self._encode: Any = compile_encoder(encoder, engine)
+        self.output_lengths = encoder.output_lengths
+        self.output_dim, self.subsampling_factor = encoder.output_dim, encoder.subsampling_factor
+
+    def forward(self, x: Tensor, x_lens: Tensor) -> Tuple[Tensor, Tensor]:
+        found = [self._encode(features[:length]) for features, length in zip(x, x_lens.tolist())]
+        return pad_sequence(found, batch_first=True), self.output_lengths(x_lens)

@@ -94,6 +94,11 @@ def main(argv: Optional[List[str]] = None) -> None:
         "(default: the system's encoder_options.chunk_frames)",
     )
     options.add_argument(
+        "--engine",
+        metavar="NAME",
+        help="run the encoder in this engine of rnnt_kd_engine: numba, compiled code that skips zeros (default: torch)",
+    )
+    options.add_argument(
         "--originals", action="store_const", const=True, help="not their copies at other speeds, and far ones"
     )
     add_job(options, "of how many jobs --job is one")
@@ -106,7 +111,9 @@ def main(argv: Optional[List[str]] = None) -> None:
 
     settings: Dict[str, Any] = {"search": args.search, "beam": args.beam, "test_set": args.test_set}
     settings.update(device=chosen_device(args.device), num_threads=args.num_threads, batch_seconds=args.batch_seconds)
-    for name in ("chunk_frames", "nbest", "originals"):  # not in the settings of earlier decodings
+    if args.engine is not None and settings["device"] != "cpu":
+        raise UserError("--engine", f"given for {settings['device']}", "--device cpu, where it runs")
+    for name in ("chunk_frames", "engine", "nbest", "originals"):  # not in the settings of earlier decodings
         if getattr(args, name) is not None:
             settings[name] = getattr(args, name)
     settings.update(scorer_settings(args))
@@ -144,6 +151,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     check_bpe(config, tokenizer, args.system_dir, args.bpe_dir)
     if args.chunk_frames is not None:
         _set_chunk(model.encoder, args.chunk_frames, args.system_dir)
+    if args.engine is not None:
+        from rnnt_kd_engine import Batches
+
+        model.encoder = Batches(model.encoder, args.engine)
     scorers = make_scorers(settings, tokenizer, args.normalization)
     written = _written(args.test_set, {info.id: info.text for info in infos}, tokenizer)
     search = get_search(args.search)

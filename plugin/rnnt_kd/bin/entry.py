@@ -39,6 +39,7 @@ EXTRAS = {  # the extra of pyproject.toml -> its packages, by the names they are
 INSTALL = {
     **{name: f"pip install 'rnnt-kd[{extra}]'" for extra, names in EXTRAS.items() for name in names.split()},
     "sounddevice": "pip install sounddevice",
+    "rnnt_kd_engine": "pip install ./packages/engine, in a checkout",
 }
 
 

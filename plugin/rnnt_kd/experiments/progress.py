@@ -23,7 +23,7 @@ from rnnt_kd.text.normalization import FORMS
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training import setup, system_dir
 
-HOW_FAST = ("device", "num_threads", "batch_seconds")  # settings of a decoding that do not change what it is
+HOW_FAST = ("device", "num_threads", "batch_seconds", "engine")  # settings of a decoding that do not change what it is
 
 
 class Progress:
