@@ -11,7 +11,7 @@ import torch
 
 from benchmark.shapes import Batch, draw_batches, fitted_shapes, read_shapes
 from rnnt_kd import atomic, choices
-from rnnt_kd.bin.options import add_device, join
+from rnnt_kd.bin.options import add_device
 from rnnt_kd.errors import UserError
 
 
@@ -78,7 +78,7 @@ def names(option: str, text: str, known: Sequence[str], can_be_empty: bool = Fal
     """ "a,b" -> ["a", "b"].  UserError for a name that is not in ``known``, or for no name."""
     chosen = list(dict.fromkeys(field.strip() for field in text.split(",") if field.strip()))
     if not chosen and not can_be_empty:
-        raise UserError(option, "none are given", f"some of: {join(known)}")
+        raise UserError(option, "none are given", f"some of: {', '.join(known)}")
     return [choices.check(name, known, option) for name in chosen]
 
 

@@ -33,7 +33,6 @@ from rnnt_kd.bin.options import (
     check_positive,
     chosen_device,
     command_line,
-    join,
     parser,
     without_job,
 )
@@ -76,7 +75,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--bpe-dir", type=Path, required=True, help="holds bpe.model")
     options.add_argument("--out-dir", type=Path, required=True, help="made where it is missing")
     options.add_argument("--test-set", required=True, help="name of the test set, for the file names")
-    options.add_argument("--search", default="modified_beam_search", help=f"one of: {join(available_searches())}")
+    options.add_argument("--search", default="modified_beam_search", help=f"one of: {', '.join(available_searches())}")
     options.add_argument("--beam", type=int, default=4, help="hypotheses an utterance")
     options.add_argument(
         "--graph-text",

@@ -25,7 +25,7 @@ from typing import Dict, List, Optional, Tuple
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_bootstrap, add_ignore_events, check_bootstrap, command_line, join, parser
+from rnnt_kd.bin.options import add_bootstrap, add_ignore_events, check_bootstrap, command_line, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.kaldi_dir import read_table
 from rnnt_kd.errors import UserError
@@ -139,7 +139,7 @@ def recogs_path(decode_dir: Path, test_set: Optional[str]) -> Path:
         raise UserError(decode_dir, "holds no recogs-*.txt", "a folder that decode wrote", "decode first")
     if test_set or len(found) > 1:
         found_text = f"no test set '{test_set}'" if test_set else f"{len(found)} test sets"
-        raise UserError(decode_dir, found_text, f"--test-set with one of: {join(sets)}")
+        raise UserError(decode_dir, found_text, f"--test-set with one of: {', '.join(sets)}")
     return found[0]
 
 
