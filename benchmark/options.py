@@ -1,7 +1,6 @@
 """What the commands share: options, lists in options, the name of the machine, and the report."""
 
 import argparse
-import json
 import platform
 import sys
 from pathlib import Path
@@ -86,7 +85,7 @@ def report(where: str, tables: Sequence[str], rows: Sequence[Dict[str, Any]], ar
     """Print where it was measured and the tables, and write the files that were asked for."""
     print(where, *tables, sep="\n\n", flush=True)
     if arguments.json:
-        atomic.write_text(arguments.json, json.dumps({"where": where, "rows": list(rows)}, indent=1) + "\n")
+        atomic.write_json(arguments.json, {"where": where, "rows": list(rows)})
     if arguments.md:
         atomic.write_text(arguments.md, "\n\n".join([*tables, where + "."]) + "\n")
 

@@ -13,7 +13,6 @@ With --job K, K from 1 to --nj, one of several jobs, here or on other machines, 
 these files, which do not depend on how many there are but for the times in decode.json.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
@@ -244,7 +243,7 @@ def _write(out_dir: Path, test_set: str, decoded: Decoded, record: Dict[str, Any
         write_nbest(out_dir / nbest, decoded.alternatives.items())
         more.append(nbest)
     for name, values in ((f"speakers-{test_set}.json", decoded.speakers), ("decode.json", record)):
-        atomic.write_text(out_dir / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        atomic.write_json(out_dir / name, values)
     return more
 
 

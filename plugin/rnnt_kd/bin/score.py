@@ -19,7 +19,6 @@ utterance (two-sided p-value, paired bootstrap).  Fewer than 20 utterances, or o
 interval and no p-value, and a test set without words (noise) has insertions and no rate.
 """
 
-import json
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
@@ -115,7 +114,7 @@ def _score(args, paths: List[Path], test_set: str, out_dir: Path, typed: str) ->
     }
     atomic.write_text(out_dir / f"errs-{test_set}.txt", format_errors(recognitions))
     atomic.write_text(out_dir / f"wer-{test_set}.txt", describe(result) + "".join(f"{NOTE}{note}\n" for note in notes))
-    atomic.write_text(out_dir / f"wer-{test_set}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    atomic.write_json(out_dir / f"wer-{test_set}.json", result)
     kaldi_files.write_kaldi_files(out_dir, recognitions, speakers, result)
 
 

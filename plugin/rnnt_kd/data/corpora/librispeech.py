@@ -18,7 +18,6 @@ Which part is what (options ``train``, ``dev``, ``test``: comma lists of parts):
 ``<out_dir>/split.json`` says what was done.
 """
 
-import json
 import logging
 import random
 from pathlib import Path
@@ -103,7 +102,7 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
         problem = "all training speakers are held out"
         raise UserError(root, problem, "speakers left for train", "hold out fewer with dev_speakers and test_speakers")
     made = [_write(out_dir / name, utterances) for name, utterances in {"train": kept, "dev": dev, **tests}.items()]
-    atomic.write_text(out_dir / "split.json", json.dumps(split, indent=1) + "\n")
+    atomic.write_json(out_dir / "split.json", split)
     return made
 
 
