@@ -9,7 +9,6 @@ the training set, or taken from a folder: a Kaldi data directory (``wav.scp`` is
 """
 
 import functools
-import hashlib
 import os
 import random
 import shutil
@@ -85,7 +84,7 @@ class Surroundings:
           key: of all draws, beside the seed: the id of the copy.
         Raises: UserError: a room or noise that cannot be used; the file is named.
         """
-        rng = random.Random(_number(f"{self.seed}/{key}"))
+        rng = random.Random(acoustics.hashed(f"{self.seed}/{key}"))
         close = _integers(samples)
         wet = acoustics.convolve(close, self._response(rng))
         power = acoustics.power(wet)
@@ -306,7 +305,3 @@ def _piece(rng: random.Random, samples: np.ndarray, count: int) -> np.ndarray:
         start = rng.randrange(len(samples) - count + 1)
         return samples[start : start + count]
     return np.resize(np.roll(samples, -rng.randrange(len(samples))), count)
-
-
-def _number(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")

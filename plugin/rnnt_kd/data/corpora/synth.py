@@ -13,7 +13,6 @@ library versions.  Audio goes to ``<out_dir>/wav`` in one step when all of it is
 directories come last: what was interrupted never looks finished.
 """
 
-import hashlib
 import os
 import random
 import shutil
@@ -105,7 +104,7 @@ class Task:
 def make_utterance(task: Task) -> Tuple[str, np.ndarray]:
     """The sentence, and the samples ``(n,)`` int16 at 16 kHz."""
     for attempt in range(1000):
-        rng = random.Random(_number(f"{task.key}/{attempt}"))
+        rng = random.Random(acoustics.hashed(f"{task.key}/{attempt}"))
         sentence = grammar.draw_sentence(rng)
         if grammar.part_of(sentence) != task.part:
             continue
@@ -132,7 +131,7 @@ def _record(sentence: str, speaker: Speaker, rng: random.Random) -> np.ndarray:
     signal_ = np.concatenate([np.zeros(before, np.int64), speech, np.zeros(after, np.int64)])
     if rng.random() < 0.5:
         seed, decay, late = rng.getrandbits(63), rng.uniform(0.1, 0.35), rng.uniform(-15.0, -6.0)
-        signal_ = acoustics.reverberate(signal_, SAMPLING_RATE, seed, decay_seconds=decay, late_db=late)
+        signal_ = acoustics.convolve(signal_, acoustics.room_response(SAMPLING_RATE, seed, decay, late))
     background = acoustics.noise(len(signal_), rng.getrandbits(63), tilt=rng.uniform(0.0, 1.5))
     signal_ = acoustics.add_noise(signal_, speech_power, background, snr_db=rng.uniform(15.0, 30.0))
     return acoustics.set_peak(signal_, int(acoustics.FULL_SCALE * rng.uniform(0.15, 0.9))).astype(np.int16)
@@ -141,13 +140,9 @@ def _record(sentence: str, speaker: Speaker, rng: random.Random) -> np.ndarray:
 def _plan(part: str, minutes: float, seed: int) -> List[Task]:
     """The utterances of a part, dealt to its speakers in turn; a smaller part is the beginning of a larger one."""
     everyone = speakers(part)
-    random.Random(_number(f"{seed}/{part}/speakers")).shuffle(everyone)
+    random.Random(acoustics.hashed(f"{seed}/{part}/speakers")).shuffle(everyone)
     count = max(1, round(minutes * 60 / _MEAN_SECONDS))
     return [Task(part, everyone[number % len(everyone)], number, f"{seed}/{part}/{number}") for number in range(count)]
-
-
-def _number(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
 
 
 def _make_all(tasks: List[Task], folder: Path, num_jobs: int) -> Iterator[Tuple[str, str]]:
