@@ -23,7 +23,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from rnnt_kd.atomic import replace_dir
+from rnnt_kd import atomic
 from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.kaldi_dir import write_data_dir
@@ -60,18 +60,14 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
     sizes, num_jobs = _read_options(options)
     out_dir = Path(out_dir).absolute()
     parts = {part: _plan(part, minutes, seed) for part, minutes in sizes.items()}
-    partial, audio = out_dir / ".wav.partial", out_dir / "wav"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    audio = out_dir / "wav"
+    with atomic.new_dir(audio) as made:
         for part, tasks in parts.items():
             for task in tasks:
-                (partial / part / task.speaker.id).mkdir(parents=True, exist_ok=True)
-        texts = dict(_make_all([task for tasks in parts.values() for task in tasks], partial, num_jobs))
+                (made / part / task.speaker.id).mkdir(parents=True, exist_ok=True)
+        texts = dict(_make_all([task for tasks in parts.values() for task in tasks], made, num_jobs))
         for part in parts:  # older directories would not fit the new audio
             shutil.rmtree(out_dir / part, ignore_errors=True)
-        replace_dir(partial, audio)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return [
         write_data_dir(
             out_dir / part,
