@@ -129,7 +129,6 @@ def test_stopped_from_outside_it_ends_with_its_workers(tmp_path, stop):
 
 
 @pytest.mark.parametrize("options, found", [
-    ({"hours": "1"}, "no option hours"),
     ({"minutes": "many"}, 'found "many"'),
     ({"minutes": "-1"}, 'found "-1"'),
     ({"minutes": "nan"}, 'found "nan"'),

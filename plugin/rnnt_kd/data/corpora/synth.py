@@ -52,7 +52,7 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
       seed:       of everything but the split of the voices, which is fixed.
       options:    see ``OPTIONS``; values are numbers.
     Returns: the three directories.
-    Raises: UserError for an unknown option, a wrong value, a ``corpus_dir``, a missing espeak-ng.
+    Raises: UserError for a wrong value, a ``corpus_dir``, a missing espeak-ng.
     """
     if corpus_dir is not None:
         problem = f"found {corpus_dir}, but the corpus synth is made here"
@@ -166,9 +166,6 @@ def _make_chunk(chunk: Tuple[Path, List[Task]]) -> List[Tuple[str, str]]:
 
 def _read_options(options: Dict[str, str]) -> Tuple[Dict[str, float], int]:
     """``{part: minutes}`` and the number of processes."""
-    for name in options:
-        if name not in OPTIONS:
-            raise UserError("--option", f"corpus synth has no option {name}", ", ".join(OPTIONS))
     values = {}
     for name, default in OPTIONS.items():
         text = options.get(name, default)
