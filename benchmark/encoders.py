@@ -5,21 +5,20 @@ A specification says which system ("system_dir", or a "size" with random weights
 """
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from benchmark.engines import compile_encoder
 from benchmark.measure import Subject, measure
 from benchmark.speech import usable_speech, word_figures
 from rnnt_kd.config import SparsityConfig
 from rnnt_kd.data.speech import Speech, filter_banks
-from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.size_table import sparsify
+from rnnt_kd.export.size_table import recognise_torch, sparsify
 from rnnt_kd.models import build_transducer
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.sparsity.report import select_parameters
@@ -31,7 +30,6 @@ from rnnt_kd_engine.structure import structure_of
 VOCAB, DIM = 500, 512  # of random systems, which are not decoded
 RANDOM_SECONDS = (1.5, 2.5, 3.5, 5.0, 7.5)  # of speech, where there is none
 DENSE = {"structure": "unstructured", "sparsity": 0.0}
-WORD_BATCH = 32  # utterances that the search takes together: that changes nothing but its speed
 
 
 def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, Any]]:
@@ -61,9 +59,10 @@ def subjects(specification: Dict[str, Any]) -> Tuple[List[Subject], Dict[str, An
     facts = {"bytes": encode.num_bytes, "peak_bytes": peak_bytes, **describe_weights(model)}
     if specification["bpe_dir"] is not None:
         tokenizer = Tokenizer.load(Path(specification["bpe_dir"]))
-        settings = (model, speech, features, tokenizer, get_search(specification["search"]), specification["beam"])
-        by_torch = recognise(compile_encoder(model.get_submodule("encoder"), "torch"), *settings)
-        facts.update(word_figures({item.id: item.text for item in speech}, recognise(encode, *settings), by_torch))
+        settings = (model, features, tokenizer, specification["search"], specification["beam"])
+        dense = compile_encoder(model.get_submodule("encoder"), "torch")
+        refs = {item.id: item.text for item in speech}
+        facts.update(word_figures(refs, *(dict(zip(refs, recognise(one, *settings))) for one in (encode, dense))))
 
     def subject(numbers: Sequence[int]) -> Subject:
         def run() -> None:
@@ -120,25 +119,16 @@ def describe_weights(model: Transducer) -> Dict[str, Any]:
 
 
 def recognise(
-    encode: Callable[[Tensor], Tensor],
-    model: Transducer,
-    speech: Sequence[Speech],
-    features: Sequence[Tensor],
-    tokenizer,
-    search: Callable,
-    beam: int,
-) -> Dict[str, str]:
-    """Utterance id -> text: encoded one by one, searched in batches."""
-    texts = {}
-    order = sorted(range(len(speech)), key=lambda number: len(features[number]))
-    settings = {"beam": beam, "blank_id": tokenizer.blank_id, "unk_id": tokenizer.unk_id}
-    for start in range(0, len(order), WORD_BATCH):
-        numbers = order[start : start + WORD_BATCH]
-        outputs = [encode(features[number]) for number in numbers]
-        lens = torch.tensor([len(output) for output in outputs])
-        found = search(model, pad_sequence(outputs, batch_first=True), lens, **settings)
-        texts.update({speech[number].id: tokenizer.decode(best.tokens) for number, (best, *_) in zip(numbers, found)})
-    return texts
+    encode: Callable[[Tensor], Tensor], model: Transducer, features: Sequence[Tensor], *settings: Any
+) -> List[str]:
+    """``recognise_torch`` with another encoder."""
+
+    def encode_one(x: Tensor, _: Tensor) -> Tuple[Tensor, Tensor]:
+        out = encode(x[0])
+        return out[None], torch.tensor([len(out)])
+
+    made = SimpleNamespace(encode=encode_one, predictor=model.predictor, joiner=model.joiner)
+    return recognise_torch(made, features, *settings)
 
 
 def _on_gpu(specification: Dict[str, Any]) -> List[Subject]:

@@ -99,7 +99,7 @@ def main(argv: Optional[List[str]] = None) -> None:
             print(f"\n--- {name}: at most {known[name].limit} s", flush=True)
             results[name] = run(known[name], Path(folder))
             machine = options.machine(device, arguments.num_threads)
-            atomic.write_text(arguments.json, json.dumps({"where": machine, "parts": results}, indent=1) + "\n")
+            atomic.write_json(arguments.json, {"where": machine, "parts": results})
     cells = [[name, one["status"], f"{one['seconds']:.0f}", len(one["rows"]) or "-"] for name, one in results.items()]
     print("\n" + markdown(["part", "ended", "seconds", "figures"], cells, left=2))
     print(f"\n{options.machine(device, arguments.num_threads)}; {arguments.json}")

@@ -24,7 +24,7 @@ from benchmark.peers import available_peers, get_peer, ours_peer
 from benchmark.shapes import SMALL_BATCH, Batch
 from benchmark.turns import Measurement, run_groups
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import chosen_device, join, parser
+from rnnt_kd.bin.options import chosen_device, parser
 from rnnt_kd.losses.node_scores import available_impls
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -85,9 +85,9 @@ def main(argv: Optional[List[str]] = None) -> None:
 def _parser() -> argparse.ArgumentParser:
     target = parser(__doc__)
     target.add_argument("--vocab", default="500,5000", help="classes with blank, some numbers")
-    target.add_argument("--impl", default="auto", help=f"of ours, some of: {join(['auto', *available_impls()])}")
+    target.add_argument("--impl", default="auto", help=f"of ours, some of: {', '.join(['auto', *available_impls()])}")
     target.add_argument("--variants", default=",".join(ours_peer.VARIANTS), help="of ours, and of naive")
-    known = f"some of: {join(available_peers())}; '' for none"
+    known = f"some of: {', '.join(available_peers())}; '' for none"
     target.add_argument("--peers", default="ours_lean,k2,k2_indexed,naive", help=known)
     target.add_argument("--dtype", choices=list(BYTES), default="float32", help="of all inputs")
     target.add_argument("--plot", type=Path, help="write a picture: .png, .svg or .pdf")

@@ -1,7 +1,6 @@
 """What the commands share: options, lists in options, the name of the machine, and the report."""
 
 import argparse
-import json
 import platform
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 
 from benchmark.shapes import Batch, draw_batches, fitted_shapes, read_shapes
 from rnnt_kd import atomic, choices
-from rnnt_kd.bin.options import add_device, join
+from rnnt_kd.bin.options import add_device
 from rnnt_kd.errors import UserError
 
 
@@ -78,7 +77,7 @@ def names(option: str, text: str, known: Sequence[str], can_be_empty: bool = Fal
     """ "a,b" -> ["a", "b"].  UserError for a name that is not in ``known``, or for no name."""
     chosen = list(dict.fromkeys(field.strip() for field in text.split(",") if field.strip()))
     if not chosen and not can_be_empty:
-        raise UserError(option, "none are given", f"some of: {join(known)}")
+        raise UserError(option, "none are given", f"some of: {', '.join(known)}")
     return [choices.check(name, known, option) for name in chosen]
 
 
@@ -86,7 +85,7 @@ def report(where: str, tables: Sequence[str], rows: Sequence[Dict[str, Any]], ar
     """Print where it was measured and the tables, and write the files that were asked for."""
     print(where, *tables, sep="\n\n", flush=True)
     if arguments.json:
-        atomic.write_text(arguments.json, json.dumps({"where": where, "rows": list(rows)}, indent=1) + "\n")
+        atomic.write_json(arguments.json, {"where": where, "rows": list(rows)})
     if arguments.md:
         atomic.write_text(arguments.md, "\n\n".join([*tables, where + "."]) + "\n")
 

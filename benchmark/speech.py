@@ -6,6 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 from rnnt_kd.data.speech import Speech, read_speech
 from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.recognitions import Recognition
+from rnnt_kd.scoring.results import figures
 from rnnt_kd.scoring.word_errors import count_all
 from rnnt_kd.systems.store import read_system
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -51,12 +52,5 @@ def word_figures(refs: Dict[str, str], texts: Dict[str, str], others: Optional[D
     """
     split = {key: tuple(text.split()) for key, text in texts.items()}
     counts = count_all(Recognition(key, tuple(refs[key].split()), hyp) for key, hyp in split.items())
-    return {
-        "wer": counts.wer and round(counts.wer, 4),
-        "errors": counts.errors,
-        "words": counts.words,
-        "ins": counts.ins,
-        "del": counts.dels,
-        "sub": counts.subs,
-        "other_words": others and sum(hyp != tuple(others[key].split()) for key, hyp in split.items()),
-    }
+    changed = others and sum(hyp != tuple(others[key].split()) for key, hyp in split.items())
+    return {**figures(counts), "other_words": changed}

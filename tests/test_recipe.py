@@ -136,7 +136,7 @@ def test_ctrl_c_ends_the_run_and_all_its_jobs(root, tmp_path):
     process = subprocess.Popen(
         command(root, *options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(), start_new_session=True
     )  # fmt: skip
-    while not list(tmp_path.glob("data/.wav.partial/train/*/*.wav")):
+    while not list(tmp_path.glob("data/.wav.*.tmp/train/*/*.wav")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)

@@ -6,13 +6,14 @@ goes when the same is written again.
 
 import contextlib
 import glob
+import json
 import os
 import platform
 import shutil
 import tempfile
 import zlib
 from pathlib import Path
-from typing import Iterator
+from typing import Any, Iterator
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -38,6 +39,11 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """``write_bytes`` of ``text`` in UTF-8."""
     write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, values: Any, sort_keys: bool = False) -> None:
+    """``values`` of JSON's types, a line each, for people, too."""
+    write_text(path, json.dumps(values, indent=1, sort_keys=sort_keys, ensure_ascii=False) + "\n")
 
 
 def replace_dir(made: Path, final: Path) -> None:

@@ -29,7 +29,8 @@ def read_text(path: Path, expected: str = "UTF-8 text", next_step: str = "check 
     content = _opened(path, expected, next_step, lambda file: file.read_bytes())
     if content.startswith(tuple(_COMPRESSED)):
         raise UserError(path, "is compressed", expected, "unpack it first")
-    return _lines_by_lf(_decoded(content, path))
+    text = _decoded(content, path)
+    return text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")
 
 
 def text_lines(path: Path, expected: str, next_step: str = "check the file") -> Iterator[Tuple[str, str]]:
@@ -80,7 +81,3 @@ def _decoded(content: bytes, path: Path, first_line: int = 1) -> str:
     if first_line == 1 and content.startswith(_IN_UTF16):
         raise UserError(path, "is not UTF-8 but UTF-16", "UTF-8 text", "run: iconv -f UTF-16 -t UTF-8")
     raise UserError(where, "is not UTF-8", "UTF-8 text", "convert it, for example with iconv")
-
-
-def _lines_by_lf(text: str) -> str:
-    return text.replace("\r\n", "\n") if "\n" in text else text.replace("\r", "\n")

@@ -13,8 +13,7 @@ from benchmark.engines import compile_encoder
 from benchmark.infer import chosen_systems, encoder_table, infer_parser, rows_of_engine
 from benchmark.turns import Measurement
 from rnnt_kd.config import ModelConfig, SystemConfig
-from rnnt_kd.data.speech import Speech
-from rnnt_kd.decoding import greedy_search, modified_beam_search
+from rnnt_kd.decoding.lookup import get_search
 from rnnt_kd.systems.store import build_model
 from rnnt_kd.text.train_bpe import train_bpe
 
@@ -169,19 +168,18 @@ class Letters:
         return " ".join("abcdefgh"[number] for number in ids)
 
 
-@pytest.mark.parametrize("search", [greedy_search.search, modified_beam_search.search])
+@pytest.mark.parametrize("search", ["greedy_search", "modified_beam_search"])
 def test_recognition_in_batches_is_that_of_single_utterances(search):
     model = small_transducer()
     model.joiner.output_linear.bias[0] -= 1.0  # random weights that say something
-    speech = [Speech(f"utterance-{n}", "a b", "s", None) for n in range(40)]
     features = [log_mel(20 + 13 * n % 90) for n in range(40)]
     encode = compile_encoder(model.encoder, "torch")
-    texts = encoders.recognise(encode, model, speech, features, Letters(), search, 4)
-    assert set(texts) == {item.id for item in speech} and len(set(texts.values())) > 3
-    for item, x in zip(speech, features):
+    texts = encoders.recognise(encode, model, features, Letters(), search, 4)
+    assert len(set(texts)) > 3
+    for text, x in zip(texts, features, strict=True):
         out = encode(x)[None]
-        alone = search(model, out, torch.tensor([out.shape[1]]), beam=4, blank_id=0, unk_id=1)[0][0]
-        assert texts[item.id] == Letters().decode(alone.tokens)
+        alone = get_search(search)(model, out, torch.tensor([out.shape[1]]), beam=4, blank_id=0, unk_id=1)[0][0]
+        assert text == Letters().decode(alone.tokens)
 
 
 @pytest.mark.parametrize("outputs, inputs, frames", [(16, 8, 1), (19, 33, 62), (192, 96, 125)])

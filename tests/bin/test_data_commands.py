@@ -273,6 +273,9 @@ def test_wrong_corpora_are_one_line(tmp_path, capsys):
     )
     assert "--corpus-dir" in refused(capsys, prepare_corpus.main, "--corpus", "an4", *out)
     assert "KEY=VALUE" in refused(capsys, prepare_corpus.main, "--corpus", "an4", "--option", "seven", *out)
+    for corpus, known in (("an4", "dev_speakers"), ("librispeech", "train, dev"), ("synth", "minutes")):
+        text = f"corpus {corpus} has no option color; expected {known}"
+        assert text in refused(capsys, prepare_corpus.main, "--corpus", corpus, "--option", "color=red", *out)
     assert not (tmp_path / "out").exists()
 
 

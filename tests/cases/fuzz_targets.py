@@ -24,7 +24,7 @@ from rnnt_kd.bin import compute_features, decode, delay, score, train, train_bpe
 from rnnt_kd.bin import experiment as experiment_command
 from rnnt_kd.config_io import load_recipe
 from rnnt_kd.data import source
-from rnnt_kd.data.audio import BadAudio, check_header, load_recording
+from rnnt_kd.data.audio import BadAudio, check_header, read_recording
 from rnnt_kd.data.dataset import load_cuts_info, make_dataloader
 from rnnt_kd.data.kaldi_dir import RecordingEntry, read_data_dir
 from rnnt_kd.decoding.hotwords import read_hotwords
@@ -367,7 +367,8 @@ class Audio(Target):
             try:
                 entry = RecordingEntry(path.stem, str(path), False, str(path))
                 seconds = check_header(entry)
-                samples, rate = load_recording(entry)
+                audio = read_recording(entry)
+                samples, rate = audio.samples, audio.rate
                 assert samples.dtype == np.float32 and samples.ndim == 1 and len(samples) and np.isfinite(samples).all()
                 assert seconds is None or seconds > 0
                 assert len(samples) <= 100 * 8000, f"{len(samples)} samples of {path.stat().st_size} bytes"

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from rnnt_kd.bin.compute_features import main as compute_features
-from rnnt_kd.data.audio import BadAudio, check_header, load_recording, read_recording
+from rnnt_kd.data.audio import BadAudio, check_header, read_recording
 from rnnt_kd.data.check_audio import check_audio
 from rnnt_kd.data.kaldi_dir import RecordingEntry, read_data_dir
 from rnnt_kd.data.speech import load_samples, read_speech
@@ -53,8 +53,9 @@ def read(tmp_path):
     def of(content: bytes, seconds: float = 0.03) -> np.ndarray:
         path = tmp_path / "audio"
         path.write_bytes(content)
-        samples, rate = load_recording(entry(path))
-        np.testing.assert_array_equal(load_recording(entry(path, pipe=True))[0], samples)
+        audio = read_recording(entry(path))
+        samples, rate = audio.samples, audio.rate
+        np.testing.assert_array_equal(read_recording(entry(path, pipe=True)).samples, samples)
         assert check_header(entry(path)) == pytest.approx(len(samples) / rate, abs=seconds)
         return samples
 
@@ -302,19 +303,19 @@ def test_archives_of_kaldi_are_read(tmp_path, archive):
 @pytest.mark.parametrize("place, problem", [(3, "holds no WAV"), (10**17, "ends before byte 10+")])
 def test_a_wrong_place_in_an_archive_is_named(archive, place, problem):
     with pytest.raises(BadAudio, match=problem):
-        load_recording(entry(f"{archive[0]}:{place}"))
+        read_recording(entry(f"{archive[0]}:{place}"))
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF])
 def test_a_header_in_an_archive_that_leaves_the_length_open_does_not_take_what_follows(tmp_path, size):
     (tmp_path / "wav.ark").write_bytes(b"a " + wav(data_size=size) + b"b " + wav())
     with pytest.raises(BadAudio, match="holds no WAV whose header says its length"):
-        load_recording(entry(f"{tmp_path}/wav.ark:2"))
+        read_recording(entry(f"{tmp_path}/wav.ark:2"))
 
 
 def test_a_file_whose_name_looks_like_a_place_in_an_archive_is_itself(tmp_path):
     (tmp_path / "take:12").write_bytes(wav())
-    assert len(load_recording(entry(tmp_path / "take:12"))[0]) == RATE
+    assert len(read_recording(entry(tmp_path / "take:12")).samples) == RATE
 
 
 @pytest.mark.parametrize("scale", [127, 32768, 2**31])
@@ -368,7 +369,7 @@ def test_headers_are_claims_and_no_memory_is_asked_for_them(read, tmp_path):
         stream.write(b"RIFF\0\0\0\0WAVE")
         stream.truncate(1 << 27)
     with pytest.raises(BadAudio):
-        load_recording(entry(tmp_path / "zeros"))
+        read_recording(entry(tmp_path / "zeros"))
 
 
 @pytest.fixture
@@ -426,7 +427,7 @@ def test_random_damage_never_ends_the_reader(tmp_path, name):
             content[place % max(len(content), 1) : place % max(len(content), 1) + 1] = bytes([choose.randrange(256)])
         path.write_bytes(content)
         try:
-            samples, rate = load_recording(entry(path))
+            samples = read_recording(entry(path)).samples
         except BadAudio as error:
             assert str(error) and "\n" not in str(error)
         else:
@@ -444,4 +445,4 @@ def test_a_file_that_is_cut_right_behind_its_header_is_named(tmp_path, form, sam
     path = tmp_path / "audio"
     path.write_bytes(content[: len(content) - 2 * RATE + 2 * samples_left])  # the samples stand at the end
     with pytest.raises(BadAudio, match="truncated"):
-        load_recording(entry(path))
+        read_recording(entry(path))

@@ -13,7 +13,6 @@ from rnnt_kd.bin.far_data import main as far_data
 from rnnt_kd.data import far
 from rnnt_kd.data.features import compute_features, original_id
 from rnnt_kd.data.kaldi_dir import read_data_dir, write_data_dir
-from rnnt_kd.data.synthesis import acoustics
 from rnnt_kd.errors import UserError
 
 
@@ -307,11 +306,3 @@ def test_ids_that_copies_would_have_are_refused(tmp_path):
     with pytest.raises(UserError, match='"a_far1" would name two cuts'):
         compute_features(data, tmp_path / "cuts", "x", surroundings=place(data), far_copies=1)
     assert compute_features(data, tmp_path / "cuts", "x").num_cuts == 2
-
-
-def test_a_room_drawn_is_that_of_made_speech():
-    samples = acoustics.random_integers(1, 4000) // 4
-    response = acoustics.room_response(16000, 5, 0.2, -8.0)
-    np.testing.assert_array_equal(
-        acoustics.convolve(samples, response), acoustics.reverberate(samples, 16000, 5, decay_seconds=0.2, late_db=-8.0)
-    )

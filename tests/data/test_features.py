@@ -13,7 +13,7 @@ import soundfile
 from filelock import FileLock
 from lhotse import CutSet, Fbank
 
-from rnnt_kd.data.audio import BadAudio, load_recording
+from rnnt_kd.data.audio import BadAudio, read_recording
 from rnnt_kd.data.check_audio import check_audio
 from rnnt_kd.data.features import compute_features
 from rnnt_kd.data.kaldi_dir import RecordingEntry, read_data_dir
@@ -245,7 +245,7 @@ def test_audio_is_read_by_libsndfile_itself(tmp_path, pipe, monkeypatch):
     opened = []
     real = soundfile.SoundFile.__init__
     monkeypatch.setattr(soundfile.SoundFile, "__init__", lambda *a, **more: opened.append(a[1]) or real(*a, **more))
-    samples, _ = load_recording(RecordingEntry("a", f"cat {path}" if pipe else str(path), pipe, ""))
+    samples = read_recording(RecordingEntry("a", f"cat {path}" if pipe else str(path), pipe, "")).samples
     assert len(samples) == 8000 and [type(file) for file in opened] == [int]
 
 
@@ -289,7 +289,7 @@ def test_a_missing_file_is_bad_audio_even_after_the_directory_was_read(tmp_path,
     entry = read_data_dir(data).recordings["a"]
     (tmp_path / "a.wav").unlink()
     with pytest.raises(BadAudio, match="does not exist"):
-        load_recording(entry)
+        read_recording(entry)
 
 
 @pytest.fixture

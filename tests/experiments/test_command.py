@@ -395,11 +395,12 @@ def test_a_one_off_change_runs_again_what_depends_on_it(trial):
 
 def test_printing_needs_nothing_but_the_file_and_each_line_is_whole(trial, tmp_path, capsys):
     shutil.rmtree(trial.exp)
-    lines = printed(trial, capsys)
+    lines = printed(trial, capsys, "--gpu-inference", "false")
     assert len(lines) == 8 and not trial.exp.exists()
     assert ["--job teacher/1" in lines[0], "--job large/3" in lines[1]] == [True, True]  # others wait for them
     for line in lines:
         assert str(trial.file.resolve()) in line and "-m rnnt_kd.bin.experiment" in line
+        assert "--gpu-inference false" in line and "--print-jobs" not in line
 
 
 def test_every_step_prints_its_jobs_before_anything_is_there(trial, capsys):

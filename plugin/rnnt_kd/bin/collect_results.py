@@ -37,7 +37,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         for folder in args.experiment_dir:
             rows = [{"experiment": folder.resolve().name, **row} for row in _rows(folder / f"{name}.json")]
             known.update({_key(row, KEYS[name]): row for row in rows})
-        atomic.write_text(path, json.dumps(list(known.values()), indent=1, ensure_ascii=False) + "\n")
+        atomic.write_json(path, list(known.values()))
         print(f"{path}: {len(known)} rows, {len(known.keys() - before)} of them new")
 
 

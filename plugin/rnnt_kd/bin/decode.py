@@ -13,7 +13,6 @@ With --job K, K from 1 to --nj, one of several jobs, here or on other machines, 
 these files, which do not depend on how many there are but for the times in decode.json.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
@@ -33,7 +32,6 @@ from rnnt_kd.bin.options import (
     check_positive,
     chosen_device,
     command_line,
-    join,
     parser,
     without_job,
 )
@@ -76,7 +74,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument("--bpe-dir", type=Path, required=True, help="holds bpe.model")
     options.add_argument("--out-dir", type=Path, required=True, help="made where it is missing")
     options.add_argument("--test-set", required=True, help="name of the test set, for the file names")
-    options.add_argument("--search", default="modified_beam_search", help=f"one of: {join(available_searches())}")
+    options.add_argument("--search", default="modified_beam_search", help=f"one of: {', '.join(available_searches())}")
     options.add_argument("--beam", type=int, default=4, help="hypotheses an utterance")
     options.add_argument(
         "--graph-text",
@@ -245,7 +243,7 @@ def _write(out_dir: Path, test_set: str, decoded: Decoded, record: Dict[str, Any
         write_nbest(out_dir / nbest, decoded.alternatives.items())
         more.append(nbest)
     for name, values in ((f"speakers-{test_set}.json", decoded.speakers), ("decode.json", record)):
-        atomic.write_text(out_dir / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        atomic.write_json(out_dir / name, values)
     return more
 
 

@@ -9,7 +9,6 @@ Compared are the words that both systems recognised correctly, each by the time 
 a streaming system waits for its chunk to fill is not in these times.
 """
 
-import json
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -64,7 +63,7 @@ def main(argv: Optional[List[str]] = None) -> None:
             "baseline": str(args.baseline_decode_dir),
             "command": command_line("rnnt_kd.bin.delay", argv),
         }
-        atomic.write_text(output, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        atomic.write_json(output, result)
         stage.finish()
     print(_sentence(read_json(output)))
 

@@ -16,7 +16,6 @@ A system that is not trained or decoded yet is named and omitted.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Dict, List, Optional
 
@@ -158,7 +157,7 @@ def _figures(args: argparse.Namespace, trio: Trio, cuts: Path, bpe_dir: Path) ->
     folder = lattices_dir(args.experiment_dir, trio["student"].name, args.test_set)
     path = folder.with_name(f"{args.test_set}-figures.json")
     names = {f"name_of_{key}": system.name for key, system in trio.items()}
-    atomic.write_text(path, json.dumps({**names, **found}, indent=1, ensure_ascii=False) + "\n")
+    atomic.write_json(path, {**names, **found})
     share = found["nodes"]["off"] / max(1, sum(found["nodes"].values()))
     print(f"{found['utterances']} utterances, {share:.0%} of the nodes off the teacher's paths -> {path}")
     for key in ("twin", "student"):

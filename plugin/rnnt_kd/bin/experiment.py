@@ -35,12 +35,12 @@ from typing import Dict, List, Optional, Tuple
 from rnnt_kd import choices, files
 from rnnt_kd.bin import options
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.experiment_steps import STEPS, Part, Run, name_of, printed
+from rnnt_kd.bin.experiment_steps import STEPS, Part, Run, name_of
 from rnnt_kd.data import folds
 from rnnt_kd.decoding.lookup import available_searches
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments import endpoint
-from rnnt_kd.experiments.plan import Job, Places, Plan
+from rnnt_kd.experiments.plan import Places, Plan
 from rnnt_kd.experiments.progress import Progress
 
 
@@ -86,7 +86,8 @@ def main(argv: Optional[List[str]] = None) -> None:
         for part in run.parts:
             for job in part.plan.jobs():
                 if part.progress.why_not_finished(job):
-                    print(printed(_of_queue(args, part.fold, job)))
+                    fold = ["--fold", str(part.fold)] if part.fold else []
+                    print(run.again(*["--cmd="] * bool(args.cmd), "--job", name_of(job), *fold))  # no queue's queue
     elif args.job is not None:
         run.one(args.job)
     else:
@@ -170,16 +171,6 @@ def _check_names(args, test_sets: Dict[str, Path]) -> None:
 def _words(args, *names: str) -> Tuple[str, ...]:
     """These options as they are given on."""
     return tuple(word for name in names for word in (f"--{name.replace('_', '-')}", str(getattr(args, name))))
-
-
-def _of_queue(args, fold: int, job: Job) -> List[str]:
-    """This command, for one system and seed alone."""
-    words = ["-m", "rnnt_kd.bin.experiment", "--job", name_of(job), *(["--fold", str(fold)] if fold else [])]
-    words += ["--test-dirs", *map(str, args.test_dirs)]
-    words += _words(args, "experiment", "config", "exp_dir", "dev_dir")
-    words += _words(args, "train_cuts") if args.train_cuts else ()
-    words += _words(args, "device", "num_threads", "lattice_backend", "nproc", "num_nodes")
-    return words + [word for override in args.overrides for word in ("--set", override)]
 
 
 if __name__ == "__main__":

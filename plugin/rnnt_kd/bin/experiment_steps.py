@@ -390,11 +390,15 @@ class Run:
 
     def _print_step(self, step: str) -> List[str]:
         """A step that has no jobs of its own: this command does it."""
+        print(self.again("--steps", step))
+        return []
+
+    def again(self, *more: str) -> str:
+        """A line that runs this command for ``more`` alone."""
         words = [word for word in self.argv if word != "--print-jobs"]
         if "--steps" in words:
             del words[words.index("--steps") : words.index("--steps") + 2]
-        print(printed(["-m", "rnnt_kd.bin.experiment", *words, "--steps", step]))
-        return []
+        return printed(["-m", "rnnt_kd.bin.experiment", *words, *more])
 
     def _decode_gpus(self) -> int:
         return self._gpus() if self.args.gpu_inference == "true" else 0

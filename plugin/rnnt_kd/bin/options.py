@@ -207,8 +207,3 @@ def chosen_device(name: str) -> str:
 def command_line(module: str, argv: Optional[Sequence[str]]) -> str:
     """The command as a user would type it, for the records of a run.  ``argv`` as ``main`` got it."""
     return shlex.join(["python", "-m", module, *(sys.argv[1:] if argv is None else argv)])
-
-
-def join(values: Sequence[object]) -> str:
-    """Values for a sentence."""
-    return ", ".join(str(value) for value in values)

@@ -56,6 +56,9 @@ def main(argv: Optional[List[str]] = None) -> None:
 def _prepare(args: argparse.Namespace, pairs: Dict[str, str], stage: Stage) -> None:
     stage.start()
     module = choices.load("rnnt_kd.data.corpora", args.corpus)
+    for name in pairs:
+        if name not in module.OPTIONS:
+            raise UserError("--option", f"corpus {args.corpus} has no option {name}", ", ".join(module.OPTIONS))
     if "num_jobs" in module.OPTIONS:
         pairs.setdefault("num_jobs", str(args.nj))
     made = module.prepare(args.corpus_dir, args.out_dir, seed=args.seed, options=pairs)

@@ -19,13 +19,12 @@ utterance (two-sided p-value, paired bootstrap).  Fewer than 20 utterances, or o
 interval and no p-value, and a test set without words (noise) has insertions and no rate.
 """
 
-import json
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
-from rnnt_kd.bin.options import add_bootstrap, add_ignore_events, check_bootstrap, command_line, join, parser
+from rnnt_kd.bin.options import add_bootstrap, add_ignore_events, check_bootstrap, command_line, parser
 from rnnt_kd.bin.stage import Stage
 from rnnt_kd.data.kaldi_dir import read_table
 from rnnt_kd.errors import UserError
@@ -115,7 +114,7 @@ def _score(args, paths: List[Path], test_set: str, out_dir: Path, typed: str) ->
     }
     atomic.write_text(out_dir / f"errs-{test_set}.txt", format_errors(recognitions))
     atomic.write_text(out_dir / f"wer-{test_set}.txt", describe(result) + "".join(f"{NOTE}{note}\n" for note in notes))
-    atomic.write_text(out_dir / f"wer-{test_set}.json", json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    atomic.write_json(out_dir / f"wer-{test_set}.json", result)
     kaldi_files.write_kaldi_files(out_dir, recognitions, speakers, result)
 
 
@@ -139,7 +138,7 @@ def recogs_path(decode_dir: Path, test_set: Optional[str]) -> Path:
         raise UserError(decode_dir, "holds no recogs-*.txt", "a folder that decode wrote", "decode first")
     if test_set or len(found) > 1:
         found_text = f"no test set '{test_set}'" if test_set else f"{len(found)} test sets"
-        raise UserError(decode_dir, found_text, f"--test-set with one of: {join(sets)}")
+        raise UserError(decode_dir, found_text, f"--test-set with one of: {', '.join(sets)}")
     return found[0]
 
 

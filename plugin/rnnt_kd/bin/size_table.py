@@ -8,7 +8,6 @@ random weights and masks.
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import List, Optional
 
@@ -107,7 +106,7 @@ def _measure(args: argparse.Namespace, folders, data_dir: Path, bpe_dir: Path, t
     heading = f"Sizes of systems in bytes, and %WER on {what}; measured against {args.dense} in float32."
     if args.failed:
         heading += f" The export failed its check (export/SYSTEM.failed/check.json): {', '.join(args.failed)}."
-    atomic.write_text(args.json, json.dumps(rows, indent=1) + "\n")
+    atomic.write_json(args.json, rows)
     atomic.write_text(args.md, size_table.markdown(rows, heading, typed))
 
 

@@ -8,7 +8,6 @@ smallest.  Writes to OUT_DIR
 """
 
 import inspect
-import json
 from pathlib import Path
 from typing import Dict, List, Optional
 
@@ -67,7 +66,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         decoded(path, name, args.out_dir / name, chosen)
     stage.start()
     values = {"token_bonus": chosen, "errors": {f"{bonus:g}": number for bonus, number in errors.items()}}
-    atomic.write_text(args.out_dir / FILE, json.dumps(values, indent=1) + "\n")
+    atomic.write_json(args.out_dir / FILE, values)
     stage.finish()
     print(f"{args.system_dir}: token bonus {chosen:g}, of {values['errors']} errors on the development set")
 

@@ -97,12 +97,6 @@ def read_recording(recording: RecordingEntry) -> Audio:
     return Audio(samples, sound.samplerate, missing, elsewhere)
 
 
-def load_recording(recording: RecordingEntry) -> Tuple[np.ndarray, int]:
-    """Samples (n,) float32 and sampling rate of ``read_recording``."""
-    audio = read_recording(recording)
-    return audio.samples, audio.rate
-
-
 def is_silent(samples: np.ndarray) -> bool:
     """True where (n,) samples are constant but for the last bit of 16."""
     return float(samples.max() - samples.min()) < SILENCE_PEAK_TO_PEAK

@@ -7,7 +7,7 @@ from typing import Iterator, Optional, Sequence, Tuple
 import numpy as np
 import soundfile
 
-from rnnt_kd.data.audio import BadAudio, load_recording
+from rnnt_kd.data.audio import BadAudio, read_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.kaldi_dir import find_recordings
 from rnnt_kd.data.source import open_source
@@ -27,13 +27,14 @@ def cut_samples(
     recordings = find_recordings(data_dir, [cut.features.recording_id for cut in cuts], allow_pipes)
     for cut, recording in zip(cuts, recordings):
         try:
-            samples, rate = load_recording(recording) if recording else (None, 0)
+            audio = read_recording(recording) if recording else None
         except BadAudio:
-            samples = None
-        if samples is None:
+            audio = None
+        if audio is None:
             yield None
         else:
-            yield resample(samples[round(cut.start * rate) : round((cut.start + cut.duration) * rate)], rate)
+            first, end = (round(seconds * audio.rate) for seconds in (cut.start, cut.start + cut.duration))
+            yield resample(audio.samples[first:end], audio.rate)
 
 
 def compressed(samples: np.ndarray) -> Tuple[bytes, str]:

@@ -9,10 +9,8 @@ the training set, or taken from a folder: a Kaldi data directory (``wav.scp`` is
 """
 
 import functools
-import hashlib
 import os
 import random
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
@@ -20,7 +18,7 @@ from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 import numpy as np
 import soundfile
 
-from rnnt_kd.atomic import replace_dir
+from rnnt_kd import atomic
 from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio import Audio, BadAudio, is_silent, read_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
@@ -85,7 +83,7 @@ class Surroundings:
           key: of all draws, beside the seed: the id of the copy.
         Raises: UserError: a room or noise that cannot be used; the file is named.
         """
-        rng = random.Random(_number(f"{self.seed}/{key}"))
+        rng = random.Random(acoustics.hashed(f"{self.seed}/{key}"))
         close = _integers(samples)
         wet = acoustics.convolve(close, self._response(rng))
         power = acoustics.power(wet)
@@ -188,23 +186,17 @@ def write_far_dir(
     """
     data = read_data_dir(data_dir, allow_pipes, "none")
     audio = out_dir.with_name(f"{out_dir.name}_audio")
-    made = audio.with_name(f".{audio.name}.partial")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
     names = {one.id: f"{number:06d}.wav" for number, one in enumerate(data.utterances, 1)}
     left_out: Dict[str, str] = {}
-    work = [(data.recordings[one.recording_id], one, made / names[one.id]) for one in data.utterances]
-    work.sort(key=lambda item: (item[0].id, item[1].start))  # each recording is read once
-    jobs = [(work[start : start + PART], place) for start in range(0, len(work), PART)]
-    try:
+    with atomic.new_dir(audio) as made:
+        work = [(data.recordings[one.recording_id], one, made / names[one.id]) for one in data.utterances]
+        work.sort(key=lambda item: (item[0].id, item[1].start))  # each recording is read once
+        jobs = [(work[start : start + PART], place) for start in range(0, len(work), PART)]
         with ProgressBar(out_dir.name, len(work), "utt") as progress:
             for reasons, seen in in_processes(_write_far, jobs, num_jobs):
                 left_out.update(reasons)
                 progress.update(seen)
         check_left_out(data.path, len(work), left_out, max_bad_fraction)
-        replace_dir(made, audio)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     kept = [one for one in data.utterances if one.id not in left_out]
     write_data_dir(
         out_dir,
@@ -306,7 +298,3 @@ def _piece(rng: random.Random, samples: np.ndarray, count: int) -> np.ndarray:
         start = rng.randrange(len(samples) - count + 1)
         return samples[start : start + count]
     return np.resize(np.roll(samples, -rng.randrange(len(samples))), count)
-
-
-def _number(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")

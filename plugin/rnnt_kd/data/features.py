@@ -30,7 +30,7 @@ from filelock import Timeout
 from lhotse import Fbank, LilcomChunkyWriter, MonoCut, Recording
 from lhotse.features.base import Features
 
-from rnnt_kd.atomic import replace_dir, temporary_prefix, write_bytes, write_text
+from rnnt_kd.atomic import replace_dir, temporary_prefix, write_bytes, write_json
 from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio import BadAudio, read_recording
 from rnnt_kd.data.audio_format import SAMPLING_RATE
@@ -201,8 +201,7 @@ def _together(
         # From here on only renames: the old result goes, the new one comes, the cuts last.
         cuts_path.unlink(missing_ok=True)
         replace_dir(parts.dir / "feats", feats_dir)
-        listed = json.dumps(reasons, indent=1, sort_keys=True, ensure_ascii=False)
-        write_text(out_dir / f"{name}.left_out.json", listed + "\n")
+        write_json(out_dir / f"{name}.left_out.json", reasons, sort_keys=True)
         write_bytes(cuts_path, compressed)
         if record is not None:
             record.finish(archives)

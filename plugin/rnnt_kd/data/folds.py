@@ -10,7 +10,6 @@ and their numbers of words alone.
 """
 
 import gzip
-import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -173,11 +172,10 @@ def select_cuts(exp_dir: Path, fold: int, folds: int, sets: Mapping[str, Tuple[s
         except (OSError, ValueError, AttributeError) as error:
             raise UserError(left_out, f"damaged ({error})", "reasons by utterance", "run stage 1 again") from None
         reasons = {key: reason for key, reason in reasons if key in speaker_of}
-        listed = json.dumps(reasons, indent=1, sort_keys=True, ensure_ascii=False)
         link = folder / f"{source}_feats"  # so that EXP_DIR can be moved
         if not link.is_symlink():
             link.symlink_to(os.path.relpath(united.with_name(link.name), folder))
-        atomic.write_text(folder / outputs[1], listed + "\n")
+        atomic.write_json(folder / outputs[1], reasons, sort_keys=True)
         atomic.write_bytes(folder / outputs[0], gzip.compress(lines, compresslevel=6, mtime=0))
         record.finish()
 

@@ -1,7 +1,6 @@
 """The choice of utterances that can be trained on; the others are counted and named."""
 
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, List, Sequence
@@ -114,4 +113,4 @@ def needed_frames(symbols: Sequence[int], separate_repeats: bool) -> int:
 def write_left_out(path: Path, selections: Dict[str, Selection]) -> None:
     """``{"train": {reason: [ids]}, "dev": ...}`` as JSON."""
     content = {name: dict(sorted(chosen.left_out().items())) for name, chosen in selections.items()}
-    atomic.write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    atomic.write_json(path, content)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
 
 import torch
+from pydantic import TypeAdapter
 
 from rnnt_kd.data.audio_format import FRAMES_PER_SECOND
 from rnnt_kd.decoding.confidence import label_posteriors, list_posteriors
@@ -47,14 +48,11 @@ class Decoded:
     def together(cls, parts: Iterable[Mapping[str, Any]]) -> "Decoded":
         """What ``plain`` gave of several, as one."""
         decoded = cls()
-        for part in parts:
-            decoded.words.update({key: (tuple(ref), tuple(hyp)) for key, (ref, hyp) in part["words"].items()})
-            decoded.emissions.update({key: Emissions(**_tuples(item)) for key, item in part["emissions"].items()})
-            for key, found in part["alternatives"].items():
-                decoded.alternatives[key] = [Alternative(**_tuples(item)) for item in found]
-            decoded.speakers.update(part["speakers"])
-            decoded.audio_seconds += part["audio_seconds"]
-            decoded.seconds += part["seconds"]
+        for part in map(TypeAdapter(cls).validate_python, parts):
+            for name in ("words", "emissions", "alternatives", "speakers"):
+                getattr(decoded, name).update(getattr(part, name))
+            decoded.audio_seconds += part.audio_seconds
+            decoded.seconds += part.seconds
         return decoded
 
 
@@ -143,10 +141,6 @@ def _alternative(
             share * math.prod(sure[first : last + 1]) for share, (_, first, last) in zip(shares, spans, strict=True)
         ),
     )
-
-
-def _tuples(values: Mapping[str, Any]) -> Dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def _seconds(frames: Sequence[int], frame_seconds: float) -> Tuple[float, ...]:

@@ -20,6 +20,7 @@ from typing import Dict, List, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from rnnt_kd.decoding.ngram_lm import OnDevice
 from rnnt_kd.decoding.trie import Trie
 from rnnt_kd.errors import UserError
 from rnnt_kd.text.normalization import normalized
@@ -73,7 +74,7 @@ def read_hotwords(path: Path, tokenizer, score: float, normalization: str = "nfc
     return phrases
 
 
-class HotWords:
+class HotWords(OnDevice):
     """The scorer (see ``scorers.py``) of phrases; its states are the automaton's, M of them.
 
     Args:
@@ -106,10 +107,6 @@ class HotWords:
         self._table = table
         self._worth = torch.tensor(worth, dtype=torch.float64)
         self._paid = torch.tensor(paid, dtype=torch.float64)
-
-    def to(self, device) -> "HotWords":
-        self._table, self._worth, self._paid = (x.to(device) for x in (self._table, self._worth, self._paid))
-        return self
 
     def scores(self, states: Tensor) -> Tensor:
         after = self._table[states].long()

@@ -13,7 +13,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Dict, List, Tuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,10 +25,21 @@ from rnnt_kd.errors import UserError
 WORKER = "rnnt_kd.decoding.arpa_worker"
 UNKNOWN = ("<unk>", "<UNK>")
 _NO_WORDS = ("<eps>", "#0", "<s>", "</s>", *UNKNOWN)
+Tables = TypeVar("Tables", bound="OnDevice")
+
+
+class OnDevice:
+    """What scores by tensors; ``to`` moves them, and those of what it holds of this kind."""
+
+    def to(self: Tables, device) -> Tables:
+        for name, value in vars(self).items():
+            if isinstance(value, (Tensor, OnDevice)):
+                setattr(self, name, value.to(device))
+        return self
 
 
 @dataclass
-class NgramLm:
+class NgramLm(OnDevice):
     """S states, A n-grams; log-probabilities are natural, float64; labels are int64.
 
     Attributes:
@@ -54,10 +65,6 @@ class NgramLm:
     shorter: Tensor
     back_off: Tensor
     order: int
-
-    def to(self, device) -> "NgramLm":
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return NgramLm(**{**vars(self), **tensors})
 
     @property
     def shortest(self) -> int:

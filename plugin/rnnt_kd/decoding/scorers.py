@@ -16,7 +16,7 @@ from typing import List, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from rnnt_kd.decoding.ngram_lm import NgramLm
+from rnnt_kd.decoding.ngram_lm import NgramLm, OnDevice
 from rnnt_kd.decoding.trie import Trie
 from rnnt_kd.errors import UserError
 from rnnt_kd.text.tokenizer import SPACE
@@ -49,7 +49,7 @@ def lm_scorer(lm: NgramLm, pieces: Sequence[str], scale: float, name: object = "
     return scorer
 
 
-class TokenBonus:
+class TokenBonus(OnDevice):
     """A constant for every token.
 
     The likeliest words of a transducer are often too few: every token costs, and blanks are cheap.  A language model
@@ -61,10 +61,6 @@ class TokenBonus:
     def __init__(self, bonus: float, vocab_size: int):
         self._added = torch.full((vocab_size,), bonus, dtype=torch.float64)
 
-    def to(self, device) -> "TokenBonus":
-        self._added = self._added.to(device)
-        return self
-
     def scores(self, states: Tensor) -> Tensor:
         return self._added.expand(*states.shape, -1)
 
@@ -75,16 +71,12 @@ class TokenBonus:
         return torch.zeros_like(states, dtype=torch.float64)
 
 
-class TokenLm:
+class TokenLm(OnDevice):
     """An n-gram model of pieces: every token is scored at once, the end of the utterance, too."""
 
     def __init__(self, lm: NgramLm, pieces: Sequence[str], scale: float):
         self._lm, self._scale, self.start = lm, scale, lm.start
         self._labels = torch.tensor([lm.words.get(piece, lm.unknown) for piece in pieces])
-
-    def to(self, device) -> "TokenLm":
-        self._lm, self._labels = self._lm.to(device), self._labels.to(device)
-        return self
 
     def scores(self, states: Tensor) -> Tensor:
         return self._scale * self._lm.lookup(states[..., None], self._labels)[0]
@@ -96,7 +88,7 @@ class TokenLm:
         return self._scale * self._lm.lookup(states, torch.full_like(states, self._lm.end))[0]
 
 
-class WordLm:
+class WordLm(OnDevice):
     """An n-gram model of words, for hypotheses of pieces.
 
     The score of a word is certain when the next one begins.  Until then a hypothesis holds, on loan, the
@@ -126,12 +118,6 @@ class WordLm:
         self._keys, self._nexts = torch.tensor(keys or [-1]), torch.tensor(nexts or [0])
         self._ahead = self._look_ahead(tree)
         self.start = lm.start * self._nodes
-
-    def to(self, device) -> "WordLm":
-        self._lm = self._lm.to(device)
-        for name in ("_labels", "_begins", "_first", "_keys", "_nexts", "_ahead"):
-            setattr(self, name, getattr(self, name).to(device))
-        return self
 
     def scores(self, states: Tensor) -> Tensor:
         node = states % self._nodes

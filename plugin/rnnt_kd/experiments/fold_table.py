@@ -82,7 +82,8 @@ def rows(
         for test_set, way in itertools.product(first.places.test_sets, first.ways):
             row = table.described(first, name, test_set, way)
             trainings, baseline = (
-                _trainings(folds, one, test_set, way) for one in (name, first.systems[name].baseline)
+                {number: table.finished(fold.plan, fold.found, one, test_set, way) for number, fold in folds.items()}
+                for one in (name, first.systems[name].baseline)
             )
             every = [result for seeds in trainings.values() for result in seeds.values()]
             row["unfinished"] = {
@@ -134,15 +135,6 @@ def _is_endpoint(endpoint: Optional[Endpoint], system: str, test_set: str, way: 
     if endpoint is None or way != (OWN_BONUS if endpoint.token_bonus else endpoint.search):
         return False
     return system in (endpoint.system, endpoint.baseline) and test_set == endpoint.test_set
-
-
-def _trainings(folds: Mapping[int, Fold], name: Optional[str], test_set: str, way: str) -> Trainings:
-    """What is finished of a system."""
-    found: Trainings = {}
-    for number, fold in folds.items():
-        keys = [(job, test_set, way) for job in (fold.plan.jobs_of(name) if name is not None else [])]
-        found[number] = {key[0][1]: fold.found[key] for key in keys if key in fold.found}
-    return found
 
 
 def _rates(system: Trainings, baseline: Trainings, replications: int, seed: int) -> Dict[str, Any]:

@@ -6,7 +6,6 @@ pooled.json                with folds: what all of them say together
 experiment.json            what report, sizes and lattice pictures read
 """
 
-import json
 from pathlib import Path
 from typing import Dict, Mapping, Tuple
 
@@ -41,18 +40,14 @@ def write_summary(
         listed = fold_table.listed(found, declared, why_not)
         rows = fold_table.rows(found, declared, why_not, **bootstrap)
         shown = [fold_table.markdown(rows, title, plan.experiment.folds, declared, words) for words in ([], [command])]
-        atomic.write_text(plan.dir / "pooled.json", _json(fold_table.pooled(rows, corpus)))
+        atomic.write_json(plan.dir / "pooled.json", fold_table.pooled(rows, corpus))
     else:
         ((of_all, reasons),) = collected.values()
         listed, rows = results.as_list(plan, of_all, plan.search), table.rows(plan, of_all, reasons, **bootstrap)
         known, commands = table.known_spread(known_results), [*results.commands(of_all), command]
         shown = [table.markdown(rows, title, words, known) for words in ([], commands)]
     results.write_experiment(plan, corpus)
-    atomic.write_text(plan.dir / "results.json", _json(listed))
-    atomic.write_text(plan.dir / "summary.json", _json(rows))
+    atomic.write_json(plan.dir / "results.json", listed)
+    atomic.write_json(plan.dir / "summary.json", rows)
     atomic.write_text(plan.dir / "summary.md", shown[1])
     return shown[0]
-
-
-def _json(values: list) -> str:
-    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"

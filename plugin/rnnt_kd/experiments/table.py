@@ -44,17 +44,17 @@ def rows(plan: Plan, results: Results, reasons: Reasons, *, replications: int = 
     for name in plan.systems:
         for test_set, way in itertools.product(plan.places.test_sets, plan.ways):
             row = described(plan, name, test_set, way)
-            finished = _finished(plan, results, name, test_set, way)
+            own = finished(plan, results, name, test_set, way)
             keys = [(job, test_set, way) for job in plan.jobs_of(name)]
             unfinished = {key[0]: reasons[key] for key in keys if key in reasons}
             row["unfinished"] = {str(job[1]): reason for job, reason in unfinished.items()}
-            row["seeds"] = list(finished)
-            row.update(figures(list(finished.values())))
-            baseline = _finished(plan, results, plan.systems[name].baseline, test_set, way)
-            row["compared_seeds"] = sorted(finished.keys() & baseline.keys())
-            given = finished, baseline, row["compared_seeds"], {"replications": replications, "seed": seed}
+            row["seeds"] = list(own)
+            row.update(figures(list(own.values())))
+            baseline = finished(plan, results, plan.systems[name].baseline, test_set, way)
+            row["compared_seeds"] = sorted(own.keys() & baseline.keys())
+            given = own, baseline, row["compared_seeds"], {"replications": replications, "seed": seed}
             row.update(_rates("wer", *given))
-            has_characters = any(result.figures("cer") for result in finished.values())
+            has_characters = any(result.figures("cer") for result in own.values())
             row["characters"] = _rates("cer", *given) if has_characters else None
             table.append(row)
     return table
@@ -162,7 +162,8 @@ def described(plan: Plan, name: str, test_set: str, way: str) -> Dict[str, Any]:
     }
 
 
-def _finished(plan: Plan, results: Results, name: Optional[str], test_set: str, way: str) -> Dict[int, Result]:
+def finished(plan: Plan, results: Results, name: Optional[str], test_set: str, way: str) -> Dict[int, Result]:
+    """The trainings of a system, by seed."""
     jobs = plan.jobs_of(name) if name is not None else []
     return {job[1]: results[job, test_set, way] for job in jobs if (job, test_set, way) in results}
 

@@ -7,7 +7,6 @@ export that does not hold what is promised stays beside it as ``<out_dir>.failed
 that does takes its place.
 """
 
-import json
 import math
 import shutil
 from pathlib import Path
@@ -114,19 +113,15 @@ def export_system(
         if fault:
             _keep(making, failed, {"fault": fault, **found})
             raise UserError(out_dir, fault, "none", f"the export is kept in {failed}; {CHECK} there lists them")
-        _write_check(making, found)
+        atomic.write_json(making / CHECK, found)
         model_json.write_manifest(making, {**values, "check": _summary(found) if found else {}})
     if check:
         shutil.rmtree(failed, ignore_errors=True)
     return model_json.read_manifest(out_dir)
 
 
-def _write_check(folder: Path, found: Dict[str, Any]) -> None:
-    atomic.write_text(folder / CHECK, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-
-
 def _keep(made: Path, failed: Path, found: Dict[str, Any]) -> None:
-    _write_check(made, found)
+    atomic.write_json(made / CHECK, found)
     atomic.replace_dir(made, failed)
 
 

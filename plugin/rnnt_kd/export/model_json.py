@@ -138,7 +138,7 @@ def write_manifest(folder: Path, values: Mapping[str, Any]) -> None:
     manifest = {"format": FORMAT, "format_version": FORMAT_VERSION, **values, "files": files}
     manifest.pop("sha256", None)  # of an older one
     manifest["sha256"] = json_digest(json.loads(json.dumps(manifest)))
-    atomic.write_text(Path(folder) / NAME, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    atomic.write_json(Path(folder) / NAME, manifest)
 
 
 def read_manifest(folder: Path, check_files: bool = True) -> Dict[str, Any]:

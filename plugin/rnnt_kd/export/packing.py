@@ -18,7 +18,7 @@ size it cannot tell before (its issue 32130), and would unpack the weights anew 
 """
 
 from dataclasses import dataclass
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import onnx
@@ -65,7 +65,7 @@ def best_code(values: np.ndarray) -> Tuple[Code, int]:
             bits = 4 if values.dtype == np.int8 else 8 * values.dtype.itemsize
             content = int(filled.sum()) * block * bits // 8 + OVERHEAD
             sizes[Code(block, "gaps")] = content + len(encode_gaps(filled))
-            sizes[Code(block, "bits")] = content + len(encode_bits(filled))
+            sizes[Code(block, "bits")] = content + len(np.packbits(filled))
     code = min(sizes, key=sizes.__getitem__)
     return code, sizes[code]
 
@@ -81,11 +81,6 @@ def encode_gaps(filled: np.ndarray) -> np.ndarray:
     return codes[0::2] << 4 | codes[1::2]
 
 
-def encode_bits(filled: np.ndarray) -> np.ndarray:
-    """(n,) bool -> uint8; the last byte is filled with zeros."""
-    return np.packbits(filled)
-
-
 def encode_halves(codes: np.ndarray) -> np.ndarray:
     """(n,) int8, -8 .. 7 -> uint8, two codes a byte, 8 more than they are; the last may have a 0 beside it."""
     halves = np.append(codes + 8, np.full(len(codes) % 2, 8)).astype(np.uint8)
@@ -99,7 +94,7 @@ def pack(rewriter: Rewriter, tensors: Dict[str, np.ndarray], code: Code) -> None
     kept = flat.reshape(-1, code.block)[filled]
     stored = _decode_halves(rewriter, kept) if flat.dtype == np.int8 else rewriter.constant(kept)
     if code != ALL:
-        places = {"gaps": (encode_gaps, _indices_of_gaps), "bits": (encode_bits, _indices_of_bits)}
+        places: Dict[str, Any] = {"gaps": (encode_gaps, _indices_of_gaps), "bits": (np.packbits, _indices_of_bits)}
         encode, indices = places[code.places]
         where = indices(rewriter, rewriter.constant(encode(filled)), int(filled.sum()))
         shape = rewriter.constant(np.array([len(filled), code.block], dtype=np.int64))

@@ -29,6 +29,7 @@ from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.scoring.bootstrap import one_seed_p_value
 from rnnt_kd.scoring.characters import as_characters, counts_characters
 from rnnt_kd.scoring.recognitions import Recognition, words_counted
+from rnnt_kd.scoring.results import figures
 from rnnt_kd.scoring.word_errors import count_all
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.systems.packed import read_packed, unpacked_bytes, write_packed
@@ -248,16 +249,14 @@ def markdown(rows: Sequence[SizeRow], heading: str, command: str) -> str:
 
 
 def _scores(found: Sequence[Recognition], base: Sequence[Recognition]) -> SizeRow:
-    counts = count_all(found)
-    figures = {"errors": counts.errors, "words": counts.words}
-    figures.update({"ins": counts.ins, "del": counts.dels, "sub": counts.subs})
+    words = figures(count_all(found))
     characters = count_all(as_characters(found)).wer if counts_characters(found) else None
     changed = sum(one.hyp != other.hyp for one, other in zip(found, base, strict=True))
     p_value = one_seed_p_value(found, base)
     return {
-        "wer": counts.wer and round(counts.wer, 4),
+        "wer": words["wer"],
         "cer": characters and round(characters, 4),
-        **figures,
+        **words,
         "changed": changed,
         "p_value": p_value and round(p_value, 6),
     }

@@ -70,13 +70,7 @@ def choose(
         hyps = dict(zip(names, (item.hyp for item in items)))
         chosen = Chosen(teacher.utterance_id, kind, teacher.ref, hyps, dict(zip(names, errors)))
         candidates[kind].append((rank, chosen))
-    gained, lost, changed = (
-        [chosen for _, chosen in sorted(same_kind, key=_rank)] for same_kind in candidates.values()
-    )
+    gained, lost, changed = ([one for _, one in sorted(some, key=lambda pair: pair[0])] for some in candidates.values())
     num_lost = min(len(lost), max(most // 2, most - len(gained)))
     picked = gained[: most - num_lost] + lost[:num_lost]
     return picked + changed[: most - len(picked)]
-
-
-def _rank(pair: Tuple[tuple, Chosen]) -> tuple:
-    return pair[0]

@@ -27,7 +27,6 @@ teacher's occupancy; 0 for the teacher).
 """
 
 import io
-import json
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -144,7 +143,7 @@ def write_lattice(folder: Path, item: UtteranceLattice) -> List[str]:
     if suffix:
         atomic.write_bytes(folder / f"{stem}{suffix}", item.audio)
     atomic.write_bytes(folder / f"{stem}.npz", stream.getvalue())
-    atomic.write_text(folder / f"{stem}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    atomic.write_json(folder / f"{stem}.json", content)
     return [f"{stem}{ending}" for ending in (suffix, ".npz", ".json") if ending]
 
 

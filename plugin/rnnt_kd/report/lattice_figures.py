@@ -10,12 +10,9 @@ from typing import Any, Dict, Mapping
 import numpy as np
 import torch
 
-from rnnt_kd.data.dataset import read_batches
 from rnnt_kd.data.source import open_source
-from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
-from rnnt_kd.report.make_lattices import load_trio
-from rnnt_kd.report.utterance_lattice import utterance_lattice
+from rnnt_kd.report.make_lattices import lattices_of, load_trio
 from rnnt_kd.text.tokenizer import Tokenizer
 
 ON, OFF = 0.5, 0.01
@@ -36,21 +33,13 @@ def lattice_figures(
     """
     tokenizer = Tokenizer.load(bpe_dir)
     models, configs = load_trio(folders, tokenizer, bpe_dir, device)
-    student, backend = configs["student"], get_backend(backend_name, torch.device(device))
     sums = {key: dict.fromkeys(("loss", "kd", "blank", "label", "blank_off", *REGIONS), 0.0) for key in models}
     counts = dict.fromkeys(("utterances", "arcs", "emissions", *REGIONS), 0)
-    for batch in read_batches(cuts, [[place] for place in range(len(open_source(cuts)))]):
-        ids = tokenizer.encode(batch.texts[0])
-        training, kd = student.training, student.kd
-        try:
-            starts, views = utterance_lattice(
-                models, configs["teacher"].training, training.prune_range, training.rnnt_type, backend,
-                batch.features[0], ids, kd.shift if kd else 0,
-            )  # fmt: skip
-        except UserError as error:
-            if not error.where.startswith("utterance"):
-                raise
-            continue  # no path through the lattice
+    places, backend = range(len(open_source(cuts))), get_backend(backend_name, torch.device(device))
+    for _, ids, found in lattices_of(models, configs, tokenizer, cuts, places, backend):
+        if isinstance(found, str):
+            continue
+        starts, views = found
         occupancy = views["teacher"].occupancy.numpy()
         path = np.concatenate((views["teacher"].path.numpy(), [[len(starts), len(ids)]]))
         frames, rows = path[:-1][np.diff(path[:, 1]) > 0].T

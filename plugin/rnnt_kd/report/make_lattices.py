@@ -4,7 +4,7 @@ The only module of the report that needs torch; the page does not import it.
 """
 
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.data.audio_format import FRAME_SECONDS, SAMPLING_RATE
 from rnnt_kd.data.cut_audio import compressed, cut_samples, loudness
-from rnnt_kd.data.dataset import load_cuts_info, read_batches
+from rnnt_kd.data.dataset import Batch, load_cuts_info, read_batches
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.models.transducer import Transducer
@@ -67,30 +67,17 @@ def make_lattices(
     tokenizer = Tokenizer.load(bpe_dir)
     models, configs = load_trio(folders, tokenizer, bpe_dir, device)
     student = configs["student"]
-    backend = get_backend(backend_name, torch.device(device))
     subsampling = models["teacher"].encoder.subsampling_factor
     order = [places[item.utterance] for item in chosen]
-    batches = read_batches(cuts, [[place] for place in order])
+    backend = get_backend(backend_name, torch.device(device))
+    lattices = lattices_of(models, configs, tokenizer, cuts, order, backend)
     sounds = cut_samples(cuts, order, data_dir, allow_pipes) if data_dir else [None] * len(order)
     made: List[UtteranceLattice] = []
-    for item, batch, samples in zip(chosen, batches, sounds):
-        ids = tokenizer.encode(batch.texts[0])
-        try:
-            starts, views = utterance_lattice(
-                models,
-                configs["teacher"].training,
-                student.training.prune_range,
-                student.training.rnnt_type,
-                backend,
-                batch.features[0],
-                ids,
-                student.kd.shift if student.kd else 0,
-            )
-        except UserError as error:
-            if not error.where.startswith("utterance"):
-                raise
-            say(f"lattices of {names['student']} on {test_set}: {item.utterance} omitted, {error.problem}")
+    for item, (batch, ids, found), samples in zip(chosen, lattices, sounds):
+        if isinstance(found, str):
+            say(f"lattices of {names['student']} on {test_set}: {item.utterance} omitted, {found}")
             continue
+        starts, views = found
         made.append(
             UtteranceLattice(
                 utterance=item.utterance,
@@ -127,6 +114,25 @@ def load_trio(
     if configs["student"].teacher_checksum != weights_digest(folders["teacher"]):
         raise UserError(folders["student"], f"distilled from another teacher than {folders['teacher']}", "its own one")
     return models, configs
+
+
+def lattices_of(
+    models: Mapping[str, Transducer], configs: Mapping[str, SystemConfig], tokenizer, cuts: Path, places, backend
+) -> Iterator[Tuple[Batch, List[int], Any]]:
+    """Each cut as a batch, its tokens, and what ``utterance_lattice`` gives, or why no path leads through it (str)."""
+    student = configs["student"]
+    for batch in read_batches(cuts, [[place] for place in places]):
+        ids = tokenizer.encode(batch.texts[0])
+        try:
+            found: Any = utterance_lattice(
+                models, configs["teacher"].training, student.training.prune_range, student.training.rnnt_type, backend,
+                batch.features[0], ids, student.kd.shift if student.kd else 0,
+            )  # fmt: skip
+        except UserError as error:
+            if not error.where.startswith("utterance"):
+                raise
+            found = error.problem
+        yield batch, ids, found
 
 
 def _sound(samples, num_frames: int, subsampling: int) -> dict:

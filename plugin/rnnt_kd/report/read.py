@@ -29,17 +29,6 @@ from rnnt_kd.systems.experiment_folder import GREEDY, ExperimentFolder, ListedSy
 
 Row = Dict[str, Any]
 
-TERMS = (
-    "loss",
-    "pruned_loss",
-    "simple_loss",
-    "ctc_loss",
-    "kd_loss",
-    "features_loss",
-    "consistency_loss",
-    "ctc_consistency_loss",
-    "entropy_loss",
-)  # of metrics.jsonl
 PACKED_BITS = ":bits"  # of systems/packed.py
 _UNITS = ("ins", "del", "sub", "ins_mean", "del_mean", "sub_mean", "relative_change", "p_value", "p_value_seeds")
 _WORDS = ("wer", "wer_sd", "words", "baseline_wer", *_UNITS)

@@ -42,8 +42,10 @@ def score(
     def measured(items: Sequence[Recognition], others: Optional[Sequence[Recognition]]) -> Dict[str, Any]:
         interval = None if few else confidence_interval(items, replications, seed)
         p_value = one_seed_p_value(items, others, replications, seed) if others and interval else None
+        counts = count_all(items)
         return {
-            **_figures(count_all(items)),
+            **figures(counts),
+            "utterances": counts.utterances,
             "ci95": interval and [round(value, 4) for value in interval],
             "p_value": p_value and round(p_value, 6),
             "baseline_wer": others and _rounded(count_all(others).wer),
@@ -62,7 +64,10 @@ def score(
         "characters": characters,
         "replications": replications,
         "seed": seed,
-        "speakers": [{"speaker": speaker, **_figures(counts)} for speaker, counts in by_speaker.items()],
+        "speakers": [
+            {"speaker": speaker, **figures(counts), "utterances": counts.utterances}
+            for speaker, counts in by_speaker.items()
+        ],
     }
 
 
@@ -142,7 +147,8 @@ def _no_number(text: str) -> None:
     raise ValueError(f"{text} is not JSON")
 
 
-def _figures(counts: ErrorCounts) -> Dict[str, Any]:
+def figures(counts: ErrorCounts) -> Dict[str, Any]:
+    """Rate (per cent, None without a word), errors and words, as files have them."""
     return {
         "wer": _rounded(counts.wer),
         "errors": counts.errors,
@@ -150,7 +156,6 @@ def _figures(counts: ErrorCounts) -> Dict[str, Any]:
         "ins": counts.ins,
         "del": counts.dels,
         "sub": counts.subs,
-        "utterances": counts.utterances,
     }
 
 

@@ -8,7 +8,6 @@ system.json         size and sparsity; the mark of a finished training, written 
 """
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Tuple
@@ -215,7 +214,7 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
 
 def write_system(system_dir: Path, values: Dict[str, Any]) -> None:
     """``system.json``, the mark of a finished system: written last."""
-    atomic.write_text(system_dir / SYSTEM, json.dumps(values, indent=1) + "\n")
+    atomic.write_json(system_dir / SYSTEM, values)
 
 
 def refuse_decoding_only(teacher_dir: Path) -> None:

@@ -74,8 +74,6 @@ def test_a_wrong_tree_is_one_line(tree, tmp_path):
             prepare(folder, out, seed=1, options={})
     with pytest.raises(UserError, match=r"an4_train.fileids: no such file"):
         prepare(tmp_path, out, seed=1, options={})
-    with pytest.raises(UserError, match="corpus an4 has no option color; expected dev_speakers"):
-        prepare(tree, out, seed=1, options={"color": "red"})
     for value in ("0", "4", "many", "-1"):
         with pytest.raises(UserError, match="a number from 1 to 3"):
             prepare(tree, out, seed=1, options={"dev_speakers": value})

@@ -96,7 +96,6 @@ def test_without_the_four_speakers_others_are_drawn_by_the_seed(tmp_path):
 
 
 @pytest.mark.parametrize("options, found", [
-    ({"parts": "x"}, "no option parts"),
     ({"download": "maybe"}, 'found "maybe"'),
     ({"train": ""}, "names no part"),
     ({"train": "train-clean-100"}, "no part train-clean-100"),

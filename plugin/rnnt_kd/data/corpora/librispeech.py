@@ -18,7 +18,6 @@ Which part is what (options ``train``, ``dev``, ``test``: comma lists of parts):
 ``<out_dir>/split.json`` says what was done.
 """
 
-import json
 import logging
 import random
 from pathlib import Path
@@ -53,7 +52,9 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
     Raises: UserError for a missing or empty part, a missing or unreadable file, audio without transcript, transcript
       without audio, unknown speakers, a wrong option, a download that fails.
     """
-    settings = _read_options(options)
+    settings = {**OPTIONS, **options}
+    if settings["download"] not in ("auto", "yes", "no"):
+        raise UserError("--option download", f'found "{settings["download"]}"', "auto, yes or no")
     train_parts, dev_parts, test_parts = (_names(settings[key]) for key in ("train", "dev", "test"))
     if not train_parts:
         raise UserError("--option train", "names no part", "a comma list of parts, for example train-clean-5")
@@ -103,7 +104,7 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
         problem = "all training speakers are held out"
         raise UserError(root, problem, "speakers left for train", "hold out fewer with dev_speakers and test_speakers")
     made = [_write(out_dir / name, utterances) for name, utterances in {"train": kept, "dev": dev, **tests}.items()]
-    atomic.write_text(out_dir / "split.json", json.dumps(split, indent=1) + "\n")
+    atomic.write_json(out_dir / "split.json", split)
     return made
 
 
@@ -176,13 +177,3 @@ def _missing_part(root: Path, part: str) -> UserError:
 
 def _names(value: str) -> List[str]:
     return list(dict.fromkeys(name.strip() for name in value.split(",") if name.strip()))
-
-
-def _read_options(options: Mapping[str, str]) -> Dict[str, str]:
-    for name in options:
-        if name not in OPTIONS:
-            raise UserError("--option", f"corpus librispeech has no option {name}", ", ".join(OPTIONS))
-    settings = {**OPTIONS, **options}
-    if settings["download"] not in ("auto", "yes", "no"):
-        raise UserError("--option download", f'found "{settings["download"]}"', "auto, yes or no")
-    return settings

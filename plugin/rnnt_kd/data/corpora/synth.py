@@ -13,7 +13,6 @@ library versions.  Audio goes to ``<out_dir>/wav`` in one step when all of it is
 directories come last: what was interrupted never looks finished.
 """
 
-import hashlib
 import os
 import random
 import shutil
@@ -24,7 +23,7 @@ from typing import Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from rnnt_kd.atomic import replace_dir
+from rnnt_kd import atomic
 from rnnt_kd.children import in_processes
 from rnnt_kd.data.audio_format import SAMPLING_RATE
 from rnnt_kd.data.kaldi_dir import write_data_dir
@@ -53,7 +52,7 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
       seed:       of everything but the split of the voices, which is fixed.
       options:    see ``OPTIONS``; values are numbers.
     Returns: the three directories.
-    Raises: UserError for an unknown option, a wrong value, a ``corpus_dir``, a missing espeak-ng.
+    Raises: UserError for a wrong value, a ``corpus_dir``, a missing espeak-ng.
     """
     if corpus_dir is not None:
         problem = f"found {corpus_dir}, but the corpus synth is made here"
@@ -61,18 +60,14 @@ def prepare(corpus_dir: Optional[Path], out_dir: Path, *, seed: int, options: Di
     sizes, num_jobs = _read_options(options)
     out_dir = Path(out_dir).absolute()
     parts = {part: _plan(part, minutes, seed) for part, minutes in sizes.items()}
-    partial, audio = out_dir / ".wav.partial", out_dir / "wav"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    audio = out_dir / "wav"
+    with atomic.new_dir(audio) as made:
         for part, tasks in parts.items():
             for task in tasks:
-                (partial / part / task.speaker.id).mkdir(parents=True, exist_ok=True)
-        texts = dict(_make_all([task for tasks in parts.values() for task in tasks], partial, num_jobs))
+                (made / part / task.speaker.id).mkdir(parents=True, exist_ok=True)
+        texts = dict(_make_all([task for tasks in parts.values() for task in tasks], made, num_jobs))
         for part in parts:  # older directories would not fit the new audio
             shutil.rmtree(out_dir / part, ignore_errors=True)
-        replace_dir(partial, audio)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return [
         write_data_dir(
             out_dir / part,
@@ -105,7 +100,7 @@ class Task:
 def make_utterance(task: Task) -> Tuple[str, np.ndarray]:
     """The sentence, and the samples ``(n,)`` int16 at 16 kHz."""
     for attempt in range(1000):
-        rng = random.Random(_number(f"{task.key}/{attempt}"))
+        rng = random.Random(acoustics.hashed(f"{task.key}/{attempt}"))
         sentence = grammar.draw_sentence(rng)
         if grammar.part_of(sentence) != task.part:
             continue
@@ -132,7 +127,7 @@ def _record(sentence: str, speaker: Speaker, rng: random.Random) -> np.ndarray:
     signal_ = np.concatenate([np.zeros(before, np.int64), speech, np.zeros(after, np.int64)])
     if rng.random() < 0.5:
         seed, decay, late = rng.getrandbits(63), rng.uniform(0.1, 0.35), rng.uniform(-15.0, -6.0)
-        signal_ = acoustics.reverberate(signal_, SAMPLING_RATE, seed, decay_seconds=decay, late_db=late)
+        signal_ = acoustics.convolve(signal_, acoustics.room_response(SAMPLING_RATE, seed, decay, late))
     background = acoustics.noise(len(signal_), rng.getrandbits(63), tilt=rng.uniform(0.0, 1.5))
     signal_ = acoustics.add_noise(signal_, speech_power, background, snr_db=rng.uniform(15.0, 30.0))
     return acoustics.set_peak(signal_, int(acoustics.FULL_SCALE * rng.uniform(0.15, 0.9))).astype(np.int16)
@@ -141,13 +136,9 @@ def _record(sentence: str, speaker: Speaker, rng: random.Random) -> np.ndarray:
 def _plan(part: str, minutes: float, seed: int) -> List[Task]:
     """The utterances of a part, dealt to its speakers in turn; a smaller part is the beginning of a larger one."""
     everyone = speakers(part)
-    random.Random(_number(f"{seed}/{part}/speakers")).shuffle(everyone)
+    random.Random(acoustics.hashed(f"{seed}/{part}/speakers")).shuffle(everyone)
     count = max(1, round(minutes * 60 / _MEAN_SECONDS))
     return [Task(part, everyone[number % len(everyone)], number, f"{seed}/{part}/{number}") for number in range(count)]
-
-
-def _number(key: str) -> int:
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
 
 
 def _make_all(tasks: List[Task], folder: Path, num_jobs: int) -> Iterator[Tuple[str, str]]:
@@ -175,9 +166,6 @@ def _make_chunk(chunk: Tuple[Path, List[Task]]) -> List[Tuple[str, str]]:
 
 def _read_options(options: Dict[str, str]) -> Tuple[Dict[str, float], int]:
     """``{part: minutes}`` and the number of processes."""
-    for name in options:
-        if name not in OPTIONS:
-            raise UserError("--option", f"corpus synth has no option {name}", ", ".join(OPTIONS))
     values = {}
     for name, default in OPTIONS.items():
         text = options.get(name, default)

@@ -9,6 +9,7 @@ integer that it must be.  Random bits come from ``PCG64.random_raw``, whose stre
 Samples are ``(n,)`` int64 arrays in the range of int16 unless said otherwise.
 """
 
+import hashlib
 import math
 
 import numpy as np
@@ -17,6 +18,11 @@ from scipy.signal import fftconvolve, upfirdn
 _TAP_BITS = 15
 _GAIN_BITS = 16
 FULL_SCALE = 32767
+
+
+def hashed(text: str) -> int:
+    """64 bits that follow from the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def random_integers(seed: int, count: int) -> np.ndarray:
@@ -40,11 +46,6 @@ def resample(samples: np.ndarray, source_rate: int, target_rate: int) -> np.ndar
     filtered = upfirdn(padded, samples.astype(np.float64), up, down)
     filtered = np.concatenate([filtered, np.zeros(max(0, delay + length - len(filtered)))])
     return _shift_right(filtered[delay : delay + length].astype(np.int64), _TAP_BITS)
-
-
-def reverberate(samples: np.ndarray, rate: int, seed: int, decay_seconds: float, late_db: float) -> np.ndarray:
-    """Put the speech into the room of ``room_response``; as ``convolve``."""
-    return convolve(samples, room_response(rate, seed, decay_seconds, late_db))
 
 
 def room_response(rate: int, seed: int, decay_seconds: float, late_db: float) -> np.ndarray:

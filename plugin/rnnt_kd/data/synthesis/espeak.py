@@ -21,7 +21,7 @@ SAMPLING_RATE = 22050
 # Numbers of espeak-ng's speak_lib.h.
 _SYNCHRONOUS = 2
 _DONT_EXIT = 0x8000
-_RATE, _VOLUME, _PITCH, _RANGE, _WORD_GAP = 1, 2, 3, 4, 7
+_PARAMETERS = {"rate": 1, "volume": 2, "pitch": 3, "range": 4, "word_gap": 7}  # of Prosody
 _POSITION_CHARACTER = 1
 _UTF8_WITH_PHONEMES = 1 | 0x100
 
@@ -87,17 +87,9 @@ def _speak(library: ctypes.CDLL, data_path: str, text: str, voice: str, prosody:
             pieces.append(np.ctypeslib.as_array(samples, (count,)).copy())
         return 0
 
-    library.espeak_Initialize.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
-    library.espeak_Synth.argtypes = [
-        ctypes.c_char_p,
-        ctypes.c_size_t,
-        ctypes.c_uint,
-        ctypes.c_int,
-        ctypes.c_uint,
-        ctypes.c_uint,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-    ]
+    text_, int_, flags, pointer = ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p
+    library.espeak_Initialize.argtypes = [int_, int_, text_, int_]
+    library.espeak_Synth.argtypes = [text_, ctypes.c_size_t, flags, int_, flags, flags, pointer, pointer]
     rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data_path.encode(), _DONT_EXIT)
     if rate != SAMPLING_RATE:
         problem = f"espeak-ng could not start (code {rate})"
@@ -106,14 +98,8 @@ def _speak(library: ctypes.CDLL, data_path: str, text: str, voice: str, prosody:
     library.espeak_SetSynthCallback(keep)
     if library.espeak_SetVoiceByName(voice.encode()) != 0:
         raise UserError(f"espeak-ng voice {voice}", "espeak-ng does not know it", "a language of espeak-ng")
-    for parameter, value in (
-        (_RATE, prosody.rate),
-        (_VOLUME, prosody.volume),
-        (_PITCH, prosody.pitch),
-        (_RANGE, prosody.range),
-        (_WORD_GAP, prosody.word_gap),
-    ):
-        library.espeak_SetParameter(parameter, value, 0)
+    for name, parameter in _PARAMETERS.items():
+        library.espeak_SetParameter(parameter, getattr(prosody, name), 0)
     content = text.encode("utf-8") + b"\0"
     code = library.espeak_Synth(content, len(content), 0, _POSITION_CHARACTER, 0, _UTF8_WITH_PHONEMES, None, None)
     if code != 0 or not pieces:

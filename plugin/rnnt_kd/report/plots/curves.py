@@ -7,11 +7,11 @@ import numpy as np
 from rnnt_kd.report.plots import style
 from rnnt_kd.report.plots.inline_svg import PixelFigure, pixel_figure
 from rnnt_kd.report.plots.style import KINDS, WIDTH, Plot, legend
-from rnnt_kd.report.read import TERMS, FinishedExperiment, FinishedSystem
+from rnnt_kd.report.read import FinishedExperiment, FinishedSystem
 
 POINTS = 80  # of a line; training steps between two are averaged
 MOST = 6  # systems in a picture of curves
-WORDS = {
+TERMS = {  # of metrics.jsonl, in words
     "loss": "all terms together",
     "pruned_loss": "pruned transducer loss",
     "simple_loss": "simple transducer loss",
@@ -125,12 +125,12 @@ def _panels(systems: Sequence[FinishedSystem], terms: Sequence[str]) -> Tuple[Pi
             dev_steps, dev = _points(system.metrics, "dev", term)
             ax.plot(dev_steps, dev, kind.mark, color=kind.colour, markersize=3, linestyle="none")
             late += dev.tolist()
-            words.append(f"{system.name} {WORDS[term]} at step {steps[-1]}: {values[-10:].mean():.3f}")
+            words.append(f"{system.name} {TERMS[term]} at step {steps[-1]}: {values[-10:].mean():.3f}")
         if late:  # the first steps are far above all others
             ax.set_ylim(0, 1.1 * float(np.percentile(late, 97)) or 1)
         style.quiet(ax)
         ax.locator_params(axis="y", nbins=4)
-        style.label(ax, "steps" if place == len(terms) - 1 else "", WORDS[term])
+        style.label(ax, "steps" if place == len(terms) - 1 else "", TERMS[term])
         if place < len(terms) - 1:
             ax.set_xticklabels([])
         else:

@@ -4,7 +4,7 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Seq
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import NullFormatter
 
 from rnnt_kd.report.plots.inline_svg import COLOURS, PixelFigure, pixel_figure
 from rnnt_kd.report.plots.style import KINDS, WIDTH, Plot, finished, label, legend, legend_of, quiet
@@ -140,7 +140,7 @@ def _lines(systems: Sequence[FinishedSystem], test_set: str) -> Tuple[PixelFigur
         ax.set_ylim(min(rates) / 1.2, max(rates) * 1.2)
         low, high = ax.get_ylim()
         ax.set_yticks([rate for rate in (1, 2, 5, 10, 15, 20, 30, 50, 80) if low <= rate <= high])
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         ax.yaxis.set_minor_formatter(NullFormatter())
     quiet(ax)
     label(ax, "% of the sparsified weights that are zero", "%WER")
@@ -196,9 +196,5 @@ def _logarithmic(ax: Axes, values: Sequence[float]) -> None:
     ax.set_xlim(low / 1.35, high * 1.35)
     steps = [base * 10**power for power in range(3, 10) for base in (1, 2, 5)]
     ax.set_xticks([value for value in steps if low / 1.35 <= value <= high * 1.35])
-    ax.xaxis.set_major_formatter(FuncFormatter(_short))
+    ax.xaxis.set_major_formatter(lambda value, _: f"{value / 1e6:g} M" if value >= 1e6 else f"{value / 1e3:g} k")
     ax.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _short(value: float, _) -> str:
-    return f"{value / 1e6:g} M" if value >= 1e6 else f"{value / 1e3:g} k"
