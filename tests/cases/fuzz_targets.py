@@ -440,7 +440,7 @@ class Report(Target):
     """experiment.json, summary.json, metrics.jsonl ... of a finished experiment, as the page reads them."""
 
     def make(self, folder):
-        make_experiment(folder / "default")
+        make_experiment(folder / "default", utterances=6)
 
     def list_files(self):
         files = sorted(path for path in (self.folder / "default").rglob("*") if path.is_file())
@@ -452,7 +452,7 @@ class Report(Target):
     def read(self):
         finished = read_finished(self.folder / "default")
         compared = compare(finished, [])
-        if self.reads % 50 == 0:  # the plots take seconds
+        if self.reads % 200 == 0:  # the plots take seconds
             make_page(finished)
         self.reads += 1
         return repr(finished), repr(compared)
