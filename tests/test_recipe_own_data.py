@@ -94,7 +94,8 @@ def test_own_directories_of_every_kind(root, tmp_path, speech, monkeypatch):
     result = run(
         root, "--train-dir", "d/train", "--dev-dir", "d/dev", "--test-dirs", "d d/mixed",
         "--test-dirs", "d/segmented", "--exp-dir", "exp", "--stop-stage", 7,
-        "--set", "training.epochs=2", "--set", "sparse_student.training.epochs=2",
+        "--set", "teacher.training.epochs=2", "--set", "sparse_student.training.epochs=2",
+        "--set", "small_student.training.epochs=2",
     )  # fmt: skip
     rows = json.loads((tmp_path / "exp" / "default" / "summary.json").read_text())
     rows = [row for row in rows if row["search"] == "modified_beam_search"]

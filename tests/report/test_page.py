@@ -307,7 +307,7 @@ EMPTY = {("seeds", "[]"), ("unfinished", "{}"), ("ci95", "[]"), ("delay_ci95_ms"
 @pytest.mark.parametrize("file", READ)
 def test_values_of_another_type_are_damage(tmp_path, file):
     """What the page reads, with every kind of value that it cannot show."""
-    folder = make_experiment(tmp_path / "default", utterances=1)
+    folder = make_experiment(tmp_path / "default", utterances=2)
     rows, accepted = json.loads((folder / file).read_text()), set()
     for key in READ[file]:
         for value in WRONG:
