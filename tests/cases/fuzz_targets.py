@@ -351,12 +351,14 @@ class Audio(Target):
     otherwise = "bytes"
     KINDS = [("wav", "PCM_16"), ("flac", "PCM_16"), ("aiff", "PCM_16"), ("au", "PCM_16"), ("mp3", None), ("ogg", "VORBIS"),
              ("wav", "ULAW"), ("wav", "GSM610"), ("caf", "PCM_16"), ("w64", "PCM_16"), ("rf64", "PCM_16"), ("wav", "FLOAT"),
-             ("nist", "PCM_16"), ("ogg", "OPUS")]  # fmt: skip
+             ("nist", "PCM_16"), ("ogg", "OPUS"), ("aiff", "GSM610"), ("au", "G721_32"), ("avr", "PCM_16"), ("caf", "ALAC_16"),
+             ("mat4", "PCM_16"), ("mp3", None, 44100), ("nist", "ULAW"), ("svx", "PCM_16"), ("voc", "ULAW"),
+             ("wavex", "PCM_24"), ("wav", "MS_ADPCM", 22050)]  # fmt: skip
 
     def make(self, folder):
         samples = 0.2 * np.sin(np.arange(8000) / 7.0) * np.sin(np.arange(8000) / 900.0)
-        for number, (kind, subtype) in enumerate(self.KINDS):
-            soundfile.write(folder / f"{number}.{kind}", samples, 16000, subtype, format=kind.upper())
+        for number, (kind, subtype, *rate) in enumerate(self.KINDS):
+            soundfile.write(folder / f"{number}.{kind}", samples, *(rate or [16000]), subtype, format=kind.upper())
 
     def list_files(self):
         return sorted(self.folder.iterdir())
@@ -372,8 +374,12 @@ class Audio(Target):
                 continue
             try:
                 entry = RecordingEntry(path.stem, str(path), False, str(path))
+                try:
+                    samples, rate = load_recording(entry)
+                except BadAudio:
+                    check_header(entry)  # reads it, too
+                    raise
                 seconds = check_header(entry)
-                samples, rate = load_recording(entry)
                 assert samples.dtype == np.float32 and samples.ndim == 1 and len(samples) and np.isfinite(samples).all()
                 assert seconds is None or seconds > 0
                 assert len(samples) <= 100 * 8000, f"{len(samples)} samples of {path.stat().st_size} bytes"
