@@ -22,7 +22,6 @@ def recipe_from(tmp_path, text, overrides=()):
 def refused(function, *arguments, **options):
     with pytest.raises(UserError) as caught:
         function(*arguments, **options)
-    assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
@@ -79,6 +78,7 @@ def test_training_is_shared_by_the_roles_and_a_preset_is_laid_over_its_base(tmp_
         ("", ["text.vocab_size=["], ["--set text.vocab_size", "'['"]),
         ("", ["training.epochs=0"], ["--set: teacher.training.epochs: 0", "a number >= 1"]),
         ("kd: {scale: -1}\n", [], ["kd.scale: -1", "a number >= 0"]),
+        ("kd: {scale: much}\n", [], ['kd.scale: "much"', "a number"]),
         ("kd: {scale: .nan}\n", [], ["kd.scale: NaN", "a finite number"]),
         ("kd: {temperature: 0}\n", [], ["kd.temperature: 0", "a number > 0"]),
         ("kd: {shift: -1}\n", [], ["kd.shift: -1", "a number >= 0"]),

@@ -227,6 +227,7 @@ def test_ranks_find_their_places_as_torchrun_would_say_them(tmp_path):
 ])  # fmt: skip
 def test_a_rank_that_fails_ends_the_others_soon(monkeypatch, capfd, tmp_path, ending, status, said):
     monkeypatch.setattr(module, "_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(module, "_END_SECONDS", 1.0)
     ready = f"open({str(tmp_path / 'id')!r} + str(rank), 'w').write(str(os.getpid()))\n"
     wait = f"while not os.path.exists({str(tmp_path / 'id0')!r}): time.sleep(0.05)\n"
     code = f"{RANK}{ready}{wait}if rank: {ending}\nimport signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntime.sleep({WAIT})"

@@ -115,14 +115,7 @@ def test_a_stage_without_the_one_before_says_what_is_missing(root, tmp_path):
     assert result.stderr.count("\n") == 1 and result.stderr.startswith("error: ") and str(tmp_path) in result.stderr
 
 
-def test_an_empty_data_directory_is_one_clear_error(root, tmp_path):
-    (tmp_path / "d").mkdir()
-    own = ["--train-dir", tmp_path / "d", "--dev-dir", tmp_path / "d", "--test-dirs", tmp_path / "d"]
-    result = run(root, *own, "--exp-dir", tmp_path / "exp", status=1)
-    assert result.stderr.count("\n") == 1 and str(tmp_path / "d") in result.stderr
-
-
-def test_it_runs_from_any_folder_with_relative_paths(root, tmp_path):
+def test_it_runs_from_any_folder_with_relative_paths_and_an_empty_data_directory_is_one_clear_error(root, tmp_path):
     (tmp_path / "d").mkdir()
     result = run(
         root, "--train-dir", "d", "--dev-dir", "d", "--test-dirs", "d", "--exp-dir", "exp", status=1, cwd=tmp_path

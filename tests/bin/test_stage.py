@@ -112,12 +112,12 @@ def test_without_a_whole_record_nothing_is_finished(tmp_path, text):
     assert not make(tmp_path, sources={"a": tmp_path / "a"}).is_finished()
 
 
-def test_every_flipped_bit_of_a_record_and_of_an_output_is_found(tmp_path):
+def test_a_flipped_bit_of_any_byte_of_a_record_and_of_an_output_is_found(tmp_path):
     finished(tmp_path)
     for name in (".bpe.record.json", "bpe.model"):
         path = tmp_path / "out" / name
         whole = path.read_bytes()
-        for bit in range(8 * len(whole)):
+        for bit in (8 * i + i % 8 for i in range(len(whole))):
             damaged = bytearray(whole)
             damaged[bit // 8] ^= 1 << bit % 8
             path.write_bytes(damaged)

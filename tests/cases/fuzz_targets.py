@@ -351,24 +351,35 @@ class Audio(Target):
     otherwise = "bytes"
     KINDS = [("wav", "PCM_16"), ("flac", "PCM_16"), ("aiff", "PCM_16"), ("au", "PCM_16"), ("mp3", None), ("ogg", "VORBIS"),
              ("wav", "ULAW"), ("wav", "GSM610"), ("caf", "PCM_16"), ("w64", "PCM_16"), ("rf64", "PCM_16"), ("wav", "FLOAT"),
-             ("nist", "PCM_16"), ("ogg", "OPUS")]  # fmt: skip
+             ("nist", "PCM_16"), ("ogg", "OPUS"), ("aiff", "GSM610"), ("au", "G721_32"), ("avr", "PCM_16"), ("caf", "ALAC_16"),
+             ("mat4", "PCM_16"), ("mp3", None, 44100), ("nist", "ULAW"), ("svx", "PCM_16"), ("voc", "ULAW"),
+             ("wavex", "PCM_24"), ("wav", "MS_ADPCM", 22050)]  # fmt: skip
 
     def make(self, folder):
         samples = 0.2 * np.sin(np.arange(8000) / 7.0) * np.sin(np.arange(8000) / 900.0)
-        for number, (kind, subtype) in enumerate(self.KINDS):
-            soundfile.write(folder / f"{number}.{kind}", samples, 16000, subtype, format=kind.upper())
+        for number, (kind, subtype, *rate) in enumerate(self.KINDS):
+            soundfile.write(folder / f"{number}.{kind}", samples, *(rate or [16000]), subtype, format=kind.upper())
 
     def list_files(self):
         return sorted(self.folder.iterdir())
 
+    contents = {}
+
     def read(self):
-        values = {}
+        """What is as it was made is not decoded again."""
+        contents, values = {path.name: path.read_bytes() for path in self.list_files()}, {}
         for path in self.list_files():
+            if contents[path.name] == self.contents.get(path.name):
+                values[path.name] = self.good[path.name]
+                continue
             try:
                 entry = RecordingEntry(path.stem, str(path), False, str(path))
-                seconds = check_header(entry)
-                audio = read_recording(entry)
-                samples, rate = audio.samples, audio.rate
+                try:
+                    audio = read_recording(entry)
+                except BadAudio:
+                    check_header(entry)  # reads it, too
+                    raise
+                seconds, samples, rate = check_header(entry), audio.samples, audio.rate
                 assert samples.dtype == np.float32 and samples.ndim == 1 and len(samples) and np.isfinite(samples).all()
                 assert seconds is None or seconds > 0
                 assert len(samples) <= 100 * 8000, f"{len(samples)} samples of {path.stat().st_size} bytes"
@@ -377,6 +388,7 @@ class Audio(Target):
                 if hasattr(self, "good"):
                     raise Refused(f"{path.name}: {error}") from None
                 raise
+        self.contents = self.contents or contents  # of the first time, when all is good
         return values
 
     def is_wrong(self, how, result):
@@ -441,7 +453,7 @@ class Report(Target):
     """experiment.json, summary.json, metrics.jsonl ... of a finished experiment, as the page reads them."""
 
     def make(self, folder):
-        make_experiment(folder / "default")
+        make_experiment(folder / "default", utterances=6)
 
     def list_files(self):
         files = sorted(path for path in (self.folder / "default").rglob("*") if path.is_file())
@@ -453,7 +465,7 @@ class Report(Target):
     def read(self):
         finished = read_finished(self.folder / "default")
         compared = compare(finished, [])
-        if self.reads % 50 == 0:  # the plots take seconds
+        if self.reads % 200 == 0:  # the plots take seconds
             make_page(finished)
         self.reads += 1
         return repr(finished), repr(compared)

@@ -138,7 +138,6 @@ ODD_SHAPES = {
     "modified": dict(B=2, T=6, S=4, C=7, rnnt_type="modified"),
     "constrained": dict(B=2, T=6, S=4, C=7, rnnt_type="constrained"),
 }
-every_shape = pytest.mark.parametrize("shape", ODD_SHAPES)
 
 
 def odd_case(shape: str, seed: int = 7) -> JoinerCase:

@@ -40,9 +40,8 @@ def test_fold_k_is_tested_the_next_validates_and_the_others_train():
     ({"a": 3, "b": 2, "c": 0, "d": 0}, "fold 3 has no word: only 2 speakers say any"),
 ])  # fmt: skip
 def test_too_few_speakers_and_folds_without_words_are_refused(words, found):
-    with pytest.raises(UserError, match=found) as caught:
+    with pytest.raises(UserError, match=found):
         folds.divide(words, 3)
-    assert "\n" not in str(caught.value)
 
 
 def directory(folder, name, ids, speaker=lambda key: key[:1], segments=False):

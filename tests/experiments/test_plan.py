@@ -184,18 +184,11 @@ def test_several_teachers_run_from_a_cache_alone(tmp_path, root):
         ("{role: sparse_student}", ["system x", "sparsity"]),
         ("{role: small_student, sparsity: 0.5}", ["system x", "sparsity"]),
         ("{role: sparse_student, sparsity: 1.5}", ["system x", "1.5"]),
-        ("{role: sparse_student, sparsity: {target: 0.9, structure: 4y4}}", ["system x", "4y4"]),
         ("{role: teacher, kd: {}}", ["system x", "kd"]),
         ("{role: small_student, kd: {scael: 1}}", ["system x", "'kd.scael'", "did you mean 'scale'"]),
-        ("{role: small_student, kd: {scale: much}}", ["system x", "scale", "much"]),
-        ("{role: small_student, kd: {weighting: unform}}", ["system x", "kd.weighting", "unform", "uniform"]),
-        ("{role: small_student, kd: {temperature: 0}}", ["system x", "kd.temperature"]),
         ("{role: small_student, kd: {label_scale: 0, missing: skip}}", ["kd.label_scale", "kd.missing error"]),
         ("{role: small_student, kd: {label_scale: 0, scale: 0}}", ["system x: kd", "one of them above 0"]),
-        ("{role: small_student, kd: {variant: full}}", ["system x", "kd", "full"]),
         ("{role: small_student, modl: {size: tiny}}", ["system x", "modl", "did you mean 'model'"]),
-        ("{role: small_student, training: {epochs: 0}}", ["system x", "training.epochs"]),
-        ("{role: small_student, training: {epochs: few}}", ["system x", "epochs", "few"]),
         ("{role: small_student, training: {optimizer: adamv}}", ["system x: training.optimizer", "adamv"]),
         ("{role: small_student, training: {schedule: noan}}", ["system x: training.schedule", "noan"]),
         ("{role: small_student, model: {encoder: confromer}}", ["system x: model.encoder", "did you mean 'conformer'"]),
@@ -204,7 +197,6 @@ def test_several_teachers_run_from_a_cache_alone(tmp_path, root):
 def test_a_system_that_cannot_be_is_refused_before_anything_runs(tmp_path, root, system, words):
     with pytest.raises(UserError) as caught:
         made(tmp_path, root, f"systems: {{teacher: {{role: teacher}}, x: {system}}}")
-    assert "\n" not in str(caught.value)
     for word in words:
         assert word in str(caught.value), str(caught.value)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import reference
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from joiner_cases import loss, make_joiner_case
 from lattice_cases import backend_on, every_backend, every_rnnt_type, gradients, lattice_cases, make_case, moved
 
@@ -25,23 +25,27 @@ def entropies(case, logits, backend, delay_penalty=0.0):
 
 
 @every_backend
-@given(lattice_cases())
-def test_value_and_gradient_are_those_of_all_paths(backend, case):
+def test_value_and_gradient_are_those_of_all_paths(backend):
+    examples = 8 if backend == "triton" else 25  # its interpreter takes its time
     backend, device = backend_on(backend)
+    tolerance = 1e-3 if backend.__name__.endswith("triton_backend") else 1e-9  # works in float32
 
-    def plain(logits):
-        return reference.alignment_entropies(
-            logits, case.transcripts, case.ranges, case.blank, case.frames, case.rnnt_type
-        )
+    @settings(max_examples=examples)
+    @given(lattice_cases())
+    def holds(case):
+        def plain(logits):
+            return reference.alignment_entropies(
+                logits, case.transcripts, case.ranges, case.blank, case.frames, case.rnnt_type
+            )
 
-    expected = gradients(plain, case.logits)
-    logits = case.logits.to(device)
-    tolerance = 1e-9
-    if backend.__name__.endswith("triton_backend"):  # works in float32
-        logits, tolerance = logits.float(), 1e-3
-    found = gradients(lambda x: entropies(case, x, backend), logits)
-    for mine, right in zip((found[0], *found[1]), (expected[0], *expected[1])):
-        torch.testing.assert_close(mine.detach().cpu().double(), right.detach(), rtol=tolerance, atol=tolerance)
+        expected = gradients(plain, case.logits)
+        logits = case.logits.to(device)
+        logits = logits.float() if tolerance == 1e-3 else logits
+        found = gradients(lambda x: entropies(case, x, backend), logits)
+        for mine, right in zip((found[0], *found[1]), (expected[0], *expected[1])):
+            torch.testing.assert_close(mine.detach().cpu().double(), right.detach(), rtol=tolerance, atol=tolerance)
+
+    holds()
 
 
 @every_rnnt_type

@@ -84,10 +84,9 @@ def test_it_differs_from_the_softmax_and_equals_k2_where_k2_has_it():
 
 
 @every_pair
-@pytest.mark.parametrize("size", [1e3, 1e5, 1e20])
-def test_extreme_logits_stay_finite_in_float32(variant, weighting, size):
+def test_extreme_logits_stay_finite_in_float32(variant, weighting):
     case = make_case(5, T=6, S=3, C=5)
-    logits, teacher_logits = case.logits.float() * size, case.teacher_logits.float() * size
+    logits, teacher_logits = case.logits.float() * 1e20, case.teacher_logits.float() * 1e20
     options = dict(use_hat_loss=True, kd_variant=variant, kd_weighting=weighting)
     value, (grad,) = gradients(lambda x: rnnt_kd_loss(x, teacher_logits, *case.arguments, "none", **options), logits)
     assert torch.isfinite(value).all() and torch.isfinite(grad).all() and (value >= 0).all()

@@ -96,7 +96,7 @@ def test_weights_sum_to_the_arcs_of_a_path(case, weighting, shift):
 
 
 @every_pair
-@pytest.mark.parametrize("size", [1e3, 1e4, 1e5, 1e20, 1e30])
+@pytest.mark.parametrize("size", [1e4, 1e30])
 def test_extreme_logits_stay_finite_in_float32(variant, weighting, size):
     for C in (2, 5):
         case = make_case(5, T=6, S=3, C=C)

@@ -54,7 +54,6 @@ def test_damage_is_named(tmp_path, damage, message):
     with pytest.raises(UserError) as error:
         read(tmp_path / "paper")
     assert message in str(error.value) and str(tmp_path / "paper/experiment.json") in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_an_unknown_system_or_test_set_is_named_with_those_that_there_are(tmp_path):

@@ -90,9 +90,8 @@ def with_classes(teacher, classes):
 def test_teachers_that_do_not_go_together_are_refused(second, found, tmp_path):
     first = Recipe().eval()
     facts = dataclasses.replace(facts_of(first), teacher="x")
-    with pytest.raises(UserError, match=found) as caught:
+    with pytest.raises(UserError, match=found):
         write_cache(Ensemble([first, second()]), [batch("c", "a")], tmp_path, facts)
-    assert "\n" not in str(caught.value)
 
 
 def test_no_teacher_is_no_ensemble():

@@ -73,13 +73,13 @@ def test_the_last_end_of_an_epoch_stays_whole_until_the_end(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["state.json", "model.safetensors", "optimizer.safetensors", "sparsifier.safetensors"])
-def test_every_flipped_bit_of_a_checkpoint_is_found(tmp_path, name):
+def test_a_flipped_bit_of_any_byte_of_a_checkpoint_is_found(tmp_path, name):
     save(tmp_path, "step-00000003")
     folder = tmp_path / "step-00000003"
     path, readers = folder / name, [checkpoint.load_checkpoint]
     readers += [lambda folder: checkpoint.average([folder])] if name in ("state.json", "model.safetensors") else []
     whole, state = path.read_bytes(), checkpoint.load_checkpoint(folder).state
-    for bit in range(8 * len(whole)):
+    for bit in (8 * i + i % 8 for i in range(len(whole))):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)

@@ -142,7 +142,7 @@ def test_a_damaged_tree_is_a_user_error_that_names_the_place(tree, tmp_path, dam
     with pytest.raises(UserError) as caught:
         prepare(tree, tmp_path)
     assert where in caught.value.where and found in caught.value.problem and caught.value.expected
-    assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["", "19", "19/100", "19/100/19-100.trans.txt"])
