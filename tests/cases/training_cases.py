@@ -50,3 +50,19 @@ def train_with_stops(corpus, config, folder, saves, **options):
         with interrupted_after(number):
             corpus.train(config, folder, **options)
     corpus.train(config, folder, **options)
+
+
+def assert_same_end(one, other):
+    """Two runs said the same on their way and ended with the same bits."""
+    assert metrics(one) == metrics(other)
+    assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
+
+
+def goes_on_the_same(corpus, config, folder, saves, **options):
+    """At once (folder/whole), and stopped instead of the checkpoint after so many (folder/stopped): the same end."""
+    whole, stopped = folder / "whole", folder / "stopped"
+    corpus.train(config, whole, **options)
+    with interrupted_after(saves):
+        corpus.train(config, stopped, **options)
+    assert any("resumes from step-" in line for line in corpus.train(config, stopped, **options))
+    assert_same_end(whole, stopped)

@@ -7,7 +7,7 @@ import pytest
 import reference
 import torch
 from objective_cases import TRAINING, full_lattice, make_batch, make_model, objective, transcripts
-from training_cases import interrupted_after, metrics
+from training_cases import goes_on_the_same, metrics
 
 from rnnt_kd.config import ConsistencyConfig, KdConfig, ModelConfig, SystemConfig, TrainingConfig
 from rnnt_kd.data.dataset import load_cuts_info, read_batches
@@ -194,13 +194,7 @@ def find(tone_corpus, ids):
 def test_it_trains_and_goes_on_where_it_stopped(tone_corpus, teacher_dir, tmp_path, with_kd):
     config = tone_corpus.config("small_student", with_kd=with_kd, overrides=OVERRIDES)
     options = dict(kd_cache=tone_corpus.cache(teacher_dir, tmp_path / "kd_cache")) if with_kd else {}
-    tone_corpus.train(config, tmp_path / "whole", **options)
-    with interrupted_after(2):
-        tone_corpus.train(config, tmp_path / "stopped", **options)
-    tone_corpus.train(config, tmp_path / "stopped", **options)
-    assert metrics(tmp_path / "whole") == metrics(tmp_path / "stopped")
-    files = [tmp_path / name / "model.safetensors" for name in ("whole", "stopped")]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    goes_on_the_same(tone_corpus, config, tmp_path, 2, **options)
     line = metrics(tmp_path / "whole", "train")[-1]
     weighted = sum(line[f"{name}_loss"] * line[f"{name}_scale"] for name in ("simple", "pruned", "kd", "consistency"))
     weighted += 0.2 * (line["ctc_loss"] + line["ctc_consistency_loss"])
