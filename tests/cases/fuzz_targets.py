@@ -353,7 +353,7 @@ class Audio(Target):
              ("wav", "ULAW"), ("wav", "GSM610"), ("caf", "PCM_16"), ("w64", "PCM_16"), ("rf64", "PCM_16"), ("wav", "FLOAT"),
              ("nist", "PCM_16"), ("ogg", "OPUS"), ("aiff", "GSM610"), ("au", "G721_32"), ("avr", "PCM_16"), ("caf", "ALAC_16"),
              ("mat4", "PCM_16"), ("mp3", None, 44100), ("nist", "ULAW"), ("svx", "PCM_16"), ("voc", "ULAW"),
-             ("wavex", "PCM_24"), ("wav", "MS_ADPCM", 22050)]  # fmt: skip
+             ("wavex", "PCM_24"), ("wav", "MS_ADPCM")]  # fmt: skip
 
     def make(self, folder):
         samples = 0.2 * np.sin(np.arange(8000) / 7.0) * np.sin(np.arange(8000) / 900.0)

@@ -259,6 +259,14 @@ def test_a_few_missing_milliseconds_are_taken_and_counted(tmp_path, capsys):
     assert "3 recordings end some milliseconds before their headers say, and are taken as they are: a, b, c\n" in out
 
 
+def test_a_block_that_is_cut_is_missing_as_a_whole(read):
+    """Of 63 ms, where libsndfile decodes nothing of it; other codes lose what is not there."""
+    with pytest.raises(BadAudio, match="truncated: 0.95 s where its header says 1.01 s"):
+        read(encoded("WAV", "MS_ADPCM")[:-1])
+    for code in ("IMA_ADPCM", "GSM610"):
+        assert len(read(encoded("WAV", code)[:-1])) >= RATE
+
+
 def test_mp3_without_a_header_is_read_where_its_bit_rate_is_constant_and_named_where_it_is_not(read):
     for mode, problem in (("CONSTANT", None), ("VARIABLE", "holds more than its beginning says")):
         content = encoded("MP3", None, tone(5.0), bitrate_mode=mode, compression_level=0.5)

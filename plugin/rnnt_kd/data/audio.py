@@ -206,8 +206,10 @@ def _claimed(sound: _Sound, count: int, log: str) -> float:
     said, there = sizes[0 if sound.format == "W64" else -1]  # the innermost: that of the samples
     if there and not _is_open(int(said)):
         align = re.search(r"^ *Block Align +: ([1-9]\d*)$", log, flags=re.MULTILINE)
-        each = max(max(count, 1) / max(int(there), 1), 1 / int(align[1]) if align else 0.0)  # samples a byte, at least
-        claims.append(count + each * (int(said) - int(there)))
+        block = int(align[1]) if align and sound.subtype == "MS_ADPCM" else 1  # bytes of which it decodes all or none
+        whole = int(there) // block * block
+        each = max(max(count, 1) / max(whole, 1), 1 / int(align[1]) if align else 0.0)  # samples a byte, at least
+        claims.append(count + each * (int(said) - whole))
     elif not there and sound.format in ("RF64", "AVR", "MPC2K", "AIFF"):
         claims += map(float, re.findall(r"Frames +: (\d{1,15})\b", log))
     elif sound.format == "NIST":
