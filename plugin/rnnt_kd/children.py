@@ -6,7 +6,7 @@ calls ``_Exit``): here that is an exception.
     with Worker("package.module") as worker:            # the module calls serve(answer) when it is run
         result = worker.ask({"operation": "decode"}, [samples])
 
-Messages are JSON and, behind it, arrays as raw float32: never pickled, as a worker may have read anybody's file.
+Messages are a line of JSON and, behind it, arrays as raw float32.
 """
 
 import contextlib
@@ -158,38 +158,54 @@ class Worker:
         path = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
         self._timeout = timeout
         self._errors = tempfile.TemporaryFile()
-        self._pipe, its_end = multiprocessing.Pipe()
-        with its_end:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", module],
-                stdin=its_end.fileno(),
-                stdout=self._errors,
-                stderr=self._errors,
-                env={**os.environ, "PYTHONPATH": path, **(environment or {})},
-                start_new_session=True,  # Ctrl-C is for this process, which ends the worker
-            )
+        self.process: Any = subprocess.Popen(  # both of its pipes are there
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+            start_new_session=True,  # Ctrl-C is for this process, which ends the worker
+        )
 
     def ask(self, request: Dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> Any:
         """The worker's answer to ``request`` and 1-d ``arrays``: of JSON's types, or a float32 array.
 
         Raises WorkerDied.
         """
-        with contextlib.suppress(OSError):  # it is dead: there will be no answer
-            _send(self._pipe, {"request": request, "arrays": len(arrays)}, arrays)
-        if not self._pipe.poll(self._timeout):
+        late, timer = threading.Event(), None
+
+        def end() -> None:
+            late.set()
             self.process.kill()
-            raise self._death(late=True)
+
+        if self._timeout is not None:
+            timer = threading.Timer(self._timeout, end)
+            timer.daemon = True
+            timer.start()
         try:
-            answer = json.loads(self._pipe.recv_bytes())
-            return _read(self._pipe).reshape(answer["shape"]).copy() if "shape" in answer else answer["answer"]
-        except (EOFError, OSError):
-            raise self._death(late=False) from None
+            try:
+                _send(self.process.stdin, {"request": request, "sizes": [len(item) for item in arrays]}, arrays)
+            except BrokenPipeError:  # it is dead: there will be no answer
+                pass
+            line = self.process.stdout.readline()
+            answer = json.loads(line) if line.endswith(b"\n") else None
+            if answer is not None and "shape" in answer:
+                return _read(self.process.stdout, int(np.prod(answer["shape"]))).reshape(answer["shape"]).copy()
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if answer is None:
+            raise self._death(late.is_set())
+        return answer["answer"]
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        self._pipe.close()
-        self._errors.close()
+        for stream in filter(None, (self.process.stdin, self.process.stdout, self._errors)):
+            try:
+                stream.close()
+            except BrokenPipeError:
+                pass
 
     def __enter__(self: OwnWorker) -> OwnWorker:
         return self
@@ -210,27 +226,26 @@ class Worker:
 def serve(answer: Callable[[Dict[str, Any], List[np.ndarray]], Any]) -> None:
     """The worker's end: call ``answer(request, arrays)`` for each request, until there are no more; then exit.
 
-    What other code prints is no answer: these have a descriptor of their own, and what it starts does not get it.
+    What other code prints goes to stderr: the answers have a descriptor of their own.
     """
-    pipe = connection.Connection(os.dup(0))
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    while True:
-        try:
-            message = json.loads(pipe.recv_bytes())
-        except (EOFError, OSError):
-            os._exit(0)  # skip joining the threads of a library
-        result = answer(message["request"], [_read(pipe) for _ in range(message["arrays"])])
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    for line in sys.stdin.buffer:
+        message = json.loads(line)
+        result = answer(message["request"], [_read(sys.stdin.buffer, size) for size in message["sizes"]])
         if isinstance(result, np.ndarray):
-            _send(pipe, {"shape": result.shape}, [result])
+            _send(answers, {"shape": result.shape}, [result])
         else:
-            _send(pipe, {"answer": result})
+            _send(answers, {"answer": result})
+    os._exit(0)  # skip joining the threads of a library
 
 
-def _send(pipe, message: Dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
-    pipe.send_bytes(json.dumps(message).encode())
+def _send(stream, message: Dict[str, Any], arrays: Sequence[np.ndarray] = ()) -> None:
+    stream.write(json.dumps(message).encode() + b"\n")
     for item in arrays:
-        pipe.send_bytes(np.ascontiguousarray(item, dtype=np.float32).tobytes())
+        stream.write(np.ascontiguousarray(item, dtype=np.float32).tobytes())
+    stream.flush()
 
 
-def _read(pipe) -> np.ndarray:
-    return np.frombuffer(pipe.recv_bytes(), dtype=np.float32)
+def _read(stream, size: int) -> np.ndarray:
+    return np.frombuffer(stream.read(4 * size), dtype=np.float32)
