@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from command_cases import LONG, group_is_alive
 
 
 def command(root, *arguments):
@@ -136,6 +137,10 @@ def test_ctrl_c_ends_the_run_and_all_its_jobs(root, tmp_path):
     _, errors = process.communicate(timeout=600)
     assert process.returncode != 0
     assert "Traceback" not in errors and "interrupted" in errors
+    deadline = time.time() + LONG
+    while group_is_alive(process.pid) and time.time() < deadline:
+        time.sleep(0.05)
+    assert not group_is_alive(process.pid)
     assert not (tmp_path / "data" / "train").exists()
     with open(tmp_path / "exp" / ".lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody holds it any more

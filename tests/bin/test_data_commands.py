@@ -256,6 +256,11 @@ def test_the_folder_of_a_corpus_may_be_relative(tmp_path, capsys, monkeypatch):
     for words in ("train: ", "corpus: finished already, skipped (data)"):
         prepare_corpus.main(["--corpus", "synth", "--out-dir", "data", *few])
         assert words in capsys.readouterr().out
+    (tmp_path / "link").symlink_to(".")
+    refused(capsys, prepare_corpus.main, "--corpus", "synth", "--out-dir", "data", *few, "--option=color=red")
+    for same in ("link/data", "link/../data"):  # and a mistyped option changes nothing
+        prepare_corpus.main(["--corpus", "synth", "--out-dir", same, *few])
+        assert f"corpus: finished already, skipped ({same})" in capsys.readouterr().out
 
 
 def test_one_process_at_a_time_makes_a_corpus(tmp_path, capsys):

@@ -31,6 +31,15 @@ def refused(capsys, main, *arguments, lines=1):
     return said[-1]
 
 
+def group_is_alive(group):
+    """Is there still a process of that group?"""
+    try:
+        os.killpg(group, 0)
+        return True
+    except ProcessLookupError:
+        return False
+
+
 def edit_record(path, change):
     """``change`` the values of a record, as one of an earlier version: without its own digest."""
     values = json.loads(path.read_text())

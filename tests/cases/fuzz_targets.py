@@ -7,6 +7,7 @@ import io
 import json
 import random
 import shutil
+import struct
 from pathlib import Path
 from unittest import mock
 
@@ -359,6 +360,11 @@ class Audio(Target):
         samples = 0.2 * np.sin(np.arange(8000) / 7.0) * np.sin(np.arange(8000) / 900.0)
         for number, (kind, subtype, *rate) in enumerate(self.KINDS):
             soundfile.write(folder / f"{number}.{kind}", samples, *(rate or [16000]), subtype, format=kind.upper())
+        whole = (folder / "0.wav").read_bytes()
+        words = b"LIST" + struct.pack("<I", 2804) + b"INFO" + b"ICMT\0\0\0\0" * 350
+        (folder / "words.wav").write_bytes(
+            b"RIFF" + struct.pack("<I", len(whole) - 8 + len(words)) + whole[8:36] + words + whole[36:]
+        )
 
     def list_files(self):
         return sorted(self.folder.iterdir())

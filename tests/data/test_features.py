@@ -102,8 +102,10 @@ def test_what_cuts_are_does_not_depend_on_where_they_lie(kinds, tmp_path):
         content("place", lambda cut: cut["features"].update(storage_key="0,1")),
         content("unknown", lambda cut: cut.pop("custom")),  # then where they lie is all that is known
         content("unknown moved", lambda cut: [cut.pop("custom"), cut["features"].update(storage_path="/elsewhere")]),
+        content("unchecked", lambda cut: cut["features"].update(storage_type="numpy_files")),
+        content("unchecked moved", lambda cut: cut["features"].update(storage_type="numpy_files", storage_path="/x")),
     }
-    assert len(others) == 5 and same not in others
+    assert len(others) == 7 and same not in others
 
 
 def test_every_kind_of_audio_gives_three_cuts(kinds):

@@ -6,7 +6,7 @@ import torch
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.models.encoders.conformer import SIZES, Conformer
-from rnnt_kd_engine import available_engines, compile_encoder
+from rnnt_kd_engine import Batches, available_engines, compile_encoder
 from rnnt_kd_engine import operations as op
 from rnnt_kd_engine.kernels import ADD, GATE, SILU, STORE
 from rnnt_kd_engine.numba_engine import NumbaEncoder
@@ -160,3 +160,15 @@ def test_products_equal_numpy(outputs, inputs, vectors, rows, mode):
     np.testing.assert_allclose(buffer[inputs : inputs + outputs], wanted, atol=3e-5)
     np.testing.assert_array_equal(buffer[:inputs], x.astype(np.float32))
     np.testing.assert_array_equal(buffer[inputs + outputs :], after.astype(np.float32))
+
+
+@pytest.mark.parametrize("engine", ["numba", "torch"])
+def test_batches_are_encoded_as_the_encoder_does_and_nothing_is_of_no_frames(engine):
+    encoder, lens = make_encoder(), torch.tensor([50, 0, 7, 130])
+    batches, x = Batches(encoder, engine), torch.stack([log_mel(130)] * 4)
+    out, out_lens = batches(x, lens)
+    assert out_lens.tolist() == encoder.output_lengths(lens).tolist() and out.shape == (4, 33, encoder.output_dim)
+    for row, frames, length in zip(out, lens.tolist(), out_lens.tolist()):
+        if frames:
+            torch.testing.assert_close(row[:length], by_torch(encoder, x[0, :frames]), atol=1e-4, rtol=0)
+        assert not row[length:].any()

@@ -66,7 +66,7 @@ def test_a_queue_has_one_job_for_all_members(made, tmp_path, capsys):
     trial = Trial(shutil.copytree(made[0].file.parent, tmp_path / "copy", symlinks=True), made[0].corpus)
     shutil.rmtree(trial.dir / "family")
     (line,) = printed(trial, capsys)
-    assert "--job family/1 " in line
+    assert line.endswith(" --job family/1")
     started = trial.run("--job", "family/1")
     assert started[0] == "train family/1" and [one.split()[1] for one in started[1::2]] == [f"{n}/1" for n in MEMBERS]
     assert printed(trial, capsys) == []

@@ -9,6 +9,7 @@ An engine named ``fast`` is the file ``fast_engine.py`` with a function ``compil
 
 from typing import Any, Callable, List, Protocol, Tuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -50,9 +51,11 @@ class Batches(nn.Module):
     def __init__(self, encoder: Any, engine: str = "numba"):
         super().__init__()
         self._encode: Any = compile_encoder(encoder, engine)
+        self._encode(torch.zeros(1, 80))  # compiled now, not in the time of the first utterance
         self.output_lengths = encoder.output_lengths
         self.output_dim, self.subsampling_factor = encoder.output_dim, encoder.subsampling_factor
 
     def forward(self, x: Tensor, x_lens: Tensor) -> Tuple[Tensor, Tensor]:
-        found = [self._encode(features[:length]) for features, length in zip(x, x_lens.tolist())]
+        none = x.new_zeros(0, self.output_dim)
+        found = [self._encode(features[:length]) if length else none for features, length in zip(x, x_lens.tolist())]
         return pad_sequence(found, batch_first=True), self.output_lengths(x_lens)

@@ -4,7 +4,9 @@
 """
 
 import argparse
+import os
 from pathlib import Path
+from types import ModuleType
 from typing import Dict, List, Optional
 
 from filelock import FileLock, Timeout
@@ -30,16 +32,17 @@ def main(argv: Optional[List[str]] = None) -> None:
     )
     args = options.parse_args(argv)
 
-    choices.check(args.corpus, choices.names("rnnt_kd.data.corpora"), "--corpus")
-    pairs = {}
+    module, pairs = choices.load("rnnt_kd.data.corpora", args.corpus, what="--corpus"), {}
     for item in args.option:
         key, equals, value = item.partition("=")
         if not (key and equals):
             raise UserError("--option", f'found "{item}"', "KEY=VALUE")
+        if key not in module.OPTIONS:
+            raise UserError("--option", f"corpus {args.corpus} has no option {key}", ", ".join(module.OPTIONS))
         pairs[key] = value
 
     settings = {"corpus": args.corpus, "corpus_dir": str(args.corpus_dir or ""), "seed": args.seed, "options": pairs}
-    place = {"out_dir": str(args.out_dir.absolute())}  # wav.scp names it
+    place = {"out_dir": os.path.realpath(args.out_dir)}  # wav.scp names it
     stage = Stage(args.out_dir, "corpus", {**settings, **place}, inputs=[], outputs=[], defaults=place)
     if stage.is_finished():
         return
@@ -47,18 +50,14 @@ def main(argv: Optional[List[str]] = None) -> None:
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(str(out_dir.with_name(f".{out_dir.name}.lock")), timeout=0):
-            _prepare(args, pairs, stage)
+            _prepare(module, args, pairs, stage)
     except Timeout:
         advice = "wait for it, or choose another folder"
         raise UserError(args.out_dir, "another process is making this corpus", "one at a time", advice) from None
 
 
-def _prepare(args: argparse.Namespace, pairs: Dict[str, str], stage: Stage) -> None:
+def _prepare(module: ModuleType, args: argparse.Namespace, pairs: Dict[str, str], stage: Stage) -> None:
     stage.start()
-    module = choices.load("rnnt_kd.data.corpora", args.corpus)
-    for name in pairs:
-        if name not in module.OPTIONS:
-            raise UserError("--option", f"corpus {args.corpus} has no option {name}", ", ".join(module.OPTIONS))
     if "num_jobs" in module.OPTIONS:
         pairs.setdefault("num_jobs", str(args.nj))
     made = module.prepare(args.corpus_dir, args.out_dir, seed=args.seed, options=pairs)

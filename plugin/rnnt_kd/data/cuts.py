@@ -222,7 +222,7 @@ def read_lines(path: Path) -> Iterator[bytes]:
 def without_teacher(line: bytes, values: Any, teachers: Any) -> Tuple[bytes, bytes]:
     """A cut's line as Lhotse wrote it before a teacher was attached; what that is goes to the digest ``teachers``.
 
-    And once more without the places of its features and audio, where the SHA-256 of its features stands there.
+    And once more without the places of its features and audio, where it has the SHA-256 that these are held against.
     """
     custom = values.get("custom") if isinstance(values, dict) else None
     if not isinstance(custom, dict):
@@ -232,7 +232,9 @@ def without_teacher(line: bytes, values: Any, teachers: Any) -> Tuple[bytes, byt
         rest = {key: value for key, value in custom.items() if key not in TEACHER_FIELDS}
         values = {key: value for key, value in {**values, "custom": rest}.items() if key != "custom" or rest}
         line = _line(values)
-    if FEATURES_DIGEST not in custom or not isinstance(features := values.get("features"), dict):
+    features = values.get("features")
+    held = FEATURES_DIGEST in custom and isinstance(features, dict)
+    if not held or features.get("storage_type") != LilcomChunkyWriter.name:
         return line, line
     features = {key: value for key, value in features.items() if key != "storage_path"}
     return line, _line({**{key: value for key, value in values.items() if key != "recording"}, "features": features})

@@ -10,6 +10,7 @@ import wave
 
 import numpy as np
 import pytest
+from command_cases import group_is_alive
 
 from rnnt_kd.data.corpora import synth
 from rnnt_kd.data.kaldi_dir import read_data_dir
@@ -164,11 +165,3 @@ def environment(*paths):
     """This process's, with its import path or with ``paths``."""
     paths = [str(path) for path in paths or sys.path if path]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-
-
-def group_is_alive(group):
-    try:
-        os.killpg(group, 0)
-        return True
-    except ProcessLookupError:
-        return False
