@@ -258,7 +258,7 @@ def test_the_folder_of_a_corpus_may_be_relative(tmp_path, capsys, monkeypatch):
         assert words in capsys.readouterr().out
     (tmp_path / "link").symlink_to(".")
     refused(capsys, prepare_corpus.main, "--corpus", "synth", "--out-dir", "data", *few, "--option=color=red")
-    for same in ("link/data", "link/../data"):  # and a mistyped option changes nothing
+    for same in ("link/data", "link/link/data"):  # and a mistyped option changes nothing
         prepare_corpus.main(["--corpus", "synth", "--out-dir", same, *few])
         assert f"corpus: finished already, skipped ({same})" in capsys.readouterr().out
 
