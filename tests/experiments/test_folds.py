@@ -20,7 +20,7 @@ from rnnt_kd.experiments import progress
 from rnnt_kd.scoring import bootstrap, results
 from rnnt_kd.scoring.recognitions import Recognition, read_recogs, write_recogs
 from rnnt_kd.scoring.token_bonus import best
-from rnnt_kd.scoring.word_errors import count_all
+from rnnt_kd.scoring.word_errors import count_all, count_by_speaker
 from rnnt_kd.text.tokenizer import Tokenizer
 
 SYSTEMS = """
@@ -35,7 +35,8 @@ systems:
 """
 SPEAKERS = {"train": ["ann", "bob", "cid", "dot"], "dev": ["eve"], "test": ["fay", "gus"]}
 KEYS = (
-    "system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value cer fold declared token_bonus"
+    "system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value cer fold declared token_bonus "
+    "utterances speaker_errors"
 )
 POOLED = "corpus test_set system baseline sparsity words wer baseline_wer change p p_seeds folds seeds declared"
 
@@ -187,11 +188,13 @@ def test_rows_are_a_fold_system_seed_test_set_and_bonus_with_the_scorers_figures
     assert len({row["wer"] for row in plain}) > 5  # else equal figures say little
     for row in rows:
         assert list(row) == KEYS.split() and row["test_set"] == "test"
-        counts = count_all(
-            recogs(trial, row["fold"], row["system"], row["seed"], [*WAYS][2 * bool(row["token_bonus"])])
-        )
+        items = recogs(trial, row["fold"], row["system"], row["seed"], [*WAYS][2 * bool(row["token_bonus"])])
+        counts = count_all(items)
         found = [row[key] for key in ("ins", "del", "sub", "words", "wer")]
         assert found == [counts.ins, counts.dels, counts.subs, counts.words, pytest.approx(counts.wer, abs=1e-4)]
+        of_speakers = count_by_speaker(items, {item.utterance_id: item.utterance_id[:3] for item in items})
+        assert row["speaker_errors"] == {name: one.errors for name, one in sorted(of_speakers.items())}
+        assert row["utterances"] == len(items)
         assert row["declared"] == (row["system"] != "teacher" and not row["token_bonus"])
 
 
@@ -270,6 +273,11 @@ def test_a_partly_finished_experiment_has_a_table_of_what_is_there_and_one_fold_
     assert trial.row("half_kd")["folds"] == [1, 2]
 
 
+def collect(trial, folder):
+    words = ["--experiment-dir", trial.dir, "--results", folder / "results.json", "--pooled", folder / "pooled.json"]
+    collect_results.main.__wrapped__([str(word) for word in words])
+
+
 def test_rows_are_collected_as_they_come_and_replace_their_older_selves(trial, tmp_path):
     old = [  # of an experiment without folds, and of another with the same names
         {"system": "half", "seed": 1, "test_set": "test", "wer": 12.5},
@@ -280,21 +288,43 @@ def test_rows_are_collected_as_they_come_and_replace_their_older_selves(trial, t
     def named(rows):
         return [{"experiment": "trial", **row} for row in rows]
 
-    words = [
-        "--experiment-dir",
-        trial.dir,
-        "--results",
-        tmp_path / "results.json",
-        "--pooled",
-        tmp_path / "pooled.json",
-    ]
     for _ in range(2):
-        collect_results.main.__wrapped__([str(word) for word in words])
+        collect(trial, tmp_path)
         assert json.loads((tmp_path / "results.json").read_text()) == old + named(trial.read("results.json"))
         assert json.loads((tmp_path / "pooled.json").read_text()) == named(trial.read("pooled.json"))
     (trial.dir / "pooled.json").unlink()
     with pytest.raises(UserError, match="no such file"):
-        collect_results.main.__wrapped__([str(word) for word in words])
+        collect(trial, tmp_path)
+
+
+def test_folds_of_several_machines_are_pooled_as_if_they_were_of_one(trial, tmp_path, monkeypatch):
+    """Of each, only one fold is at hand when its figures are collected."""
+    monkeypatch.setattr(bootstrap, "LEAST_UTTERANCES", 2)
+    whole = trial.read("pooled.json")
+    of_one_fold = {}
+    for fold in (1, 2, 3):
+        machine = Folds(tmp_path / f"machine{fold}")
+        shutil.copytree(trial.folder, machine.folder, symlinks=True)
+        for other in {1, 2, 3} - {fold}:
+            shutil.rmtree(machine.exp / f"fold{other}of3" / "trial")
+        machine.run("--steps", "score", "--replications", "10000")
+        collect(machine, tmp_path)
+        of_one_fold[fold] = machine.read("pooled.json")
+    trial.run("--steps", "score", "--replications", "10000")
+    collected = json.loads((tmp_path / "pooled.json").read_text())
+    expected = [{"experiment": "trial", **row} for row in trial.read("pooled.json")]
+    usual = [row["test_set"] == "clean" for row in expected]
+    assert sum(usual) == 3 and whole != of_one_fold[3]
+    assert [row for row, is_usual in zip(collected, usual) if is_usual] == [
+        row for row, is_usual in zip(expected, usual) if is_usual
+    ]
+    # What another search did is not in results.json: of it, pooled.json has what was at hand last.
+    assert [row["folds"] for row, is_usual in zip(collected, usual) if not is_usual] == [1] * (len(usual) - 3)
+    rows = json.loads((tmp_path / "results.json").read_text())
+    next(row for row in rows if row["system"] == "half")["speaker_errors"] = {"zoe": 1}
+    (tmp_path / "results.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match="fold 1 of half or its baseline was tested on other speakers or words"):
+        collect(machine, tmp_path)
 
 
 def test_the_bonus_with_the_fewest_errors_is_taken_of_equal_ones_the_smallest():

@@ -2,7 +2,8 @@
 
 Reads results.json and pooled.json of each EXP_DIR/<experiment> (stage 7 writes them, of whatever is decoded by then).
 There, each row says its experiment. One of the same experiment, fold, system, seed, test set and token bonus (in
-POOLED: experiment, corpus, test set and system) is replaced, the others stay, new ones are added behind.
+POOLED: experiment, corpus, test set and system) is replaced, the others stay, new ones are added behind.  Where RESULTS
+knows folds or seeds that EXP_DIR lacks, made on another machine or in an EXP_DIR that is gone, POOLED has all of them.
 """
 
 import json
@@ -13,6 +14,7 @@ from rnnt_kd import atomic
 from rnnt_kd.bin import options
 from rnnt_kd.bin.entry import command
 from rnnt_kd.errors import UserError
+from rnnt_kd.experiments import fold_table
 from rnnt_kd.files import parse_json
 from rnnt_kd.text_files import read_text
 
@@ -29,16 +31,33 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--results", type=Path, required=True, help="for example egs/an4/results.json")
     parser.add_argument("--pooled", type=Path, help="for example egs/an4/pooled.json")
     args = parser.parse_args(argv)
+    listed: List[Dict[str, Any]] = []
     for name, path in (("results", args.results), ("pooled", args.pooled)):
         if path is None:
             continue
         known = {_key(row, KEYS[name]): row for row in (_rows(path) if path.exists() else [])}
         before = set(known)
         for folder in args.experiment_dir:
-            rows = [{"experiment": folder.resolve().name, **row} for row in _rows(folder / f"{name}.json")]
+            experiment = folder.resolve().name
+            rows = [{"experiment": experiment, **row} for row in _rows(folder / f"{name}.json")]
+            if name == "pooled":
+                every = [row for row in listed if row.get("experiment") == experiment]
+                is_all_here = len(every) == len(_rows(folder / "results.json"))
+                rows = rows if is_all_here else _of_all(every, rows, args.results)
             known.update({_key(row, KEYS[name]): row for row in rows})
+        listed = listed or list(known.values())
         atomic.write_json(path, list(known.values()))
         print(f"{path}: {len(known)} rows, {len(known.keys() - before)} of them new")
+
+
+def _of_all(listed: List[Dict[str, Any]], pooled: List[Dict[str, Any]], path: Path) -> List[Dict[str, Any]]:
+    """The rows ``pooled`` over all trainings that are ``listed``."""
+    try:
+        return [dict(fold_table.pooled_again(row, listed)) for row in pooled]
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(
+            path, f"cannot be pooled: {error}", "figures of one experiment", "remove what it is not of"
+        ) from None
 
 
 def _key(row: Dict[str, Any], names: Sequence[str]) -> str:

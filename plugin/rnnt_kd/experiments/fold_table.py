@@ -16,7 +16,7 @@ Keys that ``table.rows`` has as well mean the same.
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -36,7 +36,8 @@ CONDITIONS = {"test": "clean", "test_far": "far"}  # in pooled.json
 _RATES = ("wer", "wer_sd", "words", *(f"{key}_mean" for key in COUNTS), "baseline_wer", "relative_change")
 _RATES += ("p_value", "p_value_seeds", "change_ci95", "seen_with_80", "seeds_drawn", "compared_wer", "compared_words")
 
-Trainings = Dict[int, Dict[int, Result]]  # fold -> seed -> result
+Counted = Mapping[str, Any]  # what a figure is made of: words, ins, del, sub, wer, utterances, speaker_errors
+Trainings = Mapping[int, Mapping[int, Counted]]  # fold -> seed -> what was counted of one training
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,10 @@ class Fold:
 
 
 def listed(folds: Mapping[int, Fold], endpoint: Optional[Endpoint], undeclared: str) -> List[Dict[str, Any]]:
-    """``results.json``: an object a fold, system, seed and test set; two where it has a token bonus of its own."""
+    """``results.json``: an object a fold, system, seed and test set; two where it has a token bonus of its own.
+
+    It has all that a pooled figure is made of, so folds can be made on several machines (``pooled_again``).
+    """
     is_declared = endpoint is not None and not undeclared
     rows = []
     for number, fold in folds.items():
@@ -59,7 +63,7 @@ def listed(folds: Mapping[int, Fold], endpoint: Optional[Endpoint], undeclared: 
                 bonus = float(result.decoding.get("token_bonus", 0.0))
                 declared = is_declared and _is_endpoint(endpoint, row["system"], row["test_set"], way)
                 if bonus or way != OWN_BONUS:
-                    rows.append({**row, **dict(zip(OF_FOLDS, (number, declared, bonus)))})
+                    rows.append({**row, **dict(zip(OF_FOLDS, (number, declared, bonus, *_of_speakers(result))))})
     return rows
 
 
@@ -81,11 +85,15 @@ def rows(
     for name in first.systems:
         for test_set, way in itertools.product(first.places.test_sets, first.ways):
             row = table.described(first, name, test_set, way)
-            trainings, baseline = (
+            results, others = (
                 {number: table.finished(fold.plan, fold.found, one, test_set, way) for number, fold in folds.items()}
                 for one in (name, first.systems[name].baseline)
             )
-            every = [result for seeds in trainings.values() for result in seeds.values()]
+            every = [result for seeds in results.values() for result in seeds.values()]
+            trainings, baseline = (
+                {number: {seed: _counted(one) for seed, one in seeds.items()} for number, seeds in given.items()}
+                for given in (results, others)
+            )
             row["unfinished"] = {
                 f"fold {number} seed {job[1]}": fold.reasons[job, test_set, way]
                 for number, fold in folds.items()
@@ -112,22 +120,68 @@ def pooled(table_rows: Sequence[Mapping[str, Any]], corpus: str) -> List[Dict[st
         if row["wer"] is None:
             continue
         condition, way = CONDITIONS.get(row["test_set"], row["test_set"]), table.way_of(row)
-        is_compared, is_usual = row["compared_wer"] is not None, way == table_rows[0]["search"]
-        values = (
-            *(
-                corpus,
-                condition if is_usual else f"{condition}, {way}",
-                row["system"],
-                row["baseline"],
-                row["sparsity"],
-            ),
-            row["compared_words" if is_compared else "words"],
-            *(_rounded(row[key]) for key in ("compared_wer" if is_compared else "wer", "baseline_wer")),
-            *(_rounded(row["relative_change"]), row["p_value"], row["p_value_seeds"]),
-            *(len(row["folds"]), len(row["seeds"]), row["declared"]),
-        )
-        found.append(dict(zip(POOLED, values)))
+        is_usual = way == table_rows[0]["search"]
+        values = {
+            "corpus": corpus,
+            "test_set": condition if is_usual else f"{condition}, {way}",
+            **{key: row[key] for key in ("system", "baseline", "sparsity")},
+            **_in_pooled(row),
+            "folds": len(row["folds"]),
+            "seeds": len(row["seeds"]),
+            "declared": row["declared"],
+        }
+        found.append({key: values[key] for key in POOLED})
     return found
+
+
+def pooled_again(pooled_row: Mapping[str, Any], listed_rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """A row of ``pooled.json`` over all trainings of one experiment that ``listed_rows`` (of ``results.json``) know.
+
+    The row itself where they know none: of another search or bonus, or made by a version that kept no speakers.
+
+    Raises:
+      ValueError: trainings of one fold were not tested on the same.
+    """
+    system, baseline = (
+        _trainings(listed_rows, pooled_row["test_set"], pooled_row[key]) for key in ("system", "baseline")
+    )
+    if not system:
+        return pooled_row
+    for number, seeds in system.items():
+        tested = [
+            (one["words"], [*one["speaker_errors"]]) for one in (*seeds.values(), *baseline.get(number, {}).values())
+        ]
+        if any(one != tested[0] for one in tested):
+            raise ValueError(
+                f"fold {number} of {pooled_row['system']} or its baseline was tested on other speakers or words"
+            )
+    more = {
+        "folds": len(system),
+        "seeds": len({seed for seeds in system.values() for seed in seeds}),
+        "declared": all(one["declared"] for seeds in system.values() for one in seeds.values()),
+    }
+    return {**pooled_row, **_in_pooled(_rates(system, baseline)), **more}
+
+
+def _trainings(listed_rows: Sequence[Mapping[str, Any]], condition: str, system: str) -> Trainings:
+    found: Dict[int, Dict[int, Counted]] = {}
+    for row in listed_rows:
+        is_it = row["system"] == system and CONDITIONS.get(row["test_set"], row["test_set"]) == condition
+        if is_it and not row["token_bonus"] and "speaker_errors" in row:
+            found.setdefault(row["fold"], {})[row["seed"]] = row
+    return found
+
+
+def _in_pooled(rates: Mapping[str, Any]) -> Dict[str, Any]:
+    is_compared = rates["compared_wer"] is not None
+    return {
+        "words": rates["compared_words" if is_compared else "words"],
+        "wer": _rounded(rates["compared_wer" if is_compared else "wer"]),
+        "baseline_wer": _rounded(rates["baseline_wer"]),
+        "change": _rounded(rates["relative_change"]),
+        "p": rates["p_value"],
+        "p_seeds": rates["p_value_seeds"],
+    }
 
 
 def _is_endpoint(endpoint: Optional[Endpoint], system: str, test_set: str, way: str) -> bool:
@@ -137,16 +191,16 @@ def _is_endpoint(endpoint: Optional[Endpoint], system: str, test_set: str, way: 
     return system in (endpoint.system, endpoint.baseline) and test_set == endpoint.test_set
 
 
-def _rates(system: Trainings, baseline: Trainings, replications: int, seed: int) -> Dict[str, Any]:
+def _rates(system: Trainings, baseline: Trainings, replications: int = 10000, seed: int = 0) -> Dict[str, Any]:
     values: Dict[str, Any] = dict.fromkeys(_RATES)
     finished = {number: list(seeds.values()) for number, seeds in system.items() if seeds}
-    words = sum(results[0].scores["words"] for results in finished.values())
+    words = sum(counted[0]["words"] for counted in finished.values())
     if not words:
         return values
     values["words"] = words
-    values.update({f"{key}_mean": sum(_mean(results, key) for results in finished.values()) for key in COUNTS})
+    values.update({f"{key}_mean": sum(_mean(counted, key) for counted in finished.values()) for key in COUNTS})
     values["wer"] = _pooled_wer(finished)
-    several = [[one.scores["wer"] for one in results] for results in finished.values() if len(results) > 1]
+    several = [[one["wer"] for one in counted] for counted in finished.values() if len(counted) > 1]
     values["wer_sd"] = float(np.sqrt(np.mean([np.var(rates, ddof=1) for rates in several]))) if several else None
     both = {number: sorted(system[number].keys() & baseline.get(number, {}).keys()) for number in finished}
     both = {number: seeds for number, seeds in both.items() if seeds}
@@ -157,14 +211,14 @@ def _rates(system: Trainings, baseline: Trainings, replications: int, seed: int)
         for given in (system, baseline)
     )
     values.update(compared_wer=_pooled_wer(own), baseline_wer=_pooled_wer(other))
-    values["compared_words"] = sum(results[0].scores["words"] for results in own.values())
+    values["compared_words"] = sum(counted[0]["words"] for counted in own.values())
     if not values["baseline_wer"]:
         return values
     values["relative_change"] = 100.0 * (values["compared_wer"] / values["baseline_wer"] - 1.0)
-    utterances = [speaker for results in own.values() for speaker in results[0].speakers]
-    if too_few(len(utterances), set(utterances)):
+    speakers = [speaker for counted in own.values() for speaker in counted[0]["speaker_errors"]]
+    if too_few(sum(counted[0]["utterances"] for counted in own.values()), set(speakers)):
         return values
-    given = [[_by_speaker(results) for results in each.values()] for each in (own, other)]
+    given = [[_by_speaker(counted) for counted in each.values()] for each in (own, other)]
     trainings, seeds_too = (
         clustered_comparison(given[0], given[1], draw_seeds=drawn, replications=replications, seed=seed)
         for drawn in (False, True)
@@ -178,23 +232,30 @@ def _rates(system: Trainings, baseline: Trainings, replications: int, seed: int)
     return values
 
 
-def _pooled_wer(folds: Mapping[int, Sequence[Result]]) -> float:
-    errors = sum(_mean(results, "errors") for results in folds.values())
-    return 100.0 * errors / sum(results[0].scores["words"] for results in folds.values())
+def _pooled_wer(folds: Mapping[int, Sequence[Counted]]) -> float:
+    errors = sum(_mean(counted, key) for counted in folds.values() for key in COUNTS)
+    return 100.0 * errors / sum(counted[0]["words"] for counted in folds.values())
 
 
-def _mean(results: Sequence[Result], key: str) -> float:
-    return sum(result.scores[key] for result in results) / len(results)
+def _mean(counted: Sequence[Counted], key: str) -> float:
+    return sum(one[key] for one in counted) / len(counted)
 
 
-def _by_speaker(results: Sequence[Result]) -> np.ndarray:
+def _by_speaker(counted: Sequence[Counted]) -> np.ndarray:
     """(K, S) errors of each seed and speaker."""
-    speakers = results[0].speakers
-    places = {speaker: place for place, speaker in enumerate(sorted(set(speakers)))}
-    sums = np.zeros((len(results), len(places)), dtype=np.int64)
-    for number, result in enumerate(results):
-        np.add.at(sums[number], [places[speaker] for speaker in speakers], result.errors["wer"])
-    return sums
+    return np.array([[one["speaker_errors"][speaker] for speaker in counted[0]["speaker_errors"]] for one in counted])
+
+
+def _of_speakers(result: Result) -> Tuple[int, Dict[str, int]]:
+    """Utterances, and the errors of each speaker, by name."""
+    errors = dict.fromkeys(sorted(set(result.speakers)), 0)
+    for speaker, number in zip(result.speakers, result.errors["wer"]):
+        errors[speaker] += int(number)
+    return len(result.speakers), errors
+
+
+def _counted(result: Result) -> Counted:
+    return {**result.scores, **dict(zip(OF_FOLDS[3:], _of_speakers(result)))}
 
 
 def _rounded(value: Optional[float]) -> Optional[float]:
