@@ -199,15 +199,19 @@ def test_a_system_whose_export_failed_its_check_is_named(experiment, tmp_path, c
     assert "export/SYSTEM.failed/check.json): unexported." in capsys.readouterr().out
 
 
-def test_a_second_run_skips_and_a_changed_system_runs_again(table, experiment, capsys, monkeypatch):
+def test_a_second_run_skips_moved_or_not_and_a_changed_system_runs_again(
+    table, experiment, capsys, monkeypatch, tmp_path
+):
     def never(*args, **options):
         raise AssertionError("measured again")
 
     monkeypatch.setattr(size_table, "measure_system", never)
-    argv = ["--experiment-dir", str(experiment)]
-    command.main(argv)
-    printed = capsys.readouterr().out
-    assert "finished already, skipped" in printed and table[1] in printed
+    moved = shutil.copytree(experiment.parent, tmp_path / "moved") / experiment.name
+    for folder in (experiment, moved):
+        argv = ["--experiment-dir", str(folder)]
+        command.main(argv)
+        printed = capsys.readouterr().out
+        assert "finished already, skipped" in printed and table[1] in printed
     with pytest.raises(AssertionError, match="measured again"):
         command.main([*argv, "--beam", "2"])
 

@@ -8,6 +8,7 @@ random weights and masks.
 """
 
 import argparse
+import os
 from pathlib import Path
 from typing import List, Optional
 
@@ -57,10 +58,10 @@ def main(argv: Optional[List[str]] = None) -> None:
         read_system(folder)
     data_dir = experiment_folder.data_dir(args.experiment_dir, test_set)
     keys = ("test_set", "systems", "dense", "search", "beam", "random_sizes", "random_sparsity", "random_structure")
-    outputs = [str(path.resolve()) for path in (args.json, args.md)]
+    outputs = [args.json.name, os.path.relpath(args.md, args.json.parent)]
     args.score_events = about.score_events
     args.failed = [path.parent.stem for path in experiment_folder.failed_exports(args.experiment_dir)]
-    settings = {**{key: getattr(args, key) for key in keys}, "json": outputs[0], "md": outputs[1]}
+    settings = {key: getattr(args, key) for key in keys}
     settings.update({"failed": args.failed} if args.failed else {}, **({} if args.score_events else {"events": False}))
     inputs = [path for folder in folders.values() for path in (folder / "config.yaml", weights_file(folder))]
     inputs += [data_dir / name for name in ("wav.scp", "text", "segments")]
