@@ -113,6 +113,7 @@ def _figures(system, values, seeds, rows):
             "p_value_seeds": None,
         }
         units["baseline_cer"] = baseline and baseline["characters"]["cer"]
+        units["compared_cer"] = baseline and units["cer"]
     counts = ("ins", "del", "sub")
     return {
         **{key: values[key] for key in ("wer", "words", *counts)},
@@ -121,5 +122,6 @@ def _figures(system, values, seeds, rows):
         "wer_sd": 0.5 if len(seeds) > 1 else None, "params": 80, "nonzero_params": round(80 * (1 - system.sparsity)),
         "sparsity_measured": system.sparsity, "train_seconds": 3.5, "rtf": 0.01, "delay_ms": None,
         "delay_ci95_ms": None, "baseline_wer": baseline and baseline["wer"], "relative_change": change,
+        "compared_wer": baseline and values["wer"], "compared_seeds": list(seeds) if baseline else [],
         "p_value": baseline and 0.0123, "p_value_seeds": 0.2345 if baseline and len(seeds) > 1 else None,
     }  # fmt: skip

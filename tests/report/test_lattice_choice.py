@@ -63,6 +63,14 @@ def test_errors_and_words_come_along():
     assert item.ref == REF and item.hyps == {"teacher": REF, "twin": ("x",) * 4, "student": ("a", "b", "c")}
 
 
+def test_events_choose_no_picture_where_they_do_not_count():
+    items = [Recognition("u", ("a", "b"), words) for words in (("a", "b"), ("a", "b"), ("a", "[noise]", "b"))]
+    given = {key: [item] for key, item in zip(("teacher", "twin", "student"), items)}
+    for score_events, kind in ((True, "lost"), (False, "changed")):
+        (item,) = choose(given, {"u": 1.0}, 1, 9.0, score_events)
+        assert (item.kind, item.hyps["student"]) == (kind, items[2].hyp)
+
+
 def test_gained_and_lost_are_what_a_count_by_hand_says():
     generator = random.Random(0)
     table = {f"u{n:03d}": tuple(generator.randint(0, 4) for _ in range(3)) for n in range(200)}

@@ -1,5 +1,6 @@
 """The page of an experiment: what stands in it, and what happens where something is missing or broken."""
 
+import html
 import json
 import os
 import random
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from command_cases import refused
 from lattice_pictures import utterance_lattice
-from report_cases import KD, UNFINISHED, make_experiment
+from report_cases import KD, UNFINISHED, make_experiment, metrics_line
 from safetensors.numpy import save_file
 
 pytest.importorskip("jinja2", reason="the page needs Jinja2")
@@ -21,9 +22,13 @@ pytest.importorskip("matplotlib", reason="the page needs matplotlib")
 from rnnt_kd.bin import report  # noqa: E402
 from rnnt_kd.report.lattice_data import lattices_dir, write_lattice  # noqa: E402
 from rnnt_kd.report.page import make_page  # noqa: E402
+from rnnt_kd.report.plots import curves, style  # noqa: E402
+from rnnt_kd.report.plots.inline_svg import inline_svg  # noqa: E402
 from rnnt_kd.report.plots.scatter import way_of  # noqa: E402
 from rnnt_kd.report.read import count_nonzero, inputs, read_finished, read_metrics  # noqa: E402
 from rnnt_kd.report.utterances import columns, compare, pieces  # noqa: E402
+from rnnt_kd.scoring.recognitions import read_recogs  # noqa: E402
+from rnnt_kd.scoring.word_errors import align, count  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +225,27 @@ def test_long_test_sets_keep_the_largest_differences(tmp_path, monkeypatch):
     assert gains == sorted(gains, reverse=True)
 
 
+def test_events_are_errors_where_the_scorer_counts_them(tmp_path):
+    folder = make_experiment(tmp_path / "default", words=["[noise]", "<unk>", "SIX", "ZERO"])
+    events = {"[noise]", "<unk>"}
+
+    def errors(system):
+        items = read_recogs(folder / system / "seed1" / "decode_test_greedy_search" / "recogs-test.txt")
+        without = [[[word for word in words if word not in events] for words in (one.ref, one.hyp)] for one in items]
+        return [
+            sum(count(align(*words)).errors for words in some) for some in ([(i.ref, i.hyp) for i in items], without)
+        ]
+
+    def shown():
+        (made,) = compare(read_finished(folder), [])
+        return [sum(getattr(row, key) for row in made.rows) for key in ("twin_errors", "errors")]
+
+    twin, taught = errors("pruned"), errors("pruned_taught")
+    assert twin[0] > twin[1] and shown() == [twin[0], taught[0]]
+    change_json(folder / "experiment.json", lambda about: {**about, "score_events": False})
+    assert shown() == [twin[1], taught[1]]
+
+
 def test_ways_to_distil_are_distinguished():
     changed = [{"scale": 2.0}, {"temperature": 4.0}, {"ranges": "student"}, {"variant": "full"}, {"shift": 2}]
     changed += [{"hears": "original"}, {"hears": "same-view"}, {"hears": "same-view", "features": 1.0}]
@@ -353,3 +379,41 @@ def test_folds_are_shown_clean_beside_far_with_the_declared_endpoint_first(tmp_p
     assert "pruned_taught" in first and first.count("-19.5 to -4.2") == 2 and first.count(" declared</strong>") == 1
     assert first.index("</strong>") > first.index("-19.5 to")  # far, beside clean
     assert 'data-value="8.75"' in text and "<td>1 2 3</td>" in text and "single seeds of single folds" in text
+
+
+def test_with_without_and_change_are_of_the_seeds_that_both_have(folder):
+    def half_finished(rows):
+        for row in rows:
+            if (row["system"], row["test_set"]) == ("pruned_taught", "test"):
+                row.update(wer=13.0, seeds=[1, 2, 3], compared_seeds=[1], compared_wer=10.0, baseline_wer=12.0)
+                row.update(relative_change=-100 / 6)
+        return rows
+
+    change_json(folder / "summary.json", half_finished)
+    text = page_of(folder)
+    pairs = re.search(r'<table[^>]* id="pairs".*?</table>', text, re.DOTALL)[0]
+    cells = re.sub(r"<[^>]*>", "|", re.search(r"<tr><th[^>]*>pruned_taught.*?</tr>", pairs, re.DOTALL)[0])
+    assert re.search(r"pruned_taught \(seeds 1\)\s*\|+test\|+12\.00\|+10\.00\|+▼ -16\.7\|", cells)
+    assert "<td>pruned (seeds 1)</td>" in text and 'data-value="13.0"' in text
+
+
+def test_names_and_ticks_in_pictures_are_as_they_were_written():
+    names = ["kd_scale0.125", "kd_scale0.1234", 'x id="z" font-size: 10px; #0a0b01']
+    figure, ax = style.bar_axes(names, right=20)
+    for place, value in enumerate((0.0004, 0.0016, 0.0054)):
+        ax.barh(place, value)
+    ax.set_xticks([0.0005, 0.0015])
+    svg = inline_svg(figure.figure, "salt", "label")
+    written = [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
+    assert {*names, "0.0005", "0.0015"} <= set(written)
+    assert not re.search(r"\d\.\d{3,}", re.sub(r">[^<]*<", "><", svg))  # coordinates are short
+
+
+@pytest.mark.parametrize("lines", [100, 1000, 3000])
+def test_curves_leave_out_the_first_twentieth_alone_however_long_the_training(folder, lines):
+    values = [{**metrics_line(20 * (step + 1)), "loss": 10.5 - 10 * step / lines} for step in range(lines)]
+    path = folder / "pruned" / "seed1" / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in values))
+    (system,) = [one for one in read_finished(folder).systems if one.name == "pruned"]
+    figure, _ = curves._panels([system], ["loss"])
+    assert 9.5 < figure.figure.axes[0].get_ylim()[1] < 11.5

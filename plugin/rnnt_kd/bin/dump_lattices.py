@@ -53,7 +53,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.check_above_zero(args, "max_seconds")
     about = experiment_folder.read(args.experiment_dir)
     args.test_set, test_set = about.test_set(args.test_set)
-    args.search = args.search or about.search
+    args.search, args.score_events = args.search or about.search, about.score_events
 
     args.data_dir = _data_dir(args.experiment_dir, test_set)
 
@@ -119,7 +119,7 @@ def _dump(args: argparse.Namespace, trio: Trio, cuts: Path, bpe_dir: Path) -> No
     inputs = [*recogs.values(), bpe_dir / "bpe.model"]
     for system in trio.values():
         inputs += [system.first / "config.yaml", weights_file(system.first)]
-    settings = {key: getattr(args, key) for key in keys}
+    settings = {**{key: getattr(args, key) for key in keys}, **({} if args.score_events else {"events": False})}
     inputs += [] if args.data_dir is None else [args.data_dir / "wav.scp"]
     stage = Stage(folder, f"lattices-{name}-{args.test_set}", settings, inputs, [], [cuts])
     if stage.is_finished():
@@ -134,6 +134,7 @@ def _dump(args: argparse.Namespace, trio: Trio, cuts: Path, bpe_dir: Path) -> No
         search=args.search,
         max_utterances=args.max_utterances,
         max_seconds=args.max_seconds,
+        score_events=args.score_events,
         data_dir=args.data_dir,
         allow_pipes=args.allow_pipes,
         device=options.chosen_device(args.device),

@@ -3,19 +3,19 @@
     search, token_bonus             the way (``Plan.ways``): "own" with each training's own token bonus, else ""
     wer, wer_sd, wer_min, wer_max   per cent, over the finished seeds; None where no word is spoken
     ins, del, sub                   sums over these; ins_mean, del_mean, sub_mean: of one seed
-    relative_change                 of the mean against the baseline's, per cent; negative is better
+    compared_wer, baseline_wer      means over the seeds that system and baseline both have finished (compared_seeds)
+    relative_change                 of the first against the second, per cent; negative is better
     p_value                         paired bootstrap over utterances, all compared seeds together
     p_value_seeds                   the same, and the seeds are drawn as well: training noise counts
                                     (scoring.bootstrap); None where one seed is compared: it says nothing of others
     ci95                            of the %WER, bootstrap over utterances, where one seed is finished
     too_few                         what there is too little of for p-values and interval (scoring.bootstrap), or None
     characters                      the same figures of characters where these are counted (scoring.characters): cer,
-                                    cer_sd ... baseline_cer, relative_change, p_value, p_value_seeds; else None
+                                    cer_sd ... compared_cer, baseline_cer, relative_change and both ps; else None
     rtf                             of decoding, encoder and search, mean over seeds
     delay_ms, delay_ci95_ms, delay_words   of a streaming system's first seed, against its teacher's words
 
-System and baseline are compared over the seeds that both have finished (``compared_seeds``).  A seed that is not
-finished is in no figure; ``unfinished`` says which and why.
+A seed that is not finished is in no figure; ``unfinished`` says which and why.
 """
 
 import itertools
@@ -196,7 +196,7 @@ def _rates(
         *counts,
         *(f"{key}_mean" for key in counts),
     )
-    keys += ("ci95", f"baseline_{rate}", "relative_change", "p_value", "p_value_seeds")
+    keys += ("ci95", f"compared_{rate}", f"baseline_{rate}", "relative_change", "p_value", "p_value_seeds")
     values: Dict[str, Any] = dict.fromkeys(keys)
     scores = [result.figures(rate) for result in system.values()]
     if not scores:
@@ -212,7 +212,8 @@ def _rates(
     if not common:
         return values
     own, other = (_mean([results[key].figures(rate)[rate] for key in common]) for results in (system, baseline))
-    values.update({f"baseline_{rate}": other, "relative_change": 100.0 * (own - other) / other if other else None})
+    values.update({f"compared_{rate}": own, f"baseline_{rate}": other})
+    values["relative_change"] = 100.0 * (own - other) / other if other else None
     if system[common[0]].scores["too_few"]:
         return values
     errors, others = ({key: results[key].errors[rate] for key in common} for results in (system, baseline))

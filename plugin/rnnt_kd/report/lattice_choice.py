@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Dict, List, Mapping, Sequence, Tuple
 
 from rnnt_kd.scoring.characters import as_characters, has_no_blanks
-from rnnt_kd.scoring.recognitions import Recognition
+from rnnt_kd.scoring.recognitions import Recognition, words_counted
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.scoring.word_errors import align, count
 
@@ -38,7 +38,11 @@ def decodings(system_dir: Path, test_set: str) -> Dict[str, Path]:
 
 
 def choose(
-    recognitions: Mapping[str, Sequence[Recognition]], seconds: Mapping[str, float], most: int, max_seconds: float
+    recognitions: Mapping[str, Sequence[Recognition]],
+    seconds: Mapping[str, float],
+    most: int,
+    max_seconds: float,
+    score_events: bool = True,
 ) -> List[Chosen]:
     """The utterances to draw, at most ``most``: half of them gained and half lost, one kind filling up for the other.
 
@@ -50,8 +54,9 @@ def choose(
       recognitions: of "teacher", "twin" and "student", the same utterances in the same order.
       seconds:      utterance id -> duration; utterances that are not in it, or last longer than ``max_seconds``,
                     are not chosen.
+      score_events: words such as <unk> and [noise] count as errors.
     """
-    units = {key: list(items) for key, items in recognitions.items()}
+    units = {key: words_counted(list(items), score_events) for key, items in recognitions.items()}
     if has_no_blanks(item.ref for item in units["teacher"]):
         units = {key: as_characters(items) for key, items in units.items()}
     candidates: Dict[str, List[Tuple[tuple, Chosen]]] = {"gained": [], "lost": [], "changed": []}

@@ -35,6 +35,7 @@ def make_lattices(
     search: str,
     max_utterances: int = 6,
     max_seconds: float = 12.0,
+    score_events: bool = True,
     data_dir: Optional[Path] = None,
     allow_pipes: bool = False,
     device: str = "cpu",
@@ -48,6 +49,7 @@ def make_lattices(
                     recognised.
       cuts:         the test set's, of stage 1.
       data_dir:     where its audio is; None: the pictures have no sound.
+      score_events: words such as <unk> and [noise] count as errors.
       say:          takes a line for the user.
     Raises:
       UserError: the files are not of the same test set, teacher, BPE model or frame rate.
@@ -56,7 +58,8 @@ def make_lattices(
     for key in ("twin", "student"):
         check_same_references(recognitions[key], recognitions["teacher"], recogs[key], recogs["teacher"])
     infos = load_cuts_info(cuts)
-    chosen = choose(recognitions, {info.id: info.duration for info in infos}, max_utterances, max_seconds)
+    seconds = {info.id: info.duration for info in infos}
+    chosen = choose(recognitions, seconds, max_utterances, max_seconds, score_events)
     places = {info.id: place for place, info in enumerate(infos)}
     for item in chosen:
         if tuple(infos[places[item.utterance]].text.split()) != item.ref:

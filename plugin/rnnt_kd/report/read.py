@@ -31,11 +31,28 @@ Row = Dict[str, Any]
 
 PACKED_BITS = ":bits"  # of systems/packed.py
 _UNITS = ("ins", "del", "sub", "ins_mean", "del_mean", "sub_mean", "relative_change", "p_value", "p_value_seeds")
-_WORDS = ("wer", "wer_sd", "words", "baseline_wer", *_UNITS)
-CHARACTERS = ("cer", "cer_sd", "ci95", "characters", "baseline_cer", *_UNITS)  # of its rows' ``characters``
+_WORDS = ("wer", "wer_sd", "words", "compared_wer", "baseline_wer", *_UNITS)
+CHARACTERS = (
+    "cer",
+    "cer_sd",
+    "ci95",
+    "characters",
+    "compared_cer",
+    "baseline_cer",
+    *_UNITS,
+)  # of its rows' ``characters``
 _MEASURED = ("params", "nonzero_params", "sparsity_measured", "train_seconds", "rtf", "delay_ms")
 _OF_FOLDS = ("folds", "declared", "endpoint", "change_ci95", "seen_with_80")
-FIGURES = (*_WORDS, "ci95", "too_few", "characters", *_MEASURED, "delay_ci95_ms", *_OF_FOLDS)  # of summary.json
+FIGURES = (
+    *_WORDS,
+    "ci95",
+    "too_few",
+    "characters",
+    "compared_seeds",
+    *_MEASURED,
+    "delay_ci95_ms",
+    *_OF_FOLDS,
+)  # of summary.json
 
 _Number = Annotated[float, Field(gt=-1e15, lt=1e15)]
 _NumberOrNone = (Optional[_Number], None)  # a pydantic field: type, default
@@ -58,6 +75,7 @@ _SUMMARY = _object_with(
     **dict.fromkeys(("system", "test_set", "search"), _Text),
     token_bonus=(str, ""),
     seeds=(List[_Number], ...),
+    compared_seeds=(Optional[List[_Number]], None),
     unfinished=(Dict[str, str], ...),
     characters=(Optional[_CHARACTERS], None),
     too_few=(Optional[str], None),
@@ -239,14 +257,20 @@ def _system(
     missing = {"seeds": [], "unfinished": dict.fromkeys(map(str, listed.seeds), "not in summary.json (stage 7)")}
     test_sets = {
         name: {
-            **dict.fromkeys(FIGURES),
-            **rows.get((listed.name, name, about.search), missing),
-            "greedy": {**dict.fromkeys(FIGURES), **rows.get((listed.name, name, GREEDY), {})},
+            **_whole(rows.get((listed.name, name, about.search), missing)),
+            "greedy": _whole(rows.get((listed.name, name, GREEDY), {})),
         }
         for name in about.test_sets
     }
     metrics = tuple(read_metrics(listed.first / "metrics.jsonl"))
     return FinishedSystem(listed, twin_of(about, listed), kind_of(listed), test_sets, metrics, matrices)
+
+
+def _whole(row: Row) -> Row:
+    """With all ``FIGURES``; rows of before 0.2 do not say what was compared."""
+    characters = row.get("characters")
+    more = {"characters": {"compared_cer": characters.get("cer"), **characters}} if characters else {}
+    return {**dict.fromkeys(FIGURES), "compared_wer": row.get("wer"), **row, **more}
 
 
 def _weights(system_dir: Path) -> Path:

@@ -11,9 +11,10 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.report.lattice_choice import decodings
 from rnnt_kd.report.read import FinishedExperiment, FinishedSystem
 from rnnt_kd.scoring.characters import as_characters, has_no_blanks
-from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs
+from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs, words_counted
 from rnnt_kd.scoring.results import read_json
 from rnnt_kd.scoring.word_errors import GAP, Alignment, align, count
+from rnnt_kd.systems.experiment_folder import ExperimentFolder
 
 MOST_ROWS = 1500  # in the page
 
@@ -69,7 +70,7 @@ def compare(experiment: FinishedExperiment, problems: List[str]) -> List[Compari
     found = []
     for system, twin, test_set in wanted:
         try:
-            made = _comparison(system, twin, test_set, experiment.about.search, most)
+            made = _comparison(system, twin, test_set, experiment.about, most)
         except UserError as error:
             problems.append(str(error))
             continue
@@ -119,13 +120,14 @@ def columns(ref: Sequence[str], hyps: Mapping[str, Sequence[str]]) -> Tuple[List
 
 
 def _comparison(
-    system: FinishedSystem, twin: FinishedSystem, test_set: str, search: str, most: int
+    system: FinishedSystem, twin: FinishedSystem, test_set: str, about: ExperimentFolder, most: int
 ) -> Optional[Comparison]:
-    ours, theirs = (decodings(one.listed.first, test_set).get(search) for one in (system, twin))
+    ours, theirs = (decodings(one.listed.first, test_set).get(about.search) for one in (system, twin))
     if ours is None or theirs is None:
         return None
     own, other = read_recogs(ours), read_recogs(theirs)
     check_same_references(own, other, ours, theirs)
+    own, other = (words_counted(items, about.score_events) for items in (own, other))
     speakers = read_json(ours.parent / f"speakers-{test_set}.json", default={})
     between = " "
     if has_no_blanks(item.ref for item in own):

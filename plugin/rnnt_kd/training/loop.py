@@ -200,21 +200,25 @@ class Training:
         assert norm is not None
         state.step += 1
         state.batch_in_epoch += 1
-        if self._is_finite(whole_loss, norm):  # all processes say the same
-            if self.sparsifier is not None:
+        is_taken, is_known = self._is_finite(whole_loss, norm), bool(torch.isfinite(norm))  # all processes say the same
+        if is_taken:
+            if self.sparsifier is not None and is_known:
                 self.sparsifier.see_gradients()
             self.wrapped_optimizer.step()
             state.nonfinite_in_a_row = 0
-            self._add_to_window(terms, loss * divisor, norm)
+            self._add_to_window(terms, loss * divisor, norm if is_known else torch.zeros_like(norm))
         else:
+            self.ranks.end_unscaling()
             self._skip(batch, terms)
         self.optimizer.zero_grad(set_to_none=True)
         masks_move = self.sparsifier is not None and not self.sparsifier.frozen
         self.rounder.restore()
         if self.sparsifier is not None:
             self.sparsifier.step(state.position(state.step))
-        if self.moving_average is not None:
-            self.moving_average.restart() if masks_move else self.moving_average.update()
+        if self.moving_average is not None and masks_move:
+            self.moving_average.restart()
+        elif self.moving_average is not None and is_taken:
+            self.moving_average.update()
         self.rounder.round()
 
     def _learning_rate(self, step: int) -> float:

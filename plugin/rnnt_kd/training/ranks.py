@@ -80,6 +80,7 @@ class Ranks:
         self.rank, self.size, self.is_first, self.timeout = world.rank, world.size, world.rank == 0, timeout
         if self.size == 1:  # also in a job of Slurm that has room for more
             self.fabric = Fabric(accelerator=device, devices=1, precision=precision, plugins=[LightningEnvironment()])
+            self._leave_inputs_alone()
             return
         # Without find_unused_parameters buckets are rebuilt after the first step: a resumed run would sum otherwise.
         strategy = DDPStrategy(
@@ -99,7 +100,18 @@ class Ranks:
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
         with self.in_touch():
             self.fabric.launch()
+        self._leave_inputs_alone()
         Ranks.have_met = True
+
+    def _leave_inputs_alone(self) -> None:
+        """Fabric would round all inputs, features and posteriors too; autocast rounds what it multiplies."""
+        self.fabric.strategy.precision.convert_input = lambda data: data  # type: ignore[method-assign]
+
+    def end_unscaling(self) -> None:
+        """After gradients that were unscaled (clipped) for a step that is not taken; scales are of 16-mixed alone."""
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        if scaler is not None:
+            scaler.update()
 
     @contextlib.contextmanager
     def in_touch(self) -> Iterator[None]:

@@ -120,8 +120,9 @@ def _panels(systems: Sequence[FinishedSystem], terms: Sequence[str]) -> Tuple[Pi
             steps, values = _points(system.metrics, "train", term)
             if not values.any():
                 continue
-            ax.plot(*_averaged(steps, values), color=kind.colour, linestyle=kind.dashes, linewidth=1.3)
-            late += _averaged(steps, values)[1][len(values) // 20 :].tolist()
+            drawn_steps, drawn = _averaged(steps, values)
+            ax.plot(drawn_steps, drawn, color=kind.colour, linestyle=kind.dashes, linewidth=1.3)
+            late += drawn[len(drawn) // 20 :].tolist()
             dev_steps, dev = _points(system.metrics, "dev", term)
             ax.plot(dev_steps, dev, kind.mark, color=kind.colour, markersize=3, linestyle="none")
             late += dev.tolist()

@@ -73,12 +73,16 @@ def inline_svg(figure: Figure, salt: str, label: str) -> str:
     for unwanted in (r"<metadata>.*?</metadata>", r"<defs>\s*<style.*?</style>\s*</defs>", r"<!--.*?-->"):
         text = re.sub(unwanted, "", text, flags=re.DOTALL)  # its style would be that of the whole page
     used = set(re.findall(r"#([\w-]+)", text))
-    text = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", text)
-    text = re.sub(r"font-family: [^;\"]*; |font-size: 10px; |text-anchor: start; ", "", text)  # the element has them
-    for name, colour in COLOURS.items():
-        text = text.replace(colour, f"var({name}, {FALLBACKS[name]})")
-    text = re.sub(r' transform="rotate\(-?0 [^"]*"', "", text)
-    text = re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}", text)
+
+    def shorter(tag: str) -> str:
+        tag = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", tag)
+        tag = re.sub(r"font-family: [^;\"]*; |font-size: 10px; |text-anchor: start; ", "", tag)  # the element has them
+        for name, colour in COLOURS.items():
+            tag = tag.replace(colour, f"var({name}, {FALLBACKS[name]})")
+        tag = re.sub(r' transform="rotate\(-?0 [^"]*"', "", tag)
+        return re.sub(r"\d+\.\d{3,}", lambda match: f"{float(match[0]):.2f}", tag)
+
+    text = re.sub(r"<[^>]*>", lambda match: shorter(match[0]), text)  # what is written between tags stays as it is
     text = re.sub(r"(<g/>|\s)*\n(<g/>|\s)*", "\n", text)
     start, rest = _without_bare_groups(text).split(">", 1)
     start = re.sub(r'(width|height)="([\d.]+)pt"', r'\1="\2"', start)
