@@ -1,6 +1,7 @@
 """A teacher with other numbers of frames than its student: the stated rule against the plain loops, online and cached."""
 
 import contextlib
+import itertools
 
 import pytest
 import reference
@@ -160,6 +161,19 @@ def test_online(difference, shift):
     strict = OnlineTeacher(Foreign(pair))
     with pytest.raises(UserError, match="encoder frames where the student makes"):
         strict.view(torch.zeros(2, 1, 80), torch.ones(2), pair.lattice.symbols, pair.num_frames, T)
+
+
+def test_more_padding_is_no_other_number_of_frames():
+    """Features may be padded beyond the longest utterance."""
+    pair = any_pair(0, B=2, T=5, S=3, C=4, full=True)
+    T = pair.lattice.ranges.shape[1]
+    given = torch.zeros(2, 1, 80), torch.ones(2), pair.lattice.symbols, pair.num_frames
+    expected = OnlineTeacher(Foreign(pair)).view(*given, T)
+    for align, more in itertools.product(("strict", "crop-pad"), (-1, 1, 2)):
+        view = OnlineTeacher(Foreign(pair), align=align).view(*given, T + more)
+        shorter = min(T, T + more)
+        assert view.is_known is None and view.on_nodes.am.shape[1] == T + more
+        torch.testing.assert_close(view.on_nodes.am[:, :shorter], expected.on_nodes.am[:, :shorter])
 
 
 def test_more_than_two_frames_are_an_error_that_names_both():

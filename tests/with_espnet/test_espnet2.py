@@ -22,6 +22,7 @@ from rnnt_kd.lattice import get_backend  # noqa: E402
 from rnnt_kd.lattice.prune_ranges import do_rnnt_pruning, get_rnnt_prune_ranges  # noqa: E402
 from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed  # noqa: E402
 from rnnt_kd.losses import rnnt_loss_pruned  # noqa: E402
+from rnnt_kd.teachers.cache import TeacherCache  # noqa: E402
 
 TASKS = {"transducer": (KdTransducerTask, TRANSDUCER), "hybrid": (KdASRTask, HYBRID)}
 
@@ -182,9 +183,9 @@ def cache(world, teacher):
     return world.folder / "kd"
 
 
-@pytest.mark.parametrize("kind", ["transducer", "hybrid"])
+@pytest.mark.parametrize("kind", ["transducer", "transducer whole", "hybrid"])
 def test_a_cache_and_its_teacher_agree_by_utterance_id(world, teacher, cache, kind):
-    """On the cache's own ranges, to float16."""
+    """On the cache's own ranges, to float16; ESPnet makes whole logits where ``use_k2_pruned_loss`` is not set."""
     import soundfile
 
     sounds = [torch.from_numpy(soundfile.read(world.folder / f"utt{n}.wav", dtype="float32")[0]) for n in (4, 1)]
@@ -193,8 +194,11 @@ def test_a_cache_and_its_teacher_agree_by_utterance_id(world, teacher, cache, ki
     pad = torch.nn.utils.rnn.pad_sequence
     data = {"speech": pad(sounds, True), "speech_lengths": torch.tensor([len(x) for x in sounds]),
             "text": pad(labels, True, -1), "text_lengths": torch.tensor([len(x) for x in labels])}  # fmt: skip
-    online = build(world, kind, kd_conf={"teacher_model": teacher})
-    cached = build(world, kind, kd_conf={"cache": str(cache)})
+    kind, *whole = kind.split()
+    more = {"model_conf": {}} if whole else {}
+    online = build(world, kind, kd_conf={"teacher_model": teacher}, **more)
+    cached = build(world, kind, kd_conf={"cache": str(cache)}, **more)
+    assert (online.pruning is None) == (bool(whole) or kind == "hybrid")
     kept = cached.kd.cache.lookup(["utt4", "utt1"], online.encode(*list(data.values())[:2])[1].tolist(), 5)
     heard = online.kd.online.view
     same = types.SimpleNamespace(view=lambda *words: dataclasses.replace(heard(*words), ranges=kept.ranges()))
@@ -355,6 +359,17 @@ def test_a_cache_for_others_or_without_the_utterance_is_one_line(world, cache):
     assert "2 of 2 utterances are missing, the first: x" in message(model, **batch(), utt_id=["x", "y"])
     skipping = build(world, kd_conf={**conf, "missing": "skip"})
     assert skipping(**batch(), utt_id=["x", "y"])[1]["loss_kd"] == 0
+
+
+def test_the_cache_of_a_hybrid_teacher_is_pruned_as_it_was_trained(world, tmp_path):
+    pruned = {"loss_type": "modified", "lm_scale": 0.25, "prune_range": 3}
+    torch.save(build(world, "hybrid", kd_conf={"pruned": pruned}).state_dict(), tmp_path / "x.pth")
+    (tmp_path / "config.yaml").write_text(built_config("hybrid", token_type="char", kd_conf={"pruned": pruned}))
+    data = [f"{world.folder}/wav.scp,speech,sound", f"{world.folder}/text,text,text"]
+    options = dict(prune_range=3, temperature=1.0, batch_size=4, job=1, num_jobs=1, device="cpu")
+    fill_cache(str(tmp_path / "x.pth"), "", data, tmp_path / "kd", **options)
+    facts = TeacherCache.open(tmp_path / "kd").facts
+    assert (facts.rnnt_type, facts.lm_only_scale, facts.am_only_scale) == ("modified", 0.25, 0.0)
 
 
 def test_a_teacher_without_heads_fills_no_cache(world, tmp_path):

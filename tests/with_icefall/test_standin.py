@@ -154,6 +154,20 @@ def test_a_teacher_that_is_the_student_adds_nothing(models, batch):
     assert kd.steps == 1 and kd.last.abs() < 1e-4
 
 
+@pytest.mark.parametrize("is_half", [True, False])
+def test_the_teacher_runs_in_the_precision_of_the_student(models, batch, is_half):
+    """icefall computes its losses without autocast, in which the teacher is asked."""
+    student, teacher = models
+    seen = {}
+    for name, model in (("student", student), ("teacher", teacher)):
+        model.encoder.register_forward_hook(lambda _, __, out, name=name: seen.update({name: out.dtype}))
+    distill(student, teacher=teacher)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_half):
+        loss = student(**given(batch))[1]
+    assert seen["student"] == seen["teacher"] == (torch.bfloat16 if is_half else torch.float32)
+    assert torch.isfinite(loss).all()
+
+
 @pytest.mark.parametrize("weighting", ["uniform", "occupancy"])
 def test_value_and_gradient_are_those_of_whole_logits(models, batch, weighting):
     student, teacher = models
@@ -329,6 +343,11 @@ AVG0 = "--kd-teacher t --kd-teacher-epoch 1 --kd-teacher-avg 0 --kd-teacher-reci
     ("--kd-cache c --spec-aug-time-warp-factor -1 --return-cuts 0", "a cache is read by the ids"),
     ("--kd-cache c --spec-aug-time-warp-factor -1", "no teacher cache here"),
     ("--sparsity 0.9", "without a ramp"),
+    (AVG0 + " --sparsity-ramp 1 2", "--sparsity-ramp: does nothing without --sparsity"),
+    ("--alignment-entropy 0.3 --sparsity-scope global", "--sparsity-scope: does nothing without --sparsity"),
+    ("--sparsity 0.9 --sparsity-ramp 1 2 --kd-scale 2", "--kd-scale: does nothing without --kd-teacher"),
+    ("--kd-cache c --kd-teacher-epoch 3", "--kd-teacher-epoch: does nothing without --kd-teacher"),
+    (AVG0 + " --kd-missing skip", "--kd-missing: does nothing without --kd-cache"),
     (AVG0 + " --kd-teacher-tokens theirs.txt --bpe-model ours.txt", "number 1 of its pieces is 'b'; expected 'c'"),
 ])  # fmt: skip
 def test_what_cannot_be_taught_is_one_line(launched, words, problem):

@@ -8,7 +8,7 @@ import torch
 from espnet2.train.dataset import ESPnetDataset
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.espnet.tasks import labels_digest, load_teacher, task_of
+from rnnt_kd.espnet.tasks import labels_digest, load_teacher, read_conf, task_of
 from rnnt_kd.systems.store import tensors_digest
 from rnnt_kd.teachers.write_cache import Batch, cache_facts, write_cache
 from rnnt_kd.text_files import read_text
@@ -47,7 +47,8 @@ def fill_cache(
             yield ids, batch["speech"].to(device), batch["speech_lengths"].to(device), texts
 
     teacher.model.to(torch.device(device))
-    pruning = getattr(args, "model_conf", {}).get("k2_pruned_loss_args", {})
+    own = read_conf(getattr(args, "kd_conf", None))["pruned"]  # of the hybrid task
+    pruning = own or getattr(args, "model_conf", {}).get("k2_pruned_loss_args") or {}
     facts = cache_facts(
         teacher, prune_range=prune_range, rnnt_type=pruning.get("loss_type", "regular"), temperature=temperature,
         lm_only_scale=pruning.get("lm_scale", 0.0), am_only_scale=pruning.get("am_scale", 0.0),

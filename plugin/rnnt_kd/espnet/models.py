@@ -159,8 +159,12 @@ class Distilling(AbsESPnetModel):
             student, boundary, simple = found.joiner, found.boundary, found.simple_loss
             own = found.ranges(options.prune_range)
             simple_scale, pruned_scale = self._scales(options.simple_loss_scaling)
+        ranges = kept_ranges(view, lambda: own)
+        if isinstance(student, Logits) and ranges.shape[2] < student.values.shape[2]:  # a cache has some nodes alone
+            at = ranges.clamp(max=labels.shape[1]).unsqueeze(3).expand(-1, -1, -1, student.values.shape[3])
+            student = Logits(student.values.gather(2, at))
         pruned, distilled = transducer_terms(
-            student, labels, kept_ranges(view, lambda: own), blank, boundary, options.loss_type, 0.0, "sum",
+            student, labels, ranges, blank, boundary, options.loss_type, 0.0, "sum",
             teacher=view, kd=kd.options, entropy_scale=kd.alignment_entropy if self.training else 0.0, backend=backend,
         )  # fmt: skip
         divisor = B if options.reduction == "mean" else 1

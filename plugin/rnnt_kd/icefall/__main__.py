@@ -51,6 +51,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     if wrong := [word for word in rest if word.startswith(("--kd-", "--sparsity"))]:
         raise UserError(wrong[0], "unknown option", "one of --help")
 
+    _refuse_idle(own, parser)
+
     from rnnt_kd.icefall.launch import Settings, launch
 
     names = ("scale", "weighting", "variant", "temperature", "shift", "align", "missing")
@@ -66,6 +68,19 @@ def main(argv: Optional[List[str]] = None) -> None:
             target=own.sparsity, begin=begin, end=end, structure=own.sparsity_structure, scope=own.sparsity_scope
         )
     launch(Settings(own.train, _teacher(own), own.kd_cache, kd, sparsity), rest)
+
+
+def _refuse_idle(own: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Raises UserError: an option that does nothing, as the one that it belongs to is not given."""
+    for masters, name in (
+        (["sparsity"], "sparsity_"), (["kd_teacher"], "kd_teacher_"), (["kd_cache"], "kd_missing"),
+        (["kd_teacher", "kd_cache"], "kd_"),
+    ):  # fmt: skip
+        if all(getattr(own, master) is None for master in masters):
+            for given, value in vars(own).items():
+                if given.startswith(name) and value != parser.get_default(given):
+                    option, missing = (f"--{one.replace('_', '-')}" for one in (given, masters[0]))
+                    raise UserError(option, f"does nothing without {missing}", "both, or neither")
 
 
 def _average(words: List[str]) -> None:

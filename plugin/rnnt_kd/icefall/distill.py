@@ -102,7 +102,7 @@ def distill(
             x, x_lens = (*args, *(kwargs[name] for name in ("x", "x_lens") if name in kwargs))[:2]
             if not self.training:
                 return super().forward(*args, **kwargs)
-            kd.heard, kd.given = (x, x_lens), x_lens.tolist()
+            kd.heard, kd.given, kd.autocast = (x, x_lens), x_lens.tolist(), _autocast_of(x.device.type)
             with kd.listening(self):
                 return super().forward(*args, **kwargs)
 
@@ -141,6 +141,7 @@ class Distiller:
         self.steps = self.skipped = 0
         self.heard: Tuple[Tensor, Tensor] = (self.last, self.last)
         self.given: List[int] = []  # feature frames of the utterances that the model was given
+        self.autocast: Dict[str, Any] = {}  # that the model runs under; its losses run without
         joiners = [part for part in model.modules() if all(hasattr(part, name) for name in JOINER)]
         self._paths = [name for name, part in model.named_modules() if any(part is one for one in joiners)]
         self._needs_logits = not joiners or any(why_no_joiner(joiner) for joiner in joiners)
@@ -235,7 +236,8 @@ class _Lattice:
             x, x_lens = kd.heard
             is_symbol = torch.arange(symbols.shape[1], device=symbols.device) < boundary[:, 2:3]
             labels = symbols.masked_fill(~is_symbol, termination_symbol)
-            self._view = kd.online.view(x, x_lens, labels, boundary[:, 3], T)
+            with torch.autocast(**kd.autocast):
+                self._view = kd.online.view(x, x_lens, labels, boundary[:, 3], T)
         elif kd.cache is not None:
             check_same(kd.cache.folder, {"rnnt_type": kd.cache.facts.rnnt_type}, {"rnnt_type": rnnt_type})
         student = Logits(logits) if self._parts is None else self._parts
@@ -247,6 +249,17 @@ class _Lattice:
         kd.steps += 1
         self._parts, self._view = None, None
         return rnnt + kd.scale * term
+
+
+def _autocast_of(device: str) -> Dict[str, Any]:
+    """What ``torch.autocast`` is at this moment, as its arguments."""
+    if hasattr(torch, "get_autocast_dtype"):
+        dtype, enabled = torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+    else:  # torch 1
+        is_gpu = device == "cuda"
+        dtype = (torch.get_autocast_gpu_dtype if is_gpu else torch.get_autocast_cpu_dtype)()
+        enabled = (torch.is_autocast_enabled if is_gpu else torch.is_autocast_cpu_enabled)()
+    return {"device_type": device, "dtype": dtype, "enabled": enabled}
 
 
 def _globals(base: type) -> Dict[str, Any]:

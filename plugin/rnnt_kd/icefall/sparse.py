@@ -7,6 +7,7 @@ masks, and ``recipe.averaged`` applies them after the averaging.
 import contextlib
 import logging
 import re
+import types
 from typing import Any, Dict, Iterator, List, Optional
 
 import torch
@@ -59,14 +60,14 @@ class SparseTraining:
                 self._begin()
                 step = optimizer.step
 
-                def stepping(*args: Any, **kwargs: Any) -> Any:
+                def stepping(_: Any, *args: Any, **kwargs: Any) -> Any:
                     result = step(*args, **kwargs)
                     self.steps += 1
                     assert self._sparsifier is not None
                     self._sparsifier.step(self.steps)
                     return result
 
-                optimizer.step = stepping
+                optimizer.step = types.MethodType(stepping, optimizer)  # torch's schedulers want a method
 
         torch.optim.Optimizer.__init__ = init  # type: ignore[method-assign, assignment]
         try:

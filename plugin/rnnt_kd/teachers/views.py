@@ -50,10 +50,10 @@ class OnlineTeacher:
         """
         encoder_out, frames = self.teacher.encode(features, feature_lens)
         parts = self.teacher.joiner(encoder_out, self.teacher.predict(labels))
-        is_known = None
-        if check_frames("teacher", frames, num_frames, self.align):
-            missing = T - parts.am.shape[1]
+        is_known, missing = None, T - parts.am.shape[1]
+        if missing:
             parts = parts._replace(am=torch.nn.functional.pad(parts.am, (0, 0, 0, missing)))  # below 0 it crops
+        if check_frames("teacher", frames, num_frames, self.align):
             is_known = torch.arange(T, device=frames.device).reshape(1, T, 1) < frames.reshape(-1, 1, 1)
         if self.shift == 0:
             return TeacherView(parts, is_known)

@@ -39,13 +39,16 @@ class AsrModel(nn.Module):
     def forward_transducer(self, encoder_out, lens, y, y_lens, s_range):
         decoder_out = self.decoder(nn.functional.pad(y, (1, 0)))
         boundary = torch.stack([torch.zeros_like(lens), torch.zeros_like(lens), y_lens, lens], dim=1)
-        simple, grads = k2.rnnt_loss_smoothed(self.simple_lm_proj(decoder_out), self.simple_am_proj(encoder_out), y, 0,
-                                              0.25, 0.0, boundary, reduction="sum", return_grad=True)  # fmt: skip
+        simple_lm, simple_am = self.simple_lm_proj(decoder_out), self.simple_am_proj(encoder_out)
+        with torch.autocast(encoder_out.device.type, enabled=False):
+            simple, grads = k2.rnnt_loss_smoothed(simple_lm.float(), simple_am.float(), y, 0, 0.25, 0.0, boundary,
+                                                  reduction="sum", return_grad=True)  # fmt: skip
         ranges = k2.get_rnnt_prune_ranges(px_grad=grads[0], py_grad=grads[1], boundary=boundary, s_range=s_range)
         am, lm = self.joiner.encoder_proj(encoder_out), self.joiner.decoder_proj(decoder_out)
         logits = self.joiner(*k2.do_rnnt_pruning(am=am, lm=lm, ranges=ranges), project_input=False)
-        return simple, k2.rnnt_loss_pruned(logits=logits, symbols=y, ranges=ranges, termination_symbol=0,
-                                           boundary=boundary, reduction="sum")  # fmt: skip
+        with torch.autocast(encoder_out.device.type, enabled=False):
+            return simple, k2.rnnt_loss_pruned(logits=logits.float(), symbols=y, ranges=ranges, termination_symbol=0,
+                                               boundary=boundary, reduction="sum")  # fmt: skip
 
     def forward(self, x, x_lens, y, y_lens, prune_range=5):
         return self.forward_transducer(*self.forward_encoder(x, x_lens), y, y_lens, prune_range)
