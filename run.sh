@@ -123,7 +123,7 @@ if [ "$dry_run" = false ]; then
   fi
 fi
 run() { # run COMMAND ...: print it under --dry-run, else run it
-  if [ "$dry_run" = true ]; then printf '+'; printf ' %q' "$@"; echo; else "$@"; fi
+  if [ "$dry_run" = true ]; then printf '+'; printf ' %q' "$@"; echo; else RNNT_KD_SHELL=$$ "$@"; fi
 }
 pipes= failed=; [ "$allow_pipes" = false ] || pipes=--allow-pipes
 yaml() { local quote="'"; printf "'%s'" "${1//$quote/$quote$quote}"; } # a text, whatever it holds
@@ -154,7 +154,10 @@ trap 'echo "interrupted; run the same command again to go on from here" >&2; exi
 if [ "$print_jobs" = true ]; then
   [ "$stage$stop_stage" != 09 ] || { experiment --print-jobs; exit; }
   steps=(data features bpe teacher "pseudo_label cache" train decode score export report)
-  if [ "$stage" = 0 ]; then echo "# data"; dry_run=true data | sed 's/^+ //'; fi
+  if [ "$stage" = 0 ]; then # from any folder, as the lines of the others
+    echo "# data"; python=$(python -c 'from rnnt_kd.bin.experiment_steps import printed; print(printed([]))') || exit
+    dry_run=true data | while IFS= read -r line; do echo "$python${line#+ python}"; done
+  fi
   steps=("${steps[@]:stage:stop_stage-stage+1}")
   experiment --print-jobs --steps "${steps[*]#data}"
   exit

@@ -6,6 +6,9 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -149,6 +152,47 @@ def test_a_stage_that_fails_after_the_teachers_ends_nothing_but_the_status(root,
     )  # fmt: skip
     assert "page made" in result.stdout and result.returncode == 1
     assert "stage 8: not everything was made" in result.stderr
+
+
+def test_what_it_starts_ends_with_it_whatever_ended_it(root, tmp_path):
+    """Every command of ours knows whose child it is."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$RNNT_KD_SHELL is $PPID"\n')
+    python.chmod(0o755)
+    shown = subprocess.run(
+        ["bash", str(root / "run.sh"), "--env", "none", "--exp-dir", str(tmp_path / "exp"), "--stop-stage", "0"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, capture_output=True, text=True, timeout=600,
+    ).stdout  # fmt: skip
+    pairs = [line.split(" is ") for line in shown.splitlines() if " is " in line]
+    assert len(pairs) == 2 and all(shell == parent for shell, parent in pairs)
+    code = "import os, time; from rnnt_kd.bin.entry import command; "
+    code += "command(lambda argv: (print(os.getpid(), flush=True), time.sleep(600)))([])"
+    shell = subprocess.Popen(
+        ["bash", "-c", 'RNNT_KD_SHELL=$$ "$@"; true', "bash", sys.executable, "-c", code],
+        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root / "plugin")},
+    )  # fmt: skip
+    child = int(shell.stdout.readline())
+    shell.kill()
+    shell.wait()
+    assert shell.stdout.read() == ""  # to its end, which is the child's
+    with pytest.raises(ProcessLookupError):
+        for _ in range(600):
+            os.kill(child, 0)
+            time.sleep(0.1)
+
+
+def test_the_data_commands_that_are_printed_run_anywhere(root, tmp_path):
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    words = ["--env", "none", "--exp-dir", tmp_path / "exp", "--data-dir", tmp_path / "data", "--stop-stage", "0"]
+    printed = subprocess.run(
+        ["bash", root / "run.sh", *words, "--print-jobs", "--stage", "0"],
+        env=environment, capture_output=True, text=True, timeout=600, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    (line,) = [line for line in printed if "rnnt_kd.bin.prepare_corpus" in line]
+    helped = subprocess.run(
+        ["bash", "-c", f"{line} --help"], cwd="/", env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert helped.returncode == 0 and "--corpus" in helped.stdout, helped.stderr
 
 
 def test_stages_keep_their_numbers(root, tmp_path):

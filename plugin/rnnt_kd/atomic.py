@@ -15,6 +15,8 @@ import zlib
 from pathlib import Path
 from typing import Any, Iterator
 
+from rnnt_kd.errors import UserError
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path``; a reader sees the old file or the new one."""
@@ -59,7 +61,16 @@ def replace_dir(made: Path, final: Path) -> None:
 
 @contextlib.contextmanager
 def new_dir(final: Path) -> Iterator[Path]:
-    """A hidden folder beside ``final`` to write into, which takes its place in the end; gone where the block fails."""
+    """A hidden folder beside ``final`` to write into, which takes its place in the end; gone where the block fails.
+
+    Raises UserError: ``final`` is the folder that the command runs in, or one above.
+    """
+    here = Path.cwd()
+    if final.resolve() in (here, *here.parents):
+        problem = "the folder that this runs in, or one above it"
+        raise UserError(
+            final, problem, "another folder", "it is written anew as a whole: go elsewhere, or name another"
+        )
     final.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=final.parent, prefix=temporary_prefix(final), suffix=".tmp"))
     try:

@@ -136,6 +136,7 @@ class Record:
             for name, now in self.sources.items()
             if (now != recorded.get(name) if recorded is not None else now is not None and now[1] > finished)
         ]
+        changed += [name for name in recorded or () if name not in self.sources]
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         return [f"{changed[0]}{more} changed since"] if changed else []
 

@@ -144,7 +144,7 @@ def test_jobs_in_any_order_leave_the_files_of_one_process(made, tmp_path, capsys
     def files(folder):
         found = {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."}
         values = json.loads(found.pop("decode.json"))
-        assert "--nbest 2" in values["command"] and "--job" not in values["command"]
+        assert "--nbest 2" in values["command"] and "--job" not in values["command"] and "--nj" not in values["command"]
         return found, {key: values[key] for key in values if key not in ("decode_seconds", "rtf", "command")}
 
     more = {"nbest": 2, "batch_seconds": 1.5}  # four batches
@@ -155,7 +155,7 @@ def test_jobs_in_any_order_leave_the_files_of_one_process(made, tmp_path, capsys
         out = tmp_path / str(nj)
         for job in order[:5]:
             assert not (out / "decode.json").exists()
-            decode.main(options(made, out, **more, job=job, nj=nj))
+            decode.main([*options(made, out, **more), f"--job={job}", f"--nj={nj}"])
         assert files(out) == expected and not list(out.glob(".decode-test.parts*"))
         capsys.readouterr()
         decode.main(options(made, out, **more, job=order[-1], nj=nj))
@@ -283,6 +283,18 @@ def test_decode_score_delay_and_again_with_another_beam(made, capsys):
     decode.main(options(made, out_dir, search="greedy_search", beam=2))  # another setting: old scores must go
     assert not (out_dir / "wer-test.json").exists() and not (out_dir / "errs-test.txt").exists()
     assert not (out_dir / "delay-test.json").exists() and not (out_dir / "wer_0_0.0").exists()
+
+
+def test_a_folder_has_one_test_set_and_the_score_its_own_search(made, tmp_path, capsys):
+    decode.main(options(made, tmp_path))
+    for name in ("test.jsonl.gz", "test.left_out.json"):
+        shutil.copy(made / "exp/cuts" / name, made / "exp/cuts" / name.replace("test", "eval"))
+    other = options(made, tmp_path, cuts=made / "exp/cuts/eval.jsonl.gz", test_set="eval", search="greedy_search")
+    assert "holds test; expected a folder for eval alone" in refused(capsys, decode.main, *other)
+    record = json.loads((tmp_path / "decode.json").read_text())  # earlier versions did decode there
+    (tmp_path / "decode.json").write_text(json.dumps({**record, "test_set": "eval", "search": "greedy_search"}))
+    score.main(["--decode-dir", str(tmp_path)])
+    assert json.loads((tmp_path / "wer-test.json").read_text())["search"] is None
 
 
 def test_speakers_and_left_out_utterances_are_recorded(made, tmp_path):

@@ -274,6 +274,26 @@ def test_noise_as_a_room_is_refused(train, tmp_path, capsys):
     assert "is no room response" in capsys.readouterr().err
 
 
+def test_a_noise_that_was_taken_away_or_a_room_of_the_same_name_is_no_finished_work(train, tmp_path, capsys):
+    noise, rooms = noise_dir(tmp_path / "noise", tone(0.1)), tmp_path / "rooms"
+    noise_dir(noise, tone(0.2), name="other.wav")
+    rooms.mkdir()
+    write(rooms / "n.wav", np.eye(1, 4000, 40)[0])
+    argv = ["--data-dir", str(train), "--out-dir", str(tmp_path / "cuts"), "--name", "x", "--far-copies", "1"]
+    argv += ["--noise-dir", str(noise), "--rir-dir", str(rooms)]
+
+    def again():
+        compute_features_command(argv)
+        return capsys.readouterr().out
+
+    again()
+    assert "finished already" in again()
+    write(rooms / "n.wav", np.eye(1, 2000, 20)[0])
+    assert "runs again" in again() and "finished already" in again()
+    (noise / "other.wav").unlink()
+    assert "noise other changed since" in again() and "finished already" in again()
+
+
 @pytest.mark.parametrize("by", ["speaker", "file"])
 def test_who_is_tested_may_not_be_heard_in_training(train, tmp_path, capsys, by):
     test = speakers(tmp_path, "test", 2)
@@ -283,7 +303,12 @@ def test_who_is_tested_may_not_be_heard_in_training(train, tmp_path, capsys, by)
         noise.mkdir()
         (noise / "n.wav").symlink_to(tmp_path / "test_audio/test0-0.wav")
     refused(train, tmp_path / "cuts", "--noise-dir", noise, "--keep-apart", test)
-    assert "must not be heard in training" in capsys.readouterr().err
+    assert "must not be heard behind other speech" in capsys.readouterr().err
+    far = ["--data-dir", str(test), "--train-dir", str(train), "--out-dir", str(tmp_path / "far")]
+    far += ["--noise-dir", str(noise), "--keep-apart", str(test)]
+    with pytest.raises(SystemExit):
+        far_data(far)  # nor be its own noise
+    assert "must not be heard" in capsys.readouterr().err and not (tmp_path / "far").exists()
     others = speakers(tmp_path, "others", 1)
     compute_features_command(
         ["--data-dir", str(train), "--out-dir", str(tmp_path / "cuts"), "--name", "x", "--far-copies", "1"]

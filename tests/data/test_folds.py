@@ -137,6 +137,21 @@ def test_nothing_is_written_twice_and_changed_words_are(made):
     assert said == [] and before == {path: path.stat().st_mtime_ns for path in watched}
 
 
+def test_own_data_with_relative_paths_may_be_moved(tmp_path):
+    (tmp_path / "own").mkdir()
+    source = directory(tmp_path / "own", "train", ["a1", "b1", "c1", "d1"])
+    audio = (source / "wav.scp").read_text().replace(f"{tmp_path / 'own'}/", "../")
+    assert "/own/" not in audio
+    (source / "wav.scp").write_text(audio)
+    moved = tmp_path / "moved"
+    for place in (source.parent, moved):
+        if place == moved:
+            shutil.move(source.parent, moved)
+        folds.make_data(moved.with_name("exp"), 3, [place / "train"], lambda line: None)
+        named = (folds.union_dir(moved.with_name("exp"), 3) / "data" / "wav.scp").read_text().split()[1::2]
+        assert len(named) == 4 and all(path.startswith(f"{place}/") for path in named)
+
+
 @pytest.mark.parametrize("second, found", [
     (dict(ids=["a1", "g1"]), "utterance a1 stands in .*wav.scp:1, too"),
     (dict(ids=["g1", "h1", "i1"], speaker=lambda key: key), ""),

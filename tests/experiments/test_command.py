@@ -472,6 +472,7 @@ def test_a_job_makes_what_it_needs(trial):
     (["--set", "decoding.search=gredy_search"], "decoding.search: there is no 'gredy_search'"),
     (["--test-dirs", "x/test", "y/test"], "two directories have the name 'test'"),
     (["--test-dirs", "x/dev"], "two directories have the name 'dev'"),
+    (["--dev-dir", "x/train"], "--dev-dir: 'x/train' has the name of the training set's files"),
     (["--test-dirs", "x/train"], "two directories have the name 'train'"),
 ])  # fmt: skip
 def test_wrong_options(untrained, arguments, words):

@@ -1,6 +1,10 @@
 """A teacher that icefall's train.py made, in an experiment of ours: cached, online, decoded, and what cannot be one."""
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,6 +149,20 @@ def test_what_is_no_teacher_is_one_line(external, tmp_path, entry, message):
     trial.file.write_text(text.replace("EXP", str(exp)).replace("TOKENS", str(tmp_path / "tokens.txt")))
     with pytest.raises(UserError, match=message):
         trial.run("--steps", "teacher")
+
+
+
+def test_several_processes_take_it_over_once(external, tone_corpus):
+    trial, _ = external
+    words = [sys.executable, "-m", "rnnt_kd.bin.train", "--config", tone_corpus.preset, "--experiment", trial.file]
+    words += ["--system", "teacher", "--exp-dir", trial.exp.with_name("several"), "--device", "cpu", "--nproc", "2"]
+    shutil.copytree(trial.exp, trial.exp.with_name("several"), ignore=shutil.ignore_patterns("trial"))
+    folders = [os.environ["PYTHONPATH"], str(Path(__file__).parents[2] / "plugin")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders)}
+    done = subprocess.run([str(word) for word in words], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "another run" not in done.stderr, done.stderr
+    made, _ = load_system(trial.exp.with_name("several") / "trial" / "teacher" / "seed1")
+    assert made.encoder is not None
 
 
 def test_a_sparse_student_starts_from_a_teacher_of_ours(tmp_path):

@@ -327,6 +327,29 @@ def test_folds_of_several_machines_are_pooled_as_if_they_were_of_one(trial, tmp_
         collect(machine, tmp_path)
 
 
+def test_a_test_set_named_dev_hides_no_development_set_and_every_set_is_decoded(trial, tmp_path, capsys):
+    fold = trial.exp / "fold1of3"
+    cuts = {name: tmp_path / "cuts" / f"{name}.jsonl.gz" for name in ("dev", "other", "eval")}
+    (tmp_path / "cuts").mkdir()
+    for name, path in cuts.items():
+        shutil.copy(fold / "cuts" / ("test.jsonl.gz" if name == "other" else "dev.jsonl.gz"), path)
+    words = ["--system-dir", fold / "trial" / "half" / "seed1", "--bpe-dir", fold / "bpe", "--grid", "0", "1"]
+    words += ["--device", "cpu", "--out-dir", tmp_path / "out", "--data-root", trial.folder]
+
+    def tune(dev, *tests):
+        given = [*words, "--dev-cuts", cuts[dev], "--test-cuts", *tests]
+        tune_token_bonus.main.__wrapped__([str(word) for word in given])
+        return "finished already, skipped" in capsys.readouterr().out
+
+    assert not tune("eval", cuts["dev"]) and tune("eval", cuts["dev"])
+    assert not tune("other", cuts["dev"])
+    assert not tune("other", cuts["eval"]) and (tmp_path / "out" / "eval" / "recogs-eval.txt").exists()
+    shutil.rmtree(tmp_path / "out" / "eval")
+    assert not tune("other", cuts["eval"]) and (tmp_path / "out" / "eval" / "recogs-eval.txt").exists()
+    with pytest.raises(UserError, match="--test-cuts: two of one name"):
+        tune("other", cuts["eval"], cuts["eval"])
+
+
 def test_the_bonus_with_the_fewest_errors_is_taken_of_equal_ones_the_smallest():
     assert best({0.0: 9, 0.25: 7, 0.5: 7, 1.0: 8}) == 0.25 and best({0.0: 3, 0.5: 3}) == 0.0
 

@@ -111,9 +111,9 @@ def test_far_sets_stand_beside_the_clean_ones_and_copies_in_the_training_set(tmp
     order = ["train", "dev", "test", "dev_far, audio", "dev_far", "test_far, audio", "test_far"]
     assert list(commands) == order
     text = {name: " ".join(command) for name, command in commands.items()}
-    apart = f"--far-copies 1 --keep-apart {tmp_path}/dev {tmp_path}/test --snr-db 1.0 2.0 --noise-dir /n"
-    assert text["train"].endswith(f"--speed-perturb 0.9 1.0 1.1 {apart}")
-    far = f"--train-dir {tmp_path}/train --out-dir {tmp_path}/exp/data/test_far --snr-db 1.0 2.0 --noise-dir /n"
+    place = f"--keep-apart {tmp_path}/dev {tmp_path}/test --snr-db 1.0 2.0 --noise-dir /n"
+    assert text["train"].endswith(f"--speed-perturb 0.9 1.0 1.1 --far-copies 1 {place}")
+    far = f"--train-dir {tmp_path}/train --out-dir {tmp_path}/exp/data/test_far {place}"
     assert text["test_far, audio"] == f"-m rnnt_kd.bin.far_data --data-dir {tmp_path}/test {far}"
     assert f"--data-dir {tmp_path}/exp/data/test_far " in text["test_far"] and "--far-copies" not in text["test"]
     assert "decode_test_far_" in str(plan.decode_dir(("small", 1), "test_far"))

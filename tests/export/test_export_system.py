@@ -239,11 +239,16 @@ def test_systems_that_sherpa_onnx_cannot_run_are_refused(argv, system, tmp_path,
     assert {path.name for path in tmp_path.iterdir()} == {"dense"}
 
 
-def test_a_folder_of_something_else_is_not_replaced(argv, tmp_path, capsys):
+@pytest.mark.parametrize("names", ["chapter1.tex", "model.json", "chapter1.tex model.json"])
+def test_a_folder_of_something_else_is_not_replaced(argv, tmp_path, capsys, monkeypatch, names):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "chapter1.tex").write_text("x")
-    assert "holds files of something else" in failure(capsys, argv)
-    assert (tmp_path / "out" / "chapter1.tex").read_text() == "x"
+    for name in names.split():
+        (tmp_path / "out" / name).write_text('{"modelTopology": 1}')
+    assert f"holds files of something else: {names.split()[0]};" in failure(capsys, argv)
+    assert all((tmp_path / "out" / name).read_text() == '{"modelTopology": 1}' for name in names.split())
+    shutil.rmtree(tmp_path / "out"), (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    assert ".: the folder that this runs in" in failure(capsys, [*argv[: argv.index("--out") + 1], "."])
 
 
 @right_integers

@@ -67,6 +67,19 @@ def test_the_text_of_a_data_directory(exported, tmp_path, capsys):
     assert "not one of audio files" in failure(capsys, [exported, "--data-dir", folder, tmp_path / "whole.wav"])
 
 
+def test_the_text_of_a_data_directory_has_the_models_words(exported, tmp_path, capsys, monkeypatch):
+    """Which the client's text closes up; a piece begins a new word."""
+    pieces = [[" ZE", "RO", " [noise]", " 'EM"], ["TWO", " \ub458", " \ud558", "\ub098"]]
+    found = [client.ClientResult("ZERO[noise]'EM", pieces[0], [0.0] * 4), client.ClientResult("", pieces[1], [0.0] * 4)]
+    monkeypatch.setattr(client.Transcriber, "pieces", lambda self, samples: iter(found))
+    write(tmp_path / "a.wav", noise(1.0, 4), 16000)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path / 'a.wav'}\n")
+    transcribe.main([str(exported), "--data-dir", str(tmp_path)])
+    assert (tmp_path / "text").read_text() == "a ZERO [noise] 'EM TWO \ub458 \ud558\ub098\n"
+    heard = [client.Heard(1.0, one, final) for one, final in zip(found, (True, True))]
+    assert [one.tokens for one in transcribe._segments([client.Heard(0.5, found[1], False), *heard])] == pieces
+
+
 def test_long_audio_is_the_pieces_one_after_the_other(exported, tmp_path, capsys):
     audio = np.concatenate([noise(1.2, 1), np.zeros(4800), noise(1.3, 2), np.zeros(4800), noise(1.1, 3)])
     audio = audio.astype(np.float32)

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import types
+import unicodedata
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rnnt_kd.bin import delay as command
+from rnnt_kd.decoding.decode import _word_spans
+from rnnt_kd.decoding.hypotheses import Hypothesis
 from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.delay import WordDelays, delay_figures, places, word_delays
 from rnnt_kd.scoring.emissions import Emissions, read_emissions, write_emissions
@@ -54,6 +58,17 @@ def emitted(words, times):
 
 def recognitions(**refs):
     return [Recognition(key, tuple(ref.split()), ()) for key, ref in refs.items()]
+
+
+def test_words_have_the_form_that_recognised_ones_have(tmp_path):
+    """Unicode's NFC, whatever the BPE model spells, and whatever earlier versions wrote."""
+    spelled = unicodedata.normalize("NFD", "CAF\u00c9")
+    tokenizer = types.SimpleNamespace(word_spans=lambda ids: [(spelled, 0, 1), ("YES", 2, 2)])
+    spans = _word_spans(Hypothesis((1, 2, 3), (0, 1, 2), 0.0), tokenizer)
+    assert spans == [("CAF\u00c9", 0, 1), ("YES", 2, 2)]
+    item = Recognition("u1", ("CAF\u00c9",), (spelled,))
+    write_emissions(tmp_path / "tokens-t.jsonl", {"u1": Emissions(("x",), (0.5,), (spelled,), (0.5,))})
+    assert read_emissions(tmp_path / "tokens-t.jsonl")["u1"].words == item.hyp == ("CAF\u00c9",)
 
 
 def test_only_words_right_in_both_and_without_doubt_count():

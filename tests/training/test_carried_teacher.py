@@ -250,6 +250,16 @@ def test_utterances_that_a_cache_lacks_are_an_error_or_counted(tone_corpus, kd_c
     assert "24 cuts, 7 of them without a teacher" in capsys.readouterr().err
 
 
+def test_cuts_that_a_newer_cache_lacks_do_not_keep_an_older_teacher(tone_corpus, kd_cache, cuts_with_kd, tmp_path):
+    part = shutil.copytree(kd_cache, tmp_path / "part")
+    next(iter(sorted(part.glob("*.safetensors")))).unlink()
+    cache = TeacherCache.open(part, partial=True)
+    _, lacking = attach_to_file(cuts_with_kd, cache, tmp_path / "new.jsonl.gz", "skip")
+    for cuts in (CutSet.from_file(tmp_path / "new.jsonl.gz"), attach(CutSet.from_file(cuts_with_kd), cache, "skip")):
+        bare = [cut for cut in cuts if not {"kd", "kd_facts", "kd_digest"} & set(cut.custom or {})]
+        assert len(bare) == lacking > 0
+
+
 @pytest.mark.parametrize("shift", [0, 2])
 def test_without_a_teacher_an_utterance_has_its_own_ranges_and_no_term(tone_corpus, teacher_dir, kd_cache, shift):
     model, training = store.load_system(teacher_dir)[0], TrainingConfig(prune_range=3)

@@ -17,6 +17,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity.rounding import rounded
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.systems.store import load_system, read_system
+from rnnt_kd.training.loop import Training
 
 UNITS = dict(target=0.6, nested=[0.3], structure="heads+ffn+channels", scope="global")
 WEIGHTS = dict(target=0.9, nested=[0.8, 0.5])
@@ -52,6 +53,30 @@ def test_every_member_is_a_system_of_its_sparsity(family):
         assert about["nonzero_params"] == sum(int(weight.count_nonzero()) for weight in model.parameters())
         sizes.append(about["nonzero_params"])
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == len(sizes)
+
+
+@pytest.mark.parametrize("structure", ["unstructured", "16x1"])
+def test_members_learn_with_the_rounded_weights_that_are_written(
+    tone_corpus, teacher_dir, tmp_path, monkeypatch, structure
+):
+    """Where a mask hides the largest weight of an output, its member has another scale."""
+    real, compared = Training._write_weights, []
+
+    def write(self, folder, member=0):
+        report = real(self, folder, member)
+        step = next(step for step in range(10) if self.sparsifier.turn(step) == member)
+        with self.sparsifier.shown(step, self.rounder.on_grid):
+            shown = {name: weight.clone() for name, weight in self.model.state_dict().items()}
+        written = load_file(folder / "model.safetensors")
+        compared.append(sum(int((written[name] != shown[name]).sum()) for name in written))
+        return report
+
+    monkeypatch.setattr(Training, "_write_weights", write)
+    sparsity = dict(target=0.8, nested=[0.4], structure=structure)
+    overrides = ["sparse_student.training.weight_bits=4"]
+    config = tone_corpus.config("sparse_student", sparsity=sparsity, overrides=overrides)
+    tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
+    assert compared == [0, 0]
 
 
 def test_it_is_finished_and_a_damaged_configuration_is_written_again(family, tone_corpus, teacher_dir):

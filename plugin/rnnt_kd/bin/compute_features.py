@@ -52,9 +52,6 @@ def arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
     add_allow_pipes(options)
     add_unlabelled(options)
     options.add_argument("--far-copies", type=int, default=0, help="of each cut, heard across a room and in noise")
-    options.add_argument(
-        "--keep-apart", type=Path, nargs="*", default=[], metavar="DIR", help="who is tested: not in --noise-dir"
-    )
     options.add_argument("--folds", type=int, default=0, help="only speakers of one's own fold babble in far copies")
     add_surroundings(options)
     add_max_bad_fraction(options)
@@ -77,15 +74,18 @@ def make_stage(args: argparse.Namespace) -> Tuple[FeaturesStage, Optional[Surrou
         asked = surroundings_of(args)
         settings["far"] = {"copies": args.far_copies, "folds": args.folds, **recorded(asked)}
         groups = folds.divide(folds.count_words(data.utterances), args.folds) if args.folds else []
-        place = surroundings(talkers=data, groups=groups, apart=args.keep_apart, allow_pipes=args.allow_pipes, **asked)
-    recordings = [*data.recordings.values(), *(() if place is None else [*place.rooms, *place.noises])]
+        place = surroundings(talkers=data, groups=groups, allow_pipes=args.allow_pipes, **asked)
+    sources = {entry.id: entry for entry in data.recordings.values()}
+    if place is not None:  # whose ids may be those of recordings
+        sources.update({f"room {entry.id}": entry for entry in place.rooms})
+        sources.update({f"noise {entry.id}": entry for entry in place.noises})
     stage = FeaturesStage(
         args.out_dir,
         f"features_{args.name}",
         {"data_dir": str(args.data_dir), **settings},
         [args.data_dir / name for name in TABLES],
         [f"{args.name}.jsonl.gz", f"{args.name}_feats", f"{args.name}.left_out.json"],
-        sources={entry.id: entry.file[0] for entry in recordings if not entry.is_pipe},
+        sources={name: entry.file[0] for name, entry in sources.items() if not entry.is_pipe},
         defaults={"normalization": FORMS[0]},
     )
     return stage, place

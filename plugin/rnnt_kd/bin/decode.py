@@ -117,6 +117,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     settings.update(scorer_settings(args))
     if args.normalization != FORMS[0]:
         settings["normalization"] = args.normalization
+    there = read_json(args.out_dir / "decode.json", default={}).get("test_set", args.test_set)
+    if there != args.test_set:
+        raise UserError(args.out_dir, f"holds {there}", f"a folder for {args.test_set} alone", "another --out-dir")
     left_out_path = args.cuts.with_name(args.cuts.name.replace(".jsonl.gz", "") + LEFT_OUT)  # of stage 1
     more = [path for path in (args.graph_text, args.lm, args.hotwords) if path is not None]
     outputs = [f"{name}-{args.test_set}.{kind}" for name, kind in OUTPUTS] + ["decode.json"]

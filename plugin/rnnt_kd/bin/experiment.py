@@ -160,6 +160,9 @@ def _check_names(args, test_sets: Dict[str, Path]) -> None:
         if _set_name(path)[:1] in ("", ".", "-"):
             problem = f"'{path}' gives a set no name, or one that begins with a dot or a hyphen"
             raise UserError("--dev-dir, --test-dirs", problem, "a path that ends in the set's name", "rename it")
+    if _set_name(args.dev_dir) == "train":
+        problem = f"'{args.dev_dir}' has the name of the training set's files"
+        raise UserError("--dev-dir", problem, "another last part than train", "rename it or link to it")
     others = {"train": None, _set_name(args.dev_dir): args.dev_dir}
     for folder in folders:
         name = _set_name(folder)

@@ -106,23 +106,27 @@ def add_normalization(target: argparse.ArgumentParser) -> None:
 
 
 def add_surroundings(target: argparse.ArgumentParser) -> None:
-    """``--noise-dir --rir-dir --snr-db --far-seed``: where far speech is heard."""
+    """``--noise-dir --rir-dir --snr-db --far-seed --keep-apart``: where far speech is heard."""
     target.add_argument("--noise-dir", type=Path, help="Kaldi data directory or tree of audio; else pink and babble")
     target.add_argument("--rir-dir", type=Path, help="the same, of room responses; else rooms are drawn")
     target.add_argument(
         "--snr-db", type=float, nargs=2, default=[2.0, 15.0], metavar=("LOW", "HIGH"), help="of far speech above noise"
     )
     target.add_argument("--far-seed", type=int, default=1, help="of rooms, noise and levels, beside the ids")
+    target.add_argument(
+        "--keep-apart", type=Path, nargs="*", default=[], metavar="DIR", help="who is tested: not in --noise-dir"
+    )
 
 
 def surroundings_of(args: argparse.Namespace) -> Dict[str, Any]:
     """What these options say, for ``data.far.surroundings``."""
-    return {"seed": args.far_seed, "snr_db": tuple(args.snr_db), "noise_dir": args.noise_dir, "rir_dir": args.rir_dir}
+    given = {"noise_dir": args.noise_dir, "rir_dir": args.rir_dir, "apart": args.keep_apart}
+    return {"seed": args.far_seed, "snr_db": tuple(args.snr_db), **given}
 
 
 def recorded(surroundings: Mapping[str, Any]) -> Dict[str, str]:
-    """For a record."""
-    return {key: str(value) for key, value in surroundings.items()}
+    """For a record; what is kept apart changes nothing."""
+    return {key: str(value) for key, value in surroundings.items() if key != "apart"}
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:
@@ -169,7 +173,7 @@ def check_job(args: argparse.Namespace) -> None:
 
 def without_job(argv: Optional[Sequence[str]]) -> Sequence[str]:
     """``argv`` as ``main`` got it, of the command that does all of the work."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = [word for word in (sys.argv[1:] if argv is None else argv) if not word.startswith(("--job=", "--nj="))]
     for option in ("--job", "--nj"):
         if option in words:
             del words[words.index(option) : words.index(option) + 2]

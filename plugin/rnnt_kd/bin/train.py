@@ -65,7 +65,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     data: Any = dict(train_cuts=plan.train_cuts(job), dev_cuts=places.dev_cuts, say=_say)
     data.update(tokenizer=Tokenizer.load(places.bpe_dir))
     if is_external(own[0]):
-        return take_system(*own, **data)
+        return take_system(*own, **data) if find_world().rank == 0 else None
     train_system(
         *own,
         **data,

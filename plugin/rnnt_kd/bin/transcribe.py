@@ -12,7 +12,7 @@ With --data-dir it writes the file ``text`` of a Kaldi data directory that has n
 
 import sys
 from pathlib import Path
-from typing import Callable, List, Optional
+from typing import Any, Callable, Iterable, List, Optional
 
 import numpy as np
 
@@ -73,7 +73,7 @@ def _offline(args) -> bool:
     settings = {"search": args.search, "beam": args.beam, "longest_seconds": args.longest}
     with Transcriber(args.export_dir, **settings) as transcriber:
         if args.data_dir is not None:
-            return _each_utterance(args, lambda samples: transcriber.transcribe(samples).text)
+            return _each_utterance(args, transcriber.pieces)
         return _each(args.files, lambda path: _print(path, transcriber.transcribe(load_samples(path)).text))
 
 
@@ -95,7 +95,7 @@ def _listen(args) -> bool:
                 _print(name, "")
 
         if args.data_dir is not None:
-            return _each_utterance(args, lambda samples: _whole_text(listen(listener, chunks_of(samples))))
+            return _each_utterance(args, lambda samples: _segments(listen(listener, chunks_of(samples))))
         if args.microphone:
             try:
                 follow(MICROPHONE, _until_interrupted(microphone()))
@@ -118,9 +118,11 @@ def _each(files: List[Path], transcribe: Callable[[Path], None]) -> bool:
     return read == len(files)
 
 
-def _each_utterance(args, text_of: Callable[[np.ndarray], str]) -> bool:
-    """Write ``text``; without a word for audio that cannot be used, which is said."""
+def _each_utterance(args, segments_of: Callable[[np.ndarray], Iterable[Any]]) -> bool:
+    """Write ``text``, the words of the model's tokens (in its text the client closes words up); without a word for
+    audio that cannot be used, which is said."""
     from rnnt_kd.data.speech import read_speech
+    from rnnt_kd.export.client_text import words_in
 
     path, lines = args.data_dir / "text", []
     if path.exists():
@@ -130,15 +132,16 @@ def _each_utterance(args, text_of: Callable[[np.ndarray], str]) -> bool:
         for speech in progress.counted(read_speech(args.data_dir, args.allow_pipes, unlabelled=True)):
             if speech.samples is None:
                 print(f"{args.data_dir}: {speech.id} {speech.reason}", file=sys.stderr, flush=True)
-            lines.append(speech.id if speech.samples is None else f"{speech.id} {text_of(speech.samples)}".rstrip())
+            found = [] if speech.samples is None else segments_of(speech.samples)
+            lines.append(" ".join((speech.id, *words_in(one.tokens for one in found))))
     atomic.write_text(path, "".join(f"{line}\n" for line in lines))
     print(f"{path}: {len(lines)} utterances")
     return True
 
 
-def _whole_text(heard) -> str:
-    """Of all segments that a ``Listener`` tells of."""
-    return " ".join(one.result.text for one in heard if one.final and one.result.text)
+def _segments(heard) -> Iterable[Any]:
+    """Of all that a ``Listener`` tells of, the final ones."""
+    return (one.result for one in heard if one.final)
 
 
 def _until_interrupted(chunks):

@@ -15,6 +15,7 @@ from rnnt_kd import atomic
 from rnnt_kd.bin import decode, options
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.stage import Stage
+from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.bootstrap import errors_by_utterance
 from rnnt_kd.scoring.recognitions import read_recogs, words_counted
 from rnnt_kd.scoring.token_bonus import FILE, GRID, RECORD, best, settings
@@ -39,13 +40,15 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parser.parse_args(argv)
 
     sets = {path.name.replace(".jsonl.gz", ""): path for path in args.test_cuts}
+    if len(sets) < len(args.test_cuts):
+        raise UserError("--test-cuts", "two of one name", "NAME.jsonl.gz, each NAME once", "rename one of them")
     inputs = {}
-    for name, path in {"dev": args.dev_cuts, **sets}.items():
+    for name, path in [("the development set" if "dev" in sets else "dev", args.dev_cuts), *sets.items()]:
         inputs.update(
             {f"{name}: {key}": value for key, value in decoding_inputs(args.system_dir, args.bpe_dir, path).items()}
         )
     asked = settings(args.grid, args.beam, args.ignore_events, args.normalization)
-    stage = Stage(args.out_dir, RECORD, asked, inputs, [FILE])
+    stage = Stage(args.out_dir, RECORD, asked, inputs, [FILE, *(f"{name}/recogs-{name}.txt" for name in sets)])
     if stage.is_finished():
         return
 

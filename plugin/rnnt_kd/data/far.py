@@ -233,7 +233,7 @@ def _refuse_tested(noise_dir: Path, noises: Sequence[RecordingEntry], apart: Ite
         same = [f"speaker {speaker}" for speaker in data.speakers if speaker in speakers]
         same += [entry.source for entry in data.recordings.values() if _file(entry) in files]
         if same:
-            advice = "remove it: what is tested must not be heard in training"
+            advice = "remove it: what is tested must not be heard behind other speech"
             raise UserError(noise_dir, f"holds {same[0]}, which is in {folder}, too", "noise of others", advice)
 
 

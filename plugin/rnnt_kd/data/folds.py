@@ -29,7 +29,7 @@ from rnnt_kd.data.kaldi_dir import (
 from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
-from rnnt_kd.record import Record
+from rnnt_kd.record import Record, json_digest
 
 LEAST, MOST = 3, 1000  # folds: one to train on, one that validates, one to test on
 SETS = ("train", "dev", "test")
@@ -103,12 +103,13 @@ def make_data(
     outputs = [
         os.path.relpath(folder / name / "text", union_dir(exp_dir, folds)) for folder in folders for name in SETS
     ]
-    settings = {"folds": folds, "normalization": normalization}
-    record = Record(union_dir(exp_dir, folds), "data", settings, tables, ["data/text", *outputs])
+    data = [read_data_dir(source, allow_pipes, normalization) for source in sources]
+    audio = {"audio": json_digest(sorted((key, one.source) for each in data for key, one in each.recordings.items()))}
+    settings = {"folds": folds, "normalization": normalization, **audio}  # tables may say where by relative paths
+    record = Record(union_dir(exp_dir, folds), "data", settings, tables, ["data/text", *outputs], defaults=audio)
     if not record.why_not():
         return
     record.start()
-    data = [read_data_dir(source, allow_pipes, normalization) for source in sources]
     utterances = _united(data)
     words = count_words(utterances)
     if len(words) == len(utterances) > 1:

@@ -4,6 +4,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple
+from unicodedata import normalize
 
 import torch
 from pydantic import TypeAdapter
@@ -96,7 +97,7 @@ def decode(
             kept = hypotheses[:nbest]
             heard = encoder_out[row].expand(len(kept), -1, -1)
             sure = label_posteriors(model, heard, kept, blank_id=told.blank_id, unk_id=told.unk_id)
-            spans = [tokenizer.word_spans(hypothesis.tokens) for hypothesis in hypotheses]
+            spans = [_word_spans(hypothesis, tokenizer) for hypothesis in hypotheses]
             words = [[word for word, *_ in hypothesis_spans] for hypothesis_spans in spans]
             shares = list_posteriors(words, [hypothesis.score for hypothesis in hypotheses], nbest)
             decoded.emissions[utterance_id] = _emissions(hypotheses[0], spans[0], pieces, frame_seconds)
@@ -105,6 +106,11 @@ def decode(
             ]
         decoded.speakers.update(zip(batch.utterance_ids, batch.speakers, strict=True))
     return decoded
+
+
+def _word_spans(hypothesis: Hypothesis, tokenizer) -> List[Tuple[str, int, int]]:
+    """Words as a ``Recognition`` has them: a letter and its accent may be two pieces."""
+    return [(normalize("NFC", word), first, last) for word, first, last in tokenizer.word_spans(hypothesis.tokens)]
 
 
 def _emissions(hypothesis: Hypothesis, spans: Sequence, pieces: Sequence[str], frame_seconds: float) -> Emissions:
@@ -129,7 +135,7 @@ def _alternative(
     starts = _seconds(hypothesis.timestamps, frame_seconds)
     ends = _seconds([frame + 1 for frame in hypothesis.timestamps], frame_seconds)
     return Alternative(
-        text=tokenizer.decode(hypothesis.tokens),
+        text=normalize("NFC", tokenizer.decode(hypothesis.tokens)),
         score=hypothesis.score,
         tokens=tuple(pieces[token] for token in hypothesis.tokens),
         timestamps=starts,

@@ -292,14 +292,14 @@ class Plan:
 
     def _far_copies(self) -> List[str]:
         copies, folds = self.recipe.features.far_copies, self.experiment.folds
-        words = ["--far-copies", str(copies), "--keep-apart", *map(str, self._clean.values())]
+        words = ["--far-copies", str(copies)]
         return [*words, *(["--folds", str(folds)] if folds else []), *self._surroundings()] if copies else []
 
     def _surroundings(self) -> List[str]:
         features = self.recipe.features
         folders = {"--noise-dir": features.noise_dir, "--rir-dir": features.rir_dir}
         named = [word for option, folder in folders.items() if folder is not None for word in (option, folder)]
-        return ["--snr-db", *map(str, features.snr_db), *named]
+        return ["--keep-apart", *map(str, self._clean.values()), "--snr-db", *map(str, features.snr_db), *named]
 
     def bpe_command(self) -> List[str]:
         text, places = self.recipe.text, self.places

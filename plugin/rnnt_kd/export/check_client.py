@@ -226,8 +226,7 @@ def word_errors(
     """
     counted = []
     for side in (ours, theirs):
-        tokens = ([token for one in segments for token in (" ", *one.tokens)] for segments in side)
-        words = [tuple(client_text.words_of(one)) for one in tokens]
+        words = [tuple(client_text.words_in(one.tokens for one in segments)) for segments in side]
         found = [Recognition(item.id, tuple(item.text.split()), said) for item, said in zip(speech, words, strict=True)]
         counted.append(words_counted(found, score_events))
     own, other = counted

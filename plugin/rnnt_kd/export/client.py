@@ -203,16 +203,18 @@ class Transcriber(ClientProcess):
 
     def transcribe(self, samples: np.ndarray) -> ClientResult:
         """(n,) samples, piece by piece; in pieces of digital silence there are no words."""
-        tokens: List[str] = []
-        times: List[float] = []
-        texts: List[str] = []
+        found = list(self.pieces(samples))
+        text = without_blanks(" ".join(one.text for one in found if one.text))
+        tokens, times = ([value for one in found for value in getattr(one, key)] for key in ("tokens", "timestamps"))
+        return ClientResult(text, tokens, times)
+
+    def pieces(self, samples: np.ndarray) -> Iterator[ClientResult]:
+        """The same, each piece by itself."""
         for start, end in cut_at_quiet(samples, self._longest_seconds):
             if start < end and not is_silent(samples[start:end]):  # models invent words for zeros
                 (found,) = self.decode([samples[start:end]])
-                texts.append(found.text)
-                tokens += found.tokens
-                times += [round(start / SAMPLING_RATE + seconds, 4) for seconds in found.timestamps]
-        return ClientResult(without_blanks(" ".join(filter(None, texts))), tokens, times)
+                times = [round(start / SAMPLING_RATE + seconds, 4) for seconds in found.timestamps]
+                yield ClientResult(found.text, found.tokens, times)
 
 
 def chunks_of(samples: np.ndarray, at_its_pace: bool = False, chunk: int = CHUNK) -> Iterator[np.ndarray]:

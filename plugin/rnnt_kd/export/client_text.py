@@ -5,7 +5,7 @@ that is installed).  Tokens and text belong together: ``text_of`` gives the same
 """
 
 import re
-from typing import List, Sequence
+from typing import Iterable, List, Sequence
 
 _EAST_ASIAN = "\u1100-\u11ff\u2e80-\ua4cf\ua840-\ud7af\uf900-\ufaff\ufe30-\ufe4f\uff65-\uffdc\U00020000-\U0002ffff"
 _PUNCTUATION = "!-/:-@\\[-`{-~\u3000-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65"
@@ -27,6 +27,11 @@ def without_blanks(text: str) -> str:
 def words_of(tokens: Sequence[str]) -> List[str]:
     """The words that pieces, or tokens of the client, spell: what recognition is scored by."""
     return _spelled(tokens).split()
+
+
+def words_in(segments: Iterable[Sequence[str]]) -> List[str]:
+    """The same of several segments, by their tokens: each begins a new word."""
+    return words_of([token for tokens in segments for token in (" ", *tokens)])
 
 
 def text_of(tokens: Sequence[str], streaming: bool = False) -> str:

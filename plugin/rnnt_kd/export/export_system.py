@@ -23,6 +23,7 @@ from rnnt_kd.export import formats, model_json
 from rnnt_kd.export.check import CHECK, Say
 from rnnt_kd.export.client_text import tokens_txt
 from rnnt_kd.export.readme import readme
+from rnnt_kd.files import parse_json
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.systems.store import load_system
@@ -89,9 +90,8 @@ def export_system(
         say(f"{config.name}: blank penalty {lowered['value']:g}, of {lowered['errors']} errors in {dev_cuts}")
     lowered["bias"] = blank.lower(model, lowered["value"])
     decode_dirs = sorted(system_dir.glob("decode_*")) if decode_dirs is None else decode_dirs
-    is_ours = out_dir.is_dir() and (not any(out_dir.iterdir()) or (out_dir / model_json.NAME).exists())
-    if out_dir.exists() and not is_ours:
-        raise UserError(out_dir, "holds files of something else", "a new folder, or an older export")
+    if foreign := _foreign_in(out_dir):
+        raise UserError(out_dir, f"holds files of something else: {foreign}", "a new folder, or an older export")
     with atomic.new_dir(out_dir) as making:
         values = {**model_json.describe_system(model, config), "unk_id": tokenizer.unk_id, "streaming": streaming}
         values.update({"weights": formats.weights_of(form), "sparse": formats.is_sparse(form), "static": static})
@@ -118,6 +118,20 @@ def export_system(
     if check:
         shutil.rmtree(failed, ignore_errors=True)
     return model_json.read_manifest(out_dir)
+
+
+def _foreign_in(folder: Path) -> str:
+    """The first thing in it that an export, whole or damaged, would not have left there; "": nothing, or no folder."""
+    if not folder.is_dir():
+        return folder.name if folder.exists() else ""
+    known = (*model_json.FILES, model_json.NAME, CHECK)
+    others = [path.name for path in sorted(folder.iterdir()) if path.name not in known and path.name[0] != "."]
+    try:
+        manifest = parse_json((folder / model_json.NAME).read_text(encoding="utf-8"))
+        is_other = manifest.get("format") != model_json.FORMAT
+    except (OSError, ValueError, AttributeError):
+        is_other = False
+    return next(iter(others), model_json.NAME if is_other else "")
 
 
 def _keep(made: Path, failed: Path, found: Dict[str, Any]) -> None:

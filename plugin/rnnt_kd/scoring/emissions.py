@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterable, Tuple
+from unicodedata import normalize
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
@@ -67,7 +68,10 @@ def _parse(value: Dict) -> Tuple[str, Emissions]:
     times = tuple(tuple(map(_seconds, value[key])) for key in ("timestamps", "word_times"))
     if [len(x) for x in names] != [len(x) for x in times]:
         raise ValueError("names and times differ in number")
-    return _text(value["id"]), Emissions(names[0], times[0], names[1], times[1])
+    words = tuple(
+        normalize("NFC", word) for word in names[1]
+    )  # earlier versions wrote them as the BPE model spells them
+    return _text(value["id"]), Emissions(names[0], times[0], words, times[1])
 
 
 def _text(value: object) -> str:

@@ -29,7 +29,7 @@ that only training uses.  ``final_sparsity`` counts these weights alone.
 
 import contextlib
 import math
-from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -136,10 +136,13 @@ class Sparsifier:
         return [last, 0, *range(1, last)][step % (last + 1)] if last else 0
 
     @contextlib.contextmanager
-    def shown(self, step: int) -> Iterator[None]:
+    def shown(
+        self, step: int, on_grid: Callable[[Dict[str, Tensor]], Dict[str, Tensor]] = lambda tensors: tensors
+    ) -> Iterator[None]:
         """For forward and backward pass of update number ``step``: the model is the member whose turn it is.
 
-        What that member does not keep and the densest does gets no gradient.
+        What that member does not keep and the densest does gets no gradient.  ``on_grid``: rounds weights, by name; a
+        member has fewer, so other scales.
         """
         number = self.turn(step)
         if number == 0:
@@ -147,8 +150,9 @@ class Sparsifier:
             return
         masks, kept = self._members[number], {name: weight.detach().clone() for name, weight in self._weights.items()}
         with torch.no_grad():
-            for name, weight in self._weights.items():
-                weight.masked_fill_(~masks[name], 0.0)
+            masked = {name: weight.masked_fill(~masks[name], 0.0) for name, weight in self._weights.items()}
+            for name, value in on_grid(masked).items():
+                self._weights[name].copy_(value)
         yield
         with torch.no_grad():
             for name, weight in self._weights.items():

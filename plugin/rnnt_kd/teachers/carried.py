@@ -73,8 +73,8 @@ def attach(cuts: Iterable[Any], cache: TeacherCache, missing: str = "error") -> 
     Raises UserError: the cache does not have a cut, and ``missing`` is not "skip".
     """
     for cut in cuts:
-        cut, fields = copy.copy(cut), _fields(cache, cut.id, missing)
-        cut.custom = {**(cut.custom or {}), **fields}
+        cut = copy.copy(cut)
+        cut.custom = {**_without_teacher(cut.custom), **_fields(cache, cut.id, missing)}
         yield cut
 
 
@@ -89,7 +89,7 @@ def attach_to_file(cuts: Path, cache: TeacherCache, out: Path, missing: str = "e
         cut = parse_line(line, f"{cuts}:{number}")
         try:
             fields = _fields(cache, cut["id"], missing)
-            cut["custom"] = {**(cut.get("custom") or {}), **fields}
+            cut["custom"] = {**_without_teacher(cut.get("custom")), **fields}
             text = json.dumps(cut, ensure_ascii=False, default=lambda array: array.to_dict())
             lines.append(text.encode() + b"\n")  # half a character cannot be written
         except UserError:
@@ -103,6 +103,11 @@ def attach_to_file(cuts: Path, cache: TeacherCache, out: Path, missing: str = "e
     content = b"".join(lines)
     atomic.write_bytes(out, gzip.compress(content, compresslevel=6, mtime=0) if out.suffix == ".gz" else content)
     return len(lines), lacking
+
+
+def _without_teacher(custom: Optional[Dict[str, Any]]) -> Dict[str, Any]:
+    """A cut's fields, without what an earlier cache had of it."""
+    return {key: value for key, value in (custom or {}).items() if key not in (TEACHER, TEACHER_FACTS, TEACHER_DIGEST)}
 
 
 def _fields(cache: TeacherCache, cut_id: str, missing: str) -> Dict[str, Any]:

@@ -188,7 +188,8 @@ class Training:
         if self.config.kd is not None and self.config.kd.in_place and self.sparsifier and self.sparsifier.turn(step):
             with self.fabric.autocast():
                 inputs["densest"] = self.objective.in_place(**inputs)
-        with self.sparsifier.shown(step) if self.sparsifier is not None else contextlib.nullcontext():
+        shown = self.sparsifier and self.sparsifier.shown(step, self.rounder.on_grid)
+        with shown or contextlib.nullcontext():
             weighted, terms = self.wrapped(scales, **inputs)
             loss, divisor, whole_loss = self.ranks.shared_loss(weighted, terms["frames"])
             self.fabric.backward(loss)
