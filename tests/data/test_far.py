@@ -276,7 +276,7 @@ def test_noise_as_a_room_is_refused(train, tmp_path, capsys):
 
 def test_a_noise_that_was_taken_away_or_a_room_of_the_same_name_is_no_finished_work(train, tmp_path, capsys):
     noise, rooms = noise_dir(tmp_path / "noise", tone(0.1)), tmp_path / "rooms"
-    noise_dir(noise, tone(0.2), name="other.wav")
+    write(noise / "other.wav", tone(0.2))
     rooms.mkdir()
     write(rooms / "n.wav", np.eye(1, 4000, 40)[0])
     argv = ["--data-dir", str(train), "--out-dir", str(tmp_path / "cuts"), "--name", "x", "--far-copies", "1"]
@@ -291,7 +291,7 @@ def test_a_noise_that_was_taken_away_or_a_room_of_the_same_name_is_no_finished_w
     write(rooms / "n.wav", np.eye(1, 2000, 20)[0])
     assert "runs again" in again() and "finished already" in again()
     (noise / "other.wav").unlink()
-    assert "noise other changed since" in again() and "finished already" in again()
+    assert "noise other.wav changed since" in again() and "finished already" in again()
 
 
 @pytest.mark.parametrize("by", ["speaker", "file"])

@@ -67,7 +67,7 @@ def test_words_have_the_form_that_recognised_ones_have(tmp_path):
     spans = _word_spans(Hypothesis((1, 2, 3), (0, 1, 2), 0.0), tokenizer)
     assert spans == [("CAF\u00c9", 0, 1), ("YES", 2, 2)]
     item = Recognition("u1", ("CAF\u00c9",), (spelled,))
-    write_emissions(tmp_path / "tokens-t.jsonl", {"u1": Emissions(("x",), (0.5,), (spelled,), (0.5,))})
+    write_emissions(tmp_path / "tokens-t.jsonl", [("u1", Emissions(("x",), (0.5,), (spelled,), (0.5,)))])
     assert read_emissions(tmp_path / "tokens-t.jsonl")["u1"].words == item.hyp == ("CAF\u00c9",)
 
 
