@@ -142,16 +142,6 @@ def loaded_operators(path: Path) -> list:
     return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
 
 
-def error_line(capsys, command, argv) -> str:
-    """The one line of a command that ends with status 1."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        command([str(part) for part in argv])
-    text = capsys.readouterr().err
-    assert ended.value.code == 1 and text.startswith("error: ") and text.count("\n") == 1, text
-    return text
-
-
 def run_readme(folder: Path, samples, hotwords: str = "") -> str:
     """What the Python of an export's README prints of ``samples`` in speech.wav, and with hot words."""
     soundfile.write(folder / "speech.wav", samples, 16000)

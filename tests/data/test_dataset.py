@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from command_cases import told
 from lhotse import CutSet
 
 from rnnt_kd.data import batch_order
@@ -134,10 +135,8 @@ def test_many_cuts_are_planned_like_few(monkeypatch):
 
 
 def test_nothing_left_is_an_error(cuts_path):
-    with pytest.raises(UserError, match="batch_seconds: found 0"):
-        load(cuts_path, batch_seconds=0)
-    with pytest.raises(UserError, match="no utterance is left of 30"):
-        load(cuts_path, places=np.array([], dtype=int))
+    assert "batch_seconds: found 0" in told(load, cuts_path, batch_seconds=0)
+    assert "no utterance is left of 30" in told(lambda: load(cuts_path, places=np.array([], dtype=int)))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -186,13 +185,11 @@ def test_every_flipped_bit_of_features_is_found(cuts_path, tmp_path):
         ):
             list(load(folder / cuts_path.name))
     shutil.copy(cuts_path.parent / "x_feats" / "feats-00000.lca", archive)
-    with pytest.raises(UserError, match="feats-00001.lca: features of u"):
-        list(load(folder / cuts_path.name))
+    assert "feats-00001.lca: features of u" in told(lambda: list(load(folder / cuts_path.name)))
 
 
 def test_missing_cuts_and_missing_or_corrupt_features_are_one_line(cuts_path, tmp_path):
-    with pytest.raises(UserError, match="nothing.jsonl.gz: no such file"):
-        load(tmp_path / "nothing.jsonl.gz")
+    assert "nothing.jsonl.gz: no such file" in told(load, tmp_path / "nothing.jsonl.gz")
     text = gzip.decompress(cuts_path.read_bytes()).replace(b"x_feats", b"y_feats")
     text = text.replace(str(cuts_path.parent).encode(), str(tmp_path).encode())
     (tmp_path / "x.jsonl.gz").write_bytes(gzip.compress(text))

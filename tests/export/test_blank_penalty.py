@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_cases import TEXTS, error_line, export
+from command_cases import refused
+from export_cases import TEXTS, export
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from onnx import numpy_helper
 
@@ -143,7 +144,7 @@ def test_bad_input_is_one_line(workplace, dev_cuts, tmp_path, capsys):
     with pytest.raises(UserError, match="silent.jsonl.gz: holds no words"):
         choose(load_system(workplace / "systems/dense")[0], Tokenizer.load(workplace / "bpe"), silent)
     argv = [str(workplace / "systems/dense"), "--bpe-dir", str(workplace / "bpe"), "--out", str(tmp_path / "out")]
-    assert "no such" in error_line(capsys, export_command.main, [*argv, "--dev-cuts", str(tmp_path / "none.jsonl")])
+    assert "no such" in refused(capsys, export_command.main, *argv, "--dev-cuts", tmp_path / "none.jsonl")
     both = [*argv, "--dev-cuts", str(dev_cuts), "--blank-penalty", "1"]
-    assert "both are given" in error_line(capsys, export_command.main, both)
+    assert "both are given" in refused(capsys, export_command.main, *both)
     assert not (tmp_path / "out").exists()
