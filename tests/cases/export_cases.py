@@ -46,12 +46,6 @@ def workplace(tmp_path_factory) -> Path:
     return folder
 
 
-def noise(seconds, seed=3):
-    """Noise that swells and falls, at 16 kHz."""
-    loudness = 0.3 * (1 + np.sin(np.arange(int(seconds * 16000)) / 2500.0))
-    return (loudness * np.random.default_rng(seed).normal(size=len(loudness))).astype(np.float32)
-
-
 def make_system(
     folder: Path, bpe_dir: Path, *, encoder: str = "conformer", sparsity: float = 0.0, seed: int = 1, **options
 ) -> Path:

@@ -6,8 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-import soundfile
 import torch
+from audio_cases import noise_files
 from command_cases import told
 from lhotse import CutSet
 
@@ -23,11 +23,7 @@ from rnnt_kd.errors import UserError
 def cuts_path(tmp_path_factory):
     """30 utterances of 0.2 to 1.36 s."""
     folder = tmp_path_factory.mktemp("dataset")
-    rng = np.random.default_rng(0)
-    audio = {}
-    for index in range(30):
-        audio[f"u{index:02d}"] = folder / f"{index}.wav"
-        soundfile.write(audio[f"u{index:02d}"], 0.1 * rng.normal(size=int(16000 * (0.2 + 0.04 * index))), 16000)
+    audio = noise_files(folder, {f"u{index:02d}": int(16000 * (0.2 + 0.04 * index)) for index in range(30)})
     text = {key: "ONE" if index % 3 else "" for index, key in enumerate(audio)}
     write_data_dir(folder / "data", wav_scp=audio, text=text, utt2spk={key: f"s{key[1]}" for key in audio})
     return compute_features(folder / "data", folder / "cuts", "x").cuts_path

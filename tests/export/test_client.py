@@ -8,8 +8,9 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from audio_cases import noise
 from command_cases import refused, told
-from export_cases import change_model, noise
+from export_cases import change_model
 
 from rnnt_kd.bin.entry import command
 from rnnt_kd.data.speech import filter_banks, read_speech

@@ -1,13 +1,13 @@
 """Recordings of any length and kind, and a microphone, as text on the screen."""
 
+import functools
 import sys
 import types
 
 import numpy as np
 import pytest
-import soundfile
+from audio_cases import noise, write_audio
 from command_cases import refused, told
-from export_cases import noise
 
 from rnnt_kd.bin import transcribe
 from rnnt_kd.data.kaldi_dir import read_data_dir
@@ -16,10 +16,7 @@ from rnnt_kd.data.speech import load_samples
 from rnnt_kd.export import client
 from rnnt_kd.export.client import Transcriber, chunks_of, listen, microphone
 
-
-def write(path, samples, rate=16000):
-    soundfile.write(path, samples, rate, subtype="FLOAT")
-    return path
+write = functools.partial(write_audio, subtype="FLOAT")
 
 
 def lines(capsys):
