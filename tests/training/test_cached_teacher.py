@@ -41,11 +41,6 @@ ONE_EPOCH = ["small_student.training.epochs=1", "sparse_student.training.epochs=
 
 
 @pytest.fixture(scope="module")
-def kd_cache(tone_corpus, teacher_dir, tmp_path_factory):
-    return tone_corpus.cache(teacher_dir, tmp_path_factory.mktemp("cache") / "kd_cache")
-
-
-@pytest.fixture(scope="module")
 def caches(tone_corpus, teacher_dir, kd_cache, tmp_path_factory):
     """Of temperature 1 and 2."""
     hot = tmp_path_factory.mktemp("cache") / "kd_cache_temperature2"

@@ -31,11 +31,6 @@ from rnnt_kd.training.objective import Objective
 
 
 @pytest.fixture(scope="module")
-def kd_cache(tone_corpus, teacher_dir):
-    return tone_corpus.cache(teacher_dir, tone_corpus.folder / "cuts/kd_cache")
-
-
-@pytest.fixture(scope="module")
 def cuts_with_kd(tone_corpus, kd_cache):
     out = tone_corpus.folder / "cuts/train_kd.jsonl.gz"
     command.main(["--cuts", str(tone_corpus.train_cuts), "--kd-cache", str(kd_cache), "--out", str(out)])

@@ -14,11 +14,6 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.training import checkpoint
 
 
-@pytest.fixture(scope="module")
-def kd_cache(tone_corpus, teacher_dir, tmp_path_factory):
-    return tone_corpus.cache(teacher_dir, tmp_path_factory.mktemp("cache") / "kd_cache")
-
-
 def train(tone_corpus, folder, workers, epochs=2, ranges="teacher", **options):
     overrides = [f"small_student.training.{option}" for option in (f"epochs={epochs}", f"num_workers={workers}")]
     return tone_corpus.train(
