@@ -22,10 +22,6 @@ BOTH = f"kd_cache_range3_mean-{json_digest([('trial', 'large', 3), ('trial', 'te
 RESULT_KEYS = "system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value cer".split()
 
 
-def read(trial, name):
-    return json.loads((trial.dir / name).read_text())
-
-
 def cells_of(text):
     """Of the preset's search."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
@@ -33,7 +29,7 @@ def cells_of(text):
 
 
 def row(trial, system):
-    return next(row for row in read(trial, "summary.json") if row["system"] == system)
+    return next(row for row in trial.read("summary.json") if row["system"] == system)
 
 
 def recogs(trial, system, seed):
@@ -71,7 +67,7 @@ def test_systems_are_what_the_file_says(finished):
 
 def test_results_are_the_scorers_figures(finished):
     trial, _ = finished
-    results = read(trial, "results.json")
+    results = trial.read("results.json")
     assert len({item["wer"] for item in results}) >= 4  # else equal figures say little
     assert [(item["system"], item["seed"]) for item in results] == [
         ("teacher", 1), ("sparse50", 1), ("sparse50", 2), ("sparse50_kd", 1), ("sparse50_kd", 2), ("hot", 1), ("large", 3),
@@ -93,7 +89,7 @@ def test_results_are_the_scorers_figures(finished):
 
 def test_greedy_search_stands_beside_the_presets_in_every_table(finished):
     trial, _ = finished
-    table, text = read(trial, "summary.json"), (trial.dir / "summary.md").read_text()
+    table, text = trial.read("summary.json"), (trial.dir / "summary.md").read_text()
     assert [(one["system"], one["search"]) for one in table] == [
         (one["system"], search) for one in table[::2] for search in ("modified_beam_search", "greedy_search")
     ]
@@ -110,7 +106,7 @@ def test_the_table_is_over_seeds_and_pooled(finished, monkeypatch):
     monkeypatch.setattr("rnnt_kd.scoring.bootstrap.LEAST_UTTERANCES", 2)
     trial, _ = finished
     summary = row(trial, "sparse50_kd")
-    each = [item for item in read(trial, "results.json") if item["system"] == "sparse50_kd"]
+    each = [item for item in trial.read("results.json") if item["system"] == "sparse50_kd"]
     rates = [item["wer"] for item in each]
     assert summary["seeds"] == summary["seeds_wanted"] == summary["compared_seeds"] == [1, 2]
     spread = pytest.approx([sum(rates) / 2, abs(rates[0] - rates[1]) / 2**0.5])
@@ -140,9 +136,9 @@ def test_a_table_from_few_utterances_says_so(trial):
     assert trial.run("--steps", "score", enough=False) == []
     summary = row(trial, "sparse50_kd")
     assert summary["wer"] is not None and summary["relative_change"] is not None
-    assert {row["too_few"] for row in read(trial, "summary.json")} == {"6 utterances"}
+    assert {row["too_few"] for row in trial.read("summary.json")} == {"6 utterances"}
     assert [summary["p_value"], summary["p_value_seeds"], row(trial, "hot")["ci95"]] == [None] * 3
-    assert {item["p_value"] for item in read(trial, "results.json")} == {None}
+    assert {item["p_value"] for item in trial.read("results.json")} == {None}
     text = (trial.dir / "summary.md").read_text()
     cells = {cells[0]: cells for cells in cells_of(text)}
     assert "Too few to tell: dev (6 utterances)." in text
@@ -168,7 +164,7 @@ def test_a_test_set_without_words_and_one_of_characters_have_a_table(trial, word
     cells = {cells[0]: cells for cells in cells_of(text)}
     if words:
         assert summary["words"] == 6 and summary["characters"]["characters"] == 18
-        assert {item["cer"] for item in read(trial, "results.json")} == {33.3333, 100.0}
+        assert {item["cer"] for item in trial.read("results.json")} == {33.3333, 100.0}
         assert summary["characters"]["cer"] == pytest.approx(200 / 3, abs=1e-3) and summary["wer"] == 100.0
         assert summary["characters"]["p_value"] is not None
         assert cells["sparse50_kd"][17].startswith("66.67 +- 47.14 [33.33, 100.00]") and cells["system"][17] == "%CER"
@@ -179,7 +175,7 @@ def test_a_test_set_without_words_and_one_of_characters_have_a_table(trial, word
 
 
 def test_unequal_seeds_are_compared_over_those_that_both_have(finished):
-    rates = {item["seed"]: item["wer"] for item in read(finished[0], "results.json") if item["system"] == "sparse50"}
+    rates = {item["seed"]: item["wer"] for item in finished[0].read("results.json") if item["system"] == "sparse50"}
     assert row(finished[0], "hot")["baseline_wer"] == rates[1]
 
 
@@ -191,7 +187,7 @@ def test_a_baseline_that_lacks_a_seed_is_named_with_those_that_are_compared(tria
     text = (trial.dir / "summary.md").read_text()
     compared = {cells[0]: cells[11] for cells in cells_of(text)}
     assert (compared["sparse50_kd"], compared["hot"]) == ("sparse50 (seeds 2)", "sparse50 (seeds none)")
-    nothing = [item["p_value"] for item in read(trial, "results.json") if (item["system"], item["seed"]) == ("hot", 1)]
+    nothing = [item["p_value"] for item in trial.read("results.json") if (item["system"], item["seed"]) == ("hot", 1)]
     assert nothing == [None]
 
 
@@ -219,7 +215,7 @@ def test_what_is_missing_is_made_and_nothing_else(trial):
     shutil.rmtree(trial.dir / "hot" / "seed1" / "checkpoints")  # killed before the first
     shutil.rmtree(trial.dir / "small_large" / "seed1" / "decode_dev_modified_beam_search")
     weights = {path: path.read_bytes() for path in trial.dir.glob("*/seed*/model.safetensors")}
-    others = [item for item in read(trial, "results.json") if item["system"] not in ("hot", "small_large")]
+    others = [item for item in trial.read("results.json") if item["system"] not in ("hot", "small_large")]
     shutil.rmtree(trial.dir / "sparse50_kd" / "seed2")
     started = trial.run()
     assert started == [
@@ -232,7 +228,7 @@ def test_what_is_missing_is_made_and_nothing_else(trial):
         decodings("small_large/1")[0],
     ]
     assert all(path.read_bytes() == content for path, content in weights.items())  # what was made again, to the bit
-    now = {(item["system"], item["seed"]): item for item in read(trial, "results.json")}
+    now = {(item["system"], item["seed"]): item for item in trial.read("results.json")}
     assert [now[item["system"], item["seed"]] == item for item in others] == [True, True, True, True, False, True]
     assert len(now) == 8  # of sparse50_kd/2 the words are other ones: those of the fixture are gone
 
@@ -244,7 +240,7 @@ def test_an_unfinished_seed_is_named_and_in_no_figure(trial):
     summary, alone = row(trial, "sparse50_kd"), row(trial, "hot")
     assert summary["seeds"] == summary["compared_seeds"] == [1]
     assert summary["unfinished"] == {"2": "training is not finished"}
-    rates = {item["seed"]: item["wer"] for item in read(trial, "results.json") if item["system"] == "sparse50_kd"}
+    rates = {item["seed"]: item["wer"] for item in trial.read("results.json") if item["system"] == "sparse50_kd"}
     assert list(rates) == [1] and summary["wer"] == rates[1] and summary["wer_sd"] is None
     assert alone["wer"] is None and alone["unfinished"] == {"1": "not trained"}
     text = (trial.dir / "summary.md").read_text()
@@ -283,7 +279,7 @@ def test_a_system_whose_record_is_damaged_is_in_no_figure(trial, content):
     record = trial.dir / "hot" / "seed1" / ".training.record.json"
     record.write_text(content)
     trial.run("--steps", "score")
-    assert "hot" not in {row["system"] for row in read(trial, "results.json")}
+    assert "hot" not in {row["system"] for row in trial.read("results.json")}
     assert f"{record} is damaged" in (trial.dir / "summary.md").read_text()
 
 
