@@ -75,10 +75,7 @@ def test_each_of_several_jobs_writes_its_part_and_again_nothing(tmp_path):
 
 def test_order_is_as_the_batches_come_or_as_asked(tmp_path):
     teacher = Recipe().eval()
-    for name, batches, order in (
-        ("as", ["c", "a", "b-σ"], None),
-        ("asked", ["b-σ", "c", "a"], ["c", "a", "b-σ"]),
-    ):
+    for name, batches, order in (("as", ["c", "a", "b-σ"], None), ("asked", ["b-σ", "c", "a"], ["c", "a", "b-σ"])):
         each = [batch(utterance) for utterance in batches]
         write_cache(teacher, each, tmp_path / name, facts_of(teacher), order=order)
     first, second = (shard_path(tmp_path / name, 0).read_bytes() for name in ("as", "asked"))
