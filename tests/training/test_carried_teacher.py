@@ -169,8 +169,8 @@ def test_python_attaches_it_to_any_cuts(tone_corpus, kd_cache):
 @pytest.mark.parametrize("content, words", [
     ("", " has no cuts"),
     ("\n", "1: cannot be read as a cut "),
-    ("[1]\n", "1: is no cut .TypeError"),
-    ('{"id": "a", "text": "\\ud800"}\n', "1: is no cut .UnicodeEncodeError"),
+    ("[1]\n", "1: is no cut (TypeError"),
+    ('{"id": "a", "text": "\\ud800"}\n', "1: is no cut (UnicodeEncodeError"),
 ])  # fmt: skip
 def test_nothing_is_attached_to_what_are_no_cuts(kd_cache, tmp_path, content, words):
     cuts, out = tmp_path / "cuts.jsonl", tmp_path / "out.jsonl"
