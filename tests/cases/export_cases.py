@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from rnnt_kd.config import ModelConfig, SparsityConfig, SystemConfig
 from rnnt_kd.config_io import write_system_config
 from rnnt_kd.data.kaldi_dir import write_data_dir
+from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.export.export_system import export_system
 from rnnt_kd.export.model_json import read_manifest, write_manifest
 from rnnt_kd.export.onnx_file import multiplies_integers
@@ -82,6 +83,16 @@ def export(workplace: Path, system: str, out: str = "", **options) -> Path:
     out = workplace / "out" / (out or system)
     export_system(workplace / "systems" / system, workplace / "bpe", out, say=lambda line: None, **options)
     return out
+
+
+def recognised(model, workplace: Path, search):
+    """(id, text) of each of data/, by our decoder, one utterance at a time; features are those of stage 1, not Lhotse's."""
+    tokenizer = Tokenizer.load(workplace / "bpe")
+    for item in read_speech(workplace / "data"):
+        x = filter_banks(item.samples)[None]
+        with torch.no_grad():
+            encoder_out, lens = model.encode(x, torch.tensor([x.shape[1]]))
+        yield item.id, tokenizer.decode(search.search(model, encoder_out, lens, beam=4)[0][0].tokens)
 
 
 def rewrite(folder: Path, **changed) -> None:

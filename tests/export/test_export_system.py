@@ -9,7 +9,7 @@ import pytest
 import sentencepiece
 import torch
 from command_cases import refused
-from export_cases import right_integers, run_readme
+from export_cases import recognised, right_integers, run_readme
 
 from rnnt_kd.bin import export
 from rnnt_kd.config_io import read_system_config, write_system_config
@@ -24,7 +24,6 @@ from rnnt_kd.export.import_back import import_export as import_back
 from rnnt_kd.export.model_json import FILES, read_manifest
 from rnnt_kd.export.onnx_file import session
 from rnnt_kd.systems.store import load_system, read_tensors, write_tensors
-from rnnt_kd.text.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -39,24 +38,12 @@ def argv(workplace, system, tmp_path):
     return [str(part) for part in (system, "--bpe-dir", workplace / "bpe", "--out", tmp_path / "out")]
 
 
-def own_texts(system, bpe_dir, data_dir, search):
-    """Our decoder, one utterance at a time, written down here again."""
-    model, _ = load_system(system)
-    tokenizer = Tokenizer.load(bpe_dir)
-    texts = []
-    for item in read_speech(data_dir):
-        x = filter_banks(item.samples)[None]
-        with torch.no_grad():
-            encoder_out, lens = model.encode(x, torch.tensor([x.shape[1]]))
-        texts.append(tokenizer.decode(search.search(model, encoder_out, lens, beam=4)[0][0].tokens))
-    return texts
-
-
 @pytest.fixture(scope="module")
 def expected(workplace):
     """search -> what our decoder says of data/."""
-    system, bpe, data = (workplace / name for name in ("systems/dense", "bpe", "data"))
-    return {search: own_texts(system, bpe, data, search) for search in (greedy_search, modified_beam_search)}
+    model, _ = load_system(workplace / "systems/dense")
+    searches = greedy_search, modified_beam_search
+    return {search: [text for _, text in recognised(model, workplace, search)] for search in searches}
 
 
 @pytest.fixture
