@@ -3,10 +3,10 @@
 import dataclasses
 
 import pytest
+from command_cases import told
 
 from rnnt_kd.config import KdConfig, RecipeConfig, SparsityConfig, StreamingStudentConfig, SystemConfig
 from rnnt_kd.config_io import as_plain_dict, load_recipe, parse_override, read_system_config, write_system_config
-from rnnt_kd.errors import UserError
 from rnnt_kd.systems.compose import check_device, compose
 
 # 10 ** 9 values by aliases of aliases
@@ -17,12 +17,6 @@ def recipe_from(tmp_path, text, overrides=()):
     path = tmp_path / "preset.yaml"
     path.write_text(text, encoding="utf-8")
     return load_recipe(path, overrides)
-
-
-def refused(function, *arguments, **options):
-    with pytest.raises(UserError) as caught:
-        function(*arguments, **options)
-    return str(caught.value)
 
 
 def test_values_and_defaults(tmp_path):
@@ -47,8 +41,8 @@ def test_training_is_shared_by_the_roles_and_a_preset_is_laid_over_its_base(tmp_
     for part in (recipe.teacher, recipe.sparse_student, recipe.small_student, recipe.streaming_student):
         masks = part.training.specaugment
         assert (masks.num_time_masks, masks.max_time_frames, masks.num_frequency_masks) == (1, 7, 2)
-    assert "preset.yaml: base: ../x.yaml" in refused(recipe_from, tmp_path, "base: ../x.yaml")
-    assert "base: preset.yaml" in refused(recipe_from, tmp_path, "base: preset.yaml")
+    assert "preset.yaml: base: ../x.yaml" in told(recipe_from, tmp_path, "base: ../x.yaml")
+    assert "base: preset.yaml" in told(recipe_from, tmp_path, "base: preset.yaml")
 
 
 @pytest.mark.parametrize(
@@ -105,17 +99,15 @@ def test_training_is_shared_by_the_roles_and_a_preset_is_laid_over_its_base(tmp_
     ],
 )  # fmt: skip
 def test_errors_name_the_key_in_one_line(tmp_path, text, overrides, words):
-    message = refused(recipe_from, tmp_path, text, overrides)
+    message = told(recipe_from, tmp_path, text, overrides)
     for word in words:
         assert word in message, message
 
 
 def test_missing_and_binary_files(tmp_path):
-    with pytest.raises(UserError, match="no such file"):
-        load_recipe(tmp_path / "nowhere.yaml")
+    assert "no such file" in told(load_recipe, tmp_path / "nowhere.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(UserError, match="UTF-8"):
-        load_recipe(tmp_path / "binary.yaml")
+    assert "UTF-8" in told(load_recipe, tmp_path / "binary.yaml")
 
 
 def test_every_preset_on_disk_is_valid(root):
@@ -132,7 +124,7 @@ def test_system_config_round_trip(tmp_path):
         write_system_config(tmp_path / "config.yaml", config)
         assert read_system_config(tmp_path / "config.yaml") == config
     assert as_plain_dict(config)["kd"]["scale"] == 1e-3
-    assert "unknown key 'target_sparsity'" in refused(read_system_config, _written(tmp_path, "target_sparsity: 0.9\n"))
+    assert "unknown key 'target_sparsity'" in told(read_system_config, _written(tmp_path, "target_sparsity: 0.9\n"))
     for reference in (
         "${oc.env:HOME}",
         "${seed}",
@@ -142,7 +134,7 @@ def test_system_config_round_trip(tmp_path):
         "x ${oc.decode:1} y",
         "\\${seed}",
     ):
-        assert "plain values" in refused(read_system_config, _written(tmp_path, f"name: '{reference}'\n"))
+        assert "plain values" in told(read_system_config, _written(tmp_path, f"name: '{reference}'\n"))
 
 
 def _written(folder, text):
@@ -187,7 +179,7 @@ def test_a_system_is_the_part_of_its_role_with_values_over_it(tmp_path):
     ("streaming_student", {}, ["no part streaming_student"]),
 ])  # fmt: skip
 def test_values_that_a_role_cannot_have(role, values, words):
-    message = refused(compose, RecipeConfig(), name="x", role=role, values=values)
+    message = told(compose, RecipeConfig(), name="x", role=role, values=values)
     assert all(word in message for word in words), message
 
 
@@ -197,12 +189,12 @@ def test_a_streaming_student_streams_and_is_dense_without_a_target():
     assert compose(recipe, **streaming).sparsity is None
     assert compose(recipe, **streaming, values={"sparsity": 0}).sparsity is None
     assert compose(recipe, **streaming, values={"sparsity": 0.5}).sparsity == SparsityConfig(target=0.5)
-    assert "target as well" in refused(compose, recipe, **streaming, values={"sparsity": {"structure": "4x4"}})
+    assert "target as well" in told(compose, recipe, **streaming, values={"sparsity": {"structure": "4x4"}})
     encoder = {"model": {"encoder": "conformer"}}
-    assert "model.encoder: conformer for a streaming student" in refused(compose, recipe, **streaming, values=encoder)
+    assert "model.encoder: conformer for a streaming student" in told(compose, recipe, **streaming, values=encoder)
 
 
 def test_precision_depends_on_the_device():
     config = compose(RecipeConfig(), name="x", role="teacher", values={"training": {"precision": "16-mixed"}})
-    assert "16-mixed on a CPU" in refused(check_device, config, "cpu")
+    assert "16-mixed on a CPU" in told(check_device, config, "cpu")
     check_device(config, "cuda")

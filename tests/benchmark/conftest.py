@@ -14,19 +14,3 @@ def place(workplace, tmp_path_factory):  # noqa: F811
     wav_scp = folder / "data" / "wav.scp"
     wav_scp.write_text(wav_scp.read_text().replace(str(workplace / "a-1.wav"), str(folder / "a-1.wav")))
     return folder
-
-
-@pytest.fixture
-def fails(capsys):
-    """Of a command that must fail with one line: that line, after those of progress."""
-
-    def line(main, *arguments):
-        with pytest.raises(SystemExit) as error:
-            main(list(map(str, arguments)))
-        assert error.value.code == 1
-        lines = capsys.readouterr().err.strip().splitlines()
-        assert lines[-1].startswith("error: ") and "Traceback" not in "".join(lines)
-        assert sum(line.startswith("error: ") for line in lines) == 1
-        return lines[-1]
-
-    return line

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from command_cases import refused
 from export_cases import TEXTS
 
 from benchmark import decode
@@ -60,7 +61,7 @@ def test_a_graph_of_words_has_a_row(place, tmp_path):
     assert "; 3 utterances" in written["where"]
 
 
-def test_sherpa_onnx_takes_part_where_there_is_an_export(place, tmp_path, fails):
+def test_sherpa_onnx_takes_part_where_there_is_an_export(place, tmp_path, capsys):
     pytest.importorskip("sherpa_onnx", reason="sherpa-onnx is not in this environment")
     from rnnt_kd.export.export_system import export_system
 
@@ -74,8 +75,8 @@ def test_sherpa_onnx_takes_part_where_there_is_an_export(place, tmp_path, fails)
         assert sherpa["other_words"] == 0 and sherpa["wer"] == rows[search, OURS]["wer"]
         assert rows[search, OURS]["sherpa_ratio"] > 0.0
     shutil.move(tmp_path / "dense", tmp_path / "sparse")
-    assert "no such folder" in fails(decode.main, *options(place, *searches))
-    assert "other weights" in fails(decode.main, *options(place, *searches, systems=["sparse"]))
+    assert "no such folder" in refused(capsys, decode.main, *options(place, *searches), lines=None)
+    assert "other weights" in refused(capsys, decode.main, *options(place, *searches, systems=["sparse"]), lines=None)
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -87,14 +88,14 @@ def test_sherpa_onnx_takes_part_where_there_is_an_export(place, tmp_path, fails)
     (["--bpe-dir", "nowhere"], "nowhere: no such file"),
     (["--data-dir", "nowhere"], "nowhere"),
 ])  # fmt: skip
-def test_bad_options_are_one_line(place, fails, arguments, message):
-    assert message in fails(decode.main, *options(place, *arguments))
+def test_bad_options_are_one_line(place, capsys, arguments, message):
+    assert message in refused(capsys, decode.main, *options(place, *arguments), lines=None)
 
 
-def test_without_k2_its_search_is_one_line(place, fails, monkeypatch):
+def test_without_k2_its_search_is_one_line(place, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "k2", None)
     monkeypatch.delitem(sys.modules, "rnnt_kd.decoding.fast_beam_search", raising=False)
-    line = fails(decode.main, *options(place, "--searches", "fast_beam_search"))
+    line = refused(capsys, decode.main, *options(place, "--searches", "fast_beam_search"), lines=None)
     assert "'fast_beam_search' cannot be used here" in line
 
 

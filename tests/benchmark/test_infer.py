@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from command_cases import refused
 from export_cases import make_system
 
 from benchmark import encoders, infer
@@ -51,7 +52,7 @@ def test_random_weights(tmp_path, capsys):
     assert (tmp_path / "rows.md").read_text().startswith("| engine ")
 
 
-def test_trained_systems_on_speech(place, tmp_path, capsys, fails):
+def test_trained_systems_on_speech(place, tmp_path, capsys):
     systems = [place / "systems" / name for name in ("dense", "sparse")]
     arguments = ["--systems", *systems, "--data-dir", place / "data", "--bpe-dir", place / "bpe", "--search"]
     arguments += ["greedy_search", "--engines", "torch,numba,onnxruntime", "--json", tmp_path / "rows.json", *QUICK]
@@ -65,7 +66,7 @@ def test_trained_systems_on_speech(place, tmp_path, capsys, fails):
         assert row["other_words"] == 0 and row["errors"] == same["errors"] and row["words"] == same["words"] > 0
     assert "%WER" in capsys.readouterr().out
     train_bpe(["ANOTHER TEXT ALTOGETHER"], 14, tmp_path / "bpe")
-    assert "another BPE model" in fails(infer.main, *arguments, "--bpe-dir", tmp_path / "bpe")
+    assert "another BPE model" in refused(capsys, infer.main, *arguments, "--bpe-dir", tmp_path / "bpe", lines=None)
 
 
 def test_systems_of_one_name_are_told_apart(place, tmp_path):
@@ -98,8 +99,8 @@ def test_systems_of_one_name_are_told_apart(place, tmp_path):
     ],
     ids=" ".join,
 )
-def test_mistakes_are_one_line(arguments, words, fails):
-    line = fails(infer.main, *arguments)
+def test_mistakes_are_one_line(arguments, words, capsys):
+    line = refused(capsys, infer.main, *arguments, lines=None)
     assert all(word in line for word in words), line
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from command_cases import refused
 
 from benchmark import loss, options, train_step
 from benchmark.peers import get_peer
@@ -81,8 +82,8 @@ def test_training_steps(tmp_path, shapes, capsys):
     (train_step.main, "--vocab 1", "--vocab 3 classes"),
     (train_step.main, "--size XXL --variants none --batches 1", "XXL tiny"),
 ])  # fmt: skip
-def test_a_wrong_option_is_one_line(main, arguments, words, fails):
-    line = fails(main, *arguments.split())
+def test_a_wrong_option_is_one_line(main, arguments, words, capsys):
+    line = refused(capsys, main, *arguments.split(), lines=None)
     assert all(word in line for word in words.split())
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+from command_cases import refused
 from export_cases import make_system
 
 from benchmark import streams
@@ -29,6 +30,6 @@ def test_streams_with_other_tokens_are_counted():
     assert [row["other"] for row in streams._rows(jobs, 6)] == [0, 2]
 
 
-def test_a_system_that_cannot_stream_is_one_line(place, fails):
-    line = fails(streams.main, "--system", place / "systems/dense", "--data-dir", place / "data")
+def test_a_system_that_cannot_stream_is_one_line(place, capsys):
+    line = refused(capsys, streams.main, "--system", place / "systems/dense", "--data-dir", place / "data", lines=None)
     assert "stream" in line

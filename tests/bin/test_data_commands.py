@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
+from audio_cases import noise_files
 from command_cases import LONG, fails_on_a_full_disk, refused, start
 from filelock import FileLock
 
@@ -21,10 +22,7 @@ from rnnt_kd.text.tokenizer import Tokenizer
 
 @pytest.fixture
 def data_dir(tmp_path):
-    rng = np.random.default_rng(0)
-    audio = {f"u{index}": tmp_path / f"{index}.wav" for index in range(4)}
-    for path in audio.values():
-        soundfile.write(path, 0.1 * rng.normal(size=8000), 16000)
+    audio = noise_files(tmp_path, {f"u{index}": 8000 for index in range(4)})
     text = dict(zip(audio, ["ÜBER ALLES", "SAY IT", "SAY IT AGAIN", ""], strict=True))
     return write_data_dir(tmp_path / "data", wav_scp=audio, text=text, utt2spk=dict.fromkeys(audio, "s"))
 
@@ -182,10 +180,10 @@ def test_a_copy_with_other_times_is_finished_and_a_damaged_copy_is_not(data_dir,
 def test_audio_replaced_by_an_older_file_runs_again(data_dir, tmp_path, capsys):
     cuts = ["--data-dir", str(data_dir), "--out-dir", str(tmp_path / "cuts"), "--name", "x"]
     compute_features.main(cuts)
-    soundfile.write(tmp_path / "1.wav", 0.1 * np.random.default_rng(9).normal(size=8000), 16000)
-    os.utime(tmp_path / "1.wav", (10**9, 10**9))
+    soundfile.write(tmp_path / "u1.wav", 0.1 * np.random.default_rng(9).normal(size=8000), 16000)
+    os.utime(tmp_path / "u1.wav", (10**9, 10**9))
     compute_features.main(cuts)
-    assert f"{tmp_path / '1.wav'} changed since" in capsys.readouterr().out
+    assert f"{tmp_path / 'u1.wav'} changed since" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["bpe.model", "tokens.txt"])
@@ -203,8 +201,8 @@ def test_a_damaged_bpe_model_is_refused_and_made_again(data_dir, tmp_path, capsy
 
 
 def test_what_is_left_out_is_said(data_dir, tmp_path, capsys):
-    soundfile.write(tmp_path / "1.wav", np.zeros(8000), 16000)
-    (tmp_path / "2.wav").write_bytes(b"")
+    soundfile.write(tmp_path / "u1.wav", np.zeros(8000), 16000)
+    (tmp_path / "u2.wav").write_bytes(b"")
     loose = ["--max-bad-fraction", "0.5"]
     validate_data_dir.main([str(data_dir), *loose])
     assert "1 utterances have bad audio and will be left out: u2 (is an empty file)" in capsys.readouterr().out
@@ -216,12 +214,12 @@ def test_wrong_data_directories_are_one_line(data_dir, tmp_path, capsys):
     cuts = ["--out-dir", tmp_path / "cuts", "--name", "x"]
     assert "no such directory" in refused(capsys, validate_data_dir.main, tmp_path / "nowhere")
     assert "no such directory" in refused(capsys, compute_features.main, "--data-dir", tmp_path / "nowhere", *cuts)
-    (tmp_path / "2.wav").write_bytes(b"")
+    (tmp_path / "u2.wav").write_bytes(b"")
     assert "wav.scp:3: audio" in refused(capsys, validate_data_dir.main, data_dir)
     assert "1 of 4 utterances have bad audio" in refused(capsys, compute_features.main, "--data-dir", data_dir, *cuts)
-    (tmp_path / "2.wav").rename(tmp_path / "elsewhere.wav")
+    (tmp_path / "u2.wav").rename(tmp_path / "elsewhere.wav")
     assert "2.wav does not exist" in refused(capsys, validate_data_dir.main, data_dir)
-    (tmp_path / "elsewhere.wav").rename(tmp_path / "2.wav")
+    (tmp_path / "elsewhere.wav").rename(tmp_path / "u2.wav")
     (data_dir / "text").write_text("")
     assert "text: is empty" in refused(capsys, validate_data_dir.main, data_dir)
     assert not list(tmp_path.glob("cuts/x*"))

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from experiment_cases import jobs_in_this_process
 
-from rnnt_kd.bin import experiment, experiment_steps, train_bpe
+from rnnt_kd.bin import experiment
 from rnnt_kd.experiments.plan import Places, Plan
 
 SETS = {"train": "a ONE\nb TWO <unk>\n", "dev": "a ONE\n", "clean": "a one\nb TWO\n", "other": "a TWÖ\n"}
@@ -49,18 +50,13 @@ def test_a_key_of_text_changes_the_commands_that_it_is_about(places, text, optio
     assert not {"--enlarge-to-fit", "--keep-events"} & set(both)
 
 
-def test_what_cannot_be_written_is_said_of_each_set_before_training(places, capfd, monkeypatch):
-    def in_this_process(jobs, at_once, cmd):
-        _, _, *words = jobs[0].words
-        train_bpe.main.__wrapped__(words)
-        return []
-
-    monkeypatch.setattr(experiment_steps, "run_side_by_side", in_this_process)
+def test_what_cannot_be_written_is_said_of_each_set_before_training(places, capfd):
     folder = places.exp_dir.parent
     words = ["--experiment", folder / "trial.yaml", "--config", places.preset, "--exp-dir", places.exp_dir]
     words += ["--train-dir", folder / "train", "--dev-dir", folder / "dev", "--steps", "bpe"]
     words += ["--test-dirs", folder / "clean", folder / "other", "--set", "text.vocab_size=4"]
-    experiment.main([*map(str, words), "--set", "text.shrink_to_fit=true"])
+    with jobs_in_this_process():
+        experiment.main([*map(str, words), "--set", "text.shrink_to_fit=true"])
     printed = capfd.readouterr()
     assert "9 pieces, more than text.vocab_size 4" in printed.out and "<unk> (1 times)" in printed.out
     assert printed.err.splitlines() == [

@@ -1,4 +1,4 @@
-"""How tests call commands: in this process, where they are refused or interrupted, and in another one."""
+"""How tests call what refuses its input, and commands: in this process, also interrupted, and in another one."""
 
 import contextlib
 import json
@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from rnnt_kd import atomic
+from rnnt_kd.errors import UserError
 from rnnt_kd.record import file_digest, record_path
 
 LONG = 600.0  # seconds: no command of a test takes so long on the busiest machine
@@ -21,13 +22,21 @@ def words(**values):
     return [part for key, value in values.items() for part in (f"--{key.replace('_', '-')}", str(value))]
 
 
+def told(call, *arguments, **options):
+    """The one line of the UserError that ``call`` ends with."""
+    with pytest.raises(UserError) as caught:
+        call(*arguments, **options)
+    return str(caught.value)
+
+
 def refused(capsys, main, *arguments, lines=1):
     """The one line of a command that is refused; ``lines=None``: progress may stand before it."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as end:
         main([str(argument) for argument in arguments])
     said = capsys.readouterr().err.splitlines()
-    assert end.value.code == 1 and said[-1].startswith("error: ") and lines in (None, len(said)), said
+    assert end.value.code == 1 and lines in (None, len(said)) and "Traceback" not in "".join(said), said
+    assert [line.startswith("error: ") for line in said] == [False] * (len(said) - 1) + [True], said
     return said[-1]
 
 

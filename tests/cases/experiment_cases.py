@@ -1,7 +1,15 @@
-"""experiment.json of a made-up experiment."""
+"""experiment.json of a made-up experiment; the jobs of a real one in this process, and the words that it recognised."""
 
+import contextlib
+import importlib
 from pathlib import Path
 
+import pytest
+import torch
+from command_cases import record_again
+
+from rnnt_kd.bin import experiment_steps
+from rnnt_kd.scoring.recognitions import Recognition, read_recogs, write_recogs
 from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write
 
 
@@ -30,3 +38,29 @@ def write_experiment(folder, systems, seeds=(1,), data_dirs=None, search="greedy
     written = ExperimentFolder(folder.name, "synth", "conf/cpu.yaml", search, 4, *paths, sets, tuple(listed))
     write(folder, written)
     return written
+
+
+@contextlib.contextmanager
+def jobs_in_this_process():
+    """Yields the list of the jobs that were started, "train sparse50/1" ..."""
+    started = []
+
+    def run_one_by_one(jobs, at_once, cmd):
+        for job in jobs:
+            for number in job.numbers:
+                _, module, *words = job.words_of(number)
+                started.append(f"{module.rpartition('.')[2]} {job.name_of(number)}")
+                importlib.import_module(module).main.__wrapped__(words)
+                torch.set_flush_denormal(False)
+        return []
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment_steps, "run_side_by_side", run_one_by_one)
+        yield started
+
+
+def change_words(path, words):
+    """A decoding recognised ``words`` of each recognition instead."""
+    items = [Recognition(one.utterance_id, one.ref, tuple(words(one))) for one in read_recogs(path)]
+    write_recogs(path, items)
+    record_again(path, f"decode-{path.stem.removeprefix('recogs-')}")

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from rnnt_kd.config import ModelConfig, SparsityConfig, SystemConfig
 from rnnt_kd.config_io import write_system_config
 from rnnt_kd.data.kaldi_dir import write_data_dir
+from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.export.export_system import export_system
 from rnnt_kd.export.model_json import read_manifest, write_manifest
 from rnnt_kd.export.onnx_file import multiplies_integers
@@ -44,12 +45,6 @@ def workplace(tmp_path_factory) -> Path:
     make_system(folder / "systems" / "dense", folder / "bpe")
     make_system(folder / "systems" / "sparse", folder / "bpe", sparsity=0.9, seed=2)
     return folder
-
-
-def noise(seconds, seed=3):
-    """Noise that swells and falls, at 16 kHz."""
-    loudness = 0.3 * (1 + np.sin(np.arange(int(seconds * 16000)) / 2500.0))
-    return (loudness * np.random.default_rng(seed).normal(size=len(loudness))).astype(np.float32)
 
 
 def make_system(
@@ -88,6 +83,16 @@ def export(workplace: Path, system: str, out: str = "", **options) -> Path:
     out = workplace / "out" / (out or system)
     export_system(workplace / "systems" / system, workplace / "bpe", out, say=lambda line: None, **options)
     return out
+
+
+def recognised(model, workplace: Path, search):
+    """(id, text) of each of data/, by our decoder, one utterance at a time; features are those of stage 1, not Lhotse's."""
+    tokenizer = Tokenizer.load(workplace / "bpe")
+    for item in read_speech(workplace / "data"):
+        x = filter_banks(item.samples)[None]
+        with torch.no_grad():
+            encoder_out, lens = model.encode(x, torch.tensor([x.shape[1]]))
+        yield item.id, tokenizer.decode(search.search(model, encoder_out, lens, beam=4)[0][0].tokens)
 
 
 def rewrite(folder: Path, **changed) -> None:
@@ -140,16 +145,6 @@ def loaded_operators(path: Path) -> list:
     options.optimized_model_filepath = str(path.with_name(f"loaded {path.name}"))
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
-
-
-def error_line(capsys, command, argv) -> str:
-    """The one line of a command that ends with status 1."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        command([str(part) for part in argv])
-    text = capsys.readouterr().err
-    assert ended.value.code == 1 and text.startswith("error: ") and text.count("\n") == 1, text
-    return text
 
 
 def run_readme(folder: Path, samples, hotwords: str = "") -> str:

@@ -1,8 +1,7 @@
 """Corpora of noise and systems with random weights, for the tests of commands."""
 
-import numpy as np
-import soundfile
 import torch
+from audio_cases import noise_files
 
 from rnnt_kd.config import ModelConfig, SystemConfig
 from rnnt_kd.config_io import write_system_config
@@ -20,10 +19,7 @@ def noise_corpus(folder, texts, samples, name="test", speeds=(1.0,)):
 
     Utterance n is ``samples(n)`` samples of noise at 16 kHz; its speaker stands before the "-" of its id.
     """
-    generator = np.random.default_rng(0)
-    audio = {key: folder / f"{key}.wav" for key in texts}
-    for index, path in enumerate(audio.values()):
-        soundfile.write(path, 0.1 * generator.normal(size=samples(index)), 16000)
+    audio = noise_files(folder, {key: samples(index) for index, key in enumerate(texts)})
     speakers = {key: key.split("-")[0] for key in texts}
     data = write_data_dir(folder / "data" / name, wav_scp=audio, text=texts, utt2spk=speakers)
     compute_features(data, folder / "exp/cuts", name, list(speeds))

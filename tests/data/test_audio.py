@@ -1,9 +1,11 @@
 """Audio of the real world: every kind is read, and what is damaged is named; a header is a claim, not an order."""
 
+import functools
 import io
 import pickle
 import struct
 
+import audio_cases
 import numpy as np
 import pytest
 import soundfile
@@ -18,10 +20,7 @@ from rnnt_kd.errors import UserError
 RATE = 16000
 
 
-def tone(seconds=1.0, rate=RATE, seed=0):
-    time = np.arange(round(seconds * rate)) / rate
-    noise = np.random.default_rng(seed).normal(size=len(time))
-    return (0.3 * np.sin(2 * np.pi * 440 * time) + 0.02 * noise).astype(np.float32)
+tone = functools.partial(audio_cases.tone, noise=0.02)
 
 
 def encoded(form, subtype=None, samples=None, rate=RATE, **options) -> bytes:
@@ -59,16 +58,6 @@ def read(tmp_path):
         return samples
 
     return of
-
-
-def make_data(folder, recordings, segments=None):
-    """A data directory of {recording id: entry of wav.scp} and {utterance id: what segments says}."""
-    folder.mkdir()
-    keys = sorted(segments or recordings)
-    tables = {"wav.scp": recordings, "text": dict.fromkeys(keys, "WORDS"), "utt2spk": dict.fromkeys(keys, "s")}
-    for name, table in {**tables, **({"segments": segments} if segments else {})}.items():
-        (folder / name).write_text("".join(f"{key} {table[key]}\n" for key in sorted(table)))
-    return folder
 
 
 @pytest.mark.parametrize(
@@ -252,7 +241,7 @@ def test_a_few_missing_milliseconds_are_taken_and_counted(tmp_path, capsys):
     for name, content in short.items():
         (tmp_path / name).write_bytes(content)
     assert read_recording(entry(tmp_path / "a")).missing == pytest.approx(100 / RATE)
-    data = make_data(tmp_path / "data", {name: tmp_path / name for name in short})
+    data = audio_cases.unchecked_dir(tmp_path / "data", {name: tmp_path / name for name in short})
     compute_features(["--data-dir", str(data), "--out-dir", str(tmp_path / "cuts"), "--name", "x"])
     out = capsys.readouterr().out
     assert "4 cuts of 4 utterances" in out
@@ -299,7 +288,7 @@ def archive(tmp_path):
 
 def test_archives_of_kaldi_are_read(tmp_path, archive):
     path, places = archive
-    data = make_data(tmp_path / "data", {name: f"../wav.ark:{place}" for name, place in places.items()})
+    data = audio_cases.unchecked_dir(tmp_path / "data", {name: f"../wav.ark:{place}" for name, place in places.items()})
     found = {item.id: item for item in read_speech(data)}
     for index, name in enumerate("ab"):
         np.testing.assert_array_equal(found[name].samples, np.round(tone(0.5 + index) * 32767).astype("f4") / 32768)
@@ -398,19 +387,9 @@ def test_reasons_that_take_much_of_the_hours_are_told_with_their_share(tmp_path,
     many = {f"first{index:02d}": two_sides["first"] for index in range(23)}
     soundfile.write(tmp_path / "long.wav", np.stack([np.zeros(5 * RATE), tone(5.0)], axis=1), RATE)
     recordings = {"both": two_sides["both"], "long": tmp_path / "long.wav", **many}
-    data = make_data(tmp_path / "data", recordings)
-    options = [
-        "--data-dir",
-        str(data),
-        "--out-dir",
-        str(tmp_path / "cuts"),
-        "--name",
-        "x",
-        "--speed-perturb",
-        "0.9",
-        "1.0",
-    ]
-    compute_features(options)
+    data = audio_cases.unchecked_dir(tmp_path / "data", recordings)
+    options = ["--data-dir", str(data), "--out-dir", str(tmp_path / "cuts"), "--name", "x"]
+    compute_features([*options, "--speed-perturb", "0.9", "1.0"])
     last = capsys.readouterr().out.strip().split("\n")
     assert [line for line in last if "of the hours" in line] == [last[-1]]  # silence in both takes 3 %
     assert last[-1].startswith("left out 17 % of the hours: 1 utterances, long is silent in its first channel")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from audio_cases import tone, unchecked_dir, write_audio
 from filelock import FileLock
 from lhotse import CutSet, Fbank
 
@@ -23,29 +24,6 @@ from rnnt_kd.errors import UserError
 LILCOM = 2.0**-5  # a tick: stored values are off by at most this, and a little more at chunk starts
 
 
-def tone(seconds: float, rate: int = 16000, seed: int = 0) -> np.ndarray:
-    time = np.arange(int(seconds * rate)) / rate
-    noise = np.random.default_rng(seed).normal(size=len(time))
-    return 0.3 * np.sin(2 * np.pi * 440 * time) + 0.05 * noise
-
-
-def make_dir(path: Path, audio: dict, segments=None) -> Path:
-    """A data directory of {recording id: path or pipe}; not checked, so that it may be wrong."""
-    path.mkdir(parents=True)
-    keys = sorted(segments or audio)
-    (path / "wav.scp").write_text("".join(f"{key} {audio[key]}\n" for key in sorted(audio)))
-    (path / "text").write_text("".join(f"{key} SOME WORDS\n" for key in keys))
-    (path / "utt2spk").write_text("".join(f"{key} spk\n" for key in keys))
-    if segments:
-        (path / "segments").write_text("".join(f"{key} {segments[key]}\n" for key in keys))
-    return path
-
-
-def write(path: Path, samples, rate=16000, **options) -> Path:
-    soundfile.write(path, samples, rate, **options)
-    return path
-
-
 def cuts_of(out: Path, name: str) -> dict:
     return {cut.id: cut for cut in CutSet.from_jsonl(out / f"{name}.jsonl.gz")}
 
@@ -56,20 +34,20 @@ def kinds(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kinds")
     left, right = tone(1.0, seed=1), tone(1.0, seed=2)
     audio = {
-        "flac": write(folder / "a.flac", left),
-        "float": write(folder / "a.float.wav", left, subtype="FLOAT"),
-        "long": write(folder / "long.flac", tone(35.0)),
-        "opus": write(folder / "a.opus", left, format="OGG", subtype="OPUS"),
-        "rate11025": write(folder / "r11.wav", tone(1.0, 11025), 11025),
-        "rate44100": write(folder / "r44.wav", tone(1.003, 44100), 44100),
-        "rate8000": write(folder / "r8.wav", tone(1.0, 8000), 8000),
-        "short": write(folder / "short.wav", tone(0.2)),
-        "sph": write(folder / "a.sph", left, format="NIST", subtype="PCM_16"),
-        "stereo": write(folder / "stereo.wav", np.stack([left, right], axis=1)),
-        "ulaw": write(folder / "u.sph", left, format="NIST", subtype="ULAW"),
-        "wav": write(folder / "a.wav", left),
+        "flac": write_audio(folder / "a.flac", left),
+        "float": write_audio(folder / "a.float.wav", left, subtype="FLOAT"),
+        "long": write_audio(folder / "long.flac", tone(35.0)),
+        "opus": write_audio(folder / "a.opus", left, format="OGG", subtype="OPUS"),
+        "rate11025": write_audio(folder / "r11.wav", tone(1.0, 11025), 11025),
+        "rate44100": write_audio(folder / "r44.wav", tone(1.003, 44100), 44100),
+        "rate8000": write_audio(folder / "r8.wav", tone(1.0, 8000), 8000),
+        "short": write_audio(folder / "short.wav", tone(0.2)),
+        "sph": write_audio(folder / "a.sph", left, format="NIST", subtype="PCM_16"),
+        "stereo": write_audio(folder / "stereo.wav", np.stack([left, right], axis=1)),
+        "ulaw": write_audio(folder / "u.sph", left, format="NIST", subtype="ULAW"),
+        "wav": write_audio(folder / "a.wav", left),
     }
-    summary = compute_features(make_dir(folder / "data", audio), folder / "cuts", "x", [0.9, 1.0, 1.1])
+    summary = compute_features(unchecked_dir(folder / "data", audio), folder / "cuts", "x", [0.9, 1.0, 1.1])
     return folder, summary, cuts_of(folder / "cuts", "x")
 
 
@@ -154,8 +132,8 @@ def test_a_slower_copy_is_longer(kinds):
 
 def test_the_result_does_not_depend_on_the_number_of_jobs(tmp_path):
     folder = tmp_path
-    audio = {f"u{index:02d}": write(folder / f"{index}.wav", tone(0.3, seed=index)) for index in range(45)}
-    data = make_dir(folder / "data", audio)
+    audio = {f"u{index:02d}": write_audio(folder / f"{index}.wav", tone(0.3, seed=index)) for index in range(45)}
+    data = unchecked_dir(folder / "data", audio)
     contents = []
     for jobs in (1, 2):  # the second starts processes: it is most of the time of this file
         compute_features(data, folder / "cuts", "x", [1.0], num_jobs=jobs)
@@ -170,9 +148,12 @@ def test_the_result_does_not_depend_on_the_number_of_jobs(tmp_path):
 
 def test_segments_are_cut_where_they_say(tmp_path):
     samples = np.concatenate([tone(1.0, seed=1), tone(0.5, seed=2)])
-    audio = {"rec": write(tmp_path / "rec.wav", samples), "rec8": write(tmp_path / "r8.wav", tone(2.0, 8000), 8000)}
+    audio = {
+        "rec": write_audio(tmp_path / "rec.wav", samples),
+        "rec8": write_audio(tmp_path / "r8.wav", tone(2.0, 8000), 8000),
+    }
     segments = {"u1": "rec 0 1", "u2": "rec 1 -1", "u3": "rec 0.5 1.7", "u4": "rec8 0.31 1.234"}
-    compute_features(make_dir(tmp_path / "data", audio, segments), tmp_path / "cuts", "x", [1.0, 1.1])
+    compute_features(unchecked_dir(tmp_path / "data", audio, segments), tmp_path / "cuts", "x", [1.0, 1.1])
     cuts = cuts_of(tmp_path / "cuts", "x")
     for cut_id, start, end in (("u1", 0, 1), ("u2", 1, 1.5), ("u3", 0.5, 1.5)):  # u3 overshoots: clipped
         expected = Fbank().extract(
@@ -194,11 +175,11 @@ def bad_audio(tmp_path_factory) -> dict:
     with_nan = good.copy()
     with_nan[7] = np.nan
     made = {
-        "nan": write(folder / "nan.wav", with_nan, subtype="FLOAT"),
-        "infinite": write(folder / "inf.wav", np.where(np.isnan(with_nan), np.inf, good), subtype="DOUBLE"),
-        "silent": write(folder / "silent.flac", np.zeros(16000)),
-        "no_samples": write(folder / "none.wav", np.zeros(0)),
-        "too_short": write(folder / "blip.wav", tone(0.02)),
+        "nan": write_audio(folder / "nan.wav", with_nan, subtype="FLOAT"),
+        "infinite": write_audio(folder / "inf.wav", np.where(np.isnan(with_nan), np.inf, good), subtype="DOUBLE"),
+        "silent": write_audio(folder / "silent.flac", np.zeros(16000)),
+        "no_samples": write_audio(folder / "none.wav", np.zeros(0)),
+        "too_short": write_audio(folder / "blip.wav", tone(0.02)),
         "empty_file": folder / "empty.wav",
         "no_audio": folder / "words.wav",
     }
@@ -206,10 +187,10 @@ def bad_audio(tmp_path_factory) -> dict:
     made["no_audio"].write_text("these are words\n")
     opus, sphere = {"format": "OGG", "subtype": "OPUS"}, {"format": "NIST", "subtype": "PCM_16"}
     for suffix, options in {"wav": {}, "flac": {}, "opus": opus, "sph": sphere}.items():
-        path = write(folder / f"cut.{suffix}", np.tile(good, 5), **options)
+        path = write_audio(folder / f"cut.{suffix}", np.tile(good, 5), **options)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         made[f"truncated_{suffix}"] = path
-    made["cut_in_last_page"] = write(folder / "one_page.opus", good, **opus)
+    made["cut_in_last_page"] = write_audio(folder / "one_page.opus", good, **opus)
     made["cut_in_last_page"].write_bytes(made["cut_in_last_page"].read_bytes()[:-10])
     return made
 
@@ -228,9 +209,9 @@ REASONS = {
 
 
 def test_bad_audio_is_named_and_left_out(tmp_path, bad_audio):
-    good = write(tmp_path / "ok.wav", tone(0.5))
+    good = write_audio(tmp_path / "ok.wav", tone(0.5))
     audio = {**bad_audio, "ok": good, "pipe": "echo no such corpus >&2; exit 3 |"}
-    data = make_dir(tmp_path / "data", audio)
+    data = unchecked_dir(tmp_path / "data", audio)
     summary = compute_features(data, tmp_path / "cuts", "x", allow_pipes=True, max_bad_fraction=1.0)
     assert set(cuts_of(tmp_path / "cuts", "x")) == {"ok"}
     assert summary.left_out == json.loads((tmp_path / "cuts" / "x.left_out.json").read_text())
@@ -243,7 +224,7 @@ def test_bad_audio_is_named_and_left_out(tmp_path, bad_audio):
 @pytest.mark.parametrize("pipe", [False, True])
 def test_audio_is_read_by_libsndfile_itself(tmp_path, pipe, monkeypatch):
     """It swallows what is raised in a Python callback: Ctrl-C would pass for a truncated file."""
-    path = write(tmp_path / "a.flac", tone(0.5))
+    path = write_audio(tmp_path / "a.flac", tone(0.5))
     opened = []
     real = soundfile.SoundFile.__init__
     monkeypatch.setattr(soundfile.SoundFile, "__init__", lambda *a, **more: opened.append(a[1]) or real(*a, **more))
@@ -252,21 +233,21 @@ def test_audio_is_read_by_libsndfile_itself(tmp_path, pipe, monkeypatch):
 
 
 def test_much_bad_audio_is_an_error_and_leaves_nothing(tmp_path, bad_audio):
-    data = make_dir(tmp_path / "data", {"a": bad_audio["nan"], "b": write(tmp_path / "ok.wav", tone(0.5))})
+    data = unchecked_dir(tmp_path / "data", {"a": bad_audio["nan"], "b": write_audio(tmp_path / "ok.wav", tone(0.5))})
     message = r"1 of 2 utterances have bad audio \(the first: a 1 samples are NaN.*at most 5 %"
     with pytest.raises(UserError, match=message):
         compute_features(data, tmp_path / "cuts", "x")
     for name in REASONS:
-        data = make_dir(tmp_path / name, {"a": bad_audio[name]})
+        data = unchecked_dir(tmp_path / name, {"a": bad_audio[name]})
         with pytest.raises(UserError, match=r"no utterance can be used \(1 left out; a .*" + REASONS[name]):
             compute_features(data, tmp_path / "cuts", "x", max_bad_fraction=1.0)
     assert [p.name for p in (tmp_path / "cuts").iterdir() if p.suffix != ".lock"] == []
 
 
 def test_segments_outside_the_recording_are_left_out_and_a_wrong_rate_is_guessed(tmp_path):
-    wav = write(tmp_path / "a.wav", tone(1.0))
+    wav = write_audio(tmp_path / "a.wav", tone(1.0))
     segments = {"a": "r 0 0.9", "b": "r 1.2 1.4", "c": "r 0 16000", "d": "r 0.3 1.6"}
-    data = make_dir(tmp_path / "data", {"r": wav}, segments)
+    data = unchecked_dir(tmp_path / "data", {"r": wav}, segments)
     summary = compute_features(data, tmp_path / "cuts", "x", max_bad_fraction=1.0)
     assert set(summary.left_out) == {"b", "c", "d"}
     assert "are the times samples" in summary.left_out["c"]
@@ -282,7 +263,7 @@ def test_segments_outside_the_recording_are_left_out_and_a_wrong_rate_is_guessed
     ["no_samples", "empty_file", "no_audio", "truncated_wav", "truncated_opus", "truncated_sph", "cut_in_last_page"],
 )
 def test_the_quick_check_sees_what_headers_tell(tmp_path, bad_audio, name):
-    data = make_dir(tmp_path / "data", {"a": bad_audio[name]})
+    data = unchecked_dir(tmp_path / "data", {"a": bad_audio[name]})
     with pytest.raises(UserError, match=r"data/wav.scp:1: audio .*" + REASONS[name]):
         check_audio(read_data_dir(data))
 
@@ -297,7 +278,7 @@ def test_a_missing_file_is_bad_audio_even_after_the_directory_was_read(tmp_path,
 @pytest.fixture
 def data(tmp_path):
     """Of one utterance."""
-    return make_dir(tmp_path / "data", {"a": write(tmp_path / "a.wav", tone(0.5))})
+    return unchecked_dir(tmp_path / "data", {"a": write_audio(tmp_path / "a.wav", tone(0.5))})
 
 
 @pytest.mark.parametrize("speeds", [[], [0.0], [1.0, 1.0], [3.0], [float("nan")]])
@@ -308,8 +289,8 @@ def test_wrong_speeds_are_errors(tmp_path, data, speeds):
 
 @pytest.mark.parametrize("ids, speeds", [("a a_sp0.9", (0.9, 1.0)), ("a_sp1.1 a_sp1.1_sp0.9", (1.0, 0.9, 1.1))])
 def test_an_id_that_is_also_a_copys_is_refused(tmp_path, ids, speeds):
-    audio = write(tmp_path / "a.wav", tone(0.5))
-    folder = make_dir(tmp_path / "data", dict.fromkeys(ids.split(), audio))
+    audio = write_audio(tmp_path / "a.wav", tone(0.5))
+    folder = unchecked_dir(tmp_path / "data", dict.fromkeys(ids.split(), audio))
     message = f'wav.scp:2: "{ids.split()[1]}" would name two cuts: of "{ids.split()[0]}" and of "{ids.split()[1]}"'
     with pytest.raises(UserError, match=message):
         compute_features(folder, tmp_path / "cuts", "x", speeds)

@@ -2,14 +2,9 @@
 
 import numpy as np
 import pytest
+from audio_cases import noise
 
 from rnnt_kd.data.pieces import cut_at_quiet
-
-
-def noise(seconds, seed=3):
-    """Noise that swells and falls, at 16 kHz."""
-    loudness = 0.3 * (1 + np.sin(np.arange(int(seconds * 16000)) / 2500.0))
-    return (loudness * np.random.default_rng(seed).normal(size=len(loudness))).astype(np.float32)
 
 
 def test_pieces_are_the_whole_and_none_is_too_long():

@@ -8,15 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from search_cases import (
-    BLANK,
-    UNK,
-    Model,
-    assert_equal,
-    assert_plain_python_finds,
-    encoder_output,
-    reference_search,
-)
+from search_cases import BLANK, UNK, Model, assert_equal, assert_plain_python_finds, encoder_output, reference_search
 
 from rnnt_kd.decoding import compiled, greedy_search, modified_beam_search
 from rnnt_kd.decoding.graphs import any_tokens

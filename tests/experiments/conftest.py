@@ -1,19 +1,16 @@
 """An experiment on a corpus of tones, run to its end in this process."""
 
-import importlib
+import json
 import random
 import shutil
 from pathlib import Path
 
 import pytest
-import torch
-from command_cases import record_again
+from experiment_cases import change_words, jobs_in_this_process
 from training.conftest import teacher_dir, tone_corpus  # noqa: F401
 
 from rnnt_kd.bin import experiment as command
-from rnnt_kd.bin import experiment_steps
 from rnnt_kd.scoring import bootstrap, results
-from rnnt_kd.scoring.recognitions import Recognition, read_recogs, write_recogs
 
 SYSTEMS = """
 seeds: [1, 2]
@@ -37,6 +34,13 @@ class Trial:
         self.dir = self.exp / "trial"
         self.teacher = self.dir / "teacher" / "seed1"
 
+    def read(self, name: str):
+        return json.loads((self.dir / name).read_text())
+
+    def copy(self, folder: Path) -> "Trial":
+        """In ``folder``, to spoil."""
+        return Trial(shutil.copytree(self.file.parent, folder / "copy", symlinks=True), self.corpus)
+
     def arguments(self, *more: str) -> list:
         return [
             *("--experiment", str(self.file), "--config", str(self.corpus.preset), "--exp-dir", str(self.exp)),
@@ -50,19 +54,7 @@ class Trial:
 
         The six utterances of the test set are taken for enough, unless ``enough`` is False.
         """
-        started = []
-
-        def in_this_process(jobs, at_once, cmd):
-            for job in jobs:
-                for number in job.numbers:
-                    _, module, *words = job.words_of(number)
-                    started.append(f"{module.rpartition('.')[2]} {job.name_of(number)}")
-                    importlib.import_module(module).main.__wrapped__(words)
-                    torch.set_flush_denormal(False)
-            return []
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(experiment_steps, "run_side_by_side", in_this_process)
+        with pytest.MonkeyPatch.context() as patch, jobs_in_this_process() as started:
             if enough:
                 patch.setattr(bootstrap, "LEAST_UTTERANCES", 2)
                 patch.setattr(results, "too_few", lambda *_: "")
@@ -97,16 +89,12 @@ def finished(untrained):
     started = untrained.run()
     generator = random.Random(0)
     for number, path in enumerate(sorted(untrained.exp.rglob("recogs-dev.txt"))):
-        items = read_recogs(path)
-        hyps = [[word for word in item.ref for _ in range(generator.choice([1] * 9 + [0] * number))] for item in items]
-        write_recogs(path, [Recognition(item.utterance_id, item.ref, tuple(hyp)) for item, hyp in zip(items, hyps)])
-        record_again(path, "decode-dev")
+        times = [1] * 9 + [0] * number
+        change_words(path, lambda item: [word for word in item.ref for _ in range(generator.choice(times))])
     assert untrained.run("--steps", "score") == []
     return untrained, started
 
 
 @pytest.fixture
 def trial(finished, tmp_path):
-    """A copy of the finished experiment, to spoil."""
-    shutil.copytree(finished[0].file.parent, tmp_path / "copy", symlinks=True)
-    return Trial(tmp_path / "copy", finished[0].corpus)
+    return finished[0].copy(tmp_path)

@@ -6,14 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_cases import edit_record, record_again
+from command_cases import edit_record, record_again, told
 from experiments.conftest import Trial, printed
 
 from rnnt_kd.bin import attach_teacher, decode
 from rnnt_kd.bin import experiment as command
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.data.source import open_source
-from rnnt_kd.errors import UserError
 from rnnt_kd.record import json_digest
 from rnnt_kd.scoring.bootstrap import errors_by_utterance, paired_p_value
 from rnnt_kd.scoring.recognitions import Recognition, read_recogs, write_recogs
@@ -23,10 +22,6 @@ BOTH = f"kd_cache_range3_mean-{json_digest([('trial', 'large', 3), ('trial', 'te
 RESULT_KEYS = "system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value cer".split()
 
 
-def read(trial, name):
-    return json.loads((trial.dir / name).read_text())
-
-
 def cells_of(text):
     """Of the preset's search."""
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
@@ -34,7 +29,7 @@ def cells_of(text):
 
 
 def row(trial, system):
-    return next(row for row in read(trial, "summary.json") if row["system"] == system)
+    return next(row for row in trial.read("summary.json") if row["system"] == system)
 
 
 def recogs(trial, system, seed):
@@ -43,12 +38,6 @@ def recogs(trial, system, seed):
 
 def decodings(job):
     return [f"decode {job} dev, {search}" for search in ("modified_beam_search", "greedy_search")]
-
-
-def refused(trial, *arguments):
-    with pytest.raises(UserError) as caught:
-        trial.run(*arguments)
-    return str(caught.value)
 
 
 def test_from_nothing_teachers_then_caches_then_students(finished):
@@ -78,7 +67,7 @@ def test_systems_are_what_the_file_says(finished):
 
 def test_results_are_the_scorers_figures(finished):
     trial, _ = finished
-    results = read(trial, "results.json")
+    results = trial.read("results.json")
     assert len({item["wer"] for item in results}) >= 4  # else equal figures say little
     assert [(item["system"], item["seed"]) for item in results] == [
         ("teacher", 1), ("sparse50", 1), ("sparse50", 2), ("sparse50_kd", 1), ("sparse50_kd", 2), ("hot", 1), ("large", 3),
@@ -100,7 +89,7 @@ def test_results_are_the_scorers_figures(finished):
 
 def test_greedy_search_stands_beside_the_presets_in_every_table(finished):
     trial, _ = finished
-    table, text = read(trial, "summary.json"), (trial.dir / "summary.md").read_text()
+    table, text = trial.read("summary.json"), (trial.dir / "summary.md").read_text()
     assert [(one["system"], one["search"]) for one in table] == [
         (one["system"], search) for one in table[::2] for search in ("modified_beam_search", "greedy_search")
     ]
@@ -117,7 +106,7 @@ def test_the_table_is_over_seeds_and_pooled(finished, monkeypatch):
     monkeypatch.setattr("rnnt_kd.scoring.bootstrap.LEAST_UTTERANCES", 2)
     trial, _ = finished
     summary = row(trial, "sparse50_kd")
-    each = [item for item in read(trial, "results.json") if item["system"] == "sparse50_kd"]
+    each = [item for item in trial.read("results.json") if item["system"] == "sparse50_kd"]
     rates = [item["wer"] for item in each]
     assert summary["seeds"] == summary["seeds_wanted"] == summary["compared_seeds"] == [1, 2]
     spread = pytest.approx([sum(rates) / 2, abs(rates[0] - rates[1]) / 2**0.5])
@@ -147,9 +136,9 @@ def test_a_table_from_few_utterances_says_so(trial):
     assert trial.run("--steps", "score", enough=False) == []
     summary = row(trial, "sparse50_kd")
     assert summary["wer"] is not None and summary["relative_change"] is not None
-    assert {row["too_few"] for row in read(trial, "summary.json")} == {"6 utterances"}
+    assert {row["too_few"] for row in trial.read("summary.json")} == {"6 utterances"}
     assert [summary["p_value"], summary["p_value_seeds"], row(trial, "hot")["ci95"]] == [None] * 3
-    assert {item["p_value"] for item in read(trial, "results.json")} == {None}
+    assert {item["p_value"] for item in trial.read("results.json")} == {None}
     text = (trial.dir / "summary.md").read_text()
     cells = {cells[0]: cells for cells in cells_of(text)}
     assert "Too few to tell: dev (6 utterances)." in text
@@ -175,7 +164,7 @@ def test_a_test_set_without_words_and_one_of_characters_have_a_table(trial, word
     cells = {cells[0]: cells for cells in cells_of(text)}
     if words:
         assert summary["words"] == 6 and summary["characters"]["characters"] == 18
-        assert {item["cer"] for item in read(trial, "results.json")} == {33.3333, 100.0}
+        assert {item["cer"] for item in trial.read("results.json")} == {33.3333, 100.0}
         assert summary["characters"]["cer"] == pytest.approx(200 / 3, abs=1e-3) and summary["wer"] == 100.0
         assert summary["characters"]["p_value"] is not None
         assert cells["sparse50_kd"][17].startswith("66.67 +- 47.14 [33.33, 100.00]") and cells["system"][17] == "%CER"
@@ -186,7 +175,7 @@ def test_a_test_set_without_words_and_one_of_characters_have_a_table(trial, word
 
 
 def test_unequal_seeds_are_compared_over_those_that_both_have(finished):
-    rates = {item["seed"]: item["wer"] for item in read(finished[0], "results.json") if item["system"] == "sparse50"}
+    rates = {item["seed"]: item["wer"] for item in finished[0].read("results.json") if item["system"] == "sparse50"}
     assert row(finished[0], "hot")["baseline_wer"] == rates[1]
 
 
@@ -198,7 +187,7 @@ def test_a_baseline_that_lacks_a_seed_is_named_with_those_that_are_compared(tria
     text = (trial.dir / "summary.md").read_text()
     compared = {cells[0]: cells[11] for cells in cells_of(text)}
     assert (compared["sparse50_kd"], compared["hot"]) == ("sparse50 (seeds 2)", "sparse50 (seeds none)")
-    nothing = [item["p_value"] for item in read(trial, "results.json") if (item["system"], item["seed"]) == ("hot", 1)]
+    nothing = [item["p_value"] for item in trial.read("results.json") if (item["system"], item["seed"]) == ("hot", 1)]
     assert nothing == [None]
 
 
@@ -226,7 +215,7 @@ def test_what_is_missing_is_made_and_nothing_else(trial):
     shutil.rmtree(trial.dir / "hot" / "seed1" / "checkpoints")  # killed before the first
     shutil.rmtree(trial.dir / "small_large" / "seed1" / "decode_dev_modified_beam_search")
     weights = {path: path.read_bytes() for path in trial.dir.glob("*/seed*/model.safetensors")}
-    others = [item for item in read(trial, "results.json") if item["system"] not in ("hot", "small_large")]
+    others = [item for item in trial.read("results.json") if item["system"] not in ("hot", "small_large")]
     shutil.rmtree(trial.dir / "sparse50_kd" / "seed2")
     started = trial.run()
     assert started == [
@@ -239,7 +228,7 @@ def test_what_is_missing_is_made_and_nothing_else(trial):
         decodings("small_large/1")[0],
     ]
     assert all(path.read_bytes() == content for path, content in weights.items())  # what was made again, to the bit
-    now = {(item["system"], item["seed"]): item for item in read(trial, "results.json")}
+    now = {(item["system"], item["seed"]): item for item in trial.read("results.json")}
     assert [now[item["system"], item["seed"]] == item for item in others] == [True, True, True, True, False, True]
     assert len(now) == 8  # of sparse50_kd/2 the words are other ones: those of the fixture are gone
 
@@ -251,7 +240,7 @@ def test_an_unfinished_seed_is_named_and_in_no_figure(trial):
     summary, alone = row(trial, "sparse50_kd"), row(trial, "hot")
     assert summary["seeds"] == summary["compared_seeds"] == [1]
     assert summary["unfinished"] == {"2": "training is not finished"}
-    rates = {item["seed"]: item["wer"] for item in read(trial, "results.json") if item["system"] == "sparse50_kd"}
+    rates = {item["seed"]: item["wer"] for item in trial.read("results.json") if item["system"] == "sparse50_kd"}
     assert list(rates) == [1] and summary["wer"] == rates[1] and summary["wer_sd"] is None
     assert alone["wer"] is None and alone["unfinished"] == {"1": "not trained"}
     text = (trial.dir / "summary.md").read_text()
@@ -273,7 +262,7 @@ def test_a_damaged_result_is_one_line(trial, file, work, content, words):
     trial.run("--steps", "score")
     assert f"{path.name} is not what was written" in row(trial, "hot")["unfinished"]["1"]
     record_again(path, work)
-    assert words in refused(trial, "--steps", "score")
+    assert words in told(trial.run, "--steps", "score")
 
 
 @pytest.mark.parametrize("name", ["recogs-dev.txt", "tokens-dev.jsonl", "dev.ctm"])
@@ -290,7 +279,7 @@ def test_a_system_whose_record_is_damaged_is_in_no_figure(trial, content):
     record = trial.dir / "hot" / "seed1" / ".training.record.json"
     record.write_text(content)
     trial.run("--steps", "score")
-    assert "hot" not in {row["system"] for row in read(trial, "results.json")}
+    assert "hot" not in {row["system"] for row in trial.read("results.json")}
     assert f"{record} is damaged" in (trial.dir / "summary.md").read_text()
 
 
@@ -342,20 +331,20 @@ def test_results_with_another_bpe_model_are_refused(trial):
     config = trial.dir / "hot" / "seed1" / "config.yaml"
     checksum = read_system_config(config).bpe_checksum
     config.write_text(config.read_text().replace(checksum, "a" * 64))
-    message = refused(trial, "--steps", "score")
+    message = told(trial.run, "--steps", "score")
     assert all(word in message for word in ("hot/seed1", "another BPE model (checksum aaaaaaaaaaaa)", checksum[:12]))
 
 
 def test_results_of_another_corpus_are_refused(trial):
     inputs = trial.dir / "sparse50" / "seed2" / ".training.record.json"
     edit_record(inputs, lambda values: values["inputs"].update({"train cuts": "1" * 64}))
-    assert "sparse50/seed2: trained with other train cuts" in refused(trial, "--steps", "score")
+    assert "sparse50/seed2: trained with other train cuts" in told(trial.run, "--steps", "score")
 
 
 def test_a_teacher_that_is_not_the_one_recorded_is_refused(trial):
     teacher = trial.dir / "large" / "seed3" / "model.safetensors"
     shutil.copy(trial.teacher / "model.safetensors", teacher)
-    message = refused(trial, "--steps", "score")
+    message = told(trial.run, "--steps", "score")
     assert "small_large/seed1: its teacher had other weights" in message and str(teacher) in message
 
 
@@ -364,13 +353,13 @@ def test_other_references_are_refused(trial):
     first, *rest = read_recogs(path)
     write_recogs(path, [type(first)(first.utterance_id, ("other", *first.ref[1:]), first.hyp), *rest])
     record_again(path, "decode-dev")
-    assert first.utterance_id in refused(trial, "--steps", "score")
+    assert first.utterance_id in told(trial.run, "--steps", "score")
 
 
 def test_a_missing_teacher_says_which_stage_makes_it(trial):
     (trial.teacher / "system.json").unlink()
     for step in ("cache", "train"):
-        message = refused(trial, "--steps", step)
+        message = told(trial.run, "--steps", step)
         assert str(trial.teacher) in message and "run stage 3 first" in message
 
 
@@ -379,7 +368,7 @@ def test_systems_in_the_former_layout_are_left_alone_and_it_is_said_what_to_do(t
     old.parent.mkdir(parents=True)
     old.write_bytes(b"weights")
     for arguments in ((), ("--steps", ""), ("--print-jobs",)):
-        message = refused(trial, *arguments)
+        message = told(trial.run, *arguments)
         assert str(trial.exp) in message and "students" in message and "CHANGELOG.md" in message
     assert old.read_bytes() == b"weights"
 
@@ -388,8 +377,8 @@ def test_a_one_off_change_runs_again_what_depends_on_it(trial):
     started = trial.run("--set", "hot.kd.scale=2", "--steps", "train decode")
     assert started == ["train hot/1", *decodings("hot/1")]
     assert read_system_config(trial.dir / "hot" / "seed1" / "config.yaml").kd.scale == 2.0
-    assert "did you mean 'scale'" in refused(trial, "--set", "hot.kd.scal=2")
-    assert "kd.scale" in refused(trial, "--set", "hot.kd.scale=-1")
+    assert "did you mean 'scale'" in told(trial.run, "--set", "hot.kd.scal=2")
+    assert "kd.scale" in told(trial.run, "--set", "hot.kd.scale=-1")
 
 
 def test_printing_needs_nothing_but_the_file_and_each_line_is_whole(trial, tmp_path, capsys):
@@ -456,7 +445,7 @@ def test_a_job_makes_what_it_needs(trial):
     ]  # fmt: skip
     assert trial.run("--job", "small_large/1") == []
     assert trial.run("--job", "large/3") == decodings("large/3")
-    assert "did you mean 'small_large/1'" in refused(trial, "--job", "smal_large/1")
+    assert "did you mean 'small_large/1'" in told(trial.run, "--job", "smal_large/1")
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -476,7 +465,7 @@ def test_a_job_makes_what_it_needs(trial):
     (["--test-dirs", "x/train"], "two directories have the name 'train'"),
 ])  # fmt: skip
 def test_wrong_options(untrained, arguments, words):
-    assert words in refused(untrained, *arguments)
+    assert words in told(untrained.run, *arguments)
 
 
 @pytest.mark.parametrize("written, name", [
@@ -524,4 +513,4 @@ def test_cuts_that_carry_their_teacher_take_the_place_of_a_data_directory_and_of
         (["--set", "features.far_sets=true"], "features.far_sets needs"),
         (["--train-dir", "x"], "both"),
     ):
-        assert expected in refused(trial, *more, "train", *words)
+        assert expected in told(trial.run, *more, "train", *words)

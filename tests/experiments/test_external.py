@@ -151,7 +151,6 @@ def test_what_is_no_teacher_is_one_line(external, tmp_path, entry, message):
         trial.run("--steps", "teacher")
 
 
-
 def test_several_processes_take_it_over_once(external, tone_corpus):
     trial, _ = external
     words = [sys.executable, "-m", "rnnt_kd.bin.train", "--config", tone_corpus.preset, "--experiment", trial.file]

@@ -5,7 +5,7 @@ import shutil
 from argparse import Namespace
 
 import pytest
-from experiments.conftest import Trial, printed
+from experiments.conftest import printed
 
 from rnnt_kd.bin import train
 from rnnt_kd.bin.experiment_steps import Part, Run
@@ -26,14 +26,9 @@ MEMBERS = ["family", "family-0.65", "family-0.8"]
 
 @pytest.fixture(scope="module")
 def made(untrained, tmp_path_factory):
-    shutil.copytree(untrained.file.parent, folder := tmp_path_factory.mktemp("family") / "copy", symlinks=True)
-    trial = Trial(folder, untrained.corpus)
+    trial = untrained.copy(tmp_path_factory.mktemp("family"))
     trial.file.write_text(SYSTEMS)
     return trial, trial.run()
-
-
-def read(trial, name):
-    return json.loads((trial.dir / name).read_text())
 
 
 def test_it_is_trained_once_and_each_member_is_decoded_scored_and_exported(made):
@@ -42,15 +37,15 @@ def test_it_is_trained_once_and_each_member_is_decoded_scored_and_exported(made)
     assert [line for line in started if line.startswith("decode family")] == [
         f"decode {name}/1 dev, {search}" for name in MEMBERS for search in ("modified_beam_search", "greedy_search")
     ]
-    results = {item["system"]: item for item in read(trial, "results.json")}
+    results = {item["system"]: item for item in trial.read("results.json")}
     assert list(results) == ["teacher", *MEMBERS, "plain"]
     assert [results[name]["sparsity"] for name in MEMBERS] == [0.5, 0.65, 0.8]
-    rows = {item["system"]: item for item in read(trial, "summary.json")}
+    rows = {item["system"]: item for item in trial.read("summary.json")}
     assert {rows[name]["baseline"] for name in MEMBERS} == {"plain"}
     sizes = [rows[name]["nonzero_params"] for name in MEMBERS]
     assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 3
     assert len({rows[name]["train_seconds"] for name in MEMBERS}) == 1
-    listed = {item["name"]: item["folders"]["1"] for item in read(trial, "experiment.json")["systems"]}
+    listed = {item["name"]: item["folders"]["1"] for item in trial.read("experiment.json")["systems"]}
     for name, folder in zip(MEMBERS, ("seed1", "seed1/members/0.65", "seed1/members/0.8")):
         assert listed[name].endswith(f"family/{folder}") and read_system(trial.dir / "family" / folder).name == name
 
@@ -63,7 +58,7 @@ def test_what_is_there_is_not_made_again_and_a_members_lost_decoding_is(made):
 
 
 def test_a_queue_has_one_job_for_all_members(made, tmp_path, capsys):
-    trial = Trial(shutil.copytree(made[0].file.parent, tmp_path / "copy", symlinks=True), made[0].corpus)
+    trial = made[0].copy(tmp_path)
     shutil.rmtree(trial.dir / "family")
     (line,) = printed(trial, capsys)
     assert line.endswith(" --job family/1")
@@ -116,7 +111,7 @@ def test_a_member_is_not_trained_by_itself(made):
 
 
 def test_a_system_with_the_name_of_a_member_is_refused(made, tmp_path):
-    trial = Trial(shutil.copytree(made[0].file.parent, tmp_path / "copy", symlinks=True), made[0].corpus)
+    trial = made[0].copy(tmp_path)
     trial.file.write_text(SYSTEMS + "  family-0.8: {base: plain}\n")
     with pytest.raises(UserError, match="system family-0.8: names one as the member of family"):
         trial.run()

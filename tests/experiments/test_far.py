@@ -1,13 +1,11 @@
 """Stage 1 of an experiment with far speech, in folds: who is heard where."""
 
-import importlib
-
 import numpy as np
 import pytest
 import soundfile
+from experiment_cases import jobs_in_this_process
 
 from rnnt_kd.bin import experiment as command
-from rnnt_kd.bin import experiment_steps
 from rnnt_kd.data import far, folds
 from rnnt_kd.data.kaldi_dir import read_data_dir, write_data_dir
 from rnnt_kd.data.source import open_source
@@ -41,29 +39,21 @@ def features(corpus, patch):
     """Stage 1 in this process; returns (where, who is heard, who babbles) of every draw."""
     heard, current, real, real_talk = [], [], far.Surroundings.heard, far._talk
 
-    def in_this_process(jobs, at_once, cmd):
-        for job in jobs:
-            for number in job.numbers:
-                _, module, *words = job.words_of(number)
-                current[:] = [job.name]
-                importlib.import_module(module).main.__wrapped__(words)
-        return []
-
     def listening(self, samples, key, speaker):
-        current[1:] = [speaker]
+        current[:] = [speaker]
         return real(self, samples, key, speaker)
 
     def talking(talker):
-        heard.append((*current, talker.speaker))
+        heard.append((started[-1].partition(" ")[2], *current, talker.speaker))
         return real_talk(talker)
 
-    patch.setattr(experiment_steps, "run_side_by_side", in_this_process)
     patch.setattr(far.Surroundings, "heard", listening)
     patch.setattr(far, "_talk", talking)
     words = ["--experiment", "trial.yaml", "--config", "preset.yaml", "--exp-dir", "exp", "--train-dir", "train"]
     words += ["--dev-dir", "dev", "--test-dirs", "test", "--steps", "features", "--device", "cpu"]
     patch.chdir(corpus)
-    command.main.__wrapped__(words)
+    with jobs_in_this_process() as started:
+        command.main.__wrapped__(words)
     return heard
 
 

@@ -5,13 +5,13 @@ import json
 import shutil
 
 import pytest
-from command_cases import record_again
+from command_cases import told
+from experiment_cases import change_words
 from experiments.conftest import Trial
 
 from rnnt_kd.bin import pseudo_label
 from rnnt_kd.data.features import originals
 from rnnt_kd.data.source import open_source
-from rnnt_kd.errors import UserError
 from rnnt_kd.scoring.recognitions import Recognition, read_recogs, write_recogs
 from rnnt_kd.teachers.cache import TeacherCache
 
@@ -101,9 +101,7 @@ def test_from_audio_to_students_that_learned_from_it(trial, capfd):
         assert [place is not None for place in places] == [True] * 48 + [has_new] * len(new)
 
     assert run(trial) == []
-    items = [Recognition(one.utterance_id, (), ("ab", *one.hyp)) for one in read_recogs(recogs(trial))]
-    write_recogs(recogs(trial), items)
-    record_again(recogs(trial), "decode-unlabelled")
+    change_words(recogs(trial), lambda one: ("ab", *one.hyp))
     assert run(trial) == [
         "pseudo_label pseudo-labels with_unlabelled.trial.teacher.1.jsonl.gz",
         "cache_teacher kd_cache_range3_unlabelled of teacher/1",
@@ -138,14 +136,14 @@ def test_what_is_out_of_date_is_noticed(trial, capsys):
     run(trial)
     names = [line.split()[0] for line in (trial.unlabelled / "wav.scp").read_text().splitlines()]
     (trial.unlabelled / "text").write_text("".join(f"{name} abc de\n" for name in names))
-    assert f"{of_teacher(trial, 'with_unlabelled')}: not made; " in one_line(lambda: run(trial, steps="train"))
+    assert f"{of_teacher(trial, 'with_unlabelled')}: not made; " in told(run, trial, steps="train")
     (trial.unlabelled / "text").rename(trial.unlabelled / "spoken")
     assert run(trial, steps="train") == []
     (trial.unlabelled / "spoken").rename(trial.unlabelled / "text")
-    assert "its text has no word in any of 48 cuts" in one_line(lambda: run(trial, steps="pseudo_label"))
+    assert "its text has no word in any of 48 cuts" in told(run, trial, steps="pseudo_label")
     run(trial, steps="features")
     (trial.unlabelled / "text").unlink()
-    assert '"new-train-000" has text, and a teacher' in one_line(lambda: run(trial, steps="pseudo_label"))
+    assert '"new-train-000" has text, and a teacher' in told(run, trial, steps="pseudo_label")
     capsys.readouterr()
     run(trial, "--print-jobs", steps="pseudo_label train")
     printed = capsys.readouterr().out
@@ -159,29 +157,23 @@ def test_a_job_of_a_queue_makes_what_it_needs(trial):
     assert run(trial, "--job", "without/1", steps="")[0].startswith("train without")
 
 
-def one_line(call):
-    with pytest.raises(UserError) as caught:
-        call()
-    return str(caught.value)
-
-
 def test_what_cannot_be_is_one_line(trial, tone_corpus):
-    assert "features.speed_perturb: [1.1], and" in one_line(lambda: run(trial, "--set", "features.speed_perturb=[1.1]"))
+    assert "features.speed_perturb: [1.1], and" in told(run, trial, "--set", "features.speed_perturb=[1.1]")
     wrong = "features.unlabelled_dir (--unlabelled-dir): given with folds"
-    assert wrong in one_line(lambda: run(trial, "--set", "folds=3"))
+    assert wrong in told(run, trial, "--set", "folds=3")
     given = ["--train-cuts", tone_corpus.train_cuts, "--set", "features.unlabelled_dir=audio"]
-    assert "(--unlabelled-dir): given with --train-cuts" in one_line(lambda: trial.run("--steps", "", *given))
+    assert "(--unlabelled-dir): given with --train-cuts" in told(trial.run, "--steps", "", *given)
     dev = shutil.copytree(tone_corpus.folder / "dev", trial.unlabelled.parent / "unlabelled")
-    assert "a set has the name unlabelled" in one_line(lambda: run(trial, "--dev-dir", dev, steps=""))
+    assert "a set has the name unlabelled" in told(run, trial, "--dev-dir", dev, steps="")
     lines = {name: (trial.unlabelled / name).read_text() for name in ("wav.scp", "utt2spk")}
     for name, content in lines.items():
         (trial.unlabelled / name).write_text(content.replace("new-train-000 ", "new-train-000_far1 "))
-    assert '"new-train-000_far1" ends as the name of a copy' in one_line(lambda: run(trial))
+    assert '"new-train-000_far1" ends as the name of a copy' in told(run, trial)
     for name, content in lines.items():
         (trial.unlabelled / name).write_text(content.replace("new-train-000 ", "dev-001 "))
-    assert f'"dev-001" is in {tone_corpus.folder / "dev"}, too' in one_line(lambda: run(trial))
+    assert f'"dev-001" is in {tone_corpus.folder / "dev"}, too' in told(run, trial)
     shutil.rmtree(trial.unlabelled)
-    assert f"{trial.unlabelled}: no such directory" in one_line(lambda: run(trial))
+    assert f"{trial.unlabelled}: no such directory" in told(run, trial)
 
 
 def test_words_that_do_not_fit_the_cuts_are_one_line(trial, tone_corpus):
@@ -198,15 +190,15 @@ def test_words_that_do_not_fit_the_cuts_are_one_line(trial, tone_corpus):
         pseudo_label.main.__wrapped__([str(x) for pair in {**options, "--out": words / out}.items() for x in pair])
 
     lacking = [one for name, one in items.items() if name != "new-train-003"]
-    assert ': nobody decoded "new-train-003"' in one_line(lambda: label(lacking))
+    assert ': nobody decoded "new-train-003"' in told(label, lacking)
     nothing = [Recognition(name, (), ()) for name in items]
-    assert "the teacher heard no word in any of 48 cuts" in one_line(lambda: label(nothing))
+    assert "the teacher heard no word in any of 48 cuts" in told(label, nothing)
     twice = '"new-train-000" is labelled, too, in '
-    assert twice in one_line(lambda: label(items.values(), labelled="unlabelled"))
+    assert twice in told(label, items.values(), labelled="unlabelled")
     (words / "out.jsonl.gz").unlink(missing_ok=True)
     damaged = names["unlabelled"].read_bytes()[:-40]
     names["unlabelled"].write_bytes(damaged)
-    assert "cannot be read as cuts" in one_line(lambda: label(items.values()))
+    assert "cannot be read as cuts" in told(label, items.values())
     assert not (words / "out.jsonl.gz").exists()
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_cases import TEXTS, error_line, export
+from command_cases import refused
+from export_cases import TEXTS, export, recognised
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from onnx import numpy_helper
 
@@ -53,7 +54,7 @@ def texts(workplace):
             model.joiner.encoder_proj(encoder_out), model.joiner.predictor_proj(model.predictor.tabulated()(context))
         )[0]
     folder = lowered_by(workplace, "fair", float((logits[:, 0] - logits[:, 1:].amax(1)).median()))
-    return {name: " ".join(words) for name, words in recognised(load_system(folder)[0], workplace, greedy_search)}
+    return dict(recognised(load_system(folder)[0], workplace, greedy_search))
 
 
 @pytest.fixture(scope="module")
@@ -69,26 +70,15 @@ def shy(workplace, texts):
     return lowered_by(workplace, "shy", before - float(model.joiner.output_linear.bias[0]) - 1.1)
 
 
-def recognised(model, workplace, search):
-    """(id, words) of each of data/, one utterance at a time; its features are those of stage 1, not Lhotse's."""
-    tokenizer = Tokenizer.load(workplace / "bpe")
-    for item in read_speech(workplace / "data"):
-        x = filter_banks(item.samples)[None]
-        with torch.no_grad():
-            encoder_out, lens = model.encode(x, torch.tensor([x.shape[1]]))
-        ((best, *_),) = search.search(model, encoder_out, lens, beam=4)
-        yield item.id, tokenizer.decode(best.tokens).split()
-
-
 def plain_errors(system, workplace, texts, penalty):
     """By another counter."""
     model, _ = load_system(system)
     with torch.no_grad():
         model.joiner.output_linear.bias[0] -= penalty
     return sum(
-        kaldialign.edit_distance(texts[name].split(), words)["total"]
+        kaldialign.edit_distance(texts[name].split(), text.split())["total"]
         for search in (greedy_search, modified_beam_search)
-        for name, words in recognised(model, workplace, search)
+        for name, text in recognised(model, workplace, search)
     )
 
 
@@ -143,7 +133,7 @@ def test_bad_input_is_one_line(workplace, dev_cuts, tmp_path, capsys):
     with pytest.raises(UserError, match="silent.jsonl.gz: holds no words"):
         choose(load_system(workplace / "systems/dense")[0], Tokenizer.load(workplace / "bpe"), silent)
     argv = [str(workplace / "systems/dense"), "--bpe-dir", str(workplace / "bpe"), "--out", str(tmp_path / "out")]
-    assert "no such" in error_line(capsys, export_command.main, [*argv, "--dev-cuts", str(tmp_path / "none.jsonl")])
+    assert "no such" in refused(capsys, export_command.main, *argv, "--dev-cuts", tmp_path / "none.jsonl")
     both = [*argv, "--dev-cuts", str(dev_cuts), "--blank-penalty", "1"]
-    assert "both are given" in error_line(capsys, export_command.main, both)
+    assert "both are given" in refused(capsys, export_command.main, *both)
     assert not (tmp_path / "out").exists()

@@ -8,7 +8,9 @@ import sys
 import numpy as np
 import onnx
 import pytest
-from export_cases import change_model, error_line, noise
+from audio_cases import noise
+from command_cases import refused, told
+from export_cases import change_model
 
 from rnnt_kd.bin.entry import command
 from rnnt_kd.data.speech import filter_banks, read_speech
@@ -100,8 +102,7 @@ def test_a_model_that_kills_the_client_is_one_line_here(folder, spoil, ending):
 
 
 def test_a_client_that_does_not_answer_is_ended(exported):
-    with pytest.raises(UserError, match="no answer in 0.05 s"):
-        ClientProcess(exported, timeout=0.05)
+    assert "no answer in 0.05 s" in told(ClientProcess, exported, timeout=0.05)
 
 
 def test_no_process_outlives_its_user_and_a_signal_is_told_by_its_name(exported):
@@ -111,12 +112,11 @@ def test_no_process_outlives_its_user_and_a_signal_is_told_by_its_name(exported)
     with ClientProcess(exported) as it:
         it.process.kill()
         it.process.wait()
-        with pytest.raises(UserError, match="ended by SIGKILL"):
-            it.decode([noise(1)])
+        assert "ended by SIGKILL" in told(lambda: it.decode([noise(1)]))
 
 
 def test_without_sherpa_onnx_a_command_says_what_to_install(exported, monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sherpa_onnx" else find(name))
-    line = error_line(capsys, command(lambda argv: recognize(exported, [noise(1)])), [])
+    line = refused(capsys, command(lambda argv: recognize(exported, [noise(1)])))
     assert "pip install 'rnnt-kd[export]'" in line

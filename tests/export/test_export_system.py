@@ -8,7 +8,8 @@ import export_cases as cases
 import pytest
 import sentencepiece
 import torch
-from export_cases import error_line, right_integers, run_readme
+from command_cases import refused
+from export_cases import recognised, right_integers, run_readme
 
 from rnnt_kd.bin import export
 from rnnt_kd.config_io import read_system_config, write_system_config
@@ -23,7 +24,6 @@ from rnnt_kd.export.import_back import import_export as import_back
 from rnnt_kd.export.model_json import FILES, read_manifest
 from rnnt_kd.export.onnx_file import session
 from rnnt_kd.systems.store import load_system, read_tensors, write_tensors
-from rnnt_kd.text.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -38,28 +38,12 @@ def argv(workplace, system, tmp_path):
     return [str(part) for part in (system, "--bpe-dir", workplace / "bpe", "--out", tmp_path / "out")]
 
 
-def failure(capsys, argv):
-    return error_line(capsys, export.main, argv)
-
-
-def own_texts(system, bpe_dir, data_dir, search):
-    """Our decoder, one utterance at a time, written down here again."""
-    model, _ = load_system(system)
-    tokenizer = Tokenizer.load(bpe_dir)
-    texts = []
-    for item in read_speech(data_dir):
-        x = filter_banks(item.samples)[None]
-        with torch.no_grad():
-            encoder_out, lens = model.encode(x, torch.tensor([x.shape[1]]))
-        texts.append(tokenizer.decode(search.search(model, encoder_out, lens, beam=4)[0][0].tokens))
-    return texts
-
-
 @pytest.fixture(scope="module")
 def expected(workplace):
     """search -> what our decoder says of data/."""
-    system, bpe, data = (workplace / name for name in ("systems/dense", "bpe", "data"))
-    return {search: own_texts(system, bpe, data, search) for search in (greedy_search, modified_beam_search)}
+    model, _ = load_system(workplace / "systems/dense")
+    searches = greedy_search, modified_beam_search
+    return {search: [text for _, text in recognised(model, workplace, search)] for search in searches}
 
 
 @pytest.fixture
@@ -169,7 +153,7 @@ def test_without_the_check_nothing_is_verified_and_it_is_said(argv, tmp_path, mo
 
 def test_a_failure_is_kept_with_its_reason(argv, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("rnnt_kd.export.check_client.FEATURE_TOLERANCE", -1.0)
-    assert "features differ by" in failure(capsys, argv)
+    assert "features differ by" in refused(capsys, export.main, *argv)
     assert "features differ by" in json.loads((tmp_path / "out.failed" / CHECK).read_text())["fault"]
     assert not (tmp_path / "out").exists()
 
@@ -221,21 +205,21 @@ def test_systems_that_sherpa_onnx_cannot_run_are_refused(argv, system, tmp_path,
         (["--format", "int2"], "--format: there is no 'int2'; expected one of: float32, float16, int8, int4, sparse, "),
         (["--target", "sherpa-onx"], "--target: there is no 'sherpa-onx'; expected one of: npu, sherpa-onnx; did you"),
     ):
-        assert message in failure(capsys, [*argv, *more])
+        assert message in refused(capsys, export.main, *argv, *more)
     for changed, message in (
         ({"blank_id": 3}, "blank_id is 3; expected 0, as in"),
         ({"bpe_checksum": "0" * 64}, "another BPE model"),
     ):
         write_system_config(system / "config.yaml", dataclasses.replace(config, **changed))
-        assert message in failure(capsys, argv)
+        assert message in refused(capsys, export.main, *argv)
     write_system_config(system / "config.yaml", config)
     tensors = read_tensors(system / "model.safetensors")
     tensors["encoder.final_norm.weight"][0] = float("inf")
     write_tensors(system / "model.safetensors", tensors)
-    assert "'encoder.final_norm.weight' holds NaN or infinity" in failure(capsys, argv)
+    assert "'encoder.final_norm.weight' holds NaN or infinity" in refused(capsys, export.main, *argv)
     (system / "model.safetensors").unlink()
-    assert "not trained to the end" in failure(capsys, argv)
-    assert "no trained system here" in failure(capsys, [str(tmp_path), *argv[1:]])
+    assert "not trained to the end" in refused(capsys, export.main, *argv)
+    assert "no trained system here" in refused(capsys, export.main, str(tmp_path), *argv[1:])
     assert {path.name for path in tmp_path.iterdir()} == {"dense"}
 
 
@@ -244,11 +228,11 @@ def test_a_folder_of_something_else_is_not_replaced(argv, tmp_path, capsys, monk
     (tmp_path / "out").mkdir()
     for name in names.split():
         (tmp_path / "out" / name).write_text('{"modelTopology": 1}')
-    assert f"holds files of something else: {names.split()[0]};" in failure(capsys, argv)
+    assert f"holds files of something else: {names.split()[0]};" in refused(capsys, export.main, *argv)
     assert all((tmp_path / "out" / name).read_text() == '{"modelTopology": 1}' for name in names.split())
     shutil.rmtree(tmp_path / "out"), (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
-    assert ".: the folder that this runs in" in failure(capsys, [*argv[: argv.index("--out") + 1], "."])
+    assert ".: the folder that this runs in" in refused(capsys, export.main, *argv[: argv.index("--out") + 1], ".")
 
 
 @right_integers
@@ -311,7 +295,7 @@ def test_a_streaming_system_exports_for_whole_utterances_too(hears, workplace, t
 def test_the_bpe_model_of_the_same_experiment_is_found(workplace, system, tmp_path, capsys):
     nested = shutil.copytree(system, tmp_path / "exp" / "students" / "dense")
     out = tmp_path / "out"
-    assert "--bpe-dir" in failure(capsys, [str(nested), "--out", str(out)])
+    assert "--bpe-dir" in refused(capsys, export.main, str(nested), "--out", str(out))
     shutil.copytree(workplace / "bpe", tmp_path / "exp" / "bpe")
     export.main([str(nested), "--out", str(out)])
     assert (out / "bpe.model").read_bytes() == (workplace / "bpe" / "bpe.model").read_bytes()

@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_cases import change_model, error_line, rewrite
+from command_cases import refused, told
+from export_cases import change_model, rewrite
 
 from rnnt_kd.bin import export, transcribe
 from rnnt_kd.data.speech import filter_banks, read_speech
 from rnnt_kd.decoding import greedy_search
 from rnnt_kd.decoding.streaming import StreamingRecognizer
-from rnnt_kd.errors import UserError
 from rnnt_kd.export import check_files, check_numbers
 from rnnt_kd.export.import_back import import_export
 from rnnt_kd.export.model_json import ONNX_FILES, read_manifest
@@ -174,15 +174,15 @@ def test_a_greedy_search_as_the_readme_tells_it_says_what_ours_says(made, workpl
 def test_what_cannot_be_is_one_line_and_no_folder(workplace, tmp_path, capsys, more, message):
     argv = [workplace / "systems" / "dense", "--bpe-dir", workplace / "bpe", "--out", tmp_path / "out"]
     argv += ["--target", "npu", "--check-data-dir", workplace / "data", *more]
-    assert message in error_line(capsys, export.main, argv)
+    assert message in refused(capsys, export.main, *argv)
     assert not (tmp_path / "out").exists()
 
 
 def test_chunks_have_their_length_and_sherpa_onnx_is_not_sent_such_files(chunks, workplace, tmp_path, capsys):
     argv = [workplace / "systems" / "hears", "--bpe-dir", workplace / "bpe", "--out", tmp_path / "out"]
     argv += ["--target", "npu", "--streaming", "--seconds", "1"]
-    assert "--seconds: 1 with --streaming; expected none: the chunk" in error_line(capsys, export.main, argv)
-    assert "fixed sizes, for NPUs; expected one for sherpa" in error_line(capsys, transcribe.main, [chunks, "x.wav"])
+    assert "--seconds: 1 with --streaming; expected none: the chunk" in refused(capsys, export.main, *argv)
+    assert "fixed sizes, for NPUs; expected one for sherpa" in refused(capsys, transcribe.main, chunks, "x.wav")
 
 
 def test_a_size_that_is_no_number_or_hangs_on_data_is_refused(offline, any_size, tmp_path):
@@ -190,9 +190,7 @@ def test_a_size_that_is_no_number_or_hangs_on_data_is_refused(offline, any_size,
         out = shutil.copytree(source, tmp_path / "out", dirs_exist_ok=True)
         change_model(out / "joiner.onnx", change)
         rewrite(out, **values)
-        with pytest.raises(UserError) as caught:
-            check_files.verify_static(out)
-        return str(caught.value)
+        return told(check_files.verify_static, out)
 
     def hang_on_data(model):
         node = onnx.helper.make_node
@@ -219,8 +217,7 @@ def test_the_check_hears_another_model(made, workplace, monkeypatch):
         model.joiner.output_linear.bias[5] += 4.0
     said, items = [], list(read_speech(workplace / "data"))
     heard = made, model, Tokenizer.load(workplace / "bpe"), items, workplace / "data", True, said.append
-    with pytest.raises(UserError, match="joiner.onnx: its output differs from torch by 4"):
-        npu.check(*heard)
+    assert "joiner.onnx: its output differs from torch by 4" in told(npu.check, *heard)
     monkeypatch.setattr(npu, "verify_numbers", lambda *arguments: {})
     found, fault = npu.check(*heard)
     assert fault == f"onnxruntime and rnnt_kd differ {len(said)} times" and len(found["differences"]) == len(said) > 4

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from command_cases import refused
 from experiment_cases import write_experiment
-from export_cases import error_line, right_integers
+from export_cases import right_integers
 from torch.nn.utils.rnn import pad_sequence
 
 from rnnt_kd.bin import size_table as command
@@ -48,7 +49,7 @@ def experiment(workplace, tmp_path_factory):
 
 def test_a_data_directory_elsewhere_is_refused_where_the_user_does_not_name_it(experiment, capsys, monkeypatch):
     monkeypatch.setenv(DATA_ROOTS, "[]")
-    said = failure(capsys, ["--experiment-dir", str(experiment)])
+    said = refused(capsys, command.main, "--experiment-dir", str(experiment))
     assert f"experiment.json: names {experiment.parents[1]}" in said and "--data-root" in said
 
 
@@ -73,10 +74,6 @@ def table(experiment):
     command.main(["--experiment-dir", str(experiment)])
     rows = json.loads((experiment / "sizes.json").read_text())
     return {(row["system"], row["format"]): row for row in rows}, (experiment / "sizes.md").read_text()
-
-
-def failure(capsys, argv):
-    return error_line(capsys, command.main, argv)
 
 
 @pytest.mark.parametrize("search", ["fast_beam_search", "greedy_search", "modified_beam_search"])
@@ -241,13 +238,13 @@ def test_random_models_are_measured_in_bytes(monkeypatch):
     (["--random-sizes", "tiny", "--random-structure", "odd"], "odd"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(experiment, capsys, tmp_path, more, message):
-    assert message in failure(
-        capsys, ["--experiment-dir", str(experiment), "--json", str(tmp_path / "sizes.json"), *more]
-    )
+    given = ["--experiment-dir", experiment, "--json", tmp_path / "sizes.json", *more]
+    assert message in refused(capsys, command.main, *given)
 
 
 def test_an_experiment_without_export_is_one_line(experiment, tmp_path, capsys):
     shutil.copy(experiment / "experiment.json", tmp_path)
-    assert "export: no system of the experiment is exported" in failure(capsys, ["--experiment-dir", str(tmp_path)])
+    said = refused(capsys, command.main, "--experiment-dir", tmp_path)
+    assert "export: no system of the experiment is exported" in said
     line = ["--experiment-dir", str(tmp_path), "--systems", "thin"]
-    assert "teacher/seed3: no trained system here" in failure(capsys, line)
+    assert "teacher/seed3: no trained system here" in refused(capsys, command.main, *line)

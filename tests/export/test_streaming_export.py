@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from export_cases import change_model, make_system, noise, rewrite, right_integers, run_readme
+from audio_cases import noise
+from export_cases import change_model, make_system, rewrite, right_integers, run_readme
 from export_cases import export as exported_to
 
 from rnnt_kd.bin import export

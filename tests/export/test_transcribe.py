@@ -1,29 +1,22 @@
 """Recordings of any length and kind, and a microphone, as text on the screen."""
 
+import functools
 import sys
 import types
 
 import numpy as np
 import pytest
-import soundfile
-from export_cases import error_line, noise
+from audio_cases import noise, write_audio
+from command_cases import refused, told
 
 from rnnt_kd.bin import transcribe
 from rnnt_kd.data.kaldi_dir import read_data_dir
 from rnnt_kd.data.pieces import cut_at_quiet
 from rnnt_kd.data.speech import load_samples
-from rnnt_kd.errors import UserError
 from rnnt_kd.export import client
 from rnnt_kd.export.client import Transcriber, chunks_of, listen, microphone
 
-
-def write(path, samples, rate=16000):
-    soundfile.write(path, samples, rate, subtype="FLOAT")
-    return path
-
-
-def failure(capsys, argv):
-    return error_line(capsys, transcribe.main, argv)
+write = functools.partial(write_audio, subtype="FLOAT")
 
 
 def lines(capsys):
@@ -61,10 +54,9 @@ def test_the_text_of_a_data_directory(exported, tmp_path, capsys):
     assert said.out == f"{folder / 'text'}: 3 utterances\n"
     assert f"{folder}: z-1 is silent" in said.err
     assert [one.text for one in read_data_dir(folder).utterances] == [*(item.text for item in expected), ""]
-    assert f"{folder / 'text'}: is there; expected a data directory without" in failure(
-        capsys, [exported, "--data-dir", folder]
-    )
-    assert "not one of audio files" in failure(capsys, [exported, "--data-dir", folder, tmp_path / "whole.wav"])
+    given = [exported, "--data-dir", folder]
+    assert f"{folder / 'text'}: is there; expected a data directory without" in refused(capsys, transcribe.main, *given)
+    assert "not one of audio files" in refused(capsys, transcribe.main, *given, tmp_path / "whole.wav")
 
 
 def test_the_text_of_a_data_directory_has_the_models_words(exported, tmp_path, capsys, monkeypatch):
@@ -137,8 +129,8 @@ def test_a_bad_file_is_told_and_the_others_are_transcribed(exported, workplace, 
 def test_a_bad_export_is_told_before_the_client_sees_it(folder, workplace, tmp_path, capsys, monkeypatch):
     (folder / "joiner.onnx").write_bytes(b"no model")
     monkeypatch.setattr(client.ClientProcess, "__init__", lambda *args, **kwargs: pytest.fail("the client was started"))
-    assert "joiner.onnx" in failure(capsys, [folder, workplace / "a-1.wav"])
-    assert "model.json" in failure(capsys, [tmp_path, workplace / "a-1.wav"])
+    assert "joiner.onnx" in refused(capsys, transcribe.main, folder, workplace / "a-1.wav")
+    assert "model.json" in refused(capsys, transcribe.main, tmp_path, workplace / "a-1.wav")
 
 
 @pytest.mark.parametrize("more, reason", [
@@ -150,7 +142,7 @@ def test_a_bad_export_is_told_before_the_client_sees_it(folder, workplace, tmp_p
     (["x.wav", "--beam", "0"], "1 or more hypotheses"),
 ])  # fmt: skip
 def test_options_that_do_not_fit_are_refused(exported, capsys, more, reason):
-    assert reason in failure(capsys, [exported, *more])
+    assert reason in refused(capsys, transcribe.main, exported, *more)
 
 
 # streaming
@@ -244,8 +236,7 @@ def test_without_a_microphone_or_its_package_a_line_says_so(hears, fake_micropho
         raise fake_microphone.PortAudioError("Error querying device -1")
 
     fake_microphone.InputStream = no_device
-    assert "Error querying device -1" in failure(capsys, [hears, "--microphone"])
-    with pytest.raises(UserError, match="expected a microphone"):
-        next(microphone())
+    assert "Error querying device -1" in refused(capsys, transcribe.main, hears, "--microphone")
+    assert "expected a microphone" in told(lambda: next(microphone()))
     monkeypatch.setitem(sys.modules, "sounddevice", None)  # import fails as if it were not installed
-    assert "pip install sounddevice" in failure(capsys, [hears, "--microphone"])
+    assert "pip install sounddevice" in refused(capsys, transcribe.main, hears, "--microphone")

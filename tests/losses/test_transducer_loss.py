@@ -230,9 +230,7 @@ def test_what_a_hand_made_teacher_gives_to_no_label_is_rest(weighting):
     is_last = case.nodes.labels == case.lattice.blank
     assert bool((is_last & case.nodes.node_mask).any())
     hand_made = NodeScores(
-        scores.log_blank,
-        torch.where(is_last, half, scores.log_label),
-        torch.where(is_last, half, scores.log_rest),
+        scores.log_blank, torch.where(is_last, half, scores.log_label), torch.where(is_last, half, scores.log_rest)
     )
     options = dict(kd_weighting=weighting, reduction="none")
     torch.testing.assert_close(

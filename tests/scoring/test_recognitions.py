@@ -8,12 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.scoring.recognitions import (
-    Recognition,
-    check_same_references,
-    read_recogs,
-    write_recogs,
-)
+from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs, write_recogs
 
 word = st.text(st.characters(blacklist_categories=["Cs"]), min_size=1).map(lambda s: "".join(s.split())).filter(bool)
 

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 import torch
+from command_cases import told
 from torch import nn
 
-from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity.schedules import cubic
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 from rnnt_kd.sparsity.structures import unstructured
@@ -120,15 +120,12 @@ def test_a_resumed_family_is_the_same():
         for number in range(3):
             ours, right = (one[1].cut(one[0].state_dict(), number) for one in (again, whole))
             assert all(torch.equal(ours[name], right[name]) for name in right)
-    with pytest.raises(UserError, match="a checkpoint of this system"):
-        make(nested=(0.5,))[1].load_state_dict(whole[1].state_dict())
-    with pytest.raises(UserError, match="sparsifier state"):
-        make(nested=(0.5, 0.6))[1].load_state_dict(whole[1].state_dict())
+    assert "a checkpoint of this system" in told(lambda: make(nested=(0.5,))[1].load_state_dict(whole[1].state_dict()))
+    assert "sparsifier state" in told(lambda: make(nested=(0.5, 0.6))[1].load_state_dict(whole[1].state_dict()))
 
 
 @pytest.mark.parametrize("nested, options", [
     ((0.5, 0.5), {}), ((0.9,), {}), ((0.95,), {}), ((0.0,), {}), ((0.25,), dict(final=0.5, structure="2:4")),
 ])  # fmt: skip
 def test_a_family_that_cannot_be_is_refused(nested, options):
-    with pytest.raises(UserError, match="sparsity.nested: "):
-        make(nested=nested, **options)
+    assert "sparsity.nested: " in told(make, nested=nested, **options)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+from command_cases import told
 
 from rnnt_kd import files
-from rnnt_kd.errors import UserError
 from rnnt_kd.teachers import shards as teacher_shards
 from rnnt_kd.teachers.cache import TeacherCache, check_utterances
 from rnnt_kd.teachers.shards import CacheFacts, Entry, shard_path, write_shard
@@ -51,12 +51,6 @@ def entries():
 @pytest.fixture
 def folder(tmp_path, entries):
     return write_cache(tmp_path / "cache", FACTS, entries)
-
-
-def message(call, *arguments, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **options)
-    return str(caught.value)
 
 
 def lookup(cache, entries, max_symbols=40):
@@ -147,7 +141,7 @@ def test_every_flipped_bit_is_found_and_its_shard_named(folder, entries):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << place % 8
         path.write_bytes(damaged)
-        said = message(read_all, folder, entries)
+        said = told(read_all, folder, entries)
         assert str(path) in said and "make the cache again" in said, (place, said)
 
 
@@ -156,7 +150,7 @@ def test_a_shard_too_short_or_too_long_is_named_without_reading_it(folder, keep)
     path = shard_path(folder, 2)
     content = path.read_bytes()
     path.write_bytes(content + b"\0" if keep is None else content[:keep])
-    said = message(TeacherCache.open, folder)
+    said = told(TeacherCache.open, folder)
     assert said.startswith(f"{path}: damaged: it") and "makes this one anew" in said
 
 
@@ -166,33 +160,33 @@ def test_opening_reads_no_frames_verifying_and_looking_up_do(folder, entries):
     content[-1] ^= 1
     path.write_bytes(content)
     cache = TeacherCache.open(folder)
-    assert f"{path}: damaged: the frames of {entries[3].id} are not what was written" in message(cache.verify)
+    assert f"{path}: damaged: the frames of {entries[3].id} are not what was written" in told(cache.verify)
     lookup(cache, entries[:3])
-    assert str(path) in message(lookup, cache, entries[3:4])
+    assert str(path) in told(lookup, cache, entries[3:4])
 
 
 def test_a_missing_cache_and_a_missing_shard_are_named(folder, tmp_path):
-    assert "no teacher cache here" in message(TeacherCache.open, tmp_path / "nowhere")
+    assert "no teacher cache here" in told(TeacherCache.open, tmp_path / "nowhere")
     shard_path(folder, 0).unlink()
-    said = message(TeacherCache.open, folder)
+    said = told(TeacherCache.open, folder)
     assert "not finished: 1 of 3 shards are missing, the first shard-00000.safetensors" in said
 
 
 def test_a_shard_of_another_teacher_or_in_the_place_of_another_is_refused(folder, entries):
     whole = shard_path(folder, 1).read_bytes()
     write_shard(folder, dataclasses.replace(FACTS, teacher="f" * 64), 1, 3, entries[4:8])
-    said = message(TeacherCache.open, folder)
+    said = told(TeacherCache.open, folder)
     assert "shard-00001" in said and "ffffffffffff..." in said and "aaaaaaaaaaaa..." in said
     shard_path(folder, 1).write_bytes(whole)
     shard_path(folder, 2).write_bytes(whole)
-    assert "shard-00002" in message(TeacherCache.open, folder)
+    assert "shard-00002" in told(TeacherCache.open, folder)
 
 
 def test_another_format_is_named(folder, entries, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(teacher_shards, "FORMAT", 1)
         write_shard(folder, FACTS, 1, 3, entries[4:8])
-    said = message(TeacherCache.open, folder)
+    said = told(TeacherCache.open, folder)
     assert (
         "shard-00001" in said
         and "its format is 1, and this program writes 2" in said
@@ -209,7 +203,7 @@ def test_another_format_is_named(folder, entries, monkeypatch):
 ])  # fmt: skip
 def test_a_cache_made_with_something_else_names_both(folder, key, value, parts):
     TeacherCache.open(folder, {key: getattr(FACTS, key)})
-    said = message(TeacherCache.open, folder, {key: value})
+    said = told(TeacherCache.open, folder, {key: value})
     assert str(folder) in said and all(part in said for part in parts) and "make the cache again" in said
 
 
@@ -217,10 +211,10 @@ def test_missing_utterances_are_counted_and_one_is_named(folder, entries):
     cache = TeacherCache.open(folder)
     ids = [entries[0].id, "spk77-utt", entries[1].id, "spk0", "z" * 300]
     frames = [7, 1, 3, 1, 1]
-    said = message(check_utterances, folder, ids, cache.frames(None, [], ids), frames, "error")
+    said = told(check_utterances, folder, ids, cache.frames(None, [], ids), frames, "error")
     assert "3 of 5 utterances are missing, the first: spk77-utt" in said
     assert check_utterances(folder, ids, cache.frames(None, [], ids), frames, "skip") == 3
-    assert "3 of 5 utterances are missing, the first: spk77-utt" in message(cache.lookup, ids, frames, 20, "error")
+    assert "3 of 5 utterances are missing, the first: spk77-utt" in told(cache.lookup, ids, frames, 20, "error")
     found = cache.lookup(ids, frames, 20)
     assert found.is_known.shape == found.packed.shape[:3] and not found.packed[[1, 3, 4]].any()
     assert (
@@ -232,15 +226,15 @@ def test_missing_utterances_are_counted_and_one_is_named(folder, entries):
 
 def test_another_number_of_frames_names_both(folder, entries):
     cache = TeacherCache.open(folder)
-    assert f"the teacher's posteriors of {entries[2].id}: (12, 11)" in message(cache.lookup, [entries[2].id], [24], 40)
+    assert f"the teacher's posteriors of {entries[2].id}: (12, 11)" in told(cache.lookup, [entries[2].id], [24], 40)
     name = entries[2].id
-    said = message(check_utterances, folder, [name], cache.frames(None, [], [name]), [24], "skip")
+    said = told(check_utterances, folder, [name], cache.frames(None, [], [name]), [24], "skip")
     assert f"12 encoder frames for {entries[2].id}, and the student makes 24" in said and "subsampling" in said
 
 
 def test_positions_beyond_the_labels_are_an_error_and_no_crash_later(folder, entries):
     last = int(entries[2].starts[-1])
-    said = message(lookup, TeacherCache.open(folder), [entries[1], entries[2]], max_symbols=last + 3)
+    said = told(lookup, TeacherCache.open(folder), [entries[1], entries[2]], max_symbols=last + 3)
     assert entries[2].id in said and "transcripts" in said
 
 
@@ -294,7 +288,7 @@ def test_what_a_header_claims_is_held_against_the_file_before_memory_is_asked_fo
     write_header(shard_path(folder, 0), CLAIMS[claim])
     tracemalloc.start()
     try:
-        assert "shard-00000.safetensors: damaged" in message(TeacherCache.open, folder)
+        assert "shard-00000.safetensors: damaged" in told(TeacherCache.open, folder)
         assert tracemalloc.get_traced_memory()[1] < 5e6
     finally:
         tracemalloc.stop()
@@ -304,18 +298,18 @@ def test_what_a_header_claims_is_held_against_the_file_before_memory_is_asked_fo
 def test_the_length_of_a_header_is_a_claim_too(folder, length):
     path = shard_path(folder, 1)
     path.write_bytes(length.to_bytes(8, "little") + path.read_bytes()[8:])
-    assert "shard-00001.safetensors: damaged: its header is wrong" in message(TeacherCache.open, folder)
+    assert "shard-00001.safetensors: damaged: its header is wrong" in told(TeacherCache.open, folder)
 
 
 def test_a_header_nested_too_deep_is_damaged(folder):
     deep = b"[" * 100_000
     shard_path(folder, 1).write_bytes(len(deep).to_bytes(8, "little") + deep)
-    assert "shard-00001.safetensors: damaged: its header is wrong" in message(TeacherCache.open, folder)
+    assert "shard-00001.safetensors: damaged: its header is wrong" in told(TeacherCache.open, folder)
 
 
 def test_unusable_entries_are_refused(tmp_path):
     (entry,) = make_entries([3])
-    said = message(write_shard, tmp_path, FACTS, 0, 1, [entry._replace(starts=torch.tensor([0, 1, 40000]))])
+    said = told(write_shard, tmp_path, FACTS, 0, 1, [entry._replace(starts=torch.tensor([0, 1, 40000]))])
     assert "40000 symbols" in said and entry.id in said
     assert not list(tmp_path.iterdir())
 
@@ -342,7 +336,7 @@ def test_a_cache_that_changes_under_a_training_is_noticed(folder, entries):
     cache = TeacherCache.open(folder)
     lookup(cache, entries)
     write_cache(folder, FACTS, make_entries([7, 3, 12, 1, 9, 5, 2, 8, 4, 6], seed=1, name="spk{}-utt_sp0.9"))
-    assert "are not what was written" in message(lookup, cache, entries)
+    assert "are not what was written" in told(lookup, cache, entries)
 
 
 def test_no_file_stays_open(tmp_path):
@@ -374,4 +368,4 @@ def test_a_file_that_comes_late_is_waited_for_but_not_for_ever(folder, entries, 
     assert 5.0 <= sum(pauses) < 6.0
     path.unlink()
     pauses.clear()
-    assert f"{path}: damaged: it is gone" in message(lookup, cache, entries) and 5.0 < sum(pauses) < 60
+    assert f"{path}: damaged: it is gone" in told(lookup, cache, entries) and 5.0 < sum(pauses) < 60

@@ -4,13 +4,11 @@ import dataclasses
 import functools
 
 import pytest
-import reference
 import torch
-from foreign_teacher import BLANK, FRAMES, C, Recipe, batch, facts_of
+from foreign_teacher import C, Recipe, assert_holds_the_mean, batch, facts_of
 from torch import nn
 
 from rnnt_kd.errors import UserError
-from rnnt_kd.losses.packed_posteriors import unpack
 from rnnt_kd.teachers.cache import TeacherCache
 from rnnt_kd.teachers.ensemble import Ensemble
 from rnnt_kd.teachers.write_cache import write_cache
@@ -38,27 +36,12 @@ def test_the_cache_holds_the_mean_of_all_on_the_ranges_of_the_first(tmp_path, co
     facts = facts_of(Ensemble(teachers), temperature=temperature)
     assert write_cache(Ensemble(teachers), iter([batch("c", "a"), batch("b-σ")]), tmp_path / "all", facts)
     assert write_cache(teachers[0], iter([batch("c", "a"), batch("b-σ")]), tmp_path / "first", facts_of(teachers[0]))
-    ids, features, lens, texts = batch("a", "b-σ", "c")
+    ids, _, lens, _ = batch("a", "b-σ", "c")
     found, first = (TeacherCache.open(tmp_path / name).lookup(ids, lens // 3, 3) for name in ("all", "first"))
     assert torch.equal(found.starts, first.starts)
     if count == 1:
         assert torch.equal(found.packed, first.packed)
-    for b, (name, text) in enumerate(zip(ids, texts)):
-        T, labels = FRAMES[name] // 3, torch.tensor([text + [BLANK] * (3 - len(text))])
-        logits = []
-        for teacher in teachers:
-            encoder_out, _ = teacher.encode(features[b : b + 1, : FRAMES[name]], lens[b : b + 1])
-            parts = encoder_out, teacher.predict(labels), teacher.out.weight
-            parts = [x.detach().double() for x in parts]
-            logits.append(reference.joiner_logits(*parts, None, found.ranges()[b : b + 1, :T], torch.relu))
-        for at, stored in ((1.0, found.packed), (temperature, found.packed if temperature == 1.0 else found.tempered)):
-            for t, k in ((t, k) for t in range(T) for k in range(3) if int(found.starts[b, t]) + k <= len(text)):
-                s = int(found.starts[b, t]) + k
-                label = text[s] if s < len(text) else None
-                each = [reference.posteriors(own[0, t, k] / at, label, BLANK) for own in logits]
-                for which, log_posterior in enumerate(unpack(stored[b, t, k])):
-                    own = [0.0 if one[which] is None else float(one[which].exp()) for one in each]
-                    assert float(log_posterior.exp()) == pytest.approx(sum(own) / count, rel=0.01, abs=1e-3)
+    assert_holds_the_mean(found, teachers, ids, temperature)
 
 
 def test_another_member_is_another_cache():

@@ -1,4 +1,4 @@
-"""A corpus of a few seconds made of tones, and a teacher trained on it."""
+"""A corpus of a few seconds made of tones, and a teacher trained on it, and its cache."""
 
 from pathlib import Path
 
@@ -18,3 +18,9 @@ def teacher_dir(tone_corpus, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("systems") / "teacher"
     tone_corpus.train(tone_corpus.config(name="teacher"), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def kd_cache(tone_corpus, teacher_dir) -> Path:
+    """Beside the cuts; not to be changed."""
+    return tone_corpus.cache(teacher_dir, tone_corpus.folder / "cuts" / "kd_cache")

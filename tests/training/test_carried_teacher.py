@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from command_cases import LONG, refused, start
+from command_cases import LONG, refused, start, told
 from lhotse import CutSet
 from lhotse.shar import SharWriter
 from training_cases import metrics
@@ -28,11 +28,6 @@ from rnnt_kd.teachers.shards import shard_path
 from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training.objective import Objective
-
-
-@pytest.fixture(scope="module")
-def kd_cache(tone_corpus, teacher_dir):
-    return tone_corpus.cache(teacher_dir, tone_corpus.folder / "cuts/kd_cache")
 
 
 @pytest.fixture(scope="module")
@@ -174,14 +169,13 @@ def test_python_attaches_it_to_any_cuts(tone_corpus, kd_cache):
 @pytest.mark.parametrize("content, words", [
     ("", " has no cuts"),
     ("\n", "1: cannot be read as a cut "),
-    ("[1]\n", "1: is no cut .TypeError"),
-    ('{"id": "a", "text": "\\ud800"}\n', "1: is no cut .UnicodeEncodeError"),
+    ("[1]\n", "1: is no cut (TypeError"),
+    ('{"id": "a", "text": "\\ud800"}\n', "1: is no cut (UnicodeEncodeError"),
 ])  # fmt: skip
 def test_nothing_is_attached_to_what_are_no_cuts(kd_cache, tmp_path, content, words):
     cuts, out = tmp_path / "cuts.jsonl", tmp_path / "out.jsonl"
     cuts.write_text(content)
-    with pytest.raises(UserError, match=f"cuts.jsonl:{words}"):
-        attach_to_file(cuts, TeacherCache.open(kd_cache), out, "skip")
+    assert f"cuts.jsonl:{words}" in told(lambda: attach_to_file(cuts, TeacherCache.open(kd_cache), out, "skip"))
     assert not out.exists()
 
 
@@ -229,8 +223,7 @@ def test_cuts_that_carry_another_teachers_posteriors_train_anew(tone_corpus, kd_
 
 
 def test_cuts_that_carry_none_need_a_cache(tone_corpus, tmp_path):
-    with pytest.raises(UserError, match="carry no teacher"):
-        train(tone_corpus, tmp_path / "x")
+    assert "carry no teacher" in told(train, tone_corpus, tmp_path / "x")
 
 
 def test_utterances_that_a_cache_lacks_are_an_error_or_counted(tone_corpus, kd_cache, tmp_path, capsys):
@@ -238,8 +231,7 @@ def test_utterances_that_a_cache_lacks_are_an_error_or_counted(tone_corpus, kd_c
     part.mkdir()
     for number in (0, 2, 3):
         (part / shard_path(part, number).name).write_bytes(shard_path(kd_cache, number).read_bytes())
-    with pytest.raises(UserError, match="1 of 4 shards are missing"):
-        train(tone_corpus, tmp_path / "x", kd_cache=part)
+    assert "1 of 4 shards are missing" in told(train, tone_corpus, tmp_path / "x", kd_cache=part)
     said = train(tone_corpus, tmp_path / "x", missing="skip", kd_cache=part)
     assert "7 of 24 utterances (29.2 %) have no teacher" in said
     whole = train(tone_corpus, tmp_path / "whole", missing="skip", kd_cache=kd_cache)

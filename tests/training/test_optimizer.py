@@ -11,12 +11,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.systems.store import read_tensors, write_tensors
 from rnnt_kd.training import optimizers
 from rnnt_kd.training.learning_rates import cosine
-from rnnt_kd.training.optimizer import (
-    load_optimizer_tensors,
-    make_optimizer,
-    optimizer_tensors,
-    parameter_groups,
-)
+from rnnt_kd.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors, parameter_groups
 
 
 def rate(step, **changes):

@@ -6,16 +6,12 @@ import pickle
 import signal
 
 import pytest
+from command_cases import told
 from training_cases import interrupted_after, metrics
 
 from rnnt_kd import files
 from rnnt_kd.errors import UserError
 from rnnt_kd.training import checkpoint
-
-
-@pytest.fixture(scope="module")
-def kd_cache(tone_corpus, teacher_dir, tmp_path_factory):
-    return tone_corpus.cache(teacher_dir, tmp_path_factory.mktemp("cache") / "kd_cache")
 
 
 def train(tone_corpus, folder, workers, epochs=2, ranges="teacher", **options):
@@ -68,10 +64,10 @@ def test_a_killed_worker_is_one_line_and_the_same_command_goes_on(tone_corpus, k
         for worker in set(multiprocessing.active_children()) - before:
             os.kill(worker.pid, signal.SIGKILL)
 
-    with monkeypatch.context() as patch, pytest.raises(UserError) as said:
+    with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_checkpoint", save)
-        train(tone_corpus, tmp_path / "x", 2, kd_cache=kd_cache)
-    assert "a worker process of the data loader: was killed" in str(said.value)
+        said = told(train, tone_corpus, tmp_path / "x", 2, kd_cache=kd_cache)
+    assert "a worker process of the data loader: was killed" in said
     train(tone_corpus, tmp_path / "x", 2, kd_cache=kd_cache)
     assert result(tmp_path / "x") == result(alone)
 
@@ -90,13 +86,13 @@ def test_a_shard_that_vanishes_within_an_epoch_is_one_line_and_the_same_command_
             path.unlink(missing_ok=True)
 
     try:
-        with monkeypatch.context() as patch, pytest.raises(UserError) as said:
+        with monkeypatch.context() as patch:
             patch.setattr(checkpoint, "save_checkpoint", save)
-            train(tone_corpus, tmp_path / "x", workers, kd_cache=kd_cache)
+            said = told(train, tone_corpus, tmp_path / "x", workers, kd_cache=kd_cache)
     finally:
         for path, content in shards.items():
             path.write_bytes(content)
-    assert str(said.value).startswith(str(kd_cache / "shard-0000")) and "damaged: it is gone" in str(said.value)
+    assert said.startswith(str(kd_cache / "shard-0000")) and "damaged: it is gone" in said
     train(tone_corpus, tmp_path / "x", workers, kd_cache=kd_cache)
     assert result(tmp_path / "x") == result(alone)
 

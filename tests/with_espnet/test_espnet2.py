@@ -10,10 +10,10 @@ import yaml
 
 pytest.importorskip("espnet2.tasks.asr_transducer", reason="ESPnet is not here (tests/run.sh --env espnet)")
 
+from command_cases import told  # noqa: E402
 from espnet_cases import HYBRID, TOKENS, TRANSDUCER  # noqa: E402
 from reference import alignment_entropies, rnnt_losses_pruned  # noqa: E402
 
-from rnnt_kd.errors import UserError  # noqa: E402
 from rnnt_kd.espnet import KdASRTask, KdTransducerTask  # noqa: E402
 from rnnt_kd.espnet.cache import fill_cache
 from rnnt_kd.espnet.models import EspnetTransducer  # noqa: E402
@@ -52,12 +52,6 @@ def stats_of(world, name):
     """Of the only epoch: part -> key -> mean."""
     state = torch.load(world.folder / name / "checkpoint.pth", weights_only=False)
     return state["reporter"]["stats"][1]
-
-
-def message(call, *words, **more):
-    with pytest.raises(UserError) as caught:
-        call(*words, **more)
-    return str(caught.value)
 
 
 # The loss
@@ -282,7 +276,7 @@ def test_a_model_that_warps_time_is_warned_of(world, teacher, caplog):
     *(({key: 3}, [f"kd_conf.{key}", "3; expected a path"]) for key in ("teacher_model", "cache")),
 ])  # fmt: skip
 def test_a_wrong_kd_conf_is_one_line(world, conf, words):
-    said = message(build, world, kd_conf=conf)
+    said = told(build, world, kd_conf=conf)
     assert all(word in said for word in words), said
 
 
@@ -296,14 +290,14 @@ def test_a_wrong_kd_conf_is_one_line(world, conf, words):
     ({"fastemit_lambda": 0.1}, ["fastemit_lambda", "0.1"]),
 ])  # fmt: skip
 def test_what_this_loss_cannot_do_is_one_line(world, model_conf, words):
-    said = message(build, world, kd_conf={"scale": 1}, model_conf=model_conf)
+    said = told(build, world, kd_conf={"scale": 1}, model_conf=model_conf)
     assert all(word in said for word in words), said
 
 
 def test_an_attention_decoder_is_espnets_own_unless_it_is_to_learn_from_a_teacher(world):
     attention = {"decoder": "transformer", "decoder_conf": {"num_blocks": 1, "linear_units": 8, "attention_heads": 2}}
     assert not hasattr(build(world, "hybrid", **attention), "kd")
-    assert "no transducer" in message(build, world, "hybrid", **attention, kd_conf={"scale": 1})
+    assert "no transducer" in told(build, world, "hybrid", **attention, kd_conf={"scale": 1})
 
 
 def test_a_teacher_of_another_kind_is_one_line_that_names_both(world, teacher, tmp_path):
@@ -313,7 +307,7 @@ def test_a_teacher_of_another_kind_is_one_line_that_names_both(world, teacher, t
     def said(text, state):
         config.write_text(text)
         torch.save(state, weights)
-        return message(build, world, kd_conf={"teacher_model": str(weights)})
+        return told(build, world, kd_conf={"teacher_model": str(weights)})
 
     state = build(world).state_dict()
     found = said(built_config("transducer", token_list=other), state)
@@ -325,9 +319,9 @@ def test_a_teacher_of_another_kind_is_one_line_that_names_both(world, teacher, t
     assert "lacks 1 of the model's weights, the first lm_proj.bias" in said(built_config("transducer"), lacking)
     for content in (b"no checkpoint", b"some words\n", b""):
         weights.write_bytes(content)
-        assert "are no weights of" in message(build, world, kd_conf={"teacher_model": str(weights)})
+        assert "are no weights of" in told(build, world, kd_conf={"teacher_model": str(weights)})
     config.unlink()
-    assert "config.yaml" in message(build, world, kd_conf={"teacher_model": str(weights)})
+    assert "config.yaml" in told(build, world, kd_conf={"teacher_model": str(weights)})
 
 
 def test_a_teacher_of_another_frame_rate_is_one_line_that_names_both(world, tmp_path):
@@ -338,7 +332,7 @@ def test_a_teacher_of_another_frame_rate_is_one_line_that_names_both(world, tmp_
     torch.save(build(world, encoder_conf=slower["encoder_conf"]).state_dict(), tmp_path / "slow.pth")
     (tmp_path / "config.yaml").write_text(built_config("transducer", encoder_conf=slower["encoder_conf"]))
     model = build(world, kd_conf={"teacher_model": str(tmp_path / "slow.pth")})
-    assert "encoder frames where the student makes" in message(model, **batch())
+    assert "encoder frames where the student makes" in told(model, **batch())
 
 
 def test_weights_in_half_precision_are_taken_in_float32(world, teacher, tmp_path):
@@ -350,13 +344,13 @@ def test_weights_in_half_precision_are_taken_in_float32(world, teacher, tmp_path
 def test_a_cache_for_others_or_without_the_utterance_is_one_line(world, cache):
     conf = {"cache": str(cache)}
     wider = {"use_k2_pruned_loss": True, "k2_pruned_loss_args": {"prune_range": 4}}
-    assert "prune range 3" in message(build, world, kd_conf=conf, model_conf=wider)
-    assert "temperature 1.0" in message(build, world, kd_conf={**conf, "temperature": 2})
-    assert "BPE model" in message(build, world, kd_conf=conf, token_list=[*TOKENS[:3], "z", *TOKENS[4:]])
-    assert "no ranges of its own" in message(build, world, "hybrid", kd_conf={**conf, "missing": "skip"})
+    assert "prune range 3" in told(build, world, kd_conf=conf, model_conf=wider)
+    assert "temperature 1.0" in told(build, world, kd_conf={**conf, "temperature": 2})
+    assert "BPE model" in told(build, world, kd_conf=conf, token_list=[*TOKENS[:3], "z", *TOKENS[4:]])
+    assert "no ranges of its own" in told(build, world, "hybrid", kd_conf={**conf, "missing": "skip"})
     model = build(world, kd_conf=conf)
-    assert "no utt_id" in message(model, **batch())
-    assert "2 of 2 utterances are missing, the first: x" in message(model, **batch(), utt_id=["x", "y"])
+    assert "no utt_id" in told(model, **batch())
+    assert "2 of 2 utterances are missing, the first: x" in told(model, **batch(), utt_id=["x", "y"])
     skipping = build(world, kd_conf={**conf, "missing": "skip"})
     assert skipping(**batch(), utt_id=["x", "y"])[1]["loss_kd"] == 0
 
@@ -393,4 +387,4 @@ def test_data_of_a_cache_that_do_not_fit_together_are_one_line(world, teacher, t
     data[name].write_text(lines)
     given = [f"{data['wav.scp']},speech,sound", f"{data['text']},text,text"]
     options = dict(prune_range=3, temperature=1.0, batch_size=2, job=1, num_jobs=1, device="cpu")
-    assert words in message(fill_cache, teacher, "", given, tmp_path / "kd", **options)
+    assert words in told(fill_cache, teacher, "", given, tmp_path / "kd", **options)
