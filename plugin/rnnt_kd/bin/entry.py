@@ -64,9 +64,9 @@ def command(main: Callable[[Optional[List[str]]], None]) -> Callable[..., None]:
             pass
         shell = os.environ.pop("RNNT_KD_SHELL", "")
         if shell == str(os.getppid()):  # run.sh: whatever ends it ends this, too
-            from rnnt_kd.children import end_with
+            from rnnt_kd.jobs import follow_launcher
 
-            end_with(os.getppid())()
+            follow_launcher()
         words = sys.argv[1:] if argv is None else argv
         try:
             _check_words(words)

@@ -23,9 +23,9 @@ from rnnt_kd.export import formats, model_json
 from rnnt_kd.export.check import CHECK, Say
 from rnnt_kd.export.client_text import tokens_txt
 from rnnt_kd.export.readme import readme
-from rnnt_kd.files import parse_json
 from rnnt_kd.models.interfaces import StreamingEncoder
 from rnnt_kd.models.transducer import Transducer
+from rnnt_kd.scoring.results import read_json
 from rnnt_kd.systems.store import load_system
 from rnnt_kd.text.tokenizer import Tokenizer
 
@@ -127,11 +127,10 @@ def _foreign_in(folder: Path) -> str:
     known = (*model_json.FILES, model_json.NAME, CHECK)
     others = [path.name for path in sorted(folder.iterdir()) if path.name not in known and path.name[0] != "."]
     try:
-        manifest = parse_json((folder / model_json.NAME).read_text(encoding="utf-8"))
-        is_other = manifest.get("format") != model_json.FORMAT
-    except (OSError, ValueError, AttributeError):
-        is_other = False
-    return next(iter(others), model_json.NAME if is_other else "")
+        manifest = read_json(folder / model_json.NAME, default={"format": model_json.FORMAT})
+    except UserError:  # damaged
+        manifest = {"format": model_json.FORMAT}
+    return next(iter(others), "" if manifest.get("format") == model_json.FORMAT else model_json.NAME)
 
 
 def _keep(made: Path, failed: Path, found: Dict[str, Any]) -> None:
