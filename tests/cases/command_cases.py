@@ -57,10 +57,11 @@ def edit_record(path, change):
     path.write_text(json.dumps(values))
 
 
-def record_again(path, work):
-    """What a test wrote to an output of ``work`` counts as what was written."""
-    digest = file_digest(path)
-    edit_record(record_path(path.parent, work), lambda values: values["outputs"].update({path.name: digest}))
+def record_again(path, work, folder=None):
+    """What a test wrote to an output of ``work`` counts as what was written; ``folder``: of the record."""
+    digest, folder = file_digest(path), folder or path.parent
+    name = str(path.relative_to(folder))
+    edit_record(record_path(folder, work), lambda values: values["outputs"].update({name: digest}))
 
 
 @contextlib.contextmanager

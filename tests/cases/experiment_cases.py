@@ -64,3 +64,5 @@ def change_words(path, words):
     items = [Recognition(one.utterance_id, one.ref, tuple(words(one))) for one in read_recogs(path)]
     write_recogs(path, items)
     record_again(path, f"decode-{path.stem.removeprefix('recogs-')}")
+    if path.parent.parent.name == "token_bonus":
+        record_again(path, "token_bonus", path.parent.parent)

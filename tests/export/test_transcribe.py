@@ -66,10 +66,11 @@ def test_the_text_of_a_data_directory_has_the_models_words(exported, tmp_path, c
     monkeypatch.setattr(client.Transcriber, "pieces", lambda self, samples: iter(found))
     write(tmp_path / "a.wav", noise(1.0, 4), 16000)
     (tmp_path / "wav.scp").write_text(f"a {tmp_path / 'a.wav'}\n")
+    (tmp_path / "utt2spk").write_text("a a\n")
     transcribe.main([str(exported), "--data-dir", str(tmp_path)])
     assert (tmp_path / "text").read_text() == "a ZERO [noise] 'EM TWO \ub458 \ud558\ub098\n"
-    heard = [client.Heard(1.0, one, final) for one, final in zip(found, (True, True))]
-    assert [one.tokens for one in transcribe._segments([client.Heard(0.5, found[1], False), *heard])] == pieces
+    heard = [client.Heard(result=one, seconds=1.0, final=final) for one, final in zip([found[1], *found], (0, 1, 1))]
+    assert [one.tokens for one in transcribe._segments(heard)] == pieces
 
 
 def test_long_audio_is_the_pieces_one_after_the_other(exported, tmp_path, capsys):
