@@ -117,9 +117,9 @@ if [ "$dry_run" = false ]; then
   . "$root/local/path.sh"
   [ "$print_jobs" = false ] || exec 1>&3 3>&-
   mkdir -p "$exp_dir" 2>/dev/null || die "$exp_dir: cannot be made; expected a folder that can be written; choose another --exp-dir"
-  if [ "$print_jobs" = false ] && command -v flock >/dev/null 2>&1; then # the lock goes when the run's last process ends
+  if [ "$print_jobs" = false ] && command -v flock >/dev/null 2>&1; then # it goes with the last process: of a killed run, in a moment
     exec 9>>"$exp_dir/.lock${fold:+.fold$fold}" || die "$exp_dir: cannot be written; choose another --exp-dir"
-    flock -n 9 || [ $? != 1 ] || die "$exp_dir: another run is at work there; wait for it to end, or choose another --exp-dir"
+    flock -w 15 9 || [ $? != 1 ] || die "$exp_dir: another run is at work there; wait for it to end, or choose another --exp-dir"
   fi
 fi
 run() { # run COMMAND ...: print it under --dry-run, else run it
