@@ -78,7 +78,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 def _score(args, paths: List[Path], test_set: str, out_dir: Path, typed: str) -> None:
     """``paths``: the hypotheses to score, and those of the baseline where there is one."""
     decode = read_json(out_dir / "decode.json", default={})
-    decode = decode if decode.get("test_set", test_set) == test_set else {}  # of a set that was decoded into this folder later
+    decode = decode if decode.get("test_set", test_set) == test_set else {}  # else of a set that came later
     speakers = read_json(out_dir / f"speakers-{test_set}.json", default={})
     references: Dict[str, Tuple[str, ...]] = {}
     if args.data_dir:
