@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from training_cases import metrics, system_json
 
 from rnnt_kd.bin import train as command
-from rnnt_kd.config_io import read_system_config
+from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.record import json_digest, read_record
@@ -275,6 +275,15 @@ def test_a_system_of_an_earlier_version_is_left_alone(tone_corpus, teacher_dir, 
     with pytest.raises(UserError, match="a system of an earlier version.*move it away"):
         tone_corpus.train(tone_corpus.config(name="teacher"), tmp_path / "x")
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == before
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_first_record_goes_on(tone_corpus, tmp_path):
+    config = tone_corpus.config(overrides=ONE_EPOCH)
+    (tmp_path / "x" / "checkpoints").mkdir(parents=True)
+    write_system_config(tmp_path / "x" / "config.yaml", config)
+    (tmp_path / "x" / "..training.record.json.0bbfd16a-22316.5h8hqulk.tmp").write_text('{"inp')
+    tone_corpus.train(config, tmp_path / "x")
+    assert (tmp_path / "x" / "system.json").exists()
 
 
 def test_unusable_utterances_are_left_out_and_named(tone_corpus, tmp_path):

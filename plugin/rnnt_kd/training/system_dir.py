@@ -91,6 +91,9 @@ def open_system_dir(record: Record, config: SystemConfig, say: Say) -> bool:
     """
     system_dir = record.folder
     inside = {path.name for path in system_dir.iterdir()} if system_dir.exists() else set()
+    inside -= {
+        name for name in inside if name[0] == "." and name.endswith(".tmp")
+    }  # killed while it wrote one (atomic)
     before = read_record(record.path)
     was_finished = "outputs" in before  # then its checkpoints are gone, and nothing can go on
     for member, folder in enumerate(member_dirs(config)):
