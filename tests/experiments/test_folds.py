@@ -35,7 +35,7 @@ systems:
 SPEAKERS = {"train": ["ann", "bob", "cid", "dot"], "dev": ["eve"], "test": ["fay", "gus"]}
 KEYS = (
     "system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value cer fold declared token_bonus "
-    "utterances speaker_errors"
+    "made_as utterances speaker_errors"
 )
 POOLED = "corpus test_set system baseline sparsity words wer baseline_wer change p p_seeds folds seeds declared"
 
@@ -290,7 +290,15 @@ def test_folds_of_several_machines_are_pooled_as_if_they_were_of_one(trial, tmp_
     # What another search did is not in results.json: of it, pooled.json has what was at hand last.
     assert [row["folds"] for row, is_usual in zip(collected, usual) if not is_usual] == [1] * (len(usual) - 3)
     rows = json.loads((tmp_path / "results.json").read_text())
-    next(row for row in rows if row["system"] == "half")["speaker_errors"] = {"zoe": 1}
+    first = next(row for row in rows if row["system"] == "half")
+    assert len({(row["made_as"], row["kd"], row["system"]) for row in rows}) == 3  # whatever the fold and the seed
+    assert len({(row["made_as"], row["kd"]) for row in rows}) == 3
+    (tmp_path / "results.json").write_text(
+        json.dumps([{**first, "made_as": "otherwise"}, *rows[rows.index(first) + 1 :]])
+    )
+    said = told(collect, machine, tmp_path)
+    assert "half was not made in the same way in folds 1, 2, 3" in said and "results.json" in said
+    first["speaker_errors"] = {"zoe": 1}
     (tmp_path / "results.json").write_text(json.dumps(rows))
     assert "fold 1 of half or its baseline was tested on other speakers or words" in told(collect, machine, tmp_path)
 

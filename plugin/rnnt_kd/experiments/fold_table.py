@@ -15,7 +15,7 @@ Keys that ``table.rows`` has as well mean the same.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
@@ -27,6 +27,7 @@ from rnnt_kd.experiments.plan import OWN_BONUS, Plan
 from rnnt_kd.experiments.results import OF_FOLDS, Reasons, Result, Results, as_list
 from rnnt_kd.scoring.bootstrap import clustered_comparison, too_few
 from rnnt_kd.tables import shown
+from rnnt_kd.training.system_dir import system_record
 
 COUNTS = ("ins", "del", "sub")
 POOLED = tuple(  # of pooled.json
@@ -63,7 +64,10 @@ def listed(folds: Mapping[int, Fold], endpoint: Optional[Endpoint], undeclared: 
                 bonus = float(result.decoding.get("token_bonus", 0.0))
                 declared = is_declared and _is_endpoint(endpoint, row["system"], row["test_set"], way)
                 if bonus or way != OWN_BONUS:
-                    rows.append({**row, **dict(zip(OF_FOLDS, (number, declared, bonus, *_of_speakers(result))))})
+                    made_as = _made_as(fold.plan, result)
+                    rows.append(
+                        {**row, **dict(zip(OF_FOLDS, (number, declared, bonus, made_as, *_of_speakers(result))))}
+                    )
     return rows
 
 
@@ -140,13 +144,19 @@ def pooled_again(pooled_row: Mapping[str, Any], listed_rows: Sequence[Mapping[st
     The row itself where they know none: of another search or bonus, or made by a version that kept no speakers.
 
     Raises:
-      ValueError: trainings of one fold were not tested on the same.
+      ValueError: trainings of one fold were not tested on the same, or those of one system not made in the same way.
     """
     system, baseline = (
         _trainings(listed_rows, pooled_row["test_set"], pooled_row[key]) for key in ("system", "baseline")
     )
     if not system:
         return pooled_row
+    for name, folds in ((pooled_row["system"], system), (pooled_row["baseline"], baseline)):
+        if (
+            len({(one["made_as"], one["kd"]) for seeds in folds.values() for one in seeds.values() if "made_as" in one})
+            > 1
+        ):
+            raise ValueError(f"{name} was not made in the same way in folds {', '.join(map(str, sorted(folds)))}")
     for number, seeds in system.items():
         tested = [
             (one["words"], [*one["speaker_errors"]]) for one in (*seeds.values(), *baseline.get(number, {}).values())
@@ -254,8 +264,14 @@ def _of_speakers(result: Result) -> Tuple[int, Dict[str, int]]:
     return len(result.speakers), errors
 
 
+def _made_as(plan: Plan, result: Result) -> str:
+    """What tells a system from one of its name that is made in another way, whatever its seed."""
+    config = replace(plan.config(result.job), seed=0)
+    return system_record(plan.system_dir(result.job), config, {}).identity()[:12]
+
+
 def _counted(result: Result) -> Counted:
-    return {**result.scores, **dict(zip(OF_FOLDS[3:], _of_speakers(result)))}
+    return {**result.scores, **dict(zip(OF_FOLDS[4:], _of_speakers(result)))}
 
 
 def _rounded(value: Optional[float]) -> Optional[float]:

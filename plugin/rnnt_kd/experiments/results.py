@@ -20,7 +20,7 @@ from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, L
 
 # Of results.json.
 KEYS = tuple("system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value cer".split())
-OF_FOLDS = ("fold", "declared", "token_bonus", "utterances", "speaker_errors")  # more of them where there are folds
+OF_FOLDS = ("fold", "declared", "token_bonus", "made_as", "utterances", "speaker_errors")  # more, where there are folds
 OF_SYSTEM = ("params", "nonzero_params", "sparsity", "train_seconds")  # what the table reads of system.json
 
 
