@@ -46,6 +46,7 @@ def jobs_in_this_process():
     started = []
 
     def run_one_by_one(jobs, at_once, cmd):
+        assert len({job.log for job in jobs}) == len(jobs)
         for job in jobs:
             for number in job.numbers:
                 _, module, *words = job.words_of(number)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -266,6 +268,8 @@ def test_a_noise_that_was_taken_away_or_a_room_of_the_same_name_is_no_finished_w
     assert "finished already" in again()
     write_audio(rooms / "n.wav", np.eye(1, 2000, 20)[0])
     assert "runs again" in again() and "finished already" in again()
+    noise, rooms = (Path(os.path.relpath(folder)) for folder in (noise, rooms))  # the same, spelled otherwise
+    assert "finished already" in again()
     (noise / "other.wav").unlink()
     assert "noise other.wav changed since" in again() and "finished already" in again()
 

@@ -132,8 +132,10 @@ def test_words_of_another_recogniser(trial):
 
 
 def test_what_is_out_of_date_is_noticed(trial, capsys):
-    trial.file.write_text("systems: {teacher: {role: teacher}, small: {role: small_student}}\n")
+    two = "systems: {teacher: {role: teacher}, small: {role: small_student}"
+    trial.file.write_text(f"{two}, other: {{role: teacher}}, of_other: {{role: small_student, teacher: other}}}}\n")
     run(trial)
+    trial.file.write_text(f"{two}}}\n")
     names = [line.split()[0] for line in (trial.unlabelled / "wav.scp").read_text().splitlines()]
     (trial.unlabelled / "text").write_text("".join(f"{name} abc de\n" for name in names))
     assert f"{of_teacher(trial, 'with_unlabelled')}: not made; " in told(run, trial, steps="train")

@@ -75,17 +75,16 @@ def make_stage(args: argparse.Namespace) -> Tuple[FeaturesStage, Optional[Surrou
         settings["far"] = {"copies": args.far_copies, "folds": args.folds, **recorded(asked)}
         groups = folds.divide(folds.count_words(data.utterances), args.folds) if args.folds else []
         place = surroundings(talkers=data, groups=groups, allow_pipes=args.allow_pipes, **asked)
-    sources = {entry.id: entry for entry in data.recordings.values()}
-    if place is not None:  # whose ids may be those of recordings
-        sources.update({f"room {entry.id}": entry for entry in place.rooms})
-        sources.update({f"noise {entry.id}": entry for entry in place.noises})
+    sources = {entry.id: entry.file[0] for entry in data.recordings.values() if not entry.is_pipe}
+    if place is not None:
+        sources.update(place.sources())
     stage = FeaturesStage(
         args.out_dir,
         f"features_{args.name}",
         {"data_dir": str(args.data_dir), **settings},
         [args.data_dir / name for name in TABLES],
         [f"{args.name}.jsonl.gz", f"{args.name}_feats", f"{args.name}.left_out.json"],
-        sources={name: entry.file[0] for name, entry in sources.items() if not entry.is_pipe},
+        sources=sources,
         defaults={"normalization": FORMS[0]},
     )
     return stage, place

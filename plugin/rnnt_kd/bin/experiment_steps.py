@@ -151,8 +151,10 @@ class Run:
         if teachers and self.args.print_jobs:
             print("# then")
         late = {cuts: job for cuts, job in students.items() if not failed and progress.why_no_pseudo_labels(job)}
-        name, log = "pseudo-labels", part.log("pseudo_label")
-        jobs = [Jobs(f"{name} {cuts.name}", plan.pseudo_label_command(job), log) for cuts, job in late.items()]
+        jobs = []
+        for cuts, job in late.items():
+            log = part.log("pseudo_label", plan.teacher_of(job))
+            jobs.append(Jobs(f"pseudo-labels {cuts.name}", plan.pseudo_label_command(job), log))
         return failed + self._run_here(jobs)
 
     def cache(self) -> List[str]:

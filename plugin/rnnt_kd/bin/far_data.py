@@ -38,7 +38,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         {"max_bad_fraction": args.max_bad_fraction, **options.recorded(asked)},
         [folder / name for folder in (args.data_dir, args.train_dir) for name in TABLES],
         [name, f"{name}_audio"],
-        sources={one.where: one.file[0] for one in [*audio, *place.rooms, *place.noises] if not one.is_pipe},
+        sources={**{one.where: one.file[0] for one in audio if not one.is_pipe}, **place.sources()},
     )
     if stage.is_finished():
         return

@@ -125,8 +125,9 @@ def surroundings_of(args: argparse.Namespace) -> Dict[str, Any]:
 
 
 def recorded(surroundings: Mapping[str, Any]) -> Dict[str, str]:
-    """For a record; what is kept apart changes nothing."""
-    return {key: str(value) for key, value in surroundings.items() if key != "apart"}
+    """For a record: folders by what is in them, which its sources say; what is kept apart changes nothing."""
+    given = {key: "given" if isinstance(value, Path) else str(value) for key, value in surroundings.items()}
+    return {key: value for key, value in given.items() if key != "apart"}
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:

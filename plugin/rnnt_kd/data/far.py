@@ -92,6 +92,11 @@ class Surroundings:
         level = float(np.abs(samples).max()) / np.abs(close).max() * (acoustics.power(close) / power) ** 0.5
         return (mixed * min(level, 1.0 / np.abs(mixed).max())).astype(np.float32)
 
+    def sources(self) -> Dict[str, Path]:
+        """name, which says nothing of where a folder is -> file, of all rooms and noises that are no pipes."""
+        named = [(f"room {one.id}", one) for one in self.rooms] + [(f"noise {one.id}", one) for one in self.noises]
+        return {name: one.file[0] for name, one in named if not one.is_pipe}
+
     def _response(self, rng: random.Random) -> np.ndarray:
         seed, seconds, late = rng.getrandbits(63), rng.uniform(*ROOM_SECONDS), rng.uniform(*LATE_DB)
         if not self.rooms:
