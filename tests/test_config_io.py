@@ -13,6 +13,9 @@ from rnnt_kd.systems.compose import check_device, compose
 BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
 
 
+ODD_SCALARS = ("0x_", "0b_", "!!int abc", "!!bool x", "!!timestamp x", "!!int ''")
+
+
 def recipe_from(tmp_path, text, overrides=()):
     path = tmp_path / "preset.yaml"
     path.write_text(text, encoding="utf-8")
@@ -65,6 +68,7 @@ def test_training_is_shared_by_the_roles_and_a_preset_is_laid_over_its_base(tmp_
         ("a: " + "[" * 5000, [], ["preset.yaml", "nested too deep"]),
         ("a: &a [*a]\n", [], ["preset.yaml", "an alias of itself"]),
         (BOMB, [], ["preset.yaml", "not YAML (more than 100000 values"]),
+        *((f"text: {{vocab_size: {value}}}\n", [], ["preset.yaml: not YAML ("]) for value in ODD_SCALARS),
         ("", ["teacher.model.encoder_options.x=${oc.env:HOME}"], ["--set teacher.model.encoder_options.x", "'${oc.env:HOME}'"]),
         ("", ["teacher.model.encoder_options.x=${"], ["--set teacher.model.encoder_options.x", "'${'"]),
         ("", ["text.vocab_size"], ["--set", "KEY=VALUE"]),

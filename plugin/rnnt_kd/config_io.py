@@ -80,6 +80,8 @@ def read_mapping(path: Path, next_step: str = "check the preset's name") -> Dict
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else path
         raise UserError(where, f"not YAML ({getattr(error, 'problem', None) or error})", "key: value lines") from None
+    except (ValueError, LookupError, AttributeError) as error:  # of a value whose tag or prefix says what it is not
+        raise UserError(path, f"not YAML ({error!s:.100})", "key: value lines") from None
     if not OmegaConf.is_dict(values):
         raise UserError(path, "not a mapping", "key: value lines")
     return OmegaConf.to_container(values)  # type: ignore[return-value]

@@ -35,6 +35,8 @@ class Record:
       notes:    what is recorded and not compared: where it was made.
     """
 
+    ignored: Sequence[str] = ()  # settings that an older record may have, and on which nothing depends
+
     def __init__(
         self,
         folder: Path,
@@ -63,7 +65,8 @@ class Record:
             **{key: self.defaults[key] for key in self.settings if key in self.defaults},
             **before.get("settings", {}),
         }
-        keys = sorted(key for key in {*old, *self.settings} if old.get(key) != self.settings.get(key))
+        keys = sorted({*old, *self.settings} - {*self.ignored})
+        keys = [key for key in keys if old.get(key) != self.settings.get(key)]
         changes = [f"{key} was {old.get(key)!r} and is {self.settings.get(key)!r}" for key in keys]
         files = before.get("inputs", {})
         common = [name for name in sorted(files) if name in self.inputs]

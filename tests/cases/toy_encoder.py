@@ -10,8 +10,9 @@ from torch import nn
 class Toy(nn.Module):
     """Three feature frames side by side, a linear map, and a window of two: (T + 2) // 3 frames."""
 
-    def __init__(self, dim=16, stride=3):
+    def __init__(self, dim=16, stride=3, norm=False):
         super().__init__()
+        self.norm = nn.BatchNorm1d(80) if norm else nn.Identity()
         self.stride = stride
         self.mix = nn.Linear(80 * stride, dim)
         self.past = nn.Linear(dim, dim)
@@ -19,6 +20,7 @@ class Toy(nn.Module):
     def forward(self, x, x_lens):
         lens = torch.div(x_lens + self.stride - 1, self.stride, rounding_mode="floor")
         padding = torch.arange(x.size(1), device=x.device) >= x_lens.unsqueeze(1)
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)
         x = ((x + 7.5) * 0.3).masked_fill(padding.unsqueeze(2), 0.0)
         x = nn.functional.pad(x, (0, 0, 0, -x.size(1) % self.stride))
         x = torch.tanh(self.mix(x.reshape(x.size(0), -1, 80 * self.stride)))

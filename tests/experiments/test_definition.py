@@ -114,6 +114,7 @@ def test_an_override_of_what_is_not_there_is_one_line(tmp_path, override, words)
     ("seeds: [-1]\nsystems: {a: {role: teacher}}", ["-1"]),
     ("seeds: [1.5]\nsystems: {a: {role: teacher}}", ["seeds", "1.5"]),
     ("systems: {export: {role: teacher}}", ["'export' is no name"]),
+    ("systems: {log: {role: teacher}}", ["'log' is no name"]),
     ("systems: {a/b: {role: teacher}}", ["'a/b' is no name"]),
     ("systems: {a: {role: teacher}, A: {role: teacher}}", ["systems a and A would lie in one folder"]),
     ("systems: {summary.json: {role: teacher}}", ["'summary.json' is no name", "*.json, *.md"]),
@@ -148,6 +149,18 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path, text, words):
     (tmp_path / "circle.yaml").write_text("systems: {a: {of: trial}}")
     said = told(experiment, tmp_path, text)
     assert "\n" not in said and all(word in said for word in [".yaml", *words]), said
+
+
+@pytest.mark.parametrize("name", ["bpe", "cuts", "data", "log", "folds5", "fold1of5"])
+def test_an_experiment_has_a_folder_of_its_own(tmp_path, name):
+    (tmp_path / f"{name}.yaml").write_text("systems: {a: {role: teacher}}")
+    assert f"'{name}' is a folder of EXP_DIR for something else" in told(read_experiment, tmp_path / f"{name}.yaml")
+
+
+def test_empty_options_of_a_teachers_encoder_are_none(tmp_path):
+    for options in ("", "5"):
+        text = f"systems:\n  t: {{role: teacher, model: {{encoder_options: {options}}}}}\n  s: {{role: sparse_student, teacher: t}}"
+        assert experiment(tmp_path, text).systems["s"].teacher == "t"
 
 
 def test_a_missing_file(tmp_path):

@@ -1,5 +1,7 @@
 """A teacher's lattice moved later: the plain loops, k2's rules for ranges, and a shift of nothing."""
 
+import dataclasses
+
 import pytest
 import reference
 import torch
@@ -8,11 +10,13 @@ from hypothesis import strategies as st
 from joiner_cases import joiner_cases, make_joiner_case, value_and_gradients
 from lattice_cases import RNNT_TYPES
 
+from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.losses import JoinerParts, NodeScores, pruned_transducer_terms
 from rnnt_kd.losses.kd_shift import later, shift_nodes
 from rnnt_kd.losses.kept_nodes import kept_nodes
-from rnnt_kd.losses.node_scores import node_scores
+from rnnt_kd.losses.node_scores import Posteriors, node_scores
+from rnnt_kd.losses.terms import TeacherView, transducer_terms
 
 WEIGHTINGS = ("uniform", "occupancy", "student-occupancy", "one-best", "mixed")
 shifts = st.integers(0, 7)
@@ -129,6 +133,18 @@ def test_nodes_of_which_nothing_is_known_carry_no_term_and_break_no_path(backend
             case.student, lambda x: kd_term(case, x, ranges, garbage, mask, weighting, backend)
         )[1:2]
         assert torch.isfinite(gradient).all()
+
+
+def test_a_teacher_of_other_nodes_than_the_students_is_refused_where_both_are_compared():
+    case = make_joiner_case(11, B=2, T=8, S=6, C=5, s_range=3)
+    ranges, teacher, mask = moved_teacher(case, 5)
+    moved = TeacherView(Posteriors(teacher), mask, ranges)
+    given = (case.student, case.lattice.symbols, case.lattice.ranges, case.lattice.blank, case.lattice.boundary)
+    with pytest.raises(UserError, match="ranges: nodes other than the ranges given; expected the teacher's ranges"):
+        transducer_terms(*given, teacher=moved)
+    unknown = dataclasses.replace(moved, is_known=torch.zeros_like(mask))
+    assert not transducer_terms(*given, teacher=unknown).kd.any()
+    assert transducer_terms(*given[:2], ranges, *given[3:], teacher=moved).kd > 0
 
 
 def test_posteriors_and_a_joiner_agree_on_the_whole_lattice():

@@ -226,6 +226,16 @@ def test_gradients_of_some_inputs_only(wanted, impl):
     assert all(torch.equal(grad, everything[name]) for name, grad in grads(wanted).items())
 
 
+def test_an_activation_may_work_in_place():
+    case = make_joiner_case(3, activation=torch.relu)
+    in_place = case.student._replace(activation=torch.nn.ReLU(inplace=True))
+    found, right = (
+        value_and_gradients(joiner, lambda x: node_scores(x, case.nodes, impl="torch").log_blank.sum())
+        for joiner in (in_place, case.student)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(found, right))
+
+
 @pytest.mark.parametrize("rows", [1, 2, -1, 0, 1000])
 def test_any_size_of_block(rows, monkeypatch):
     """One node at a time; N - 1, N and more nodes at once."""

@@ -1,5 +1,7 @@
 """The distillation term: against the plain loops, and the promises it makes."""
 
+import importlib.util
+
 import pytest
 import reference
 import torch
@@ -115,6 +117,39 @@ def test_symbols_ruled_out_by_minus_infinity(variant):
     case.logits[..., masked] = case.teacher_logits[..., masked] = float("-inf")
     value, (grad,) = gradients(lambda x: kd(case, x, variant, "occupancy"), case.logits)
     assert torch.isfinite(value).all() and torch.isfinite(grad).all()
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_a_teacher_that_cannot_say_the_text_weighs_no_path_of_it(weighting):
+    """None of its own is there: what is weighed by it says nothing, in every backend, and nothing is NaN."""
+    case = make_case(5, C=6)
+    case.teacher_logits[0, ..., case.symbols[0, 0]] = float("-inf")
+    assert case.boundary[0, 2] > 0
+    backends = ["torch"] + (["k2"] if importlib.util.find_spec("k2") else [])
+    found = [
+        gradients(lambda x: kd(case, x, "collapsed", weighting, backend=backend), case.logits)  # noqa: B023
+        for backend in backends
+    ]
+    for value, (grad,) in found:
+        assert torch.isfinite(value).all() and torch.isfinite(grad).all()
+        assert (value[0] == 0) == (weighting in ("occupancy", "one-best"))
+        torch.testing.assert_close(value, found[0][0])
+
+
+@every_pair
+def test_padding_of_whole_logits_may_hold_anything(variant, weighting):
+    case = make_case(5, B=3, T=6, S=4, C=5)
+    padding = (torch.arange(6) >= case.boundary[:, 3:]).reshape(3, 6, 1, 1)
+    assert padding.any()
+    right, (right_grad,) = gradients(lambda x: kd(case, x, variant, weighting), case.logits)
+    for filler in (float("nan"), float("inf"), float("-inf")):
+        poisoned = case.teacher_logits.masked_fill(padding, filler)
+        value, (grad,) = gradients(
+            lambda x: kd(case, x, variant, weighting, teacher_logits=poisoned),  # noqa: B023
+            case.logits,
+        )
+        assert torch.equal(value, right) and torch.equal(grad, right_grad)
+        assert torch.equal(kd(case, case.logits.masked_fill(padding, filler), variant, weighting), right)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -77,6 +77,24 @@ def test_error_exactly_where_no_path_exists(seed, T, S, s_range, rnnt_type):
             rnnt_loss_pruned(*arguments)
 
 
+@given(st.data(), st.integers(1, 5), st.integers(1, 5), st.integers(1, 4), st.sampled_from(RNNT_TYPES))
+def test_ranges_of_another_batch_are_an_error_and_no_infinite_loss(data, T, S, s_range, rnnt_type):
+    """Any starts; of the regular type exactly where there is no path, of the others only there."""
+    s_range = min(s_range, S + 1)
+    starts = data.draw(st.lists(st.integers(0, S + 1 - s_range), min_size=T, max_size=T))
+    ranges = torch.tensor(starts)[None, :, None] + torch.arange(s_range)
+    boundary = torch.tensor([[0, 0, data.draw(st.integers(0, S)), data.draw(st.integers(1, T))]])
+    even = torch.full(ranges.shape, -1.0)
+    has_path = bool(torch.isfinite(torch_backend.pruned_recursion(even, even, ranges, boundary, rnnt_type)))
+    symbols = torch.ones(1, S, dtype=torch.int64)
+    try:
+        loss = rnnt_loss_pruned(torch.zeros(*ranges.shape, 4), symbols, ranges, 0, boundary, rnnt_type)
+    except UserError as error:
+        assert "utterance 0 of the batch: no path" in str(error) and not has_path
+    else:
+        assert has_path == bool(torch.isfinite(loss)) and (has_path or rnnt_type != "regular")
+
+
 @pytest.mark.parametrize(
     "dtype, has_autocast", [(torch.bfloat16, False), (torch.float16, False), (torch.float32, True)], ids=str
 )

@@ -222,6 +222,13 @@ def test_no_matrix_vanishes_however_small_its_weights(structure, kept):
     assert 288 - round(0.8 * 288) <= total <= 288 - round(0.8 * 288) + 1
 
 
+def test_a_tenth_that_is_less_than_a_weight_is_one():
+    model = make_model()
+    model[0].weight.data *= 1e-6
+    Sparsifier(model, 0.99, 0, 1, 1, include=INCLUDE).step(1)
+    assert sparsity_report(model, ["0.weight", "2.weight"]) == {"0.weight": (1, 160), "2.weight": (2, 128)}
+
+
 def test_gradients_of_dropped_weights_are_masked_only_after_the_ramp():
     model = make_model()
     sparsifier, optimizer = make_sparsifier(model), make_optimizer(model)

@@ -285,6 +285,16 @@ def test_an_encoder_without_any_layer_is_refused():
         store.build_model(system(layer_widths=[[0] * 4] * 2))
 
 
+@pytest.mark.parametrize("options, found", [
+    ({"feature_dim": 40}, "there is no 'feature_dim'"),
+    ({"depthwise_kernel": -1}, "values that make an encoder"),
+    ({"subsampling_channels": -3}, "values that make an encoder"),
+])  # fmt: skip
+def test_options_that_make_no_encoder_are_one_line(options, found):
+    with pytest.raises(UserError, match=found):
+        store.build_model(system(**options))
+
+
 def write(folder, config, weights):
     write_system_config(folder / "config.yaml", config)
     store.write_tensors(folder / "model.safetensors", weights)
@@ -295,6 +305,13 @@ def test_a_folder_that_asks_for_giant_widths_is_refused_before_they_are_made(tmp
     config = system(layer_widths=[[1, 10**12, 3, 4]] * 2, feedforward_dim=10**12)
     write(tmp_path, config, {"a": torch.zeros(3)})
     with pytest.raises(UserError, match="layer_widths: .*at most 1000, the largest size of its weights"):
+        store.load_system(tmp_path)
+
+
+def test_a_folder_that_asks_for_layers_that_it_has_no_weights_of_is_refused_before_they_are_made(tmp_path):
+    config = system(num_layers=1000, dim=1000, num_heads=1, feedforward_dim=1000)
+    write(tmp_path, config, {"a": torch.zeros(3)})
+    with pytest.raises(UserError, match="num_layers: 1000; expected as 1 tensors have"):
         store.load_system(tmp_path)
 
 

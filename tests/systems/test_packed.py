@@ -1,6 +1,7 @@
 """``model.packed.safetensors``: smaller, exact, read by whatever reads a system, refused when damaged."""
 
 import json
+import struct
 
 import pytest
 import torch
@@ -80,6 +81,25 @@ def test_hostile_tensors(tmp_path):
     for name, value in tensors.items():
         assert again[name].dtype == value.dtype and again[name].shape == value.shape
         assert again[name].numpy().tobytes() == value.numpy().tobytes()
+
+
+def test_shapes_below_0_are_damage(tmp_path):
+    write_tensors(tmp_path / "dense", {"a": torch.zeros(100, 3)})
+    write_packed(tmp_path / "packed", (tmp_path / "dense").read_bytes())
+    content = (tmp_path / "packed").read_bytes()
+    (tmp_path / "packed").write_bytes(content.replace(b"[100,3]", b"[-10,3]"))
+    assert "damaged or not packed weights" in told(read_packed, tmp_path / "packed")
+
+
+@pytest.mark.parametrize("dtype, shape", [("F32", [0, 2**64 - 1]), ("F32", [0, 2**62, 8]), ("F8_E4M3", [4])])
+def test_sizes_and_types_that_torch_does_not_know_are_damage(tmp_path, dtype, shape):
+    size = 4 if 0 not in shape else 0
+    header = json.dumps({"a": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode()
+    (tmp_path / "x").write_bytes(struct.pack("<Q", len(header)) + header + bytes(size))
+    try:
+        assert read_tensors(tmp_path / "x")["a"].shape == tuple(shape)  # where torch knows it
+    except UserError as error:
+        assert "damaged or not a safetensors file" in str(error)
 
 
 def test_any_safetensors_reader_opens_it(system):

@@ -14,8 +14,9 @@ import torch
 from command_cases import told
 
 from rnnt_kd import files
+from rnnt_kd.errors import UserError
 from rnnt_kd.teachers import shards as teacher_shards
-from rnnt_kd.teachers.cache import TeacherCache, check_utterances
+from rnnt_kd.teachers.cache import TeacherCache, check_utterances, collate_teacher
 from rnnt_kd.teachers.shards import CacheFacts, Entry, shard_path, write_shard
 
 FACTS = CacheFacts(
@@ -182,6 +183,21 @@ def test_a_shard_of_another_teacher_or_in_the_place_of_another_is_refused(folder
     assert "shard-00002" in told(TeacherCache.open, folder)
 
 
+def test_shards_that_an_earlier_cache_left_behind_the_last_one_are_nobodys(folder, entries):
+    (folder / "shard-²²²²².safetensors").write_bytes(b"no number to open")
+    other = dataclasses.replace(FACTS, teacher="f" * 64, shard_utterances=10)
+    write_shard(folder, other, 0, 1, entries)
+    cache = TeacherCache.open(folder, {"teacher": other.teacher})
+    assert len(cache) == len(entries)
+
+
+def test_what_is_learned_from_an_unfinished_cache_is_the_same_when_more_of_it_is_there(folder):
+    whole, last = TeacherCache.open(folder).digest, shard_path(folder, 2)
+    every = TeacherCache.open(folder, partial=True).digest
+    last.rename(folder / "later")
+    assert TeacherCache.open(folder, partial=True).digest == every != whole
+
+
 def test_another_format_is_named(folder, entries, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(teacher_shards, "FORMAT", 1)
@@ -256,6 +272,10 @@ def frames_of_first(frames):
     return lambda tensors, values: values["utterances"][0].__setitem__(1, frames)
 
 
+def digest_of_first(digest):
+    return lambda tensors, values: values["utterances"][0].__setitem__(2, digest)
+
+
 CLAIMS = {
     "no shards": lambda tensors, values: values.update(shards=0),
     "a billion shards": lambda tensors, values: values.update(shards=10**9),
@@ -280,6 +300,10 @@ CLAIMS = {
     "a billion frames": frames_of_first(10**9),
     "utterances without digests": lambda tensors, values: values.update(utterances=[["a", 23]]),
     "no utterances": lambda tensors, values: values.pop("utterances"),
+    "a digest in words": digest_of_first("no digest"),
+    "a short digest": digest_of_first("ab"),
+    "no digest": digest_of_first(""),
+    "half a character": lambda tensors, values: values["utterances"][0].__setitem__(0, "\ud800"),
 }
 
 
@@ -305,6 +329,11 @@ def test_a_header_nested_too_deep_is_damaged(folder):
     deep = b"[" * 100_000
     shard_path(folder, 1).write_bytes(len(deep).to_bytes(8, "little") + deep)
     assert "shard-00001.safetensors: damaged: its header is wrong" in told(TeacherCache.open, folder)
+
+
+def test_a_teacher_of_no_frames_is_refused():
+    with pytest.raises(UserError, match=r"posteriors of a: \(0, 11\) frames and numbers"):
+        collate_teacher([np.zeros((0, 11), np.int16)], [1], 5, 5, False, ["a"], "crop-pad")
 
 
 def test_unusable_entries_are_refused(tmp_path):

@@ -44,6 +44,15 @@ def test_the_cache_holds_the_mean_of_all_on_the_ranges_of_the_first(tmp_path, co
     assert_holds_the_mean(found, teachers, ids, temperature)
 
 
+def test_members_may_pad_otherwise(tmp_path):
+    longer = Recipe(1).eval()
+    longer.encode = lambda x, lens: (nn.functional.pad(Recipe.encode(longer, x, lens)[0], (0, 0, 0, 2)), lens // 3)
+    teachers = [Recipe().eval(), longer]
+    assert write_cache(Ensemble(teachers), [batch("c", "a"), batch("b-σ")], tmp_path, facts_of(Ensemble(teachers)))
+    found = TeacherCache.open(tmp_path).lookup(["a", "b-σ", "c"], batch("a", "b-σ", "c")[2] // 3, 3)
+    assert_holds_the_mean(found, [Recipe().eval(), Recipe(1).eval()], ["a", "b-σ", "c"], 1.0)
+
+
 def test_another_member_is_another_cache():
     digests = {facts_of(Ensemble([Recipe(a).eval(), Recipe(b).eval()])).teacher for a, b in ((0, 1), (1, 0), (0, 2))}
     assert len(digests) == 3

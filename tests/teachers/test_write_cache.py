@@ -4,6 +4,7 @@ import pytest
 import torch
 from command_cases import told
 from foreign_teacher import BLANK, FRAMES, Recipe, assert_holds_the_mean, batch, facts_of
+from objective_cases import make_model
 
 from rnnt_kd.errors import UserError
 from rnnt_kd.lattice import get_backend
@@ -11,6 +12,8 @@ from rnnt_kd.lattice.prune_ranges import get_rnnt_prune_ranges
 from rnnt_kd.lattice.smoothed_loss import rnnt_loss_smoothed
 from rnnt_kd.systems.store import tensors_digest
 from rnnt_kd.teachers.cache import TeacherCache
+from rnnt_kd.teachers.ensemble import Ensemble
+from rnnt_kd.teachers.interface import as_teacher
 from rnnt_kd.teachers.shards import shard_path
 from rnnt_kd.teachers.write_cache import cache_facts, write_cache
 
@@ -96,6 +99,20 @@ def test_what_cannot_be_cached_is_one_line_and_writes_nothing(tmp_path):
     for teacher, batches, options, message in cases:
         assert message in told(write_cache, teacher, batches, tmp_path / "out", facts_of(teacher), **options)
         assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_ours_is_in_train_mode_whatever_it_is_wrapped_in(tmp_path):
+    model = as_teacher(make_model(1).train())
+    for teacher in (model, Ensemble([model])):
+        facts = cache_facts(teacher, digest="of mine")
+        assert "teacher: is in train mode" in told(write_cache, teacher, refuse(), tmp_path, facts)
+
+
+def test_a_batch_of_nobody_is_no_entry(tmp_path):
+    teacher = Recipe().eval()
+    nobody = [], torch.zeros(0, 9, 7), torch.zeros(0, dtype=torch.int64), []
+    assert write_cache(teacher, [nobody, batch("a")], tmp_path, facts_of(teacher))
+    assert len(TeacherCache.open(tmp_path)) == 1
 
 
 def test_a_teacher_without_a_state_needs_a_digest():

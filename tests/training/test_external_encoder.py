@@ -8,11 +8,13 @@ import sys
 import pytest
 import torch
 from command_cases import words
+from safetensors.torch import load_file
 from training_cases import metrics
 
 from rnnt_kd.bin import decode
 from rnnt_kd.errors import UserError
 from rnnt_kd.systems import store
+from rnnt_kd.training.loop import Training
 
 TOY = {"factory": "toy_encoder:Toy", "dim": 16}
 ZIPFORMER = {
@@ -50,6 +52,22 @@ def test_a_toy_teacher_learns_and_its_folder_is_all_that_decoding_needs(tone_cor
     losses = [line["pruned_loss"] for line in metrics(toy_teacher, "dev")]
     assert losses[-1] < losses[0]
     assert recognised(tone_corpus, toy_teacher, tmp_path / "decoded") == 6
+
+
+def test_a_batch_that_is_skipped_leaves_no_trace_in_a_batch_norm(tone_corpus, tmp_path, monkeypatch):
+    real = Training._train_step
+
+    def step(self, batch):
+        if self.state.step == 1:
+            batch.inputs["features"].mul_(torch.nan)
+        real(self, batch)
+
+    monkeypatch.setattr(Training, "_train_step", step)
+    tone_corpus.train(of(tone_corpus, "teacher", "teacher", {**TOY, "norm": True}), tmp_path / "x")
+    assert len(metrics(tmp_path / "x", "nonfinite")) == 1
+    weights = load_file(tmp_path / "x" / "model.safetensors")
+    assert any(name.endswith("running_var") for name in weights)
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
 @pytest.mark.parametrize("ranges", ["teacher", "student"])

@@ -9,6 +9,7 @@ from lightning_fabric.plugins.environments import LightningEnvironment
 from lightning_fabric.plugins.precision.amp import MixedPrecision
 from training_cases import metrics
 
+from rnnt_kd.errors import UserError
 from rnnt_kd.training import loop, ranks
 from rnnt_kd.training.loop import Training
 from rnnt_kd.training.objective import Objective
@@ -67,6 +68,18 @@ def test_gradients_that_overflow_are_in_no_score_and_no_log(scaler, tone_corpus,
     tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
     assert seen[0][0] == 2.0**39 and all(is_finite for _, is_finite in seen)  # the first overflowed
     assert all(math.isfinite(line["gradient_norm"]) for line in metrics(tmp_path / "x", "train"))
+
+
+def test_gradients_that_are_never_finite_end_the_training_at_any_scale(scaler, tone_corpus, tmp_path, monkeypatch):
+    def poison(self, batch):
+        if self.state.step == 0:
+            self.model.joiner.output_linear.weight.register_hook(lambda gradient: gradient * math.nan)
+
+    spied(monkeypatch, before=poison)
+    config = tone_corpus.config(overrides=[f"teacher.{HALF}", "teacher.training.epochs=9"])
+    with pytest.raises(UserError, match="loss or gradient not finite in 5 batches in a row, up to step 16"):
+        tone_corpus.train(config, tmp_path / "x")
+    assert not (tmp_path / "x" / "system.json").exists()
 
 
 def test_a_batch_that_is_skipped_does_not_move_the_average(tone_corpus, tmp_path, monkeypatch):

@@ -88,6 +88,19 @@ def test_a_missing_teacher_an_offline_encoder_and_a_wrong_sparsity_are_refused(t
         tone_corpus.config("streaming_student", overrides=["streaming_student.model.encoder=conformer"])
     with pytest.raises(UserError, match="sparsity.target: 1.5"):
         tone_corpus.config("streaming_student", sparsity=1.5)
+    far = tone_corpus.config(
+        "streaming_student", overrides=["streaming_student.model.encoder_options.left_frames=200000"]
+    )
+    far.vocab_size = 8
+    with pytest.raises(UserError, match="left_frames: 200000; expected 1 to 100000 frames"):
+        store.build_model(far)
+
+
+def test_frames_to_its_left_are_no_size_of_a_weight(tone_corpus, teacher_dir, tmp_path):
+    options = ["model.encoder_options.left_frames=2000", "training.epochs=1"]
+    config = tone_corpus.config("streaming_student", overrides=[f"streaming_student.{one}" for one in options])
+    tone_corpus.train(config, tmp_path / "x", teacher_dir=teacher_dir)
+    assert store.load_system(tmp_path / "x")[0].encoder.left_frames == 2000
 
 
 def test_training_draws_several_chunks_and_evaluation_the_one(tone_corpus, teacher_dir):

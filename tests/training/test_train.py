@@ -15,7 +15,7 @@ from rnnt_kd.bin import train as command
 from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
-from rnnt_kd.record import json_digest, read_record
+from rnnt_kd.record import json_digest, read_record, record_path
 from rnnt_kd.sparsity import schedules
 from rnnt_kd.systems import store
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -175,10 +175,16 @@ def test_distillation_is_logged_and_changes_the_student(tone_corpus, teacher_dir
     assert any(not torch.equal(first[name], second[name]) for name in first)
 
 
-def test_memory_for_logits_makes_no_system_stale_and_changes_no_bit(tone_corpus, tmp_path):
+def test_how_it_is_made_makes_no_system_stale_and_changes_no_bit(tone_corpus, tmp_path):
     config = tone_corpus.config()
     tone_corpus.train(config, tmp_path / "x")
+    record = record_path(tmp_path / "x", "training")
+    before = json.loads(record.read_text())
+    del before["sha256"]  # as an earlier version wrote it, which recorded some of these
+    before["settings"].update({"training.log_every_steps": 2, "training.checkpoint_every_steps": 3})
+    record.write_text(json.dumps(before))
     config.training.loss_memory_mb = 0.0
+    config.training.max_nonfinite_batches, config.training.checkpoint_every_steps = 9, 4
     assert "finished already" in tone_corpus.train(config, tmp_path / "x")[0]
     tone_corpus.train(config, tmp_path / "y")
     assert (
@@ -329,6 +335,25 @@ def test_nonfinite_batches_in_a_row_stop_the_run(tone_corpus, tmp_path, monkeypa
     assert not (tmp_path / "x" / "system.json").exists()
 
 
+def test_weights_that_are_no_numbers_at_the_end_are_no_system(tone_corpus, tmp_path):
+    overrides = ["learning_rate=1e30", "warmup_steps=0", "batch_seconds=8", "epochs=1"]
+    config = tone_corpus.config(overrides=[f"teacher.training.{one}" for one in overrides])
+    with pytest.raises(UserError, match="the loss on the development set is not finite"):
+        tone_corpus.train(config, tmp_path / "x")
+    assert not (tmp_path / "x" / "system.json").exists()
+    assert all(1e30 == value for name, value in metrics(tmp_path / "x", "dev")[-1].items() if name.endswith("loss"))
+
+
+@pytest.mark.parametrize("begin, end, epochs", [(0.6, 0.9, 2), (0.95, 1.0, 10)])
+def test_a_ramp_that_begins_in_the_last_epoch_begins_before_it(tone_corpus, begin, end, epochs):
+    ramp = {"target": 0.5, "begin_fraction": begin, "end_fraction": end}
+    config = tone_corpus.config("sparse_student", sparsity=ramp, overrides=[f"sparse_student.training.epochs={epochs}"])
+    config.vocab_size = 8
+    sparsifier = setup.sparsifier(config, store.build_model(config), 10)
+    sparsifier.step(10 * (epochs - 1))
+    assert sparsifier.frozen
+
+
 @pytest.mark.parametrize(
     "section, key", [("training", "optimizer"), ("training", "schedule"), ("sparsity", "schedule")]
 )
@@ -419,6 +444,7 @@ def test_a_damaged_teacher_touches_no_student(tone_corpus, teacher_dir, tmp_path
     ("{role: small_student}", ["--seed", "7"], "--seed of x: there is no '7'"),
     ("{role: small_student}", ["--dev-set", "nowhere"], "nowhere.jsonl.gz: no such"),
     ("{role: small_student}", ["--set", "x.training.epoch=3"], "did you mean 'epochs'"),
+    ("small_student", ["--set", "x.kd.scale=2"], "system x: 'small_student' is no mapping"),
 ])  # fmt: skip
 def test_bad_input_is_one_line(tone_corpus, tmp_path, capsys, entry, more, message):
     assert message in refused(capsys, command.main, *tone_corpus.arguments(tmp_path / "exp", entry), *more)

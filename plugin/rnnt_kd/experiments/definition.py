@@ -52,7 +52,8 @@ OF_EXTERNAL = ("seeds", "baseline", "role")  # its keys that are not for trainin
 KEYS = (EXTERNAL, "base", "of", "role", *SECTIONS, "teacher", "seeds", "baseline")
 OF_FILE = ("seeds", "baseline", "folds", "endpoint", "tune_token_bonus")  # keys beside systems
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
-_RESERVED = ("export", "lattices", "report")  # folders of an experiment
+_RESERVED = ("export", "lattices", "log", "report")  # folders of an experiment
+_NO_EXPERIMENT = re.compile(r"bpe|cuts|data|log|folds\d+|fold\d+of\d+")  # folders of EXP_DIR
 _FILES = (".json", ".md")  # endings of its files
 
 
@@ -110,6 +111,9 @@ def read_experiment(path: Path, overrides: Sequence[str] = (), sections: Sequenc
 
 def _read(path: Path, overrides: Sequence[str], sections: Sequence[str], above: Tuple[Path, ...]) -> Experiment:
     whole = read_mapping(path, "see egs/<corpus>/conf/experiments")
+    if _NO_EXPERIMENT.fullmatch(path.stem):
+        problem = f"'{path.stem}' is a folder of EXP_DIR for something else"
+        raise UserError(path, problem, "another name for an experiment", "rename the file")
     for key in whole:
         choices.check(str(key), (*OF_FILE, "systems"), path)
     entries = mapping(whole.get("systems") or {}, f"{path}: systems")
@@ -122,7 +126,7 @@ def _read(path: Path, overrides: Sequence[str], sections: Sequence[str], above: 
         key, value = parse_override(text)
         head, _, rest = key.partition(".")
         if head in entries and rest:
-            entries[head] = merged(entries[head] or {}, nested(rest, value))
+            entries[head] = merged(mapping(entries[head] or {}, f"{path}: system {head}"), nested(rest, value))
         elif key in OF_FILE:
             whole[key] = value
         elif head in sections:
@@ -280,7 +284,8 @@ class _Resolver:
                 self._check_one_teacher(system, systems[name], where)
 
     def _check_one_teacher(self, system: System, teacher: System, where: str) -> None:
-        if EXTERNAL in teacher.values.get("model", {}).get("encoder_options", {}) and system.role == "sparse_student":
+        options = (teacher.values.get("model") or {}).get("encoder_options")
+        if isinstance(options, Mapping) and EXTERNAL in options and system.role == "sparse_student":
             problem = f"{teacher.name} is {EXTERNAL}, and a sparse student starts from its teacher's weights"
             raise UserError(
                 where, problem, "a small or streaming student", "or make it sparse where its teacher is from"

@@ -112,7 +112,7 @@ class Plan:
         self._clean = {places.dev_set: places.dev_dir, **places.test_sets}
         self.places = places = _with_far_sets(places) if self.recipe.features.far_sets else places
         self.dir = folder or places.exp_dir / self.experiment.name
-        _refuse_old_layout(places.exp_dir)
+        _refuse_old_layout(places.exp_dir, self.experiment.name)
         self.systems: Dict[str, System] = {}
         self._configs: Dict[str, SystemConfig] = {}
         for system in self.experiment.systems.values():
@@ -403,8 +403,10 @@ class Plan:
 
     def _like_with_like(self, system: System) -> System:
         """A member whose baseline is a family is compared with the member of its own sparsity, if there is one."""
+        if system.family is None or system.baseline is None:
+            return system
         family = [name for name, one in self.systems.items() if system.baseline in (name, one.family)]
-        if system.family is None or len(family) < 2:
+        if len(family) < 2:
             return system
         zeros = self._configs[system.name].zeros
         same = next((name for name in family if self._configs[name].zeros == zeros), None)
@@ -437,8 +439,8 @@ def _with_far_sets(places: Places) -> Places:
     return dataclasses.replace(places, test_sets={**places.test_sets, **far})
 
 
-def _refuse_old_layout(exp_dir: Path) -> None:
-    found = [name for name in OLD_LAYOUT if (exp_dir / name).is_dir()]
+def _refuse_old_layout(exp_dir: Path, experiment: str) -> None:
+    found = [name for name in OLD_LAYOUT if name != experiment and (exp_dir / name).is_dir()]
     if found and not (exp_dir / TEACHER / "experiment.json").exists():
         raise UserError(
             exp_dir,

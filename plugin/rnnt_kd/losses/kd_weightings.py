@@ -18,6 +18,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from rnnt_kd.lattice.node_log_probs import LOG_ZERO
 from rnnt_kd.lattice.pruned_recursion import pruned_recursion_with
 from rnnt_kd.lattice.scan import scan_lattice
 from rnnt_kd.losses.kept_nodes import KeptNodes
@@ -56,8 +57,8 @@ def _best_path(px, py, boundary, return_grad):
 
 
 def _reads(nodes: KeptNodes, scores: NodeScores, pruned_recursion) -> Tensor:
-    """How often a path reads the node's distribution: once for each arc that leaves it."""
-    _, (blank_reads, label_reads) = pruned_recursion(
+    """How often a path reads the node's distribution: once for each arc that leaves it; 0 where no path is possible."""
+    score, (blank_reads, label_reads) = pruned_recursion(
         scores.log_blank, scores.log_label, nodes.ranges, nodes.boundary, nodes.rnnt_type, return_grad=True
     )
-    return blank_reads + label_reads
+    return (blank_reads + label_reads).masked_fill(~(score > LOG_ZERO / 2).reshape(-1, 1, 1), 0.0)

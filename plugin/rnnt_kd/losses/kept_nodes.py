@@ -156,18 +156,23 @@ def _check_paths(ranges: Tensor, boundary: Tensor, rnnt_type: str) -> None:
     ``get_rnnt_prune_ranges`` leaves none if there are more symbols than frames (where
     every arc uses up a frame) or more than ``s_range - 1`` symbols a frame, so that the
     ranges end below S_b; and with s_range 1 a "constrained" symbol arc lacks its target.
+    Those of another batch may begin above 0, leap over positions, or end above S_b.
     """
-    s_range = ranges.shape[2]
+    (B, T, s_range), is_regular = ranges.shape, rnnt_type == "regular"
     s_end, t_end = boundary[:, 2], boundary[:, 3]
-    last_frame = (t_end - 1).clamp(min=0).reshape(-1, 1, 1).expand(-1, 1, s_range)
-    highest = ranges.gather(1, last_frame)[:, 0, -1]  # the highest position kept in it
+    frame = torch.minimum(torch.arange(T, device=ranges.device).expand(B, T), (t_end - 1).clamp(min=0).reshape(B, 1))
+    starts = ranges[:, :, 0].gather(1, frame)  # those of padding: the last frame's
+    highest = starts[:, -1] + s_range - 1
     if rnnt_type == "modified":
         highest = highest + 1  # a symbol arc leads out of the last frame
-    if rnnt_type != "regular":
+    if not is_regular:
         highest = torch.minimum(highest, t_end)
     if rnnt_type == "constrained" and s_range == 1:
         highest = torch.zeros_like(highest)
-    has_no_path = (t_end < 1) | (s_end > highest)
+    lowest = starts.cummax(dim=1).values  # that a path can be at
+    leaps = starts[:, 1:] - starts[:, :-1] > s_range - is_regular
+    is_cut = (starts[:, 0] > 0) | leaps.any(dim=1) | (lowest > starts + s_range - 1).any(dim=1)
+    has_no_path = (t_end < 1) | (s_end > highest) | (s_end < lowest[:, -1]) | is_cut
     if not bool(has_no_path.any()):
         return
     utterance = int(has_no_path.nonzero()[0])
@@ -175,6 +180,6 @@ def _check_paths(ranges: Tensor, boundary: Tensor, rnnt_type: str) -> None:
         f"utterance {utterance} of the batch",
         f"no path of the pruned lattice takes its {int(s_end[utterance])} symbols through its "
         f"{int(t_end[utterance])} frames (rnnt_type {rnnt_type}, s_range {s_range})",
-        "no more symbols than frames",
+        "no more symbols than frames, and ranges of this batch",
         "omit such utterances, or take a larger prune range",
     )

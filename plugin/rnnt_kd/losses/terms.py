@@ -129,11 +129,14 @@ def _kd_term(
 ) -> Tensor:
     """(B,): one teacher's term; ``scores`` are the student's at temperature 1."""
     compare, theirs, is_known = get_variant(kd.variant), teacher.on_nodes, teacher.is_known
+    compared = nodes.node_mask if is_known is None else nodes.node_mask & is_known
+    if teacher.ranges is not None and teacher.ranges is not nodes.ranges:
+        _check_nodes(teacher.ranges, nodes.ranges, compared)
     if needs_logits(compare):
         assert isinstance(student, Logits) and not isinstance(theirs, Posteriors)
         with torch.no_grad():
             whole = other_half(student.values) if isinstance(theirs, OtherHalf) else theirs.logits(nodes)
-            theirs = Logits(whole.to(student.values.dtype))
+            theirs = Logits(whole.to(student.values.dtype).masked_fill(~compared.unsqueeze(3), 0.0))
 
     def of_student(temperature: float) -> NodeScores:
         return scores if temperature == 1.0 else student.scores(nodes, temperature, impl)
@@ -213,18 +216,19 @@ def kd_losses(
         weights = normalise(weights, nodes)
         if is_known is not None:
             weights = weights.masked_fill(~is_known, 0.0)
-    return (weights * divergence()).sum(dim=(1, 2))
+    return (weights * torch.where(weights > 0.0, divergence(), weights)).sum(dim=(1, 2))  # 0 * NaN would be NaN
 
 
 def normalise(weights: Tensor, nodes: KeptNodes) -> Tensor:
-    """Zero on padding; the sum over an utterance is T_b + S_b, the number of arcs on a path.
+    """Zero on padding; the sum over an utterance is T_b + S_b, the number of arcs on a path, or 0 where all are 0.
 
     So the term has the unit of the RNN-T loss, and ``kd_scale`` carries over between
     weightings, prune ranges and the full lattice.
     """
     weights = torch.where(nodes.node_mask, weights, torch.zeros_like(weights))
-    total = weights.sum(dim=(1, 2)).clamp(min=torch.finfo(weights.dtype).tiny)
-    return weights * (nodes.num_arcs / total).to(weights.dtype).reshape(-1, 1, 1)
+    total = weights.sum(dim=(1, 2))
+    scale = torch.where(total > 0.0, nodes.num_arcs / total, torch.zeros_like(total))
+    return weights * scale.to(weights.dtype).reshape(-1, 1, 1)
 
 
 def reduce(losses: Tensor, reduction: str) -> Tensor:
@@ -256,6 +260,14 @@ def as_constants(scores: NodeScores, nodes: KeptNodes, is_known: Optional[Tensor
     log_rest = torch.where(is_last, torch.logaddexp(log_rest, log_label), log_rest)
     log_label = log_label.masked_fill(is_last, LOG_ZERO)
     return NodeScores(*(x.masked_fill(~nodes.node_mask, 0.0) for x in (log_blank, log_label, log_rest)))
+
+
+def _check_nodes(theirs: Tensor, ours: Tensor, compared: Tensor) -> None:
+    """UserError: the teacher's nodes are not the student's where both are compared."""
+    if theirs.shape != ours.shape or bool(((theirs != ours) & compared).any()):
+        problem = "nodes other than the ranges given" if theirs.shape == ours.shape else f"{tuple(theirs.shape)} nodes"
+        expected = f"the teacher's ranges, {tuple(ours.shape)}"
+        raise UserError("ranges", problem, expected, "take those of kept_ranges(teacher, ...)")
 
 
 def _check_vocabulary(teacher: JoinerParts, student: JoinerParts) -> None:

@@ -52,7 +52,7 @@ def build_transducer(
         choices.check(size, list(module.SIZES), f"size of encoder {encoder}")
     parameters = inspect.signature(encoder_class).parameters.values()
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        known = [parameter.name for parameter in parameters if parameter.name != "dropout"]
+        known = [parameter.name for parameter in parameters if parameter.name not in ("dropout", "feature_dim")]
         for name in encoder_options:
             choices.check(name, known, f"encoder_options of encoder {encoder}")
     predictor_module = choices.load(f"{__name__}.predictors", predictor, what="predictor")
@@ -62,7 +62,7 @@ def build_transducer(
         raise UserError("blank_id", f"{blank_id} with a vocabulary of {vocab_size}", "a label of the vocabulary")
     try:
         network = encoder_class(dropout=dropout, **{**module.SIZES.get(size, {}), **encoder_options})
-    except (TypeError, ValueError, ArithmeticError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:  # torch: of a size below 0
         if isinstance(error, UserError) or not encoder_options:
             raise
         what = f"{encoder_options} ({type(error).__name__}: {error})"

@@ -297,8 +297,9 @@ class Sparsifier:
         weights = [weight.data for weight in self._weights.values()]
         if self.scope == "per-layer":
             return {name: self._structure([weight], sparsity)[0] for name, weight in zip(self.names, weights)}
-        least = 1.0 - LEAST_SHARE * (1.0 - sparsity)
-        competing = [weight.masked_fill(self._structure([weight], least)[0], math.inf) for weight in weights]
+        share = LEAST_SHARE * (1.0 - sparsity)
+        least = [self._structure([weight], 1.0 - max(share, 1.0 / weight.numel()))[0] for weight in weights]
+        competing = [weight.masked_fill(mask, math.inf) for weight, mask in zip(weights, least)]
         return dict(zip(self.names, self._structure(competing, sparsity)))
 
     def _freeze(self) -> None:

@@ -78,7 +78,7 @@ def unpacked_bytes(path: Path) -> bytes:
             for name, shape in shapes.items()
         }
         content = safetensors.torch.save({**stored, **packed})
-    except (KeyError, ValueError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError):
         raise _damaged(path) from None
     if hashlib.sha256(content).hexdigest() != metadata.get("sha256"):
         raise UserError(path, "does not unpack to what was packed", "its own SHA-256", _AGAIN)
@@ -95,7 +95,7 @@ def _read(path: Path) -> Any:
         tensors = safetensors.torch.load(content)
         (length,) = struct.unpack_from("<Q", content)
         metadata = parse_json(content[8 : 8 + length]).get("__metadata__") or {}
-    except (safetensors.SafetensorError, ValueError, KeyError, struct.error):
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError, struct.error):
         raise _damaged(path) from None
     if metadata.get("packed_weights") != VERSION:
         problem = f"packed_weights version {metadata.get('packed_weights')!r}"

@@ -170,14 +170,17 @@ def _check_sizes(config: SystemConfig, tensors: Tensors, where: Path) -> None:
     most = max(1000, *(size for tensor in tensors.values() for size in tensor.shape))
     options = {} if config.model.encoder == "external" else config.model.encoder_options
     values = {**vars(config.model), **options, "vocab_size": config.vocab_size}
-    if "layer_widths" in values:
-        values.pop("feedforward_dim", None)  # no weight has it any more
+    gone = ("feedforward_dim",) if "layer_widths" in values else ()
+    for key in ("chunk_frames", "left_frames", *gone):  # sizes of no weight
+        values.pop(key, None)
     for key, value in values.items():
         rows = value if isinstance(value, list) else [value]
         for number in (number for row in rows for number in (row if isinstance(row, list) else [row])):
             if isinstance(number, int) and number > most:
                 expected = f"at most {most}, the largest size of its weights"
                 raise UserError(where, f"{key}: {value}", expected, "restore it")
+    if values.get("num_layers", 0) > len(tensors):  # each has some
+        raise UserError(where, f"num_layers: {values['num_layers']}", f"as {len(tensors)} tensors have", "restore it")
 
 
 def load_weights(model: nn.Module, tensors: Tensors, where: object, next_step: str) -> None:
@@ -203,7 +206,7 @@ def read_tensors(path: Path, next_step: str = "") -> Tensors:
     content = read_bytes(path, next_step)
     try:
         return safetensors.torch.load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError):
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError):
         raise UserError(path, "damaged or not a safetensors file", "weights written by rnnt_kd", next_step) from None
 
 

@@ -38,13 +38,14 @@ class TeacherCache:
     Attributes:
       folder: where it is.
       facts:  how it was made.
-      digest: SHA-256, of all contents.
+      digest: SHA-256, of all contents; of the facts alone where shards may be missing, and come later.
     """
 
-    def __init__(self, folder: Path, shards: Sequence[Shard]):
+    def __init__(self, folder: Path, shards: Sequence[Shard], partial: bool = False):
         self.folder, self._paths, self._told = folder, [shard.path for shard in shards], False
         self.facts: CacheFacts = shards[0].facts
-        self.digest = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
+        contents = [repr(self.facts)] if partial else [shard.sha256 for shard in shards]
+        self.digest = hashlib.sha256("".join(contents).encode()).hexdigest()
         places = [(name.encode(), number, place) for number, shard in enumerate(shards) for name, place in shard.places]
         ids = np.array([name for name, _, _ in places], dtype=bytes)
         order = np.argsort(ids, kind="stable")
@@ -72,8 +73,6 @@ class TeacherCache:
         if not indices:
             raise UserError(folder, "no teacher cache here", "the folder of a finished one", AGAIN)
         shards = [_opened(shard_path(folder, index)) for index in indices]
-        for shard in shards:
-            check_facts(shard.facts, folder, dict(expected or {}))
         count = shards[0].count
         missing = sorted(set(range(count)) - set(indices))
         if missing and not partial:
@@ -82,14 +81,16 @@ class TeacherCache:
                 f"the teacher cache is not finished: {len(missing)} of {count} shards are missing, the first {name}"
             )
             raise UserError(folder, problem, "", AGAIN)
-        shards = [shard for shard, index in zip(shards, indices) if index < count]
+        shards = [shard for shard, index in zip(shards, indices) if index < count]  # others: of an earlier cache
+        for shard in shards:
+            check_facts(shard.facts, folder, dict(expected or {}))
         for shard, index in zip(shards, indices):
             if (shard.facts, shard.count, shard.index) != (shards[0].facts, count, index):
                 first = shards[0]
                 changes = shard.facts.differences(vars(first.facts)) or [("place", str(shard.index), str(index))]
                 what, here, there = changes[0]
                 raise UserError(shard.path, f"made with {what} {here}", f"{there}, as in {first.path.name}", AGAIN)
-        return cls(folder, shards)
+        return cls(folder, shards, partial)
 
     def verify(self) -> None:
         """Read all shards once.  Raises UserError naming the one that is not what was written."""
@@ -188,7 +189,7 @@ def collate_teacher(
     for b, frames in enumerate(read):
         if frames is None:
             continue
-        if frames.shape[1] != width or abs(len(frames) - num_frames[b]) > most_frames(align):
+        if not len(frames) or frames.shape[1] != width or abs(len(frames) - num_frames[b]) > most_frames(align):
             where, problem = f"the teacher's posteriors of {utterance_ids[b]}", f"{frames.shape} frames and numbers"
             expected = f"{num_frames[b], width}: the same features, subsampling and prune range in both"
             raise UserError(where, problem, expected, AGAIN)

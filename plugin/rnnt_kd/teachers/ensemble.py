@@ -71,7 +71,8 @@ class Ensemble:
             if not torch.equal(other, lens[0]):
                 problem = f"{lens[0].tolist()} and {other.tolist()} encoder frames"
                 raise UserError("ensemble", problem, "teachers with the same subsampling")
-        return self._side_by_side(0, outputs), lens[0]
+        most = int(lens[0].max())  # they may pad otherwise
+        return self._side_by_side(0, [output[:, :most] for output in outputs]), lens[0]
 
     def predict(self, labels: Tensor) -> Tensor:
         return self._side_by_side(1, [teacher.predict(labels) for teacher in self.teachers])

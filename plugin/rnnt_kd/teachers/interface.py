@@ -44,6 +44,10 @@ class OurTransducer:
     def blank_id(self) -> int:
         return self.model.blank_id
 
+    @property
+    def training(self) -> bool:
+        return self.model.training
+
     def encode(self, x: Tensor, x_lens: Tensor) -> Tuple[Tensor, Tensor]:
         return self.model.encode(x, x_lens)
 

@@ -17,6 +17,7 @@ give equal bytes.
 import hashlib
 import json
 import os
+import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -105,7 +106,7 @@ def shard_path(folder: Path, index: int) -> Path:
 def shard_indices(folder: Path) -> List[int]:
     """Numbers of the shards in a folder, ascending."""
     stems = [path.stem[len("shard-") :] for path in Path(folder).glob("shard-*.safetensors")]
-    return sorted(int(stem) for stem in stems if stem.isdigit() and len(stem) == 5)
+    return sorted(int(stem) for stem in stems if re.fullmatch("[0-9]{5}", stem))
 
 
 def write_shard(folder: Path, facts: CacheFacts, index: int, count: int, entries: Sequence[Entry]) -> None:
@@ -154,8 +155,9 @@ class Shard:
             self.places: List[Tuple[str, StoredFrames]] = []
             self.num_frames = 0
             for name, frames, written in values["utterances"]:
-                if type(frames) is not int or frames < 0 or type(name) is not str or type(written) is not str:
-                    raise ValueError(f"{frames} frames of {name}")
+                is_digest = type(written) is str and re.fullmatch("[0-9a-f]{32}", written)
+                if type(frames) is not int or frames < 0 or type(name) is not str or not name.encode() or not is_digest:
+                    raise ValueError(f"{frames} frames of {name}, {written}")
                 at = begin + 2 * self.facts.width * self.num_frames
                 self.places.append((name, StoredFrames(str(path), at, frames, self.facts.width, written)))
                 self.num_frames += frames

@@ -142,6 +142,8 @@ def _entries(teacher: Teacher, batch: Batch, facts: CacheFacts, backend: Union[s
     if not len(ids) == len(features) == len(feature_lens) == len(texts):
         problem = f"{len(ids)} ids, {len(features)} features, {len(feature_lens)} lengths, {len(texts)} lists of labels"
         raise UserError("batch", problem, "as many of each")
+    if not len(ids):
+        return []
     at_least = max(facts.prune_range - 1, 1)  # so that no batch of short texts narrows the ranges
     labels, label_lens = (x.to(features.device) for x in padded_labels(texts, teacher.blank_id, at_least))
     found = prune(

@@ -38,6 +38,7 @@ from rnnt_kd.training.ranks import Ranks
 from rnnt_kd.training.state import EpochResult, TrainState, draw_seed
 
 KEEP_LAST = 2  # checkpoints, besides the best
+NOT_FINITE = 1e30  # a loss that is no number: JSON has none, and it is never among the best
 
 
 def train_system(
@@ -188,6 +189,7 @@ class Training:
         if self.config.kd is not None and self.config.kd.in_place and self.sparsifier and self.sparsifier.turn(step):
             with self.fabric.autocast():
                 inputs["densest"] = self.objective.in_place(**inputs)
+        buffers = [buffer.clone() for buffer in self.model.buffers()]  # a BatchNorm's, of an encoder from elsewhere
         shown = self.sparsifier and self.sparsifier.shown(step, self.rounder.on_grid)
         with shown or contextlib.nullcontext():
             weighted, terms = self.wrapped(scales, **inputs)
@@ -210,6 +212,8 @@ class Training:
             self._add_to_window(terms, loss * divisor, norm if is_known else torch.zeros_like(norm))
         else:
             self.ranks.end_unscaling()
+            for buffer, before in zip(self.model.buffers(), buffers):
+                buffer.copy_(before)
             self._skip(batch, terms)
         self.optimizer.zero_grad(set_to_none=True)
         masks_move = self.sparsifier is not None and not self.sparsifier.frozen
@@ -218,7 +222,7 @@ class Training:
             self.sparsifier.step(state.position(state.step))
         if self.moving_average is not None and masks_move:
             self.moving_average.restart()
-        elif self.moving_average is not None and is_taken:
+        elif self.moving_average is not None and is_taken and is_known:
             self.moving_average.update()
         self.rounder.round()
 
@@ -234,7 +238,8 @@ class Training:
         )
 
     def _is_finite(self, loss: Tensor, norm: Tensor) -> bool:
-        if self.training.precision == "16-mixed":  # the gradient scaler meets infinite gradients by itself
+        """Or, with 16-mixed, gradients that its scaler made infinite, which it meets by itself."""
+        if self.training.precision == "16-mixed" and self.ranks.gradient_scale() >= 1.0:
             return math.isfinite(loss.item())
         return bool(torch.isfinite(loss.detach() + norm))
 
@@ -312,9 +317,7 @@ class Training:
         *values, frames = self.ranks.total(sums).tolist()
         terms = dict(zip(TERMS, values, strict=True))
         means = {f"{name}_loss": value / frames for name, value in terms.items() if name not in ONLY_IN_TRAINING}
-        if not math.isfinite(means["pruned_loss"]):
-            means["pruned_loss"] = float("1e30")  # JSON has no infinity; never among the best
-        return means
+        return {name: mean if math.isfinite(mean) else NOT_FINITE for name, mean in means.items()}
 
     def _save(self, name: str) -> None:
         """The first process writes, once all have been found to hold the same."""
@@ -418,6 +421,9 @@ class Training:
     def _finish(self) -> List[str]:
         """Average the best epochs, measure, and write what marks the system as finished."""
         best, means = self._average()
+        if means["pruned_loss"] == NOT_FINITE:
+            next_step = f"remove {self.dir} and lower training.learning_rate"
+            raise UserError(self.dir, "the loss on the development set is not finite", "a number", next_step)
         self.ranks.check_same(self.model.state_dict())
         self.ranks.first(lambda: self._write_system(best, means))
         return [result.checkpoint for result in best]

@@ -109,9 +109,16 @@ class Ranks:
 
     def end_unscaling(self) -> None:
         """After gradients that were unscaled (clipped) for a step that is not taken; scales are of 16-mixed alone."""
-        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
-        if scaler is not None:
-            scaler.update()
+        if self._scaler is not None:
+            self._scaler.update()
+
+    def gradient_scale(self) -> float:
+        """By what 16-mixed multiplies its loss now; 1 elsewhere."""
+        return 1.0 if self._scaler is None else self._scaler.get_scale()
+
+    @property
+    def _scaler(self) -> Any:
+        return getattr(self.fabric.strategy.precision, "scaler", None)
 
     @contextlib.contextmanager
     def in_touch(self) -> Iterator[None]:

@@ -209,11 +209,12 @@ def sparsifier(config: SystemConfig, model: nn.Module, steps_per_epoch: int) -> 
     has_units = bool(unit_kinds(options.structure))
     initial = options.initial if options.initial is not None else 0.0 if has_units else 0.75
     last_end = steps - steps_per_epoch if config.training.epochs > 1 else steps // 2
+    end_step = max(1, min(int(options.end_fraction * steps), last_end))
     return Sparsifier(
         model,
         final_sparsity=options.target,
-        begin_step=int(options.begin_fraction * steps),
-        end_step=max(1, min(int(options.end_fraction * steps), last_end)),
+        begin_step=min(int(options.begin_fraction * steps), end_step),
+        end_step=end_step,
         update_every_steps=options.update_every_steps,
         structure=options.structure,
         scope=options.scope or ("per-layer" if has_units else "global"),

@@ -29,6 +29,7 @@ from rnnt_kd.systems.store import (
 from rnnt_kd.training.progress import Say
 
 RECORD = record_path(Path(), TRAINING).name
+NO_MATTER = ("num_workers", "loss_memory_mb", "checkpoint_every_steps", "log_every_steps", "max_nonfinite_batches")
 
 
 @contextmanager
@@ -58,6 +59,8 @@ def locked(system_dir: Path) -> Iterator[None]:
 class SystemRecord(Record):
     """Weights may be packed."""
 
+    ignored = [f"training.{name}" for name in NO_MATTER]
+
     def place(self, name: str) -> Path:
         path = super().place(name)
         return weights_file(path.parent) if path.name == FINAL else path
@@ -76,7 +79,8 @@ def system_record(system_dir: Path, config: SystemConfig, inputs: Mapping[str, s
     usual = SystemConfig(kd=KdConfig(), sparsity=before)  # what a record from before an option says of it
     settings, defaults = ({**as_plain_dict(values), "name": ""} for values in (config, usual))
     for values in (settings, defaults):
-        del values["training"]["num_workers"], values["training"]["loss_memory_mb"]
+        for name in NO_MATTER:
+            del values["training"][name]
     notes = {"lattice backend": backend}
     outputs = [(folder / name).as_posix() for folder in member_dirs(config) for name in (FINAL, SYSTEM, CONFIG)]
     return SystemRecord(system_dir, TRAINING, settings, inputs, outputs, defaults=defaults, notes=notes)

@@ -81,7 +81,8 @@ class JoinerParts(NamedTuple):
 
 @dataclass(frozen=True)
 class Logits:
-    """Whole logits on the kept nodes, (B, T, s_range, C) in float32 or float64; padded nodes may hold anything."""
+    """Whole logits on the kept nodes, (B, T, s_range, C) in float32 or float64; padded nodes may hold anything (in
+    backward, as in k2: any number)."""
 
     values: Tensor
 

@@ -119,7 +119,8 @@ class _SplitLogits(torch.autograd.Function):
                 else:
                     inputs = block.inputs(rows).requires_grad_()
                     with torch.enable_grad():
-                        (inputs_grad,) = torch.autograd.grad(ctx.activation(inputs), inputs, hidden_grad)
+                        found = ctx.activation(inputs.clone())  # it may work in place
+                    (inputs_grad,) = torch.autograd.grad(found, inputs, hidden_grad)
                 if am_grad is not None:
                     am_grad.index_add_(0, am_rows[rows], inputs_grad)
                 if lm_grad is not None:

@@ -31,6 +31,7 @@ from rnnt_kd.models.subsampling import FEATURE_MEAN, FEATURE_SCALE, ConvSubsampl
 
 SIZES = {**conformer.SIZES}
 
+MOST_FRAMES = 100_000  # of a chunk, and to its left: more than an hour
 LOOKAHEAD = 3  # feature frames that the front end needs behind the 4 of the last output frame
 SILENCE = -15.942385  # log mel energy of zeros: the logarithm's floor, float32's epsilon
 FULL_CONTEXT_BATCHES = 0.4  # share of training batches that see everything
@@ -74,8 +75,8 @@ class StreamingConformer(Conformer):
         if input_norm != "fixed":
             raise UserError("encoder option input_norm", f"{input_norm!r} in a streaming encoder", "fixed")
         for name, value in (("chunk_frames", chunk_frames), ("left_frames", left_frames)):
-            if value < 1:
-                raise UserError(f"encoder option {name}", str(value), "1 or more frames")
+            if not 1 <= value <= MOST_FRAMES:
+                raise UserError(f"encoder option {name}", str(value), f"1 to {MOST_FRAMES} frames")
         super().__init__(
             feature_dim,
             dropout,
