@@ -59,6 +59,7 @@ OPENERS = {
     "load_audio": {"data/stored_features.py": "of a recording whose one source was made there"},
     "named_in": {  # the door itself
         "data/stored_features.py": "features and audio",
+        "data/source.py": "audio, whose times a decoding records",
         "data/shar.py": "manifests and archives of the folder",
         "data/stored_frames.py": "frames that a cut carries",
         "report/lattice_data.py": "arrays and sound of a picture",

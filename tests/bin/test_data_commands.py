@@ -210,6 +210,14 @@ def test_what_is_left_out_is_said(data_dir, tmp_path, capsys):
     assert "left out 2 utterances: u1 (is silent), u2 (is an empty file); all in" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".."])
+def test_a_name_is_no_path(data_dir, tmp_path, capsys, name):
+    (tmp_path / "out").mkdir()
+    given = ["--data-dir", data_dir, "--out-dir", tmp_path / "out" / "cuts", "--name", name]
+    assert "--name: " in refused(capsys, compute_features.main, *given)
+    assert not [*(tmp_path / "out").iterdir()]
+
+
 def test_wrong_data_directories_are_one_line(data_dir, tmp_path, capsys):
     cuts = ["--out-dir", tmp_path / "cuts", "--name", "x"]
     assert "no such directory" in refused(capsys, validate_data_dir.main, tmp_path / "nowhere")

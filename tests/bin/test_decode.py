@@ -3,19 +3,26 @@
 import gzip
 import importlib.util
 import json
+import os
 import re
 import shutil
 import sys
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from arpa_cases import make_arpa
 from command_cases import edit_record, refused, words
+from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
+from lhotse.audio import AudioSource
 from system_cases import noise_corpus, random_system
 
 from rnnt_kd.bin import decode, delay, score
+from rnnt_kd.bin.scorer_options import make_scorers
 from rnnt_kd.config import ModelConfig
 from rnnt_kd.data.dataset import make_dataloader
+from rnnt_kd.data.kaldi_dir import write_data_dir
 from rnnt_kd.decoding.hotwords import HotWords
 from rnnt_kd.decoding.lookup import available_searches, get_search
 from rnnt_kd.decoding.ngram_lm import read_arpa
@@ -307,6 +314,44 @@ def test_speakers_and_left_out_utterances_are_recorded(made, tmp_path):
         left_out.write_text(before)
     assert json.loads((tmp_path / "decode.json").read_text())["left_out"] == {"c-1": "is silent"}
     assert json.loads((tmp_path / "speakers-test.json").read_text()) == {key: key[0] for key in TEXTS}
+
+
+def test_cuts_of_audio_without_speakers_are_decoded_scored_and_again_when_the_audio_is_another(made, tmp_path, capsys):
+    cuts, rng = [], np.random.default_rng(0)
+    for number in range(25):
+        soundfile.write(tmp_path / f"u{number}.wav", 0.1 * rng.normal(size=8000), 16000)
+        recording = Recording(f"u{number}", [AudioSource("file", [0], f"u{number}.wav")], 16000, 8000, 0.5)
+        said = SupervisionSegment(f"u{number}", f"u{number}", 0.0, 0.5, text="one two")
+        cuts.append(MonoCut(f"u{number}", 0.0, 0.5, 0, supervisions=[said], recording=recording))
+    CutSet.from_cuts(cuts).to_file(tmp_path / "test.jsonl")
+    given = options(made, tmp_path / "out", cuts=tmp_path / "test.jsonl")
+    decode.main(given)
+    assert json.loads((tmp_path / "out/speakers-test.json").read_text()) == {}
+    score.main(words(decode_dir=tmp_path / "out"))
+    assert "one speaker" not in capsys.readouterr().out
+    audio, text = (
+        {cut.id: value(cut) for cut in cuts} for value in (lambda cut: tmp_path / f"{cut.id}.wav", lambda _: "one two")
+    )
+    data = write_data_dir(tmp_path / "kaldi", wav_scp=audio, text=text, utt2spk=dict(zip(audio, audio)))
+    (tmp_path / "of_trn").mkdir()
+    trn = shutil.copy(tmp_path / "out/hyp-test.trn", tmp_path / "of_trn")
+    score.main(words(decode_dir=trn, data_dir=data))
+    first, second = (json.loads(next((tmp_path / name).rglob("wer-*.json")).read_text()) for name in ("out", "of_trn"))
+    assert first["errors"] == second["errors"] and first["words"] == second["words"] == 50
+    decode.main(given)
+    assert "finished already" in capsys.readouterr().out
+    soundfile.write(tmp_path / "u3.wav", 0.1 * rng.normal(size=8000), 16000)
+    os.utime(tmp_path / "u3.wav", (2e9, 2e9))
+    decode.main(given)
+    assert "u3.wav changed since" in capsys.readouterr().out
+
+
+def test_words_of_text_without_blanks_are_told_to_be_no_words_there(made, tmp_path, capsys):
+    pytest.importorskip("kaldilm")
+    tokenizer = Tokenizer.load(train_bpe(["北京天气", "我在北京"], 20, tmp_path / "bpe", "char", shrink_to_fit=True))
+    arpa = make_arpa(tmp_path / "2.arpa", [list("北京天气"), list("我在北京")], 2)
+    make_scorers({"lm": str(arpa), "lm_scale": 0.2}, tokenizer)
+    assert "its words are told apart by blanks; where transcripts have none, train it on" in capsys.readouterr().out
 
 
 def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):

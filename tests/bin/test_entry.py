@@ -92,6 +92,17 @@ def test_a_missing_package_of_ours_is_a_bug(capsys):
         status_of(ModuleNotFoundError("No module named 'torch'", name="torch"), capsys)
 
 
+def test_a_name_that_the_terminal_cannot_show_is_no_error(root):
+    code = "from rnnt_kd.bin.entry import command\n@command\ndef main(argv=None):\n    print('\u674e')\nmain([])"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(root / "plugin")},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout == "\\u674e\n" and not ran.stderr
+
+
 def test_own_bugs_keep_their_traceback():
     @command
     def main(argv=None):

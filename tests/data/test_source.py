@@ -3,10 +3,12 @@ damaged."""
 
 import argparse
 import gzip
+import hashlib
 import json
 import os
 import pickle
 import shutil
+import zlib
 from pathlib import Path
 
 import h5py
@@ -32,6 +34,7 @@ from rnnt_kd.data.dataset import make_dataloader
 from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import DATA_ROOTS, STORAGES
+from rnnt_kd.record import json_digest
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,19 @@ def test_a_manifest_of_lhotse_is_read_as_lhotse_reads_it(audio, tmp_path, writer
         shutil.rmtree(made) if made.is_dir() else made.unlink()
     (batch,) = make_dataloader(moved / "cuts_x.jsonl.gz", batch_seconds=1000)
     assert len(batch.texts) == len(cuts)
+
+
+def test_what_other_manifests_may_leave_open(audio, tmp_path):
+    """A speaker with blanks is one word, as ids are; no changes of the audio are none."""
+    recording = {**audio[1][0].recording.to_dict(), "transforms": None}
+    cut = {**audio[1][0].to_dict(), "recording": recording}
+    cut["supervisions"][0]["speaker"] = " Jane  Doe"
+    (tmp_path / "cuts.jsonl").write_text(json.dumps(cut))
+    shutil.copy(audio[0] / "one.wav", tmp_path)
+    recording["sources"][0]["source"] = "one.wav"
+    (tmp_path / "cuts.jsonl").write_text(json.dumps(cut))
+    source = open_source(tmp_path / "cuts.jsonl")
+    assert source.read(0)[0].speaker == "Jane_Doe" and source.audio_files() == {"one": tmp_path / "one.wav"}
 
 
 def test_cuts_with_audio_alone_have_their_features_computed(audio, tmp_path):
@@ -175,7 +191,10 @@ def rewritten(path, change):
     (lambda cut: {**without(cut), "recording": {**cut["recording"], "sources": [
         {"type": "command", "channels": [0], "source": "touch EXECUTED"}]}}, 'sources.0.type: "command"'),
     (lambda cut: {**without(cut), "recording": {**cut["recording"], "transforms": [
-        {"name": "ReverbWithImpulseResponse", "kwargs": {}}]}}, "transforms.0.name"),
+        {"name": "ReverbWithImpulseResponse", "kwargs": {}}]}}, "transforms.0: .*ReverbWithImpulseResponse"),
+    *((lambda cut, kwargs=kwargs: {**without(cut), "recording": {**cut["recording"], "transforms": [
+        {"name": "Speed", "kwargs": kwargs}]}}, "transforms.0.Speed.kwargs") for kwargs in ({}, {"factor": 0}, {"factor": 1, "x": 1})),
+    (lambda cut: {**cut, "features": {**cut["features"], "type": "whisper-fbank"}}, 'features.type: "whisper-fbank"'),
 ])  # fmt: skip
 def test_a_cut_that_cannot_be_used_is_one_line_with_its_name(audio, tmp_path, change, reason):
     cuts = audio[1].compute_and_store_features(Fbank(), str(tmp_path / "x"), storage_type=LilcomChunkyWriter)
@@ -267,6 +286,11 @@ def test_hdf5_is_read_as_lhotse_reads_it_and_leads_to_no_other_file(audio, tmp_p
     damaged(lambda file: file.create_virtual_dataset(key, layout))
     damaged(lambda file: None)
     with h5py.File(stored, "a") as file:
+        file.create_dataset(key, shape=(8_000_000, 80), dtype="f4", chunks=(100_000, 80))
+    with pytest.raises(UserError, match="claims .8000000, 80. numbers, which are not there"):
+        source.read(0)
+    with h5py.File(stored, "a") as file:
+        del file[key]
         file[f"{key}/a"] = 1
     with pytest.raises(UserError, match="no array"):
         source.read(0)
@@ -339,6 +363,44 @@ def test_a_damaged_block_is_one_line(kept):
     flip(folder / "blocks", 30)
     with pytest.raises(UserError, match=r"\.index: damaged.*remove it: it is made again"):
         opened(path).read(0)
+
+
+def forged(folder, change):
+    """An index whose cuts are others, with all its digests made right."""
+    lines = zlib.decompress((folder / "blocks").read_bytes()).split(b"\n")
+    block = zlib.compress(b"\n".join(change(line) for line in lines))
+    (folder / "blocks").write_bytes(block)
+    ends = np.array([len(block)], "<i8").tobytes()
+    (folder / "block_ends").write_bytes(hashlib.sha256(ends).digest() + ends)
+    facts = json.loads((folder / "facts.json").read_text())
+    facts.update(bytes=len(block))
+    facts.pop("sha256")
+    (folder / "facts.json").write_text(json.dumps({**facts, "sha256": json_digest(facts)}))
+
+
+def heard_in_a_room(line):
+    """Lhotse runs what the room's recording says."""
+    source = {"type": "command", "channels": [0], "source": "touch EXECUTED; cat one.wav"}
+    room = {"id": "r", "sources": [source], "sampling_rate": 16000, "num_samples": 16000, "duration": 1.0}
+    cut = json.loads(line)
+    cut["recording"]["transforms"] = [{"name": "ReverbWithImpulseResponse", "kwargs": {"rir": room}}]
+    return json.dumps(cut).encode()
+
+
+@pytest.mark.parametrize("change", [heard_in_a_room, lambda line: b"[" * 5000, lambda line: line + b" " * (17 << 20)])
+def test_an_index_that_came_with_its_file_runs_nothing(audio, tmp_path, monkeypatch, change):
+    monkeypatch.setattr(source_module, "KEPT_BYTES", 0)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(DATA_ROOTS, json.dumps([str(audio[0])]))
+    (tmp_path / "x").mkdir()
+    CutSet.from_cuts(list(audio[1])[:6]).to_file(tmp_path / "x/cuts.jsonl")
+    assert opened(tmp_path / "x/cuts.jsonl").read(0)[1].shape[1] == 80
+    forged(tmp_path / "x/.cuts.jsonl.index", change)
+    source = opened(tmp_path / "x/cuts.jsonl")
+    for look in (lambda: source.read(0), lambda: source[0], lambda: list(source.infos())):
+        with pytest.raises(UserError, match=r"\.index: damaged: .*remove it: it is made again"):
+            look()
+    assert not (tmp_path / "EXECUTED").exists()
 
 
 def test_the_index_of_another_file_of_this_name_is_made_again(kept):

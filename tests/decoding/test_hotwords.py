@@ -82,6 +82,22 @@ def test_the_file_may_come_from_any_editor(tmp_path):
         read_hotwords(path, tokenizer, 1.5, "none")
 
 
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_a_phrase_of_text_without_blanks_counts_wherever_it_stands(tmp_path, kind):
+    texts = ["北京天气很好", "我在北京", "今天我去北京看天气", "上海"]
+    tokenizer = Tokenizer.load(train_bpe(texts, 26, tmp_path / "bpe", kind, shrink_to_fit=True))
+    (tmp_path / "hot").write_text("北京 :2\n")
+    scorer = HotWords(read_hotwords(tmp_path / "hot", tokenizer, 1.0), tokenizer.vocab_size)
+    gained = {}
+    for text in texts:
+        state, total = torch.tensor(scorer.start), 0.0
+        for token in tokenizer.encode(text):
+            total += float(scorer.scores(state)[token])
+            state = scorer.advance(state, torch.tensor(token))
+        gained[text] = total + float(scorer.finals(state))
+    assert gained.pop("上海") == 0 and all(gain > 0 for gain in gained.values()), gained
+
+
 def test_more_phrases_than_the_table_holds_are_named_before_it_is_made(tokenizer, tmp_path, monkeypatch):
     monkeypatch.setattr(hotwords, "_LARGEST_TABLE", 3 * tokenizer.vocab_size)
     (tmp_path / "hot").write_text("ONE TWO THREE\n")

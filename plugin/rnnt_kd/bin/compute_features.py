@@ -58,6 +58,8 @@ def arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
     add_normalization(options)
     args = options.parse_args(argv)
     check_job(args)
+    if args.name in ("", ".", "..") or "/" in args.name:
+        raise UserError("--name", repr(args.name), "a name without /: the cuts go to OUT_DIR/NAME.jsonl.gz")
     for name in ("far_copies", "folds"):
         if getattr(args, name) < 0:
             raise UserError(f"--{name.replace('_', '-')}", str(getattr(args, name)), "0 or more")

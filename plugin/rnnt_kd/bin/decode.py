@@ -130,7 +130,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.cuts.is_dir():  # Shar
         inputs["cuts"] = open_source(args.cuts).content
     inputs.update({str(path): file_digest(path) for path in more})
-    stage = Stage(args.out_dir, name, settings, inputs, outputs)
+    stage = Stage(args.out_dir, name, settings, inputs, outputs, sources=open_source(args.cuts).audio_files())
     if stage.is_finished():
         return
 

@@ -6,6 +6,7 @@
 
 import errno
 import functools
+import io
 import os
 import shutil
 import signal
@@ -48,6 +49,9 @@ def command(main: Callable[[Optional[List[str]]], None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def wrapped(argv: Optional[List[str]] = None) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a name that the terminal cannot show is no error
+                stream.reconfigure(errors="backslashreplace")
         interrupts: List[int] = []  # signal numbers, as they came
 
         def interrupt(signum, frame):

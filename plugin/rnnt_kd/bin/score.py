@@ -95,6 +95,8 @@ def _score(args, paths: List[Path], test_set: str, out_dir: Path, typed: str) ->
             left_out = decode.get("left_out", {})
             not_decoded = check_references(systems[-1], path, references, args.data_dir / "text", left_out)
     recognitions, baseline = systems[0], systems[1] if len(systems) > 1 else None
+    if any(item.utterance_id not in speakers for item in recognitions):
+        speakers = {}  # of some it is not known who they are
     if baseline:
         check_same_references(recognitions, baseline, *paths)
     notes = [decode["unwritable"]] if "unwritable" in decode else []

@@ -7,8 +7,9 @@ from typing import Any, Dict, List
 
 from rnnt_kd.decoding.hotwords import HotWords, read_hotwords
 from rnnt_kd.decoding.ngram_lm import read_arpa
-from rnnt_kd.decoding.scorers import TokenBonus, lm_scorer
+from rnnt_kd.decoding.scorers import TokenBonus, WordLm, lm_scorer
 from rnnt_kd.errors import UserError
+from rnnt_kd.text.scripts import is_unspaced
 
 FUSING = "modified_beam_search"  # the search that takes them
 LM_SCALE, HOTWORDS_SCORE = 0.2, 1.0
@@ -66,6 +67,9 @@ def make_scorers(settings: Dict[str, Any], tokenizer, normalization: str = "nfc"
         spelled = getattr(found[0], "spelled", len(lm.words))  # a model of pieces fits or is refused
         if spelled < len(lm.words):
             print(f"{settings['lm']}: the BPE model can spell {spelled} of its {len(lm.words)} words", flush=True)
+        if isinstance(found[0], WordLm) and is_unspaced(lm.words):
+            advice = "where transcripts have none, train it on the pieces of the BPE model"
+            print(f"{settings['lm']}: its words are told apart by blanks; {advice}", flush=True)
     if "hotwords" in settings:
         phrases = read_hotwords(settings["hotwords"], tokenizer, settings["hotwords_score"], normalization)
         found.append(HotWords(phrases, tokenizer.vocab_size))

@@ -34,7 +34,9 @@ Id = Annotated[str, Field(pattern=r"^\S+$", max_length=10_000)]
 Start = Annotated[float, Field(ge=0, le=MOST_SECONDS, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, le=MOST_SECONDS, allow_inf_nan=False)]
 Count = Annotated[int, Field(gt=0, le=MOST_SECONDS * SAMPLING_RATE)]
+Rate = Annotated[int, Field(ge=1000, le=1_000_000)]
 _strict = with_config(ConfigDict(extra="forbid", strict=True))
+_forbid = with_config(ConfigDict(extra="forbid"))
 
 
 @_strict
@@ -126,15 +128,33 @@ class _LhotseSupervision(TypedDict):
 
 @_lax
 class _LhotseFeatures(_AnyFeatures):
+    type: NotRequired[Literal["kaldi-fbank", "kaldifeat-fbank", "fbank"]]  # Whisper's, say, are something else
     storage_type: str
     storage_path: str
     storage_key: str
 
 
+@_forbid
+class _Factor(TypedDict):
+    factor: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+
+
+@_forbid
+class _Rates(TypedDict):
+    source_sampling_rate: Rate
+    target_sampling_rate: Rate
+
+
 @_lax
-class _Transform(TypedDict):
-    name: Literal["Speed", "Resample", "Tempo", "Volume"]
-    kwargs: Dict[str, Union[bool, int, float, None]]
+class _Changed(TypedDict):
+    name: Literal["Speed", "Tempo", "Volume"]
+    kwargs: _Factor
+
+
+@_lax
+class _Resampled(TypedDict):
+    name: Literal["Resample"]
+    kwargs: _Rates
 
 
 @_lax
@@ -148,10 +168,10 @@ class _LhotseSource(TypedDict):
 class _LhotseRecording(TypedDict):
     id: Id
     sources: Annotated[List[_LhotseSource], Field(min_length=1, max_length=1)]
-    sampling_rate: Annotated[int, Field(ge=1000, le=1_000_000)]
+    sampling_rate: Rate
     num_samples: Count
     duration: Seconds
-    transforms: NotRequired[Optional[List[_Transform]]]
+    transforms: NotRequired[Optional[List[Annotated[Union[_Changed, _Resampled], Field(discriminator="name")]]]]
 
 
 @_lax
@@ -305,6 +325,8 @@ def check_lhotse(values: Any, where: str, in_shar: bool = False) -> Dict[str, An
         raise UserError(where, problem, "one", "make a cut of each: CutSet.trim_to_supervisions()")
     cut, where = _validated(_LHOTSE_CUT, values, where, once)
     features, recording = cut.pop("features", None), cut.get("recording")
+    if recording and recording.get("transforms", ()) is None:
+        del recording["transforms"]
     found = (features or {}).get("storage_type") or ((recording or {}).get("sources") or [{}])[0].get("type")
     if features and found not in (*STORAGES, *allowed_storages()):
         trust = "copy them with CutSet.copy_feats; of cuts that you trust to open pipes and URLs: --allow-storage"
@@ -325,6 +347,18 @@ def check_lhotse(values: Any, where: str, in_shar: bool = False) -> Dict[str, An
         problem = f"it is from {cut['start']:g} to {cut['start'] + cut['duration']:g} s"
         kind = "features" if features else "recording"
         raise UserError(where, problem, f"a part of its {kind}, {begin:g} to {end:g} s", once)
+    return cut
+
+
+def check_kept(values: Any, where: str, in_shar: bool) -> Dict[str, Any]:
+    """A cut as these checks gave it, out of a file that may be from elsewhere: checked again, else UserError."""
+    cut = check_lhotse(values, where, in_shar)
+    supervision, before = cut["supervisions"][0], values["supervisions"][0]
+    supervision["recording_id"] = str(before.get("recording_id"))
+    if "channel" in before:
+        supervision["channel"] = 0
+    if "features" in cut:
+        cut["features"]["recording_id"] = supervision["recording_id"]
     return cut
 
 

@@ -31,7 +31,7 @@ from rnnt_kd.data import cuts, shar
 from rnnt_kd.data.stored_features import read_features
 from rnnt_kd.data.stored_frames import TEACHER, TEACHER_FACTS, frames_of_array
 from rnnt_kd.errors import UserError
-from rnnt_kd.files import parse_json
+from rnnt_kd.files import named_in, parse_json
 from rnnt_kd.record import json_digest
 
 KEPT_BYTES = 4 << 20  # of manifests as they are on the disk
@@ -71,7 +71,7 @@ class Source(Sequence[MonoCut]):
     """
 
     def __init__(self, path: Path, facts: Dict[str, Any], columns: Dict[str, np.ndarray], folder: Optional[Path]):
-        self.path, self.digest, self._folder = path, facts["digest"], folder
+        self.path, self.digest, self._folder, self._is_shar = path, facts["digest"], folder, path.is_dir()
         self.lines, self.content = facts["lines"], facts["content"]
         self.teacher_content = facts["teacher_content"]
         self.durations, self.num_frames = columns["durations"], columns["num_frames"]
@@ -131,6 +131,15 @@ class Source(Sequence[MonoCut]):
         values = self._line(place)
         return _info(values), read_features(MonoCut.from_dict(values), self.path)
 
+    def audio_files(self) -> Dict[str, Path]:
+        """Recording id -> the file that features are computed from, of cuts that have none; not of those in archives.
+
+        UserError: outside of the folders that may be read, or missing.
+        """
+        heard = [cut["recording"] for cut in self._lines() if "features" not in cut]
+        named = {one["id"]: one["sources"][0] for one in heard}
+        return {name: named_in(self.path, one["source"]) for name, one in named.items() if one["type"] == "file"}
+
     def column(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """(N, ...) integers that are expensive to compute: made once, kept with the index.
 
@@ -147,21 +156,36 @@ class Source(Sequence[MonoCut]):
         return found.reshape(len(self), -1)
 
     def _line(self, place: int) -> Dict[str, Any]:
-        return json.loads(self._block(place // BLOCK)[place % BLOCK])
+        return self._cut(self._block(place // BLOCK)[place % BLOCK])
 
     def _lines(self) -> Iterator[Dict[str, Any]]:
         for number in range(len(self._columns["block_ends"])):
-            yield from map(json.loads, self._block(number))
+            yield from map(self._cut, self._block(number))
+
+    def _cut(self, line: bytes) -> Dict[str, Any]:
+        """A kept index may have come with the file that it is of: what Lhotse is given is checked again."""
+        if self._folder is None:
+            return json.loads(line)
+        try:
+            return cuts.check_kept(parse_json(line), "a cut", self._is_shar)
+        except (UserError, ValueError) as error:
+            raise self._damaged(f"holds what is no cut ({error!s:.200})") from None
 
     def _block(self, number: int) -> List[bytes]:
         ends = self._columns["block_ends"]
         packed = self._columns["blocks"][ends[number - 1] if number else 0 : ends[number]]
         try:
-            return zlib.decompress(packed.tobytes()).split(b"\n")
+            reader = zlib.decompressobj()
+            lines = reader.decompress(packed.tobytes(), BLOCK * cuts.LONGEST_LINE)
+            if reader.eof:
+                return lines.split(b"\n")
         except zlib.error:
-            assert self._folder is not None
-            problem = "damaged: a part of it is not what was written"
-            raise UserError(self._folder, problem, f"the index of {self.path}", "remove it: it is made again") from None
+            pass
+        raise self._damaged("a part of it is not what was written")
+
+    def _damaged(self, problem: str) -> UserError:
+        next_step = "remove it: it is made again"
+        return UserError(self._folder, f"damaged: {problem}", f"the index of {self.path}", next_step)
 
 
 def open_source(path: Path) -> Source:
@@ -312,5 +336,5 @@ def _hash(name: str) -> int:
 
 def _info(cut: Dict[str, Any]) -> CutInfo:
     supervision, duration = cut["supervisions"][0], cut["duration"]
-    text, speaker = supervision.get("text") or "", supervision.get("speaker") or ""
+    text, speaker = supervision.get("text") or "", "_".join((supervision.get("speaker") or "").split())
     return CutInfo(cut["id"], text, speaker, duration, cuts.frames_of(duration))

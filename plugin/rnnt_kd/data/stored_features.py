@@ -36,6 +36,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.files import allowed_storages, bytes_at, named_in
 
 READERS = {reader.name: reader for reader in (LilcomFilesReader, NumpyFilesReader)}  # a file for each matrix
+MOST_PACKED = 100  # numbers of an array in HDF5 a byte of its own that the file holds
 HDF5 = {reader.name: reader for reader in (NumpyHdf5Reader, LilcomHdf5Reader, ChunkedLilcomHdf5Reader)}
 
 
@@ -125,6 +126,8 @@ def _in_hdf5(storage_type: str, path: Path, key: str) -> np.ndarray:
             found = file[name]
             if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
                 raise ValueError(f"{name} is no array, or one whose data are in another file")
+            if found.size * found.dtype.itemsize > found.id.get_storage_size() * MOST_PACKED:
+                raise ValueError(f"{name} claims {found.shape} numbers, which are not there")
     return HDF5[storage_type](str(path)).read(key)
 
 

@@ -104,7 +104,8 @@ def decode(
             decoded.alternatives[utterance_id] = [
                 _alternative(*parts, tokenizer, pieces, frame_seconds) for parts in zip(kept, spans, sure, shares)
             ]
-        decoded.speakers.update(zip(batch.utterance_ids, batch.speakers, strict=True))
+        known = zip(batch.utterance_ids, batch.speakers, strict=True)
+        decoded.speakers.update((utterance_id, speaker) for utterance_id, speaker in known if speaker)
     return decoded
 
 

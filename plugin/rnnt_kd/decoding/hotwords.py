@@ -5,6 +5,8 @@
 
 A phrase a line, as in the transcripts; `` :score`` is that of each of its tokens, else a common one is.
 
+In text without blanks (Chinese, say) a phrase may stand anywhere, as far as the BPE model spells it there alike.
+
 Every occurrence of a phrase in a hypothesis adds score * tokens, occurrences that overlap too; phrases that begin alike
 have the higher score there.  While a phrase is under
 way, what its tokens so far are worth is lent, and taken back where it goes on otherwise: an Aho-Corasick automaton
@@ -24,6 +26,8 @@ from rnnt_kd.decoding.ngram_lm import OnDevice
 from rnnt_kd.decoding.trie import Trie
 from rnnt_kd.errors import UserError
 from rnnt_kd.text.normalization import normalized
+from rnnt_kd.text.scripts import is_unspaced
+from rnnt_kd.text.tokenizer import SPACE
 from rnnt_kd.text_files import read_text
 
 _HIGHEST_SCORE = 1e6
@@ -68,10 +72,26 @@ def read_hotwords(path: Path, tokenizer, score: float, normalization: str = "nfc
         if tokens_read * tokenizer.vocab_size > _LARGEST_TABLE:
             most = f"at most {_LARGEST_TABLE // tokenizer.vocab_size} tokens in all phrases"
             raise UserError(f"{path}:{number}", "there are too many phrases", most, "use a language model (--lm)")
-        phrases.append((tokens, value))
+        phrases += [(spelled, value) for spelled in _ways(text, tokens, tokenizer)]
     if not phrases:
         raise UserError(path, "is empty", "hot words, one phrase a line")
     return phrases
+
+
+def _ways(text: str, tokens: List[int], tokenizer) -> List[List[int]]:
+    """How a phrase is spelled: as a word, and where text has no blanks in the middle of one, too."""
+    first, *rest = tokens
+    pieces = tokenizer.pieces()
+    inside = pieces[first].removeprefix(SPACE) if pieces[first].startswith(SPACE) else ""
+    if not is_unspaced([text]) or pieces[first] != SPACE and not inside:
+        return [tokens]
+    if not inside:  # a boundary that is a piece of its own
+        return [rest or tokens]
+    number = {piece: place for place, piece in enumerate(pieces)}
+    letters = [inside] if inside in number else list(inside)
+    if not {*letters} <= {*number}:
+        return [tokens]
+    return [tokens, [number[letter] for letter in letters] + rest]
 
 
 class HotWords(OnDevice):

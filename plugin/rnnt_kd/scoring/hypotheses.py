@@ -33,7 +33,8 @@ def read_hypotheses(
         return read_recogs(path)
     trn = [re.fullmatch(r"(.*)\((\S+)\)", line) for _, line in lines]
     if all(trn) and not any(line.split()[0] in references for _, line in lines):
-        ids = {**{f"{speakers[key]}-{key}": key for key in speakers}, **{key: key for key in references}}
+        own = {f"{key}-{key}": key for key in references}  # of whom nothing is known, see ``write_trn``
+        ids = {**own, **{f"{speakers[key]}-{key}": key for key in speakers}, **{key: key for key in references}}
         named = [(unescaped(match[2]), [unescaped(word) for word in match[1].split()]) for match in trn if match]
         pairs = [(ids.get(name, name), words) for name, words in named]
     else:

@@ -35,12 +35,13 @@ def write_trn(ref_path: Path, hyp_path: Path, recognitions: Iterable[Recognition
     """Write the references to one file and what was recognised to the other, sorted by id, atomically.
 
     Args:
-      speakers: utterance id -> speaker id, every utterance of ``recognitions``.
+      speakers: utterance id -> speaker id; of one that is not known, the utterance's id is taken.
     """
     items = sorted(recognitions, key=lambda item: item.utterance_id)
     for path, side in ((ref_path, "ref"), (hyp_path, "hyp")):
         lines = []
         for item in items:
-            name = f"({escaped(f'{speakers[item.utterance_id]}-{item.utterance_id}')})"
+            speaker = speakers.get(item.utterance_id, item.utterance_id)
+            name = f"({escaped(f'{speaker}-{item.utterance_id}')})"
             lines.append(" ".join([*map(escaped, getattr(item, side)), name]) + "\n")
         atomic.write_text(path, "".join(lines))

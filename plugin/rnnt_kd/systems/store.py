@@ -179,8 +179,9 @@ def _check_sizes(config: SystemConfig, tensors: Tensors, where: Path) -> None:
             if isinstance(number, int) and number > most:
                 expected = f"at most {most}, the largest size of its weights"
                 raise UserError(where, f"{key}: {value}", expected, "restore it")
-    if values.get("num_layers", 0) > len(tensors):  # each has some
-        raise UserError(where, f"num_layers: {values['num_layers']}", f"as {len(tensors)} tensors have", "restore it")
+    layers = values.get("num_layers")
+    if isinstance(layers, int) and layers > len(tensors):  # each has some
+        raise UserError(where, f"num_layers: {layers}", f"as {len(tensors)} tensors have", "restore it")
 
 
 def load_weights(model: nn.Module, tensors: Tensors, where: object, next_step: str) -> None:
