@@ -36,8 +36,8 @@ def add_measuring(target: argparse.ArgumentParser) -> None:
 
 def check(arguments: argparse.Namespace) -> None:
     """UserError: a number out of range; or a file to write that cannot be, told before the measuring."""
-    lowest = dict.fromkeys(("joiner_dim", "batches", "rounds", "num_threads", "beam", "utterances", "frames"), 1)
-    for name, least in {**lowest, "prune_range": 2, "seed": 0}.items():
+    counts = ("joiner_dim", "batches", "rounds", "num_threads", "beam", "utterances", "frames", "streams", "seconds")
+    for name, least in {**dict.fromkeys(counts, 1), "prune_range": 2, "seed": 0}.items():
         value = getattr(arguments, name, None)
         if value is not None and value < least:
             raise UserError("--" + name.replace("_", "-"), str(value), f"a number from {least} on")

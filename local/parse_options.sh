@@ -62,12 +62,17 @@ read_option_file() {
   local line name value
   [ -r "$1" ] && [ ! -d "$1" ] || die "--config: '$1'; expected a file with lines name=value"
   while IFS= read -r line || [ -n "$line" ]; do
-    line=${line#$'\xef\xbb\xbf'} line=${line%%#*} line=${line%"${line##*[![:space:]]}"} line=${line#"${line%%[![:space:]]*}"}
-    [ -n "$line" ] || continue
+    line=${line#$'\xef\xbb\xbf'} line=${line%"${line##*[![:space:]]}"} line=${line#"${line%%[![:space:]]*}"}
+    [[ -n $line && $line != \#* ]] || continue
     [[ $line =~ ^(--)?([a-zA-Z_-]+)[[:space:]]*([=:]|[[:space:]])[[:space:]]*(.*)$ ]] || die "$1: '$line'; expected name=value"
     name=--${BASH_REMATCH[2]//_/-} value=${BASH_REMATCH[4]}
     [ "$name" != --config ] || die "$1: '$line'; expected no --config in such a file; write its lines here"
-    if [[ $value =~ ^\"(.*)\"$ || $value =~ ^\'(.*)\'$ ]]; then value=${BASH_REMATCH[1]}; fi
+    if [[ $value =~ ^\"([^\"]*)\"[[:space:]]*(#.*)?$ || $value =~ ^\'([^\']*)\'[[:space:]]*(#.*)?$ ]]; then
+      value=${BASH_REMATCH[1]}
+    else
+      value=${value%%#*} value=${value%"${value##*[![:space:]]}"}
+      [[ $value != [\"\']* ]] || die "$1: '$line'; expected the quotes around the whole value"
+    fi
     read_options "$name=$value"
   done <"$1"
 }

@@ -35,6 +35,24 @@ def test_what_a_killed_process_left_goes_when_the_same_is_written_again(tmp_path
     assert len(list(tmp_path.glob(".*.tmp"))) == 1
 
 
+def test_a_link_stays_and_the_folder_that_it_leads_to_is_made_anew(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "folder")  # which is made by the first
+    for content in ("one", "two"):
+        with atomic.new_dir(tmp_path / "link") as made:
+            (made / "file").write_text(content)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "disk/folder/file").read_text() == content
+    (tmp_path / ".x.retired").symlink_to(tmp_path / "disk")  # an earlier version left such
+    (tmp_path / "x").mkdir()
+    with atomic.new_dir(tmp_path / "x") as made:
+        (made / "file").touch()
+    assert (tmp_path / "disk/folder/file").exists() and sorted(path.name for path in tmp_path.iterdir()) == [
+        "disk",
+        "link",
+        "x",
+    ]
+
+
 def test_failed_write_keeps_the_old_file_and_names_it(tmp_path, monkeypatch):
     path = tmp_path / "file.txt"
     atomic.write_text(path, "old")

@@ -176,6 +176,14 @@ def test_run_cmd_is_called_as_run_pl_is(tmp_path, capfd):
         assert capfd.readouterr().err.startswith("error: ")
 
 
+def test_what_a_job_left_in_the_background_is_not_waited_for_and_ends_with_it(tmp_path):
+    run_cmd.main([str(tmp_path / "x.log"), "sleep", str(2 * WAIT), "&", "echo", "of", "$!"])
+    (child,) = (
+        int(line.split()[1]) for line in (tmp_path / "x.log").read_text().splitlines() if line.startswith("of ")
+    )
+    wait_for(lambda: not is_alive(child))
+
+
 @pytest.mark.parametrize("cmd", [False, True])
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_whatever_ends_the_run_ends_its_jobs(root, tmp_path, how, cmd):

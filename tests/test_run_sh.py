@@ -114,6 +114,21 @@ def test_options_as_kaldi_has_them(root, tmp_path):
     assert {"--data-root=a b", "--data-root=c", "--allow-storage=kaldiio"} <= set(words)
 
 
+def test_quotes_in_an_option_file_are_around_a_whole_value(root, tmp_path):
+    file = tmp_path / "my.conf"
+    file.write_text("exp_dir=\"a#b c\" # here\nset=small.name='x' # there\ndevice: 'cpu'\n")
+    (words,) = commands(root, "--config", file, "--stage", "9")
+    assert (
+        value(words, "--exp-dir") == "a#b c" and "--set=small.name='x'" in words and value(words, "--device") == "cpu"
+    )
+    for line in ('exp_dir="a#b', "exp_dir='a' b"):
+        file.write_text(line)
+        result = run_sh(root, "--config", file)
+        assert (
+            result.returncode == 1 and f"my.conf: '{line}'; expected the quotes around the whole value" in result.stderr
+        )
+
+
 def test_nothing_in_an_option_file_is_run(root, tmp_path):
     file = tmp_path / "evil.conf"
     file.write_text(f"exp_dir=$(touch {tmp_path}/a)`touch {tmp_path}/b`\nset=x[$(touch {tmp_path}/c)].y=1\n")

@@ -52,6 +52,8 @@ def replace_dir(made: Path, final: Path) -> None:
     """Put the finished folder ``made`` in the place of ``final`` (same file system)."""
     made, final = Path(made), Path(final)
     retired = final.with_name(f".{final.name}.retired")
+    if retired.is_symlink():  # an earlier version's
+        retired.unlink()
     shutil.rmtree(retired, ignore_errors=True)
     if final.exists():
         os.replace(final, retired)
@@ -63,6 +65,8 @@ def replace_dir(made: Path, final: Path) -> None:
 def new_dir(final: Path) -> Iterator[Path]:
     """A hidden folder beside ``final`` to write into, which takes its place in the end; gone where the block fails.
 
+    Where ``final`` is a link, so it stays: what it leads to is replaced.
+
     Raises UserError: ``final`` is the folder that the command runs in, or one above.
     """
     here = Path.cwd()
@@ -71,6 +75,7 @@ def new_dir(final: Path) -> Iterator[Path]:
         raise UserError(
             final, problem, "another folder", "it is written anew as a whole: go elsewhere, or name another"
         )
+    final = final.resolve() if final.is_symlink() else final
     final.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=final.parent, prefix=temporary_prefix(final), suffix=".tmp"))
     try:

@@ -253,7 +253,12 @@ class _Running:
             return None
         status = 128 - status if status < 0 else status
         if self._log is not None:
-            self._reader.join()
+            self._reader.join(1.0 if self.process.own_group else None)
+            for number in (signal.SIGTERM, signal.SIGKILL):  # to what it left at work in the background
+                if self._reader.is_alive():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(self._child.pid, number)
+                    self._reader.join(2.0)
             seconds = round(time.time() - self._started)
             self._write(f"# Accounting: time={seconds} threads=1\n")
             self._write(f"# Ended (code {status}) at {_date()}, elapsed time {seconds} seconds\n")

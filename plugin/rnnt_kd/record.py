@@ -195,11 +195,13 @@ def in_words(changes: Sequence[str]) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal; "absent", "folder" or "device" where there is no such file."""
+    """SHA-256 of a file's bytes, hexadecimal; of a folder, of names and sizes in it; else "absent" or "device"."""
     digest = hashlib.sha256()
     try:
         if not stat.S_ISREG(mode := os.stat(path).st_mode):
-            return "folder" if stat.S_ISDIR(mode) else "device"
+            if not stat.S_ISDIR(mode):
+                return "device"
+            return json_digest({name: (path / name).stat().st_size for name in _files(path, "")})
         with open(path, "rb") as stream:
             for block in iter(lambda: stream.read(1 << 20), b""):
                 digest.update(block)

@@ -28,6 +28,17 @@ def linked(audio, target):
     audio.symlink_to(target)
 
 
+def test_a_folder_that_is_an_input_is_what_is_in_it(tmp_path, capsys):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/cuts.0.jsonl").write_text("a")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/bpe.model").write_text("model")
+    make(tmp_path).finish()
+    assert make(tmp_path).is_finished()
+    (tmp_path / "text/cuts.0.jsonl").write_text("ab")
+    assert not make(tmp_path).is_finished() and "text changed" in capsys.readouterr().out
+
+
 SOURCES = {
     "newer": lambda audio, twin: os.utime(audio, ns=(0, audio.stat().st_mtime_ns + 1)),
     "older": lambda audio, twin: os.utime(audio, ns=(0, 10**18)),

@@ -248,6 +248,28 @@ def collect(trial, folder):
     collect_results.main.__wrapped__([str(word) for word in words])
 
 
+def test_figures_of_two_corpora_are_not_taken_for_one_anothers(trial, tmp_path):
+    other = tmp_path / "other" / trial.dir.name
+    other.mkdir(parents=True)
+    rows = [{**row, "wer": 99.0} for row in trial.read("results.json")]
+    for name, values in (("results", rows), ("pooled", trial.read("pooled.json"))):
+        (other / f"{name}.json").write_text(json.dumps(values))
+    words = ["--experiment-dir", trial.dir, other, "--results", tmp_path / "r.json"]
+    said = told(collect_results.main.__wrapped__, [str(word) for word in words])
+    assert (
+        f"{other}: figures of " in said and f"other than in {trial.dir}" in said and not (tmp_path / "r.json").exists()
+    )
+
+
+def test_a_machine_without_the_first_fold_leaves_exports_and_page_to_another(trial, tmp_path, capfd):
+    machine = Folds(tmp_path / "machine")
+    shutil.copytree(trial.folder, machine.folder, symlinks=True)
+    shutil.rmtree(machine.exp / "fold1of3" / "trial")
+    assert machine.run("--steps", "export report", "--fold", "2") == []
+    said = capfd.readouterr().err
+    assert "exports are of fold 1, and none of its systems is here" in said and "the page is of fold 1" in said
+
+
 def test_rows_are_collected_as_they_come_and_replace_their_older_selves(trial, tmp_path):
     old = [  # of an experiment without folds, and of another with the same names
         {"system": "half", "seed": 1, "test_set": "test", "wer": 12.5},

@@ -223,6 +223,22 @@ def test_systems_that_sherpa_onnx_cannot_run_are_refused(argv, system, tmp_path,
     assert {path.name for path in tmp_path.iterdir()} == {"dense"}
 
 
+def test_a_folder_of_failures_that_is_nobodys_export_stays(argv, tmp_path, capsys):
+    (tmp_path / "out.failed").mkdir()
+    (tmp_path / "out.failed/notes.txt").write_text("mine")
+    assert "out.failed: holds files of something else: notes.txt" in refused(capsys, export.main, *argv)
+    assert (tmp_path / "out.failed/notes.txt").exists() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--decode-dir", "/nowhere"], "/nowhere: holds no wer-*.json"),
+    (["--no-check", "--check-data-dir", "/nowhere"], "--check-data-dir: given with --no-check"),
+    (["--blank-penalty", "1e39"], "--blank-penalty: 1e+39; expected a number, 10000 at most"),
+])  # fmt: skip
+def test_options_that_do_nothing_or_cannot_be_are_refused(argv, capsys, more, message):
+    assert message in refused(capsys, export.main, *argv, *more)
+
+
 @pytest.mark.parametrize("names", ["chapter1.tex", "model.json", "chapter1.tex model.json"])
 def test_a_folder_of_something_else_is_not_replaced(argv, tmp_path, capsys, monkeypatch, names):
     (tmp_path / "out").mkdir()

@@ -1,5 +1,6 @@
 """Files of the form of icefall's export-onnx.py: checked, made smaller, compared; and what is none."""
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -125,6 +126,63 @@ def test_weights_that_are_no_numbers_are_refused_and_nothing_is_left(tmp_path, f
     assert not (tmp_path / "out").exists()
 
 
+def changed(path, change):
+    model = onnx.load(str(path))
+    change(model.graph, next(one.name for one in model.graph.initializer if len(one.dims) == 2))
+    onnx.save(model, str(path))
+
+
+def in_a_branch(graph, weight):
+    """Of an If, whose outcome the output adds 0 times."""
+    info = onnx.helper.make_tensor_value_info("of_branch", onnx.TensorProto.FLOAT, None)
+    branch = onnx.helper.make_graph(
+        [onnx.helper.make_node("ReduceSum", [weight], ["of_branch"], keepdims=0)], "b", [], [info]
+    )
+    beside(graph, [
+        onnx.helper.make_node("Constant", [], ["yes"], value=onnx.numpy_helper.from_array(np.array(True))),
+        onnx.helper.make_node("If", ["yes"], ["beside"], then_branch=branch, else_branch=branch),
+    ])  # fmt: skip
+
+
+def tied(graph, weight):
+    beside(graph, [onnx.helper.make_node("ReduceSum", [weight], ["beside"], keepdims=0)])
+
+
+def beside(graph, nodes):
+    output = graph.output[0].name
+    for node in graph.node:
+        node.output[:] = ["before" if name == output else name for name in node.output]
+    nothing = onnx.numpy_helper.from_array(np.float32(0.0), "nothing")
+    graph.initializer.append(nothing)
+    more = [
+        onnx.helper.make_node("Mul", ["beside", "nothing"], ["added"]),
+        onnx.helper.make_node("Add", ["before", "added"], [output]),
+    ]
+    graph.node.extend([*nodes, *more])
+
+
+@pytest.mark.parametrize("form", ["float16", "int8", "int4", "sparse"])
+@pytest.mark.parametrize("change", [in_a_branch, tied])
+@pytest.mark.parametrize("part", ["encoder", "joiner"])
+def test_a_weight_that_others_read_too_is_there_for_all(tmp_path, part, change, form):
+    export(tmp_path)
+    changed(tmp_path / f"{part}-epoch-9-avg-1.onnx", change)
+    assert (run(tmp_path, "--format", form) / f"{part}.onnx").exists()
+
+
+def test_a_number_that_float16_takes_for_nothing_is_no_nan(tmp_path):
+    def divided(graph, weight):
+        for name, value in (("eps", np.full(1, 1e-9)), ("zeros", np.zeros(1))):
+            graph.initializer.append(onnx.numpy_helper.from_array(value.astype(np.float32), name))
+        beside(graph, [onnx.helper.make_node("Div", ["zeros", "eps"], ["beside"])])
+
+    export(tmp_path)
+    changed(tmp_path / "joiner-epoch-9-avg-1.onnx", divided)
+    with pytest.raises(UserError, match="joiner computes NaN or infinity, and the original none"):
+        run(tmp_path, "--format", "float16")
+    assert not (tmp_path / "out").exists()
+
+
 def metadata_of(path):
     return {prop.key: prop.value for prop in onnx.load(str(path)).metadata_props}
 
@@ -134,6 +192,7 @@ def metadata_of(path):
     (lambda f: (f / "encoder-epoch-8-avg-1.onnx").write_bytes(b"x"), r"2 files encoder\*.onnx in float32"),
     (lambda f: (f / "tokens.txt").write_text("<blk> 0\n"), "its vocab_size is 30; expected 1, the lines of"),
     (lambda f: export(f, {"joiner_dim": "x"}), "metadata joiner_dim is x; expected a number"),
+    (lambda f: export(f, {"joiner_dim": "²"}), "metadata joiner_dim is ²; expected a number"),
     (lambda f: export(f, {"context_size": "1"}), "metadata context_size is 1; expected 2"),
     (lambda f: (f / "encoder-epoch-9-avg-1.onnx").write_bytes(b"x"), "damaged or not an ONNX file"),
     (lambda f: (f / "out").mkdir(), "is there already"),

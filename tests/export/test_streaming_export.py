@@ -171,6 +171,18 @@ def test_frames_are_ready_when_the_client_has_them():
         assert check_client.frames_ready(samples) == len(complete)
 
 
+@pytest.mark.parametrize("key, value", [("decode_chunk_len", "0"), ("left_context", "²"), ("T", "٣")])
+def test_metadata_that_are_no_numbers_of_frames_are_refused(folder, key, value):
+    def change(encoder):
+        props = {**metadata_of(encoder), key: value}
+        onnx.helper.set_model_props(encoder, {**props, "T": "3"} if value == "0" else props)
+
+    change_model(folder / "encoder.onnx", change)
+    rewrite(folder)
+    with pytest.raises(UserError, match="encoder.onnx.*metadata"):
+        verify_static(folder)
+
+
 @pytest.mark.parametrize(
     "key, value", [("T", "66"), ("decode_chunk_len", "63"), ("left_context", "32"), ("model_type", "")]
 )

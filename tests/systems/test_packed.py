@@ -83,6 +83,18 @@ def test_hostile_tensors(tmp_path):
         assert again[name].numpy().tobytes() == value.numpy().tobytes()
 
 
+def test_newer_weights_are_not_lost_to_an_older_packed_file(system, capsys):
+    pack_weights.main([str(system)])
+    pack_weights.main([str(system), "--unpack"])
+    tensors = read_tensors(system / "model.safetensors")
+    tensors["joiner.output_linear.bias"][0] += 1
+    write_tensors(system / "model.safetensors", tensors)
+    newer = (system / "model.safetensors").read_bytes()
+    said = refused(capsys, pack_weights.main, str(system), "--unpack")
+    assert "model.safetensors: holds other weights than model.packed.safetensors" in said
+    assert (system / "model.safetensors").read_bytes() == newer
+
+
 def test_shapes_below_0_are_damage(tmp_path):
     write_tensors(tmp_path / "dense", {"a": torch.zeros(100, 3)})
     write_packed(tmp_path / "packed", (tmp_path / "dense").read_bytes())

@@ -8,7 +8,7 @@ knows folds or seeds that EXP_DIR lacks, made on another machine or in an EXP_DI
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from rnnt_kd import atomic
 from rnnt_kd.bin import options
@@ -37,6 +37,7 @@ def main(argv: Optional[List[str]] = None) -> None:
             continue
         known = {_key(row, KEYS[name]): row for row in (_rows(path) if path.exists() else [])}
         before = set(known)
+        seen: Dict[str, Tuple[Path, Dict[str, Any]]] = {}
         for folder in args.experiment_dir:
             experiment = folder.resolve().name
             rows = [{"experiment": experiment, **row} for row in _rows(folder / f"{name}.json")]
@@ -44,6 +45,12 @@ def main(argv: Optional[List[str]] = None) -> None:
                 every = [row for row in listed if row.get("experiment") == experiment]
                 is_all_here = len(every) == len(_rows(folder / "results.json"))
                 rows = rows if is_all_here else _of_all(every, rows, args.results)
+            for row in rows if name == "results" else []:
+                place, first = seen.setdefault(_key(row, KEYS[name]), (folder, row))
+                if row != first:
+                    problem = f"figures of {row.get('system')}, seed {row.get('seed')}, other than in {place}"
+                    next_step = "collect another corpus into other files"
+                    raise UserError(folder, problem, "one experiment of a corpus", next_step)
             known.update({_key(row, KEYS[name]): row for row in rows})
         listed = listed or list(known.values())
         atomic.write_json(path, list(known.values()))

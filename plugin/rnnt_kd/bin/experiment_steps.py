@@ -237,8 +237,18 @@ class Run:
             if line.startswith(("%WER", "%CER", score.NOTE)):
                 self._say(f"{line} {plan.decode_dir(job, test_set, way)}")
 
+    def _first_is_elsewhere(self, what: str) -> bool:
+        """Exports, pictures and page are of the first fold, which another machine may have."""
+        part = self.all_parts[0]
+        is_here = not part.fold or any(self._is_trained(part, job) for job in self.first.first_jobs())
+        if not is_here:
+            self._say(f"{what} of fold {part.fold}, and none of its systems is here: run this stage where they are")
+        return not is_here
+
     def export(self) -> List[str]:
         part, jobs = self.all_parts[0], []
+        if self._first_is_elsewhere("exports are"):
+            return []
         for job in filter(lambda job: self._is_trained(part, job), self.first.first_jobs()):
             words = self.first.export_command(job)
             if not self._is_made(export.make_stage, export.arguments(words[2:])):
@@ -252,6 +262,8 @@ class Run:
         return failed + self._of_folder("size_table", *self.first.places.pipes)
 
     def report(self) -> List[str]:
+        if self._first_is_elsewhere("the page is"):
+            return []
         if self.args.print_jobs:
             return self._print_step("report")
         places = self.first.places

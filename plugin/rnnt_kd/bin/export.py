@@ -53,6 +53,11 @@ def arguments(argv: Optional[List[str]] = None) -> argparse.Namespace:
     args = options.parse_args(argv)
     if args.bpe_dir is None:
         args.bpe_dir = _bpe_dir(args.system_dir)
+    if args.check_data_dir is not None and not args.check:
+        raise UserError("--check-data-dir", "given with --no-check", "one of them")
+    for folder in args.decode_dir or []:
+        if not [*folder.glob("wer-*.json")]:
+            raise UserError(folder, "holds no wer-*.json", "a decoding that is scored", "check --decode-dir")
     if args.decode_dir is None:
         args.decode_dir = sorted(args.system_dir.glob("decode_*"))
     return args

@@ -11,7 +11,9 @@ from typing import List, Optional
 from rnnt_kd import atomic
 from rnnt_kd.bin.entry import command
 from rnnt_kd.bin.options import parser
-from rnnt_kd.systems.packed import PACKED, unpacked_bytes, write_packed
+from rnnt_kd.errors import UserError
+from rnnt_kd.record import file_digest
+from rnnt_kd.systems.packed import PACKED, packed_digest, unpacked_bytes, write_packed
 from rnnt_kd.systems.store import FINAL, read_system, read_tensors
 
 
@@ -25,6 +27,9 @@ def main(argv: Optional[List[str]] = None) -> None:
     read_system(args.system_dir)
     dense, packed = args.system_dir / FINAL, args.system_dir / PACKED
     if args.unpack:
+        if dense.exists() and file_digest(dense) != packed_digest(packed):
+            problem = f"holds other weights than {packed.name}"
+            raise UserError(dense, problem, "none, or the same", "remove the one of both that is not wanted")
         atomic.write_bytes(dense, unpacked_bytes(packed))
     else:
         read_tensors(dense, "pack a system that is trained to the end")  # a damaged one is one line

@@ -21,6 +21,7 @@ from rnnt_kd.scoring.recognitions import Recognition, words_counted
 from rnnt_kd.text.tokenizer import Tokenizer
 
 BIAS = "joiner.output_linear.bias"
+MOST = 1e4  # nats
 GRID = tuple(0.25 * step for step in range(9))  # nats
 SEARCHES = ("greedy_search", "modified_beam_search")
 MOST_SECONDS = 1800.0  # of the development set that are heard

@@ -134,10 +134,10 @@ def check_signatures(
     }
     if streaming:
         for key in STREAMING_KEYS:
-            if not told.get(key, "").isdigit():
+            if not told.get(key, "").isdecimal():
                 raise UserError(encoder, f"metadata {key} is {told.get(key)}", "a number", AGAIN)
         T, step, left, D, L, kernel, _ = (int(told[key]) for key in STREAMING_KEYS)
-        if step % 4 or T != step + 3:
+        if step < 4 or step % 4 or T != step + 3:
             problem = f"metadata T is {T} and decode_chunk_len {step}"
             raise UserError(encoder, problem, "decode_chunk_len a multiple of 4, and T 3 more", AGAIN)
         caches: Values = [("cached_attn", FLOAT, (L, left, None, D)), ("cached_conv", FLOAT, (L, kernel - 1, None, D))]

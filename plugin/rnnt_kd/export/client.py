@@ -251,7 +251,7 @@ def tail_samples(model_dir: Path) -> int:
     """Samples of silence that sherpa-onnx must hear after the end: one frame more than a chunk needs."""
     path = Path(model_dir) / "encoder.onnx"
     frames = metadata_of(load_onnx(path)).get("T", "")
-    if not frames.isdigit():
+    if not frames.isdecimal():
         raise UserError(path, "not a streaming encoder: it has no 'T' in its metadata", "an export with --streaming")
     return (int(frames) + 1) * FRAME_SAMPLES
 

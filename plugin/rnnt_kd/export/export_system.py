@@ -7,7 +7,6 @@ export that does not hold what is promised stays beside it as ``<out_dir>.failed
 that does takes its place.
 """
 
-import math
 import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
@@ -75,8 +74,8 @@ def export_system(
     formats.steps_of(form)
     if blank_penalty and dev_cuts is not None:
         raise UserError("--blank-penalty --dev-cuts", "both are given", "one of them")
-    if not math.isfinite(blank_penalty):
-        raise UserError("--blank-penalty", f"{blank_penalty}", "a number")
+    if not abs(blank_penalty) <= blank.MOST:  # nor NaN
+        raise UserError("--blank-penalty", f"{blank_penalty}", f"a number, {blank.MOST:g} at most")
     model, config = load_system(system_dir)
     tokenizer = Tokenizer.load(bpe_dir)
     model_json.check_exportable(config, tokenizer, model, system_dir, bpe_dir)
@@ -90,8 +89,10 @@ def export_system(
         say(f"{config.name}: blank penalty {lowered['value']:g}, of {lowered['errors']} errors in {dev_cuts}")
     lowered["bias"] = blank.lower(model, lowered["value"])
     decode_dirs = sorted(system_dir.glob("decode_*")) if decode_dirs is None else decode_dirs
-    if foreign := _foreign_in(out_dir):
-        raise UserError(out_dir, f"holds files of something else: {foreign}", "a new folder, or an older export")
+    failed = out_dir.parent / (out_dir.name + FAILED)
+    for folder in (out_dir, failed):
+        if foreign := _foreign_in(folder):
+            raise UserError(folder, f"holds files of something else: {foreign}", "a new folder, or an older export")
     with atomic.new_dir(out_dir) as making:
         values = {**model_json.describe_system(model, config), "unk_id": tokenizer.unk_id, "streaming": streaming}
         values.update({"weights": formats.weights_of(form), "sparse": formats.is_sparse(form), "static": static})
@@ -104,7 +105,7 @@ def export_system(
         atomic.write_text(making / "bpe.vocab", tokenizer.scored_pieces())
         atomic.write_text(making / "README.md", readme(values))
         model_json.write_manifest(making, {**values, "check": {}})
-        failed, heard = out_dir.with_name(out_dir.name + FAILED), (speech, check_data_dir, score_events, say)
+        heard = speech, check_data_dir, score_events, say
         try:
             found, fault = writer.check(making, model, tokenizer, *heard) if check else ({}, "")
         except UserError as error:

@@ -25,6 +25,7 @@ gain nothing.  Zeros save no time: onnxruntime multiplies them.
 """
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Callable, Dict, List, Set, Tuple
 
@@ -39,7 +40,7 @@ from rnnt_kd.errors import UserError
 from rnnt_kd.export import packing
 from rnnt_kd.export.onnx_file import TRANSPOSED, load_onnx, metadata_of
 from rnnt_kd.export.packing import ZERO_POINT
-from rnnt_kd.export.rewriting import Rewriter, replace_nodes
+from rnnt_kd.export.rewriting import Rewriter, all_nodes, replace_nodes
 from rnnt_kd.sparsity import rounding
 
 BASE = "float32"
@@ -225,12 +226,19 @@ def _to_half(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def _use_integer_products(rewriter: Rewriter) -> None:
-    """MatMul(x, weight) becomes MatMulInteger(integers of x, q) * (scale of x * scale of the weight)."""
+    """MatMul(x, weight) becomes MatMulInteger(integers of x, q) * (scale of x * scale of the weight).
+
+    Of a weight that nothing else reads.
+    """
+    graph = rewriter.model.graph
+    reads = Counter(name for node in all_nodes(graph) for name in node.input)
+    factors = Counter(node.input[1] for node in graph.node if node.op_type == "MatMul")
+    alone = {name for name in rewriter.weights if reads[name] == factors[name]}
     rounded: Dict[str, List[str]] = {}  # x -> its integers, scale, zero point
     stored: Dict[str, Tuple[str, str]] = {}  # weight -> its integers, scale
     nodes = []
     for node in rewriter.model.graph.node:
-        if node.op_type != "MatMul" or node.input[1] not in rewriter.weights:
+        if node.op_type != "MatMul" or node.input[1] not in alone:
             nodes.append(node)
             continue
         x, weight = node.input

@@ -22,7 +22,7 @@ L layers, D dimension of the encoder, K taps of its convolutions.
 """
 
 from dataclasses import dataclass, replace
-from typing import Dict, List, Tuple
+from typing import Dict, List, Mapping, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,11 @@ from rnnt_kd.models.transducer import Transducer
 
 TRAINING_ONLY = ("simple_am_proj.", "simple_lm_proj.", "ctc_output.")  # heads that no file holds
 _AUTHOR = "rnnt_kd"
+
+
+def stored(state: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+    """What files hold of a ``state_dict``: not how many batches a BatchNorm has seen."""
+    return {name: value for name, value in state.items() if value.is_floating_point()}
 
 
 class EncoderFile(nn.Module):

@@ -20,7 +20,7 @@ from rnnt_kd.config_io import read_system_config, write_system_config
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.blank_penalty import BIAS
 from rnnt_kd.export.check_files import verify_static
-from rnnt_kd.export.graphs import TRAINING_ONLY
+from rnnt_kd.export.graphs import TRAINING_ONLY, stored
 from rnnt_kd.export.model_json import NAME, ONNX_FILES, tensor_digest
 from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, load_onnx, metadata_of, run
 from rnnt_kd.files import parse_json
@@ -60,8 +60,10 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
         tensors = _weights(folder, manifest)
         if "blank_penalty" in manifest:
             tensors[BIAS][manifest["blank_id"]] = manifest["blank_penalty"]["bias"]
-        heads = {name: value for name, value in model.state_dict().items() if name.startswith(TRAINING_ONLY)}
-        tensors.update({name: torch.zeros_like(value) for name, value in heads.items()})
+        state = model.state_dict()
+        heads = [name for name in state if name.startswith(TRAINING_ONLY)]
+        absent = [*heads, *({*state} - {*stored(state)})]
+        tensors.update({name: torch.zeros_like(state[name]) for name in absent})
         load_weights(model, tensors, folder, AGAIN)
         write_system_config(making / CONFIG, config)
         write_tensors(making / FINAL, tensors)

@@ -31,7 +31,7 @@ from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import as_plain_dict
 from rnnt_kd.data.audio_format import FEATURE_DIM, SAMPLING_RATE
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.graphs import TRAINING_ONLY
+from rnnt_kd.export.graphs import TRAINING_ONLY, stored
 from rnnt_kd.models.transducer import Transducer
 from rnnt_kd.record import file_digest, json_digest
 from rnnt_kd.scoring.results import read_json
@@ -112,7 +112,7 @@ def describe_parameters(model: Transducer, files: Mapping[str, Sequence[str]]) -
     """Name -> file, shape, checksum.  ``files``: ONNX file -> the parameters it holds."""
     where = {name: file for file, names in files.items() for name in names}
     state = model.state_dict()
-    exported = [name for name in state if not name.startswith(TRAINING_ONLY)]
+    exported = [name for name in stored(state) if not name.startswith(TRAINING_ONLY)]
     assert set(exported) == set(where), sorted(set(exported) ^ set(where))
     return {
         name: {"file": where[name], "shape": list(state[name].shape), "sha256": tensor_digest(state[name])}

@@ -51,6 +51,9 @@ def shrink(folder: Path, tokens: Path, out: Path, form: str, say: Callable[[str]
             say(f"{name}: {before} -> {after} bytes, {before / after:.1f} times smaller ({form})")
         shutil.copyfile(tokens, made / "tokens.txt")
         differences = _differences(paths, {name: made / name for name in ONNX_FILES})
+        if lost := [name for name, value in differences.items() if not np.isfinite(value)]:
+            problem = f"{lost[0]} computes NaN or infinity, and the original none"
+            raise UserError(out, problem, "finite numbers", "choose another --format")
         if weights_of(form) == BASE and (wrong := [k for k, v in differences.items() if v]):
             problem = f"{wrong[0]} computes something else than {paths[wrong[0] + '.onnx']}"
             raise UserError(out, problem, "the same bits", "report it with the file")
@@ -75,7 +78,7 @@ def _check(paths: Dict[str, Path], models: Dict[str, onnx.ModelProto], C: int, t
         problem, again = f"its vocab_size is {theirs}", "give the tokens.txt it was made with"
         raise UserError(paths["decoder.onnx"], problem, f"{C}, the lines of {tokens}", again)
     J = metadata_of(models["joiner.onnx"]).get("joiner_dim", "")
-    if not J.isdigit():
+    if not J.isdecimal():
         raise UserError(paths["joiner.onnx"], f"metadata joiner_dim is {J or 'missing'}", "a number", AGAIN)
     check_files.check_signatures(paths, models, C, int(J), model_type=None)
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
-from rnnt_kd.export.graphs import GraphSpec, batch_axis
+from rnnt_kd.export.graphs import GraphSpec, batch_axis, stored
 from rnnt_kd.export.rewriting import compact, rename_inputs, replace_nodes
 
 OPSET = 13  # the first with what the models need; torch 1.13 and 2.13 both write it
@@ -41,11 +41,12 @@ def write_graph(spec: GraphSpec, path: Path) -> None:
     ``transposed`` is added to the metadata.  With dynamic axes it is opset 17, whose LayerNormalization is one node
     instead of nine; without, opset 13, and sizes and what depends on sizes alone are constants.
     Raises:
-      AssertionError: the exporter dropped an input, or a parameter cannot be found in the graph.
+      AssertionError: the exporter dropped an input.
+      UserError: a parameter is not in the graph, or an operator has no form there.
     """
     model = onnx.load_from_string(_trace(spec))
     transposed = _store_transposed(model.graph)
-    _put_values(model.graph, spec.module.state_dict(), transposed)
+    _put_values(model.graph, stored(spec.module.state_dict()), transposed)
     found = [value.name for value in model.graph.input]
     assert found == spec.input_names, f"the exporter changed the inputs: {found} instead of {spec.input_names}"
     assert [value.name for value in model.graph.output] == spec.output_names
@@ -163,17 +164,21 @@ def _trace(spec: GraphSpec) -> bytes:
     more: Dict[str, Any] = {"dynamo": False} if "dynamo" in torch.onnx.export.__code__.co_varnames else {}
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracer and deprecation warnings; the results are compared instead
-        torch.onnx.export(
-            stand_in,
-            spec.example,
-            file,
-            opset_version=OPSET,
-            do_constant_folding=False,
-            input_names=spec.input_names,
-            output_names=spec.output_names,
-            dynamic_axes=spec.dynamic_axes,
-            **more,
-        )
+        try:
+            torch.onnx.export(
+                stand_in,
+                spec.example,
+                file,
+                opset_version=OPSET,
+                do_constant_folding=False,
+                input_names=spec.input_names,
+                output_names=spec.output_names,
+                dynamic_axes=spec.dynamic_axes,
+                **more,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            problem = f"torch cannot write it as ONNX ({first_line(error)})"
+            raise UserError("encoder", problem, f"operators of opset {OPSET}", "write it with others") from None
     return file.getvalue()
 
 
@@ -232,7 +237,9 @@ def _store_transposed(graph: onnx.GraphProto) -> List[str]:
 def _put_values(graph: onnx.GraphProto, values: Mapping[str, Tensor], transposed: Sequence[str]) -> None:
     weights = {tensor.name: tensor for tensor in graph.initializer}
     missing = sorted(set(values) - set(weights))
-    assert not missing, f"parameters that the exporter lost: {missing}"
+    if missing:  # the exporter melts a BatchNorm into the convolution before it
+        problem = f"torch's exporter leaves no parameter {missing[0]} in the graph"
+        raise UserError("encoder", problem, "modules whose parameters stay", "write it with others")
     for name, value in values.items():
         array = value.detach().cpu().numpy()
         array = np.ascontiguousarray(array.T if name in transposed else array)

@@ -3,7 +3,7 @@
 Nodes that depend on constants only, onnxruntime (and with it sherpa-onnx) runs once, when it loads the file.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 import onnx
@@ -25,7 +25,7 @@ class Rewriter:
         self._before: List[onnx.NodeProto] = []
         self._after: List[onnx.TensorProto] = []
         self._constants: Dict[Any, str] = {}
-        self._taken = {name for node in model.graph.node for name in (*node.input, *node.output)}
+        self._taken = {name for node in all_nodes(model.graph) for name in (*node.input, *node.output)}
         self._taken |= {*self.weights, *(tensor.values.name for tensor in model.graph.sparse_initializer)}
         self._count = 0
 
@@ -106,9 +106,18 @@ def has_subgraphs(graph: onnx.GraphProto) -> bool:
     return any(attribute.HasField("g") for node in graph.node for attribute in node.attribute)
 
 
+def all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Those of its subgraphs, too, which may read what stands around them."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from all_nodes(attribute.g)
+
+
 def rename_inputs(graph: onnx.GraphProto, names: Dict[str, str]) -> None:
     """Let every node read ``names[name]`` where it read ``name``."""
-    for node in graph.node:
+    for node in all_nodes(graph):
         for index, name in enumerate(node.input):
             node.input[index] = names.get(name, name)
 
