@@ -267,6 +267,8 @@ def test_a_machine_without_the_first_fold_leaves_exports_and_page_to_another(tri
     shutil.rmtree(machine.exp / "fold1of3" / "trial")
     assert machine.run("--steps", "export report", "--fold", "2") == []
     said = capfd.readouterr().err
+    machine.run("--steps", "export report", "--fold", "2", "--print-jobs")
+    assert capfd.readouterr().out.count("bin.experiment") == 2
     assert "exports are of fold 1, and none of its systems is here" in said and "the page is of fold 1" in said
 
 

@@ -9,6 +9,7 @@ import torch
 from onnx import numpy_helper
 
 from rnnt_kd.config import ModelConfig, SystemConfig
+from rnnt_kd.errors import UserError
 from rnnt_kd.export import graphs
 from rnnt_kd.export.onnx_file import load_onnx, metadata_of, session, write_graph
 from rnnt_kd.export.rewriting import compact
@@ -75,6 +76,50 @@ def test_an_unused_input_is_not_dropped_silently(tmp_path):
     with pytest.raises(AssertionError, match="changed the inputs"):
         example = torch.zeros(1, 3), torch.tensor([3])
         write_graph(graphs.GraphSpec(Careless(), example, ["x", "x_lens"], ["y"], {}, {}), tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+class Normed(torch.nn.Module):
+    """``before`` and a BatchNorm behind it."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.before, self.norm = before, torch.nn.BatchNorm1d(3)
+
+    def forward(self, x):
+        return self.norm(self.before(x))
+
+
+def spec_of(module):
+    return graphs.GraphSpec(module.eval(), (torch.zeros(1, 3, 5),), ["x"], ["y"], {"x": {2: "T"}, "y": {2: "T"}}, {})
+
+
+def test_a_batch_norm_is_there_with_what_it_has_seen_but_for_how_often(tmp_path):
+    module = Normed(torch.nn.ReLU())
+    module(torch.randn(8, 3, 5, generator=torch.Generator().manual_seed(1)))
+    write_graph(spec_of(module), tmp_path / "x.onnx")
+    names = {tensor.name for tensor in load_onnx(tmp_path / "x.onnx").graph.initializer}
+    assert names == {*module.state_dict()} - {"norm.num_batches_tracked"}
+    x = torch.randn(1, 3, 7)
+    (found,) = session(tmp_path / "x.onnx").run(None, {"x": x.numpy()})
+    np.testing.assert_allclose(found, module(x).detach().numpy(), rtol=1e-5, atol=1e-5)
+
+
+class Odd(torch.nn.Module):
+    def forward(self, x):
+        return torch.special.bessel_j0(x)
+
+
+melts = pytest.mark.skipif(not torch.__version__.startswith("1."), reason="torch 2 keeps a BatchNorm as it is")
+
+
+@pytest.mark.parametrize("module, told", [
+    pytest.param(Normed(torch.nn.Conv1d(3, 3, 1)), "leaves no parameter [a-z_.]+ in the graph", marks=melts),
+    (Odd(), "cannot write it as ONNX"),
+])  # fmt: skip
+def test_a_module_that_the_exporter_cannot_keep_is_one_line(tmp_path, module, told):
+    with pytest.raises(UserError, match=f"encoder: torch.*{told}"):
+        write_graph(spec_of(module), tmp_path / "x.onnx")
     assert not list(tmp_path.iterdir())
 
 

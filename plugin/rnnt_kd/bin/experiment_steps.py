@@ -238,9 +238,11 @@ class Run:
                 self._say(f"{line} {plan.decode_dir(job, test_set, way)}")
 
     def _first_is_elsewhere(self, what: str) -> bool:
-        """Exports, pictures and page are of the first fold, which another machine may have."""
+        """Exports, pictures and page are of the first fold, which another machine may have; jobs are printed before."""
         part = self.all_parts[0]
-        is_here = not part.fold or any(self._is_trained(part, job) for job in self.first.first_jobs())
+        is_here = (
+            self.args.print_jobs or not part.fold or any(self._is_trained(part, job) for job in self.first.first_jobs())
+        )
         if not is_here:
             self._say(f"{what} of fold {part.fold}, and none of its systems is here: run this stage where they are")
         return not is_here

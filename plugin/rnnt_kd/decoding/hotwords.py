@@ -68,11 +68,12 @@ def read_hotwords(path: Path, tokenizer, score: float, normalization: str = "nfc
         if not tokens or tokenizer.unk_id in tokens:
             problem = f'the BPE model cannot spell "{text[:60]}"' if tokens else "no phrase"
             raise UserError(f"{path}:{number}", problem, "words as in the transcripts", "check upper and lower case")
-        tokens_read += len(tokens)
+        ways = _ways(text, tokens, tokenizer)
+        tokens_read += sum(map(len, ways))
         if tokens_read * tokenizer.vocab_size > _LARGEST_TABLE:
             most = f"at most {_LARGEST_TABLE // tokenizer.vocab_size} tokens in all phrases"
             raise UserError(f"{path}:{number}", "there are too many phrases", most, "use a language model (--lm)")
-        phrases += [(spelled, value) for spelled in _ways(text, tokens, tokenizer)]
+        phrases += [(spelled, value) for spelled in ways]
     if not phrases:
         raise UserError(path, "is empty", "hot words, one phrase a line")
     return phrases
@@ -80,13 +81,14 @@ def read_hotwords(path: Path, tokenizer, score: float, normalization: str = "nfc
 
 def _ways(text: str, tokens: List[int], tokenizer) -> List[List[int]]:
     """How a phrase is spelled: as a word, and where text has no blanks in the middle of one, too."""
-    first, *rest = tokens
-    pieces = tokenizer.pieces()
-    inside = pieces[first].removeprefix(SPACE) if pieces[first].startswith(SPACE) else ""
-    if not is_unspaced([text]) or pieces[first] != SPACE and not inside:
+    if not is_unspaced([text]):
         return [tokens]
-    if not inside:  # a boundary that is a piece of its own
+    pieces, (first, *rest) = tokenizer.pieces(), tokens
+    if pieces[first] == SPACE:  # a boundary that is a piece of its own
         return [rest or tokens]
+    if not pieces[first].startswith(SPACE):
+        return [tokens]
+    inside = pieces[first].removeprefix(SPACE)
     number = {piece: place for place, piece in enumerate(pieces)}
     letters = [inside] if inside in number else list(inside)
     if not {*letters} <= {*number}:

@@ -38,14 +38,14 @@ class TeacherCache:
     Attributes:
       folder: where it is.
       facts:  how it was made.
-      digest: SHA-256, of all contents; of the facts alone where shards may be missing, and come later.
+      digest: SHA-256, of all contents.
     """
 
     def __init__(self, folder: Path, shards: Sequence[Shard], partial: bool = False):
         self.folder, self._paths, self._told = folder, [shard.path for shard in shards], False
         self.facts: CacheFacts = shards[0].facts
-        contents = [repr(self.facts)] if partial else [shard.sha256 for shard in shards]
-        self.digest = hashlib.sha256("".join(contents).encode()).hexdigest()
+        self.digest = hashlib.sha256("".join(shard.sha256 for shard in shards).encode()).hexdigest()
+        self._partial = partial
         places = [(name.encode(), number, place) for number, shard in enumerate(shards) for name, place in shard.places]
         ids = np.array([name for name, _, _ in places], dtype=bytes)
         order = np.argsort(ids, kind="stable")
@@ -91,6 +91,11 @@ class TeacherCache:
                 what, here, there = changes[0]
                 raise UserError(shard.path, f"made with {what} {here}", f"{there}, as in {first.path.name}", AGAIN)
         return cls(folder, shards, partial)
+
+    def content_as(self, recorded: Optional[str]) -> str:
+        """``digest``; where shards may come later that of the facts alone, but for a record that has the other."""
+        of_facts = hashlib.sha256(repr(self.facts).encode()).hexdigest()
+        return of_facts if self._partial and self.digest != recorded else self.digest
 
     def verify(self) -> None:
         """Read all shards once.  Raises UserError naming the one that is not what was written."""

@@ -146,7 +146,8 @@ def input_digests(system_dir: Path, train_cuts: Path, dev_cuts: Path, cache: Opt
     recorded = read_record(record_path(system_dir, store.TRAINING)).get("inputs", {})
     sources = {"train cuts": open_source(train_cuts), "dev cuts": open_source(dev_cuts)}
     digests = {name: source.content_as(recorded.get(name)) for name, source in sources.items()}
-    return digests if cache is None else {**digests, "teacher cache": cache.digest}
+    name = "teacher cache"
+    return digests if cache is None else {**digests, name: cache.content_as(recorded.get(name))}
 
 
 def check_cache(cache: StoredTeacher, config: SystemConfig, data: TrainingData, say: Say) -> None:
