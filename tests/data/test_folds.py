@@ -1,5 +1,7 @@
 """Folds by speaker: who is where, what stands in their data directories and cuts, and what is refused."""
 
+import gzip
+import json
 import random
 import shutil
 
@@ -177,3 +179,27 @@ def test_data_without_speakers_are_refused(tmp_path):
         folds.make_data(tmp_path / "exp", 3, [source], list)
     assert not list((tmp_path / "exp").glob("fold?of3"))
     assert read_table(source / "utt2spk")  # the corpus stays
+
+
+def test_labels_are_kept_of_whole_speakers_and_of_one_at_the_least(made, tmp_path):
+    cuts = tmp_path / "cuts"
+    shutil.copytree(folds.fold_dir(made[0], 1, 3) / "cuts", cuts, symlinks=True)
+    everybody = {cut.id: cut.supervisions[0].speaker for cut in open_source(cuts / "train.jsonl.gz")}
+    assert len(set(everybody.values())) == 2
+    for share in (0.001, 0.5, 0.999):
+        folds.take_labels_away(cuts, share)
+        parts = [open_source(cuts / f"{name(share)}.jsonl.gz") for name in (folds.labelled, folds.unlabelled)]
+        speakers = [{cut.supervisions[0].speaker for cut in part} for part in parts]
+        assert [len(own) for own in speakers] == [1, 1] and speakers[0] != speakers[1]
+        assert {cut.id: bool(cut.supervisions[0].text) for part in parts for cut in part} == {
+            key: speaker in speakers[0] for key, speaker in everybody.items()
+        }
+    path = cuts / "labelled50.jsonl.gz"
+    before = path.stat().st_mtime_ns
+    folds.take_labels_away(cuts, 0.5)
+    assert path.stat().st_mtime_ns == before
+    lines = gzip.decompress((cuts / "train.jsonl.gz").read_bytes()).splitlines(keepends=True)
+    alone = [line for line in lines if json.loads(line)["supervisions"][0]["speaker"] in speakers[0]]
+    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(b"".join(alone)))
+    with pytest.raises(UserError, match="1 speakers, and no words to learn; expected two speakers who say some"):
+        folds.take_labels_away(tmp_path, 0.5)

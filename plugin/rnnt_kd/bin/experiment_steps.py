@@ -24,7 +24,7 @@ from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments import endpoint, results, summary
 from rnnt_kd.experiments.definition import TEACHER, System
-from rnnt_kd.experiments.plan import OWN_BONUS, UNLABELLED, Cache, Job, Plan
+from rnnt_kd.experiments.plan import OWN_BONUS, Cache, Job, Plan
 from rnnt_kd.experiments.progress import Progress
 from rnnt_kd.experiments.pseudo_labels import check_apart
 from rnnt_kd.jobs import JOB, Jobs, portable, read_cmd, run_side_by_side
@@ -98,6 +98,8 @@ class Run:
                 folds.select_cuts(
                     args.exp_dir, part.fold, self.folds, {name: ("train", data / name) for name in folds.SETS}
                 )
+                if self.first.experiment.labelled is not None:
+                    folds.take_labels_away(data.parent / "cuts", self.first.experiment.labelled)
                 failed += self._make_cuts(part.plan, part.plan.far_commands(), f"{part.name()} cuts {{}}")
         return failed
 
@@ -140,21 +142,23 @@ class Run:
 
     def pseudo_label(self) -> List[str]:
         """The words of unlabelled audio, by each teacher that has students which learn from it."""
-        part = self.parts[0]  # with folds there is no unlabelled audio
-        plan, progress = part.plan, part.progress
-        students = {plan.train_cuts(job): job for job in plan.jobs() if plan.is_pseudo_labelled(job)}
-        asked = [plan.teacher_of(job) for job in students.values()] if plan.needs_words else []
-        teachers = [teacher for teacher in asked if teacher is not None]
-        for teacher in teachers:
-            self._must_be_trained(part, teacher)
-        failed = self._run_decodings([(part, teacher, UNLABELLED, plan.search) for teacher in teachers])
-        if teachers and self.args.print_jobs:
+        wanted, students, jobs = [], [], []
+        for part in self.parts:
+            plan = part.plan
+            own = {plan.train_cuts(job): job for job in plan.jobs() if plan.is_pseudo_labelled(job)}
+            students += [(part, cuts, job) for cuts, job in own.items()]
+            for teacher in [plan.teacher_of(job) for job in own.values()] if plan.needs_words else []:
+                if teacher is not None:
+                    self._must_be_trained(part, teacher)
+                    wanted.append((part, teacher, str(plan.unlabelled_set), plan.search))
+        failed = self._run_decodings(wanted)
+        if wanted and self.args.print_jobs:
             print("# then")
-        late = {cuts: job for cuts, job in students.items() if not failed and progress.why_no_pseudo_labels(job)}
-        jobs = []
-        for cuts, job in late.items():
-            log = part.log("pseudo_label", plan.teacher_of(job))
-            jobs.append(Jobs(f"pseudo-labels {cuts.name}", plan.pseudo_label_command(job), log))
+        for part, cuts, job in students if not failed else []:
+            if part.progress.why_no_pseudo_labels(job):
+                log = part.log("pseudo_label", part.plan.teacher_of(job))
+                name = part.name(what=f"pseudo-labels {cuts.name}")
+                jobs.append(Jobs(name, part.plan.pseudo_label_command(job), log))
         return failed + self._run_here(jobs)
 
     def cache(self) -> List[str]:
@@ -296,9 +300,10 @@ class Run:
             if progress.why_no_pseudo_labels(job):
                 first = plan.teacher_of(job)
                 with FileLock(str(plan.train_cuts(job)) + ".lock"):
-                    if first is not None and plan.needs_words and progress.why_not_decoded(first, UNLABELLED):
-                        words = plan.decode_command(first, UNLABELLED)
-                        self._must(part.name(first, UNLABELLED), words, part.log("job", job, "decode.unlabelled"))
+                    name = str(plan.unlabelled_set)
+                    if first is not None and plan.needs_words and progress.why_not_decoded(first, name):
+                        words = plan.decode_command(first, name)
+                        self._must(part.name(first, name), words, part.log("job", job, f"decode.{name}"))
                     words, log = plan.pseudo_label_command(job), part.log("job", job, "pseudo_label")
                     self._must("pseudo-labels", words, log)
             if cache is not None and progress.why_no_cache(job):

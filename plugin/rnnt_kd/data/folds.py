@@ -10,13 +10,15 @@ and their numbers of words alone.
 """
 
 import gzip
+import hashlib
+import json
 import os
 from collections import Counter
 from pathlib import Path
 from typing import Callable, Dict, Iterable, List, Mapping, Sequence, Set, Tuple
 
 from rnnt_kd import atomic
-from rnnt_kd.data.cuts import read_lines
+from rnnt_kd.data.cuts import parse_line, read_lines
 from rnnt_kd.data.kaldi_dir import (
     TABLES,
     KaldiDataDir,
@@ -179,6 +181,51 @@ def select_cuts(exp_dir: Path, fold: int, folds: int, sets: Mapping[str, Tuple[s
         atomic.write_json(folder / outputs[1], reasons, sort_keys=True)
         atomic.write_bytes(folder / outputs[0], gzip.compress(lines, compresslevel=6, mtime=0))
         record.finish()
+
+
+def labelled(share: float) -> str:
+    """Name of a fold's cuts whose labels are used."""
+    return f"labelled{100 * share:g}"
+
+
+def unlabelled(share: float) -> str:
+    """Name of the others, without text."""
+    return f"un{labelled(share)}"
+
+
+def take_labels_away(cuts_dir: Path, share: float) -> None:
+    """Divide a fold's training cuts by speaker into labelled ones, of about ``share`` of the words, and others.
+
+    Speakers are taken in the order of their ids' digests until they have said as much: ids are often sorted by sex.
+    Writes ``labelled(share)`` and ``unlabelled(share)``; nothing where they are what would be written.
+    Raises: UserError: one speaker alone, or no words.
+    """
+    train, outputs = cuts_dir / "train.jsonl.gz", [f"{name}.jsonl.gz" for name in (labelled(share), unlabelled(share))]
+    record = Record(cuts_dir, f"labels_{labelled(share)}", {}, [train], outputs)
+    if not record.why_not():
+        return
+    record.start()
+    words: Counter = Counter()
+    for cut in open_source(train):
+        words[cut.supervisions[0].speaker] += len((cut.supervisions[0].text or "").split())
+    order, chosen, heard = sorted(words, key=lambda speaker: hashlib.sha256(speaker.encode()).digest()), set(), 0
+    for speaker in order[:-1]:
+        if heard < share * sum(words.values()):
+            chosen.add(speaker)
+            heard += words[speaker]
+    if not heard:
+        raise UserError(train, f"{len(order)} speakers, and no words to learn", "two speakers who say some")
+    parts: Dict[bool, List[bytes]] = {True: [], False: []}
+    for number, line in enumerate(read_lines(train), 1):
+        cut = parse_line(line, f"{train}:{number}")
+        is_labelled = cut["supervisions"][0]["speaker"] in chosen
+        if not is_labelled:
+            cut["supervisions"][0].pop("text", None)
+            line = json.dumps(cut, ensure_ascii=False).encode() + b"\n"
+        parts[is_labelled].append(line)
+    for name, lines in zip(outputs, parts.values()):
+        atomic.write_bytes(cuts_dir / name, gzip.compress(b"".join(lines), compresslevel=6, mtime=0))
+    record.finish()
 
 
 def _bytes(path: Path) -> bytes:

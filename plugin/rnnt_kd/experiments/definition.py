@@ -31,6 +31,8 @@ Keys of the file beside ``systems``, ``seeds`` and ``baseline``:
     endpoint   {system, baseline, sparsity, test_set, search}, and perhaps token_bonus: own: the one question that the
                experiment answers, written down before it runs (experiments.endpoint); all else is exploratory
     tune_token_bonus   true: also decode every system with the token bonus that is best on its development set
+    labelled   share of the training words in each fold whose labels are used, by speaker; the other speakers' audio is
+               unlabelled: students learn a teacher's words of it.  A system of another experiment has all labels
 """
 
 import re
@@ -50,7 +52,7 @@ TEACHER = "teacher"  # the role, and the name of a student's teacher where the f
 EXTERNAL = "external"  # key of a teacher from elsewhere
 OF_EXTERNAL = ("seeds", "baseline", "role")  # its keys that are not for training.external
 KEYS = (EXTERNAL, "base", "of", "role", *SECTIONS, "teacher", "seeds", "baseline")
-OF_FILE = ("seeds", "baseline", "folds", "endpoint", "tune_token_bonus")  # keys beside systems
+OF_FILE = ("seeds", "baseline", "folds", "endpoint", "tune_token_bonus", "labelled")  # keys beside systems
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
 _RESERVED = ("export", "lattices", "log", "report")  # folders of an experiment
 _NO_EXPERIMENT = re.compile(r"bpe|cuts|data|log|folds\d+|fold\d+of\d+")  # folders of EXP_DIR
@@ -94,6 +96,7 @@ class Experiment:
     folds: int = 0
     endpoint: Optional[Mapping[str, Any]] = None
     tune_token_bonus: bool = False
+    labelled: Optional[float] = None
 
 
 def read_experiment(path: Path, overrides: Sequence[str] = (), sections: Sequence[str] = ()) -> Experiment:
@@ -136,6 +139,7 @@ def _read(path: Path, overrides: Sequence[str], sections: Sequence[str], above: 
             raise UserError(f"--set {key}", "names a whole system", "SYSTEM.KEY=VALUE", f"keys: {', '.join(KEYS)}")
     _check_seeds(whole.setdefault("seeds", [1]), f"{path}: seeds")
     folds, tuned, endpoint = whole.get("folds", 0), whole.get("tune_token_bonus", False), whole.get("endpoint")
+    labelled = whole.get("labelled")
     if type(folds) is not int or folds and not LEAST_FOLDS <= folds <= MOST_FOLDS:
         expected = f"a whole number from {LEAST_FOLDS} to {MOST_FOLDS}"
         raise UserError(f"{path}: folds", repr(folds), expected, "for example folds: 5")
@@ -143,11 +147,13 @@ def _read(path: Path, overrides: Sequence[str], sections: Sequence[str], above: 
         raise UserError(f"{path}: tune_token_bonus", repr(tuned), "true or false")
     if endpoint is not None:
         mapping(endpoint, f"{path}: endpoint")
-    for name in ("endpoint", "tune_token_bonus"):
+    if labelled is not None and not (type(labelled) is float and 0 < labelled < 1):
+        raise UserError(f"{path}: labelled", repr(labelled), "a share between 0 and 1", "for example labelled: 0.2")
+    for name in ("endpoint", "tune_token_bonus", "labelled"):
         if whole.get(name) and not folds:
             raise UserError(f"{path}: {name}", "given without folds", "both, for example folds: 5", "or omit it")
     systems = _Resolver(path, whole, entries, above).all()
-    return Experiment(path.stem, path, systems, tuple(preset), folds, endpoint, tuned)
+    return Experiment(path.stem, path, systems, tuple(preset), folds, endpoint, tuned, labelled)
 
 
 class _Resolver:
@@ -213,6 +219,8 @@ class _Resolver:
             raise UserError(f"{where}: of", f"experiments in a circle: {files}", "a first one that makes the system")
         if experiment not in self.others:
             self.others[experiment] = _read(path, (), (), self.above)
+        if self.others[experiment].labelled is not None:
+            raise UserError(f"{where}: of", f"{path.name} has labels of a part", "an experiment with all labels")
         known = self.others[experiment].systems
         self.theirs[name] = known
         return known[choices.check(name, list(known), f"{where}: of {experiment}")]

@@ -17,6 +17,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from rnnt_kd.config import KdConfig, RecipeConfig, SystemConfig, TrainingConfig
 from rnnt_kd.config_io import load_recipe, merged
+from rnnt_kd.data import folds
 from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.definition import TEACHER, Experiment, System, read_experiment
@@ -29,7 +30,7 @@ from rnnt_kd.text.normalization import FORMS
 from rnnt_kd.training import setup
 
 Job = Tuple[str, int]  # system, seed
-UNLABELLED = "unlabelled"  # name of the cuts of features.unlabelled_dir
+UNLABELLED = "unlabelled"  # what the names of cuts without labels begin with
 OWN_BONUS = "own token bonus"  # a way to decode: the preset's search with the bonus that is best on the dev set
 OLD_LAYOUT = ("teacher", "students", "experiments", "kd_cache")  # of EXP_DIR before version 0.2
 CACHE_NAMES = {"prune_range": "range", "rnnt_type": "", "min_seconds": "min", "max_seconds": "max"}  # of what differs
@@ -126,6 +127,16 @@ class Plan:
             raise UserError("--train-cuts", f"{what} needs audio and speakers", "--train-dir, a Kaldi data directory")
         if self.unlabelled_dir is not None:
             self._check_unlabelled()
+        if self.experiment.labelled is not None and 1.0 not in self.recipe.features.speed_perturb:
+            speeds = f"features.speed_perturb {self.recipe.features.speed_perturb}"
+            raise UserError(f"{file}: labelled", f"given with {speeds}", "1.0 among them: the teacher hears that speed")
+
+    @property
+    def unlabelled_set(self) -> Optional[str]:
+        """Name of the cuts without labels, those of ``unlabelled_dir`` or of a part of each fold; None: none."""
+        if self.experiment.labelled is not None:
+            return folds.unlabelled(self.experiment.labelled)
+        return None if self.unlabelled_dir is None else UNLABELLED
 
     @property
     def unlabelled_dir(self) -> Optional[Path]:
@@ -205,22 +216,33 @@ class Plan:
     def is_pseudo_labelled(self, job: Job) -> bool:
         """Does it learn from unlabelled audio, too?"""
         is_student = self.systems[job[0]].role != TEACHER
-        return self.unlabelled_dir is not None and is_student and self._configs[job[0]].training.unlabelled
+        return is_student and self._has_unlabelled(job) and self._configs[job[0]].training.unlabelled
+
+    def _has_unlabelled(self, job: Job) -> bool:
+        """Is there unlabelled audio beside its labels?  Not for a system of another experiment with all labels."""
+        is_own = self.systems[job[0]].experiment == self.experiment.name
+        return self.unlabelled_dir is not None or self.experiment.labelled is not None and is_own
+
+    def labelled_cuts(self, job: Job) -> Path:
+        """Of those that it is trained on."""
+        if self.experiment.labelled is None or not self._has_unlabelled(job):
+            return self.places.train_cuts
+        return self.places.cuts(folds.labelled(self.experiment.labelled))
 
     def train_cuts(self, job: Job) -> Path:
         """What it is trained on."""
         if not self.is_pseudo_labelled(job):
-            return self.places.train_cuts
-        teacher, names = self.teacher_of(job) if self.needs_words else None, ["with_unlabelled"]
+            return self.labelled_cuts(job)
+        teacher, names = self.teacher_of(job) if self.needs_words else None, [f"with_{self.unlabelled_set}"]
         if teacher is not None:
             names += [self.systems[teacher[0]].experiment, teacher[0], str(teacher[1])]
         return self.places.cuts(".".join(names))
 
     def pseudo_labels(self, job: Job) -> Sources:
         """What ``train_cuts`` of a job with unlabelled audio is made of."""
-        teacher = self.teacher_of(job) if self.needs_words else None
-        words = None if teacher is None else self.decode_dir(teacher, UNLABELLED) / f"recogs-{UNLABELLED}.txt"
-        return Sources(self.places.train_cuts, self.places.cuts(UNLABELLED), words)
+        teacher, name = self.teacher_of(job) if self.needs_words else None, str(self.unlabelled_set)
+        words = None if teacher is None else self.decode_dir(teacher, name) / f"recogs-{name}.txt"
+        return Sources(self.labelled_cuts(job), self.places.cuts(name), words)
 
     def baseline_of(self, job: Job) -> Optional[Job]:
         """The same seed of the system's baseline; None where there is none."""
@@ -247,7 +269,7 @@ class Plan:
         own, usual = {**vars(config.training), **vars(config.kd)}, {**vars(TrainingConfig()), **vars(KdConfig())}
         changed = {name: own[key] for key, name in CACHE_NAMES.items() if own[key] != usual[key]}
         names = [f"{name}{value:g}" if name else str(value) for name, value in changed.items()]
-        names += [UNLABELLED] if self.is_pseudo_labelled(job) else []
+        names += [str(self.unlabelled_set)] if self.is_pseudo_labelled(job) else []
         if len(teachers) > 1:
             members = [(self.systems[name].experiment, name, seed) for name, seed in teachers]
             names.append(f"mean-{json_digest(members)[:8]}")
@@ -291,9 +313,9 @@ class Plan:
         return [*command, "--name", name, *self._normalization(), *self.places.pipes]
 
     def _far_copies(self) -> List[str]:
-        copies, folds = self.recipe.features.far_copies, self.experiment.folds
+        copies, number = self.recipe.features.far_copies, self.experiment.folds
         words = ["--far-copies", str(copies)]
-        return [*words, *(["--folds", str(folds)] if folds else []), *self._surroundings()] if copies else []
+        return [*words, *(["--folds", str(number)] if number else []), *self._surroundings()] if copies else []
 
     def _surroundings(self) -> List[str]:
         features = self.recipe.features
@@ -326,7 +348,7 @@ class Plan:
         command += ["--bpe-dir", str(places.bpe_dir), "--test-set", test_set, "--search", search or self.search]
         command += ["--beam", str(decoding.beam), "--batch-seconds", str(decoding.batch_seconds)]
         command += ["--out-dir", str(self.decode_dir(job, test_set, search)), *self._normalization()]
-        command += ["--originals"] if test_set == UNLABELLED else []
+        command += ["--originals"] if test_set == self.unlabelled_set else []
         return [*command, *(places.decode_device or places.device)]
 
     def pseudo_label_command(self, job: Job) -> List[str]:
@@ -338,7 +360,8 @@ class Plan:
     @property
     def needs_words(self) -> bool:
         """Has the unlabelled audio no text of its own?"""
-        return self.unlabelled_dir is not None and not (self.unlabelled_dir / "text").exists()
+        has_text = self.unlabelled_dir is not None and (self.unlabelled_dir / "text").exists()
+        return self.unlabelled_set is not None and not has_text
 
     def tune_command(self, job: Job) -> List[str]:
         decoding, places = self.recipe.decoding, self.places

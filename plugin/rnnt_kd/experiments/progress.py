@@ -11,7 +11,7 @@ from typing import Dict, Optional, Tuple
 from rnnt_kd.config_io import read_system_config
 from rnnt_kd.data.source import open_source
 from rnnt_kd.errors import UserError
-from rnnt_kd.experiments.plan import OWN_BONUS, UNLABELLED, Job, Plan
+from rnnt_kd.experiments.plan import OWN_BONUS, Job, Plan
 from rnnt_kd.record import Record, file_digest, in_words, read_record, record_path
 from rnnt_kd.scoring import token_bonus
 from rnnt_kd.systems import store
@@ -63,7 +63,7 @@ class Progress:
         if not plan.is_pseudo_labelled(job):
             return ""
         teacher = plan.teacher_of(job) if plan.needs_words else None
-        why = self.why_not_decoded(teacher, UNLABELLED) if teacher is not None else ""
+        why = self.why_not_decoded(teacher, str(plan.unlabelled_set)) if teacher is not None else ""
         return why or plan.pseudo_labels(job).record(plan.train_cuts(job)).why_not()
 
     def why_no_cache(self, job: Job) -> str:
@@ -86,7 +86,7 @@ class Progress:
         settings = {"search": search, "beam": decoding.beam, "test_set": test_set}
         if self.plan.recipe.text.normalization != FORMS[0]:
             settings["normalization"] = self.plan.recipe.text.normalization
-        settings.update({"originals": True} if test_set == UNLABELLED else {})
+        settings.update({"originals": True} if test_set == self.plan.unlabelled_set else {})
         settings.update({key: before[key] for key in HOW_FAST if key in before})
         system, places = self.plan.system_dir(job), self.places
         inputs = store.decoding_inputs(system, places.bpe_dir, places.cuts(test_set), self._bytes)

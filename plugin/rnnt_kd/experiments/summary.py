@@ -32,6 +32,8 @@ def write_summary(
     """
     plan = next(iter(parts.values()))[0]
     title = f"Corpus {corpus}, experiment {plan.experiment.name}"
+    if plan.experiment.labelled is not None:
+        title += f", labels of {100 * plan.experiment.labelled:g} % of the training words"
     jobs = [job for name in plan.systems for job in plan.jobs_of(name)]
     collected = {fold: results.collect(*part, jobs) for fold, part in parts.items()}
     if plan.experiment.folds:
