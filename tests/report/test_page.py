@@ -378,7 +378,11 @@ def test_folds_are_shown_clean_beside_far_with_the_declared_endpoint_first(tmp_p
     first = re.findall(r"<tr><th scope=\"row\">.*?</tr>", table, re.DOTALL)[0]
     assert "pruned_taught" in first and first.count("-19.5 to -4.2") == 2 and first.count(" declared</strong>") == 1
     assert first.index("</strong>") > first.index("-19.5 to")  # far, beside clean
-    assert 'data-value="8.75"' in text and "<td>1 2 3</td>" in text and "single seeds of single folds" in text
+    assert 'data-value="8.75"' in text and "<td>1 2 3</td>" in text and "Dots: single seeds of single folds." in text
+    alone = make_experiment(tmp_path / "one seed" / "default", test_sets=("test", "test_far"))
+    change_json(alone / "summary.json", in_folds)
+    text = page_of(alone)
+    assert "Dots: single folds." in text and "Lines: 95" not in text
 
 
 def test_with_without_and_change_are_of_the_seeds_that_both_have(folder):

@@ -26,6 +26,7 @@ def rates(experiment: FinishedExperiment) -> Iterator[Plot]:
 
 def _rates(experiment: FinishedExperiment, test_set: str, rate: str) -> Plot:
     several, name = experiment.has_several_seeds(), f"%{rate.upper()}"
+    dots = " of ".join(["single seeds"] * several + ["single folds"] * experiment.has_folds())
     title = f"{f'Mean {name} over seeds' if several else name}, {test_set}"
     figure, ax = bar_axes([system.name for system in experiment.systems], right=42)
     longest, words = 0.0, []
@@ -38,7 +39,7 @@ def _rates(experiment: FinishedExperiment, test_set: str, rate: str) -> Plot:
             words.append(f"{system.name} not finished")
             continue
         key = (system.name, test_set)
-        singles = [row for row in experiment.seeds if several and (row["system"], row["test_set"]) == key]
+        singles = [row for row in experiment.seeds if dots and (row["system"], row["test_set"]) == key]
         singles = [row for row in singles if not row.get("token_bonus")]
         seeds = [row[rate] for row in singles if row.get(rate) is not None]
         ax.barh(place, value, height=0.62, color=KINDS[system.kind].colour, alpha=0.8, linewidth=0)
@@ -54,7 +55,7 @@ def _rates(experiment: FinishedExperiment, test_set: str, rate: str) -> Plot:
         figure,
         title,
         ", ".join(words),
-        f"Dots: single seeds{' of single folds' * experiment.has_folds()}." if several else "Lines: 95 % intervals.",
+        f"Dots: {dots}." if dots else "Lines: 95 % intervals.",
     )
 
 
