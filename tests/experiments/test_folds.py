@@ -441,7 +441,12 @@ def test_labels_of_a_part_of_the_speakers_and_a_teachers_words_of_the_others(tmp
             assert recorded == source.content_as(recorded), path
     assert trial.run(*steps, "--fold", "2") == ["train_bpe fold2 bpe"]  # which finds it
     declared = json.loads((trial.dir / ".endpoint.record.json").read_text())["settings"]
-    assert (declared["labelled"], declared["declared.system"]) == (0.5, "taught")
+    assert (declared["declared.labelled"], declared["declared.system"]) == (0.5, "taught")
+    trial.run("--steps", "features bpe", "--fold", "3")
+    assert trial.run("--job", "taught/2", "--fold", "3")[:5] == [
+        "train fold3 teacher/2", "decode fold3 teacher/2 unlabelled50", "pseudo_label pseudo-labels",
+        "cache_teacher cache kd_cache_range3_unlabelled50", "train fold3 taught/2",
+    ]  # fmt: skip
 
     (tmp_path / "more.yaml").write_text("folds: 3\nsystems: {words: {of: trial}}\n")
     trial.file = tmp_path / "more.yaml"

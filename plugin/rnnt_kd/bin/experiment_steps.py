@@ -150,7 +150,7 @@ class Run:
             for teacher in [plan.teacher_of(job) for job in own.values()] if plan.needs_words else []:
                 if teacher is not None:
                     self._must_be_trained(part, teacher)
-                    wanted.append((part, teacher, str(plan.unlabelled_set), plan.search))
+                    wanted.append((part, teacher, plan.unlabelled_set, plan.search))
         failed = self._run_decodings(wanted)
         if wanted and self.args.print_jobs:
             print("# then")
@@ -298,12 +298,11 @@ class Run:
                     self._must(part.name(teacher), plan.train_command(teacher), part.log("job", job, "teacher"))
         if progress.why_not_trained(job):
             if progress.why_no_pseudo_labels(job):
-                first = plan.teacher_of(job)
+                first, rest = plan.teacher_of(job), plan.unlabelled_set
                 with FileLock(str(plan.train_cuts(job)) + ".lock"):
-                    name = str(plan.unlabelled_set)
-                    if first is not None and plan.needs_words and progress.why_not_decoded(first, name):
-                        words = plan.decode_command(first, name)
-                        self._must(part.name(first, name), words, part.log("job", job, f"decode.{name}"))
+                    if first is not None and plan.needs_words and progress.why_not_decoded(first, rest):
+                        words = plan.decode_command(first, rest)
+                        self._must(part.name(first, rest), words, part.log("job", job, f"decode.{rest}"))
                     words, log = plan.pseudo_label_command(job), part.log("job", job, "pseudo_label")
                     self._must("pseudo-labels", words, log)
             if cache is not None and progress.why_no_cache(job):

@@ -2,7 +2,8 @@
 
     EXP_DIR/folds<N>/{data,cuts}                 the union of all parts of the corpus, and its features, computed once
     EXP_DIR/fold<K>of<N>/data/{train,dev,test}   Kaldi data directories; K = 1 .. N
-    EXP_DIR/fold<K>of<N>/cuts/*.jsonl.gz         their cuts; the features stay in the union
+    EXP_DIR/fold<K>of<N>/cuts/*.jsonl.gz         their cuts; the features stay in the union.  Where labels are few the
+                                                 training set once more, in two: labelled20, unlabelled20
 
 Fold k is tested, fold k + 1 (the first after the last) validates, the others train.  A training set has every copy of
 its utterances (speeds), the other sets the plain ones.  Which speaker is in which fold depends on the speakers' ids
@@ -205,9 +206,10 @@ def take_labels_away(cuts_dir: Path, share: float) -> None:
     if not record.why_not():
         return
     record.start()
+    read = [(line, parse_line(line, f"{train}:{number}")) for number, line in enumerate(read_lines(train), 1)]
     words: Counter = Counter()
-    for cut in open_source(train):
-        words[cut.supervisions[0].speaker] += len((cut.supervisions[0].text or "").split())
+    for _, cut in read:
+        words[cut["supervisions"][0]["speaker"]] += len((cut["supervisions"][0].get("text") or "").split())
     order, chosen, heard = sorted(words, key=lambda speaker: hashlib.sha256(speaker.encode()).digest()), set(), 0
     for speaker in order[:-1]:
         if heard < share * sum(words.values()):
@@ -216,8 +218,7 @@ def take_labels_away(cuts_dir: Path, share: float) -> None:
     if not heard:
         raise UserError(train, f"{len(order)} speakers, and no words to learn", "two speakers who say some")
     parts: Dict[bool, List[bytes]] = {True: [], False: []}
-    for number, line in enumerate(read_lines(train), 1):
-        cut = parse_line(line, f"{train}:{number}")
+    for line, cut in read:
         is_labelled = cut["supervisions"][0]["speaker"] in chosen
         if not is_labelled:
             cut["supervisions"][0].pop("text", None)

@@ -8,7 +8,7 @@ EXP_DIR/<experiment>/.endpoint.record.json; what is changed afterwards is said i
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Dict, Optional
+from typing import Optional
 
 from rnnt_kd import choices
 from rnnt_kd.errors import UserError
@@ -100,7 +100,7 @@ def _record(plan: Plan) -> Record:
     endpoint = read_endpoint(plan)
     if endpoint is None:
         return Record(plan.dir, "endpoint", {"endpoint": None}, {})
-    made_as: Dict[str, Any] = {name: plan.systems[name].values for name in (endpoint.system, endpoint.baseline)}
-    if plan.experiment.labelled is not None:
-        made_as["labelled"] = plan.experiment.labelled
-    return Record(plan.dir, "endpoint", {"declared": asdict(endpoint), **made_as}, {})
+    made_as = {name: plan.systems[name].values for name in (endpoint.system, endpoint.baseline)}
+    share = plan.experiment.labelled
+    declared = {**asdict(endpoint), **({} if share is None else {"labelled": share})}
+    return Record(plan.dir, "endpoint", {"declared": declared, **made_as}, {})

@@ -30,7 +30,7 @@ from rnnt_kd.text.normalization import FORMS
 from rnnt_kd.training import setup
 
 Job = Tuple[str, int]  # system, seed
-UNLABELLED = "unlabelled"  # what the names of cuts without labels begin with
+UNLABELLED = "unlabelled"  # name of the cuts of features.unlabelled_dir
 OWN_BONUS = "own token bonus"  # a way to decode: the preset's search with the bonus that is best on the dev set
 OLD_LAYOUT = ("teacher", "students", "experiments", "kd_cache")  # of EXP_DIR before version 0.2
 CACHE_NAMES = {"prune_range": "range", "rnnt_type": "", "min_seconds": "min", "max_seconds": "max"}  # of what differs
@@ -132,11 +132,11 @@ class Plan:
             raise UserError(f"{file}: labelled", f"given with {speeds}", "1.0 among them: the teacher hears that speed")
 
     @property
-    def unlabelled_set(self) -> Optional[str]:
-        """Name of the cuts without labels, those of ``unlabelled_dir`` or of a part of each fold; None: none."""
+    def unlabelled_set(self) -> str:
+        """Name of the cuts without labels, those of ``unlabelled_dir`` or of a part of each fold; "": none."""
         if self.experiment.labelled is not None:
             return folds.unlabelled(self.experiment.labelled)
-        return None if self.unlabelled_dir is None else UNLABELLED
+        return "" if self.unlabelled_dir is None else UNLABELLED
 
     @property
     def unlabelled_dir(self) -> Optional[Path]:
@@ -240,7 +240,7 @@ class Plan:
 
     def pseudo_labels(self, job: Job) -> Sources:
         """What ``train_cuts`` of a job with unlabelled audio is made of."""
-        teacher, name = self.teacher_of(job) if self.needs_words else None, str(self.unlabelled_set)
+        teacher, name = self.teacher_of(job) if self.needs_words else None, self.unlabelled_set
         words = None if teacher is None else self.decode_dir(teacher, name) / f"recogs-{name}.txt"
         return Sources(self.labelled_cuts(job), self.places.cuts(name), words)
 
@@ -269,7 +269,7 @@ class Plan:
         own, usual = {**vars(config.training), **vars(config.kd)}, {**vars(TrainingConfig()), **vars(KdConfig())}
         changed = {name: own[key] for key, name in CACHE_NAMES.items() if own[key] != usual[key]}
         names = [f"{name}{value:g}" if name else str(value) for name, value in changed.items()]
-        names += [str(self.unlabelled_set)] if self.is_pseudo_labelled(job) else []
+        names += [self.unlabelled_set] if self.is_pseudo_labelled(job) else []
         if len(teachers) > 1:
             members = [(self.systems[name].experiment, name, seed) for name, seed in teachers]
             names.append(f"mean-{json_digest(members)[:8]}")
@@ -361,7 +361,7 @@ class Plan:
     def needs_words(self) -> bool:
         """Has the unlabelled audio no text of its own?"""
         has_text = self.unlabelled_dir is not None and (self.unlabelled_dir / "text").exists()
-        return self.unlabelled_set is not None and not has_text
+        return bool(self.unlabelled_set) and not has_text
 
     def tune_command(self, job: Job) -> List[str]:
         decoding, places = self.recipe.decoding, self.places

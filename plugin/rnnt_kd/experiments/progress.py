@@ -63,7 +63,7 @@ class Progress:
         if not plan.is_pseudo_labelled(job):
             return ""
         teacher = plan.teacher_of(job) if plan.needs_words else None
-        why = self.why_not_decoded(teacher, str(plan.unlabelled_set)) if teacher is not None else ""
+        why = self.why_not_decoded(teacher, plan.unlabelled_set) if teacher is not None else ""
         return why or plan.pseudo_labels(job).record(plan.train_cuts(job)).why_not()
 
     def why_no_cache(self, job: Job) -> str:
