@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from rnnt_kd import choices
 from rnnt_kd.errors import UserError
 from rnnt_kd.losses.choices import WEIGHTING, available_variants, available_weightings, get_variant, needs_logits
-from rnnt_kd.sparsity.structures import check_structure
+from rnnt_kd.sparsity.structures import check_structure, unit_kinds
 
 Role = Literal["teacher", "sparse_student", "small_student", "streaming_student"]
 ROLES = get_args(Role)  # parts of a preset
@@ -287,6 +287,9 @@ class SparsityConfig:
             problem = f"{self.begin_fraction} > {self.end_fraction} (end_fraction)"
             raise UserError("sparsity.begin_fraction", problem, "begin_fraction <= end_fraction")
         check_structure(self.structure, final_sparsity=self.target, nested=self.nested if self.target else [])
+        if self.score != "magnitude" and not unit_kinds(self.structure):
+            problem = f"{self.score} with sparsity.structure {self.structure}: it is a score of units"
+            raise UserError("sparsity.score", problem, "magnitude, or a structure of units such as heads+ffn")
         return self
 
 

@@ -371,7 +371,6 @@ def test_user_errors_are_one_line_and_write_nothing(made, tmp_path, capsys):
         ({"batch_seconds": -1}, "--batch-seconds: -1.0"),
         ({"lm_scale": 0.3}, "--lm-scale: given without --lm; expected a file"),
         ({"hotwords_score": 0.3}, "--hotwords-score: given without --hotwords; expected a file"),
-        ({"token_bonus": "nan"}, "--token-bonus: nan; expected a number"),
         ({"token_bonus": 1, "search": "greedy_search"}, "--search greedy_search: takes no language model, no hot"),
         ({"hotwords": tmp_path / "none.txt"}, "none.txt: no such file"),
         ({"hotwords": foreign}, 'hot.txt:1: the BPE model cannot spell "QUITE"'),

@@ -290,7 +290,7 @@ def test_long_utterances_get_no_picture(exp, capsys):
 
 
 @pytest.mark.parametrize(
-    "more", [("--max-utterances", 0), ("--max-seconds", "nan"), ("--max-seconds", 0), ("--num-threads", 0)]
+    "more", [("--max-utterances", 0), ("--max-seconds", -1), ("--max-seconds", 0), ("--num-threads", 0)]
 )
 def test_a_bad_option_is_one_line(exp, capsys, more):
     assert more[0] in fails(exp, capsys, *more)

@@ -185,6 +185,7 @@ def test_several_teachers_run_from_a_cache_alone(tmp_path, root):
         ("{role: sparse_student}", ["system x", "sparsity"]),
         ("{role: small_student, sparsity: 0.5}", ["system x", "sparsity"]),
         ("{role: sparse_student, sparsity: 1.5}", ["system x", "1.5"]),
+        ("{role: sparse_student, sparsity: {target: 0.9, score: taylor}}", ["sparsity.score", "structure of units"]),
         ("{role: teacher, kd: {}}", ["system x", "kd"]),
         ("{role: small_student, kd: {scael: 1}}", ["system x", "'kd.scael'", "did you mean 'scale'"]),
         ("{role: small_student, kd: {label_scale: 0, missing: skip}}", ["kd.label_scale", "kd.missing error"]),

@@ -131,7 +131,13 @@ def main(argv: Optional[List[str]] = None) -> None:
 def add_max_bad_fraction(options: argparse.ArgumentParser) -> None:
     """``--max-bad-fraction``, for the commands that open audio."""
     text = "more utterances with bad audio than this fraction are an error; fewer are left out"
-    options.add_argument("--max-bad-fraction", type=float, default=MAX_BAD_FRACTION, help=text)
+    options.add_argument("--max-bad-fraction", type=_fraction, default=MAX_BAD_FRACTION, metavar="X", help=text)
+
+
+def _fraction(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text}; expected 0 to 1: 0.05 is 5 %")
+    return float(text)
 
 
 def shortened(reasons: Mapping[str, str]) -> str:

@@ -1,6 +1,7 @@
 """Options that several commands share, and the look of their ``--help``."""
 
 import argparse
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -19,8 +20,16 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 def parser(description: str) -> argparse.ArgumentParser:
-    """A parser that takes no abbreviations: a mistyped option is an error."""
-    return argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
+    """A parser that takes no abbreviations: a mistyped option is an error.  NaN and infinity are no ``float``."""
+    made = argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
+    made.register("type", float, _finite)
+    return made
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(text)
+    return value
 
 
 def add_train_cuts(target: argparse.ArgumentParser) -> None:

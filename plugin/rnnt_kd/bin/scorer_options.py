@@ -1,7 +1,6 @@
 """Options of decode for language models, hot words and a bonus for length in beam search."""
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -34,11 +33,9 @@ def add_scorers(target: argparse.ArgumentParser) -> None:
 
 
 def check_scorers(args: argparse.Namespace) -> None:
-    """UserError: a number without its file, no number, or a search that asks nobody."""
+    """UserError: a number without its file, or a search that asks nobody."""
     for name, file in _NUMBERS.items():
         value, option = getattr(args, name), f"--{name.replace('_', '-')}"
-        if value is not None and not math.isfinite(value):
-            raise UserError(option, str(value), "a number")
         if value is not None and file is not None and getattr(args, file) is None:
             raise UserError(option, f"given without --{file}", f"a file for --{file}", "name one, or omit it")
     if args.search != FUSING and scorer_settings(args):
