@@ -24,7 +24,7 @@ from rnnt_kd.lattice import get_backend
 from rnnt_kd.systems import store
 from rnnt_kd.teachers.cache import TeacherCache, collate_teacher
 from rnnt_kd.teachers.carried import attach, attach_to_file
-from rnnt_kd.teachers.shards import shard_path
+from rnnt_kd.teachers.shards import Entry, Shard, shard_path, write_shard
 from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
 from rnnt_kd.training.objective import Objective
@@ -220,6 +220,35 @@ def test_cuts_that_carry_another_teachers_posteriors_train_anew(tone_corpus, kd_
     rewritten(cuts_with_kd, cuts, lambda custom: custom.pop("kd"))
     said = train(tone_corpus, tmp_path / "x", missing="skip", train_cuts=cuts)
     assert ": teacher cache changed; moved the run" in said and "1 of 24 utterances (4.2 %) have no teacher" in said
+
+
+@pytest.mark.parametrize("stored", ["in cuts", "in a cache", "in a cache of before"])
+def test_another_transcript_of_as_many_labels_is_named(tone_corpus, kd_cache, cuts_with_kd, tmp_path, stored):
+    """A cache of before has no digests of labels."""
+    lines = [json.loads(line) for line in gzip.open(cuts_with_kd if stored == "in cuts" else tone_corpus.train_cuts)]
+    (said,) = lines[3]["supervisions"]
+    words = said["text"].split()
+    said["text"] = " ".join(words[::-1])
+    assert words != words[::-1]
+    cuts = tone_corpus.folder / "cuts" / "other_text.jsonl.gz"
+    cuts.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
+    options = {"train_cuts": cuts, "missing": "skip"}
+    if stored != "in cuts":
+        options["kd_cache"] = shutil.copytree(kd_cache, tmp_path / "cache")
+    if stored == "in a cache of before":
+        for path in sorted(options["kd_cache"].glob("*.safetensors")):
+            shard = Shard(path)
+            entries = [read_entry(name, place) for name, place in shard.places]
+            write_shard(options["kd_cache"], shard.facts, shard.index, shard.count, entries)
+        assert "24 of 24 utterances" in train(tone_corpus, tmp_path / "x", **options)
+    else:
+        words = f"posteriors of {lines[3]['id']}: made of another transcript"
+        assert words in told(train, tone_corpus, tmp_path / "x", **options)
+
+
+def read_entry(name, place):
+    frames = torch.from_numpy(place.read().copy())
+    return Entry(name, frames[:, 0], frames[:, 1:].view(torch.float16).unflatten(1, (-1, 2)))
 
 
 def test_cuts_that_carry_none_need_a_cache(tone_corpus, tmp_path):

@@ -199,6 +199,8 @@ def test_a_cache_and_its_teacher_agree_by_utterance_id(world, teacher, cache, ki
     online.kd = dataclasses.replace(online.kd, online=same)
     terms = [model(**data, utt_id=["utt4", "utt1"])[1]["loss_kd"] for model in (online, cached)]
     torch.testing.assert_close(*terms, rtol=5e-3, atol=5e-3)
+    data["text"] = data["text"].flip(1)
+    assert "utt4: made of another transcript" in told(cached, **data, utt_id=["utt4", "utt1"])
 
 
 def test_a_training_from_a_cache_runs_no_teacher(world, cache):

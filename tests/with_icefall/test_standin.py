@@ -253,6 +253,10 @@ def test_a_cache_says_what_the_teacher_says_on_its_ranges(models, batch, tmp_pat
     lattice = batch["y"], ranges, 0, boundary_of(batch)
     expected = rnnt_kd_loss(logits, theirs, *lattice, reduction="sum", kd_variant="collapsed", kd_weighting="uniform")
     torch.testing.assert_close(kd.last, expected.detach(), rtol=2e-3, atol=0)
+    other = batch["y"].clone()
+    other[2, 0] = other[2, 0] % 5 + 1
+    with pytest.raises(UserError, match=f"posteriors of {ids[2]}: made of another transcript"):
+        student(**given({**batch, "y": other}))
     batch["supervisions"]["cut"][1].id = "another"
     student(**given(batch))
     student(**given(batch))
@@ -331,7 +335,7 @@ AVG0 = "--kd-teacher t --kd-teacher-epoch 1 --kd-teacher-avg 0 --kd-teacher-reci
     (AVG0 + " --kd-teacher-set causal=maybe", "option causal: 'maybe'; expected as False"),
     ("--kd-teacher t/epoch-1.pt --kd-teacher-epoch 1", "is a file, which has no epoch to choose"),
     ("--kd-teacher t/epoch-1.pt --kd-teacher-avg 2", "is a file, which has no avg to choose"),
-    (AVG0 + " --kd-scale inf", "kd scale: inf"),
+    (AVG0 + " --kd-scale -1", "kd scale: -1"),
     (AVG0 + " --kd-shift -1", "kd shift: -1"),
     (AVG0 + " --kd-weighting nothing", "nothing"),
     ("--alignment-entropy -1", "alignment entropy: -1"),

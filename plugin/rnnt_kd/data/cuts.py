@@ -19,7 +19,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import NotRequired, TypedDict
 
 from rnnt_kd.data.audio_format import FEATURE_DIM, FRAME_SAMPLES, FRAME_SECONDS, SAMPLING_RATE
-from rnnt_kd.data.stored_frames import SHAR, STORAGE, TEACHER_FIELDS
+from rnnt_kd.data.stored_frames import DIGEST, SHAR, STORAGE, TEACHER_FIELDS
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import allowed_storages, parse_json
 from rnnt_kd.record import record_path, verify
@@ -92,7 +92,7 @@ class _Custom(TypedDict):
     features_sha256: NotRequired[Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
     kd: NotRequired[_Array]
     kd_facts: NotRequired[Dict[str, Any]]
-    kd_digest: NotRequired[Annotated[str, Field(pattern="^[0-9a-f]{32}$")]]
+    kd_digest: NotRequired[Annotated[str, Field(pattern=f"^{DIGEST}$")]]
 
 
 @_strict

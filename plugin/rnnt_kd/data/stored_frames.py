@@ -9,7 +9,7 @@ import io
 import os
 import re
 from pathlib import Path
-from typing import Any, Mapping, NamedTuple, Optional, Union
+from typing import Any, Mapping, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 from lhotse.array import Array
@@ -20,16 +20,27 @@ from rnnt_kd.files import bytes_at, named_in, patiently
 
 STORAGE = "rnnt_kd_frames"
 SHAR = "shar"  # of what lies in an archive of a Shar folder: "offset,size,extension" or "archive,offset,size"
-# Custom fields of a cut: the teacher's array, how it was made, and the digest of its bytes (a Shar folder has none).
+# Custom fields of a cut: the teacher's array, how it was made, and its digest (a Shar folder has none).
 TEACHER_FIELDS = TEACHER, TEACHER_FACTS, TEACHER_DIGEST = "kd", "kd_facts", "kd_digest"
 AGAIN = "make the cache again (./run.sh: stage 4)"
-_KEY = re.compile(r"([0-9]{1,15}),([0-9]{1,9}),([0-9]{1,5}),([0-9a-f]{32})")
+DIGEST = "[0-9a-f]{32}(?:[0-9a-f]{8})?"  # of the bytes of an utterance, and of its labels where these are known
+_BYTES, _LABELS = slice(32), slice(32, None)
+_KEY = re.compile(f"([0-9]{{1,15}}),([0-9]{{1,9}}),([0-9]{{1,5}}),({DIGEST})")
 _SHAR_KEY = re.compile(r"([0-9]{1,15}),([0-9]{1,12}),\.npy")
 
 
-def digest(content: bytes) -> str:
-    """Of the bytes of one utterance, 128 bits in hexadecimal."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+def digest(content: bytes, labels: Optional[Sequence[int]] = None) -> str:
+    """Of the bytes of one utterance, 128 bits in hexadecimal; behind it 32 of the labels that they were made of."""
+    of_bytes = hashlib.blake2b(content, digest_size=16).hexdigest()
+    if labels is None:
+        return of_bytes
+    return of_bytes + hashlib.blake2b(repr([*map(int, labels)]).encode(), digest_size=4).hexdigest()
+
+
+def is_of_labels(array: object, labels: Sequence[int]) -> bool:
+    """False: the ``digest`` of ``array`` is of others.  One without, or with zeros in their place, says nothing."""
+    written = getattr(array, "digest", "")[_LABELS]
+    return not written.strip("0") or written == digest(b"", labels)[_LABELS]
 
 
 def damaged(path: object, reason: str) -> UserError:
@@ -37,7 +48,7 @@ def damaged(path: object, reason: str) -> UserError:
 
 
 class StoredFrames(NamedTuple):
-    """Where the frames of an utterance are: a file, the first byte there, the shape, and the digest of the bytes."""
+    """Where the frames of an utterance are: a file, the first byte there, the shape, and a digest."""
 
     path: str
     begin: int
@@ -51,7 +62,7 @@ class StoredFrames(NamedTuple):
             content = patiently(lambda: bytes_at(self.path, self.begin, 2 * self.frames * self.width))
         except FileNotFoundError:
             raise damaged(self.path, "it is gone") from None
-        if len(content) != 2 * self.frames * self.width or digest(content) != self.digest:
+        if len(content) != 2 * self.frames * self.width or digest(content) != self.digest[_BYTES]:
             raise damaged(self.path, f"the {self.frames} frames at byte {self.begin} are not what was written")
         return np.frombuffer(content, dtype="<i2").reshape(self.frames, self.width)
 
@@ -87,7 +98,7 @@ class ArchivedFrames(NamedTuple):
         if (version, header, len(values)) != ((1, 0), expected, 2 * self.frames * self.width):
             problem = f"at byte {self.begin}: {header[2]} of the shape {header[0]} in {self.size} bytes"
             raise UserError(self.path, problem, f"int16 of {expected[0]}, as its cut says", next_step)
-        if self.digest not in ("", digest(values)):
+        if self.digest[_BYTES] not in ("", digest(values)):
             problem = f"damaged: the {self.frames} frames at byte {self.begin} are not what was written"
             raise UserError(self.path, problem, "", next_step)
         return np.frombuffer(values, dtype="<i2").reshape(self.frames, self.width)

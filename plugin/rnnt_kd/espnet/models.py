@@ -106,6 +106,7 @@ class Kd:
         if ids is None:
             problem = "this batch has no utt_id, by which a cache is looked up (ESPnet3 keeps it from its models)"
             raise UserError("kd_conf.cache", problem, "", "let the teacher run online: teacher_model")
+        self.cache.check_labels(ids, labels)
         cached = self.cache.lookup(ids, lens.tolist(), labels.shape[1], self.missing, self.align).to(speech.device)
         return cached.view(lens, T, shift=self.options.shift, align=self.align, rnnt_type=rnnt_type)
 

@@ -168,13 +168,13 @@ class Distiller:
         assert self.cache is not None
         cache, facts = self.cache, self.cache.facts
         check_same(cache.folder, {"prune range": facts.prune_range}, {"prune range": s_range})
-        names, frames = self._names(len(num_frames)), num_frames.tolist()
+        names, frames = self.names(len(num_frames)), num_frames.tolist()
         found = cache.lookup(names, frames, S, self.missing, self.align).to(num_frames.device)
         if found.is_known is not None:
             self.skipped += int((~found.is_known.flatten(1).any(dim=1)).sum())
         return found.view(num_frames, T, shift=self.options.shift, align=self.align, rnnt_type=facts.rnnt_type)
 
-    def _names(self, count: int) -> List[str]:
+    def names(self, count: int) -> List[str]:
         """Ids of the cuts of the ``count`` utterances that the encoder heard."""
         if self.batch is None:
             raise UserError("kd.batch", "nothing", "the batch", "set kd.batch = batch before the model runs")
@@ -232,14 +232,15 @@ class _Lattice:
         **more: Any,
     ) -> Tensor:
         kd, T = self._kd, ranges.shape[1]
+        is_symbol = torch.arange(symbols.shape[1], device=symbols.device) < boundary[:, 2:3]
+        labels = symbols.masked_fill(~is_symbol, termination_symbol)
         if kd.online is not None:
             x, x_lens = kd.heard
-            is_symbol = torch.arange(symbols.shape[1], device=symbols.device) < boundary[:, 2:3]
-            labels = symbols.masked_fill(~is_symbol, termination_symbol)
             with torch.autocast(**kd.autocast):
                 self._view = kd.online.view(x, x_lens, labels, boundary[:, 3], T)
         elif kd.cache is not None:
             check_same(kd.cache.folder, {"rnnt_type": kd.cache.facts.rnnt_type}, {"rnnt_type": rnnt_type})
+            kd.cache.check_labels(kd.names(len(labels)), labels)
         student = Logits(logits) if self._parts is None else self._parts
         rnnt, term = transducer_terms(
             student, symbols, ranges, termination_symbol, boundary, rnnt_type, delay_penalty, reduction,

@@ -23,9 +23,10 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Union
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from rnnt_kd.data.source import Source
-from rnnt_kd.data.stored_frames import AGAIN, Frames, StoredFrames, damaged
+from rnnt_kd.data.stored_frames import AGAIN, Frames, StoredFrames, damaged, is_of_labels
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import patiently
 from rnnt_kd.teachers.shards import CacheFacts, Damaged, Shard, shard_indices, shard_path
@@ -53,8 +54,8 @@ class TeacherCache:
         self._shards = np.array([number for _, number, _ in places], dtype=np.int32)[order]
         self._begins = np.array([place.begin for _, _, place in places], dtype=np.int64)[order]
         self._frames = np.array([place.frames for _, _, place in places], dtype=np.int64)[order]
-        digests = b"".join(bytes.fromhex(place.digest) for _, _, place in places)
-        self._digests = np.frombuffer(digests, dtype="V16")[order]
+        digests = b"".join(bytes.fromhex(place.digest.ljust(40, "0")) for _, _, place in places)
+        self._digests = np.frombuffer(digests, dtype="V20")[order]
 
     @classmethod
     def open(cls, folder: Path, expected: Optional[Mapping[str, Any]] = None, partial: bool = False) -> "TeacherCache":
@@ -152,6 +153,10 @@ class TeacherCache:
         made = self.facts.prune_range, self.facts.temperature != 1.0
         return collate_teacher(places, num_frames, max_symbols, *made, utterance_ids, align)
 
+    def check_labels(self, utterance_ids: Sequence[str], labels: Tensor) -> None:
+        """As the function below."""
+        check_labels(self.places(utterance_ids), labels, self.facts.blank_id, utterance_ids)
+
     def _rows(self, utterance_ids: Sequence[str]) -> np.ndarray:
         """(B,) places in the index; -1: not there."""
         names = np.array([name.encode() for name in utterance_ids], dtype=bytes)
@@ -212,6 +217,17 @@ def collate_teacher(
     packed = torch.from_numpy(nodes)
     differing = None if theirs == list(num_frames) else torch.tensor(theirs)
     return CachedTeacher(torch.from_numpy(starts), packed[0], packed[1] if is_tempered else None, is_known, differing)
+
+
+def check_labels(arrays: Sequence[object], labels: Tensor, blank_id: int, utterance_ids: Sequence[str]) -> None:
+    """UserError: an array of posteriors was made of other labels than its row of (B, S), padded with ``blank_id``.
+
+    Of what was made before digests told, or carried without one, it is not known.
+    """
+    for array, row, name in zip(arrays, labels.tolist(), utterance_ids, strict=True):
+        if not is_of_labels(array, [label for label in row if label != blank_id]):
+            where, expected = f"the teacher's posteriors of {name}", "the transcripts that the teacher was cached with"
+            raise UserError(where, "made of another transcript", expected, AGAIN)
 
 
 def check_facts(facts: CacheFacts, where: object, expected: Dict[str, Any]) -> None:

@@ -8,10 +8,10 @@ An ordinary safetensors file with one tensor: the F frames of its utterances, on
         float16 posteriors, see losses/packed_posteriors.py, 0 on nodes above the last symbol; where ``temperature`` is
         not 1, 2 * s_range more: the same at ``temperature``
 
-So a frame costs 4 * s_range + 2 bytes; an utterance its id, the number of its frames and their digest, which makes each
-readable by itself (``data/stored_frames.py``).  The metadata has one entry, "teacher_cache": a JSON object with the
-``CacheFacts``, the number of the shard and of all shards, and the utterances; before it, its SHA-256.  Equal contents
-give equal bytes.
+So a frame costs 4 * s_range + 2 bytes; an utterance its id, the number of its frames and a digest, which makes each
+readable by itself and tells its labels from others (``data/stored_frames.py``).  The metadata has one entry,
+"teacher_cache": a JSON object with the ``CacheFacts``, the number of the shard and of all shards, and the utterances;
+before it, its SHA-256.  Equal contents give equal bytes.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from rnnt_kd import atomic
-from rnnt_kd.data.stored_frames import StoredFrames, digest
+from rnnt_kd.data.stored_frames import DIGEST, StoredFrames, digest
 from rnnt_kd.errors import UserError
 from rnnt_kd.files import parse_json
 
@@ -88,6 +88,7 @@ class Entry(NamedTuple):
     starts: Tensor  # (T,) integers
     packed: Tensor  # (T, s_range, 2) float16
     tempered: Optional[Tensor] = None  # as ``packed``
+    labels: Optional[Sequence[int]] = None  # that it was made of, to be recognised by
 
 
 class Damaged(Exception):
@@ -112,7 +113,9 @@ def shard_indices(folder: Path) -> List[int]:
 def write_shard(folder: Path, facts: CacheFacts, index: int, count: int, entries: Sequence[Entry]) -> None:
     """Write shard ``index`` of ``count`` atomically.  UserError: a symbol position that int16 cannot hold."""
     arrays = [_frames(entry, facts) for entry in entries]
-    utterances = [[entry.id, len(array), digest(array.numpy().tobytes())] for entry, array in zip(entries, arrays)]
+    utterances = [
+        [entry.id, len(array), digest(array.numpy().tobytes(), entry.labels)] for entry, array in zip(entries, arrays)
+    ]
     values = {"format": FORMAT, **asdict(facts), "shard": index, "shards": count, "utterances": utterances}
     text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
     frames = torch.cat([torch.zeros(0, facts.width, dtype=torch.int16), *arrays])
@@ -155,7 +158,7 @@ class Shard:
             self.places: List[Tuple[str, StoredFrames]] = []
             self.num_frames = 0
             for name, frames, written in values["utterances"]:
-                is_digest = type(written) is str and re.fullmatch("[0-9a-f]{32}", written)
+                is_digest = type(written) is str and re.fullmatch(DIGEST, written)
                 if type(frames) is not int or frames < 0 or type(name) is not str or not name.encode() or not is_digest:
                     raise ValueError(f"{frames} frames of {name}, {written}")
                 at = begin + 2 * self.facts.width * self.num_frames

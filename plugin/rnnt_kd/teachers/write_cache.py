@@ -169,7 +169,7 @@ def _entries(teacher: Teacher, batch: Batch, facts: CacheFacts, backend: Union[s
     tempered = _packed(found.joiner, nodes, facts.temperature, ids, where) if facts.temperature != 1.0 else None
     starts = nodes.ranges[:, :, 0].cpu()
     return [
-        Entry(name, starts[b, :T], packed[b, :T], None if tempered is None else tempered[b, :T])
+        Entry(name, starts[b, :T], packed[b, :T], None if tempered is None else tempered[b, :T], texts[b])
         for b, (name, T) in enumerate(zip(ids, found.num_frames.tolist(), strict=True))
     ]
 

@@ -22,7 +22,7 @@ from rnnt_kd.data.features import original_id
 from rnnt_kd.data.source import Source, open_source
 from rnnt_kd.data.specaugment import spec_augment
 from rnnt_kd.errors import UserError
-from rnnt_kd.teachers.cache import collate_teacher
+from rnnt_kd.teachers.cache import check_labels, collate_teacher
 from rnnt_kd.teachers.carried import StoredTeacher
 from rnnt_kd.text.labels import padded_labels
 from rnnt_kd.text.tokenizer import Tokenizer
@@ -88,6 +88,7 @@ class Preparation(Dataset):
                 inputs["clean_features"] = batch.features
         if planned.teacher is not None and kd is not None:
             made = (labels.size(1), config.training.prune_range, kd.temperature != 1.0)
+            check_labels(planned.teacher, labels, config.blank_id, batch.utterance_ids)
             inputs["cached"] = collate_teacher(
                 planned.teacher, planned.num_frames, *made, batch.utterance_ids, kd.align
             )
