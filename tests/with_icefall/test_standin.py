@@ -412,6 +412,13 @@ def test_options_of_a_teacher_are_read_as_what_they_were(recipe, tmp_path):
         assert load_teacher(folder, 1, 0, recipe=RECIPE, causal=value).options["causal"] is expected
 
 
+def test_options_that_are_younger_than_a_checkpoint_are_those_of_the_recipes_parser(recipe, tmp_path):
+    options = {name: value for name, value in TEACHER.items() if name not in ("dim", "context_size")}
+    torch.save({"model": recipe.AsrModel(8, 12).state_dict(), **options}, tmp_path / "epoch-1.pt")
+    teacher = load_teacher(tmp_path / "epoch-1.pt", recipe=RECIPE)
+    assert teacher.options["dim"] == 8 and teacher.model.decoder.context_size == 2
+
+
 def test_training_that_does_not_ask_the_teacher_is_an_error(recipe, launched, monkeypatch):
     """As of a model that never calls the pruned loss."""
     monkeypatch.setattr(_Lattice, "rnnt_loss_pruned", lambda *_, **tensors: tensors["logits"].sum())

@@ -76,6 +76,7 @@ def load_teacher(
     with recipe_imports(folder):
         train = import_train(folder / "train.py")
         params = train.get_params()
+        saved = {**_usual_options(train), **saved}
         params.update(saved)
         try:
             model: nn.Module = builder(train)(params)
@@ -209,6 +210,16 @@ def import_train(path: Path) -> ModuleType:
 
 def builder(train: ModuleType) -> Callable[..., nn.Module]:
     return getattr(train, next(name for name in BUILDERS if hasattr(train, name)))
+
+
+def _usual_options(train: ModuleType) -> Dict[str, Any]:
+    """As of decode.py: those that a checkpoint older than its recipe does not have."""
+    if not hasattr(train, "get_parser"):
+        return {}
+    parser = train.get_parser()
+    for action in parser._actions:
+        action.required = False
+    return vars(parser.parse_args([]))
 
 
 def _import(name: str, where: object) -> ModuleType:

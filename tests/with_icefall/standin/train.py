@@ -79,14 +79,18 @@ def run(rank, world_size, args):
             torch.save({**states, **params}, args.exp_dir / f"epoch-{epoch}.pt")
 
 
-def main():
+def get_parser():
     parser = argparse.ArgumentParser()
     for name, value in dict(world_size=1, dim=8, context_size=2, start_epoch=1, num_epochs=1, enable_spec_aug=1,
                             spec_aug_time_warp_factor=80, concatenate_cuts=0, return_cuts=1).items():  # fmt: skip
         parser.add_argument("--" + name.replace("_", "-"), type=int, default=value)
     parser.add_argument("--exp-dir", type=Path, required=True)
     parser.add_argument("--bpe-model")
-    args = parser.parse_args()
+    return parser
+
+
+def main():
+    args = get_parser().parse_args()
     args.exp_dir.mkdir(parents=True, exist_ok=True)
     if args.world_size > 1:
         mp.spawn(run, args=(args.world_size, args), nprocs=args.world_size, join=True)
