@@ -419,6 +419,13 @@ def test_options_that_are_younger_than_a_checkpoint_are_those_of_the_recipes_par
     assert teacher.options["dim"] == 8 and teacher.model.decoder.context_size == 2
 
 
+def test_a_teacher_of_dynamic_chunks_draws_none_unless_it_is_asked_to(recipe, tmp_path):
+    """icefall's older conformers draw them in eval mode, too."""
+    folder = save_teacher(recipe, tmp_path / "t", dynamic_chunk_training=True)
+    for given, expected in (({}, False), ({"dynamic_chunk_training": "1"}, True)):
+        assert load_teacher(folder, 1, 0, recipe=RECIPE, **given).options["dynamic_chunk_training"] is expected
+
+
 def test_training_that_does_not_ask_the_teacher_is_an_error(recipe, launched, monkeypatch):
     """As of a model that never calls the pruned loss."""
     monkeypatch.setattr(_Lattice, "rnnt_loss_pruned", lambda *_, **tensors: tensors["logits"].sum())

@@ -67,6 +67,8 @@ def load_teacher(
         raise UserError(where, "holds weights without the options of their training", expected)
     if saved.get("causal"):
         saved = {**saved, "chunk_size": "-1", "left_context_frames": "-1"}
+    if saved.get("dynamic_chunk_training"):  # the older conformers draw chunks in eval mode, too
+        saved = {**saved, "dynamic_chunk_training": False}
     saved.pop(OURS, None)
     for name, value in options.items():
         if name not in saved:
