@@ -21,6 +21,7 @@ from rnnt_kd.icefall.distill import _Lattice
 from rnnt_kd.icefall.launch import TeacherSettings
 from rnnt_kd.icefall.model import output_layer
 from rnnt_kd.icefall.recipe import averaged, import_train, recipe_imports
+from rnnt_kd.icefall.sparse import sparsified
 from rnnt_kd.lattice import get_backend
 from rnnt_kd.lattice.prune_ranges import do_rnnt_pruning
 from rnnt_kd.losses import Logits, kept_nodes
@@ -126,6 +127,15 @@ def icefall(monkeypatch):
     monkeypatch.setitem(sys.modules, "icefall", package)
     monkeypatch.setitem(sys.modules, "icefall.checkpoint", module)
     return average
+
+
+def test_an_lstm_gets_sparse_and_a_depthwise_kernel_of_any_name_does_not():
+    """As in lstm_transducer_stateless3 and in tiny_transducer_ctc."""
+    model = torch.nn.Module()
+    model.encoder = torch.nn.Sequential(torch.nn.Conv1d(8, 8, 3, groups=8), torch.nn.Conv1d(8, 8, 1))
+    model.encoder.lstm = torch.nn.LSTM(8, 6, proj_size=4)
+    lstm = [f"encoder.lstm.weight_{kind}_l0" for kind in ("ih", "hh", "hr")]
+    assert sparsified(model) == ["encoder.1.weight", *lstm]
 
 
 def test_an_averaged_sparse_model_has_exactly_the_zeros_that_were_asked_for(spawned, icefall, tmp_path, capsys):

@@ -16,13 +16,14 @@ from torch import nn
 from rnnt_kd.errors import UserError
 from rnnt_kd.sparsity.sparsifier import Sparsifier
 
-MATCHED = r"(encoder|encoder_embed|joiner)\..*weight"
+MATCHED = r"(encoder|encoder_embed|joiner)\..*weight[^.]*"  # an LSTM's are weight_ih_l0, weight_hh_l0 ...
 DENSE = r".*(norm|bias|depthwise|embedding|simple_|ctc_|attention_decoder|weight_scale).*"
 
 
 def sparsified(model: nn.Module) -> List[str]:
     """Names of the matrices of a model of icefall's that are sparsified: of the encoder, its front end, the joiner."""
-    names = [name for name, weight in model.named_parameters() if weight.dim() >= 2]
+    kernels = {f"{name}.weight" for name, module in model.named_modules() if getattr(module, "groups", 1) > 1}
+    names = [name for name, weight in model.named_parameters() if weight.dim() >= 2 and name not in kernels]
     return [name for name in names if re.fullmatch(MATCHED, name) and not re.fullmatch(DENSE, name)]
 
 
