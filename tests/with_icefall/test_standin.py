@@ -149,6 +149,13 @@ def test_an_averaged_sparse_model_has_exactly_the_zeros_that_were_asked_for(spaw
     assert zeros(teacher.model.state_dict())[0] == wanted
 
 
+def test_the_file_of_generate_averaged_model_py_is_no_epoch(spawned, icefall, tmp_path):
+    for name in ("epoch-1.pt", "epoch-3.pt", "epoch-2.pt"):
+        (tmp_path / name).symlink_to(spawned / name)
+    (tmp_path / "epoch-3-avg-1.pt").write_bytes(b"")
+    assert averaged(tmp_path, 3, 2)[2].endswith("epoch-3.pt (avg 2)")
+
+
 def test_an_icefall_that_lacks_what_it_needs_is_one_line(spawned, icefall, monkeypatch):
     monkeypatch.delitem(sys.modules, "icefall.checkpoint")
     with pytest.raises(

@@ -118,7 +118,8 @@ def averaged(
         names = [place]
     else:
         kind, number = ("epoch", epoch) if iter is None else ("checkpoint", iter)
-        there = sorted(int(x.stem.split("-")[1]) for x in place.glob(f"{kind}-*.pt") if x.stem.split("-")[1].isdigit())
+        numbers = (path.stem[len(kind) + 1 :] for path in place.glob(f"{kind}-*.pt"))
+        there = sorted(int(n) for n in numbers if n.isdigit())  # there may be epoch-30-avg-9.pt, too
         listed = f"{there[:3]} to {there[-1]}" if len(there) > 5 else f"{there}"
         if number not in there:
             problem = f"no {kind}-{number}.pt here" if number is not None else "a folder, and no epoch"
