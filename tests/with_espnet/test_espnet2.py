@@ -238,6 +238,17 @@ def test_statistics_are_collected_without_the_teacher(world):
     assert (world.folder / "stats" / "train" / "feats_stats.npz").is_file()
 
 
+def test_a_teacher_of_dynamic_chunks_draws_none(world, tmp_path):
+    """ESPnet draws them in eval mode, too, and its inference turns that off."""
+    chunks = {**TRANSDUCER["encoder_conf"], "main_conf": {"dynamic_chunk_training": True, "short_chunk_size": 20}}
+    torch.save(build(world, encoder_conf=chunks).state_dict(), tmp_path / "x.pth")
+    (tmp_path / "config.yaml").write_text(built_config("transducer", encoder_conf=chunks))
+    teacher, _ = load_teacher(str(tmp_path / "x.pth"), None)
+    speech, lens = torch.randn(1, 32000), torch.tensor([32000])
+    first, *others = (teacher.encode(speech, lens)[0] for _ in range(6))
+    assert all(torch.equal(first, other) for other in others)
+
+
 def test_a_teacher_follows_its_batch_to_another_device():
     class Model(torch.nn.Linear):
         def encode(self, x, lens):

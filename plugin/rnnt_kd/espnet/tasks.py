@@ -234,6 +234,7 @@ def load_teacher(weights: str, config: Optional[str], student=None) -> Tuple[Esp
         raise UserError(
             weights, f"lacks {len(missing)} of the model's weights, the first {missing[0]}", f"those of {path}"
         )
+    model.encoder.dynamic_chunk_training = False  # in eval mode, too, it draws chunks; as ESPnet's inference does
     return EspnetTransducer(model.eval().requires_grad_(False)), args
 
 
