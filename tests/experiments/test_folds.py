@@ -213,6 +213,16 @@ def test_an_endpoint_that_was_changed_is_said_and_counts_no_more(trial):
     assert "there is no endpoint: changed after the first training: declared.baseline was 'half'" in text
 
 
+def test_what_the_baseline_itself_is_compared_with_was_not_asked(trial, tmp_path):
+    text = SYSTEMS.replace("half: {role", "half: {baseline: teacher, role")
+    trial.file.write_text(text.replace("half_kd: {base: half,", "half_kd: {base: half, baseline: half,"))
+    trial.run("--steps", "score")
+    collect(trial, tmp_path)
+    for rows in (trial.read("pooled.json"), json.loads((tmp_path / "pooled.json").read_text())):
+        found = {row["system"]: (row["baseline"], row["declared"]) for row in rows if row["test_set"] == "clean"}
+        assert found == {"teacher": (None, False), "half": ("teacher", False), "half_kd": ("half", True)}
+
+
 def test_a_system_that_is_made_otherwise_is_another_endpoint(trial):
     trial.file.write_text(SYSTEMS.replace("kd: {}", "kd: {scale: 2.0}"))
     trial.run("--steps", "score")

@@ -109,7 +109,8 @@ def rows(
             row["folds"] = [number for number, seeds in trainings.items() if seeds]
             row.update({**table.figures(every), "too_few": None, "characters": None, "ci95": None})
             row.update(_rates(trainings, baseline, replications, seed))
-            row["declared"] = is_declared and _is_endpoint(endpoint, name, test_set, way)
+            is_asked = row["baseline"] is None or (endpoint is not None and name == endpoint.system)  # its comparison
+            row["declared"] = is_declared and is_asked and _is_endpoint(endpoint, name, test_set, way)
             made.append(row)
     return made
 
@@ -168,7 +169,8 @@ def pooled_again(pooled_row: Mapping[str, Any], listed_rows: Sequence[Mapping[st
     more = {
         "folds": len(system),
         "seeds": len({seed for seeds in system.values() for seed in seeds}),
-        "declared": all(one["declared"] for seeds in system.values() for one in seeds.values()),
+        "declared": pooled_row["declared"]
+        and all(one["declared"] for seeds in system.values() for one in seeds.values()),
     }
     return {**pooled_row, **_in_pooled(_rates(system, baseline)), **more}
 
