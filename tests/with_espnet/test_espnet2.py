@@ -277,6 +277,8 @@ def test_a_model_that_warps_time_is_warned_of(world, teacher, caplog):
     ({"teacher_config": "x"}, ["teacher_config without teacher_model"]),
     ({"scale": "much"}, ["kd_conf.scale", "much", "a number"]),
     ({"scale": -1}, ["kd_conf.scale", "-1"]),
+    ({"scale": 2}, ["kd_conf.scale", "does nothing without teacher_model or cache"]),
+    ({"teacher_model": "x", "missing": "skip"}, ["kd_conf.missing", "does nothing without cache"]),
     ({"weighting": "occupation"}, ["kd weighting", "occupancy"]),
     ({"align": "pad"}, ["kd_conf.align", "crop-pad"]),
     ({"cache": "nowhere"}, ["nowhere", "no teacher cache here"]),

@@ -44,6 +44,7 @@ DEFAULTS: Dict[str, Any] = {
     "missing": "error", "alignment_entropy": 0.0, "backend": "auto", "pruned": None,
 }  # fmt: skip
 SOURCES = ("teacher_model", "cache")
+OF_A_TEACHER = ("scale", "variant", "weighting", "temperature", "class_scales", "shift", "align", "missing")
 
 
 class Distil(AbsTask):
@@ -82,6 +83,10 @@ class Distil(AbsTask):
         source = next((key for key in SOURCES if conf[key]), None)
         online = cache = None
         options = Distillation(*(conf[key] for key in ("variant", "weighting", "temperature", "class_scales", "shift")))
+        for key in OF_A_TEACHER:
+            needed = SOURCES[1:] if key == "missing" else SOURCES
+            if source not in needed and conf[key] != DEFAULTS[key]:
+                raise UserError(f"kd_conf.{key}", f"does nothing without {' or '.join(needed)}", "both, or neither")
         if getattr(args, "collect_stats", False):
             pass  # nothing is trained, by some tens of processes
         elif source == "teacher_model":
