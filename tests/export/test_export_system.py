@@ -239,12 +239,13 @@ def test_options_that_do_nothing_or_cannot_be_are_refused(argv, capsys, more, me
     assert message in refused(capsys, export.main, *argv, *more)
 
 
-@pytest.mark.parametrize("names", ["chapter1.tex", "model.json", "chapter1.tex model.json"])
+@pytest.mark.parametrize("names", ["chapter1.tex", "model.json", "chapter1.tex model.json", ".git/HEAD README.md"])
 def test_a_folder_of_something_else_is_not_replaced(argv, tmp_path, capsys, monkeypatch, names):
-    (tmp_path / "out").mkdir()
     for name in names.split():
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "out" / name).write_text('{"modelTopology": 1}')
-    assert f"holds files of something else: {names.split()[0]};" in refused(capsys, export.main, *argv)
+    first = names.split()[0].partition("/")[0]
+    assert f"holds files of something else: {first};" in refused(capsys, export.main, *argv)
     assert all((tmp_path / "out" / name).read_text() == '{"modelTopology": 1}' for name in names.split())
     shutil.rmtree(tmp_path / "out"), (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")

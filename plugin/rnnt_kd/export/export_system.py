@@ -126,7 +126,8 @@ def _foreign_in(folder: Path) -> str:
     if not folder.is_dir():
         return folder.name if folder.exists() else ""
     known = (*model_json.FILES, model_json.NAME, CHECK)
-    others = [path.name for path in sorted(folder.iterdir()) if path.name not in known and path.name[0] != "."]
+    paths = (path for path in sorted(folder.iterdir()) if path.name[0] != "." or path.is_dir())  # records; but .git
+    others = [path.name for path in paths if path.name not in known]
     try:
         manifest = read_json(folder / model_json.NAME, default={"format": model_json.FORMAT})
     except UserError:  # damaged
