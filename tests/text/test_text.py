@@ -19,6 +19,7 @@ from rnnt_kd.record import Record, record_path
 from rnnt_kd.text.coverage import case_differs, coverage
 from rnnt_kd.text.events import MOST_EVENTS, count_events, most_frequent, without_events
 from rnnt_kd.text.normalization import normalized
+from rnnt_kd.text.pieces import read_pieces
 from rnnt_kd.text.tokenizer import RECORD, Tokenizer
 from rnnt_kd.text.train_bpe import train_bpe
 from rnnt_kd.text.transcripts import read_transcripts
@@ -337,3 +338,11 @@ def test_a_damaged_model_without_a_record_ends_in_one_line_or_can_be_used(tmp_pa
             pass
         else:
             tokenizer.decode(tokenizer.encode("THE DOG")), tokenizer.pieces()
+
+
+@pytest.mark.parametrize("symbols, count", [("<blk> <unk> a #0 #1", 3), ("<blk> <unk> #0 a", 4), ("<blk> #1 a #0", 3)])
+def test_a_piece_may_be_spelled_like_a_symbol_of_lexicons(tmp_path, symbols, count):
+    """#0, #1 ... at the end of a tokens.txt are no pieces of the model."""
+    lines = [f"{symbol} {number}\n" for number, symbol in enumerate(symbols.split())]
+    (tmp_path / "tokens.txt").write_text("".join(lines))
+    assert read_pieces(tmp_path / "tokens.txt") == symbols.split()[:count]

@@ -16,8 +16,9 @@ def read_pieces(path: Path) -> List[str]:
     if path.suffix == ".txt":
         rows = [line.rsplit(maxsplit=1) for line in read_text(path, "tokens").splitlines() if line.strip()]
         symbols = [row[0] if len(row) == 2 else " " for row in rows]
-        # lexicons end with disambiguation symbols, #0 and so on, which no model has
-        count = next((n for n, symbol in enumerate(symbols) if symbol == "#0"), len(symbols))
+        count = len(symbols)  # lexicons end with disambiguation symbols, #0 and so on, which no model has
+        if "#0" in symbols and symbols[(first := symbols.index("#0")) :] == [f"#{n}" for n in range(count - first)]:
+            count = first  # else it is a piece
         if [row[-1] for row in rows] != [str(n) for n in range(len(rows))] or not count:
             raise UserError(path, "is no list of tokens", "lines of a symbol and its number, from 0 on")
         return symbols[:count]
