@@ -206,3 +206,12 @@ def test_what_is_no_such_folder_is_one_line(tmp_path, spoil, message):
     assert (tmp_path / "out").exists() == before
     with pytest.raises(UserError, match="at most one of float16, int8 and int4"):
         run(tmp_path, "--format", "int8+float16")
+
+
+def test_the_vocabulary_is_a_text_that_sherpa_onnx_reads(tmp_path):
+    """It is copied: of the same pieces in another form sherpa-onnx would make nothing."""
+    export(tmp_path)
+    (tmp_path / "bpe.vocab").write_text("".join(f"x{n}\t0\n" for n in range(C)))
+    with pytest.raises(UserError, match="bpe.vocab: is not tokens.txt; expected lines of a symbol and its number"):
+        run(tmp_path, "--tokens", str(tmp_path / "bpe.vocab"))
+    assert not (tmp_path / "out").exists()

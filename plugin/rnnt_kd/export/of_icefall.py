@@ -38,6 +38,8 @@ def shrink(folder: Path, tokens: Path, out: Path, form: str, say: Callable[[str]
     steps_of(form)
     if out.exists():
         raise UserError(out, "is there already", "a new folder", "choose another --out")
+    if Path(tokens).suffix != ".txt":  # it is copied for sherpa-onnx, which reads nothing else
+        raise UserError(tokens, "is not tokens.txt", "lines of a symbol and its number", "give the recipe's tokens.txt")
     paths = {name: _found(folder, name) for name in ONNX_FILES}
     models = {name: load_onnx(path) for name, path in paths.items()}
     _check(paths, models, len(read_pieces(tokens)), tokens)
