@@ -141,9 +141,16 @@ def test_a_bad_export_is_told_before_the_client_sees_it(folder, workplace, tmp_p
     (["x.wav", "--real-time"], "expected a streaming export"),
     (["x.wav", "--longest", "0"], "1 to 300 s"),
     (["x.wav", "--beam", "0"], "1 or more hypotheses"),
+    (["x.wav", "--allow-pipes"], "--allow-pipes: given without --data-dir"),
+    (["--data-dir", "x", "--real-time"], "--real-time: given without audio files"),
 ])  # fmt: skip
 def test_options_that_do_not_fit_are_refused(exported, capsys, more, reason):
     assert reason in refused(capsys, transcribe.main, exported, *more)
+
+
+def test_a_streaming_export_takes_no_pieces(hears, capsys):
+    said = refused(capsys, transcribe.main, hears, "x.wav", "--longest", "30")
+    assert "a streaming export, with --longest; expected an offline export" in said
 
 
 # streaming

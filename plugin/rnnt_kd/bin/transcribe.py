@@ -41,14 +41,17 @@ def main(argv: Optional[List[str]] = None) -> None:
     options.add_argument(
         "--longest",
         type=float,
-        default=30.0,
         metavar="SECONDS",
-        help="offline: longer audio comes in pieces; best about as long as the utterances of the training",
+        help="offline: longer audio comes in pieces; best about as long as the utterances of the training [30]",
     )
     options.add_argument("--real-time", action="store_true", help="streaming: hear files at the pace of their speech")
     args = options.parse_intermixed_args(argv)  # options may stand before the files, too
     if [bool(args.files), args.microphone, args.data_dir is not None].count(True) != 1:
         raise UserError("arguments", "not one of audio files, --microphone and --data-dir", "one of them")
+    if args.allow_pipes and args.data_dir is None:
+        raise UserError("--allow-pipes", "given without --data-dir", "a wav.scp, whose pipes it runs", "leave it out")
+    if args.real_time and not args.files:
+        raise UserError("--real-time", "given without audio files", "files to hear at that pace", "leave it out")
 
     from rnnt_kd.export.check_files import verify_static  # its packages are optional
 
@@ -60,6 +63,8 @@ def main(argv: Optional[List[str]] = None) -> None:
     if not streaming and (args.microphone or args.real_time):
         problem = "an offline export, which needs whole recordings"
         raise UserError(args.export_dir, problem, "a streaming export", "export a streaming_student with --streaming")
+    if streaming and args.longest is not None:
+        raise UserError(args.export_dir, "a streaming export, with --longest", "an offline export", "leave it out")
     transcribe = _listen if streaming else _offline
     if not transcribe(args):
         sys.exit(1)
@@ -67,11 +72,12 @@ def main(argv: Optional[List[str]] = None) -> None:
 
 def _offline(args) -> bool:
     """Transcribe the files; True where all could be read."""
+    from rnnt_kd.data.pieces import LONGEST_SECONDS
     from rnnt_kd.data.speech import load_samples
     from rnnt_kd.export.client import Transcriber
 
-    settings = {"search": args.search, "beam": args.beam, "longest_seconds": args.longest}
-    with Transcriber(args.export_dir, **settings) as transcriber:
+    longest = LONGEST_SECONDS if args.longest is None else args.longest
+    with Transcriber(args.export_dir, args.search, args.beam, longest) as transcriber:
         if args.data_dir is not None:
             return _each_utterance(args, transcriber.pieces)
         return _each(args.files, lambda path: _print(path, transcriber.transcribe(load_samples(path)).text))
