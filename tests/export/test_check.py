@@ -170,7 +170,8 @@ def metadata(key, value):
     ("decoder", metadata("vocab_size", None), "metadata vocab_size is None; expected"),
     ("decoder", metadata("vocab_size", "500"), "metadata vocab_size is 500; expected"),
     ("decoder", metadata("context_size", "1"), "metadata context_size is 1; expected 2"),
-    ("joiner", metadata("transposed", None), "metadata 'transposed' is missing"),
+    *(("joiner", metadata("transposed", value), "metadata 'transposed' is missing or no list of names")
+      for value in (None, "x", "3", "[[1]]")),
 ])  # fmt: skip
 def test_a_graph_that_the_client_cannot_run_is_named(folder, file, change, message):
     change_model(folder / f"{file}.onnx", change)

@@ -10,6 +10,7 @@ from export_cases import change_model, change_weights, export, one_node_file, re
 from rnnt_kd.bin import import_export
 from rnnt_kd.config import SystemConfig
 from rnnt_kd.config_io import read_system_config
+from rnnt_kd.export.blank_penalty import BIAS
 from rnnt_kd.export.formats import convert
 from rnnt_kd.export.graphs import TRAINING_ONLY
 from rnnt_kd.export.import_back import import_export as import_back
@@ -77,10 +78,12 @@ def test_a_missing_weight_another_shape_configuration_or_bpe_model_and_rounding_
         ({"parameters": {**parameters, "predictor.extra": facts}}, "has no weight 'predictor.extra'"),
         ({"parameters": {**parameters, EMBEDDING: {**facts, "shape": facts["shape"][::-1]}}}, f"'{EMBEDDING}' is ("),
         ({"parameters": fewer}, f"has no tensor '{EMBEDDING}'"),
+        ({"parameters": {name: value for name, value in parameters.items() if name != BIAS}}, f"no tensor '{BIAS}'"),
         ({"training_config": {**manifest["training_config"], "seed": 99}}, "training_config is not what its checksum"),
         ({"bpe_sha256": "0" * 64}, "bpe.model: is not the one the system was trained with"),
         ({"weights": "int8"}, "its weights are int8: what was rounded cannot be undone"),
         ({"weights": "float16"}, "its weights are float16: what was rounded cannot be undone"),
+        ({"blank_penalty": {"value": 0.0, "bias": 1e300}}, "blank_penalty.bias: Input should be less than or equal"),
     ):
         rewrite(folder, **{**manifest, **changed})
         assert message in refusal(folder, tmp_path)

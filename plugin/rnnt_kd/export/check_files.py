@@ -14,7 +14,7 @@ from rnnt_kd.data.audio_format import FEATURE_DIM
 from rnnt_kd.errors import UserError
 from rnnt_kd.export import client_text
 from rnnt_kd.export.model_json import ONNX_FILES, read_manifest
-from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, first_line, load_onnx, metadata_of, run
+from rnnt_kd.export.onnx_file import AGAIN, first_line, load_onnx, metadata_of, run, transposed_in
 from rnnt_kd.text.tokenizer import Tokenizer
 
 HIGHEST_OPSET, HIGHEST_IR = 23, 11  # onnxruntime 1.23; sherpa-onnx 2.0.1 brings 1.28
@@ -45,8 +45,7 @@ def verify_static(folder: Path) -> Dict[str, Any]:
     models = {name: load_onnx(folder / name) for name in ONNX_FILES}
     for name, model in models.items():
         check_file(folder / name, model)
-        if TRANSPOSED not in metadata_of(model):
-            raise UserError(folder / name, f"metadata '{TRANSPOSED}' is missing", "a file written by rnnt_kd", AGAIN)
+        transposed_in(folder / name, model)
     for key, value, why in _FIXED:
         if manifest.get(key) != value:
             raise UserError(path, f"{key} is {manifest.get(key)}", f"{value}: {why}")

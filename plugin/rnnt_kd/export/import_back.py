@@ -22,8 +22,7 @@ from rnnt_kd.export.blank_penalty import BIAS
 from rnnt_kd.export.check_files import verify_static
 from rnnt_kd.export.graphs import TRAINING_ONLY, stored
 from rnnt_kd.export.model_json import NAME, ONNX_FILES, tensor_digest
-from rnnt_kd.export.onnx_file import AGAIN, TRANSPOSED, load_onnx, metadata_of, run
-from rnnt_kd.files import parse_json
+from rnnt_kd.export.onnx_file import AGAIN, load_onnx, run, transposed_in
 from rnnt_kd.record import Record, json_digest
 from rnnt_kd.systems.store import (
     CONFIG,
@@ -58,13 +57,13 @@ def import_export(folder: Path, system_dir: Path) -> Dict[str, Any]:
         config = _config(manifest, folder, making)
         model = build_model(config)
         tensors = _weights(folder, manifest)
-        if "blank_penalty" in manifest:
-            tensors[BIAS][manifest["blank_id"]] = manifest["blank_penalty"]["bias"]
         state = model.state_dict()
         heads = [name for name in state if name.startswith(TRAINING_ONLY)]
         absent = [*heads, *({*state} - {*stored(state)})]
         tensors.update({name: torch.zeros_like(state[name]) for name in absent})
         load_weights(model, tensors, folder, AGAIN)
+        if "blank_penalty" in manifest:
+            tensors[BIAS][manifest["blank_id"]] = manifest["blank_penalty"]["bias"]
         write_system_config(making / CONFIG, config)
         write_tensors(making / FINAL, tensors)
         write_system(making, _facts(manifest, folder, sorted(heads)))
@@ -82,7 +81,7 @@ def read_parameters(folder: Path, names: Mapping[str, Iterable[str]]) -> Dict[st
     found: Dict[str, np.ndarray] = {}
     for file, wanted in names.items():
         model, wanted = load_onnx(folder / file), list(wanted)
-        transposed, graph = set(parse_json(metadata_of(model)[TRANSPOSED])), model.graph
+        transposed, graph = {*transposed_in(folder / file, model)}, model.graph
         there = {tensor.name for tensor in graph.initializer} | {t.values.name for t in graph.sparse_initializer}
         there.update(name for node in graph.node for name in node.output)
         for name in sorted({*wanted} - there):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence
 
 import torch
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, Field, ValidationError, create_model
 from torch import Tensor
 
 from rnnt_kd import atomic
@@ -61,7 +61,8 @@ FEATURES = {  # what sherpa-onnx computes by itself for this kind of model
 
 _STRICT = ConfigDict(strict=True)
 _File = create_model("_File", __config__=_STRICT, sha256=(str, ...))
-_Lowered = create_model("_Lowered", __config__=_STRICT, value=(float, ...), bias=(float, ...))
+_FLOAT32: Any = (float, Field(ge=torch.finfo(torch.float32).min, le=torch.finfo(torch.float32).max))  # nor NaN
+_Lowered = create_model("_Lowered", __config__=_STRICT, value=_FLOAT32, bias=_FLOAT32)
 _Static = create_model("_Static", __config__=_STRICT, feature_frames=(int, ...), encoder_frames=(int, ...))
 _SHAPE: Dict[str, Any] = {"file": (Literal[ONNX_FILES], ...), "shape": (List[int], ...), "sha256": (str, ...)}
 _Parameter = create_model("_Parameter", __config__=_STRICT, **_SHAPE)

@@ -28,6 +28,7 @@ from rnnt_kd import atomic
 from rnnt_kd.errors import UserError
 from rnnt_kd.export.graphs import GraphSpec, batch_axis, stored
 from rnnt_kd.export.rewriting import compact, rename_inputs, replace_nodes
+from rnnt_kd.files import parse_json
 
 OPSET = 13  # the first with what the models need; torch 1.13 and 2.13 both write it
 OPSET_OF_NORMS, IR_OF_NORMS = 17, 8  # the first with LayerNormalization; else the nodes here mean the same in both
@@ -79,6 +80,18 @@ def load_onnx(path: Path) -> onnx.ModelProto:
 def metadata_of(model: onnx.ModelProto) -> Dict[str, str]:
     """``metadata_props`` as a dict."""
     return {item.key: item.value for item in model.metadata_props}
+
+
+def transposed_in(path: Path, model: onnx.ModelProto) -> List[str]:
+    """The weights that are stored transposed, as its metadata say.  Raises UserError: they do not."""
+    try:
+        names = parse_json(metadata_of(model).get(TRANSPOSED, ""))
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        problem = f"metadata '{TRANSPOSED}' is missing or no list of names"
+        raise UserError(path, problem, "a file written by rnnt_kd", AGAIN)
+    return names
 
 
 def session(path: Path, content: Optional[bytes] = None) -> onnxruntime.InferenceSession:
