@@ -4,6 +4,7 @@ import pytest
 
 from rnnt_kd.bin import options
 from rnnt_kd.bin.compute_features import add_max_bad_fraction
+from tests.cases.command_cases import refused
 
 
 def parsed(words):
@@ -22,13 +23,10 @@ def test_numbers_are_taken():
 @pytest.mark.parametrize("number", ["nan", "NaN", "inf", "-inf", "1e999", "five", ""])
 @pytest.mark.parametrize("option", ["--snr-db 1", "--token-bonus", "--max-bad-fraction"])
 def test_what_is_no_number_is_named(option, number, capsys):
-    with pytest.raises(SystemExit) as ended:
-        parsed(f"{option} {number}")
-    assert ended.value.code == 2 and f"argument {option.split()[0]}: " in capsys.readouterr().err
+    assert refused(capsys, parsed, f"{option} {number}").startswith(f"error: argument {option.split()[0]}: ")
 
 
 @pytest.mark.parametrize("number", ["-0.1", "5", "1.01"])
 def test_a_percentage_is_no_fraction(number, capsys):
-    with pytest.raises(SystemExit):
-        parsed(f"--max-bad-fraction {number}")
-    assert f"argument --max-bad-fraction: {number}; expected 0 to 1" in capsys.readouterr().err
+    line = refused(capsys, parsed, f"--max-bad-fraction {number}")
+    assert f"argument --max-bad-fraction: {number}; expected 0 to 1" in line

@@ -164,7 +164,7 @@ def test_a_greedy_search_as_the_readme_tells_it_says_what_ours_says(made, workpl
 @pytest.mark.parametrize("more, message", [
     ([], "--seconds: not given with --target npu; expected 0.1 to 60, the longest utterance"),
     (["--seconds", "0.09"], "--seconds: 0.09; expected 0.1 to 60"),
-    (["--seconds", "nan"], "--seconds: nan; expected 0.1 to 60"),
+    (["--seconds", "nan"], "--seconds: invalid float value: 'nan'"),
     (["--seconds", "1e9"], "--seconds: 1e+09; expected 0.1 to 60"),
     (["--seconds", "1", "--format", "int8+sparse"], "--target npu --format: 'int8+sparse'; expected float32: "),
     (["--seconds", "1", "--target", "sherpa-onnx"], "--seconds: 1, but sherpa-onnx gives utterances of any length"),

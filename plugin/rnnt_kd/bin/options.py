@@ -19,9 +19,16 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
         return action.help if action.default in (None, False, []) else super()._get_help_string(action)
 
 
+class _Parser(argparse.ArgumentParser):
+    """A wrong option is one line and status 1, as all that a user can put right."""
+
+    def error(self, message):
+        self.exit(1, f"error: {message}; see --help\n")
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """A parser that takes no abbreviations: a mistyped option is an error.  NaN and infinity are no ``float``."""
-    made = argparse.ArgumentParser(description=description, formatter_class=_Formatter, allow_abbrev=False)
+    made = _Parser(description=description, formatter_class=_Formatter, allow_abbrev=False)
     made.register("type", float, _finite)
     return made
 
