@@ -3,7 +3,8 @@
 Reads results.json and pooled.json of each EXP_DIR/<experiment> (stage 7 writes them, of whatever is decoded by then).
 There, each row says its experiment. One of the same experiment, fold, system, seed, test set and token bonus (in
 POOLED: experiment, corpus, test set and system) is replaced, the others stay, new ones are added behind.  Where RESULTS
-knows folds or seeds that EXP_DIR lacks, made on another machine or in an EXP_DIR that is gone, POOLED has all of them.
+knows folds or seeds that EXP_DIR lacks, made on another machine or in an EXP_DIR that is gone, POOLED has all of them; a
+row that RESULTS cannot pool again, of another search, stays where EXP_DIR has fewer folds.
 """
 
 import json
@@ -51,7 +52,8 @@ def main(argv: Optional[List[str]] = None) -> None:
                     problem = f"figures of {row.get('system')}, seed {row.get('seed')}, other than in {place}"
                     next_step = "collect another corpus into other files"
                     raise UserError(folder, problem, "one experiment of a corpus", next_step)
-            known.update({_key(row, KEYS[name]): row for row in rows})
+            new = {_key(row, KEYS[name]): row for row in rows}
+            known.update({key: row for key, row in new.items() if _folds(row) >= _folds(known.get(key, row))})
         listed = listed or list(known.values())
         atomic.write_json(path, list(known.values()))
         print(f"{path}: {len(known)} rows, {len(known.keys() - before)} of them new")
@@ -65,6 +67,10 @@ def _of_all(listed: List[Dict[str, Any]], pooled: List[Dict[str, Any]], path: Pa
         raise UserError(
             path, f"cannot be pooled: {error}", "figures of one experiment", "remove what it is not of"
         ) from None
+
+
+def _folds(row: Dict[str, Any]) -> int:
+    return row["folds"] if isinstance(row.get("folds"), int) else 0
 
 
 def _key(row: Dict[str, Any], names: Sequence[str]) -> str:
