@@ -17,6 +17,7 @@ from rnnt_kd.bin import collect_results, tune_token_bonus
 from rnnt_kd.data.kaldi_dir import read_table, write_data_dir
 from rnnt_kd.data.source import open_source
 from rnnt_kd.experiments import progress
+from rnnt_kd.record import Record
 from rnnt_kd.scoring import bootstrap
 from rnnt_kd.scoring.recognitions import read_recogs
 from rnnt_kd.scoring.token_bonus import best
@@ -228,6 +229,21 @@ def test_a_system_that_is_made_otherwise_is_another_endpoint(trial):
     trial.run("--steps", "score")
     text = (trial.dir / "summary.md").read_text()
     assert "half_kd.kd.scale was None and is 2.0" in text and "is another system" in text
+    own = "training.epochs was 1 and is 2"
+    for file, words, changed in (
+        (SYSTEMS, ["--set", "sparse_student.training.epochs=2"], f"trained.half.{own}, trained.half_kd.{own}"),
+        (SYSTEMS.replace("teacher, seeds", "teacher, training: {epochs: 2}, seeds"), [], f"trained.teacher.{own}"),
+    ):
+        trial.file.write_text(file)
+        trial.run("--steps", "score", *words)
+        assert f"changed after the first training: {changed}." in (trial.dir / "summary.md").read_text()
+    record, name = trial.dir / ".endpoint.record.json", "endpoint"
+    before = json.loads(record.read_text())["settings"]
+    older = {key: value for key, value in before.items() if not key.startswith("trained.")}
+    Record(trial.dir, name, older, {}).start(keep=True)  # as versions before wrote it
+    trial.file.write_text(SYSTEMS)
+    trial.run("--steps", "score")
+    assert "Declared before the first training" in (trial.dir / "summary.md").read_text() and older != before
 
 
 def test_an_endpoint_that_comes_late_is_said(trial):
@@ -393,6 +409,16 @@ def test_wrong_experiments_are_one_line(tmp_path, change, words):
     (tmp_path / "preset.yaml").write_text(PRESET)
     trial.file.write_text(SYSTEMS.replace(*change))
     assert words in told(trial.run, "--steps", "")
+
+
+def test_a_name_of_digits_needs_its_quotes(tmp_path):
+    trial = Folds(tmp_path)
+    (tmp_path / "preset.yaml").write_text(PRESET)
+    text = SYSTEMS.replace("half_kd: {base", "'90': {base")
+    trial.file.write_text(text.replace("system: half_kd", "system: 90"))
+    assert "endpoint: system: there is no '90'; expected one of: teacher, half, 90" in told(trial.run, "--steps", "")
+    trial.file.write_text(text.replace("system: half_kd", "system: '90'"))
+    assert trial.run("--steps", "") == []
 
 
 SCARCE = """

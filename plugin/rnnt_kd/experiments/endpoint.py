@@ -3,17 +3,19 @@
     endpoint: {system: sparse90_kd, baseline: sparse90, sparsity: 0.9, test_set: test, search: modified_beam_search}
 
 With ``token_bonus: own`` both systems are compared with the token bonus that each has from its development set, else
-with none.  The first training of the experiment records the endpoint, and how both systems are made, in
-EXP_DIR/<experiment>/.endpoint.record.json; what is changed afterwards is said in the table.
+with none.  The first training of the experiment records the endpoint, and how both systems and their teachers are made,
+in EXP_DIR/<experiment>/.endpoint.record.json; what is changed afterwards is said in the table.
 """
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Optional
 
 from rnnt_kd import choices
 from rnnt_kd.errors import UserError
 from rnnt_kd.experiments.plan import Plan
 from rnnt_kd.record import Record, in_words, read_record
+from rnnt_kd.training.system_dir import system_record
 
 KEYS = ("system", "baseline", "sparsity", "test_set", "search")
 OWN = "own"  # token bonus: each system's, from its development set
@@ -50,7 +52,7 @@ def read_endpoint(plan: Plan) -> Optional[Endpoint]:
     if missing:
         raise UserError(where, f"names no {missing[0]}", ", ".join(KEYS), "write it down before the first training")
     for key in ("system", "baseline"):
-        choices.check(str(given[key]), list(plan.systems), f"{where}: {key}")
+        choices.check(given[key], list(plan.systems), f"{where}: {key}")
     if given["system"] == given["baseline"]:
         raise UserError(where, f"compares {given['system']} with itself", "two systems")
     compared = plan.systems[given["system"]].baseline
@@ -58,8 +60,8 @@ def read_endpoint(plan: Plan) -> Optional[Endpoint]:
         raise UserError(
             f"{where}: baseline", given["baseline"], f"{compared}, which {given['system']} is compared with"
         )
-    choices.check(str(given["test_set"]), list(plan.places.test_sets), f"{where}: test_set")
-    choices.check(str(given["search"]), [plan.search], f"{where}: search")
+    choices.check(given["test_set"], list(plan.places.test_sets), f"{where}: test_set")
+    choices.check(given["search"], [plan.search], f"{where}: search")
     config = plan.config(plan.jobs_of(given["system"])[0])
     sparsity = config.zeros
     if given["sparsity"] != sparsity:
@@ -103,4 +105,8 @@ def _record(plan: Plan) -> Record:
     made_as = {name: plan.systems[name].values for name in (endpoint.system, endpoint.baseline)}
     share = plan.experiment.labelled
     declared = {**asdict(endpoint), **({} if share is None else {"labelled": share})}
-    return Record(plan.dir, "endpoint", {"declared": declared, **made_as}, {})
+    jobs = [plan.jobs_of(name)[0] for name in made_as]
+    whole = dict.fromkeys(job[0] for one in jobs for job in (one, *plan.teachers_of(one)))  # with preset and --set
+    trained = {name: system_record(Path(), plan.config((name, 0)), {}).settings for name in whole}
+    settings = {"declared": declared, **made_as, "trained": trained}
+    return Record(plan.dir, "endpoint", settings, {}, defaults={"trained": trained})  # older records say nothing of it
