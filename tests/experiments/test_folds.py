@@ -351,11 +351,34 @@ def test_folds_of_several_machines_are_pooled_as_if_they_were_of_one(trial, tmp_
     (tmp_path / "results.json").write_text(
         json.dumps([{**first, "made_as": "otherwise"}, *rows[rows.index(first) + 1 :]])
     )
+    kept = (tmp_path / "results.json").read_text()
     said = told(collect, machine, tmp_path)
     assert "half was not made in the same way in folds 1, 2, 3" in said and "results.json" in said
+    assert (tmp_path / "results.json").read_text() == kept
     first["speaker_errors"] = {"zoe": 1}
     (tmp_path / "results.json").write_text(json.dumps(rows))
     assert "fold 1 of half or its baseline was tested on other speakers or words" in told(collect, machine, tmp_path)
+
+
+def test_a_training_that_is_collected_again_leaves_nothing_of_its_older_self(tmp_path):
+    """Its own token bonus is another one every time, or none."""
+    folder, out = tmp_path / "trial", tmp_path / "results.json"
+    folder.mkdir()
+    for bonus, expected in {
+        0.5: [(1, 0.0, 0.5), (1, 0.5, 0.5), (2, 0.0, 0.5), (2, 0.5, 0.5)],
+        0.75: [(1, 0.0, 0.75), (1, 0.75, 0.75), (2, 0.0, 0.5), (2, 0.5, 0.5)],  # of seed 1 alone
+        0.0: [(1, 0.0, 0.0), (2, 0.0, 0.0)],
+    }.items():
+        rows = [
+            {"fold": 1, "system": "half", "seed": seed, "test_set": "test", "token_bonus": one, "wer": bonus}
+            for seed in (1, 2)
+            for one in dict.fromkeys((0.0, bonus))
+        ]
+        rows = rows if bonus != 0.75 else [row for row in rows if row["seed"] == 1]
+        (folder / "results.json").write_text(json.dumps(rows))
+        collect_results.main.__wrapped__(["--experiment-dir", str(folder), "--results", str(out)])
+        found = [(row["seed"], row["token_bonus"], row["wer"]) for row in json.loads(out.read_text())]
+        assert sorted(found) == expected
 
 
 def test_a_test_set_named_dev_hides_no_development_set_and_every_set_is_decoded(trial, tmp_path, capsys):

@@ -1,8 +1,8 @@
 """Put the figures of experiments, finished or partly, into files that can be committed.
 
 Reads results.json and pooled.json of each EXP_DIR/<experiment> (stage 7 writes them, of whatever is decoded by then).
-There, each row says its experiment. One of the same experiment, fold, system, seed, test set and token bonus (in
-POOLED: experiment, corpus, test set and system) is replaced, the others stay, new ones are added behind.  Where RESULTS
+There, each row says its experiment. Those of the same experiment, fold, system, seed and test set (in POOLED:
+experiment, corpus, test set and system) are replaced, the others stay, new ones are added behind.  Where RESULTS
 knows folds or seeds that EXP_DIR lacks, made on another machine or in an EXP_DIR that is gone, POOLED has all of them; a
 row that RESULTS cannot pool again, of another search, stays where EXP_DIR has fewer folds.
 """
@@ -33,6 +33,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--pooled", type=Path, help="for example egs/an4/pooled.json")
     args = parser.parse_args(argv)
     listed: List[Dict[str, Any]] = []
+    made: List[Tuple[Path, List[Dict[str, Any]], int]] = []  # all of it, before any of it is written
     for name, path in (("results", args.results), ("pooled", args.pooled)):
         if path is None:
             continue
@@ -53,10 +54,15 @@ def main(argv: Optional[List[str]] = None) -> None:
                     next_step = "collect another corpus into other files"
                     raise UserError(folder, problem, "one experiment of a corpus", next_step)
             new = {_key(row, KEYS[name]): row for row in rows}
-            known.update({key: row for key, row in new.items() if _folds(row) >= _folds(known.get(key, row))})
+            again = {_training(row, KEYS[name]) for row in rows}
+            kept = {key: row for key, row in known.items() if key in new or _training(row, KEYS[name]) not in again}
+            new = {key: row for key, row in new.items() if _folds(row) >= _folds(known.get(key, row))}
+            known = {**kept, **new}
         listed = listed or list(known.values())
-        atomic.write_json(path, list(known.values()))
-        print(f"{path}: {len(known)} rows, {len(known.keys() - before)} of them new")
+        made.append((path, list(known.values()), len(known.keys() - before)))
+    for path, rows, number in made:
+        atomic.write_json(path, rows)
+        print(f"{path}: {len(rows)} rows, {number} of them new")
 
 
 def _of_all(listed: List[Dict[str, Any]], pooled: List[Dict[str, Any]], path: Path) -> List[Dict[str, Any]]:
@@ -75,6 +81,11 @@ def _folds(row: Dict[str, Any]) -> int:
 
 def _key(row: Dict[str, Any], names: Sequence[str]) -> str:
     return json.dumps([row.get(name) for name in names])
+
+
+def _training(row: Dict[str, Any], names: Sequence[str]) -> str:
+    """With whatever token bonus of its own, which may be another one every time."""
+    return _key({**row, "token_bonus": 0}, names)
 
 
 def _rows(path: Path) -> List[Dict[str, Any]]:
