@@ -246,6 +246,16 @@ def test_a_system_that_is_made_otherwise_is_another_endpoint(trial):
     assert "Declared before the first training" in (trial.dir / "summary.md").read_text() and older != before
 
 
+def test_a_fold_that_was_scored_otherwise_is_in_no_figure(trial):
+    for path in trial.exp.rglob("recogs-test.txt"):
+        change_words(path, lambda item: [*item.ref, "<unk>"])
+    trial.run("--steps", "score")
+    trial.run("--steps", "score", "--fold", "1", "--set", "text.score_events=false")
+    row = trial.row("half")
+    assert (row["folds"], row["wer"], row["ins_mean"]) == ([1], 0.0, 0.0)
+    assert row["unfinished"]["fold 2 seed 1"] == "test is scored otherwise: run stage 7 again"
+
+
 def test_an_endpoint_that_comes_late_is_said(trial):
     (trial.dir / ".endpoint.record.json").unlink()
     trial.run("--steps", "score")

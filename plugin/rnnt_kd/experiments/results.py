@@ -15,7 +15,8 @@ from rnnt_kd.experiments.progress import Progress
 from rnnt_kd.scoring.bootstrap import errors_by_utterance
 from rnnt_kd.scoring.characters import as_characters
 from rnnt_kd.scoring.recognitions import Recognition, check_same_references, read_recogs, words_counted
-from rnnt_kd.scoring.results import read_json, read_scores
+from rnnt_kd.scoring.results import figures, read_json, read_scores
+from rnnt_kd.scoring.word_errors import count_all
 from rnnt_kd.systems.experiment_folder import EvaluationSet, ExperimentFolder, ListedSystem, write
 
 # Of results.json.
@@ -85,6 +86,9 @@ def collect(plan: Plan, progress: Progress, jobs: Sequence[Job]) -> Tuple[Result
             decoding = read_json(folder / "decode.json", numbers=("rtf",))
             delay = read_json(folder / f"delay-{test_set}.json", default={})
             counted = words_counted(recognitions, plan.recipe.text.score_events)
+            if any(scores[key] != value for key, value in figures(count_all(counted)).items()):
+                reasons[job, test_set, way] = f"{test_set} is scored otherwise: run stage 7 again"
+                continue
             errors = {"wer": errors_by_utterance(counted)}
             if scores["characters"]:
                 errors["cer"] = errors_by_utterance(as_characters(counted))
