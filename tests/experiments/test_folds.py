@@ -533,6 +533,7 @@ def test_labels_of_a_part_of_the_speakers_and_a_teachers_words_of_the_others(tmp
 
 @pytest.mark.parametrize("arguments, words", [
     (["--fold", "4"], "--fold: 4; expected 1 .. 3"), (["--job", "half/1"], "--job: given for an experiment with 3 folds"),
+    (["--set", "decoding.search=greedy_search"], "tune_token_bonus: given with decoding.search greedy_search; expected"),
 ])  # fmt: skip
 def test_wrong_folds_are_one_line(finished, arguments, words):
     assert words in told(finished[0].run, *arguments)

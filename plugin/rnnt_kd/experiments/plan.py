@@ -125,6 +125,9 @@ class Plan:
         if places.given_cuts is not None and (needs_audio or self.experiment.folds):
             what = f"features.{needs_audio[0]}" if needs_audio else f"{file}: folds"
             raise UserError("--train-cuts", f"{what} needs audio and speakers", "--train-dir, a Kaldi data directory")
+        if self.experiment.tune_token_bonus and self.search != "modified_beam_search":
+            problem = f"given with decoding.search {self.search}"
+            raise UserError(f"{file}: tune_token_bonus", problem, "modified_beam_search, which takes a bonus")
         if self.unlabelled_dir is not None:
             self._check_unlabelled()
         if self.experiment.labelled is not None and 1.0 not in self.recipe.features.speed_perturb:
