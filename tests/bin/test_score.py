@@ -320,3 +320,15 @@ def test_trn_of_words_that_sclite_reads_otherwise_is_scored_as_its_words(tmp_pat
     (data / "utt2spk").write_text("".join(f"{key} s\n" for key in keys))
     status, printed = run(capsys, "--data-dir", data, "--decode-dir", tmp_path / "hyp.trn")
     assert status == 0 and printed.startswith("%WER 0.00 [ 0 / 12,")
+
+
+def test_the_name_of_a_test_set_is_no_path_and_speakers_may_have_any(decoded, tmp_path, capsys):
+    (tmp_path / "hyp").write_text(KALDI)
+    for name in ("x/y", "../../x"):
+        status, printed = run(capsys, "--data-dir", decoded[0], "--decode-dir", tmp_path / "hyp", "--test-set", name)
+        assert (status, printed) == (1, f"error: --test-set: '{name}'; expected a name, not a path\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "exp", "hyp", "x.wav"]
+    (decoded[1] / "speakers-test.json").write_text(json.dumps({key: [1, None][key < "s2"] for key in REFS}))
+    assert run(capsys, "--decode-dir", decoded[1])[0] == 0
+    (decoded[1] / "speakers-test.json").write_text(json.dumps({key: [1] for key in REFS}))
+    assert run(capsys, "--decode-dir", decoded[1])[0] == 0

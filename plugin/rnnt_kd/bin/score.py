@@ -79,7 +79,7 @@ def _score(args, paths: List[Path], test_set: str, out_dir: Path, typed: str) ->
     """``paths``: the hypotheses to score, and those of the baseline where there is one."""
     decode = read_json(out_dir / "decode.json", default={})
     decode = decode if decode.get("test_set", test_set) == test_set else {}  # else of a set that came later
-    speakers = read_json(out_dir / f"speakers-{test_set}.json", default={})
+    speakers = {key: str(one) for key, one in read_json(out_dir / f"speakers-{test_set}.json", default={}).items()}
     references: Dict[str, Tuple[str, ...]] = {}
     if args.data_dir:
         text = read_table(args.data_dir / "text", value_may_be_empty=True)
@@ -128,7 +128,10 @@ def _source(decoding: Path, test_set: Optional[str], data_dir: Optional[Path]) -
         return path, path.stem[len("recogs-") :], decoding
     if data_dir is None:
         raise UserError(decoding, "a file of hypotheses", "--data-dir with its references as well")
-    return decoding, test_set or data_dir.resolve().name, decoding.with_name(f"{decoding.name}.score")
+    name = test_set or data_dir.resolve().name
+    if not name or "/" in name:
+        raise UserError("--test-set", f"'{name}'", "a name, not a path")
+    return decoding, name, decoding.with_name(f"{decoding.name}.score")
 
 
 def recogs_path(decode_dir: Path, test_set: Optional[str]) -> Path:
