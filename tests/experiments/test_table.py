@@ -36,6 +36,7 @@ def test_one_seed_has_a_p_of_two_trainings_and_the_known_spread_beside_it():
 def test_the_known_spread_is_the_root_mean_square_over_systems_with_several_seeds(tmp_path):
     rates = {"half": [10.0, 12.0, 14.0], "half_kd": [9.0, 9.5], "teacher": [8.0], "still": [0.0, 0.0]}
     rows = [{"system": name, "test_set": "test", "wer": wer} for name, found in rates.items() for wer in found]
+    rows += [{"system": name, "test_set": "noise", "wer": None} for name in rates]  # without a word there is no rate
     (tmp_path / "results.json").write_text(json.dumps(rows))
     shares = [stdev(rates[name]) / fmean(rates[name]) for name in ("half", "half_kd")]
     assert known_spread(tmp_path / "results.json") == pytest.approx(fmean(share**2 for share in shares) ** 0.5)

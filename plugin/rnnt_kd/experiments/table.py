@@ -132,7 +132,8 @@ def known_spread(path: Path) -> Optional[float]:
     try:
         for row in parse_json(path.read_text(encoding="utf-8")):
             key = tuple(str(row.get(name)) for name in ("experiment", "fold", "system", "test_set", "token_bonus"))
-            rates.setdefault(key, []).append(float(row["wer"]))
+            if row["wer"] is not None:  # noise has no rate
+                rates.setdefault(key, []).append(float(row["wer"]))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     several = [np.array(values) for values in rates.values() if len(values) > 1 and any(values)]
