@@ -84,13 +84,17 @@ def test_gained_and_lost_are_what_a_count_by_hand_says():
 
 def test_finished_decodings_only(tmp_path):
     made = [("test", "greedy_search"), ("test", "modified_beam_search"), ("test_other", "greedy_search")]
+    made += [("te[s]t", "greedy_search"), ("test", "with_lm")]  # one that was made by hand
     for test_set, search in made:
         folder = f"decode_{test_set}_{search}"
+        search = search.replace("with_lm", "modified_beam_search")
         (tmp_path / folder).mkdir()
         write_recogs(tmp_path / folder / f"recogs-{test_set}.txt", [Recognition("u", REF, REF)])
         (tmp_path / folder / "decode.json").write_text(json.dumps({"test_set": test_set, "search": search}))
     (tmp_path / "decode_test_half").mkdir()
     assert list(decodings(tmp_path, "test")) == ["greedy_search", "modified_beam_search"]
-    assert list(decodings(tmp_path, "test_other")) == ["greedy_search"]
+    for name in ("test_other", "te[s]t"):
+        assert list(decodings(tmp_path, name)) == ["greedy_search"]
+    assert decodings(tmp_path, "test")["modified_beam_search"].parent.name == "decode_test_modified_beam_search"
     (tmp_path / "decode_test_greedy_search/decode.json").unlink()  # killed before it was written
     assert list(decodings(tmp_path, "test")) == ["modified_beam_search"]

@@ -26,13 +26,16 @@ class Chosen:
 
 
 def decodings(system_dir: Path, test_set: str) -> Dict[str, Path]:
-    """Search -> recogs file, of the finished decodings of a test set; by the name of the search."""
+    """Search -> recogs file, of the experiment's finished decodings of a test set; by the name of the search.
+
+    A decoding made by hand, with a language model say, may lie beside them.
+    """
     found = {}
-    for folder in sorted(Path(system_dir).glob(f"decode_{test_set}_*")):
+    for folder in Path(system_dir).glob("decode_*"):
         decode = read_json(folder / "decode.json", default={})
         recogs = folder / f"recogs-{test_set}.txt"
         search = decode.get("search")
-        if decode.get("test_set") == test_set and isinstance(search, str) and recogs.is_file():
+        if decode.get("test_set") == test_set and folder.name == f"decode_{test_set}_{search}" and recogs.is_file():
             found[search] = recogs
     return dict(sorted(found.items()))
 
