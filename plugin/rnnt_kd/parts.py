@@ -12,6 +12,7 @@ Which parts there are depends on the work, not on the number of jobs: so neither
 hidden folder beside the result, whose name tells what it is made of; a job that is killed loses the one it was making.
 """
 
+import glob
 import json
 import shutil
 from pathlib import Path
@@ -25,7 +26,7 @@ from rnnt_kd.files import parse_json
 
 def are_left(folder: Path, name: str) -> bool:
     """Are there parts of this work that nobody has put together?"""
-    return any(Path(folder).glob(f".{name}.parts-*"))
+    return any(Path(folder).glob(f".{glob.escape(name)}.parts-*"))
 
 
 class Parts:
@@ -59,7 +60,7 @@ class Parts:
 
     def remove(self) -> None:
         """These and what earlier work left there."""
-        for folder in self._folder.glob(f".{self._name}.parts-*"):
+        for folder in self._folder.glob(f".{glob.escape(self._name)}.parts-*"):
             shutil.rmtree(folder, ignore_errors=True)
 
     def lock(self, timeout: float = -1):
