@@ -347,6 +347,17 @@ def test_values_of_another_type_are_damage(tmp_path, file):
     assert f"{file}: not what rnnt_kd writes" in page_of(folder)
 
 
+@pytest.mark.parametrize("lacks", [
+    {"ins_mean": None}, {"characters": {"cer": 3.0}}, {"baseline_wer": 5.0, "compared_wer": None, "folds": [1]},
+])  # fmt: skip
+def test_rows_of_elsewhere_that_lack_figures_are_shown_with_what_they_have(folder, lacks):
+    change_json(folder / "summary.json", lambda rows: [{**row, **lacks} for row in rows])
+    sizes = [{"system": "pruned", "format": "float32", "bytes": number, "wer": 3.0} for number in (0, 9)]
+    (folder / "sizes.json").write_text(json.dumps(sizes))
+    text = page_of(folder)
+    assert 'data-system="pruned_taught"' in text and "sizes.json: not what rnnt_kd writes" in text
+
+
 def test_no_script_makes_warnings_and_its_letters_are_text(tmp_path, recwarn):
     words = ["शून्य", "पाँच", "零一", "กขค", "영일", "ﻻ", "שלום", "🎉"]
     folder = make_experiment(tmp_path / "default", words=words)

@@ -38,7 +38,7 @@ def make_page(experiment: FinishedExperiment) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, loader=jinja2.FileSystemLoader(HERE)
     )
     rows = [(system, test_set, row) for system in experiment.systems for test_set, row in system.rows.items()]
-    pairs = [row for row in rows if row[0].twin and row[2]["baseline_wer"] is not None]
+    pairs = [one for one in rows if one[0].twin and None not in (one[2]["baseline_wer"], one[2]["compared_wer"])]
     text = environment.get_template("page.html.j2").render(
         about=experiment.about,
         problems=problems,

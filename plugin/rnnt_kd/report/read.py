@@ -81,7 +81,7 @@ _SUMMARY = _object_with(
     too_few=(Optional[str], None),
 )
 _RESULTS = _object_with(system=_Text, seed=(_Number, ...), test_set=_Text, wer=_NumberOrNone, cer=_NumberOrNone)
-_SIZES = _object_with(system=_Text, format=_Text, bytes=(_Number, ...), wer=_NumberOrNone)
+_SIZES = _object_with(system=_Text, format=_Text, bytes=(Annotated[_Number, Field(gt=0)], ...), wer=_NumberOrNone)
 
 
 @dataclass(frozen=True)
@@ -269,7 +269,8 @@ def _system(
 def _whole(row: Row) -> Row:
     """With all ``FIGURES``; rows of before 0.2 do not say what was compared."""
     characters = row.get("characters")
-    more = {"characters": {"compared_cer": characters.get("cer"), **characters}} if characters else {}
+    usual = {**dict.fromkeys(CHARACTERS), "compared_cer": (characters or {}).get("cer")}
+    more = {"characters": {**usual, **characters}} if characters else {}
     return {**dict.fromkeys(FIGURES), "compared_wer": row.get("wer"), **row, **more}
 
 

@@ -63,7 +63,7 @@ def errors(experiment: FinishedExperiment) -> Iterator[Plot]:
     """Substitutions, deletions, insertions of each system, per cent of the words, stacked; mean of a seed."""
     for test_set in experiment.scored_sets():
         rows = [system.rows[test_set] for system in experiment.systems]
-        rows = [row for row in rows if row["words"] and row["sub_mean"] is not None]
+        rows = [row for row in rows if row["words"] and None not in [row[f"{key}_mean"] for key in PARTS]]
         figure, ax = bar_axes([row["system"] for row in rows], right=16, top=28)
         for place, row in enumerate(rows):
             start = 0.0
