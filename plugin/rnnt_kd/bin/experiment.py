@@ -62,7 +62,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument("--print-jobs", action="store_true", help="print the commands of the jobs that are missing")
     parser.add_argument("--job", metavar="SYSTEM/SEED", help="this one only, for example sparse90/2; no table")
     parser.add_argument(
-        "--fold", type=int, metavar="K", help="of an experiment with folds: this one only, and no table"
+        "--fold", type=int, metavar="K", help="of an experiment with folds: this one only; the table is of all"
     )
     options.add_allow_pipes(parser)
     options.add_data_root(parser)
