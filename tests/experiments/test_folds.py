@@ -323,7 +323,7 @@ def test_rows_are_collected_as_they_come_and_replace_their_older_selves(trial, t
         collect(trial, tmp_path)
         assert json.loads((tmp_path / "results.json").read_text()) == old + named(trial.read("results.json"))
         assert json.loads((tmp_path / "pooled.json").read_text()) == named(trial.read("pooled.json"))
-    fewer = [{**row, "folds": 2, "wer": 1.0} for row in trial.read("pooled.json")]  # as a greedy search's on one machine
+    fewer = [{**row, "folds": 2, "wer": 1.0} for row in trial.read("pooled.json")]  # as of a machine with two
     (trial.dir / "pooled.json").write_text(json.dumps(fewer))
     collect(trial, tmp_path)
     assert all(row["folds"] == 3 for row in json.loads((tmp_path / "pooled.json").read_text()))

@@ -3,8 +3,8 @@
 Reads results.json and pooled.json of each EXP_DIR/<experiment> (stage 7 writes them, of whatever is decoded by then).
 There, each row says its experiment. Those of the same experiment, fold, system, seed and test set (in POOLED:
 experiment, corpus, test set and system) are replaced, the others stay, new ones are added behind.  Where RESULTS
-knows folds or seeds that EXP_DIR lacks, made on another machine or in an EXP_DIR that is gone, POOLED has all of them; a
-row that RESULTS cannot pool again, of another search, stays where EXP_DIR has fewer folds.
+knows folds or seeds that EXP_DIR lacks, made on another machine or in an EXP_DIR that is gone, POOLED has all of them;
+a row that RESULTS cannot pool again, of another search, stays where EXP_DIR has fewer folds.
 """
 
 import json

@@ -34,7 +34,7 @@ def decodings(system_dir: Path, test_set: str) -> Dict[str, Path]:
     for folder in Path(system_dir).glob("decode_*"):
         decode = read_json(folder / "decode.json", default={})
         recogs = folder / f"recogs-{test_set}.txt"
-        search = decode.get("search")
+        search = str(decode.get("search"))
         if decode.get("test_set") == test_set and folder.name == f"decode_{test_set}_{search}" and recogs.is_file():
             found[search] = recogs
     return dict(sorted(found.items()))
