@@ -1,7 +1,7 @@
 """How every command ends: a status and, for an error that the user can correct, one line.
 
-0    done                        130  interrupted (Ctrl-C, SIGTERM)
-1    an error of the user's      2    a wrong option (argparse)
+0    done                                        130  interrupted (Ctrl-C, SIGTERM)
+1    an error of the user's, or a wrong option
 """
 
 import errno
