@@ -53,11 +53,7 @@ def main(argv: Optional[List[str]] = None) -> None:
                     problem = f"figures of {row.get('system')}, seed {row.get('seed')}, other than in {place}"
                     next_step = "collect another corpus into other files"
                     raise UserError(folder, problem, "one experiment of a corpus", next_step)
-            new = {_key(row, KEYS[name]): row for row in rows}
-            again = {_training(row, KEYS[name]) for row in rows}
-            kept = {key: row for key, row in known.items() if key in new or _training(row, KEYS[name]) not in again}
-            new = {key: row for key, row in new.items() if _folds(row) >= _folds(known.get(key, row))}
-            known = {**kept, **new}
+            known = _with(known, rows, KEYS[name])
         listed = listed or list(known.values())
         made.append((path, list(known.values()), len(known.keys() - before)))
     for path, rows, number in made:
@@ -75,17 +71,22 @@ def _of_all(listed: List[Dict[str, Any]], pooled: List[Dict[str, Any]], path: Pa
         ) from None
 
 
-def _folds(row: Dict[str, Any]) -> int:
-    return row["folds"] if isinstance(row.get("folds"), int) else 0
+def _with(known: Dict[str, Dict[str, Any]], rows: List[Dict[str, Any]], names: Sequence[str]):
+    """``known`` with ``rows``; a training's older rows go, whatever bonus of its own it had, and no fold is lost."""
+
+    def folds(row):
+        return row["folds"] if isinstance(row.get("folds"), int) else 0
+
+    def training(row):
+        return _key({**row, "token_bonus": 0}, names)
+
+    new, again = {_key(row, names): row for row in rows}, {training(row) for row in rows}
+    kept = {key: row for key, row in known.items() if key in new or training(row) not in again}
+    return {**kept, **{key: row for key, row in new.items() if folds(row) >= folds(known.get(key, row))}}
 
 
 def _key(row: Dict[str, Any], names: Sequence[str]) -> str:
     return json.dumps([row.get(name) for name in names])
-
-
-def _training(row: Dict[str, Any], names: Sequence[str]) -> str:
-    """With whatever token bonus of its own, which may be another one every time."""
-    return _key({**row, "token_bonus": 0}, names)
 
 
 def _rows(path: Path) -> List[Dict[str, Any]]:

@@ -1,103 +1,27 @@
 """Folds by speaker, from data directories to the table: what is shared, what is not, and what each figure is made of."""
 
 import json
-import random
 import shutil
-from argparse import Namespace
-from pathlib import Path
 
-import numpy as np
 import pytest
 from command_cases import told
 from experiment_cases import change_words
-from experiments.conftest import Trial
-from tone_corpus import PRESET, write_tones
+from experiments.folds.conftest import SYSTEMS, Folds, collect, make_data
+from tone_corpus import PRESET
 
-from rnnt_kd.bin import collect_results, tune_token_bonus
-from rnnt_kd.data.kaldi_dir import read_table, write_data_dir
-from rnnt_kd.data.source import open_source
-from rnnt_kd.experiments import progress
+from rnnt_kd.bin import tune_token_bonus
+from rnnt_kd.data.kaldi_dir import read_table
 from rnnt_kd.record import Record
-from rnnt_kd.scoring import bootstrap
 from rnnt_kd.scoring.recognitions import read_recogs
 from rnnt_kd.scoring.token_bonus import best
 from rnnt_kd.scoring.word_errors import count_all, count_by_speaker
 from rnnt_kd.text.tokenizer import Tokenizer
 
-SYSTEMS = """
-folds: 3
-seeds: [1, 2]
-tune_token_bonus: true
-endpoint: {system: half_kd, baseline: half, sparsity: 0.5, test_set: test, search: modified_beam_search}
-systems:
-  teacher: {role: teacher, seeds: [1]}
-  half: {role: sparse_student, sparsity: 0.5}
-  half_kd: {base: half, kd: {}}
-"""
-SPEAKERS = {"train": ["ann", "bob", "cid", "dot"], "dev": ["eve"], "test": ["fay", "gus"]}
 KEYS = (
     "system seed sparsity kd kd_weighting kd_scale test_set wer words ins del sub p_value cer fold declared token_bonus "
     "made_as utterances speaker_errors"
 )
 POOLED = "corpus test_set system baseline sparsity words wer baseline_wer change p p_seeds folds seeds declared"
-
-
-class Folds(Trial):
-    """Its data and its preset lie in its folder."""
-
-    def __init__(self, folder: Path):
-        super().__init__(folder, Namespace(folder=folder, preset=folder / "preset.yaml"))
-        self.folder = folder
-
-    def run(self, *more: str) -> list:
-        words = ["--train-dir", self.folder / "train", "--test-dirs", self.folder / "test", "--replications", "300"]
-        words += ["--steps", "features bpe teacher cache train decode score", *more]
-        with pytest.MonkeyPatch.context() as patch:
-            for module in (tune_token_bonus, progress.token_bonus):
-                patch.setattr(module, "GRID", (0.0, 2.0))
-            return super().run(*words)
-
-    def row(self, system, way=("modified_beam_search", "")):
-        rows = self.read("summary.json")
-        return next(row for row in rows if row["system"] == system and (row["search"], row["token_bonus"]) == way)
-
-
-def make_data(folder: Path) -> None:
-    generator = np.random.default_rng(0)
-    for part, speakers in SPEAKERS.items():
-        texts = {
-            f"{speaker}-{number}": " ".join("".join(generator.choice(list("abcde"), 3)) for _ in range(2))
-            for speaker in speakers
-            for number in range(4)
-        }
-        (folder / f"{part}_audio").mkdir()
-        for key, text in texts.items():
-            write_tones(folder / f"{part}_audio" / f"{key}.wav", text, generator)
-        wav_scp = {key: folder / f"{part}_audio" / f"{key}.wav" for key in texts}
-        write_data_dir(folder / part, wav_scp=wav_scp, text=texts, utt2spk={key: key[:3] for key in texts})
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """(the experiment, what was started); the words recognised are replaced by some that differ in their errors."""
-    trial = Folds(tmp_path_factory.mktemp("folds"))
-    make_data(trial.folder)
-    preset = PRESET.replace("epochs: 3", "epochs: 1").replace("average_best: 2", "average_best: 1")
-    (trial.folder / "preset.yaml").write_text(preset)
-    trial.file.write_text(SYSTEMS)
-    started = trial.run()
-    generator = random.Random(0)
-    for number, path in enumerate(sorted(trial.exp.rglob("recogs-test.txt"))):
-        least = 0.02 * (number % 19)
-        change_words(path, lambda item: [word for word in item.ref if generator.random() > least])
-    assert trial.run("--steps", "score") == []
-    return trial, started
-
-
-@pytest.fixture
-def trial(finished, tmp_path):
-    """A copy of the finished experiment, to spoil."""
-    return Folds(shutil.copytree(finished[0].folder, tmp_path / "copy", symlinks=True))
 
 
 WAYS = {  # folder -> search, token bonus
@@ -280,24 +204,6 @@ def test_a_partly_finished_experiment_has_a_table_of_what_is_there_and_one_fold_
     assert trial.row("half_kd")["folds"] == [1, 2]
 
 
-def collect(trial, folder):
-    words = ["--experiment-dir", trial.dir, "--results", folder / "results.json", "--pooled", folder / "pooled.json"]
-    collect_results.main.__wrapped__([str(word) for word in words])
-
-
-def test_figures_of_two_corpora_are_not_taken_for_one_anothers(trial, tmp_path):
-    other = tmp_path / "other" / trial.dir.name
-    other.mkdir(parents=True)
-    rows = [{**row, "wer": 99.0} for row in trial.read("results.json")]
-    for name, values in (("results", rows), ("pooled", trial.read("pooled.json"))):
-        (other / f"{name}.json").write_text(json.dumps(values))
-    words = ["--experiment-dir", trial.dir, other, "--results", tmp_path / "r.json"]
-    said = told(collect_results.main.__wrapped__, [str(word) for word in words])
-    assert (
-        f"{other}: figures of " in said and f"other than in {trial.dir}" in said and not (tmp_path / "r.json").exists()
-    )
-
-
 def test_a_machine_without_the_first_fold_leaves_exports_and_page_to_another(trial, tmp_path, capfd):
     machine = Folds(tmp_path / "machine")
     shutil.copytree(trial.folder, machine.folder, symlinks=True)
@@ -307,88 +213,6 @@ def test_a_machine_without_the_first_fold_leaves_exports_and_page_to_another(tri
     machine.run("--steps", "export report", "--fold", "2", "--print-jobs")
     assert capfd.readouterr().out.count("bin.experiment") == 2
     assert "exports are of fold 1, and none of its systems is here" in said and "the page is of fold 1" in said
-
-
-def test_rows_are_collected_as_they_come_and_replace_their_older_selves(trial, tmp_path):
-    old = [  # of an experiment without folds, and of another with the same names
-        {"system": "half", "seed": 1, "test_set": "test", "wer": 12.5},
-        {"experiment": "far", **trial.read("results.json")[0], "wer": 50.0},
-    ]
-    (tmp_path / "results.json").write_text(json.dumps(old))
-
-    def named(rows):
-        return [{"experiment": "trial", **row} for row in rows]
-
-    for _ in range(2):
-        collect(trial, tmp_path)
-        assert json.loads((tmp_path / "results.json").read_text()) == old + named(trial.read("results.json"))
-        assert json.loads((tmp_path / "pooled.json").read_text()) == named(trial.read("pooled.json"))
-    fewer = [{**row, "folds": 2, "wer": 1.0} for row in trial.read("pooled.json")]  # as of a machine with two
-    (trial.dir / "pooled.json").write_text(json.dumps(fewer))
-    collect(trial, tmp_path)
-    assert all(row["folds"] == 3 for row in json.loads((tmp_path / "pooled.json").read_text()))
-    (trial.dir / "pooled.json").unlink()
-    assert "no such file" in told(collect, trial, tmp_path)
-
-
-def test_folds_of_several_machines_are_pooled_as_if_they_were_of_one(trial, tmp_path, monkeypatch):
-    """Of each, only one fold is at hand when its figures are collected."""
-    monkeypatch.setattr(bootstrap, "LEAST_UTTERANCES", 2)
-    whole = trial.read("pooled.json")
-    of_one_fold = {}
-    for fold in (1, 2, 3):
-        machine = Folds(tmp_path / f"machine{fold}")
-        shutil.copytree(trial.folder, machine.folder, symlinks=True)
-        for other in {1, 2, 3} - {fold}:
-            shutil.rmtree(machine.exp / f"fold{other}of3" / "trial")
-        machine.run("--steps", "score", "--replications", "10000")
-        collect(machine, tmp_path)
-        of_one_fold[fold] = machine.read("pooled.json")
-    trial.run("--steps", "score", "--replications", "10000")
-    collected = json.loads((tmp_path / "pooled.json").read_text())
-    expected = [{"experiment": "trial", **row} for row in trial.read("pooled.json")]
-    usual = [row["test_set"] == "clean" for row in expected]
-    assert sum(usual) == 3 and whole != of_one_fold[3]
-    assert [row for row, is_usual in zip(collected, usual) if is_usual] == [
-        row for row, is_usual in zip(expected, usual) if is_usual
-    ]
-    # What another search did is not in results.json: of it, pooled.json has what was at hand last.
-    assert [row["folds"] for row, is_usual in zip(collected, usual) if not is_usual] == [1] * (len(usual) - 3)
-    rows = json.loads((tmp_path / "results.json").read_text())
-    first = next(row for row in rows if row["system"] == "half")
-    assert len({(row["made_as"], row["kd"], row["system"]) for row in rows}) == 3  # whatever the fold and the seed
-    assert len({(row["made_as"], row["kd"]) for row in rows}) == 3
-    (tmp_path / "results.json").write_text(
-        json.dumps([{**first, "made_as": "otherwise"}, *rows[rows.index(first) + 1 :]])
-    )
-    kept = (tmp_path / "results.json").read_text()
-    said = told(collect, machine, tmp_path)
-    assert "half was not made in the same way in folds 1, 2, 3" in said and "results.json" in said
-    assert (tmp_path / "results.json").read_text() == kept
-    first["speaker_errors"] = {"zoe": 1}
-    (tmp_path / "results.json").write_text(json.dumps(rows))
-    assert "fold 1 of half or its baseline was tested on other speakers or words" in told(collect, machine, tmp_path)
-
-
-def test_a_training_that_is_collected_again_leaves_nothing_of_its_older_self(tmp_path):
-    """Its own token bonus is another one every time, or none."""
-    folder, out = tmp_path / "trial", tmp_path / "results.json"
-    folder.mkdir()
-    for bonus, expected in {
-        0.5: [(1, 0.0, 0.5), (1, 0.5, 0.5), (2, 0.0, 0.5), (2, 0.5, 0.5)],
-        0.75: [(1, 0.0, 0.75), (1, 0.75, 0.75), (2, 0.0, 0.5), (2, 0.5, 0.5)],  # of seed 1 alone
-        0.0: [(1, 0.0, 0.0), (2, 0.0, 0.0)],
-    }.items():
-        rows = [
-            {"fold": 1, "system": "half", "seed": seed, "test_set": "test", "token_bonus": one, "wer": bonus}
-            for seed in (1, 2)
-            for one in dict.fromkeys((0.0, bonus))
-        ]
-        rows = rows if bonus != 0.75 else [row for row in rows if row["seed"] == 1]
-        (folder / "results.json").write_text(json.dumps(rows))
-        collect_results.main.__wrapped__(["--experiment-dir", str(folder), "--results", str(out)])
-        found = [(row["seed"], row["token_bonus"], row["wer"]) for row in json.loads(out.read_text())]
-        assert sorted(found) == expected
 
 
 def test_a_test_set_named_dev_hides_no_development_set_and_every_set_is_decoded(trial, tmp_path, capsys):
@@ -452,83 +276,6 @@ def test_a_name_of_digits_needs_its_quotes(tmp_path):
     assert "endpoint: system: there is no '90'; expected one of: teacher, half, 90" in told(trial.run, "--steps", "")
     trial.file.write_text(text.replace("system: half_kd", "system: '90'"))
     assert trial.run("--steps", "") == []
-
-
-SCARCE = """
-folds: 3
-labelled: 0.5
-seeds: [2]
-endpoint: {system: taught, baseline: labels, sparsity: 0.0, test_set: test, search: modified_beam_search}
-systems:
-  teacher: {role: teacher}
-  server: {of: whole}
-  labels: {role: small_student, training: {unlabelled: false}}
-  taught: {role: small_student, kd: {}, baseline: labels}
-"""
-
-
-def cuts_of(path):
-    return {cut.id: cut for cut in open_source(path)}
-
-
-def test_labels_of_a_part_of_the_speakers_and_a_teachers_words_of_the_others(tmp_path):
-    trial = Folds(tmp_path)
-    make_data(tmp_path)
-    (tmp_path / "preset.yaml").write_text(
-        PRESET.replace("epochs: 3", "epochs: 1") + "features: {speed_perturb: [1.0, 1.1]}\n"
-    )
-    trial.file.write_text(SCARCE)
-    (tmp_path / "whole.yaml").write_text("folds: 3\nsystems: {server: {role: teacher}}\n")
-    steps = ["--steps", "features bpe teacher pseudo_label cache train"]
-    made = "fold2 pseudo-labels with_unlabelled50.trial.teacher.2.jsonl.gz"
-    assert trial.run(*steps, "--fold", "2") == [
-        "compute_features cuts of all folds", "train_bpe fold2 bpe", "train fold2 teacher/2", "train fold2 server/1",
-        "decode fold2 teacher/2 unlabelled50, modified_beam_search", f"pseudo_label {made}",
-        "cache_teacher kd_cache_range3_unlabelled50 of fold2 teacher/2",
-        *(f"train fold2 {name}" for name in ("labels/2", "taught/2")),
-    ]  # fmt: skip
-    fold = trial.exp / "fold2of3"
-    train, few, rest = (cuts_of(fold / "cuts" / f"{name}.jsonl.gz") for name in ("train", "labelled50", "unlabelled50"))
-    assert {*few} | {*rest} == {*train} and not {*few} & {*rest} and few == {key: train[key] for key in few}
-    speakers, others = ({cut.supervisions[0].speaker for cut in cuts.values()} for cuts in (few, rest))
-    assert speakers and others and not speakers & others
-    words = [sum(len(train[key].supervisions[0].text.split()) for key in cuts) for cuts in (few, rest)]
-    assert words[0] >= 0.5 * sum(words) and not any(cut.supervisions[0].text for cut in rest.values())
-    folder = fold / "trial" / "teacher" / "seed2" / "decode_unlabelled50_modified_beam_search"
-    heard = {one.utterance_id: " ".join(one.hyp) for one in read_recogs(folder / "recogs-unlabelled50.txt")}
-    assert {*heard} == {key for key in rest if not key.endswith("_sp1.1")}
-    both = cuts_of(fold / "cuts" / "with_unlabelled50.trial.teacher.2.jsonl.gz")
-    texts = {
-        **{key: cut.supervisions[0].text for key, cut in few.items()},
-        **{key: heard[key.replace("_sp1.1", "")] for key in rest},
-    }
-    assert {key: cut.supervisions[0].text for key, cut in both.items()} == {
-        key: text for key, text in texts.items() if text
-    }
-    learned = {"few": ["trial/teacher", "trial/labels"], "both": ["trial/taught"], "train": ["whole/server"]}
-    files = {"few": "labelled50", "both": made.split()[2][:-9], "train": "train"}
-    for name, folders in learned.items():
-        source = open_source(fold / "cuts" / f"{files[name]}.jsonl.gz")
-        for (path,) in (list((fold / folder).glob("seed*/.training.record.json")) for folder in folders):
-            recorded = json.loads(path.read_text())["inputs"]["train cuts"]
-            assert recorded == source.content_as(recorded), path
-    assert trial.run(*steps, "--fold", "2") == ["train_bpe fold2 bpe"]  # which finds it
-    declared = json.loads((trial.dir / ".endpoint.record.json").read_text())["settings"]
-    assert (declared["declared.labelled"], declared["declared.system"]) == (0.5, "taught")
-    trial.run("--steps", "features bpe", "--fold", "3")
-    assert trial.run("--job", "taught/2", "--fold", "3")[:5] == [
-        "train fold3 teacher/2", "decode fold3 teacher/2 unlabelled50", "pseudo_label pseudo-labels",
-        "cache_teacher cache kd_cache_range3_unlabelled50", "train fold3 taught/2",
-    ]  # fmt: skip
-
-    (tmp_path / "more.yaml").write_text("folds: 3\nsystems: {words: {of: trial}}\n")
-    trial.file = tmp_path / "more.yaml"
-    assert "of: trial.yaml has labels of a part; expected an experiment with all labels" in told(trial.run)
-    trial.file.write_text("labelled: 0.2\nsystems: {teacher: {role: teacher}}\n")
-    assert "labelled: given without folds" in told(trial.run)
-    trial.file.write_text("folds: 3\nlabelled: 0.2\nsystems: {teacher: {role: teacher}}\n")
-    wrong = "labelled: given with features.speed_perturb [0.9]; expected 1.0 among them"
-    assert wrong in told(trial.run, "--set", "features.speed_perturb=[0.9]")
 
 
 @pytest.mark.parametrize("arguments, words", [
