@@ -152,7 +152,7 @@ trap 'echo "interrupted; run the same command again to go on from here" >&2; exi
 #--- stages -----------------------------------------------------------------------------------------
 { # bash reads this to its end before it begins: who updates the file in the meantime disturbs no run
 if [ "$print_jobs" = true ]; then
-  [[ $stage$stop_stage != 09 || " $*" == *" --"@(stage|stop-stage)[\ =]* ]] || { experiment --print-jobs; exit; }
+  [[ $given == *stage* ]] || { experiment --print-jobs; exit; }
   steps=(data features bpe teacher "pseudo_label cache" train decode score export report)
   if [ "$stage" = 0 ]; then # from any folder, as the lines of the others
     echo "# data"; python=$(python -c 'from rnnt_kd.bin.experiment_steps import printed; print(printed([]))') || exit

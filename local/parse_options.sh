@@ -5,7 +5,9 @@
 # An option is a variable that is set before parse_options: --stop-stage is stop_stage.  One whose value is true or
 # false is a flag; an array takes an option that may be repeated.  A --config FILE holds a line for each option,
 # "name=value", "name: value" or "--name value", # begins a comment; the command line goes first.  Nothing in it is run.
-# $usage is what --help prints; its lines that begin with "  --name" say which options there are.
+# $usage is what --help prints; its lines that begin with "  --name" say which options there are.  $given: those that
+# were given, on the command line or in a file, whatever their values.
+given=
 
 die() { echo "error: ${*//[[:cntrl:]]/ }" >&2; exit 1; }
 
@@ -49,7 +51,7 @@ variable() { local name=${1#--}; echo "${name//-/_}"; }
 current() { local name; name=$(variable "$1"); echo "${!name-}"; }
 
 assign() { # assign --NAME VALUE
-  local name; name=$(variable "$1")
+  local name; name=$(variable "$1") given+=" $1"
   case $(declare -p "$name") in
     "declare -a"*) eval "$name+=(\"\$2\")" ;;
     *)

@@ -204,11 +204,13 @@ def test_the_data_commands_that_are_printed_run_anywhere(root, tmp_path):
         env=environment, capture_output=True, text=True, timeout=600, check=True,
     ).stdout.splitlines()  # fmt: skip
     (line,) = [line for line in printed if "rnnt_kd.bin.prepare_corpus" in line]
-    every = subprocess.run(
-        ["bash", root / "run.sh", *words[:-2], "--print-jobs", "--stage=0"],  # given, though it is what it is anyway
-        env=environment, capture_output=True, text=True, timeout=600, check=True,
-    ).stdout.splitlines()  # fmt: skip
-    assert {"# data", "# features", "# bpe", "# train", "# report"} <= {*every}
+    (tmp_path / "all.conf").write_text("stage 0\n")
+    for given in (["--stage=0"], ["--config", tmp_path / "all.conf"]):  # given, though it is what it is anyway
+        every = subprocess.run(
+            ["bash", root / "run.sh", *words[:-2], "--print-jobs", *given],
+            env=environment, capture_output=True, text=True, timeout=600, check=True,
+        ).stdout.splitlines()  # fmt: skip
+        assert {"# data", "# features", "# bpe", "# train", "# report"} <= {*every}
     helped = subprocess.run(
         ["bash", "-c", f"{line} --help"], cwd="/", env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True
     )
